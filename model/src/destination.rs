@@ -1,0 +1,93 @@
+//! What an app dialled, and what is there.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::endpoint::Endpoint;
+use crate::locality::Locality;
+use crate::name::ServicePort;
+use crate::route::Rules;
+
+/// What an app dialled. Printed as the key of its resource on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// The original destination of a connection.
+    Address(SocketAddr),
+    /// A host name: lower case, no trailing dot.
+    Host {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// What is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// A port of a Service: the key of its resource.
+    Service(String),
+    /// A pod addressed directly.
+    Direct {
+        /// The pod's port.
+        endpoint: Arc<Endpoint>,
+        /// What is declared of the port.
+        protocol: Protocol,
+    },
+    /// Positively nothing of the mesh: plaintext to the address as dialled. Good for so long.
+    Outside {
+        /// How long the answer may be used.
+        ttl: Duration,
+    },
+    /// Something of the mesh, but not this port.
+    NoSuchPort {
+        /// For people.
+        reason: String,
+        /// How long the answer may be used.
+        ttl: Duration,
+    },
+}
+
+/// What is declared of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Nothing: look at the bytes.
+    #[default]
+    Undeclared,
+    /// HTTP/1.1 or HTTP/2, by the preface.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Any bytes.
+    Opaque,
+    /// The app's own TLS: opaque, but routable by SNI.
+    Tls,
+}
+
+/// One port of a Service, as one client sees it.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name.
+    pub port: ServicePort,
+    /// What is declared of it.
+    pub protocol: Protocol,
+    /// `None`: no route is attached, everything goes to `endpoints`. `Some`: what no rule matches is refused.
+    pub rules: Option<Rules>,
+    /// The key of the endpoint set that serves where no route is attached, and opaque traffic.
+    pub endpoints: String,
+    /// Which places are preferred.
+    pub locality: Locality,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Host { host, port } => write!(f, "name:{host}:{port}"),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Features: what a policy, rule or route may need of a proxy. Meaning never rests on unknown fields alone, because a
+//! protobuf decoder drops them silently.
+
+/// Matching and weights of HTTPRoute and GRPCRoute.
+pub const HTTP_ROUTES: &str = "http-routes/1";
+/// Locality preference with spill-over.
+pub const LOCALITY: &str = "locality/1";
+
+/// All that this build honours.
+pub const SUPPORTED: &[&str] = &[HTTP_ROUTES, LOCALITY];
+
+/// The features of `requires` that this build lacks.
+pub fn missing<'a>(requires: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    requires.into_iter().filter(|feature| !SUPPORTED.contains(feature)).map(str::to_owned).collect()
+}

@@ -1,0 +1,205 @@
+//! Which backends a request may go to.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use regex::Regex;
+
+use crate::name::{ObjectRef, ServicePort};
+
+/// The rules of a Service's port, in order of precedence (Gateway API), each with one match.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The first that matches wins.
+    pub rules: Vec<Arc<Rule>>,
+}
+
+/// One match of one rule of one route.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The route object.
+    pub route: ObjectRef,
+    /// The rule's place in the route, from 0.
+    pub index: u32,
+    /// The rule's name, or empty.
+    pub name: String,
+    /// What it matches.
+    pub matches: Match,
+    /// Where it sends. All weights 0, or none at all: refused with 500.
+    pub backends: Vec<Backend>,
+}
+
+/// What a request must be like.
+#[derive(Clone, Debug, Default)]
+pub struct Match {
+    /// The path, without the query.
+    pub path: Option<PathMatch>,
+    /// All must match.
+    pub headers: Vec<(http::HeaderName, ValueMatch)>,
+    /// All must match; the first of repeated parameters counts.
+    pub query: Vec<(String, ValueMatch)>,
+    /// The method.
+    pub method: Option<http::Method>,
+    /// Only gRPC requests: content-type begins with `application/grpc`.
+    pub grpc: bool,
+}
+
+/// A path match.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// Whole path elements from the front.
+    Prefix(String),
+    /// A regular expression over the whole path.
+    Regex(Regex),
+}
+
+/// A value match.
+#[derive(Clone, Debug)]
+pub enum ValueMatch {
+    /// Byte-equal.
+    Exact(String),
+    /// A regular expression over the whole value.
+    Regex(Regex),
+}
+
+/// A weighted backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// 0: never chosen.
+    pub weight: u32,
+    /// Where.
+    pub place: BackendPlace,
+    /// The Service that it belongs to.
+    pub service: ServicePort,
+    /// The ServiceSubset's name, or empty.
+    pub subset: String,
+}
+
+/// Where a backend leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendPlace {
+    /// The key of an endpoint set.
+    Endpoints(String),
+    /// The reference does not resolve: its share is answered with 500. For people: why.
+    Unresolved(String),
+}
+
+/// What routing looks at of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a http::Method,
+    /// The path, without the query.
+    pub path: &'a str,
+    /// The query, without the question mark.
+    pub query: Option<&'a str>,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl Rules {
+    /// The rule that a request falls under.
+    pub fn pick(&self, request: &RequestHead<'_>) -> Option<&Arc<Rule>> {
+        self.rules.iter().find(|rule| rule.matches.matches(request))
+    }
+}
+
+impl Rule {
+    /// The backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
+    pub fn backend(&self, drawn: u64) -> Option<usize> {
+        let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        if total == 0 {
+            return None;
+        }
+        // Multiply and shift: uniform to within total / 2^64.
+        let mut left = ((u128::from(drawn) * u128::from(total)) >> 64) as u64;
+        self.backends.iter().position(|backend| {
+            let weight = u64::from(backend.weight);
+            let here = left < weight;
+            left = left.saturating_sub(weight);
+            here
+        })
+    }
+}
+
+impl Match {
+    /// Whether a request is like this.
+    pub fn matches(&self, request: &RequestHead<'_>) -> bool {
+        self.method.as_ref().is_none_or(|method| method == request.method)
+            && self.path.as_ref().is_none_or(|path| path.matches(request.path))
+            && (!self.grpc || is_grpc(request.headers))
+            && self.headers.iter().all(|(name, value)| header_matches(request.headers, name, value))
+            && self.query.iter().all(|(name, value)| query_matches(request.query, name, value))
+    }
+}
+
+impl PathMatch {
+    /// Whether a path is like this.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == exact,
+            Self::Prefix(prefix) => {
+                let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+                path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+impl ValueMatch {
+    /// Whether a value is like this.
+    pub fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Exact(exact) => value == exact,
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+/// Whether a request is gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Repeated headers count as one value, joined with commas (RFC 9110 section 5.3; Gateway API leaves it open).
+fn header_matches(headers: &HeaderMap, name: &http::HeaderName, wanted: &ValueMatch) -> bool {
+    let mut values = headers.get_all(name).iter();
+    let Some(first) = values.next() else { return false };
+    match (values.next(), first.to_str()) {
+        (None, Ok(value)) => wanted.matches(value),
+        (None, Err(_)) => false,
+        (Some(_), _) => {
+            let all: Option<Vec<&str>> = headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
+            all.is_some_and(|all| wanted.matches(&all.join(",")))
+        }
+    }
+}
+
+fn query_matches(query: Option<&str>, name: &str, wanted: &ValueMatch) -> bool {
+    let mut pairs = query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| decode(key) == name).is_some_and(|(_, value)| wanted.matches(&decode(value)))
+}
+
+/// Percent-decoding, with `+` as a space (WHATWG URL, application/x-www-form-urlencoded). Bad escapes stay as they are.
+fn decode(text: &str) -> String {
+    let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        match (bytes[i], bytes.get(i + 1).copied().and_then(hex), bytes.get(i + 2).copied().and_then(hex)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(high << 4 | low);
+                i += 3;
+                continue;
+            }
+            (b'+', ..) => out.push(b' '),
+            (other, ..) => out.push(other),
+        }
+        i += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
