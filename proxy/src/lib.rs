@@ -1,1 +1,4 @@
-//! Under construction.
+//! The data plane: one process beside each pod, through which all of the pod's TCP traffic goes.
+
+pub mod config;
+pub mod io;

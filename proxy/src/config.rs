@@ -1,0 +1,141 @@
+//! Every setting of the proxy: flag, variable, default, unit and meaning. Read once, here.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// The settings of `weft proxy`. Each flag has a variable of the same name in capitals.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weft-proxy", version, about = "Weft's data plane: runs beside one pod")]
+pub struct Settings {
+    /// The pod's name.
+    #[arg(long, env = "WEFT_POD_NAME", default_value = "")]
+    pub pod_name: String,
+    /// The pod's namespace.
+    #[arg(long, env = "WEFT_POD_NAMESPACE", default_value = "default")]
+    pub pod_namespace: String,
+    /// The pod's uid.
+    #[arg(long, env = "WEFT_POD_UID", default_value = "")]
+    pub pod_uid: String,
+    /// The pod's own addresses (status.podIPs), separated by commas.
+    #[arg(long, env = "WEFT_POD_IPS", value_delimiter = ',', required = true)]
+    pub pod_ips: Vec<IpAddr>,
+    /// The node's name.
+    #[arg(long, env = "WEFT_NODE_NAME", default_value = "")]
+    pub node_name: String,
+    /// The pod's service account.
+    #[arg(long, env = "WEFT_SERVICE_ACCOUNT", default_value = "default")]
+    pub service_account: String,
+    /// The name of the pod's owner as the injector knew it; the control plane's word counts.
+    #[arg(long, env = "WEFT_WORKLOAD", default_value = "")]
+    pub workload: String,
+
+    /// Where the control plane's identity and discovery services listen: host and port.
+    #[arg(long, env = "WEFT_CONTROL_ADDRESS", default_value = "weft-control.weft-system.svc.cluster.local:15012")]
+    pub control_address: String,
+    /// Directory with `roots.pem`, `trust-domain` and `control-namespace`; read again on every use.
+    #[arg(long, env = "WEFT_TRUST_DIR", default_value = "/var/run/weft/trust")]
+    pub trust_dir: PathBuf,
+    /// The projected service-account token with audience `weft`; read again on every use.
+    #[arg(long, env = "WEFT_TOKEN_FILE", default_value = "/var/run/secrets/weft/token")]
+    pub token_file: PathBuf,
+    /// Where leaf, key and the last good snapshot lie: a tmpfs that only the proxy's container mounts.
+    #[arg(long, env = "WEFT_STATE_DIR", default_value = "/var/run/weft/state")]
+    pub state_dir: PathBuf,
+
+    /// The packet mark (SO_MARK) of every socket that the proxy opens. Unset: the redirect rules exempt the proxy's uid.
+    #[arg(long, env = "WEFT_MARK")]
+    pub mark: Option<u32>,
+    /// The app's own probes, as JSON: `{"<container>": {"readiness": {…}}}`.
+    #[arg(long, env = "WEFT_PROBES", default_value = "{}")]
+    pub probes: String,
+    /// Worker threads. Each owns its listeners, connections and pools.
+    #[arg(long, env = "WEFT_WORKERS", default_value_t = 1)]
+    pub workers: usize,
+
+    /// Port of the outbound listeners on 127.0.0.1 and ::1, where the redirect sends what the app dials.
+    #[arg(long, env = "WEFT_OUTBOUND_PORT", default_value_t = 15001)]
+    pub outbound_port: u16,
+    /// Port of the inbound listener, where the redirect sends what others dial here.
+    #[arg(long, env = "WEFT_INBOUND_PORT", default_value_t = 15006)]
+    pub inbound_port: u16,
+    /// Port of the admin server on the pod's address: /ready, /live, /metrics, /probe/….
+    #[arg(long, env = "WEFT_ADMIN_PORT", default_value_t = 15020)]
+    pub admin_port: u16,
+    /// Port of the loopback-only admin server: /config, POST /shutdown.
+    #[arg(long, env = "WEFT_LOCAL_ADMIN_PORT", default_value_t = 15021)]
+    pub local_admin_port: u16,
+
+    /// How long connections may finish after SIGTERM.
+    #[arg(long, env = "WEFT_DRAIN", default_value = "30s", value_parser = duration)]
+    pub drain: Duration,
+    /// How long a connection may wait for discovery, until the control plane says otherwise.
+    #[arg(long, env = "WEFT_DISCOVERY_WAIT", default_value = "3s", value_parser = duration)]
+    pub discovery_wait: Duration,
+    /// How long a client may be silent before the destination is dialled as well, to see whether it speaks first.
+    #[arg(long, env = "WEFT_DETECT_WAIT", default_value = "50ms", value_parser = duration)]
+    pub detect_wait: Duration,
+    /// How long one connection attempt may take.
+    #[arg(long, env = "WEFT_CONNECT_TIMEOUT", default_value = "1s", value_parser = duration)]
+    pub connect_timeout: Duration,
+    /// How long a TLS handshake, or the arrival of a ClientHello, may take.
+    #[arg(long, env = "WEFT_HANDSHAKE_TIMEOUT", default_value = "5s", value_parser = duration)]
+    pub handshake_timeout: Duration,
+    /// How long an app's keep-alive connection may be idle between requests.
+    #[arg(long, env = "WEFT_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// Connections held at once by one worker, per direction. 0: from the limit on open files.
+    #[arg(long, env = "WEFT_CONNECTIONS", default_value_t = 0)]
+    pub connections: usize,
+    /// Destinations that the proxy follows at once.
+    #[arg(long, env = "WEFT_SUBSCRIPTIONS", default_value_t = 4096)]
+    pub subscriptions: usize,
+
+    /// Where traces go: an OTLP/gRPC endpoint, `http://host:4317`. Unset: nowhere.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Which traces are kept: as OpenTelemetry's OTEL_TRACES_SAMPLER.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on")]
+    pub traces_sampler: String,
+    /// The sampler's argument.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "")]
+    pub traces_sampler_arg: String,
+}
+
+impl Settings {
+    /// The ports of the proxy's own listeners: a connection whose original destination is one of them is closed.
+    pub fn own_ports(&self) -> [u16; 4] {
+        [self.outbound_port, self.inbound_port, self.admin_port, self.local_admin_port]
+    }
+}
+
+/// Reads a span of time: a number with `ms`, `s`, `m` or `h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a number with ms, s, m or h, as in 500ms"))?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(format!("{text:?} has no unit: write ms, s, m or h, as in 500ms")),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|error| format!("{text:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_of_time_have_units() {
+        assert_eq!(duration("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("5").unwrap_err().contains("no unit"));
+        assert!(duration("s").unwrap_err().contains("not a number"));
+    }
+}

@@ -1,0 +1,256 @@
+//! Currency: the one byte stream that rooms hand to each other.
+//!
+//! In: an accepted or dialled socket. Out: [`Io`], which knows how it is protected, and which keeps the bytes that a room
+//! has looked at without taking them (detection, the ClientHello), so that the next reader sees them first.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+
+/// A byte stream between this proxy and an app or a peer.
+#[derive(Debug)]
+pub struct Io {
+    /// Read from the transport, not yet taken. Holds no memory when empty.
+    ahead: BytesMut,
+    transport: Transport,
+}
+
+/// How a stream is carried and protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoKind {
+    /// TCP, bytes as they are.
+    Plain,
+    /// Mutual TLS that a peer opened to us.
+    Server,
+    /// Mutual TLS that we opened to a peer.
+    Client,
+    /// A pipe within the process: outbound hands over to inbound, and tests.
+    Memory,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Plain(TcpStream),
+    // Boxed: a TLS session is a kilobyte, and most streams of an idle proxy are plain.
+    Server(Box<server::TlsStream<TcpStream>>),
+    Client(Box<client::TlsStream<TcpStream>>),
+    Memory(DuplexStream),
+}
+
+impl Io {
+    /// A socket as it is.
+    pub fn plain(socket: TcpStream) -> Self {
+        Self::new(Transport::Plain(socket))
+    }
+
+    /// A stream whose TLS we terminated.
+    pub fn server(stream: server::TlsStream<TcpStream>) -> Self {
+        Self::new(Transport::Server(Box::new(stream)))
+    }
+
+    /// A stream whose TLS we began.
+    pub fn client(stream: client::TlsStream<TcpStream>) -> Self {
+        Self::new(Transport::Client(Box::new(stream)))
+    }
+
+    /// One end of a pipe.
+    pub fn memory(pipe: DuplexStream) -> Self {
+        Self::new(Transport::Memory(pipe))
+    }
+
+    /// Two ends of a pipe that holds `capacity` bytes in each direction.
+    pub fn pipe(capacity: usize) -> (Self, Self) {
+        let (a, b) = tokio::io::duplex(capacity);
+        (Self::memory(a), Self::memory(b))
+    }
+
+    fn new(transport: Transport) -> Self {
+        Self { ahead: BytesMut::new(), transport }
+    }
+
+    /// How it is carried and protected.
+    pub fn kind(&self) -> IoKind {
+        match &self.transport {
+            Transport::Plain(_) => IoKind::Plain,
+            Transport::Server(_) => IoKind::Server,
+            Transport::Client(_) => IoKind::Client,
+            Transport::Memory(_) => IoKind::Memory,
+        }
+    }
+
+    /// The socket beneath, if there is one.
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match &self.transport {
+            Transport::Plain(socket) => Some(socket),
+            Transport::Server(stream) => Some(stream.get_ref().0),
+            Transport::Client(stream) => Some(stream.get_ref().0),
+            Transport::Memory(_) => None,
+        }
+    }
+
+    /// The address of the other side, where it has one.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.socket().and_then(|socket| socket.peer_addr().ok())
+    }
+
+    /// The bytes read ahead and not yet taken.
+    pub fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    /// Reads once from the transport, at most `most` bytes, behind those read ahead already. 0: the other side has ended.
+    /// Cancel safe: a byte that was read is in [`Io::ahead`].
+    pub async fn read_ahead(&mut self, most: usize) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_read_ahead(cx, most)).await
+    }
+
+    /// [`Io::read_ahead`], polled.
+    pub fn poll_read_ahead(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        const STEP: usize = 4096;
+        let mut step = [0_u8; STEP];
+        let mut buffer = ReadBuf::new(&mut step[..most.min(STEP)]);
+        ready!(self.transport.poll_read(cx, &mut buffer))?;
+        self.ahead.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Takes the bytes read ahead.
+    pub fn take_ahead(&mut self) -> BytesMut {
+        std::mem::take(&mut self.ahead)
+    }
+
+    /// Whether a connection that should be silent is: neither ended, nor failed, nor spoken to out of turn. Makes no
+    /// system call unless the socket has become readable. What is found ends the usefulness of the stream.
+    pub fn is_quiet(&mut self) -> bool {
+        if !self.ahead.is_empty() {
+            return false;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        self.poll_read_ahead(&mut cx, 1).is_pending()
+    }
+
+    /// The socket of a plain stream with nothing read ahead, or the stream as it was.
+    pub fn into_socket(self) -> Result<TcpStream, Self> {
+        match self.transport {
+            Transport::Plain(socket) if self.ahead.is_empty() => Ok(socket),
+            transport => Err(Self { ahead: self.ahead, transport }),
+        }
+    }
+}
+
+impl Transport {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Self::Server(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Client(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Memory(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            return this.transport.poll_read(cx, buffer);
+        }
+        let taken = this.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&this.ahead[..taken]);
+        this.ahead.advance(taken);
+        if this.ahead.is_empty() {
+            this.ahead = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Transport::Server(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Client(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Memory(pipe) => Pin::new(pipe).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Transport::Server(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Transport::Client(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Transport::Memory(pipe) => Pin::new(pipe).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(socket) => socket.is_write_vectored(),
+            Transport::Server(stream) => stream.is_write_vectored(),
+            Transport::Client(stream) => stream.is_write_vectored(),
+            Transport::Memory(pipe) => pipe.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Transport::Server(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Client(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Memory(pipe) => Pin::new(pipe).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Server(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Client(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Memory(pipe) => Pin::new(pipe).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_looked_at_are_read_again_in_order() {
+        let (mut near, mut far) = Io::pipe(64);
+        far.write_all(b"one").await.unwrap();
+        assert_eq!(near.read_ahead(64).await.unwrap(), 3);
+        far.write_all(b"two").await.unwrap();
+        assert_eq!(near.read_ahead(64).await.unwrap(), 3);
+        assert_eq!(near.ahead(), b"onetwo");
+        far.write_all(b"three").await.unwrap();
+        drop(far);
+        let mut all = String::new();
+        near.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "onetwothree");
+    }
+
+    #[tokio::test]
+    async fn a_silent_stream_is_quiet_and_an_ended_one_is_not() {
+        let (mut near, mut far) = Io::pipe(64);
+        assert!(near.is_quiet());
+        far.write_all(b"x").await.unwrap();
+        assert!(!near.is_quiet());
+        let (mut near, far) = Io::pipe(64);
+        drop(far);
+        assert!(!near.is_quiet());
+    }
+}
