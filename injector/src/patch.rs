@@ -1,0 +1,494 @@
+//! The pod patch: a pod and its namespace in, the patched pod or the reason why not out. Pure and idempotent: a patched pod
+//! comes back unchanged.
+
+use serde_json::{Map, Value, json};
+
+use crate::probes::{self, Originals};
+use crate::redirect::{Exempt, PROXY_UID, RedirectSettings};
+use crate::sidecar;
+
+/// The label of a Namespace that switches injection on, and of a Pod that opts out.
+pub const INJECT_LABEL: &str = "weft.dev/inject";
+/// Annotations that tune the proxy begin so.
+const TUNE: &str = "config.weft.dev/";
+/// Sidecars of other meshes: two redirects in one pod would fight.
+const FOREIGN: [&str; 5] = [
+    "istio-proxy",
+    "linkerd-proxy",
+    "kuma-sidecar",
+    "consul-dataplane",
+    "envoy-sidecar",
+];
+
+/// What injection is set up with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InjectSettings {
+    /// The image of the added containers.
+    pub image: String,
+    /// Their command, before the role: `["weft"]`.
+    pub command: Vec<String>,
+    /// `host:port` of the control plane.
+    pub control_address: String,
+    /// What exempts the proxy from the redirect.
+    pub exempt: Exempt,
+    /// More variables for the proxy: `OTEL_EXPORTER_OTLP_ENDPOINT`, say.
+    pub proxy_env: Vec<(String, String)>,
+    /// Added to `weft.dev/proxy-version`.
+    pub version: String,
+}
+
+/// What to do with a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The pod with its sidecar.
+    Inject(Box<Value>),
+    /// Left as it is; why.
+    Skip(Skip),
+    /// A pod that can't be meshed and must not run unmeshed in this namespace; for people: why, and the fix.
+    Refuse(String),
+}
+
+/// Why a pod is left as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The namespace has no label `weft.dev/inject: enabled`.
+    NamespaceNotLabelled,
+    /// The pod has the label `weft.dev/inject: disabled`.
+    OptedOut,
+}
+
+/// Decides about a pod of a namespace, both as their objects.
+pub fn inject(pod: &Value, namespace: &Value, settings: &InjectSettings) -> Decision {
+    if label(namespace) != Some("enabled") {
+        return Decision::Skip(Skip::NamespaceNotLabelled);
+    }
+    match label(pod) {
+        Some("disabled") => return Decision::Skip(Skip::OptedOut),
+        Some("enabled") | None => {}
+        Some(other) => {
+            return Decision::Refuse(format!(
+                "label {INJECT_LABEL}: {other:?} is neither \"enabled\" nor \"disabled\""
+            ));
+        }
+    }
+    if let Some(reason) = obstacle(pod) {
+        return Decision::Refuse(reason);
+    }
+    match patched(pod, settings) {
+        Ok(pod) => Decision::Inject(Box::new(pod)),
+        Err(reason) => Decision::Refuse(reason),
+    }
+}
+
+/// The JSON Patch (RFC 6902) from one pod to another.
+pub fn diff(before: &Value, after: &Value) -> json_patch::Patch {
+    json_patch::diff(before, after)
+}
+
+fn label(object: &Value) -> Option<&str> {
+    object["metadata"]["labels"].get(INJECT_LABEL)?.as_str()
+}
+
+/// Why a pod can't be meshed.
+fn obstacle(pod: &Value) -> Option<String> {
+    let spec = &pod["spec"];
+    let opt_out = format!("or opt the pod out with the label {INJECT_LABEL}: disabled");
+    if spec["hostNetwork"] == json!(true) {
+        return Some(format!(
+            "spec.hostNetwork: a pod on the host's network can't be redirected; remove it, {opt_out}"
+        ));
+    }
+    if spec["os"]["name"] == json!("windows") {
+        return Some(format!(
+            "spec.os.name: Windows pods can't be redirected; {opt_out}"
+        ));
+    }
+    let pod_uid = &spec["securityContext"]["runAsUser"];
+    for (path, container) in containers(spec) {
+        if sidecar::is_ours(&container["name"]) {
+            continue;
+        }
+        let uid = container["securityContext"]
+            .get("runAsUser")
+            .unwrap_or(pod_uid);
+        if *uid == json!(PROXY_UID) {
+            return Some(format!(
+                "{path}.securityContext.runAsUser: {PROXY_UID} is the proxy's own uid; take another"
+            ));
+        }
+        let name = container["name"].as_str().unwrap_or_default();
+        if FOREIGN.contains(&name) {
+            return Some(format!(
+                "{path}: {name} is the sidecar of another mesh; inject only one, {opt_out}"
+            ));
+        }
+    }
+    None
+}
+
+fn containers(spec: &Value) -> impl Iterator<Item = (String, &Value)> {
+    ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(move |list| {
+            let items = spec[list].as_array().map(Vec::as_slice).unwrap_or_default();
+            items
+                .iter()
+                .enumerate()
+                .map(move |(i, container)| (format!("spec.{list}[{i}]"), container))
+        })
+}
+
+fn patched(pod: &Value, settings: &InjectSettings) -> Result<Value, String> {
+    let tuned = Tuned::read(&pod["metadata"]["annotations"])?;
+    let redirect = RedirectSettings {
+        exempt: settings.exempt,
+        ..tuned.redirect
+    };
+    let known = known_probes(&pod["spec"]);
+    let mut pod = pod.clone();
+    let workload = workload(&pod);
+    let spec = pod
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .ok_or("spec: missing")?;
+
+    let mut originals = Map::new();
+    for list in ["initContainers", "containers"] {
+        let Some(items) = spec.get_mut(list).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        items.retain(|container| !sidecar::is_ours(&container["name"]));
+        originals.extend(
+            items
+                .iter_mut()
+                .filter_map(|container| probes::rewrite(container, &known)),
+        );
+    }
+    let first = [
+        sidecar::init_container(settings, &redirect),
+        sidecar::proxy_container(settings, &workload, &Value::Object(originals), &tuned.env),
+    ];
+    list_mut(spec, "initContainers")?.splice(0..0, first);
+    let volumes = list_mut(spec, "volumes")?;
+    volumes.retain(|volume| !sidecar::is_ours(&volume["name"]));
+    volumes.extend(sidecar::volumes());
+
+    let metadata = pod
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .ok_or("metadata: missing")?;
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    annotations["weft.dev/proxy-version"] = json!(settings.version);
+    Ok(pod)
+}
+
+fn list_mut<'a>(
+    spec: &'a mut Map<String, Value>,
+    name: &str,
+) -> Result<&'a mut Vec<Value>, String> {
+    let list = spec.entry(name).or_insert_with(|| json!([]));
+    if list.is_null() {
+        *list = json!([]);
+    }
+    list.as_array_mut()
+        .ok_or_else(|| format!("spec.{name}: must be a list"))
+}
+
+/// The originals that an earlier pass kept in the proxy's container.
+fn known_probes(spec: &Value) -> Originals {
+    let proxy = containers(spec)
+        .map(|(_, container)| container)
+        .find(|c| c["name"] == json!(sidecar::PROXY));
+    let env = proxy
+        .and_then(|proxy| proxy["env"].as_array())
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let text = env
+        .iter()
+        .find(|var| var["name"] == json!("WEFT_PROBES"))
+        .and_then(|var| var["value"].as_str());
+    text.and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
+}
+
+/// The best name of what the pod belongs to, before the control plane says it.
+pub fn workload(pod: &Value) -> String {
+    let metadata = &pod["metadata"];
+    let owner = metadata["ownerReferences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|o| o["controller"] == json!(true));
+    let labels = &metadata["labels"];
+    if let Some(owner) = owner {
+        let name = owner["name"].as_str().unwrap_or_default();
+        let hash = labels["pod-template-hash"].as_str();
+        let deployment = hash
+            .and_then(|hash| name.strip_suffix(hash))
+            .and_then(|name| name.strip_suffix('-'));
+        return deployment.unwrap_or(name).to_owned();
+    }
+    let label = ["app.kubernetes.io/name", "app"]
+        .iter()
+        .find_map(|key| labels[*key].as_str());
+    let generate = metadata["generateName"]
+        .as_str()
+        .map(|name| name.trim_end_matches('-'));
+    label
+        .or_else(|| metadata["name"].as_str())
+        .or(generate)
+        .unwrap_or("unknown")
+        .to_owned()
+}
+
+/// What a pod's annotations say.
+struct Tuned {
+    redirect: RedirectSettings,
+    env: Vec<(String, String)>,
+}
+
+impl Tuned {
+    /// Unknown annotations under our prefix and values that can't be read are refused: a typing error must not go unseen.
+    fn read(annotations: &Value) -> Result<Self, String> {
+        let mut redirect = RedirectSettings {
+            exempt: Exempt::Uid(PROXY_UID),
+            skip_inbound_ports: vec![],
+            skip_outbound_ports: vec![],
+            skip_outbound_subnets: vec![],
+        };
+        let mut env = vec![];
+        for (key, value) in annotations.as_object().into_iter().flatten() {
+            let Some(name) = key.strip_prefix(TUNE) else {
+                continue;
+            };
+            let text = value.as_str().unwrap_or_default();
+            let wrong = |want: &str| format!("annotation {key}: {text:?} is not {want}");
+            match name {
+                "skip-inbound-ports" => {
+                    redirect.skip_inbound_ports =
+                        list(text).ok_or_else(|| wrong("a list of ports"))?
+                }
+                "skip-outbound-ports" => {
+                    redirect.skip_outbound_ports =
+                        list(text).ok_or_else(|| wrong("a list of ports"))?
+                }
+                "skip-outbound-subnets" => {
+                    redirect.skip_outbound_subnets =
+                        list(text).ok_or_else(|| wrong("a list of networks"))?;
+                }
+                "log-level" => env.push(("WEFT_LOG".to_owned(), text.to_owned())),
+                "workers" => {
+                    text.parse::<std::num::NonZeroU8>()
+                        .map_err(|_| wrong("a number from 1 to 255"))?;
+                    env.push(("WEFT_WORKERS".to_owned(), text.to_owned()));
+                }
+                // Read by the control plane.
+                "inbound" => {}
+                _ => {
+                    return Err(format!(
+                        "annotation {key}: Weft does not know it; see docs for the list, or remove it"
+                    ));
+                }
+            }
+        }
+        Ok(Self { redirect, env })
+    }
+}
+
+fn list<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(|item| item.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redirect::MARK;
+
+    fn settings() -> InjectSettings {
+        InjectSettings {
+            image: "weft:test".to_owned(),
+            command: vec!["weft".to_owned()],
+            control_address: "weft-control.weft-system.svc.cluster.local:15012".to_owned(),
+            exempt: Exempt::Mark(MARK),
+            proxy_env: vec![(
+                "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
+                "http://10.0.0.1:4317".to_owned(),
+            )],
+            version: "0.1.0".to_owned(),
+        }
+    }
+
+    fn meshed() -> Value {
+        json!({"metadata": {"name": "shop", "labels": {"weft.dev/inject": "enabled"}}})
+    }
+
+    fn pod() -> Value {
+        json!({
+            "metadata": {"name": "web-1", "labels": {"app": "web"}},
+            "spec": {
+                "initContainers": [{"name": "wait", "command": ["true"]}],
+                "containers": [{
+                    "name": "app", "command": ["web"], "ports": [{"containerPort": 8080, "name": "http"}],
+                    "readinessProbe": {"httpGet": {"path": "/", "port": "http"}},
+                }],
+            },
+        })
+    }
+
+    #[track_caller]
+    fn injected(pod: &Value) -> Value {
+        match inject(pod, &meshed(), &settings()) {
+            Decision::Inject(pod) => *pod,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn refused(pod: &Value, field: &str) {
+        match inject(pod, &meshed(), &settings()) {
+            Decision::Refuse(reason) => assert!(reason.contains(field), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_sidecar_comes_before_the_users_init_containers() {
+        let pod = injected(&pod());
+        let names: Vec<&Value> = pod["spec"]["initContainers"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|c| &c["name"])
+            .collect();
+        assert_eq!(
+            names,
+            [&json!("weft-init"), &json!("weft-proxy"), &json!("wait")]
+        );
+        assert_eq!(pod["spec"]["initContainers"][1]["restartPolicy"], "Always");
+    }
+
+    #[test]
+    fn a_second_pass_is_an_empty_patch() {
+        let once = injected(&pod());
+        assert!(diff(&once, &injected(&once)).0.is_empty());
+    }
+
+    #[test]
+    fn every_field_that_the_user_wrote_is_still_there() {
+        let mut before = pod();
+        before["spec"]["futureField"] = json!({"deep": [1, 2]});
+        before["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+        let after = injected(&before);
+        assert_eq!(after["spec"]["futureField"], before["spec"]["futureField"]);
+        assert_eq!(after["spec"]["volumes"][0], before["spec"]["volumes"][0]);
+        assert_eq!(
+            after["spec"]["containers"][0]["command"],
+            before["spec"]["containers"][0]["command"]
+        );
+    }
+
+    #[test]
+    fn an_unlabelled_namespace_and_an_opted_out_pod_are_left_alone() {
+        let unlabelled = json!({"metadata": {"name": "plain"}});
+        assert_eq!(
+            inject(&pod(), &unlabelled, &settings()),
+            Decision::Skip(Skip::NamespaceNotLabelled)
+        );
+        let mut out = pod();
+        out["metadata"]["labels"][INJECT_LABEL] = json!("disabled");
+        assert_eq!(
+            inject(&out, &meshed(), &settings()),
+            Decision::Skip(Skip::OptedOut)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_redirected_is_refused_by_field() {
+        let with = |change: &dyn Fn(&mut Value)| {
+            let mut pod = pod();
+            change(&mut pod);
+            pod
+        };
+        refused(
+            &with(&|pod| pod["spec"]["hostNetwork"] = json!(true)),
+            "spec.hostNetwork",
+        );
+        refused(
+            &with(&|pod| pod["spec"]["os"] = json!({"name": "windows"})),
+            "spec.os.name",
+        );
+        refused(
+            &with(&|pod| pod["spec"]["securityContext"] = json!({"runAsUser": 1882})),
+            "spec.initContainers[0]",
+        );
+        refused(
+            &with(&|pod| {
+                pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1882})
+            }),
+            "spec.containers[0].securityContext.runAsUser",
+        );
+        refused(
+            &with(&|pod| pod["spec"]["containers"][0]["name"] = json!("istio-proxy")),
+            "another mesh",
+        );
+        refused(
+            &with(&|pod| pod["metadata"]["labels"][INJECT_LABEL] = json!("yes")),
+            INJECT_LABEL,
+        );
+    }
+
+    #[test]
+    fn annotations_tune_and_mistyped_ones_are_refused() {
+        let mut tuned = pod();
+        tuned["metadata"]["annotations"] =
+            json!({"config.weft.dev/skip-outbound-ports": "25, 587"});
+        let args = injected(&tuned)["spec"]["initContainers"][0]["args"].clone();
+        assert_eq!(
+            args,
+            json!([
+                "init",
+                "--exempt-mark=22341",
+                "--skip-outbound-ports=25,587"
+            ])
+        );
+        for (key, value) in [
+            ("skip-outbound-ports", "smtp"),
+            ("skip-outbound-port", "25"),
+            ("workers", "0"),
+        ] {
+            tuned["metadata"]["annotations"] = json!({ format!("config.weft.dev/{key}"): value });
+            refused(&tuned, key);
+        }
+    }
+
+    #[test]
+    fn in_kubernetes_the_proxy_has_no_capability() {
+        let settings = InjectSettings {
+            exempt: Exempt::Uid(PROXY_UID),
+            ..settings()
+        };
+        let Decision::Inject(pod) = inject(&pod(), &meshed(), &settings) else {
+            panic!("not injected")
+        };
+        let proxy = &pod["spec"]["initContainers"][1];
+        assert_eq!(
+            proxy["securityContext"]["capabilities"],
+            json!({"drop": ["ALL"], "add": []})
+        );
+        assert!(!proxy["env"].to_string().contains("WEFT_MARK"));
+    }
+
+    #[test]
+    fn the_workload_is_the_deployment_behind_the_replica_set() {
+        let owned = json!({"metadata": {
+            "labels": {"pod-template-hash": "7d9f"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "reviews-v1-7d9f", "controller": true}],
+        }});
+        assert_eq!(workload(&owned), "reviews-v1");
+        assert_eq!(workload(&pod()), "web");
+    }
+}
