@@ -1,0 +1,419 @@
+//! A small HTTP/1.1 server for people, probes and scrapers, on TCP and unix sockets.
+//!
+//! Routes are plain functions from a request, whose body has been read, to a response. Everything about a connection is
+//! bounded: how many there are, how long headers, a body and an answer may take, and how large they are.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// A request with its whole body.
+pub type Request = http::Request<Bytes>;
+/// A response with its whole body.
+pub type Response = http::Response<Bytes>;
+
+/// What one server spends on its callers.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once, over all listeners. Others wait in the kernel.
+    pub connections: usize,
+    /// Time for the headers of a request, and so for an idle connection.
+    pub headers: Duration,
+    /// Time for the body of a request.
+    pub body: Duration,
+    /// Time for the answer, from the route and to the caller.
+    pub answer: Duration,
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 128,
+            headers: Duration::from_secs(5),
+            body: Duration::from_secs(5),
+            answer: Duration::from_secs(30),
+            body_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// Routes under construction. Unknown paths get 404, unknown methods 405.
+#[derive(Debug, Default)]
+pub struct Admin {
+    limits: Limits,
+    routes: Vec<Route>,
+}
+
+/// Where the server listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+struct Route {
+    method: Method,
+    /// Ends in `/*` where it stands for everything below.
+    path: &'static str,
+    handler: Handler,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+enum Handler {
+    Now(Box<dyn Fn(&Request) -> Response + Send + Sync>),
+    Later(Box<dyn Fn(Request) -> Answer + Send + Sync>),
+}
+
+impl Admin {
+    /// No routes yet, with the default limits.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With other limits.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self {
+            limits,
+            routes: Vec::new(),
+        }
+    }
+
+    /// Adds a route for GET and HEAD. A path that ends in `/*` stands for everything below it.
+    pub fn get(
+        self,
+        path: &'static str,
+        handler: impl Fn(&Request) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        self.add(Method::GET, path, Handler::Now(Box::new(handler)))
+    }
+
+    /// Adds a route for POST.
+    pub fn post(
+        self,
+        path: &'static str,
+        handler: impl Fn(&Request) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        self.add(Method::POST, path, Handler::Now(Box::new(handler)))
+    }
+
+    /// Adds a route for GET and HEAD whose answer takes time: it is dropped when that is over.
+    pub fn get_async<F>(
+        self,
+        path: &'static str,
+        handler: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        self.add(
+            Method::GET,
+            path,
+            Handler::Later(Box::new(move |request| Box::pin(handler(request)))),
+        )
+    }
+
+    /// Adds a route for POST whose answer takes time.
+    pub fn post_async<F>(
+        self,
+        path: &'static str,
+        handler: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        self.add(
+            Method::POST,
+            path,
+            Handler::Later(Box::new(move |request| Box::pin(handler(request)))),
+        )
+    }
+
+    fn add(mut self, method: Method, path: &'static str, handler: Handler) -> Self {
+        self.routes.push(Route {
+            method,
+            path,
+            handler,
+        });
+        self
+    }
+
+    /// Serves until it is dropped, and every connection with it. Errors of accepting are waited out, never an end.
+    pub async fn serve(self, listeners: Vec<Listener>) -> Infallible {
+        let admin = Arc::new(self);
+        let slots = Arc::new(Semaphore::new(admin.limits.connections));
+        let mut loops = JoinSet::new();
+        for listener in listeners {
+            loops.spawn(accept(admin.clone(), listener, slots.clone()));
+        }
+        // The loops never end by themselves; one that panicked is reported by the panic hook.
+        while loops.join_next().await.is_some() {}
+        std::future::pending().await
+    }
+
+    /// The answer to one request.
+    async fn answer(&self, request: Request) -> Response {
+        let path = request.uri().path();
+        let mut allowed = Vec::new();
+        let wanted = if request.method() == Method::HEAD {
+            &Method::GET
+        } else {
+            request.method()
+        };
+        for route in self.routes.iter().filter(|route| covers(route.path, path)) {
+            if route.method == wanted {
+                return match &route.handler {
+                    Handler::Now(handler) => handler(&request),
+                    Handler::Later(handler) => handler(request).await,
+                };
+            }
+            allowed.push(route.method.as_str());
+        }
+        if allowed.is_empty() {
+            return text(StatusCode::NOT_FOUND, "there is no such path\n");
+        }
+        let mut response = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this path has no such method\n",
+        );
+        if let Ok(allow) = HeaderValue::from_str(&allowed.join(", ")) {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        response
+    }
+
+    async fn handle(&self, request: hyper::Request<Incoming>) -> Response {
+        let (parts, body) = request.into_parts();
+        let body = match timeout(
+            self.limits.body,
+            Limited::new(body, self.limits.body_bytes).collect(),
+        )
+        .await
+        {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n");
+            }
+            Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the body could not be read\n"),
+            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
+        };
+        match timeout(
+            self.limits.answer,
+            self.answer(Request::from_parts(parts, body)),
+        )
+        .await
+        {
+            Ok(response) => response,
+            Err(_) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the answer took too long\n",
+            ),
+        }
+    }
+}
+
+impl Listener {
+    /// Listens on a TCP address.
+    pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::Tcp(TcpListener::bind(address).await?),
+        })
+    }
+
+    /// Listens on a socket in the file system, which only this user may open. One that a dead process left is replaced; one
+    /// that still answers is an error. The file goes away with the listener.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        match path.symlink_metadata() {
+            Ok(there) if there.file_type().is_socket() => {
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    return Err(io::Error::new(
+                        io::ErrorKind::AddrInUse,
+                        "another process serves this socket",
+                    ));
+                }
+            }
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "the path is not a socket",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // Made beside and renamed, so that nobody finds it before its mode is set.
+        let beside = path.with_extension("new");
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = UnixListener::bind(&beside)?;
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&beside, path)?;
+        Ok(Self {
+            socket: Socket::Unix(socket, path.to_owned()),
+        })
+    }
+
+    /// The address, if it is a TCP one: tells the port where 0 was asked for.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self {
+            socket: Socket::Tcp(listener),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Socket::Unix(_, path) = &self.socket {
+            // Whoever comes next replaces what could not be removed.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A response of plain text.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
+    with_type(status, "text/plain; charset=utf-8", body.into())
+}
+
+/// A response of JSON, indented for people.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec_pretty(body) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            with_type(status, "application/json", bytes.into())
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// A parameter of the query, as it was written (nothing is decoded).
+pub fn query<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    let pairs = request.uri().query()?.split('&');
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}
+
+fn with_type(status: StatusCode, media_type: &'static str, body: Bytes) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+fn covers(route: &str, path: &str) -> bool {
+    match route.strip_suffix('*') {
+        Some(above) => path
+            .strip_prefix(above)
+            .is_some_and(|below| !below.is_empty()),
+        None => route == path,
+    }
+}
+
+async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>) {
+    let mut connections = JoinSet::new();
+    loop {
+        // Ended ones are forgotten here, so the set never outgrows the slots.
+        while connections.try_join_next().is_some() {}
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
+        let accepted = match &listener.socket {
+            Socket::Tcp(tcp) => tcp.accept().await.map(|(io, _)| Stream::Tcp(io)),
+            Socket::Unix(unix, _) => unix.accept().await.map(|(io, _)| Stream::Unix(io)),
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors, say: others will be freed.
+                tracing::warn!(%error, "accepting an admin connection failed");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        connections.spawn(async move {
+            match stream {
+                Stream::Tcp(io) => serve_connection(admin, io).await,
+                Stream::Unix(io) => serve_connection(admin, io).await,
+            }
+            drop(slot);
+        });
+    }
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn serve_connection(admin: Arc<Admin>, io: impl AsyncRead + AsyncWrite + Unpin) {
+    let limits = admin.limits;
+    let service = service_fn(move |request| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(admin.handle(request).await.map(Full::new)) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.headers)
+        .max_buf_size(16 * 1024)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(io), service);
+    // One request for each connection, so the sum of the times bounds the connection, a caller that does not read included.
+    let whole = limits.headers + limits.body + limits.answer * 2;
+    match timeout(whole, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an admin connection failed"),
+        Err(_) => tracing::debug!("an admin connection took too long"),
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests;
