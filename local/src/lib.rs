@@ -1,1 +1,13 @@
-//! Under construction.
+//! A cluster on one machine: pods as network namespaces and processes, from Kubernetes manifests.
+//!
+//! The runtime half knows pods, containers and networks, and nothing of Kubernetes' objects: [`sandbox`] (the room
+//! around a mesh), [`net`], [`spec`] (what a pod is), [`runtime`] and [`pod`] (what runs), [`logs`]. Every program that
+//! uses it calls [`stage::main`] first thing in its `main`, because the runtime re-executes that program.
+
+pub mod logs;
+pub mod net;
+pub mod pod;
+pub mod runtime;
+pub mod sandbox;
+pub mod spec;
+pub mod stage;

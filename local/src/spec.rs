@@ -1,0 +1,482 @@
+//! What a pod is, once every manifest detail has been decided: the input of the runtime.
+//!
+//! In: a plan made by the cluster half (fields resolved, names of ports looked up, environment expanded). Out:
+//! nothing but [`PodPlan::validate`], so that [`crate::runtime::Runtime`] never meets a plan it can't carry out.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+/// The uid (and gid) of Weft's proxy; no application may run as it.
+pub const PROXY_UID: u32 = 1882;
+/// The uid (and gid) of containers that name none.
+pub const APP_UID: u32 = 65532;
+
+/// A pod, ready to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodPlan {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`; names directories, so it must be a single path component.
+    pub uid: String,
+    /// What `hostname` says inside, and the name of the pod's own addresses in `/etc/hosts`.
+    pub hostname: String,
+    /// The contents of `/etc/resolv.conf`.
+    pub dns: Dns,
+    /// More lines for `/etc/hosts` (`hostAliases`).
+    pub host_aliases: Vec<(IpAddr, Vec<String>)>,
+    /// Run one after the other, before [`PodPlan::containers`]; those with [`ContainerPlan::sidecar`] stay.
+    pub init_containers: Vec<ContainerPlan>,
+    /// The main containers; at least one.
+    pub containers: Vec<ContainerPlan>,
+    /// What [`Mount::volume`] names.
+    pub volumes: Vec<Volume>,
+    /// What happens when a main container ends.
+    pub restart_policy: RestartPolicy,
+    /// From SIGTERM to SIGKILL, for the pod as a whole.
+    pub grace: Duration,
+    /// Group that owns the writable volumes, and a supplementary group of every container.
+    pub fs_group: Option<u32>,
+}
+
+/// `/etc/resolv.conf`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dns {
+    /// Asked in this order.
+    pub nameservers: Vec<IpAddr>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options, as they stand in the file (`ndots:5`).
+    pub options: Vec<String>,
+}
+
+/// What happens when a main container ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RestartPolicy {
+    /// It is started again, whatever its exit code.
+    #[default]
+    Always,
+    /// It is started again unless its exit code was 0.
+    OnFailure,
+    /// It stays as it is.
+    Never,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPlan {
+    /// Unique in the pod, init containers included.
+    pub name: String,
+    /// An init container with `restartPolicy: Always`: a native sidecar. Meaningless for main containers.
+    pub sidecar: bool,
+    /// `command` and `args`, expanded; the first is looked up in PATH.
+    pub command: Vec<String>,
+    /// The environment, expanded; later pairs win. PATH, HOME and HOSTNAME have defaults.
+    pub env: Vec<(String, String)>,
+    /// Where it starts; `/` by default.
+    pub working_dir: Option<PathBuf>,
+    /// What is mounted where.
+    pub mounts: Vec<Mount>,
+    /// Gates liveness and readiness until it has succeeded once.
+    pub startup: Option<Probe>,
+    /// Gates the pod's readiness.
+    pub readiness: Option<Probe>,
+    /// Restarts the container when it fails.
+    pub liveness: Option<Probe>,
+    /// `runAsUser`; [`APP_UID`] by default.
+    pub user: Option<u32>,
+    /// `runAsGroup`; by default the primary group of the user's passwd entry, else a gid equal to the uid.
+    pub group: Option<u32>,
+    /// `supplementalGroups`.
+    pub groups: Vec<u32>,
+    /// `readOnlyRootFilesystem`: nothing but volumes, `/tmp`, `/run` and `/dev/shm` can be written.
+    pub read_only_root: bool,
+    /// Whether the container is Weft's own, and what it may then do.
+    pub privilege: Privilege,
+}
+
+/// Whose container it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Privilege {
+    /// The user's: no capability, `no_new_privs`, never as [`PROXY_UID`].
+    #[default]
+    App,
+    /// Weft's own, added by the injector: may run as [`PROXY_UID`] and holds these capabilities (also in the ambient
+    /// set, so that they survive the change of uid).
+    Weft(Vec<Capability>),
+}
+
+/// Capabilities that one of Weft's own containers may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Capability {
+    /// To edit the redirect rules.
+    NetAdmin,
+    /// To set the packet mark, and what iptables needs.
+    NetRaw,
+}
+
+/// A named volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// What [`Mount::volume`] refers to.
+    pub name: String,
+    /// Its contents.
+    pub source: VolumeSource,
+}
+
+/// What a volume holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// Starts empty, lives as long as the pod.
+    EmptyDir {
+        /// `medium: Memory`: a tmpfs of its own.
+        memory: bool,
+        /// `sizeLimit` in bytes; enforced for memory only, where it defaults to 256 MiB.
+        size_limit: Option<u64>,
+    },
+    /// Files given by value (configMap, secret, projected, downwardAPI), always read-only for the containers, replaced
+    /// all at once by [`crate::pod::PodHandle::update_volume`].
+    Files {
+        /// The files.
+        files: Vec<FileEntry>,
+        /// Their owner; root by default.
+        owner: Option<u32>,
+    },
+}
+
+/// A file of a [`VolumeSource::Files`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Relative to the volume; may have directories in it, but neither `..` nor a root, and may not begin with `..`.
+    pub path: PathBuf,
+    /// Permission bits, such as 0o644.
+    pub mode: u32,
+    /// Contents.
+    pub bytes: Vec<u8>,
+}
+
+/// Contents may be secret: only their length is shown.
+impl std::fmt::Debug for FileEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FileEntry({} {:o}, {} bytes)", self.path.display(), self.mode, self.bytes.len())
+    }
+}
+
+/// `volumeMounts[]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The volume's name.
+    pub volume: String,
+    /// Absolute; made if the host has no such directory (in the container's view only).
+    pub path: PathBuf,
+    /// `subPath`: a file or directory of the volume. As in Kubernetes, it doesn't follow updates.
+    pub sub_path: Option<PathBuf>,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// A probe with its timing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is asked.
+    pub action: ProbeAction,
+    /// From the container's start to the first attempt.
+    pub initial_delay: Duration,
+    /// From attempt to attempt; not zero.
+    pub period: Duration,
+    /// For one attempt; not zero.
+    pub timeout: Duration,
+    /// Successes in a row that make it good; not zero, and 1 for startup and liveness.
+    pub success_threshold: u32,
+    /// Failures in a row that make it bad; not zero.
+    pub failure_threshold: u32,
+    /// Grace period after a failed startup or liveness probe, instead of the pod's.
+    pub grace: Option<Duration>,
+}
+
+impl Probe {
+    /// A probe with Kubernetes' defaults: every 10 s, 1 s patience, one success, three failures.
+    pub fn new(action: ProbeAction) -> Self {
+        Self {
+            action,
+            initial_delay: Duration::ZERO,
+            period: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
+            success_threshold: 1,
+            failure_threshold: 3,
+            grace: None,
+        }
+    }
+}
+
+/// What a probe does. Network probes come from the node's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeAction {
+    /// A GET; 200 to 399 is success, redirects to another host are not followed.
+    Http {
+        /// Where; the pod's address by default.
+        host: Option<String>,
+        /// Port, resolved.
+        port: u16,
+        /// Path and query.
+        path: String,
+        /// `scheme: HTTPS`; the certificate isn't verified, as in Kubernetes.
+        https: bool,
+        /// More headers; a `Host` here replaces the default.
+        headers: Vec<(String, String)>,
+    },
+    /// A connection that is accepted.
+    Tcp {
+        /// Where; the pod's address by default.
+        host: Option<String>,
+        /// Port, resolved.
+        port: u16,
+    },
+    /// A command inside the container; exit code 0 is success.
+    Exec {
+        /// The command; the first is looked up in PATH.
+        command: Vec<String>,
+    },
+}
+
+/// Why a plan can't be carried out: the field, as Kubernetes writes it, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("pod {namespace}/{name}: {field}: {message}")]
+pub struct SpecError {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// Such as `spec.containers[web].volumeMounts[2].mountPath`.
+    pub field: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl PodPlan {
+    /// All containers, init containers first, as Kubernetes starts them.
+    pub fn all_containers(&self) -> impl Iterator<Item = &ContainerPlan> {
+        self.init_containers.iter().chain(&self.containers)
+    }
+
+    /// Checks what the types can't say.
+    ///
+    /// # Errors
+    /// The first field that can't be honoured.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let fail = |field: String, message: &str| {
+            Err(SpecError {
+                namespace: self.namespace.clone(),
+                name: self.name.clone(),
+                field,
+                message: message.to_owned(),
+            })
+        };
+        for (field, value) in [("namespace", &self.namespace), ("name", &self.name), ("uid", &self.uid)] {
+            if !is_file_name(value) {
+                return fail(format!("metadata.{field}"), "must be a name without slashes");
+            }
+        }
+        if self.containers.is_empty() {
+            return fail("spec.containers".into(), "must have at least one container");
+        }
+        let mut volumes = BTreeSet::new();
+        for volume in &self.volumes {
+            if !is_file_name(&volume.name) || !volumes.insert(volume.name.as_str()) {
+                return fail(format!("spec.volumes[{}].name", volume.name), "must be a unique name without slashes");
+            }
+            if let VolumeSource::Files { files, .. } = &volume.source
+                && let Some(file) = files.iter().find(|file| !is_inside(&file.path) || starts_with_dots(&file.path))
+            {
+                let path = file.path.display();
+                return fail(format!("spec.volumes[{}]: {path}", volume.name), "must be a relative path without `..`");
+            }
+        }
+        let mut names = BTreeSet::new();
+        let groups = [("initContainers", &self.init_containers), ("containers", &self.containers)];
+        for (group, container) in groups.iter().flat_map(|(group, list)| list.iter().map(move |c| (group, c))) {
+            let place = format!("spec.{group}[{}]", container.name);
+            if !is_file_name(&container.name) || !names.insert(container.name.as_str()) {
+                return fail(format!("{place}.name"), "must be a unique name without slashes");
+            }
+            if let Err((field, message)) = container.validate(&volumes) {
+                return fail(format!("{place}.{field}"), &message);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ContainerPlan {
+    fn validate(&self, volumes: &BTreeSet<&str>) -> Result<(), (String, String)> {
+        let fail = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
+        if self.command.first().is_none_or(String::is_empty) {
+            return fail("command", "must name a program of this machine: images, and so their entry points, are not used");
+        }
+        if self.command.iter().any(|word| word.contains('\0')) {
+            return fail("command", "must not contain NUL");
+        }
+        if let Some((key, _)) =
+            self.env.iter().find(|(key, value)| key.is_empty() || key.contains(['=', '\0']) || value.contains('\0'))
+        {
+            return fail(&format!("env[{key}]"), "must be a name without `=`, and neither name nor value may contain NUL");
+        }
+        if self.privilege == Privilege::App {
+            for (field, id) in [("runAsUser", self.user), ("runAsGroup", self.group)] {
+                if id == Some(PROXY_UID) {
+                    let message = format!("{PROXY_UID} is reserved for the proxy; choose another");
+                    return Err((format!("securityContext.{field}"), message));
+                }
+            }
+            if self.groups.contains(&PROXY_UID) {
+                let message = format!("{PROXY_UID} is reserved for the proxy; choose another");
+                return Err(("securityContext.supplementalGroups".to_owned(), message));
+            }
+        }
+        if self.working_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            return fail("workingDir", "must be an absolute path");
+        }
+        for mount in &self.mounts {
+            let place = format!("volumeMounts[{}]", mount.path.display());
+            if !volumes.contains(mount.volume.as_str()) {
+                return Err((format!("{place}.name"), format!("there is no volume {:?}", mount.volume)));
+            }
+            let up = mount.path.components().any(|part| part == Component::ParentDir);
+            if !mount.path.is_absolute() || up || mount.path == Path::new("/") {
+                return fail(&format!("{place}.mountPath"), "must be an absolute path below `/`, without `..`");
+            }
+            if mount.sub_path.as_ref().is_some_and(|path| !is_inside(path)) {
+                return fail(&format!("{place}.subPath"), "must be a relative path without `..`");
+            }
+        }
+        let probes =
+            [("startupProbe", &self.startup), ("readinessProbe", &self.readiness), ("livenessProbe", &self.liveness)];
+        for (name, probe) in probes {
+            let Some(probe) = probe else { continue };
+            if probe.period.is_zero() || probe.timeout.is_zero() {
+                return fail(name, "periodSeconds and timeoutSeconds must be at least 1");
+            }
+            if probe.success_threshold == 0 || probe.failure_threshold == 0 {
+                return fail(name, "successThreshold and failureThreshold must be at least 1");
+            }
+            if name != "readinessProbe" && probe.success_threshold != 1 {
+                return fail(&format!("{name}.successThreshold"), "must be 1");
+            }
+            if matches!(&probe.action, ProbeAction::Exec { command } if command.is_empty()) {
+                return fail(&format!("{name}.exec.command"), "must name a program");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 253 && !name.starts_with('.') && !name.contains(['/', '\0'])
+}
+
+fn is_inside(path: &Path) -> bool {
+    path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Names that begin with `..` belong to the machinery that swaps the files.
+fn starts_with_dots(path: &Path) -> bool {
+    path.to_string_lossy().starts_with("..")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A pod with one container that runs `command`.
+    pub(crate) fn pod(name: &str, command: &[&str]) -> PodPlan {
+        PodPlan {
+            namespace: "default".into(),
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            hostname: name.into(),
+            dns: Dns::default(),
+            host_aliases: Vec::new(),
+            init_containers: Vec::new(),
+            containers: vec![container("main", command)],
+            volumes: Vec::new(),
+            restart_policy: RestartPolicy::Always,
+            grace: Duration::from_secs(30),
+            fs_group: None,
+        }
+    }
+
+    /// A container that runs `command`.
+    pub(crate) fn container(name: &str, command: &[&str]) -> ContainerPlan {
+        ContainerPlan {
+            name: name.into(),
+            sidecar: false,
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            env: Vec::new(),
+            working_dir: None,
+            mounts: Vec::new(),
+            startup: None,
+            readiness: None,
+            liveness: None,
+            user: None,
+            group: None,
+            groups: Vec::new(),
+            read_only_root: false,
+            privilege: Privilege::App,
+        }
+    }
+
+    #[track_caller]
+    fn refused(plan: &PodPlan, field: &str) {
+        let error = plan.validate().expect_err("a refusal");
+        assert_eq!(error.field, field, "{error}");
+    }
+
+    #[test]
+    fn a_plain_pod_is_accepted() {
+        assert_eq!(pod("web", &["true"]).validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_app_may_not_run_as_the_proxy() {
+        let mut plan = pod("web", &["true"]);
+        plan.containers[0].user = Some(PROXY_UID);
+        refused(&plan, "spec.containers[main].securityContext.runAsUser");
+        plan.containers[0].user = None;
+        plan.containers[0].group = Some(PROXY_UID);
+        refused(&plan, "spec.containers[main].securityContext.runAsGroup");
+        plan.containers[0].group = None;
+        plan.containers[0].groups = vec![PROXY_UID];
+        refused(&plan, "spec.containers[main].securityContext.supplementalGroups");
+        plan.containers[0].groups.clear();
+        plan.containers[0].user = Some(PROXY_UID);
+        plan.containers[0].privilege = Privilege::Weft(vec![Capability::NetRaw]);
+        assert_eq!(plan.validate(), Ok(()));
+    }
+
+    #[test]
+    fn paths_can_not_leave_their_volume() {
+        let mut plan = pod("web", &["true"]);
+        for path in ["../x", "/etc/passwd", "a/../../b", "..data"] {
+            let files = vec![FileEntry { path: path.into(), mode: 0o644, bytes: Vec::new() }];
+            plan.volumes = vec![Volume { name: "v".into(), source: VolumeSource::Files { files, owner: None } }];
+            refused(&plan, &format!("spec.volumes[v]: {path}"));
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_exist() {
+        let mut plan = pod("web", &["true"]);
+        plan.init_containers.push(container("main", &["true"]));
+        refused(&plan, "spec.containers[main].name");
+        plan.init_containers.clear();
+        let mount = Mount { volume: "gone".into(), path: "/data".into(), sub_path: None, read_only: false };
+        plan.containers[0].mounts.push(mount);
+        refused(&plan, "spec.containers[main].volumeMounts[/data].name");
+        plan.containers[0].mounts.clear();
+        plan.containers[0].command.clear();
+        refused(&plan, "spec.containers[main].command");
+    }
+}
