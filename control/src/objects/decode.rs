@@ -1,0 +1,156 @@
+//! Decodes one object into a typed view: an error names the field, and no unknown field goes by unseen.
+
+use std::fmt::Write as _;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_ignored::Path;
+use serde_json::Value;
+
+/// A view, and the fields of the object that it has no place for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded<T> {
+    /// The view.
+    pub value: T,
+    /// Fields that nothing here understands: `spec.rules[0].backendRef`.
+    pub unknown: Vec<String>,
+}
+
+/// Why an object does not decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct DecodeError {
+    /// The field; empty: the object as a whole.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// A field whose content does not matter here, but which is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skip;
+
+impl<'de> Deserialize<'de> for Skip {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not `IgnoredAny`: that would be reported as an unknown field.
+        Value::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// Decodes a whole object. A `null` counts as a field that is not there, as it does for an API server.
+pub fn decode<T: DeserializeOwned>(raw: &Value) -> Result<Decoded<T>, DecodeError> {
+    if has_null(raw) {
+        let mut pruned = raw.clone();
+        prune(&mut pruned);
+        return decode_pruned(&pruned);
+    }
+    decode_pruned(raw)
+}
+
+fn decode_pruned<T: DeserializeOwned>(raw: &Value) -> Result<Decoded<T>, DecodeError> {
+    let mut unknown = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let value = {
+        let deserializer = serde_path_to_error::Deserializer::new(raw, &mut track);
+        serde_ignored::deserialize(deserializer, |path| unknown.push(written(&path)))
+    };
+    match value {
+        Ok(value) => Ok(Decoded { value, unknown }),
+        Err(error) => {
+            let field = track.path().to_string();
+            Err(DecodeError { field: if field == "." { String::new() } else { field }, message: error.to_string() })
+        }
+    }
+}
+
+/// A path as people write it: `spec.rules[0].name`.
+fn written(path: &Path<'_>) -> String {
+    fn write(path: &Path<'_>, out: &mut String) {
+        match path {
+            Path::Root => {}
+            Path::Seq { parent, index } => {
+                write(parent, out);
+                let _ = write!(out, "[{index}]"); // A String takes all that is written to it.
+            }
+            Path::Map { parent, key } => {
+                write(parent, out);
+                if key.contains(['.', '/', '[']) {
+                    let _ = write!(out, "[{key}]"); // As above.
+                    return;
+                }
+                if !out.is_empty() {
+                    out.push('.');
+                }
+                out.push_str(key);
+            }
+            Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+                write(parent, out);
+            }
+        }
+    }
+    let mut out = String::new();
+    write(path, &mut out);
+    out
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.values().any(|value| value.is_null() || has_null(value)),
+        Value::Array(items) => items.iter().any(has_null),
+        _ => false,
+    }
+}
+
+fn prune(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(prune);
+        }
+        Value::Array(items) => items.iter_mut().for_each(prune),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[allow(dead_code, reason = "only decoded")]
+    struct View {
+        metadata: Skip,
+        #[serde(default)]
+        rules: Vec<Rule>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Rule {
+        #[serde(default)]
+        weight: Option<u32>,
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        let error = decode::<View>(&json!({"metadata": {}, "rules": [{"weight": 1}, {"weight": "x"}]})).unwrap_err();
+        assert_eq!(error.field, "rules[1].weight");
+        assert!(error.message.contains("expected u32"), "{}", error.message);
+    }
+
+    #[test]
+    fn unknown_fields_are_found_at_any_depth_and_known_ones_are_not() {
+        let raw = json!({"metadata": {"any": 1}, "rules": [{"wieght": 1, "a.b/c": 2}], "sepc": {}});
+        let mut unknown = decode::<View>(&raw).unwrap().unknown;
+        unknown.sort();
+        assert_eq!(unknown, ["rules[0].wieght", "rules[0][a.b/c]", "sepc"]);
+    }
+
+    #[test]
+    fn null_is_a_field_that_is_not_there() {
+        let raw = json!({"metadata": {}, "rules": null});
+        assert_eq!(decode::<View>(&raw).unwrap(), Decoded { value: View { metadata: Skip, rules: vec![] }, unknown: vec![] });
+    }
+}

@@ -1,0 +1,119 @@
+//! Which kinds of objects a reader understands, and what it says of the others.
+
+/// The API group of our own kinds.
+pub const WEFT_GROUP: &str = "weft.dev";
+/// The API group of the Gateway API.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// The kinds that a reader of manifests understands. Start from [`Kinds::control`] and add.
+#[derive(Clone, Debug)]
+pub struct Kinds {
+    known: Vec<Kind>,
+}
+
+#[derive(Clone, Debug)]
+struct Kind {
+    group: String,
+    kind: String,
+    versions: Vec<String>,
+    scope: Scope,
+    elsewhere: bool,
+}
+
+/// Whether objects of a kind belong to a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// They do.
+    Namespaced,
+    /// They don't: `Namespace`, `Node`.
+    Cluster,
+}
+
+/// What a reader does with an object, by its group, version and kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Takes it.
+    Understood(Scope),
+    /// Leaves it, silently: another reader of the same files takes it.
+    Elsewhere,
+    /// Leaves it, and says that this version of the kind is not understood: an error.
+    Version {
+        /// The versions that are understood.
+        understood: Vec<String>,
+    },
+    /// Leaves it, and says so: an error, because it is a kind of ours that people would rely on.
+    NotHonoured,
+    /// Leaves it, and warns: nothing enforces it here.
+    NotEnforced,
+    /// Leaves it, with a notice.
+    Unknown,
+}
+
+impl Kinds {
+    /// No kinds at all.
+    pub fn none() -> Self {
+        Self { known: Vec::new() }
+    }
+
+    /// The kinds that the control plane acts on. Kinds that only `local` acts on are left to it silently.
+    pub fn control() -> Self {
+        Self::none()
+            .with("", "Namespace", &["v1"], Scope::Cluster)
+            .with("", "Node", &["v1"], Scope::Cluster)
+            .with("", "ServiceAccount", &["v1"], Scope::Namespaced)
+            .with("", "Pod", &["v1"], Scope::Namespaced)
+            .with("", "Service", &["v1"], Scope::Namespaced)
+            .with("discovery.k8s.io", "EndpointSlice", &["v1"], Scope::Namespaced)
+            .with(GATEWAY_GROUP, "HTTPRoute", &["v1", "v1beta1"], Scope::Namespaced)
+            .with(GATEWAY_GROUP, "GRPCRoute", &["v1"], Scope::Namespaced)
+            .with(WEFT_GROUP, "ServiceSubset", &["v1alpha1"], Scope::Namespaced)
+            .with(WEFT_GROUP, "TrafficPolicy", &["v1alpha1"], Scope::Namespaced)
+            .elsewhere("apps", "Deployment")
+            .elsewhere("", "ConfigMap")
+            .elsewhere("", "Secret")
+    }
+
+    /// Adds a kind that is understood. A kind that is known already is replaced.
+    #[must_use]
+    pub fn with(self, group: &str, kind: &str, versions: &[&str], scope: Scope) -> Self {
+        self.add(group, kind, versions, scope, false)
+    }
+
+    /// Adds a kind that another reader of the same files understands: left alone without a word.
+    #[must_use]
+    pub fn elsewhere(self, group: &str, kind: &str) -> Self {
+        self.add(group, kind, &[], Scope::Namespaced, true)
+    }
+
+    fn add(mut self, group: &str, kind: &str, versions: &[&str], scope: Scope, elsewhere: bool) -> Self {
+        self.known.retain(|known| known.group != group || known.kind != kind);
+        let versions = versions.iter().map(|&version| version.to_owned()).collect();
+        self.known.push(Kind { group: group.to_owned(), kind: kind.to_owned(), versions, scope, elsewhere });
+        self
+    }
+
+    /// What to do with an object of this `apiVersion` and `kind`.
+    pub fn standing(&self, api_version: &str, kind: &str) -> Standing {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        if let Some(known) = self.known.iter().find(|known| known.group == group && known.kind == kind) {
+            return match known {
+                Kind { elsewhere: true, .. } => Standing::Elsewhere,
+                Kind { versions, scope, .. } if versions.iter().any(|understood| understood == version) => {
+                    Standing::Understood(*scope)
+                }
+                Kind { versions, .. } => {
+                    let full = |version: &String| match group {
+                        "" => version.clone(),
+                        group => format!("{group}/{version}"),
+                    };
+                    Standing::Version { understood: versions.iter().map(full).collect() }
+                }
+            };
+        }
+        match (group, kind) {
+            (WEFT_GROUP, _) => Standing::NotHonoured,
+            ("networking.k8s.io", "NetworkPolicy") => Standing::NotEnforced,
+            _ => Standing::Unknown,
+        }
+    }
+}
