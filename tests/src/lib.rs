@@ -1,1 +1,12 @@
-//! Under construction.
+//! End-to-end tests: the harness.
+//!
+//! A test is a story about a mesh: it writes manifests into a directory, starts `weft up` on it, edits, kills, calls, and
+//! looks at what `weft status`, the pods and the wire say. Everything is real: the `weft` binary (`WEFT_BIN`), network
+//! namespaces, iptables, TLS, and peers from Debian's packages. Without root, or without a peer, a test fails and says so.
+
+pub mod collector;
+pub mod host;
+pub mod mesh;
+pub mod shop;
+
+pub use mesh::{Background, Mesh, MeshBuilder, Tally};

@@ -1,0 +1,3 @@
+//! The end-to-end tests, one module per promise.
+
+mod routes;
