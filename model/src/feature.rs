@@ -11,5 +11,9 @@ pub const SUPPORTED: &[&str] = &[HTTP_ROUTES, LOCALITY];
 
 /// The features of `requires` that this build lacks.
 pub fn missing<'a>(requires: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    requires.into_iter().filter(|feature| !SUPPORTED.contains(feature)).map(str::to_owned).collect()
+    requires
+        .into_iter()
+        .filter(|feature| !SUPPORTED.contains(feature))
+        .map(str::to_owned)
+        .collect()
 }

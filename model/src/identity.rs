@@ -22,7 +22,9 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// The trust domain is empty, too long, or has a character that is not `[a-z0-9._-]`.
-    #[error("trust domain {0:?} must be 1 to {TRUST_DOMAIN_MAX} characters of a-z, 0-9, '.', '-' and '_'")]
+    #[error(
+        "trust domain {0:?} must be 1 to {TRUST_DOMAIN_MAX} characters of a-z, 0-9, '.', '-' and '_'"
+    )]
     TrustDomain(String),
     /// The string does not have the form of an identity of the mesh.
     #[error("{0:?} is not of the form spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>")]
@@ -32,7 +34,8 @@ pub enum IdentityError {
 impl TrustDomain {
     /// Checks and takes a trust domain.
     pub fn new(name: &str) -> Result<Self, IdentityError> {
-        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        let valid =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
         if name.is_empty() || name.len() > TRUST_DOMAIN_MAX || !name.bytes().all(valid) {
             return Err(IdentityError::TrustDomain(name.to_owned()));
         }
@@ -47,22 +50,36 @@ impl TrustDomain {
 
 impl Identity {
     /// Puts an identity together. Fails where a part could not be written in a SPIFFE ID.
-    pub fn new(trust_domain: TrustDomain, namespace: &str, service_account: &str) -> Result<Self, IdentityError> {
+    pub fn new(
+        trust_domain: TrustDomain,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Self, IdentityError> {
         let valid = |s: &str| {
             !s.is_empty()
                 && s.len() <= 253
                 && s != "."
                 && s != ".."
-                && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+                && s.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         };
         if !valid(namespace) || !valid(service_account) {
-            return Err(IdentityError::Form(format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")));
+            return Err(IdentityError::Form(format!(
+                "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+            )));
         }
-        Ok(Self { trust_domain, namespace: namespace.to_owned(), service_account: service_account.to_owned() })
+        Ok(Self {
+            trust_domain,
+            namespace: namespace.to_owned(),
+            service_account: service_account.to_owned(),
+        })
     }
 
     /// The control plane's own identity in a trust domain (`design`: `ns/weft-system/sa/weft-control` by default).
-    pub fn control_plane(trust_domain: TrustDomain, namespace: &str) -> Result<Self, IdentityError> {
+    pub fn control_plane(
+        trust_domain: TrustDomain,
+        namespace: &str,
+    ) -> Result<Self, IdentityError> {
         Self::new(trust_domain, namespace, "weft-control")
     }
 
@@ -89,7 +106,9 @@ impl FromStr for Identity {
         let form = || IdentityError::Form(s.to_owned());
         let rest = s.strip_prefix("spiffe://").ok_or_else(form)?;
         let parts: Vec<&str> = rest.split('/').collect();
-        let [trust_domain, "ns", namespace, "sa", service_account] = parts[..] else { return Err(form()) };
+        let [trust_domain, "ns", namespace, "sa", service_account] = parts[..] else {
+            return Err(form());
+        };
         Self::new(TrustDomain::new(trust_domain)?, namespace, service_account)
     }
 }
@@ -102,6 +121,10 @@ impl fmt::Display for TrustDomain {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        write!(
+            f,
+            "spiffe://{}/ns/{}/sa/{}",
+            self.trust_domain, self.namespace, self.service_account
+        )
     }
 }

@@ -26,9 +26,11 @@ pub mod endpoint;
 pub mod inbound;
 pub mod locality;
 pub mod network;
+pub mod pattern;
 pub mod policy;
 pub mod route;
 
+pub mod alpn;
 pub mod feature;
 pub mod reason;
 pub mod sni;

@@ -32,14 +32,18 @@ pub struct Tier(pub u8);
 
 impl Default for Locality {
     fn default() -> Self {
-        Self { prefer: Prefer::Zone, spill_below_percent: SPILL_BELOW_PERCENT }
+        Self {
+            prefer: Prefer::Zone,
+            spill_below_percent: SPILL_BELOW_PERCENT,
+        }
     }
 }
 
 impl Locality {
     /// The tier of an endpoint at `there` for a client at `here`. An unknown place is never near.
     pub fn tier(&self, here: &Place, there: &Place) -> Tier {
-        let same_region = !here.region.is_empty() && here.region == there.region && here.cluster == there.cluster;
+        let same_region =
+            !here.region.is_empty() && here.region == there.region && here.cluster == there.cluster;
         let same_zone = same_region && !here.zone.is_empty() && here.zone == there.zone;
         Tier(match self.prefer {
             Prefer::None => 0,
@@ -65,14 +69,21 @@ impl Locality {
             return vec![0; tiers.len()];
         }
         if healthy == 0 {
-            return tiers.iter().map(|(all, _)| (WHOLE * *all as f64 / total as f64).round() as u32).collect();
+            return tiers
+                .iter()
+                .map(|(all, _)| (WHOLE * *all as f64 / total as f64).round() as u32)
+                .collect();
         }
         let threshold = f64::from(self.spill_below_percent.clamp(1, 100)) / 100.0;
         let mut left = 1.0_f64;
         let mut shares: Vec<f64> = tiers
             .iter()
             .map(|&(all, healthy)| {
-                let alive = if all == 0 { 0.0 } else { healthy as f64 / all as f64 };
+                let alive = if all == 0 {
+                    0.0
+                } else {
+                    healthy as f64 / all as f64
+                };
                 let take = left * (alive / threshold).min(1.0);
                 left -= take;
                 take
@@ -82,6 +93,9 @@ impl Locality {
         for share in &mut shares {
             *share /= taken;
         }
-        shares.into_iter().map(|share| (share * WHOLE).round() as u32).collect()
+        shares
+            .into_iter()
+            .map(|share| (share * WHOLE).round() as u32)
+            .collect()
     }
 }

@@ -15,16 +15,31 @@ pub struct Networks {
 
 impl Networks {
     /// The built-in ranges, with those that the control plane and the settings add and remove.
-    pub fn new(inside: impl IntoIterator<Item = IpNet>, outside: impl IntoIterator<Item = IpNet>) -> Self {
-        const BUILT_IN: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
-        let built_in = BUILT_IN.iter().map(|net| net.parse().expect("a literal network"));
-        Self { inside: built_in.chain(inside).collect(), outside: outside.into_iter().collect() }
+    pub fn new(
+        inside: impl IntoIterator<Item = IpNet>,
+        outside: impl IntoIterator<Item = IpNet>,
+    ) -> Self {
+        const BUILT_IN: [&str; 5] = [
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "100.64.0.0/10",
+            "fc00::/7",
+        ];
+        let built_in = BUILT_IN
+            .iter()
+            .map(|net| net.parse().expect("a literal network"));
+        Self {
+            inside: built_in.chain(inside).collect(),
+            outside: outside.into_iter().collect(),
+        }
     }
 
     /// Whether an address is inside. What is taken out explicitly is outside, whatever else contains it.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        !self.outside.iter().any(|net| net.contains(&address)) && self.inside.iter().any(|net| net.contains(&address))
+        !self.outside.iter().any(|net| net.contains(&address))
+            && self.inside.iter().any(|net| net.contains(&address))
     }
 }
 

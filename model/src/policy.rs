@@ -40,19 +40,30 @@ impl Permit {
 }
 
 /// Decides about a connection to a port of this workload. `own` is an identity of this workload's own trust domain.
-pub fn admit(inbound: &Inbound, own: &Identity, port: u16, caller: Caller) -> Result<Permit, Reason> {
+pub fn admit(
+    inbound: &Inbound,
+    own: &Identity,
+    port: u16,
+    caller: Caller,
+) -> Result<Permit, Reason> {
     match &caller {
         Caller::Plaintext if inbound.mode == Mode::Strict => return Err(Reason::PlaintextRefused),
         Caller::Plaintext => {}
         Caller::Verified(identity) if identity.trust_domain() == own.trust_domain() => {}
         Caller::Verified(identity) => {
-            let exported = inbound.port(port).is_some_and(|p| p.foreign.contains(identity.trust_domain()));
+            let exported = inbound
+                .port(port)
+                .is_some_and(|p| p.foreign.contains(identity.trust_domain()));
             if !exported {
                 return Err(Reason::ForeignTrustDomain);
             }
         }
     }
-    if inbound.policies.iter().any(|policy| policy.ports.is_empty() || policy.ports.contains(&port)) {
+    if inbound
+        .policies
+        .iter()
+        .any(|policy| policy.ports.is_empty() || policy.ports.contains(&port))
+    {
         return Err(Reason::PolicyUnsupported);
     }
     Ok(Permit { caller })

@@ -109,7 +109,11 @@ impl Rules {
 impl Rule {
     /// The backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
     pub fn backend(&self, drawn: u64) -> Option<usize> {
-        let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        let total: u64 = self
+            .backends
+            .iter()
+            .map(|backend| u64::from(backend.weight))
+            .sum();
         if total == 0 {
             return None;
         }
@@ -127,11 +131,22 @@ impl Rule {
 impl Match {
     /// Whether a request is like this.
     pub fn matches(&self, request: &RequestHead<'_>) -> bool {
-        self.method.as_ref().is_none_or(|method| method == request.method)
-            && self.path.as_ref().is_none_or(|path| path.matches(request.path))
+        self.method
+            .as_ref()
+            .is_none_or(|method| method == request.method)
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|path| path.matches(request.path))
             && (!self.grpc || is_grpc(request.headers))
-            && self.headers.iter().all(|(name, value)| header_matches(request.headers, name, value))
-            && self.query.iter().all(|(name, value)| query_matches(request.query, name, value))
+            && self
+                .headers
+                .iter()
+                .all(|(name, value)| header_matches(request.headers, name, value))
+            && self
+                .query
+                .iter()
+                .all(|(name, value)| query_matches(request.query, name, value))
     }
 }
 
@@ -142,7 +157,8 @@ impl PathMatch {
             Self::Exact(exact) => path == exact,
             Self::Prefix(prefix) => {
                 let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-                path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                path.strip_prefix(prefix)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::Regex(regex) => regex.is_match(path),
         }
@@ -161,26 +177,39 @@ impl ValueMatch {
 
 /// Whether a request is gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Repeated headers count as one value, joined with commas (RFC 9110 section 5.3; Gateway API leaves it open).
 fn header_matches(headers: &HeaderMap, name: &http::HeaderName, wanted: &ValueMatch) -> bool {
     let mut values = headers.get_all(name).iter();
-    let Some(first) = values.next() else { return false };
+    let Some(first) = values.next() else {
+        return false;
+    };
     match (values.next(), first.to_str()) {
         (None, Ok(value)) => wanted.matches(value),
         (None, Err(_)) => false,
         (Some(_), _) => {
-            let all: Option<Vec<&str>> = headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
+            let all: Option<Vec<&str>> = headers
+                .get_all(name)
+                .iter()
+                .map(|value| value.to_str().ok())
+                .collect();
             all.is_some_and(|all| wanted.matches(&all.join(",")))
         }
     }
 }
 
 fn query_matches(query: Option<&str>, name: &str, wanted: &ValueMatch) -> bool {
-    let mut pairs = query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.find(|(key, _)| decode(key) == name).is_some_and(|(_, value)| wanted.matches(&decode(value)))
+    let mut pairs = query
+        .unwrap_or("")
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs
+        .find(|(key, _)| decode(key) == name)
+        .is_some_and(|(_, value)| wanted.matches(&decode(value)))
 }
 
 /// Percent-decoding, with `+` as a space (WHATWG URL, application/x-www-form-urlencoded). Bad escapes stay as they are.
@@ -190,7 +219,11 @@ fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        match (bytes[i], bytes.get(i + 1).copied().and_then(hex), bytes.get(i + 2).copied().and_then(hex)) {
+        match (
+            bytes[i],
+            bytes.get(i + 1).copied().and_then(hex),
+            bytes.get(i + 2).copied().and_then(hex),
+        ) {
             (b'%', Some(high), Some(low)) => {
                 out.push(high << 4 | low);
                 i += 3;

@@ -7,7 +7,10 @@ use crate::endpoint::EndpointKey;
 
 /// The SNI of an endpoint reached through a Service.
 pub fn of_service(key: EndpointKey, service: &str, namespace: &str, trust_domain: &str) -> String {
-    format!("p{}.{}.{service}.{namespace}.svc.{trust_domain}", key.port, key.id)
+    format!(
+        "p{}.{}.{service}.{namespace}.svc.{trust_domain}",
+        key.port, key.id
+    )
 }
 
 /// The SNI of a pod addressed directly.

@@ -25,7 +25,9 @@ impl Version {
     /// one side has say nothing.
     pub fn older_than<'a>(&'a self, held: &Self) -> Option<&'a Source> {
         self.sources.iter().find(|source| {
-            held.sources.iter().any(|h| h.uid == source.uid && h.resource_version > source.resource_version)
+            held.sources
+                .iter()
+                .any(|h| h.uid == source.uid && h.resource_version > source.resource_version)
         })
     }
 }
