@@ -1,0 +1,5 @@
+//! Observe: what the proxy tells the operator.
+
+pub mod export;
+pub mod metrics;
+pub mod trace;

@@ -1,0 +1,1 @@
+//! Observe: spans to the collector.

@@ -1,0 +1,166 @@
+//! Table. Every metric of the proxy: name, type, unit, labels, meaning. `docs/metrics.md` is made of it.
+
+/// What kind of metric it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Goes up and down. Where several workers have one: how they make one number.
+    Gauge(Merge),
+    /// Durations in the buckets of OpenTelemetry's semantic conventions.
+    Histogram,
+}
+
+/// How the values of several workers make one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// They count different things.
+    Sum,
+    /// They see the same thing: the lowest counts.
+    Min,
+    /// They see the same thing: the highest counts.
+    Max,
+}
+
+/// One metric.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Family {
+    /// The name.
+    pub name: &'static str,
+    /// What kind it is.
+    pub kind: Kind,
+    /// `seconds`, `bytes`, or what is counted.
+    pub unit: &'static str,
+    /// Labels of its own, beside [`MESH_LABELS`].
+    pub labels: &'static [&'static str],
+    /// Whether it has [`MESH_LABELS`]; then its series are capped.
+    pub mesh: bool,
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// On every metric of traffic. From the verified identity and discovery only, never from what a request says.
+pub const MESH_LABELS: &[&str] = &[
+    "direction",
+    "source_workload",
+    "source_namespace",
+    "destination_workload",
+    "destination_namespace",
+    "destination_service",
+    "destination_version",
+    "destination_region",
+    "mutual_tls",
+];
+
+const HTTP: &[&str] = &[
+    "http_request_method",
+    "http_response_status_code",
+    "http_route",
+    "network_protocol_version",
+    "error_type",
+];
+const RPC: &[&str] = &["rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type"];
+
+macro_rules! families {
+    ($($id:ident = $name:literal, $kind:expr, $unit:literal, $labels:expr, mesh: $mesh:literal, $help:literal;)+) => {
+        $(#[doc = $help] pub static $id: Family =
+            Family { name: $name, kind: $kind, unit: $unit, labels: $labels, mesh: $mesh, help: $help };)+
+
+        /// All metrics, in the order in which they are printed.
+        pub static FAMILIES: &[&Family] = &[$(&$id),+];
+    };
+}
+
+families! {
+    HTTP_SERVER = "http_server_request_duration_seconds", Kind::Histogram, "seconds", HTTP, mesh: true,
+        "HTTP requests to this pod's app, from the first byte of the request's head to the last of the response.";
+    HTTP_CLIENT = "http_client_request_duration_seconds", Kind::Histogram, "seconds", HTTP, mesh: true,
+        "HTTP requests of this pod's app, each attempt at an endpoint, from the head of the request to the end of the response.";
+    RPC_SERVER = "rpc_server_call_duration_seconds", Kind::Histogram, "seconds", RPC, mesh: true,
+        "gRPC calls to this pod's app. Methods that the app does not know are _OTHER.";
+    RPC_CLIENT = "rpc_client_call_duration_seconds", Kind::Histogram, "seconds", RPC, mesh: true,
+        "gRPC calls of this pod's app, each attempt at an endpoint.";
+    TCP_OPENED = "weft_tcp_connections_opened_total", Kind::Counter, "connections", &[], mesh: true,
+        "Opaque connections opened.";
+    TCP_OPEN = "weft_tcp_connections_open", Kind::Gauge(Merge::Sum), "connections", &[], mesh: true,
+        "Opaque connections open now.";
+    TCP_CLOSED = "weft_tcp_connections_closed_total", Kind::Counter, "connections", &["reason"], mesh: true,
+        "Opaque connections closed: done where both sides ended in order, else the reason code, or cancelled by the proxy's end.";
+    TCP_BYTES = "weft_tcp_bytes_total", Kind::Counter, "bytes", &["flow"], mesh: true,
+        "Bytes of opaque connections: up from the side that dialled, down back to it.";
+    REFUSALS = "weft_refusals_total", Kind::Counter, "refusals", &["reason", "direction"], mesh: false,
+        "Connections and requests that Weft refused or failed itself, by reason code (docs/errors.md).";
+    ENDPOINTS = "weft_endpoints", Kind::Gauge(Merge::Min), "endpoints",
+        &["destination_namespace", "destination_service", "subset", "tier", "state"], mesh: false,
+        "Endpoints by tier (0 is nearest) and state (all, healthy), as the worker sees them that sees the fewest.";
+    SPILLOVER = "weft_spillover_total", Kind::Counter, "requests",
+        &["destination_namespace", "destination_service", "subset", "tier", "reason"], mesh: false,
+        "Requests and opaque connections sent to a farther tier than the nearest, and why: absent (no endpoint is nearer) or unhealthy.";
+    EJECTIONS = "weft_endpoint_ejections_total", Kind::Counter, "ejections",
+        &["destination_namespace", "destination_service", "reason"], mesh: false,
+        "Endpoints set aside after failures, by reason code.";
+    LEAF_EXPIRY = "weft_leaf_expiry_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
+        "Seconds until the proxy's own certificate ends. 0: it has none that is valid.";
+    CONFIG_AGE = "weft_config_age_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
+        "Seconds since the configuration was last known to be current: 0 while the stream to the control plane is up.";
+    CONNECTED = "weft_discovery_connected", Kind::Gauge(Merge::Max), "streams", &[], mesh: false,
+        "Whether the stream to the control plane is up.";
+    SUBSCRIPTIONS = "weft_discovery_subscriptions", Kind::Gauge(Merge::Max), "destinations", &[], mesh: false,
+        "Destinations that the proxy follows.";
+    BATCHES = "weft_discovery_batches_total", Kind::Counter, "batches", &[], mesh: false,
+        "Batches of configuration received.";
+    REFUSED = "weft_discovery_refused_total", Kind::Counter, "resources", &["kind"], mesh: false,
+        "Resources that the proxy did not take, by kind; it goes on with the last good version.";
+    RECONNECTS = "weft_discovery_connects_total", Kind::Counter, "attempts", &["outcome"], mesh: false,
+        "Attempts to open the stream to the control plane, by outcome: opened or failed.";
+    ISSUES = "weft_identity_issues_total", Kind::Counter, "requests", &["outcome"], mesh: false,
+        "Certificates asked for, by outcome: issued, refused (by the control plane), unreachable, or invalid (what came was not ours).";
+    SKEW = "weft_clock_skew_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
+        "How far this clock is ahead of the control plane's, measured when a certificate was issued.";
+    SNAPSHOTS = "weft_snapshot_writes_total", Kind::Counter, "writes", &["outcome"], mesh: false,
+        "Snapshots of the configuration written, by outcome: written or failed.";
+    TRACES_EXPORTED = "weft_traces_exported_total", Kind::Counter, "spans", &[], mesh: false,
+        "Spans that the collector took.";
+    TRACES_DROPPED = "weft_traces_dropped_total", Kind::Counter, "spans", &["reason"], mesh: false,
+        "Spans dropped: queue (full), collector (it did not take them) or shutdown.";
+    SERIES = "weft_metrics_series", Kind::Gauge(Merge::Max), "series", &[], mesh: false,
+        "Series of traffic, each counted once however many lines it prints. What goes over the cap is counted as other.";
+    CPU = "process_cpu_seconds_total", Kind::Counter, "seconds", &[], mesh: false,
+        "CPU time of the proxy's process, user and system.";
+    MEMORY = "process_resident_memory_bytes", Kind::Gauge(Merge::Max), "bytes", &[], mesh: false,
+        "Memory of the proxy's process that lies in RAM.";
+    BUILD = "weft_build_info", Kind::Gauge(Merge::Max), "builds", &["version"], mesh: false,
+        "Always 1, with the proxy's version.";
+}
+
+/// `docs/metrics.md`.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Metrics of the proxy\n\nGenerated from `proxy/src/observe/metrics/table.rs`; a test holds the two together. \
+         `GET :15020/metrics` prints them in Prometheus' text format.\n\nMetrics of traffic carry the mesh's labels: ",
+    );
+    let labels: Vec<_> = MESH_LABELS.iter().map(|label| format!("`{label}`")).collect();
+    out.push_str(&labels.join(", "));
+    out.push_str(
+        ". They come from the verified identity of the peer and from discovery, never from what a request says. At most \
+         2,000 series of traffic are kept; what goes over is counted in one series a metric whose labels are all `other`.\n\n\
+         | name | type | unit | mesh labels | own labels | meaning |\n|---|---|---|---|---|---|\n",
+    );
+    for family in FAMILIES {
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge(_) => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let own: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let mesh = if family.mesh { "yes" } else { "" };
+        out.push_str(&format!(
+            "| `{}` | {kind} | {} | {mesh} | {} | {} |\n",
+            family.name,
+            family.unit,
+            own.join(", "),
+            family.help
+        ));
+    }
+    out
+}
