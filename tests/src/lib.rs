@@ -4,6 +4,7 @@
 //! looks at what `weft status`, the pods and the wire say. Everything is real: the `weft` binary (`WEFT_BIN`), network
 //! namespaces, iptables, TLS, and peers from Debian's packages. Without root, or without a peer, a test fails and says so.
 
+pub mod capture;
 pub mod collector;
 pub mod host;
 pub mod mesh;

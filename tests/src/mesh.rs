@@ -20,11 +20,18 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// The binary under test.
 pub fn weft_bin() -> PathBuf {
-    let path = std::env::var_os("WEFT_BIN").map(PathBuf::from).unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/weft")
-    });
-    assert!(path.exists(), "{} does not exist: build it (./x build) or name it in WEFT_BIN", path.display());
-    assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces and needs root: run ./x test as root");
+    let path = std::env::var_os("WEFT_BIN")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/weft"));
+    assert!(
+        path.exists(),
+        "{} does not exist: build it (./x build) or name it in WEFT_BIN",
+        path.display()
+    );
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test makes network namespaces and needs root: run ./x test as root"
+    );
     path
 }
 
@@ -93,8 +100,13 @@ impl MeshBuilder {
     pub fn up(self) -> Mesh {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = self.name.unwrap_or_else(|| format!("t{}-{count}", std::process::id()));
-        let dir = tempfile::Builder::new().prefix("weft-test-").tempdir().expect("a temporary directory");
+        let name = self
+            .name
+            .unwrap_or_else(|| format!("t{}-{count}", std::process::id()));
+        let dir = tempfile::Builder::new()
+            .prefix("weft-test-")
+            .tempdir()
+            .expect("a temporary directory");
         let state = dir.path().join("state");
         fs::create_dir_all(dir.path().join("manifests")).expect("the directory of manifests");
         for (file, text) in &self.files {
@@ -113,7 +125,12 @@ impl MeshBuilder {
             .stderr(log)
             .spawn()
             .expect("weft up starts");
-        let mut mesh = Mesh { name, dir, child, state };
+        let mut mesh = Mesh {
+            name,
+            dir,
+            child,
+            state,
+        };
         if self.wait {
             mesh.ready();
         }
@@ -125,7 +142,13 @@ impl Mesh {
     /// Begins a story.
     #[must_use]
     pub fn builder() -> MeshBuilder {
-        MeshBuilder { files: BTreeMap::new(), args: vec![], env: vec![], name: None, wait: true }
+        MeshBuilder {
+            files: BTreeMap::new(),
+            args: vec![],
+            env: vec![],
+            name: None,
+            wait: true,
+        }
     }
 
     /// The mesh's name.
@@ -136,6 +159,24 @@ impl Mesh {
     /// The pid of `weft up`.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
+    }
+
+    /// A process inside the mesh's own network namespace, where the bridge is.
+    #[track_caller]
+    pub fn inside_pid(&self) -> Pid {
+        let net = |pid: Pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let host = net(Pid::this());
+        let mut waiting = vec![self.pid()];
+        while let Some(pid) = waiting.pop() {
+            if net(pid).is_some_and(|inside| Some(inside) != host) {
+                return pid;
+            }
+            waiting.extend(children(pid));
+        }
+        panic!(
+            "weft up has no process in a network namespace of its own:\n{}",
+            self.log()
+        )
     }
 
     /// Where the manifests lie.
@@ -157,13 +198,26 @@ impl Mesh {
                 panic!("weft up ended with {status}:\n{}", self.log());
             }
             let status = self.try_status();
-            let pods = status.as_ref().and_then(|s| s["pods"].as_array().cloned()).unwrap_or_default();
+            let pods = status
+                .as_ref()
+                .and_then(|s| s["pods"].as_array().cloned())
+                .unwrap_or_default();
             if !pods.is_empty() && pods.iter().all(|pod| pod["ready"] == true) {
                 return;
             }
-            assert!(began.elapsed() < START_TIME, "not ready within {START_TIME:?}: {pods:#?}\n{}", self.log());
+            assert!(
+                began.elapsed() < START_TIME,
+                "not ready within {START_TIME:?}: {pods:#?}\n{}",
+                self.log()
+            );
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Waits until the mesh answers at all.
+    #[track_caller]
+    pub fn answers(&self) {
+        crate::host::until("weft status answers", || self.try_status().is_some());
     }
 
     /// Writes a manifest, the whole file at once.
@@ -188,19 +242,27 @@ impl Mesh {
 
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(weft_bin());
-        command.arg(verb).args(["--name", &self.name]).env("XDG_STATE_HOME", &self.state).stdin(Stdio::null());
+        command
+            .arg(verb)
+            .args(["--name", &self.name])
+            .env("XDG_STATE_HOME", &self.state)
+            .stdin(Stdio::null());
         command
     }
 
     /// `weft status -o json`.
     #[track_caller]
     pub fn status(&self) -> Value {
-        self.try_status().unwrap_or_else(|| panic!("no status:\n{}", self.log()))
+        self.try_status()
+            .unwrap_or_else(|| panic!("no status:\n{}", self.log()))
     }
 
     fn try_status(&self) -> Option<Value> {
         let output = self.weft("status", ["-o", "json"]);
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status is JSON"))
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).expect("status is JSON"))
     }
 
     /// Waits until the status is as wanted, and returns it.
@@ -212,7 +274,11 @@ impl Mesh {
             if wanted(&status) {
                 return status;
             }
-            assert!(began.elapsed() < END_TIME, "not within {END_TIME:?}: {what}\n{status:#}\n{}", self.log());
+            assert!(
+                began.elapsed() < END_TIME,
+                "not within {END_TIME:?}: {what}\n{status:#}\n{}",
+                self.log()
+            );
             std::thread::sleep(POLL);
         }
     }
@@ -227,7 +293,11 @@ impl Mesh {
     pub fn exec_ok(&self, namespace: &str, pod: &str, command: &[&str]) -> String {
         let output = self.exec(namespace, pod, command);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command:?} in {namespace}/{pod}: {}: {said}", output.status);
+        assert!(
+            output.status.success(),
+            "{command:?} in {namespace}/{pod}: {}: {said}",
+            output.status
+        );
         String::from_utf8(output.stdout).expect("text")
     }
 
@@ -236,7 +306,12 @@ impl Mesh {
     pub fn spawn(&self, namespace: &str, pod: &str, command: &[&str]) -> Background {
         let mut weft = self.command("exec");
         weft.args([&["-n", namespace, pod, "--"], command].concat());
-        Background(weft.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("weft exec starts"))
+        Background(
+            weft.stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("weft exec starts"),
+        )
     }
 
     /// Calls an address from a pod with `visitor`.
@@ -247,7 +322,13 @@ impl Mesh {
 
     /// Calls an address from a pod with `visitor`, beside the test.
     #[track_caller]
-    pub fn visit_beside(&self, namespace: &str, pod: &str, url: &str, options: &[&str]) -> Background {
+    pub fn visit_beside(
+        &self,
+        namespace: &str,
+        pod: &str,
+        url: &str,
+        options: &[&str],
+    ) -> Background {
         self.spawn(namespace, pod, &[&["visitor", url], options].concat())
     }
 
@@ -256,19 +337,33 @@ impl Mesh {
     pub fn pods(&self, prefix: &str) -> Vec<Value> {
         let status = self.status();
         let pods = status["pods"].as_array().expect("pods").iter();
-        pods.filter(|pod| pod["name"].as_str().is_some_and(|name| name.starts_with(prefix))).cloned().collect()
+        pods.filter(|pod| {
+            pod["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with(prefix))
+        })
+        .cloned()
+        .collect()
     }
 
     /// What a pod's proxy says on its admin port, asked from within the pod: `/metrics`, `/ready`.
     #[track_caller]
     pub fn admin(&self, namespace: &str, pod: &str, path: &str) -> String {
-        self.exec_ok(namespace, pod, &["curl", "-sS", &format!("http://127.0.0.1:15020{path}")])
+        self.exec_ok(
+            namespace,
+            pod,
+            &["curl", "-sS", &format!("http://127.0.0.1:15020{path}")],
+        )
     }
 
     /// What a pod's proxy believes (`/config`, loopback only).
     #[track_caller]
     pub fn config(&self, namespace: &str, pod: &str) -> Value {
-        let text = self.exec_ok(namespace, pod, &["curl", "-sS", "http://127.0.0.1:15021/config"]);
+        let text = self.exec_ok(
+            namespace,
+            pod,
+            &["curl", "-sS", "http://127.0.0.1:15021/config"],
+        );
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("/config: {error}: {text}"))
     }
 
@@ -281,7 +376,11 @@ impl Mesh {
             if let Some(status) = self.child.try_wait().expect("the child") {
                 return (status.code(), self.log());
             }
-            assert!(began.elapsed() < END_TIME, "weft up did not end within {END_TIME:?}:\n{}", self.log());
+            assert!(
+                began.elapsed() < END_TIME,
+                "weft up did not end within {END_TIME:?}:\n{}",
+                self.log()
+            );
             std::thread::sleep(POLL);
         }
     }
@@ -300,12 +399,33 @@ impl Drop for Mesh {
     }
 }
 
+fn children(pid: Pid) -> Vec<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .map(Pid::from_raw)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 impl Background {
     /// Waits for it; what it printed.
     #[track_caller]
     pub fn output(self) -> String {
         let output = self.0.wait_with_output().expect("weft exec ends");
-        assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("text")
     }
 
@@ -319,7 +439,10 @@ impl Background {
 impl Tally {
     #[track_caller]
     fn read(text: &str) -> Self {
-        Self(serde_json::from_str(text).unwrap_or_else(|error| panic!("visitor printed {text:?}: {error}")))
+        Self(
+            serde_json::from_str(text)
+                .unwrap_or_else(|error| panic!("visitor printed {text:?}: {error}")),
+        )
     }
 
     /// How many calls were made.
@@ -339,13 +462,20 @@ impl Tally {
 
     /// The pods that answered.
     pub fn pods(&self) -> Vec<String> {
-        self.0["pods"].as_object().map(|pods| pods.keys().cloned().collect()).unwrap_or_default()
+        self.0["pods"]
+            .as_object()
+            .map(|pods| pods.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Every call was made and answered.
     #[track_caller]
     pub fn none_failed(&self) -> &Self {
-        assert!(self.calls() > 0 && self.calls() == self.ok(), "{:#}", self.0);
+        assert!(
+            self.calls() > 0 && self.calls() == self.ok(),
+            "{:#}",
+            self.0
+        );
         self
     }
 }

@@ -1,0 +1,91 @@
+//! A mesh leaves the host as it was, however it ends.
+
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use weft_tests::host::{Host, processes_with};
+use weft_tests::shop::shop;
+
+#[test]
+fn ctrl_c_ends_everything_says_so_and_leaves_the_host_as_it_was() {
+    let before = Host::now();
+    let mesh = shop().up();
+    let name = mesh.name().to_owned();
+    let (code, said) = mesh.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("ended"), "{said}");
+    assert_eq!(processes_with(&name), Vec::<String>::new());
+    assert_eq!(Host::now(), before);
+}
+
+#[test]
+fn a_killed_mesh_leaves_nothing_and_starts_again() {
+    let before = Host::now();
+    let name = format!("killed-{}", std::process::id());
+    let mesh = shop().named(&name).up();
+    kill(mesh.pid(), Signal::SIGKILL).expect("weft up runs");
+    drop(mesh);
+    weft_tests::host::until("its processes are gone", || {
+        processes_with(&name).is_empty()
+    });
+    assert_eq!(Host::now(), before);
+
+    let again = shop().named(&name).up();
+    again
+        .visit("shop", "visitor", "http://web/products/1", &[])
+        .none_failed();
+    assert_eq!(again.end().0, Some(0));
+    assert_eq!(Host::now(), before);
+}
+
+#[test]
+fn two_meshes_run_side_by_side() {
+    let (one, two) = (shop().up(), shop().up());
+    for mesh in [&one, &two] {
+        mesh.visit(
+            "shop",
+            "visitor",
+            "http://web/products/1",
+            &["--count", "20"],
+        )
+        .none_failed();
+    }
+    assert_eq!(one.end().0, Some(0));
+    two.visit(
+        "shop",
+        "visitor",
+        "http://web/products/1",
+        &["--count", "20"],
+    )
+    .none_failed();
+}
+
+#[test]
+fn a_second_mesh_of_the_same_name_is_refused() {
+    let mesh = shop().up();
+    let output = mesh.weft("up", ["-f", mesh.manifests().to_str().expect("a path")]);
+    assert_ne!(output.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains(mesh.name()) && said.contains("running"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_demo_sees_what_it_expects_in_every_step() {
+    let before = Host::now();
+    let name = format!("demo-{}", std::process::id());
+    let output = Command::new(weft_tests::mesh::weft_bin())
+        .args(["demo", "--json", "--name", &name])
+        .output();
+    let output = output.expect("weft demo runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let steps: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert!(output.status.success(), "{steps:#}\n{said}");
+    let steps = steps["steps"].as_array().expect("steps");
+    assert_eq!(steps.len(), 7);
+    assert!(steps.iter().all(|step| step["ok"] == true), "{steps:#?}");
+    assert_eq!(Host::now(), before);
+}
