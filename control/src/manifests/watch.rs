@@ -1,0 +1,319 @@
+//! The thread that reads: events of the file system in, deltas out.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use super::merge::{Delta, FileKey, Merged};
+use super::read::{MAX_BYTES, read};
+use super::still::{Restless, Stamp};
+use super::{Shared, Writer};
+use crate::objects::Problem;
+
+/// How long a person's file must have been still. Editors write in several steps.
+const STILL: Duration = Duration::from_millis(100);
+/// How long the start waits for files that are being written.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+/// How often directories are listed although they are watched: file systems exist that tell nothing.
+const SWEEP_WATCHED: Duration = Duration::from_secs(5);
+/// How often directories are listed that cannot be watched.
+const SWEEP_UNWATCHED: Duration = Duration::from_millis(500);
+/// Events that may wait. More than that, and everything is listed instead.
+const EVENTS: usize = 4096;
+/// Files of one directory.
+const MAX_FILES: usize = 200_000;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum Signal {
+    /// Something happened to a path.
+    Path(PathBuf),
+    /// To end.
+    Stop,
+}
+
+/// What the thread knows.
+pub(super) struct Reader {
+    merged: Merged,
+    directories: Vec<PathBuf>,
+    watched: Vec<Option<u64>>,
+    stamps: std::collections::BTreeMap<FileKey, Stamp>,
+    restless: Restless,
+    watcher: Option<RecommendedWatcher>,
+    overflow: Arc<AtomicBool>,
+    signals: Receiver<Signal>,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// Begins to watch, and reads everything once. Returns also the sender that can end the thread.
+    pub(super) fn start(
+        merged: Merged,
+        directories: Vec<PathBuf>,
+        shared: Arc<Shared>,
+    ) -> Result<(Self, SyncSender<Signal>), (PathBuf, io::Error)> {
+        let (sender, signals) = sync_channel(EVENTS);
+        let overflow = Arc::new(AtomicBool::new(false));
+        let mut reader = Self {
+            watched: vec![None; directories.len()],
+            merged,
+            directories,
+            stamps: std::collections::BTreeMap::new(),
+            restless: Restless::default(),
+            watcher: watcher(sender.clone(), Arc::clone(&overflow)),
+            overflow,
+            signals,
+            shared,
+        };
+        for index in 0..reader.directories.len() {
+            reader.watch(index);
+            reader.list(index, Instant::now()).map_err(|error| (reader.directories[index].clone(), error))?;
+        }
+        reader.first_reading();
+        Ok((reader, sender))
+    }
+
+    /// Until it is told to stop, or nobody listens any more.
+    pub(super) fn run(mut self) {
+        let mut sweep = Instant::now() + self.sweep_after();
+        loop {
+            let until = self.restless.next().map_or(sweep, |due| due.min(sweep));
+            match self.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                _ if self.shared.stop.load(Ordering::Acquire) => break,
+                Ok(Signal::Path(path)) => {
+                    let mut paths = BTreeSet::from([path]);
+                    // Bounded by the channel; many events of one file are one touch.
+                    for signal in self.signals.try_iter().take(EVENTS) {
+                        match signal {
+                            Signal::Stop => return self.shared.close(),
+                            Signal::Path(path) => paths.insert(path),
+                        };
+                    }
+                    paths.iter().for_each(|path| self.path_event(path));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.overflow.swap(false, Ordering::AcqRel) || Instant::now() >= sweep {
+                self.sweep();
+                sweep = Instant::now() + self.sweep_after();
+            }
+            self.read_due();
+        }
+        self.shared.close();
+    }
+
+    /// Reads all files that were listed; waits, bounded, for those that are being written.
+    fn first_reading(&mut self) {
+        let end = Instant::now() + START_PATIENCE;
+        let mut delta = Delta::new();
+        while let Some(next) = self.restless.next() {
+            std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
+            let late = Instant::now() >= end;
+            let now = if late { next.max(end) + STILL } else { Instant::now() };
+            for (key, stamp) in self.restless.due(now) {
+                self.read(key, stamp, late, &mut delta);
+            }
+        }
+        self.merged.complete();
+        self.publish(delta);
+    }
+
+    fn read_due(&mut self) {
+        let mut delta = Delta::new();
+        for (key, stamp) in self.restless.due(Instant::now()) {
+            self.read(key, stamp, false, &mut delta);
+        }
+        self.publish(delta);
+    }
+
+    /// Shows what changed, after it is certain that its numbers are kept.
+    fn publish(&mut self, delta: Delta) {
+        self.merged.save();
+        self.shared.publish(delta, self.merged.problems());
+    }
+
+    fn sweep_after(&self) -> Duration {
+        let all = self.watcher.is_some() && self.watched.iter().all(Option::is_some);
+        if all { SWEEP_WATCHED } else { SWEEP_UNWATCHED }
+    }
+
+    /// Watches a directory, if it is not the one that is watched already.
+    fn watch(&mut self, index: usize) {
+        let (Some(watcher), path) = (&mut self.watcher, &self.directories[index]) else { return };
+        let inode = fs::metadata(path).ok().map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
+        if inode == self.watched[index] {
+            return;
+        }
+        let _ = watcher.unwatch(path); // It may have gone, and the watch with it.
+        self.watched[index] = match watcher.watch(path, RecursiveMode::NonRecursive) {
+            Ok(()) => inode,
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "directory cannot be watched, it is listed instead");
+                None
+            }
+        };
+    }
+
+    fn sweep(&mut self) {
+        for index in 0..self.directories.len() {
+            self.watch(index);
+            let problem = self.list(index, Instant::now()).err().map(|error| {
+                let message = format!("the directory cannot be read, its objects are kept: {error}");
+                Problem::of_file(&self.directories[index], None, message, "make it readable again")
+            });
+            self.merged.directory_fault(index, problem);
+        }
+    }
+
+    /// Lists a directory, and touches what differs from what was read.
+    fn list(&mut self, index: usize, now: Instant) -> io::Result<()> {
+        let mut seen = BTreeSet::new();
+        for entry in fs::read_dir(&self.directories[index])?.take(MAX_FILES) {
+            let Some(name) = file_name(&entry?.file_name()) else { continue };
+            let key = (index, name);
+            self.look(&key, now);
+            seen.insert(key);
+        }
+        let gone: Vec<FileKey> =
+            self.merged.files().filter(|key| key.0 == index && !key.1.is_empty() && !seen.contains(*key)).cloned().collect();
+        for key in gone {
+            self.look(&key, now);
+        }
+        Ok(())
+    }
+
+    fn path_event(&mut self, path: &PathBuf) {
+        let name = path.file_name().and_then(file_name);
+        let index = path.parent().and_then(|parent| self.directories.iter().position(|directory| directory == parent));
+        let (Some(name), Some(index)) = (name, index) else { return };
+        let key = (index, name);
+        let stamp = self.stamp(&key);
+        let patience = self.patience(&key, stamp);
+        self.restless.touch(key, stamp, Instant::now(), patience);
+    }
+
+    /// Touches a file if it looks different from what was read.
+    fn look(&mut self, key: &FileKey, now: Instant) {
+        let stamp = self.stamp(key);
+        if self.restless.waits(key) || (stamp.is_some() && stamp.as_ref() == self.stamps.get(key)) {
+            return;
+        }
+        let patience = match self.patience(key, stamp) {
+            patience if stamp.is_some() && !patience.is_zero() => patience.saturating_sub(self.age(key)),
+            patience => patience,
+        };
+        self.restless.touch(key.clone(), stamp, now, patience);
+    }
+
+    /// How long a file is to be still. One that is gone: longer, so that a file that moves is found at its new place
+    /// before its objects are missed.
+    fn patience(&self, key: &FileKey, stamp: Option<Stamp>) -> Duration {
+        match (self.merged.directory(key).writer, stamp) {
+            (Writer::Machine, _) => Duration::ZERO,
+            (Writer::User, Some(_)) => STILL,
+            (Writer::User, None) => 2 * STILL,
+        }
+    }
+
+    /// How long ago a file was written, as its own time says.
+    fn age(&self, key: &FileKey) -> Duration {
+        let modified = fs::metadata(self.merged.path(key)).and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        age.unwrap_or(STILL) // A time in the future says nothing.
+    }
+
+    fn stamp(&self, key: &FileKey) -> Option<Stamp> {
+        let metadata = fs::metadata(self.merged.path(key)).ok()?;
+        metadata.is_file().then(|| Stamp::of(&metadata))
+    }
+
+    /// Reads a file that has been still, or finds that it is gone or has moved on meanwhile.
+    fn read(&mut self, key: FileKey, expected: Option<Stamp>, late: bool, delta: &mut Delta) {
+        let path = self.merged.path(&key);
+        let stamp = self.stamp(&key);
+        if stamp != expected && !late {
+            let patience = self.patience(&key, stamp);
+            return self.restless.touch(key, stamp, Instant::now(), patience);
+        }
+        let Some(stamp) = stamp else {
+            self.stamps.remove(&key);
+            delta.extend(self.merged.file(&key, None));
+            return;
+        };
+        let result = load(&path).map_err(|message| vec![Problem::of_file(&path, None, message, "make it readable")]);
+        if self.stamp(&key) != Some(stamp) && !late {
+            let patience = self.patience(&key, Some(stamp));
+            return self.restless.touch(key, None, Instant::now(), patience);
+        }
+        self.stamps.insert(key.clone(), stamp);
+        let directory = self.merged.directory(&key);
+        let reading = result.and_then(|bytes| read(&path, &bytes, directory.writer, &directory.kinds));
+        delta.extend(match reading {
+            Ok(reading) => self.merged.file(&key, Some(reading)),
+            Err(problems) => self.merged.unreadable(&key, problems),
+        });
+    }
+}
+
+/// A file's bytes, or why not, for people.
+fn load(path: &PathBuf) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    match bytes.len() as u64 > MAX_BYTES {
+        true => Err(format!("is larger than {} MiB", MAX_BYTES / 1024 / 1024)),
+        false => Ok(bytes),
+    }
+}
+
+/// The name of a file that is to be read. Dot-files, and what editors leave (`a.yaml~`, `#a.yaml#`, `4913`), are not.
+fn file_name(name: &OsStr) -> Option<String> {
+    let name = name.to_str()?;
+    let ours = name.rsplit_once('.').is_some_and(|(_, end)| matches!(end, "yaml" | "yml" | "json"));
+    (ours && !name.starts_with(['.', '#', '~'])).then(|| name.to_owned())
+}
+
+/// A watcher whose events never block it. `None`: this system has none.
+fn watcher(sender: SyncSender<Signal>, overflow: Arc<AtomicBool>) -> Option<RecommendedWatcher> {
+    let handler = move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else { return overflow.store(true, Ordering::Release) };
+        if event.need_rescan() {
+            overflow.store(true, Ordering::Release);
+        }
+        if event.kind.is_access() && !matches!(event.kind, notify::EventKind::Access(notify::event::AccessKind::Close(_))) {
+            return;
+        }
+        for path in event.paths {
+            if let Err(TrySendError::Full(_)) = sender.try_send(Signal::Path(path)) {
+                overflow.store(true, Ordering::Release);
+            }
+        }
+    };
+    notify::recommended_watcher(handler)
+        .inspect_err(|error| tracing::warn!(%error, "files cannot be watched, directories are listed instead"))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_manifests_are_read() {
+        for name in ["a.yaml", "b.yml", "c.json", "a.b.yaml"] {
+            assert_eq!(file_name(OsStr::new(name)).as_deref(), Some(name));
+        }
+        for name in [".a.yaml", ".a.yaml.swp", "a.yaml~", "#a.yaml#", "4913", "README.md", "yaml", "a.yaml.tmp", "~a.yaml"] {
+            assert_eq!(file_name(OsStr::new(name)), None, "{name}");
+        }
+    }
+}
