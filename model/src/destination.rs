@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,36 @@ impl fmt::Display for Target {
         match self {
             Self::Address(address) => write!(f, "{address}"),
             Self::Host { host, port } => write!(f, "name:{host}:{port}"),
+        }
+    }
+}
+
+/// Why a string is no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither ADDRESS:PORT, [ADDRESS]:PORT nor name:HOST:PORT")]
+pub struct TargetError(String);
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    /// Reads what [`Target`] prints.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let error = || TargetError(s.to_owned());
+        let Some(name) = s.strip_prefix("name:") else {
+            return s.parse().map(Self::Address).map_err(|_| error());
+        };
+        let (host, port) = name.rsplit_once(':').ok_or_else(error)?;
+        let valid =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        if host.is_empty() || host.len() > 253 || host.ends_with('.') || !host.bytes().all(valid) {
+            return Err(error());
+        }
+        match port.parse() {
+            Ok(port) if port != 0 => Ok(Self::Host {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(error()),
         }
     }
 }

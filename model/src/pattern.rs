@@ -2,7 +2,8 @@
 //!
 //! Matching is linear in the value (no backtracking), so a pattern can cost memory but not time.
 
-use regex::{Regex, RegexBuilder};
+pub use regex::Regex;
+use regex::RegexBuilder;
 
 /// The longest pattern, in bytes (Gateway API allows 1,024 for paths and 4,096 for header values).
 pub const PATTERN_MAX: usize = 4096;

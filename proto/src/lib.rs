@@ -2,13 +2,27 @@
 //! to the model and back. All validation of received configuration happens here, once; errors name the field.
 
 /// `weft.discovery.v1`: routes, endpoints, inbound configuration, trust bundles.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated from discovery.proto, which is documented")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated from discovery.proto, which is documented"
+)]
 pub mod discovery {
     tonic::include_proto!("weft.discovery.v1");
 }
 
 /// `weft.identity.v1`: certificates.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated from identity.proto, which is documented")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated from identity.proto, which is documented"
+)]
 pub mod identity {
     tonic::include_proto!("weft.identity.v1");
 }
+
+pub mod resource;

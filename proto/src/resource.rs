@@ -1,0 +1,231 @@
+//! Resources: what travels on the discovery stream, wire to model and back.
+//!
+//! The wire comes in as a [`discovery::Resource`] or as the bytes of a body, and goes out as the model's nouns, valid in
+//! every field, or as a [`FieldError`] that names the field. The other way, a noun becomes bytes and their hash, once, and
+//! the bytes fan out. All validation of received configuration happens here, and only here.
+//!
+//! | file | noun |
+//! |---|---|
+//! | [`field`] | errors that name the field, and the limits |
+//! | [`name`] | kinds, names, versions, targets |
+//! | [`lookup`] | what is at an address |
+//! | [`service`] | one port of a Service: routes, locality |
+//! | [`endpoints`] | endpoints and sets of them |
+//! | [`inbound`] | what a pod accepts, and its policies |
+//! | [`bundles`] | trust bundles |
+//! | [`mesh`] | networks and defaults |
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use prost::Message;
+use weft_model::destination::{Lookup, Service};
+use weft_model::endpoint::EndpointSet;
+use weft_model::feature;
+use weft_model::inbound::Inbound;
+use weft_model::version::{Source, Version};
+
+use crate::discovery;
+
+pub mod field;
+pub mod name;
+
+pub mod bundles;
+pub mod endpoints;
+pub mod inbound;
+pub mod lookup;
+pub mod mesh;
+pub mod service;
+
+pub use bundles::TrustRoots;
+pub use field::FieldError;
+pub use mesh::Mesh;
+pub use name::{Kind, Name};
+
+/// The content of a resource.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// What is at an address.
+    Lookup(Lookup),
+    /// One port of a Service.
+    Service(Service),
+    /// A set of endpoints.
+    Endpoints(EndpointSet),
+    /// The proxy's own inbound side.
+    Inbound(Inbound),
+    /// The trust bundles: all of them.
+    Bundles(Vec<TrustRoots>),
+    /// The mesh's networks and defaults.
+    Mesh(Mesh),
+}
+
+/// A body as it travels: encoded once, sent to many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// The encoded message.
+    pub bytes: Bytes,
+    /// The first 16 bytes of its SHA-256.
+    pub hash: [u8; 16],
+}
+
+/// A resource that was received and is valid.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Which resource.
+    pub name: Name,
+    /// Which version of it.
+    pub version: Version,
+    /// What to do.
+    pub change: Change,
+}
+
+/// What to do with a resource.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// This is it now.
+    Body(Box<Body>),
+    /// Its source is invalid: keep what you have. For people: why.
+    Hold(String),
+    /// Its source is gone.
+    Removed,
+}
+
+impl Body {
+    /// Of which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Lookup(_) => Kind::Lookup,
+            Self::Service(_) => Kind::Service,
+            Self::Endpoints(_) => Kind::Endpoints,
+            Self::Inbound(_) => Kind::Inbound,
+            Self::Bundles(_) => Kind::Bundles,
+            Self::Mesh(_) => Kind::Mesh,
+        }
+    }
+
+    /// The features that a proxy needs to honour it. Policies carry their own lists.
+    pub fn requires(&self) -> Vec<&'static str> {
+        let Self::Service(service) = self else {
+            return Vec::new();
+        };
+        let routes = service.rules.as_ref().map(|_| feature::HTTP_ROUTES);
+        routes.into_iter().chain([feature::LOCALITY]).collect()
+    }
+}
+
+/// Reads a body of a kind.
+pub fn decode(kind: Kind, body: &[u8]) -> Result<Body, FieldError> {
+    field::at_most("body", body.len(), field::BODY_MAX)?;
+    Ok(match kind {
+        Kind::Lookup => Body::Lookup(lookup::decode(message(body)?)?),
+        Kind::Service => Body::Service(service::decode(message(body)?)?),
+        Kind::Endpoints => Body::Endpoints(endpoints::decode(message(body)?)?),
+        Kind::Inbound => Body::Inbound(inbound::decode(message(body)?)?),
+        Kind::Bundles => Body::Bundles(bundles::decode(message(body)?)?),
+        Kind::Mesh => Body::Mesh(mesh::decode(message(body)?)?),
+    })
+}
+
+/// Writes a body. The same content gives the same bytes.
+pub fn encode(body: &Body) -> Encoded {
+    let bytes = match body {
+        Body::Lookup(lookup) => lookup::encode(lookup).encode_to_vec(),
+        Body::Service(service) => service::encode(service).encode_to_vec(),
+        Body::Endpoints(set) => endpoints::encode(set).encode_to_vec(),
+        Body::Inbound(inbound) => inbound::encode(inbound).encode_to_vec(),
+        Body::Bundles(bundles) => bundles::encode(bundles).encode_to_vec(),
+        Body::Mesh(mesh) => mesh::encode(mesh).encode_to_vec(),
+    };
+    let hash = hash(&bytes);
+    Encoded {
+        bytes: bytes.into(),
+        hash,
+    }
+}
+
+/// The first 16 bytes of SHA-256.
+pub fn hash(bytes: &[u8]) -> [u8; 16] {
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&digest(&SHA256, bytes).as_ref()[..16]);
+    hash
+}
+
+/// Puts a resource together for the wire. `requires` is [`Body::requires`] of the body that was encoded.
+pub fn to_wire(
+    name: &Name,
+    sources: Vec<Source>,
+    requires: &[&str],
+    encoded: &Encoded,
+) -> discovery::Resource {
+    discovery::Resource {
+        name: Some(name.to_wire()),
+        version: Some(name::version_to_wire(&Version {
+            hash: encoded.hash,
+            sources,
+        })),
+        requires: requires.iter().map(|&feature| feature.to_owned()).collect(),
+        state: Some(discovery::resource::State::Body(encoded.bytes.clone())),
+    }
+}
+
+/// Reads a resource. What is refused is refused alone, in the words that go back to the control plane.
+pub fn from_wire(resource: discovery::Resource) -> Result<Update, Box<discovery::Refusal>> {
+    let (name, version) = (resource.name.clone(), resource.version.clone());
+    read(resource).map_err(|error| Box::new(refusal(name, version, error)))
+}
+
+/// A refusal in the wire's words.
+pub fn refusal(
+    name: Option<discovery::ResourceName>,
+    version: Option<discovery::Version>,
+    error: FieldError,
+) -> discovery::Refusal {
+    let FieldError {
+        field,
+        reason,
+        missing,
+    } = error;
+    discovery::Refusal {
+        name,
+        version,
+        field,
+        reason,
+        missing_features: missing,
+    }
+}
+
+fn read(resource: discovery::Resource) -> Result<Update, FieldError> {
+    use discovery::resource::State;
+    let name = Name::from_wire(resource.name).map_err(|error| error.within("name"))?;
+    let version =
+        name::version_from_wire(resource.version).map_err(|error| error.within("version"))?;
+    let missing = feature::missing(resource.requires.iter().map(String::as_str));
+    if !missing.is_empty() {
+        return Err(FieldError::missing_features("requires", missing));
+    }
+    let change = match resource.state {
+        None => {
+            return Err(FieldError::new(
+                "state",
+                "is neither a body, hold nor removed",
+            ));
+        }
+        Some(State::Hold(hold)) => Change::Hold(field::words(hold.reason)),
+        Some(State::Removed(_)) => Change::Removed,
+        Some(State::Body(body)) => {
+            if hash(&body) != version.hash {
+                return Err(FieldError::new("version.hash", "is not that of the body"));
+            }
+            Change::Body(Box::new(decode(name.kind, &body)?))
+        }
+    };
+    Ok(Update {
+        name,
+        version,
+        change,
+    })
+}
+
+fn message<M: Message + Default>(body: &[u8]) -> Result<M, FieldError> {
+    M::decode(body)
+        .map_err(|error| FieldError::new("body", format!("is not the kind's message: {error}")))
+}

@@ -1,0 +1,313 @@
+//! One port of a Service as one client sees it: `weft.discovery.v1.Service`, with its rules and locality.
+
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
+use weft_model::destination::Service;
+use weft_model::locality::{Locality, Prefer};
+use weft_model::name::{ObjectRef, ServicePort};
+use weft_model::pattern;
+use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules, ValueMatch};
+
+use super::field::{self, FieldError};
+use super::lookup::{protocol, protocol_to_wire};
+use crate::discovery;
+
+/// Reads a Service's port.
+pub fn decode(wire: discovery::Service) -> Result<Service, FieldError> {
+    if !wire.routed && !wire.rules.is_empty() {
+        return Err(FieldError::new("routed", "is false, and there are rules"));
+    }
+    let rules = field::list("rules", wire.rules, field::RULES_MAX, |rule| {
+        decode_rule(rule).map(Arc::new)
+    })?;
+    let port = ServicePort {
+        namespace: field::name("namespace", wire.namespace)?,
+        name: field::name("name", wire.name)?,
+        port: field::port("port", wire.port)?,
+    };
+    Ok(Service {
+        port,
+        protocol: protocol(wire.protocol)?,
+        rules: wire.routed.then_some(Rules { rules }),
+        endpoints: field::key("endpoints", wire.endpoints)?,
+        locality: decode_locality(wire.locality).map_err(|error| error.within("locality"))?,
+    })
+}
+
+/// Writes a Service's port.
+pub fn encode(service: &Service) -> discovery::Service {
+    let rules = service.rules.as_ref().map_or(&[][..], |rules| &rules.rules);
+    discovery::Service {
+        namespace: service.port.namespace.clone(),
+        name: service.port.name.clone(),
+        port: u32::from(service.port.port),
+        protocol: protocol_to_wire(service.protocol) as i32,
+        routed: service.rules.is_some(),
+        rules: rules.iter().map(|rule| encode_rule(rule)).collect(),
+        endpoints: service.endpoints.clone(),
+        locality: Some(encode_locality(&service.locality)),
+    }
+}
+
+/// Writes an object's name.
+pub(crate) fn object_to_wire(object: &ObjectRef) -> discovery::ObjectRef {
+    discovery::ObjectRef {
+        kind: object.kind.clone(),
+        namespace: object.namespace.clone(),
+        name: object.name.clone(),
+    }
+}
+
+fn decode_locality(wire: Option<discovery::Locality>) -> Result<Locality, FieldError> {
+    let Some(wire) = wire else {
+        return Ok(Locality::default());
+    };
+    let prefer = match discovery::Prefer::try_from(wire.prefer) {
+        Ok(discovery::Prefer::Zone) => Prefer::Zone,
+        Ok(discovery::Prefer::Region) => Prefer::Region,
+        Ok(discovery::Prefer::None) => Prefer::None,
+        Err(_) => {
+            return Err(FieldError::new(
+                "prefer",
+                format!("is {}, which this proxy does not know", wire.prefer),
+            ));
+        }
+    };
+    let spill_below_percent = wire.spill_below_percent;
+    if !(1..=100).contains(&spill_below_percent) {
+        let reason = format!("must be from 1 to 100, and is {spill_below_percent}");
+        return Err(FieldError::new("spill_below_percent", reason));
+    }
+    Ok(Locality {
+        prefer,
+        spill_below_percent,
+    })
+}
+
+fn encode_locality(locality: &Locality) -> discovery::Locality {
+    let prefer = match locality.prefer {
+        Prefer::Zone => discovery::Prefer::Zone,
+        Prefer::Region => discovery::Prefer::Region,
+        Prefer::None => discovery::Prefer::None,
+    };
+    discovery::Locality {
+        prefer: prefer as i32,
+        spill_below_percent: locality.spill_below_percent.clamp(1, 100),
+    }
+}
+
+fn decode_rule(wire: discovery::Rule) -> Result<Rule, FieldError> {
+    let object = field::required("route", wire.route)?;
+    let within = |error: FieldError| error.within("route");
+    let route = ObjectRef {
+        kind: field::word("kind", object.kind).map_err(within)?,
+        namespace: field::word("namespace", object.namespace).map_err(within)?,
+        name: field::word("name", object.name).map_err(within)?,
+    };
+    // A match that is not there could be one that this build cannot read. An empty one matches everything.
+    let matches = field::required("match", wire.r#match)?;
+    Ok(Rule {
+        route,
+        index: wire.index,
+        name: field::word("name", wire.name)?,
+        matches: decode_match(matches).map_err(|error| error.within("match"))?,
+        backends: field::list(
+            "backends",
+            wire.backends,
+            field::BACKENDS_MAX,
+            decode_backend,
+        )?,
+    })
+}
+
+fn encode_rule(rule: &Rule) -> discovery::Rule {
+    discovery::Rule {
+        route: Some(object_to_wire(&rule.route)),
+        index: rule.index,
+        name: rule.name.clone(),
+        r#match: Some(encode_match(&rule.matches)),
+        backends: rule.backends.iter().map(encode_backend).collect(),
+    }
+}
+
+fn decode_match(wire: discovery::Match) -> Result<Match, FieldError> {
+    let path = wire
+        .path
+        .map(decode_path)
+        .transpose()
+        .map_err(|error| error.within("path"))?;
+    let headers = field::list("headers", wire.headers, field::CONDITIONS_MAX, |wire| {
+        let name = HeaderName::from_bytes(wire.name.as_bytes()).map_err(|_| {
+            FieldError::new(
+                "name",
+                format!("must be the name of a header, and is {:?}", wire.name),
+            )
+        })?;
+        Ok((name, decode_value(wire.value)?))
+    })?;
+    let query = field::list("query", wire.query, field::CONDITIONS_MAX, |wire| {
+        if wire.name.is_empty() {
+            return Err(FieldError::new("name", "is empty"));
+        }
+        field::at_most("name", wire.name.len(), field::VALUE_MAX)?;
+        Ok((wire.name, decode_value(wire.value)?))
+    })?;
+    let method = match wire.method.as_str() {
+        "" => None,
+        text => Some(method(text)?),
+    };
+    Ok(Match {
+        path,
+        headers,
+        query,
+        method,
+        grpc: wire.grpc,
+    })
+}
+
+fn method(text: &str) -> Result<Method, FieldError> {
+    let refused = |_| FieldError::new("method", format!("must be an HTTP method, and is {text:?}"));
+    field::at_most("method", text.len(), 64)?;
+    Method::from_bytes(text.as_bytes()).map_err(refused)
+}
+
+fn encode_match(matches: &Match) -> discovery::Match {
+    let named = |name: &str, value| discovery::NamedMatch {
+        name: name.to_owned(),
+        value: Some(encode_value(value)),
+    };
+    discovery::Match {
+        path: matches.path.as_ref().map(encode_path),
+        headers: matches
+            .headers
+            .iter()
+            .map(|(name, value)| named(name.as_str(), value))
+            .collect(),
+        query: matches
+            .query
+            .iter()
+            .map(|(name, value)| named(name, value))
+            .collect(),
+        method: matches
+            .method
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        grpc: matches.grpc,
+    }
+}
+
+fn decode_path(wire: discovery::PathMatch) -> Result<PathMatch, FieldError> {
+    use discovery::path_match::Path as Wire;
+    let path = |field: &str, text: String| {
+        field::at_most(field, text.len(), field::VALUE_MAX)?;
+        if !text.starts_with('/') {
+            return Err(FieldError::new(
+                field,
+                format!("must begin with '/', and is {text:?}"),
+            ));
+        }
+        Ok(text)
+    };
+    match field::required("path", wire.path)? {
+        Wire::Exact(text) => Ok(PathMatch::Exact(path("exact", text)?)),
+        Wire::Prefix(text) => Ok(PathMatch::Prefix(path("prefix", text)?)),
+        Wire::Regex(text) => Ok(PathMatch::Regex(regex(&text)?)),
+    }
+}
+
+fn encode_path(path: &PathMatch) -> discovery::PathMatch {
+    use discovery::path_match::Path as Wire;
+    let path = match path {
+        PathMatch::Exact(text) => Wire::Exact(text.clone()),
+        PathMatch::Prefix(text) => Wire::Prefix(text.clone()),
+        PathMatch::Regex(regex) => Wire::Regex(pattern::source(regex).to_owned()),
+    };
+    discovery::PathMatch { path: Some(path) }
+}
+
+fn decode_value(wire: Option<discovery::named_match::Value>) -> Result<ValueMatch, FieldError> {
+    use discovery::named_match::Value as Wire;
+    match field::required("value", wire)? {
+        Wire::Exact(text) => {
+            field::at_most("exact", text.len(), field::VALUE_MAX)?;
+            Ok(ValueMatch::Exact(text))
+        }
+        Wire::Regex(text) => Ok(ValueMatch::Regex(regex(&text)?)),
+    }
+}
+
+fn encode_value(value: &ValueMatch) -> discovery::named_match::Value {
+    use discovery::named_match::Value as Wire;
+    match value {
+        ValueMatch::Exact(text) => Wire::Exact(text.clone()),
+        ValueMatch::Regex(regex) => Wire::Regex(pattern::source(regex).to_owned()),
+    }
+}
+
+fn regex(text: &str) -> Result<pattern::Regex, FieldError> {
+    pattern::whole(text).map_err(|error| FieldError::new("regex", error.to_string()))
+}
+
+fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldError> {
+    use discovery::backend::Backend as Wire;
+    if wire.weight > field::WEIGHT_MAX {
+        let reason = format!(
+            "must be at most {}, and is {}",
+            field::WEIGHT_MAX,
+            wire.weight
+        );
+        return Err(FieldError::new("weight", reason));
+    }
+    let (place, service) = match field::required("backend", wire.backend)? {
+        Wire::Endpoints(key) => {
+            let service = ServicePort {
+                namespace: field::name("namespace", wire.namespace)?,
+                name: field::name("service", wire.service)?,
+                port: field::port("port", wire.port)?,
+            };
+            (
+                BackendPlace::Endpoints(field::key("endpoints", key)?),
+                service,
+            )
+        }
+        // What does not resolve may lack any part of its name: it is for people, and never dialled.
+        Wire::Unresolved(unresolved) => {
+            let port = u16::try_from(wire.port).unwrap_or(0);
+            let service = ServicePort {
+                namespace: field::words(wire.namespace),
+                name: field::words(wire.service),
+                port,
+            };
+            (
+                BackendPlace::Unresolved(field::words(unresolved.reason)),
+                service,
+            )
+        }
+    };
+    Ok(Backend {
+        weight: wire.weight,
+        place,
+        service,
+        subset: field::name_or_empty("subset", wire.subset)?,
+    })
+}
+
+fn encode_backend(backend: &Backend) -> discovery::Backend {
+    use discovery::backend::Backend as Wire;
+    let place = match &backend.place {
+        BackendPlace::Endpoints(key) => Wire::Endpoints(key.clone()),
+        BackendPlace::Unresolved(reason) => Wire::Unresolved(discovery::Unresolved {
+            reason: reason.clone(),
+        }),
+    };
+    discovery::Backend {
+        weight: backend.weight,
+        backend: Some(place),
+        namespace: backend.service.namespace.clone(),
+        service: backend.service.name.clone(),
+        port: u32::from(backend.service.port),
+        subset: backend.subset.clone(),
+    }
+}
