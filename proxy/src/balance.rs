@@ -1,0 +1,350 @@
+//! Balance: which endpoint a request or an opaque stream goes to.
+//!
+//! In: a set of endpoints, where this pod runs, and how earlier attempts went. Out: one endpoint: a tier drawn by share
+//! ([`tiers`]), the better of two at random within it ([`p2c`]) by latency and load ([`ewma`]), leaving out what cannot be
+//! connected to ([`health`]). All of it belongs to one worker. What is known of an endpoint is kept by its key, so it
+//! survives changes of the sets that it is in.
+
+pub mod ewma;
+pub mod health;
+pub mod p2c;
+pub mod tiers;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use tokio::time::Instant;
+use weft_model::endpoint::{Endpoint, EndpointKey, EndpointSet, Place};
+use weft_model::inbound::Inbound;
+use weft_model::locality::{Locality, Tier};
+use weft_model::name::ServicePort;
+use weft_model::reason::Reason;
+use weft_model::sni;
+
+use crate::balance::ewma::Ewma;
+use crate::balance::health::{Failure, Health};
+use crate::balance::p2c::{Chance, choose};
+use crate::balance::tiers::{Seen, Tiers};
+use crate::observe::metrics::{Labels, Metrics, Series, Spill};
+use crate::pool::{Pool, Pools};
+
+/// What an endpoint is taken to cost before anybody knows.
+const UNKNOWN_LATENCY: Duration = Duration::from_millis(10);
+
+/// All that one worker knows of endpoints, whichever sets they are in.
+#[derive(Debug)]
+pub struct Endpoints {
+    /// The worker's source of chance.
+    pub chance: Chance,
+    /// The worker's pools.
+    pub pools: Pools,
+    /// The worker's metrics.
+    pub metrics: Rc<Metrics>,
+    /// Rises with every change of any endpoint's health.
+    changes: Cell<u64>,
+    loads: RefCell<HashMap<EndpointKey, Weak<Load>>>,
+    remotes: RefCell<HashMap<RemoteKey, Weak<Remote>>>,
+}
+
+/// An endpoint, and the namespace and name of the Service that leads there (empty for a pod addressed directly): its SNI.
+type RemoteKey = (EndpointKey, String, String);
+
+/// What is known of an endpoint: latency, load, health.
+#[derive(Debug)]
+struct Load {
+    ewma: Ewma,
+    in_flight: Cell<u32>,
+    health: Health,
+}
+
+/// An endpoint as reached through one Service: everything that a request needs, resolved.
+#[derive(Debug)]
+pub struct Remote {
+    /// What discovery says.
+    pub endpoint: Arc<Endpoint>,
+    /// The name that the handshake sends. `None`: plaintext, or a name that cannot be sent.
+    pub sni: Option<ServerName<'static>>,
+    /// Its connections.
+    pub pool: Rc<Pool>,
+    service: Option<ServicePort>,
+    load: Rc<Load>,
+    /// By route template: few, and the one in use is in front.
+    series: RefCell<Vec<(Rc<str>, Rc<Series>)>>,
+}
+
+/// Chooses among the endpoints of one set.
+#[derive(Debug)]
+pub struct Balancer {
+    /// The set, as discovery says it.
+    pub set: Arc<EndpointSet>,
+    /// The Service that it is balanced for. `None`: a pod addressed directly.
+    pub service: Option<ServicePort>,
+    endpoints: Rc<Endpoints>,
+    locality: Locality,
+    members: Vec<(Tier, Rc<Remote>)>,
+    /// The nearest tier that this set has had endpoints in.
+    home: Option<Tier>,
+    tiers: RefCell<Tiers>,
+    /// The state of health that `tiers` was made of.
+    seen: Cell<u64>,
+}
+
+/// One choice.
+#[derive(Debug)]
+pub struct Picked {
+    /// The endpoint.
+    pub remote: Rc<Remote>,
+    /// How far it is.
+    pub tier: Tier,
+}
+
+/// A request or stream on its way to an endpoint. Counts as load until dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    load: Rc<Load>,
+}
+
+impl Endpoints {
+    /// Knows nothing yet.
+    pub fn new(seed: u64, metrics: Rc<Metrics>) -> Rc<Self> {
+        Rc::new(Self {
+            chance: Chance::new(seed),
+            pools: Pools::default(),
+            metrics,
+            changes: Cell::new(0),
+            loads: RefCell::default(),
+            remotes: RefCell::default(),
+        })
+    }
+
+    /// Forgets endpoints that are in no set any more.
+    pub fn sweep(&self) {
+        self.loads.borrow_mut().retain(|_, load| load.strong_count() > 0);
+        self.remotes.borrow_mut().retain(|_, remote| remote.strong_count() > 0);
+    }
+
+    /// The endpoint as this worker knows it; `fair`: what a new one is taken to cost.
+    fn remote(&self, endpoint: &Arc<Endpoint>, service: Option<&ServicePort>, fair: Duration) -> Rc<Remote> {
+        let (namespace, name) = service.map_or(("", ""), |service| (&service.namespace, &service.name));
+        let key = (endpoint.key, namespace.to_owned(), name.to_owned());
+        let mut remotes = self.remotes.borrow_mut();
+        let known = remotes.get(&key).and_then(Weak::upgrade);
+        if let Some(known) = &known
+            && (Arc::ptr_eq(&known.endpoint, endpoint) || known.endpoint == *endpoint)
+        {
+            return known.clone();
+        }
+        // Connections lead to an address and an identity: where either is another, they are not for the new endpoint.
+        let same = known.filter(|k| k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity);
+        let remote = Rc::new(Remote {
+            sni: sni_of(endpoint, service),
+            pool: same.map_or_else(|| self.pools.open(), |known| known.pool.clone()),
+            service: service.cloned(),
+            load: self.load(endpoint.key, fair),
+            series: RefCell::default(),
+            endpoint: endpoint.clone(),
+        });
+        remotes.insert(key, Rc::downgrade(&remote));
+        remote
+    }
+
+    fn load(&self, key: EndpointKey, fair: Duration) -> Rc<Load> {
+        let mut loads = self.loads.borrow_mut();
+        if let Some(load) = loads.get(&key).and_then(Weak::upgrade) {
+            return load;
+        }
+        let ewma = Ewma::new(fair, Instant::now());
+        let load = Rc::new(Load { ewma, in_flight: Cell::new(0), health: Health::default() });
+        loads.insert(key, Rc::downgrade(&load));
+        load
+    }
+
+    /// The mean cost of those endpoints that are known already, so that a new one is neither flooded nor shunned.
+    fn fair(&self, endpoints: &[Arc<Endpoint>]) -> Duration {
+        let loads = self.loads.borrow();
+        let now = Instant::now();
+        let known = endpoints.iter().filter_map(|e| loads.get(&e.key)).filter_map(Weak::upgrade);
+        let (sum, count) = known.fold((0.0, 0.0), |(sum, count), load| (sum + load.ewma.cost(now), count + 1.0));
+        if count == 0.0 { UNKNOWN_LATENCY } else { Duration::from_secs_f64(sum / count) }
+    }
+}
+
+fn sni_of(endpoint: &Endpoint, service: Option<&ServicePort>) -> Option<ServerName<'static>> {
+    let trust_domain = endpoint.identity.as_ref()?.trust_domain().as_str();
+    let name = match service {
+        Some(service) => sni::of_service(endpoint.key, &service.name, &service.namespace, trust_domain),
+        None => sni::of_pod(endpoint.key, &endpoint.namespace, trust_domain),
+    };
+    ServerName::try_from(name).ok()
+}
+
+impl Remote {
+    /// Counts a request or stream on its way there.
+    pub fn begin(&self) -> InFlight {
+        self.load.in_flight.set(self.load.in_flight.get() + 1);
+        InFlight { load: self.load.clone() }
+    }
+
+    /// Whether it may be chosen.
+    pub fn is_well(&self) -> bool {
+        self.load.health.is_well()
+    }
+
+    /// The metrics of traffic there under a rule's path template. Resolved once.
+    pub fn series(&self, metrics: &Metrics, own: Option<&Inbound>, template: &Rc<str>) -> Rc<Series> {
+        let mut known = self.series.borrow_mut();
+        if let Some((_, series)) = known.iter().find(|(key, _)| Rc::ptr_eq(key, template)) {
+            return series.clone();
+        }
+        let labels = own.map(|own| Labels::outbound(own, &self.endpoint, self.service.as_ref()));
+        let series = metrics.series(&labels.unwrap_or_default(), template);
+        // Templates change with routes; those of old ones need not be kept.
+        known.truncate(31);
+        known.insert(0, (template.clone(), series.clone()));
+        series
+    }
+
+    fn cost(&self, now: Instant) -> f64 {
+        self.load.ewma.cost(now) * f64::from(self.load.in_flight.get() + 1)
+    }
+}
+
+impl InFlight {
+    /// Tells how long the answer took to begin.
+    pub fn observe(&self, first_byte: Duration, now: Instant) {
+        self.load.ewma.observe(first_byte, now);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.load.in_flight.set(self.load.in_flight.get().saturating_sub(1));
+    }
+}
+
+impl Balancer {
+    /// Balances over a set, for a client at `here`. `previous`: the balancer of the same set before it changed.
+    pub fn new(
+        endpoints: &Rc<Endpoints>,
+        set: Arc<EndpointSet>,
+        service: Option<ServicePort>,
+        locality: Locality,
+        here: &Place,
+        previous: Option<&Self>,
+    ) -> Self {
+        let fair = endpoints.fair(&set.endpoints);
+        let member = |endpoint: &Arc<Endpoint>| {
+            (locality.tier(here, &endpoint.place), endpoints.remote(endpoint, service.as_ref(), fair))
+        };
+        let members: Vec<_> = set.endpoints.iter().map(member).collect();
+        let nearest = members.iter().map(|(tier, _)| *tier).min();
+        let home = nearest.into_iter().chain(previous.and_then(|previous| previous.home)).min();
+        let balancer = Self {
+            set,
+            service,
+            endpoints: endpoints.clone(),
+            locality,
+            members,
+            home,
+            tiers: RefCell::default(),
+            seen: Cell::new(0),
+        };
+        balancer.look();
+        balancer
+    }
+
+    /// Chooses an endpoint other than those that were tried. `None`: there is no other.
+    pub fn pick(&self, tried: &[EndpointKey], now: Instant) -> Option<Picked> {
+        if self.seen.get() != self.endpoints.changes.get() {
+            self.look();
+        }
+        let chance = &self.endpoints.chance;
+        let member = |place: u32| &self.members[place as usize].1;
+        let cost = |place: u32| member(place).cost(now);
+        let untried = |place: &u32| !tried.contains(&member(*place).endpoint.key);
+        let tiers = self.tiers.borrow();
+        let (tier, place) = tiers.draw(chance, |places| {
+            let chosen = choose(places.len(), chance, |i| cost(places[i])).map(|i| places[i])?;
+            if tried.is_empty() || untried(&chosen) {
+                return Some(chosen);
+            }
+            // Only after a failure, so this may take its time.
+            places.iter().copied().filter(untried).min_by(|a, b| cost(*a).total_cmp(&cost(*b)))
+        })?;
+        self.count_spill(tier, &tiers);
+        Some(Picked { remote: member(place).clone(), tier })
+    }
+
+    /// An endpoint whose ejection has lasted long enough. The caller connects to it once, and says how that went.
+    pub fn due_for_probe(&self, now: Instant) -> Option<Rc<Remote>> {
+        let ill = self.members.iter().map(|(_, remote)| remote).filter(|remote| !remote.is_well());
+        ill.into_iter().find(|remote| remote.load.health.take_probe(now)).cloned()
+    }
+
+    /// Whether any endpoint is ejected: only then is it worth asking for one that is due.
+    pub fn has_ejected(&self) -> bool {
+        self.members.iter().any(|(_, remote)| !remote.is_well())
+    }
+
+    /// Says that an endpoint could be connected to.
+    pub fn connected(&self, remote: &Remote, now: Instant) {
+        if remote.load.health.succeeded(now) {
+            self.endpoints.changes.set(self.endpoints.changes.get() + 1);
+            tracing::info!(endpoint = %remote.endpoint.key, pod = %remote.endpoint.pod, "endpoint is back");
+        }
+    }
+
+    /// Says that an endpoint could not be connected to, or that no byte reached its app.
+    pub fn failed(&self, remote: &Remote, failure: Failure, reason: Reason, now: Instant) {
+        let ejected = self.members.iter().filter(|(_, remote)| !remote.is_well()).count();
+        // Never more than half on a mere doubt: then it is rather our own network.
+        let spared = (ejected + 1) * 2 > self.members.len();
+        if !remote.load.health.failed(failure, spared, now, self.endpoints.chance.unit()) {
+            return;
+        }
+        self.endpoints.changes.set(self.endpoints.changes.get() + 1);
+        tracing::info!(endpoint = %remote.endpoint.key, pod = %remote.endpoint.pod, %reason, "endpoint is ejected");
+        if let Some(service) = &self.service {
+            self.endpoints.metrics.ejected(service, reason);
+        }
+    }
+
+    /// Whether there is any endpoint at all.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn look(&self) {
+        let seen: Vec<Seen> = self.members.iter().map(|(tier, remote)| see(*tier, remote)).collect();
+        *self.tiers.borrow_mut() = Tiers::new(&self.locality, &seen);
+        self.seen.set(self.endpoints.changes.get());
+        let Some(service) = &self.service else { return };
+        for tier in 0..=2 {
+            let here: Vec<&Seen> = seen.iter().filter(|s| s.tier == Tier(tier)).collect();
+            let (all, healthy) = self.endpoints.metrics.endpoints(service, &self.set.subset, tier);
+            all.set(here.len() as f64);
+            healthy.set(here.iter().filter(|s| s.well && !s.draining).count() as f64);
+        }
+    }
+
+    /// Counts what goes farther than this set has been.
+    fn count_spill(&self, tier: Tier, tiers: &Tiers) {
+        let (Some(home), Some(service)) = (self.home, &self.service) else { return };
+        if tier > home {
+            let absent = tiers.nearest() > Some(home);
+            let why = if absent { Spill::Absent } else { Spill::Unhealthy };
+            self.endpoints.metrics.spillover(service, &self.set.subset, tier.0, why).add(1);
+        }
+    }
+}
+
+fn see(tier: Tier, remote: &Remote) -> Seen {
+    Seen { tier, draining: remote.endpoint.draining, well: remote.is_well() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! What an endpoint costs: peak-EWMA of its latency.
+//!
+//! A slower answer than expected counts at once and in full; faster ones bring the estimate down only gradually, and so
+//! does silence, so that an endpoint that was slow is tried again (Finagle's peak-EWMA).
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The time after which an old sample weighs 1/e.
+const DECAY: Duration = Duration::from_secs(10);
+
+/// Below this all endpoints are equally fast, and only what is in flight tells them apart.
+const FLOOR_SECONDS: f64 = 50e-6;
+
+/// A latency estimate.
+#[derive(Debug)]
+pub struct Ewma {
+    seconds: Cell<f64>,
+    at: Cell<Instant>,
+}
+
+impl Ewma {
+    /// Begins with an estimate, which fades like a sample.
+    pub fn new(initial: Duration, now: Instant) -> Self {
+        Self { seconds: Cell::new(initial.as_secs_f64()), at: Cell::new(now) }
+    }
+
+    /// Takes a sample in.
+    pub fn observe(&self, latency: Duration, now: Instant) {
+        let sample = latency.as_secs_f64();
+        let faded = self.faded(now);
+        self.seconds.set(if sample >= faded { sample } else { faded + sample * (1.0 - self.weight(now)) });
+        self.at.set(now);
+    }
+
+    /// The estimate in seconds; never 0.
+    pub fn cost(&self, now: Instant) -> f64 {
+        self.faded(now).max(FLOOR_SECONDS)
+    }
+
+    fn faded(&self, now: Instant) -> f64 {
+        self.seconds.get() * self.weight(now)
+    }
+
+    fn weight(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at.get());
+        (-elapsed.as_secs_f64() / DECAY.as_secs_f64()).exp()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peak_counts_at_once_and_fades() {
+        let start = Instant::now();
+        let ewma = Ewma::new(10 * MS, start);
+        ewma.observe(100 * MS, start);
+        assert!(ewma.cost(start) >= 0.1);
+        ewma.observe(10 * MS, start + 100 * MS);
+        assert!(ewma.cost(start + 100 * MS) > 0.09, "one fast answer forgives little");
+        assert!(ewma.cost(start + Duration::from_secs(30)) < 0.01, "silence forgives");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_latency_is_its_own_estimate() {
+        let start = Instant::now();
+        let ewma = Ewma::new(50 * MS, start);
+        let mut now = start;
+        for _ in 0..1000 {
+            now += 50 * MS;
+            ewma.observe(20 * MS, now);
+        }
+        let cost = ewma.cost(now);
+        assert!((0.019..0.022).contains(&cost), "{cost}");
+    }
+}

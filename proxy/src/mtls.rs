@@ -1,0 +1,239 @@
+//! mTLS: who is on the other side, and proof of who we are.
+//!
+//! Inbound, in: a plain stream. Out: mutual TLS of the mesh, terminated, with the peer's verified identity; or the stream as
+//! it was, where the ClientHello is not the mesh's. Outbound, in: a socket and the identity that must be there. Out: a
+//! stream to exactly that identity. Private ALPN tokens say "mesh", and what the stream carries.
+
+use std::io;
+use std::time::Duration;
+
+use rustls::server::{Accepted, Acceptor};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::{StartHandshake, TlsConnector};
+use weft_certs::credential::Credential;
+use weft_certs::verify;
+use weft_model::identity::Identity;
+
+use crate::connect::ConnectError;
+use crate::http::HttpVersion;
+use crate::io::Io;
+
+/// The largest ClientHello that is looked at. With a hybrid key share it takes about 2 KiB; foreign ones may be larger.
+const HELLO_MAX: usize = 32 * 1024;
+
+/// What a stream between two proxies carries: its ALPN token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hop {
+    /// HTTP/1.1.
+    H1,
+    /// HTTP/2.
+    H2,
+    /// Any bytes.
+    Tcp,
+}
+
+/// What a stream begins with.
+#[derive(Debug)]
+pub enum Hello {
+    /// The mesh's ClientHello; the stream's read-ahead bytes are the same ones.
+    Mesh(Box<Accepted>),
+    /// TLS, but not the mesh's.
+    Foreign,
+    /// No TLS. The bytes are read ahead.
+    Plaintext,
+    /// Nothing, for as long as was allowed.
+    Silent,
+    /// The other side ended without a byte.
+    Ended,
+}
+
+/// Mutual TLS, terminated.
+#[derive(Debug)]
+pub struct Terminated {
+    /// The stream.
+    pub io: Io,
+    /// Who is on the other side.
+    pub peer: Identity,
+    /// What the stream carries.
+    pub hop: Hop,
+}
+
+/// Why mutual TLS did not come to be on the inbound side.
+#[derive(Debug, thiserror::Error)]
+pub enum TerminateError {
+    /// It took too long.
+    #[error("the handshake took too long")]
+    Timeout,
+    /// The handshake failed.
+    #[error("the handshake failed")]
+    Handshake(#[source] io::Error),
+    /// The peer's certificate cannot be read, although it verified.
+    #[error("the peer's certificate cannot be read")]
+    Certificate(#[source] verify::VerifyError),
+    /// What was agreed upon is no token of the mesh.
+    #[error("no token of the mesh was agreed upon")]
+    Token,
+}
+
+impl Hop {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::H1, Self::H2, Self::Tcp];
+
+    /// The ALPN token.
+    pub const fn token(self) -> &'static [u8] {
+        match self {
+            Self::H1 => b"weft-h1/1",
+            Self::H2 => b"weft-h2/1",
+            Self::Tcp => b"weft-tcp/1",
+        }
+    }
+
+    /// The hop of a token.
+    pub fn of_token(token: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|hop| hop.token() == token)
+    }
+
+    /// The HTTP version that it carries, if it is HTTP.
+    pub fn http(self) -> Option<HttpVersion> {
+        match self {
+            Self::H1 => Some(HttpVersion::H1),
+            Self::H2 => Some(HttpVersion::H2),
+            Self::Tcp => None,
+        }
+    }
+}
+
+impl From<HttpVersion> for Hop {
+    fn from(version: HttpVersion) -> Self {
+        match version {
+            HttpVersion::H1 => Self::H1,
+            HttpVersion::H2 => Self::H2,
+        }
+    }
+}
+
+/// Looks at what a stream begins with, across segments, without taking a byte. `silence` bounds the wait for the first
+/// byte, `whole` the wait for the rest of a ClientHello. Cancel safe.
+pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Hello> {
+    if io.ahead().is_empty() {
+        let Ok(read) = timeout(silence, io.read_ahead(HELLO_MAX)).await else { return Ok(Hello::Silent) };
+        if read? == 0 {
+            return Ok(Hello::Ended);
+        }
+    }
+    let deadline = Instant::now() + whole;
+    let mut acceptor = Acceptor::default();
+    let mut fed = 0;
+    loop {
+        match begins_tls(io.ahead()) {
+            Some(false) => return Ok(Hello::Plaintext),
+            Some(true) => match feed(&mut acceptor, io.ahead(), &mut fed) {
+                Fed::Whole(accepted) => return Ok(sort(accepted)),
+                Fed::Part => {}
+                Fed::Broken => return Ok(Hello::Foreign),
+            },
+            None => {}
+        }
+        if io.ahead().len() >= HELLO_MAX {
+            return Ok(Hello::Foreign);
+        }
+        let read = timeout_at(deadline, io.read_ahead(HELLO_MAX)).await.unwrap_or(Ok(0))?;
+        if read == 0 {
+            // It ended or stopped in the middle: whatever it is, it is not the mesh.
+            return Ok(if begins_tls(io.ahead()) == Some(true) { Hello::Foreign } else { Hello::Plaintext });
+        }
+    }
+}
+
+/// Whether bytes begin a TLS handshake record with a ClientHello (RFC 8446 sections 5.1 and 4). `None`: too few.
+fn begins_tls(bytes: &[u8]) -> Option<bool> {
+    const HANDSHAKE: u8 = 22;
+    const CLIENT_HELLO: u8 = 1;
+    let wanted = [(0, HANDSHAKE), (1, 3), (5, CLIENT_HELLO)];
+    if wanted.iter().any(|(at, byte)| bytes.get(*at).is_some_and(|b| b != byte)) {
+        return Some(false);
+    }
+    (bytes.len() > 5).then_some(true)
+}
+
+enum Fed {
+    Whole(Accepted),
+    Part,
+    Broken,
+}
+
+fn feed(acceptor: &mut Acceptor, bytes: &[u8], fed: &mut usize) -> Fed {
+    while *fed < bytes.len() {
+        match acceptor.read_tls(&mut &bytes[*fed..]) {
+            Ok(0) | Err(_) => return Fed::Broken,
+            Ok(read) => *fed += read,
+        }
+    }
+    match acceptor.accept() {
+        Ok(Some(accepted)) => Fed::Whole(accepted),
+        Ok(None) => Fed::Part,
+        Err(_) => Fed::Broken,
+    }
+}
+
+fn sort(accepted: Accepted) -> Hello {
+    let is_mesh = accepted.client_hello().alpn().is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()));
+    if is_mesh { Hello::Mesh(Box::new(accepted)) } else { Hello::Foreign }
+}
+
+/// Terminates mutual TLS on a plain stream whose ClientHello is the mesh's. Not cancel safe.
+pub async fn terminate(
+    mut io: Io,
+    hello: Accepted,
+    credential: &Credential,
+    within: Duration,
+) -> Result<Terminated, TerminateError> {
+    // The bytes read ahead are in `hello` already.
+    drop(io.take_ahead());
+    let socket = io.into_socket().map_err(|_| TerminateError::Token)?;
+    let config = credential.server_config(&Hop::ALL.map(Hop::token));
+    let handshake = StartHandshake::from_parts(hello, socket).into_stream(config);
+    let stream = timeout(within, handshake).await.map_err(|_| TerminateError::Timeout)?;
+    let stream = stream.map_err(TerminateError::Handshake)?;
+    let session = stream.get_ref().1;
+    let peer = verify::peer_identity(session.peer_certificates().unwrap_or_default());
+    let peer = peer.map_err(TerminateError::Certificate)?;
+    let hop = session.alpn_protocol().and_then(Hop::of_token).ok_or(TerminateError::Token)?;
+    Ok(Terminated { io: Io::server(stream), peer, hop })
+}
+
+/// Opens mutual TLS to exactly one identity. Nothing but the handshake has been sent when this returns. Not cancel safe.
+pub async fn originate(
+    socket: TcpStream,
+    credential: &Credential,
+    sni: ServerName<'static>,
+    expected: &Identity,
+    hop: Hop,
+    within: Duration,
+) -> Result<Io, ConnectError> {
+    let config = credential.client_config_expecting(expected, &[hop.token()]);
+    let handshake = TlsConnector::from(config).connect(sni, socket);
+    let stream = match timeout(within, handshake).await {
+        Ok(stream) => stream.map_err(|error| tls_error(&error))?,
+        Err(_) => return Err(ConnectError::Timeout),
+    };
+    let session = stream.get_ref().1;
+    // The verifier has refused everything else already; said twice because everything rests on it.
+    verify::expect_identity(session.peer_certificates(), expected).map_err(|_| ConnectError::Identity)?;
+    if session.alpn_protocol() != Some(hop.token()) {
+        return Err(ConnectError::Tls);
+    }
+    Ok(Io::client(stream))
+}
+
+fn tls_error(error: &io::Error) -> ConnectError {
+    let tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(tls) if verify::is_certificate_error(tls) => ConnectError::Identity,
+        Some(_) => ConnectError::Tls,
+        // The peer closed, or reset: it is there, but does not take the connection (its app may be gone).
+        None => ConnectError::Closed,
+    }
+}

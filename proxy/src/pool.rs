@@ -1,0 +1,188 @@
+//! Pool: connections to one endpoint (or one port of the app) that wait for their next request.
+//!
+//! One pool belongs to one worker and one destination: endpoint, expected identity and SNI. Within it, connections are told
+//! apart by version and by the generation of our own leaf, so that a renewal replaces them gracefully: those of an older
+//! leaf take no new request. Everything is bounded: idle connections by number and time, shared ones by number.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::connect::ConnectError;
+use crate::http::client::{H1Client, H2Client};
+
+/// Idle HTTP/1.1 connections kept per pool.
+const IDLE_H1: usize = 256;
+/// HTTP/2 connections per pool; beyond, requests wait for room on the ones there are.
+const SHARED_H2: usize = 8;
+/// An idle connection is kept for so long. Below what common servers keep (nginx: 75 s).
+const IDLE_TIME: Duration = Duration::from_secs(55);
+
+/// The connections to one destination.
+#[derive(Debug, Default)]
+pub struct Pool {
+    h1: RefCell<Vec<Idle>>,
+    h2: RefCell<Vec<Shared>>,
+    /// The dial of an HTTP/2 connection that is under way, which others wait for.
+    dialling: RefCell<Option<Rc<Gate>>>,
+}
+
+/// All pools of a worker, to be swept.
+#[derive(Debug, Default)]
+pub struct Pools {
+    pools: RefCell<Vec<Weak<Pool>>>,
+}
+
+/// What a request that needs an HTTP/2 connection is to do.
+#[derive(Debug)]
+pub enum Turn {
+    /// Use this one.
+    Use(H2Client),
+    /// Dial, then say how it went: [`Ticket::dialled`].
+    Dial(Ticket),
+}
+
+/// The right to dial. Dropped without a word, another takes over.
+#[derive(Debug)]
+pub struct Ticket {
+    pool: Rc<Pool>,
+    gate: Rc<Gate>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    client: H1Client,
+    leaf: u64,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: H2Client,
+    leaf: u64,
+    used: Cell<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    failed: Cell<Option<ConnectError>>,
+    done: Notify,
+}
+
+impl Pool {
+    /// An idle HTTP/1.1 connection under this leaf, the most recently used first.
+    pub fn take_h1(&self, leaf: u64) -> Option<H1Client> {
+        let mut idle = self.h1.borrow_mut();
+        while let Some(mut candidate) = idle.pop() {
+            if candidate.leaf == leaf && candidate.client.is_quiet() {
+                return Some(candidate.client);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection that can take another request.
+    pub fn put_h1(&self, client: H1Client, leaf: u64, now: Instant) {
+        let mut idle = self.h1.borrow_mut();
+        if idle.len() < IDLE_H1 {
+            idle.push(Idle { client, leaf, since: now });
+        }
+    }
+
+    /// A shared HTTP/2 connection under this leaf that has room, or the right to dial one. While another request dials,
+    /// this waits for it, and shares its failure. Cancel safe.
+    pub async fn turn_h2(self: &Rc<Self>, leaf: u64, now: Instant) -> Result<Turn, ConnectError> {
+        loop {
+            if let Some(client) = self.take_h2(leaf, now) {
+                return Ok(Turn::Use(client));
+            }
+            let under_way = self.dialling.borrow().clone();
+            let Some(gate) = under_way else {
+                let gate = Rc::new(Gate::default());
+                *self.dialling.borrow_mut() = Some(gate.clone());
+                return Ok(Turn::Dial(Ticket { pool: self.clone(), gate }));
+            };
+            gate.done.notified().await;
+            if let Some(error) = gate.failed.get() {
+                return Err(error);
+            }
+        }
+    }
+
+    fn take_h2(&self, leaf: u64, now: Instant) -> Option<H2Client> {
+        let mut shared = self.h2.borrow_mut();
+        // What is left of an older leaf, or is closing, ends with its last stream: the pool's was the handle that kept it.
+        shared.retain(|shared| shared.leaf == leaf && shared.client.is_open());
+        let with_room = shared.iter().find(|shared| shared.client.has_room());
+        let full = shared.len() >= SHARED_H2;
+        let least = || shared.iter().filter(|_| full).min_by_key(|shared| shared.client.streams());
+        let found = with_room.or_else(least)?;
+        found.used.set(now);
+        Some(found.client.clone())
+    }
+
+    /// Drops what has been idle for long, or was closed by the other side. Says whether anything is left.
+    fn sweep(&self, now: Instant) {
+        let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE_TIME;
+        self.h1.borrow_mut().retain_mut(|idle| fresh(idle.since) && idle.client.is_quiet());
+        self.h2.borrow_mut().retain(|shared| {
+            shared.client.is_open() && (shared.client.streams() > 0 || fresh(shared.used.get()))
+        });
+    }
+
+    /// Drops every connection that waits. Those in use end with what they carry.
+    pub fn clear(&self) {
+        self.h1.borrow_mut().clear();
+        self.h2.borrow_mut().clear();
+    }
+}
+
+impl Ticket {
+    /// Says how the dial went. The others who waited go on.
+    pub fn dialled(self, result: Result<&H2Client, ConnectError>, leaf: u64, now: Instant) {
+        match result {
+            Ok(client) => {
+                let shared = Shared { client: client.clone(), leaf, used: Cell::new(now) };
+                self.pool.h2.borrow_mut().push(shared);
+            }
+            Err(error) => self.gate.failed.set(Some(error)),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        *self.pool.dialling.borrow_mut() = None;
+        self.gate.done.notify_waiters();
+    }
+}
+
+impl Pools {
+    /// A pool that will be swept.
+    pub fn open(&self) -> Rc<Pool> {
+        let pool = Rc::new(Pool::default());
+        let mut pools = self.pools.borrow_mut();
+        // Amortised: the list is at most twice as long as what lives.
+        if pools.len() == pools.capacity() {
+            pools.retain(|pool| pool.strong_count() > 0);
+        }
+        pools.push(Rc::downgrade(&pool));
+        pool
+    }
+
+    /// Drops what has been idle for long, everywhere.
+    pub fn sweep(&self, now: Instant) {
+        self.pools.borrow_mut().retain(|pool| pool.upgrade().is_some_and(|pool| {
+            pool.sweep(now);
+            true
+        }));
+    }
+
+    /// Drops every connection that waits, everywhere.
+    pub fn clear(&self) {
+        self.pools.borrow().iter().filter_map(Weak::upgrade).for_each(|pool| pool.clear());
+    }
+}
