@@ -196,8 +196,11 @@ pub fn refusal(
 fn read(resource: discovery::Resource) -> Result<Update, FieldError> {
     use discovery::resource::State;
     let name = Name::from_wire(resource.name).map_err(|error| error.within("name"))?;
-    let version =
-        name::version_from_wire(resource.version).map_err(|error| error.within("version"))?;
+    // What is gone has no content that a version could be of.
+    let version = match (&resource.state, resource.version) {
+        (Some(State::Removed(_)), None) => Version::default(),
+        (_, version) => name::version_from_wire(version).map_err(|error| error.within("version"))?,
+    };
     let missing = feature::missing(resource.requires.iter().map(String::as_str));
     if !missing.is_empty() {
         return Err(FieldError::missing_features("requires", missing));
