@@ -1,14 +1,334 @@
 //! Moves one request to an upstream, and its response back.
+//!
+//! One future drives both directions by polling, in the task of whoever asked: an idle HTTP/1.1 upstream has no task of its own
+//! that would have to be woken. Order within a poll: the request first, so that head and small body leave in one write; then
+//! the response; then whether the client is still there.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+use weft_model::reason::Reason;
 
 use crate::http::client::Upstream;
 use crate::http::exchange::{Done, Exchange, ForwardError};
+use crate::http::h2::{Stream, convert};
+use crate::http::head::{Length, ResponseHead};
+use crate::http::limits::INTERIM_RESPONSES;
+use crate::http::message::{Broken, Fault, Message, Replay, Transfer, grpc_status};
+use crate::http::refuse;
+use crate::http::timer::Timer;
 
 impl Exchange<'_> {
     /// Forwards the request and answers with the response, both as they come: the response may begin, and end, before the
     /// request's body has ended. Returns when both have ended, an upgraded connection included. After an error that is
     /// `replayable` the same exchange may be forwarded elsewhere; after one that is not `answered` it may be refused.
     /// Not cancel safe: dropping it cancels the request on both sides.
-    pub async fn forward(&mut self, _upstream: &mut Upstream) -> Result<Done, ForwardError> {
-        todo!()
+    pub async fn forward(&mut self, upstream: &mut Upstream) -> Result<Done, ForwardError> {
+        if self.answered || !self.replay.is_whole() {
+            return Err(failure(Reason::Internal, false, self.answered, None));
+        }
+        let reused = matches!(upstream, Upstream::H1(client) if client.uses > 0);
+        let idempotent = self.head.method.is_idempotent();
+        self.replay.begin(matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
+        let _open = match upstream {
+            Upstream::H2(client) => Some(client.count()),
+            Upstream::H1(_) => None,
+        };
+        let up = self.send_head(upstream)?;
+        let mut attempt = Attempt::new(self, up, reused);
+        let result = poll_fn(|cx| attempt.poll(cx)).await;
+        let (result, reusable) = attempt.conclude(result);
+        if let Upstream::H1(client) = upstream {
+            client.sound = reusable;
+        }
+        result
+    }
+
+    /// Queues the request's head. An error means that nothing was sent.
+    fn send_head<'u>(&self, upstream: &'u mut Upstream) -> Result<Message<'u>, ForwardError> {
+        let fallback = self.context.authority.as_ref();
+        match upstream {
+            Upstream::H1(client) => {
+                if client.uses > 0 && !client.is_quiet() {
+                    return Err(failure(Reason::UpstreamClosed, true, false, None));
+                }
+                client.uses += 1;
+                // Whoever drops the exchange in the middle leaves a connection that nobody may use again.
+                client.sound = false;
+                client.connection.send_request(&self.head, fallback);
+                Ok(Message::H1(&mut client.connection))
+            }
+            Upstream::H2(client) => {
+                if self.head.needs_h1() {
+                    return Err(failure(Reason::Internal, false, false, None));
+                }
+                let ends = self.head.length == Length::Empty && self.head.method != Method::CONNECT;
+                let request =
+                    convert::to_request(&self.head, fallback).map_err(|reason| failure(reason, false, false, None))?;
+                let opened = Stream::open(&mut client.sender, request, ends);
+                let stream =
+                    opened.map_err(|e| failure(Reason::UpstreamClosed, true, false, Broken::H2(e).into_io()))?;
+                Ok(Message::H2(stream))
+            }
+        }
+    }
+}
+
+fn failure(reason: Reason, replayable: bool, answered: bool, source: Option<std::io::Error>) -> ForwardError {
+    ForwardError { reason, replayable, answered, status: None, request_bytes: 0, response_bytes: 0, source }
+}
+
+/// One try to forward.
+struct Attempt<'e, 'a, 'u> {
+    exchange: &'e mut Exchange<'a>,
+    up: Message<'u>,
+    /// The upstream connection has carried a request before.
+    reused: bool,
+    /// What the upstream's transport had taken before this request.
+    written_before: u64,
+    request: Transfer,
+    /// The upstream takes no more of the request. It may have answered all the same.
+    cut: Option<Broken>,
+    /// Once the response has begun.
+    response: Option<Transfer>,
+    no_replay: Replay,
+    interims: u32,
+    tunnel: bool,
+    status: u16,
+    grpc_status: Option<u16>,
+    first_byte: Duration,
+    stall: Stall,
+}
+
+/// Why an attempt ended.
+enum Stop {
+    /// Because of the client.
+    Down(Broken),
+    /// Because of the upstream.
+    Up(Broken),
+}
+
+/// Whether somebody has taken nothing for too long.
+#[derive(Default)]
+struct Stall {
+    timer: Timer,
+    seen: Option<(u64, Instant)>,
+}
+
+impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
+    fn new(exchange: &'e mut Exchange<'a>, up: Message<'u>, reused: bool) -> Self {
+        // What follows CONNECT belongs to the tunnel, and waits for it: bytes sent earlier could be read as a request.
+        let request = if exchange.head.method == Method::CONNECT { Transfer::only_the_end() } else { Transfer::new() };
+        Self {
+            written_before: up.written(),
+            exchange,
+            up,
+            reused,
+            request,
+            cut: None,
+            response: None,
+            no_replay: Replay::default(),
+            interims: 0,
+            tunnel: false,
+            status: 0,
+            grpc_status: None,
+            first_byte: Duration::ZERO,
+            stall: Stall::default(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        loop {
+            self.poll_request(cx)?;
+            if self.response.is_none() {
+                match self.up.poll_response(cx, &self.exchange.head) {
+                    Poll::Ready(Ok(head)) => {
+                        self.begin_response(head)?;
+                        continue;
+                    }
+                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(Stop::Up(broken))),
+                    Poll::Pending => {
+                        // An interim response, perhaps.
+                        if let Poll::Ready(Err(broken)) = self.exchange.side.poll_flush(cx) {
+                            return Poll::Ready(Err(Stop::Down(broken)));
+                        }
+                    }
+                }
+            }
+            break;
+        }
+        if let Some(response) = &mut self.response {
+            match response.poll(cx, &mut self.up, &mut self.exchange.side, &mut self.no_replay) {
+                Poll::Ready(Ok(())) if !self.tunnel || self.request.is_done() || self.cut.is_some() => {
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(Fault::From(broken))) => return Poll::Ready(Err(Stop::Up(broken))),
+                Poll::Ready(Err(Fault::To(broken))) => return Poll::Ready(Err(Stop::Down(broken))),
+            }
+        }
+        if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Stop::Down(Broken::Ended)));
+        }
+        self.poll_stall(cx)
+    }
+
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
+        if self.cut.is_some() || self.request.is_done() {
+            return Ok(());
+        }
+        let exchange = &mut *self.exchange;
+        match self.request.poll(cx, &mut exchange.side, &mut self.up, &mut exchange.replay) {
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+            Poll::Ready(Err(Fault::From(broken))) => Err(Stop::Down(broken)),
+            Poll::Ready(Err(Fault::To(broken))) => {
+                self.cut = Some(broken);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin_response(&mut self, head: ResponseHead) -> Result<(), Stop> {
+        let connect = self.exchange.head.method == Method::CONNECT;
+        if head.status.is_informational() && head.upgrade.is_none() {
+            self.interims += 1;
+            if self.interims > INTERIM_RESPONSES {
+                return Err(Stop::Up(Broken::Refused(Reason::UpstreamProtocol)));
+            }
+            self.exchange.continued |= head.status == http::StatusCode::CONTINUE;
+            return self.exchange.begin_response(head, true).map_err(Stop::Down);
+        }
+        self.exchange.replay.forget();
+        self.exchange.answered = true;
+        self.first_byte = self.exchange.started.elapsed();
+        self.status = head.status.as_u16();
+        self.grpc_status = grpc_status(&head.headers);
+        self.tunnel = head.upgrade.is_some() || (connect && head.status.is_success());
+        if self.tunnel {
+            self.request = Transfer::new();
+        }
+        self.response = Some(Transfer::new());
+        let may_follow = self.exchange.may_follow();
+        self.exchange.begin_response(head, may_follow).map_err(Stop::Down)
+    }
+
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let (down, up) = (self.exchange.side.is_blocked(), self.up.is_blocked());
+        if !down && !up {
+            self.stall.seen = None;
+            return Poll::Pending;
+        }
+        let written = self.exchange.side.written() + self.up.written();
+        let since = match self.stall.seen {
+            Some((seen, since)) if seen == written => since,
+            _ => Instant::now(),
+        };
+        self.stall.seen = Some((written, since));
+        if self.stall.timer.poll(cx, since + self.exchange.context.limits.stall_time).is_pending() {
+            return Poll::Pending;
+        }
+        let broken = Broken::Io(std::io::ErrorKind::TimedOut.into());
+        Poll::Ready(Err(if down { Stop::Down(broken) } else { Stop::Up(broken) }))
+    }
+
+    /// What came of it, and whether the upstream connection can take another request.
+    fn conclude(mut self, result: Result<(), Stop>) -> (Result<Done, ForwardError>, bool) {
+        let response_bytes = self.response.as_ref().map_or(0, |response| response.bytes);
+        let request_bytes = self.request.bytes;
+        let error = match result {
+            Ok(()) => {
+                let sent = self.request.is_done() && self.cut.is_none();
+                let reusable = sent && !self.tunnel && self.up.may_go_on();
+                let trailers = self.response.as_ref().and_then(|response| response.grpc_status);
+                let done = Done {
+                    status: self.status,
+                    grpc_status: self.grpc_status.or(trailers),
+                    request_bytes,
+                    response_bytes,
+                    upgraded: self.tunnel,
+                    reusable,
+                    first_byte: self.first_byte,
+                };
+                return (Ok(done), reusable);
+            }
+            Err(Stop::Down(broken)) => self.client_failed(broken),
+            Err(Stop::Up(broken)) => self.upstream_failed(broken),
+        };
+        let status = (self.status != 0).then_some(self.status);
+        (Err(ForwardError { status, request_bytes, response_bytes, ..error }), false)
+    }
+
+    fn client_failed(&mut self, broken: Broken) -> ForwardError {
+        let reset = match &self.exchange.side {
+            Message::H2(stream) => stream.reset_by_peer(),
+            Message::H1(_) => None,
+        };
+        if let Message::H2(up) = &mut self.up {
+            up.cancel(reset.unwrap_or(::h2::Reason::CANCEL));
+        }
+        let answered = self.exchange.answered;
+        if let (Broken::Refused(reason), false) = (&broken, answered) {
+            return failure(*reason, false, false, broken.into_io());
+        }
+        self.exchange.answered = true;
+        self.exchange.side.abort(::h2::Reason::CANCEL);
+        failure(Reason::ClientClosed, false, true, broken.into_io())
+    }
+
+    fn upstream_failed(&mut self, broken: Broken) -> ForwardError {
+        let reason = match &broken {
+            Broken::Refused(_) => Reason::UpstreamProtocol,
+            _ => Reason::UpstreamClosed,
+        };
+        let by_app = self.up.reset_by_app();
+        if let Message::H2(up) = &mut self.up {
+            up.cancel(::h2::Reason::CANCEL);
+        }
+        if !self.exchange.answered {
+            let replayable = self.is_replayable(&broken);
+            if let (false, Some(code), Message::H2(down)) = (replayable, by_app, &mut self.exchange.side) {
+                // The app's own word, which its client understands better than ours.
+                down.cancel(code);
+                self.exchange.answered = true;
+            }
+            return failure(reason, replayable, self.exchange.answered, broken.into_io());
+        }
+        let grpc = self.exchange.head.is_grpc();
+        let told = match (&mut self.exchange.side, by_app) {
+            (Message::H2(down), None) if grpc => down.finish(Some(refuse::grpc_trailers(reason))).is_ok(),
+            _ => false,
+        };
+        if !told {
+            self.exchange.side.abort(by_app.unwrap_or(::h2::Reason::INTERNAL_ERROR));
+        }
+        failure(reason, false, true, broken.into_io())
+    }
+
+    /// Whether the request may be sent once more: it did not reach the app, or the app cannot tell.
+    fn is_replayable(&self, broken: &Broken) -> bool {
+        if !self.exchange.replay.is_whole() || self.interims > 0 {
+            return false;
+        }
+        match (&self.up, broken) {
+            (_, Broken::Refused(_)) => false,
+            (Message::H1(up), _) => {
+                let nothing_sent = up.written() == self.written_before;
+                // An idle connection that the other side closes as we send: it has not read the request, as a rule, and
+                // where it has, the method allows it to be sent twice (RFC 9110 section 9.2.2).
+                let raced = self.reused
+                    && !up.has_input()
+                    && self.exchange.head.method.is_idempotent()
+                    && !matches!(broken, Broken::Io(error) if error.kind() == std::io::ErrorKind::TimedOut);
+                nothing_sent || raced
+            }
+            (Message::H2(_), Broken::H2(error)) => {
+                // GOAWAY reaches only the streams above the last one that the peer has worked on (RFC 9113 section 6.8).
+                error.is_remote() && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM))
+            }
+            (Message::H2(_), _) => false,
+        }
     }
 }

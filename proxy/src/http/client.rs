@@ -1,8 +1,27 @@
 //! Speaks on a connection that was dialled.
+//!
+//! In: an [`Io`] to an app or a peer. Out: an [`Upstream`] that an exchange can be forwarded to.
 
-use crate::http::limits::Limits;
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use ::h2::client::SendRequest;
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+
+use crate::http::h1::Connection;
+use crate::http::h2::guard::{Guard, State};
+use crate::http::limits::{CONNECTION_WINDOW, HEAD_BYTES, Limits, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS};
 use crate::http::server::ConnError;
-use crate::io::Io;
+use crate::http::timer::Timer;
+use crate::io::{Io, IoKind};
+
+/// A peer of the mesh that says nothing for so long while streams are open is asked whether it is there; and given up after as
+/// long again. Apps are not asked: gRPC servers take frequent pings for an attack.
+const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// A connection that a request can be forwarded to.
 #[derive(Debug)]
@@ -16,64 +35,135 @@ pub enum Upstream {
 /// An HTTP/1.1 connection, idle between exchanges. No task belongs to it.
 #[derive(Debug)]
 pub struct H1Client {
-    io: Io,
+    pub(crate) connection: Connection,
+    /// Requests that were begun on it.
+    pub(crate) uses: u64,
+    /// No exchange is under way, and the last one ended so that another may follow.
+    pub(crate) sound: bool,
 }
 
 /// An HTTP/2 connection; clones share it. When the last clone is gone and its streams have ended, it closes.
 #[derive(Clone, Debug)]
 pub struct H2Client {
-    marker: (),
+    pub(crate) sender: SendRequest<Bytes>,
+    streams: Streams,
 }
+
+/// Exchanges that are under way on one HTTP/2 connection. Counted here, because the `h2` crate does not say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Streams(Rc<Cell<usize>>);
+
+/// One of them, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct OpenStream(Streams);
 
 /// Moves the bytes of one HTTP/2 connection. Spawn [`H2Driver::run`] as a local task.
 #[derive(Debug)]
 pub struct H2Driver {
-    marker: (),
+    connection: ::h2::client::Connection<Guard, Bytes>,
+    state: Rc<State>,
+    streams: Streams,
+    limits: Limits,
+    asks: bool,
 }
 
 /// Takes a connection for HTTP/1.1. Nothing is sent.
-pub fn handshake_h1(io: Io, _limits: Limits) -> H1Client {
-    H1Client { io }
+pub fn handshake_h1(io: Io) -> H1Client {
+    H1Client { connection: Connection::new(io), uses: 0, sound: true }
 }
 
-/// Takes a connection for HTTP/2 and sends the preface.
-pub async fn handshake_h2(_io: Io, _limits: Limits) -> Result<(H2Client, H2Driver), ConnError> {
-    todo!()
+/// Takes a connection for HTTP/2 and sends the preface. Bounded by [`Limits::header_time`].
+pub async fn handshake_h2(io: Io, limits: Limits) -> Result<(H2Client, H2Driver), ConnError> {
+    let asks = io.kind() == IoKind::Client;
+    let (guard, state) = Guard::new(io);
+    let mut builder = ::h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .max_send_buffer_size(STREAM_SEND_BUFFER);
+    let handshake = timeout(limits.header_time, builder.handshake(guard)).await;
+    let (sender, connection) = handshake.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    let streams = Streams::default();
+    Ok((H2Client { sender, streams: streams.clone() }, H2Driver { connection, state, streams, limits, asks }))
 }
 
 impl H1Client {
     /// Whether it can take a request: kept alive by the last one, silent since, and not closed. Makes no system call unless
     /// the socket has become readable. A pool asks before it hands the connection out.
     pub fn is_quiet(&mut self) -> bool {
-        self.io.is_quiet()
+        self.sound && self.connection.is_quiet()
     }
 
     /// Whether it has carried a request before.
     pub fn is_reused(&self) -> bool {
-        todo!()
+        self.uses > 1
     }
 }
 
 impl H2Client {
     /// Whether new streams may still be opened: no GOAWAY came, and the connection stands.
     pub fn is_open(&self) -> bool {
-        todo!()
+        let mut sender = self.sender.clone();
+        !matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
 
-    /// Streams that are open on it now.
+    /// Exchanges that are under way on it now.
     pub fn streams(&self) -> usize {
-        todo!()
+        self.streams.0.get()
     }
 
     /// Whether another stream may be opened at once, without waiting for one to end.
     pub fn has_room(&self) -> bool {
-        todo!()
+        self.streams() < self.sender.current_max_send_streams().min(STREAMS as usize)
+    }
+
+    /// Counts an exchange.
+    pub(crate) fn count(&self) -> OpenStream {
+        self.streams.0.set(self.streams() + 1);
+        OpenStream(self.streams.clone())
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let Self(Streams(count)) = self;
+        count.set(count.get().saturating_sub(1));
     }
 }
 
 impl H2Driver {
     /// Runs until the connection ends. Not cancel safe: dropping it ends the connection.
-    pub async fn run(self) -> Result<(), ConnError> {
-        todo!()
+    pub async fn run(mut self) -> Result<(), ConnError> {
+        let mut timer = Timer::default();
+        let mut ping = self.connection.ping_pong().filter(|_| self.asks);
+        let mut asked = false;
+        let mut read = self.state.bytes_read();
+        let step = if self.asks { PING_AFTER } else { self.limits.stall_time };
+        let mut due = Instant::now() + step;
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = std::pin::Pin::new(&mut self.connection).poll(cx) {
+                return Poll::Ready(ended.map_err(ConnError::from));
+            }
+            while timer.poll(cx, due).is_ready() {
+                let now = Instant::now();
+                due = now + step;
+                let blocked = self.state.blocked_since().is_some_and(|since| now - since >= self.limits.stall_time);
+                let silent = self.state.bytes_read() == read && self.streams.0.get() > 0;
+                if blocked || (silent && asked) {
+                    return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+                }
+                asked = silent && ping.as_mut().is_some_and(|ping| ping.send_ping(::h2::Ping::opaque()).is_ok());
+                read = self.state.bytes_read();
+            }
+            if let Some(ping) = &mut ping
+                && let Poll::Ready(Ok(_)) = ping.poll_pong(cx)
+            {
+                asked = false;
+            }
+            Poll::Pending
+        })
+        .await
     }
 }

@@ -1,21 +1,34 @@
 //! One request and its response, seen from the side that asks.
+//!
+//! In: a request whose head was read. Out: an answer, by [`Exchange::refuse`] here or `Exchange::forward` of
+//! [`crate::forward`].
 
+use std::future::poll_fn;
 use std::time::Duration;
 
-use http::HeaderMap;
-use tokio::time::Instant;
+use http::{HeaderMap, header};
+use tokio::time::{Instant, timeout};
 use weft_model::reason::Reason;
 
-use crate::http::head::RequestHead;
+use crate::http::head::{Length, RequestHead, ResponseHead};
+use crate::http::limits::LINGER_BYTES;
+use crate::http::message::{Broken, Message, Replay};
+use crate::http::refuse;
+use crate::http::server::ServeContext;
 
 /// One request, and the way to answer it. Handed to [`RequestService::handle`](crate::http::server::RequestService::handle),
-/// which answers it by [`Exchange::forward`] or [`Exchange::refuse`]; what it leaves unanswered is answered with
+/// which answers it by `forward` or [`Exchange::refuse`]; what it leaves unanswered is answered with
 /// [`Reason::Internal`].
 #[derive(Debug)]
 pub struct Exchange<'a> {
-    head: RequestHead,
-    started: Instant,
-    marker: std::marker::PhantomData<&'a mut ()>,
+    pub(crate) side: Message<'a>,
+    pub(crate) head: RequestHead,
+    pub(crate) replay: Replay,
+    pub(crate) context: &'a ServeContext,
+    pub(crate) started: Instant,
+    pub(crate) answered: bool,
+    /// A 100 was passed on: the client will send its body.
+    pub(crate) continued: bool,
 }
 
 /// How an exchange went that was forwarded to its end.
@@ -46,14 +59,25 @@ pub struct ForwardError {
     /// Not a byte of the request reached the app (or repeating is harmless), and nothing was answered yet: the same exchange
     /// may be forwarded to another endpoint.
     pub replayable: bool,
-    /// The response had begun: [`Exchange::refuse`] cannot be heard any more, and the client sees a broken response.
+    /// The response had begun, or nobody waits for it: [`Exchange::refuse`] cannot be heard any more.
     pub answered: bool,
+    /// The status of the response that had begun.
+    pub status: Option<u16>,
+    /// Bytes of the request's body that were moved.
+    pub request_bytes: u64,
+    /// Bytes of the response's body that were moved.
+    pub response_bytes: u64,
     /// What happened beneath, for the log.
     #[source]
     pub source: Option<std::io::Error>,
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    pub(crate) fn new(side: Message<'a>, head: RequestHead, context: &'a ServeContext) -> Self {
+        let started = Instant::now();
+        Self { side, head, replay: Replay::default(), context, started, answered: false, continued: false }
+    }
+
     /// The request's head. Hop-by-hop headers and those reserved to the mesh are gone already.
     pub fn head(&self) -> &RequestHead {
         &self.head
@@ -66,7 +90,7 @@ impl Exchange<'_> {
 
     /// Whether the request has no body.
     pub fn body_is_empty(&self) -> bool {
-        todo!()
+        self.head.length == Length::Empty
     }
 
     /// When the request's head was there.
@@ -74,14 +98,91 @@ impl Exchange<'_> {
         self.started
     }
 
-    /// Whether a response has begun.
+    /// Whether a response has begun, or nobody waits for one.
     pub fn answered(&self) -> bool {
-        todo!()
+        self.answered
     }
 
     /// Answers with a response of Weft's own: the reason's HTTP status, or for gRPC a trailers-only response; both with
     /// `proxy-status` (RFC 9209). Does nothing where a response has begun. Not cancel safe: the connection is then closed.
-    pub async fn refuse(&mut self, _reason: Reason) {
-        todo!()
+    pub async fn refuse(&mut self, reason: Reason) {
+        if self.answered {
+            return;
+        }
+        self.answered = true;
+        let (head, body) = refuse::response(reason, self.head.is_grpc());
+        let read_all = self.skip_what_came().await;
+        let may_follow = read_all && !self.context.closing.has_begun();
+        if self.begin_response(head, may_follow).is_err() {
+            return;
+        }
+        // An error means that the client is gone, and then nobody needs to know why.
+        let _ = timeout(self.context.limits.stall_time, self.send_whole(&body)).await;
+    }
+
+    async fn send_whole(&mut self, mut body: &[u8]) -> Result<(), Broken> {
+        let bodiless = self.head.method == http::Method::HEAD;
+        match &mut self.side {
+            Message::H1(connection) => {
+                while !body.is_empty() && !bodiless {
+                    let n = poll_fn(|cx| connection.poll_send(cx, body)).await?;
+                    body = body.get(n..).unwrap_or_default();
+                }
+                connection.finish(None)?;
+                poll_fn(|cx| connection.poll_flush(cx)).await
+            }
+            // Smaller than any window that a client can do anything with; what has no room waits in the `h2` crate.
+            Message::H2(stream) if bodiless || body.is_empty() => stream.finish(None),
+            Message::H2(stream) => stream.send_data(bytes::Bytes::copy_from_slice(body), true),
+        }
+    }
+
+    /// Takes what has already come of a body that nobody wants: whether that was all of it.
+    async fn skip_what_came(&mut self) -> bool {
+        let Message::H1(connection) = &mut self.side else { return true };
+        let mut skipped = 0;
+        poll_fn(|cx| {
+            while skipped < LINGER_BYTES {
+                match connection.poll_data(cx) {
+                    std::task::Poll::Ready(Ok(Some(n))) => {
+                        connection.consume(n);
+                        skipped += n as u64;
+                    }
+                    std::task::Poll::Ready(Ok(None)) => return std::task::Poll::Ready(true),
+                    _ => break,
+                }
+            }
+            std::task::Poll::Ready(false)
+        })
+        .await
+    }
+
+    /// Queues a response's head.
+    pub(crate) fn begin_response(&mut self, head: ResponseHead, may_follow: bool) -> Result<(), Broken> {
+        match &mut self.side {
+            Message::H1(connection) => {
+                connection.send_response(&head, &self.head.method, self.head.version, may_follow);
+                Ok(())
+            }
+            Message::H2(stream) => stream.send_response(head, &self.head),
+        }
+    }
+
+    /// Whether another request may follow the response that begins now. A client that waits for 100 and gets an answer instead
+    /// may or may not send its body: nobody could tell what comes next.
+    pub(crate) fn may_follow(&self) -> bool {
+        let unclear = !self.continued && self.head.headers.contains_key(header::EXPECT) && !self.side.has_read_all();
+        !unclear && !self.context.closing.has_begun()
+    }
+
+    /// What the handler left undone.
+    pub(crate) async fn end(&mut self) {
+        self.refuse(Reason::Internal).await;
+    }
+
+    /// Whether the client reset the request before anything was answered, and soon.
+    pub(crate) fn was_hasty(&self) -> bool {
+        let reset = matches!(&self.side, Message::H2(stream) if stream.reset_by_peer().is_some());
+        reset && self.started.elapsed() < Duration::from_secs(1)
     }
 }

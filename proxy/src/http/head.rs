@@ -1,7 +1,7 @@
 //! What a request or a response says before its body.
 
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use weft_model::route;
 
 /// A request's head, whichever the version: checked, and without what belongs to the hop it came over.
@@ -18,11 +18,26 @@ pub struct RequestHead {
     /// The message's own version: 1.0, 1.1 or 2.
     pub version: http::Version,
     /// The `upgrade` that the client asks for (HTTP/1.1 only; `h2c` is never among them).
-    pub upgrade: Option<http::HeaderValue>,
+    pub upgrade: Option<HeaderValue>,
     /// `te: trailers`.
     pub takes_trailers: bool,
     /// How long the body is.
     pub length: Length,
+}
+
+/// A response's head, whichever the version: checked, and without what belongs to the hop it came over.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: StatusCode,
+    /// The fields, without what describes framing.
+    pub headers: HeaderMap,
+    /// How long the body is.
+    pub length: Length,
+    /// What `content-length` said, also where there is no body (HEAD, 304).
+    pub declared: Option<u64>,
+    /// The protocol that a 101 switches to.
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// How long a body is.
@@ -60,5 +75,17 @@ impl RequestHead {
     /// What routing looks at.
     pub fn for_routing(&self) -> route::RequestHead<'_> {
         route::RequestHead { method: &self.method, path: self.path(), query: self.query(), headers: &self.headers }
+    }
+}
+
+impl ResponseHead {
+    /// A head without fields.
+    pub fn new(status: StatusCode) -> Self {
+        Self { status, headers: HeaderMap::new(), length: Length::Empty, declared: None, upgrade: None }
+    }
+
+    /// Whether responses with this status have no body, whatever they say (RFC 9112 section 6.3).
+    pub fn never_has_body(status: StatusCode) -> bool {
+        status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
     }
 }

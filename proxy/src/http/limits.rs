@@ -14,13 +14,10 @@ pub const STREAM_WINDOW: u32 = 64 * 1024;
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What the `h2` crate may hold of one stream's data that the peer has not taken.
 pub const STREAM_SEND_BUFFER: usize = 32 * 1024;
-/// What is held of a body that the other side is not taking, per direction, beside the kernel's buffers.
-pub const BODY_BUFFER: usize = 64 * 1024;
-/// What is read at once. Lies once in each thread, not in each connection.
-pub const READ_STEP: usize = 64 * 1024;
-/// Responses are read this far after a request was refused without its body having been read, so that a client which still
-/// writes gets to see the response.
+/// How much of a body that nobody wants is read and dropped, so that a client which still writes gets to see the response.
 pub const LINGER_BYTES: u64 = 256 * 1024;
+/// Streams of one HTTP/2 connection that may be reset within a second, before anything was answered, if they are half of all.
+pub const HASTY_RESETS: u64 = 100;
 /// Interim responses (1xx) before a final one.
 pub const INTERIM_RESPONSES: u32 = 32;
 /// What is kept of a request's body, so that it can be sent once more where no byte reached the app.

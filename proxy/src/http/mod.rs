@@ -12,16 +12,25 @@
 //! | [`exchange`] | one request and its response, seen from the side that asks |
 //! | [`server`] | serves a connection that was accepted |
 //! | [`client`] | speaks on a connection that was dialled |
+//! | `timer` | one coarse timer per connection |
 //! | [`closing`] | tells connections that this process is ending |
 //!
 //! What moves an exchange to the other side is the next room, [`crate::forward`].
 
+pub mod limits;
+
+pub mod head;
+pub mod headers;
+
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod message;
+pub(crate) mod refuse;
+pub(crate) mod timer;
+
 pub mod client;
 pub mod closing;
 pub mod exchange;
-pub mod head;
-pub mod headers;
-pub mod limits;
 pub mod server;
 
 /// The protocol of a connection, not of a message: an HTTP/1.0 request is `H1` as well.

@@ -1,0 +1,100 @@
+//! Watches whether the transport beneath an HTTP/2 connection takes what it is given.
+//!
+//! The `h2` crate has no notion of a peer that reads nothing. In: an [`Io`]. Out: the same, and since when it has been
+//! blocked.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::io::Io;
+
+/// A transport that is watched.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    io: Io,
+    state: Rc<State>,
+}
+
+/// What the watch has seen.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    blocked_since: Cell<Option<Instant>>,
+    bytes_read: Cell<u64>,
+}
+
+impl Guard {
+    pub(crate) fn new(io: Io) -> (Self, Rc<State>) {
+        let state = Rc::new(State::default());
+        (Self { io, state: state.clone() }, state)
+    }
+
+    fn note<T>(&self, written: &Poll<io::Result<T>>) {
+        match written {
+            Poll::Ready(_) => self.state.blocked_since.set(None),
+            Poll::Pending if self.state.blocked_since.get().is_none() => {
+                self.state.blocked_since.set(Some(Instant::now()));
+            }
+            Poll::Pending => {}
+        }
+    }
+}
+
+impl State {
+    /// Since when the transport has taken nothing of what it was given.
+    pub(crate) fn blocked_since(&self) -> Option<Instant> {
+        self.blocked_since.get()
+    }
+
+    /// Bytes that have come so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read.get()
+    }
+}
+
+impl AsyncRead for Guard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        let n = buffer.filled().len().saturating_sub(before) as u64;
+        self.state.bytes_read.set(self.state.bytes_read.get() + n);
+        read
+    }
+}
+
+impl AsyncWrite for Guard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.note(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.note(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.note(&flushed);
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
