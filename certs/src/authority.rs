@@ -403,3 +403,6 @@ impl std::fmt::Debug for Authority {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,3 +290,6 @@ impl fmt::Debug for Credential {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,16 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Makes a directory that only its owner may enter, unless it is there.
+pub(crate) fn directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
 
 /// Makes a directory that only its owner may enter, or makes an existing one so.
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    directory(path)?;
     let mode = fs::metadata(path)?.mode();
     if mode & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(0o700))?;
@@ -35,14 +41,16 @@ pub(crate) fn write(path: &Path, content: &[u8], put: Put) -> io::Result<()> {
         .file_name()
         .ok_or_else(|| io::Error::other("the path has no file name"))?
         .to_string_lossy();
-    // The process id keeps two processes apart; within one process a directory has one writer.
-    let aside = directory.join(format!(".{name}.{}", std::process::id()));
+    // The process id keeps processes apart, and the number the threads of one.
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let aside = directory.join(format!(".{name}.{}.{number}", std::process::id()));
     let result = write_aside(&aside, content).and_then(|()| match put {
         Put::Replace => fs::rename(&aside, path),
         Put::New => fs::hard_link(&aside, path),
     });
     if put == Put::New || result.is_err() {
-        // Best effort: what stays behind is overwritten by the next write of this process.
+        // Best effort: what stays behind is never read.
         let _ = fs::remove_file(&aside);
     }
     result?;

@@ -27,3 +27,6 @@ pub mod renew;
 pub mod store;
 pub mod token;
 pub mod verify;
+
+#[cfg(test)]
+mod testing;

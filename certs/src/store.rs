@@ -48,7 +48,8 @@ pub enum StoreError {
     Verify(#[source] VerifyError),
 }
 
-/// Stores leaf and key. The directory becomes 0700.
+/// Stores leaf and key. The directory is made, 0700, if it is not there; one that is there keeps its mode, because it is
+/// the volume's.
 pub fn save(directory: &Path, credential: &Credential) -> Result<(), StoreError> {
     let body = Zeroizing::new(format!(
         "{}{}",
@@ -56,7 +57,7 @@ pub fn save(directory: &Path, credential: &Credential) -> Result<(), StoreError>
         certificates_to_pem(credential.chain())
     ));
     let text = Zeroizing::new(format!("{FORMAT} {}\n{}", checksum(body.as_bytes()), *body));
-    file::private_directory(directory).map_err(StoreError::Io)?;
+    file::directory(directory).map_err(StoreError::Io)?;
     file::write(&directory.join(FILE), text.as_bytes(), Put::Replace).map_err(StoreError::Io)
 }
 
@@ -110,4 +111,120 @@ fn body(text: &[u8]) -> Result<&[u8], StoreError> {
 
 fn checksum(body: &[u8]) -> String {
     hex(digest(&SHA256, body).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::Mesh;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_credential_comes_back() {
+        let (mesh, dir) = (Mesh::new("a"), tempfile::tempdir().unwrap());
+        let saved = mesh.credential("web");
+        save(&dir.path().join("state"), &saved).unwrap();
+        let loaded = load(
+            &dir.path().join("state"),
+            mesh.bundles(),
+            3,
+            SystemTime::now(),
+        )
+        .unwrap()
+        .unwrap();
+        assert_eq!(loaded.identity(), saved.identity());
+        assert_eq!(loaded.chain(), saved.chain());
+        assert_eq!(loaded.key().pkcs8(), saved.key().pkcs8());
+        assert_eq!(loaded.generation(), 3);
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (mesh, dir) = (Mesh::new("a"), tempfile::tempdir().unwrap());
+        save(dir.path(), &mesh.credential("web")).unwrap();
+        let mode = fs::metadata(dir.path().join(FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn nothing_stored_is_nothing_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Mesh::new("a").bundles();
+        assert!(
+            load(dir.path(), bundles.clone(), 1, SystemTime::now())
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            load(&dir.path().join("no/such"), bundles, 1, SystemTime::now())
+                .unwrap()
+                .is_none()
+        );
+        discard(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_damaged_or_of_another_format_is_refused() {
+        let (mesh, dir) = (Mesh::new("a"), tempfile::tempdir().unwrap());
+        save(dir.path(), &mesh.credential("web")).unwrap();
+        let path = dir.path().join(FILE);
+        let good = fs::read_to_string(&path).unwrap();
+        let load = |text: &str| {
+            fs::write(&path, text).unwrap();
+            load(dir.path(), mesh.bundles(), 1, SystemTime::now())
+        };
+        let key = good.find("PRIVATE KEY-----").unwrap() + 40;
+        let mut flipped = good.clone().into_bytes();
+        flipped[key] = if flipped[key] == b'A' { b'B' } else { b'A' };
+        assert!(matches!(
+            load(std::str::from_utf8(&flipped).unwrap()),
+            Err(StoreError::Checksum)
+        ));
+        assert!(
+            matches!(load(&good[..good.len() / 2]), Err(StoreError::Checksum)),
+            "cut short"
+        );
+        assert!(matches!(
+            load(&good.replace(FORMAT, "weft-credential-2")),
+            Err(StoreError::Format)
+        ));
+        assert!(matches!(load(""), Err(StoreError::Format)));
+        assert!(load(&good).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_has_ended_or_lost_its_root_is_refused() {
+        let (mesh, dir) = (Mesh::new("a"), tempfile::tempdir().unwrap());
+        save(dir.path(), &mesh.credential("web")).unwrap();
+        let later = SystemTime::now() + 25 * HOUR;
+        assert!(matches!(
+            load(dir.path(), mesh.bundles(), 1, later),
+            Err(StoreError::Verify(_))
+        ));
+        let other = Mesh::new("a").bundles();
+        assert!(matches!(
+            load(dir.path(), other, 1, SystemTime::now()),
+            Err(StoreError::Verify(_))
+        ));
+    }
+
+    #[test]
+    fn a_discarded_credential_is_gone() {
+        let (mesh, dir) = (Mesh::new("a"), tempfile::tempdir().unwrap());
+        save(dir.path(), &mesh.credential("web")).unwrap();
+        discard(dir.path()).unwrap();
+        assert!(
+            load(dir.path(), mesh.bundles(), 1, SystemTime::now())
+                .unwrap()
+                .is_none()
+        );
+    }
 }

@@ -437,3 +437,6 @@ impl fmt::Debug for Verifier {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
