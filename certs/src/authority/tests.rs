@@ -141,6 +141,7 @@ fn check_extension(extension: &x509_parser::extensions::X509Extension<'_>) -> &'
             "extended usage"
         }
         ParsedExtension::AuthorityKeyIdentifier(_) => "authority key",
+        ParsedExtension::SubjectKeyIdentifier(_) => "key",
         other => panic!("{other:?}"),
     }
 }
