@@ -107,6 +107,7 @@ fn a_hostile_request_gets_a_leaf_with_its_key_and_nothing_else_of_it() {
             "authority key",
             "constraints",
             "extended usage",
+            "key",
             "names",
             "usage"
         ]
