@@ -13,3 +13,5 @@ pub mod origin;
 pub mod pool;
 pub mod discover;
 pub mod observe;
+pub mod identity;
+pub mod snapshot;

@@ -18,7 +18,7 @@ use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
 use weft_model::network::Networks;
 use weft_model::version::Version;
-use weft_proto::discovery::Kind;
+use weft_proto::resource::{self, FieldError, Name};
 
 /// Everything that the proxy decides by, at one moment.
 #[derive(Clone, Debug)]
@@ -43,15 +43,6 @@ pub struct State {
     pub credential: Option<Arc<Credential>>,
     /// What was refused, or is held because its source is invalid: for people.
     pub notes: BTreeMap<Name, Note>,
-}
-
-/// A resource's kind and key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name {
-    /// The kind.
-    pub kind: Kind,
-    /// The key within the kind.
-    pub key: String,
 }
 
 /// Why a resource is older than its source.
@@ -106,14 +97,10 @@ pub struct Used(AtomicU64);
 pub struct Mesh {
     /// What counts as inside.
     pub networks: Arc<Networks>,
-    /// The mesh's trust domain, or empty where it is not known yet.
-    pub trust_domain: String,
-    /// The cluster's name, or empty.
-    pub cluster: String,
     /// How long a connection may wait for discovery.
     pub discovery_wait: Duration,
-    /// How it came. `None`: built-in values and settings only.
-    pub wire: Option<Arc<Wire>>,
+    /// What the control plane said. `None`: nothing yet, so that the above are built-in values and settings.
+    pub held: Option<Held<resource::Mesh>>,
 }
 
 impl State {
@@ -134,7 +121,13 @@ impl State {
 
     /// Whether traffic can be served by this: who we are, what we accept and what is inside the mesh are all known.
     pub fn is_complete(&self) -> bool {
-        self.credential.is_some() && self.inbound.is_some() && self.mesh.wire.is_some()
+        self.credential.is_some() && self.inbound.is_some() && self.mesh.held.is_some()
+    }
+}
+
+impl Note {
+    pub(crate) fn of(error: &FieldError) -> Self {
+        Self { field: error.field.clone(), reason: error.reason.clone() }
     }
 }
 

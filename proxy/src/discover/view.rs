@@ -4,9 +4,9 @@
 //! control plane. One view belongs to one worker; reading a known destination takes no lock and wakes nobody.
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -40,8 +40,19 @@ pub(crate) struct Shared {
     pub(crate) advanced: Notify,
     /// Whether the stream to the control plane is up.
     pub(crate) connected: AtomicBool,
+    /// How many destinations are followed.
+    pub(crate) followed: AtomicUsize,
     /// Since when uses of destinations are counted.
     started: Instant,
+    times: Mutex<Times>,
+}
+
+/// What is reported as a time. Locked by the back thread alone, to note and to report.
+#[derive(Debug)]
+struct Times {
+    /// When the configuration was last known to be current.
+    current: SystemTime,
+    leaf_end: Option<Instant>,
 }
 
 /// What a worker wants of the store.
@@ -55,15 +66,17 @@ pub(crate) enum Ask {
     Suspect(Target),
 }
 
-/// Makes a view for each worker, and what the store needs of them.
-pub(crate) fn channel(first: State, workers: usize) -> (Arc<Shared>, mpsc::Receiver<Ask>, Vec<View>) {
+/// Makes a view for each worker, and what the store needs of them. `current`: when the configuration was last known to be.
+pub(crate) fn channel(first: State, workers: usize, current: SystemTime) -> (Arc<Shared>, mpsc::Receiver<Ask>, Vec<View>) {
     let (asks, questions) = mpsc::channel(ASKS);
     let shared = Arc::new(Shared {
         states: watch::Sender::new(Arc::new(first)),
         applied: (0..workers).map(|_| AtomicU64::new(0)).collect(),
         advanced: Notify::new(),
         connected: AtomicBool::new(false),
+        followed: AtomicUsize::new(0),
         started: Instant::now(),
+        times: Mutex::new(Times { current, leaf_end: None }),
     });
     let views = (0..workers).map(|worker| View::new(shared.clone(), worker, asks.clone())).collect();
     (shared, questions, views)
@@ -206,9 +219,34 @@ impl Shared {
         self.applied.iter().map(|applied| applied.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
     }
 
-    /// How long ago something was used last.
-    pub(crate) fn idle(&self, last: Duration) -> Duration {
-        self.started.elapsed().saturating_sub(last)
+    /// The stream is up, or not.
+    pub(crate) fn set_connected(&self, connected: bool) {
+        if self.connected.swap(connected, Ordering::Relaxed) || connected {
+            self.times().current = SystemTime::now();
+        }
+    }
+
+    /// When the proxy's own leaf ends.
+    pub(crate) fn set_leaf_end(&self, end: Option<Instant>) {
+        self.times().leaf_end = end;
+    }
+
+    /// How long ago the configuration was last known to be current.
+    pub(crate) fn config_age(&self) -> Duration {
+        if self.connected.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        // A wall clock that was set back makes it young, not an error.
+        self.times().current.elapsed().unwrap_or_default()
+    }
+
+    /// How long the proxy's own leaf lives still.
+    pub(crate) fn leaf_left(&self) -> Duration {
+        self.times().leaf_end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time since the uses are counted.
@@ -245,7 +283,7 @@ fn age(found: &Found) -> Age {
 /// might be the mesh's, and would go out in plaintext.
 fn outside(state: &State, target: &Target) -> Known {
     match target {
-        Target::Address(address) if state.mesh.wire.is_some() && !state.mesh.networks.contains(address.ip()) => {
+        Target::Address(address) if state.mesh.held.is_some() && !state.mesh.networks.contains(address.ip()) => {
             Known::Fresh(Lookup::Outside { ttl: Duration::ZERO })
         }
         _ => Known::Nothing,
