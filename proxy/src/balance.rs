@@ -29,11 +29,13 @@ use crate::balance::ewma::Ewma;
 use crate::balance::health::{Failure, Health};
 use crate::balance::p2c::{Chance, choose};
 use crate::balance::tiers::{Seen, Tiers};
-use crate::observe::metrics::{Labels, Metrics, Series, Spill};
+use crate::observe::metrics::{Counter, Labels, Metrics, Series, Spill};
 use crate::pool::{Pool, Pools};
 
 /// What an endpoint is taken to cost before anybody knows.
 const UNKNOWN_LATENCY: Duration = Duration::from_millis(10);
+/// How often a set with ejected endpoints is searched for one that is due for a probe.
+const PROBE_LOOK: Duration = Duration::from_millis(50);
 
 /// All that one worker knows of endpoints, whichever sets they are in.
 #[derive(Debug)]
@@ -91,6 +93,10 @@ pub struct Balancer {
     tiers: RefCell<Tiers>,
     /// The state of health that `tiers` was made of.
     seen: Cell<u64>,
+    /// When to look next for an endpoint that is due for a probe. `None`: none is ejected.
+    probe_at: Cell<Option<Instant>>,
+    /// The counters of what went farther, by tier and cause: few.
+    spills: RefCell<Vec<(Tier, Spill, Counter)>>,
 }
 
 /// One choice.
@@ -252,6 +258,8 @@ impl Balancer {
             home,
             tiers: RefCell::default(),
             seen: Cell::new(0),
+            probe_at: Cell::new(None),
+            spills: RefCell::default(),
         };
         balancer.look();
         balancer
@@ -281,13 +289,14 @@ impl Balancer {
 
     /// An endpoint whose ejection has lasted long enough. The caller connects to it once, and says how that went.
     pub fn due_for_probe(&self, now: Instant) -> Option<Rc<Remote>> {
-        let ill = self.members.iter().map(|(_, remote)| remote).filter(|remote| !remote.is_well());
-        ill.into_iter().find(|remote| remote.load.health.take_probe(now)).cloned()
-    }
-
-    /// Whether any endpoint is ejected: only then is it worth asking for one that is due.
-    pub fn has_ejected(&self) -> bool {
-        self.members.iter().any(|(_, remote)| !remote.is_well())
+        // Asked with every request, so it looks only now and then.
+        let look_at = self.probe_at.get()?;
+        if now < look_at {
+            return None;
+        }
+        self.probe_at.set(Some(now + PROBE_LOOK));
+        let mut ill = self.members.iter().map(|(_, remote)| remote).filter(|remote| !remote.is_well());
+        ill.find(|remote| remote.load.health.take_probe(now)).cloned()
     }
 
     /// Says that an endpoint could be connected to.
@@ -322,6 +331,7 @@ impl Balancer {
         let seen: Vec<Seen> = self.members.iter().map(|(tier, remote)| see(*tier, remote)).collect();
         *self.tiers.borrow_mut() = Tiers::new(&self.locality, &seen);
         self.seen.set(self.endpoints.changes.get());
+        self.probe_at.set(seen.iter().any(|s| !s.well).then(|| self.probe_at.get().unwrap_or_else(Instant::now)));
         let Some(service) = &self.service else { return };
         for tier in 0..=2 {
             let here: Vec<&Seen> = seen.iter().filter(|s| s.tier == Tier(tier)).collect();
@@ -337,7 +347,13 @@ impl Balancer {
         if tier > home {
             let absent = tiers.nearest() > Some(home);
             let why = if absent { Spill::Absent } else { Spill::Unhealthy };
-            self.endpoints.metrics.spillover(service, &self.set.subset, tier.0, why).add(1);
+            let mut spills = self.spills.borrow_mut();
+            if let Some((_, _, counter)) = spills.iter().find(|(t, w, _)| (*t, *w) == (tier, why)) {
+                return counter.add(1);
+            }
+            let counter = self.endpoints.metrics.spillover(service, &self.set.subset, tier.0, why);
+            counter.add(1);
+            spills.push((tier, why, counter));
         }
     }
 }

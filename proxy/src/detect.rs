@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
+use weft_model::reason::Reason;
 
 use crate::http::HttpVersion;
 use crate::io::Io;
@@ -59,6 +60,17 @@ pub enum Detected {
     Opaque,
     /// Opaque, and this is the connection to the destination; what it has said is read ahead.
     Dialled(Io),
+}
+
+/// Why nothing was found out.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolError {
+    /// The client failed.
+    #[error("reading the first bytes")]
+    Read(#[from] io::Error),
+    /// The trial connection could not be made.
+    #[error("the trial connection: {0}")]
+    Dial(Reason),
 }
 
 /// Destinations whose servers speak first, as far as this worker has seen.
@@ -172,15 +184,42 @@ async fn client_says(client: &mut Io, silence: Option<Duration>) -> io::Result<O
     }
 }
 
+/// The version of a connection that is declared to be HTTP, by the preface. `None`: the bytes are not HTTP, or none came.
+/// Cancel safe.
+pub async fn version(client: &mut Io, silence: Duration) -> io::Result<Option<HttpVersion>> {
+    let mut deadline = Instant::now() + silence;
+    loop {
+        let ahead = client.ahead();
+        match ahead.first() {
+            Some(_) if ahead.starts_with(PREFACE) => return Ok(Some(HttpVersion::H2)),
+            Some(_) if PREFACE.starts_with(ahead) => deadline = deadline.min(Instant::now() + PATIENCE),
+            // The parser says what is wrong with a request line.
+            Some(first) => return Ok(first.is_ascii_alphabetic().then_some(HttpVersion::H1)),
+            None => {}
+        }
+        if timeout_at(deadline, client.read_ahead(LINE_MAX)).await.unwrap_or(Ok(0))? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// Whether a connection that is about to be refused speaks HTTP, and so can be told why. Cancel safe.
+pub async fn could_be_told(client: &mut Io, silence: Duration) -> Option<HttpVersion> {
+    match client_says(client, Some(silence)).await {
+        Ok(Some(Verdict::Http(version))) => Some(version),
+        _ => None,
+    }
+}
+
 /// Finds out what an undeclared connection speaks. `dial` opens the trial connection, at most once; its error ends the
 /// connection, as a refusal of the destination itself would. Not cancel safe.
-pub async fn protocol<E: From<io::Error>>(
+pub async fn protocol(
     client: &mut Io,
     destination: SocketAddr,
     silence: Duration,
     known: &ServerFirst,
-    dial: impl AsyncFnOnce() -> Result<Io, E>,
-) -> Result<Detected, E> {
+    dial: impl AsyncFnOnce() -> Result<Io, ProtocolError>,
+) -> Result<Detected, ProtocolError> {
     let silence = if known.contains(destination) { Duration::ZERO } else { silence };
     if let Some(verdict) = client_says(client, Some(silence)).await? {
         return Ok(known.learn(destination, verdict, None));
@@ -220,6 +259,16 @@ pub async fn protocol<E: From<io::Error>>(
                     }
                 }
             }
+        }
+    }
+}
+
+impl ProtocolError {
+    /// In the mesh's words.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Read(_) => Reason::ClientClosed,
+            Self::Dial(reason) => *reason,
         }
     }
 }
@@ -365,7 +414,7 @@ mod tests {
             }
             std::future::pending::<()>().await;
         };
-        let dial = async || -> io::Result<Io> {
+        let dial = async || -> Result<Io, ProtocolError> {
             let (mut server, ours) = Io::pipe(1024);
             server.write_all(greeting.unwrap_or_default()).await?;
             // The server stays: its end is kept by a task that waits for the connection to end.
@@ -381,7 +430,7 @@ mod tests {
         }
     }
 
-    async fn never_dialled() -> io::Result<Io> {
+    async fn never_dialled() -> Result<Io, ProtocolError> {
         panic!("a client that speaks needs no trial")
     }
 
@@ -446,9 +495,9 @@ mod tests {
     async fn a_trial_that_fails_ends_the_connection() {
         let (mut near, _far) = Io::pipe(64);
         let known = ServerFirst::default();
-        let refused = async || Err::<Io, io::Error>(io::ErrorKind::ConnectionRefused.into());
+        let refused = async || Err::<Io, _>(ProtocolError::Dial(Reason::ConnectFailed));
         let error = protocol(&mut near, DESTINATION, SILENCE, &known, refused).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(error.reason(), Reason::ConnectFailed);
     }
 
     #[test]

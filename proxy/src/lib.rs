@@ -1,17 +1,56 @@
 //! The data plane: one process beside each pod, through which all of the pod's TCP traffic goes.
+//!
+//! A connection walks through the rooms in the order in which they are listed here; [`inbound`] and [`outbound`] tell the two
+//! stories on a page each.
+//!
+//! ```text
+//! inbound   accept → origin → mtls (who calls) → admit → detect ─┬→ forward/tcp → the app
+//!                                                                └→ http: admit each request → pool → forward → the app
+//! outbound  accept → origin → discover → detect ─┬→ balance → connect (mtls) → forward/tcp → peer
+//!                                                └→ http: route → balance → pool or connect (mtls) → forward → peer
+//!           observe counts and traces all of it; identity feeds mtls; discover feeds admit, route and balance
+//! ```
+//!
+//! A worker thread owns its listeners, connections, pools and counters, and shares nothing with the others but the published
+//! state. One more thread ("back") runs discovery, identity, admin and the export of traces.
 
+// What rooms hand to each other, and what they are set to.
 pub mod config;
+pub mod io;
+
+// In.
+pub mod accept;
+pub mod origin;
+
+// What is there.
+pub mod discover;
+
+// What it speaks, and who it is.
+pub mod detect;
+pub mod identity;
+pub mod mtls;
+
+// May it, and where to.
+pub mod admit;
+pub mod balance;
+pub mod refuse;
+pub mod route;
+
+// Out.
+pub mod connect;
 pub mod forward;
 pub mod http;
-pub mod io;
-pub mod balance;
-pub mod connect;
-pub mod route;
-pub mod detect;
-pub mod mtls;
-pub mod origin;
 pub mod pool;
-pub mod discover;
+
+// What is told of it.
 pub mod observe;
-pub mod identity;
+pub mod outcome;
+
+// The two stories, and who tells them.
+pub mod inbound;
+pub mod outbound;
+pub mod serve;
+pub mod worker;
+
+// Beside them.
 pub mod snapshot;

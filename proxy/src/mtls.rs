@@ -147,6 +147,11 @@ pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Resul
     }
 }
 
+/// Whether bytes may be the beginning of a ClientHello.
+pub fn may_be_hello(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && begins_tls(bytes) != Some(false)
+}
+
 /// Whether bytes begin a TLS handshake record with a ClientHello (RFC 8446 sections 5.1 and 4). `None`: too few.
 fn begins_tls(bytes: &[u8]) -> Option<bool> {
     const HANDSHAKE: u8 = 22;

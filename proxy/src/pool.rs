@@ -133,6 +133,11 @@ impl Pool {
         });
     }
 
+    /// Whether no connection waits here.
+    pub fn is_empty(&self) -> bool {
+        self.h1.borrow().is_empty() && self.h2.borrow().is_empty()
+    }
+
     /// Drops every connection that waits. Those in use end with what they carry.
     pub fn clear(&self) {
         self.h1.borrow_mut().clear();
@@ -142,9 +147,9 @@ impl Pool {
 
 impl Ticket {
     /// Says how the dial went. The others who waited go on.
-    pub fn dialled(self, result: Result<&H2Client, ConnectError>, leaf: u64, now: Instant) {
+    pub fn dialled(self, result: Result<(&H2Client, u64), ConnectError>, now: Instant) {
         match result {
-            Ok(client) => {
+            Ok((client, leaf)) => {
                 let shared = Shared { client: client.clone(), leaf, used: Cell::new(now) };
                 self.pool.h2.borrow_mut().push(shared);
             }

@@ -1,0 +1,231 @@
+//! Inbound: the life of a connection that others open to this pod.
+//!
+//! In: a connection that the redirect sent here. Out: the same bytes or requests at the app, from the pod's own address, once
+//! it is known who calls and that it may; or a refusal with its reason. The rooms come in this order: origin, mtls (who
+//! calls), admit, detect, then forward: [`requests`] for HTTP, [`stream`] for the rest.
+
+pub mod requests;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::uri::Authority;
+use tokio::net::TcpStream;
+use weft_model::destination::Protocol;
+use weft_model::inbound::Mode;
+use weft_model::policy::Caller;
+use weft_model::reason::Reason;
+
+use crate::admit::admit;
+use crate::detect::{self, Detected, ProtocolError};
+use crate::forward::tcp::pump;
+use crate::http::limits::Limits;
+use crate::http::server::{ServeContext, serve as serve_http};
+use crate::io::Io;
+use crate::mtls::{self, Hello, Hop};
+use crate::observe::metrics::{Direction, Labels};
+use crate::outcome::{moved, stream_ended};
+use crate::refuse;
+use crate::worker::Worker;
+
+use requests::Requests;
+
+/// A peer's pool closes what is idle; this is for a peer that does not.
+const PEER_IDLE: Duration = Duration::from_secs(300);
+
+/// A stream, and what is known of who opened it.
+#[derive(Debug)]
+struct Arrived {
+    io: Io,
+    caller: Caller,
+    /// What a peer's proxy says that it carries. `None`: no proxy said anything.
+    hop: Option<Hop>,
+}
+
+/// Where a stream comes from and where it goes.
+#[derive(Clone, Copy, Debug)]
+struct Journey {
+    client: Option<SocketAddr>,
+    /// The app's port, at the pod's own address.
+    app: SocketAddr,
+}
+
+/// A connection that will not be served: the stream, where it is still there, and why.
+type Refused = (Option<Io>, Reason);
+
+/// Serves one connection to its end. What goes wrong is counted by its reason.
+pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
+    let Ok(app) = worker.origins.inbound.of(&socket) else {
+        return worker.metrics.refused(Reason::ClientClosed, Direction::Inbound);
+    };
+    let io = Io::plain(socket);
+    if worker.is_own_listener(app) || !worker.settings.pod_ips.contains(&app.ip()) {
+        worker.metrics.refused(Reason::OwnListener, Direction::Inbound);
+        return refuse::close(&io);
+    }
+    let journey = Journey { client: Some(client), app };
+    match identify(worker, io).await {
+        Ok(arrived) => finish(worker, arrived, journey).await,
+        Err((io, reason)) => turn_away(worker, io, reason, journey).await,
+    }
+}
+
+/// Takes over a stream that the outbound side of this very pod opened to an endpoint that is this pod: as one of mutual TLS,
+/// admission included.
+pub fn from_self(worker: &Rc<Worker>, io: Io, app: SocketAddr) {
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        let journey = Journey { client: None, app };
+        match worker.credential() {
+            Ok(credential) => {
+                let caller = Caller::Verified(credential.identity().clone());
+                finish(&worker, Arrived { io, caller, hop: Some(Hop::Tcp) }, journey).await;
+            }
+            Err(reason) => worker.metrics.refused(reason, Direction::Inbound),
+        }
+    });
+}
+
+async fn finish(worker: &Rc<Worker>, arrived: Arrived, journey: Journey) {
+    if let Err((io, reason)) = connection(worker, arrived, journey).await {
+        turn_away(worker, io, reason, journey).await;
+    }
+}
+
+/// The rooms in their order, once it is known who calls.
+async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey) -> Result<(), Refused> {
+    let port = journey.app.port();
+    loop {
+        // Admit: whoever it is, as nobody knows or as verified.
+        if let Err(reason) = admit(&worker.tables(), port, arrived.caller.clone()) {
+            return Err((Some(arrived.io), reason));
+        }
+        let was_silent = arrived.hop.is_none() && arrived.io.ahead().is_empty();
+        // Detect: as the peer says, as declared, else by the bytes.
+        let detected = match detect(worker, &mut arrived, journey).await {
+            Err(reason) => return Err((Some(arrived.io), reason)),
+            Ok(_) if was_silent && mtls::may_be_hello(arrived.io.ahead()) => {
+                // A slow peer's ClientHello after all: it is identified now, and admitted anew.
+                arrived = identify(worker, arrived.io).await?;
+                continue;
+            }
+            Ok(detected) => detected,
+        };
+        // Forward.
+        return match detected {
+            Detected::Http(version) => {
+                let context = context(worker, &arrived.caller, journey.app);
+                let requests = Rc::new(Requests::new(worker.clone(), arrived.caller, journey.client, journey.app));
+                if let Err(error) = serve_http(arrived.io, version, requests, context).await {
+                    tracing::debug!(app = %journey.app, %error, "inbound HTTP connection ended");
+                }
+                Ok(())
+            }
+            Detected::Opaque => match dial_app(worker, journey.app).await {
+                Ok(app) => Ok(stream(worker, arrived, app, journey.app).await),
+                Err(reason) => Err((Some(arrived.io), reason)),
+            },
+            Detected::Dialled(app) => Ok(stream(worker, arrived, app, journey.app).await),
+        };
+    }
+}
+
+/// mTLS: who calls. A stream that says nothing yet, or nothing of ours, is plaintext.
+async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
+    let within = worker.dialer.handshake_timeout;
+    let strict = worker.tables().inbound().is_none_or(|inbound| inbound.mode == Mode::Strict);
+    // Strict never looks at who speaks first, so nothing is to be learnt from silence.
+    let silence = if strict { within } else { worker.settings.detect_wait };
+    let hello = match mtls::hello(&mut io, silence, within).await {
+        Ok(hello) => hello,
+        Err(_) => return Err((None, Reason::ClientClosed)),
+    };
+    match hello {
+        Hello::Mesh(accepted) => {
+            let credential = match worker.credential() {
+                Ok(credential) => credential,
+                Err(reason) => return Err((Some(io), reason)),
+            };
+            let handshake = Box::pin(mtls::terminate(io, *accepted, &credential, within));
+            let terminated = handshake.await.map_err(|error| {
+                tracing::debug!(error = &error as &dyn std::error::Error, "inbound handshake failed");
+                (None, Reason::TlsFailed)
+            })?;
+            Ok(Arrived { io: terminated.io, caller: Caller::Verified(terminated.peer), hop: Some(terminated.hop) })
+        }
+        Hello::Foreign | Hello::Plaintext | Hello::Silent | Hello::Ended => {
+            Ok(Arrived { io, caller: Caller::Plaintext, hop: None })
+        }
+    }
+}
+
+/// Detect. Where nothing was said yet, a peer's ClientHello may still come: the caller looks.
+async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey) -> Result<Detected, Reason> {
+    if let Some(hop) = arrived.hop {
+        return Ok(hop.http().map_or(Detected::Opaque, Detected::Http));
+    }
+    let declared = worker.tables().inbound().and_then(|inbound| inbound.port(journey.app.port())).map(|p| p.protocol);
+    let io = &mut arrived.io;
+    let is_opaque = matches!(declared, Some(Protocol::Opaque | Protocol::Tls));
+    match declared {
+        Some(Protocol::Opaque | Protocol::Tls) if !io.ahead().is_empty() => Ok(Detected::Opaque),
+        Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc) => {
+            let idle = worker.settings.idle_timeout;
+            match detect::version(io, idle).await.map_err(|_| Reason::ClientClosed)? {
+                Some(version) => Ok(Detected::Http(version)),
+                None if mtls::may_be_hello(io.ahead()) => Ok(Detected::Opaque),
+                None => Err(Reason::NotHttp),
+            }
+        }
+        _ => {
+            // The silence that means something has passed already, in `identify`.
+            let silence = Duration::ZERO;
+            let dial = async || dial_app(worker, journey.app).await.map_err(ProtocolError::Dial);
+            let detected = detect::protocol(io, journey.app, silence, &worker.server_first, dial).await;
+            match detected.map_err(|error| error.reason())? {
+                Detected::Http(_) if is_opaque => Ok(Detected::Opaque),
+                detected => Ok(detected),
+            }
+        }
+    }
+}
+
+/// Connects to the app at, and from, the pod's own address.
+async fn dial_app(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
+    let socket = worker.dialer.tcp(app, Some(app.ip())).await;
+    socket.map(Io::plain).map_err(|_| Reason::AppUnreachable)
+}
+
+/// Forward, opaque: one stream for as long as it lasts.
+async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) {
+    let tables = worker.tables();
+    let labels = tables.inbound().map(|own| Labels::inbound(own, at.port(), &arrived.caller)).unwrap_or_default();
+    drop(tables);
+    let open = worker.metrics.series(&labels, "").open_tcp();
+    let outcome = pump(arrived.io, app, |flow, bytes| moved(&open, flow, bytes)).await;
+    stream_ended(outcome, open, Direction::Inbound);
+}
+
+/// Refuses, with the reason where the other side can hear it.
+async fn turn_away(worker: &Rc<Worker>, io: Option<Io>, reason: Reason, journey: Journey) {
+    tracing::debug!(client = ?journey.client, app = %journey.app, %reason, "inbound connection refused");
+    let Some(io) = io else { return worker.metrics.refused(reason, Direction::Inbound) };
+    let context = context(worker, &Caller::Plaintext, journey.app);
+    let silence = worker.settings.detect_wait;
+    refuse::connection(io, reason, Direction::Inbound, &worker.metrics, silence, context).await;
+}
+
+/// What HTTP is served with.
+fn context(worker: &Worker, caller: &Caller, app: SocketAddr) -> ServeContext {
+    let (origin, idle_time) = match caller {
+        Caller::Verified(_) => (crate::http::Origin::Mesh, PEER_IDLE),
+        Caller::Plaintext => (crate::http::Origin::Outside, worker.settings.idle_timeout),
+    };
+    ServeContext {
+        limits: Limits { idle_time, ..Limits::default() },
+        closing: worker.inbound_closing.clone(),
+        origin,
+        authority: Authority::try_from(app.to_string()).ok(),
+    }
+}

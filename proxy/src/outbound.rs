@@ -1,0 +1,121 @@
+//! Outbound: the life of a connection that this pod's app opens.
+//!
+//! In: a connection that the redirect sent here. Out: the same bytes or requests, at the endpoint that discovery, routes and
+//! balancing chose, over mutual TLS with exactly the identity that must be there; or a refusal with its reason. The rooms
+//! come in this order: origin, discover, detect, then for each request [`requests`] (route, balance, connect, forward), or
+//! for the whole stream [`streams`] (balance, connect, forward).
+
+pub mod attempt;
+pub mod reach;
+pub mod requests;
+pub mod streams;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::uri::Authority;
+use tokio::net::TcpStream;
+use weft_model::destination::{Protocol, Target};
+use weft_model::reason::Reason;
+
+use crate::detect::{self, Detected};
+use crate::http::limits::Limits;
+use crate::http::server::{ServeContext, serve as serve_http};
+use crate::io::Io;
+use crate::observe::metrics::Direction;
+use crate::refuse;
+use crate::route::{Found, Service};
+use crate::worker::Worker;
+
+use requests::Requests;
+use streams::Stream;
+
+/// An app's own keep-alive connection may be idle for so long: as without a mesh, it is the app that closes it.
+const APP_IDLE: Duration = Duration::from_secs(3600);
+
+/// Serves one connection to its end. What goes wrong is counted by its reason.
+pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
+    let Ok(destination) = worker.origins.outbound.of(&socket) else {
+        return worker.metrics.refused(Reason::ClientClosed, Direction::Outbound);
+    };
+    let io = Io::plain(socket);
+    if worker.is_own_listener(destination) {
+        worker.metrics.refused(Reason::OwnListener, Direction::Outbound);
+        return refuse::close(&io);
+    }
+    tracing::debug!(%client, %destination, "outbound connection");
+    if let Err((io, reason)) = connection(worker, io, destination).await {
+        tracing::debug!(%client, %destination, %reason, "outbound connection refused");
+        let silence = worker.settings.detect_wait;
+        let context = context(worker, destination);
+        refuse::connection(io, reason, Direction::Outbound, &worker.metrics, silence, context).await;
+    }
+}
+
+/// The rooms in their order. An error gives the stream back, to be told why.
+async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) -> Result<(), (Io, Reason)> {
+    let target = Target::Address(destination);
+    let service = match worker.find(&target).await {
+        Ok(Found::Service(service)) => service,
+        Ok(Found::Outside) => return Ok(streams::outside(worker, io, destination).await),
+        Err(reason) => return Err((io, reason)),
+    };
+    let mut trial = None;
+    let version = match detect(worker, &mut io, &target, &service, &mut trial).await {
+        Ok(Detected::Http(version)) => version,
+        Ok(Detected::Opaque) => return streams::opaque(worker, io, &target, &service).await,
+        Ok(Detected::Dialled(upstream)) => {
+            if let Some(flight) = trial {
+                Stream { io: upstream, flight }.pump(io).await;
+            }
+            return Ok(());
+        }
+        Err(reason) => return Err((io, reason)),
+    };
+    drop(trial);
+    let context = context(worker, destination);
+    let requests = Rc::new(Requests::new(worker.clone(), target, service));
+    if let Err(error) = serve_http(io, version, requests, context).await {
+        tracing::debug!(%destination, %error, "outbound HTTP connection ended");
+    }
+    Ok(())
+}
+
+/// What the app speaks: as declared, else by the bytes. A trial connection's accounts are left in `trial`.
+async fn detect(
+    worker: &Rc<Worker>,
+    io: &mut Io,
+    target: &Target,
+    service: &Rc<Service>,
+    trial: &mut Option<streams::Flight>,
+) -> Result<Detected, Reason> {
+    match service.protocol {
+        Protocol::Opaque | Protocol::Tls => Ok(Detected::Opaque),
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            let version = detect::version(io, APP_IDLE).await.map_err(|_| Reason::ClientClosed)?;
+            version.map(Detected::Http).ok_or(Reason::NotHttp)
+        }
+        Protocol::Undeclared => {
+            let Target::Address(destination) = *target else { return Ok(Detected::Opaque) };
+            let dial = async || -> Result<Io, detect::ProtocolError> {
+                let stream = streams::dial(worker, target, service).await.map_err(detect::ProtocolError::Dial)?;
+                *trial = Some(stream.flight);
+                Ok(stream.io)
+            };
+            let silence = worker.settings.detect_wait;
+            let detected = detect::protocol(io, destination, silence, &worker.server_first, dial).await;
+            detected.map_err(|error| error.reason())
+        }
+    }
+}
+
+/// What HTTP is served with.
+fn context(worker: &Worker, destination: SocketAddr) -> ServeContext {
+    ServeContext {
+        limits: Limits { idle_time: APP_IDLE, ..Limits::default() },
+        closing: worker.outbound_closing.clone(),
+        origin: crate::http::Origin::Outside,
+        authority: Authority::try_from(destination.to_string()).ok(),
+    }
+}

@@ -1,0 +1,125 @@
+//! Forward, one attempt: one request to one endpoint, over a pooled connection or a new one.
+
+use std::rc::Rc;
+
+use tokio::time::Instant;
+use weft_model::destination::Target;
+use weft_model::reason::Reason;
+
+use crate::balance::health::Failure;
+use crate::balance::{Balancer, Remote};
+use crate::connect::ConnectError;
+use crate::http::HttpVersion;
+use crate::http::client::{H2Client, Upstream, handshake_h1, handshake_h2};
+use crate::http::exchange::{Done, Exchange, ForwardError};
+use crate::http::limits::Limits;
+use crate::mtls::Hop;
+use crate::outbound::reach::{leaf_for, reach};
+use crate::pool::Turn;
+use crate::worker::Worker;
+
+/// One endpoint, and how it came to be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// The worker.
+    pub worker: &'a Rc<Worker>,
+    /// What the app dialled.
+    pub target: &'a Target,
+    /// What the endpoint was chosen from.
+    pub balancer: &'a Balancer,
+    /// The endpoint.
+    pub remote: &'a Rc<Remote>,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Why.
+    pub reason: Reason,
+    /// No byte reached the app, and nothing was answered: another endpoint may be tried.
+    pub again: bool,
+}
+
+/// A connection to forward on, and where it came from.
+struct Lent {
+    upstream: Upstream,
+    leaf: u64,
+    pooled: bool,
+}
+
+impl Attempt<'_> {
+    /// Forwards the exchange. Not cancel safe: dropping it cancels the request.
+    pub async fn run(self, exchange: &mut Exchange<'_>) -> Result<Done, Failed> {
+        let flight = self.remote.begin();
+        let version = match exchange.head().version {
+            http::Version::HTTP_2 => HttpVersion::H2,
+            _ => HttpVersion::H1,
+        };
+        let mut fresh = false;
+        loop {
+            let lent = match version {
+                HttpVersion::H1 => self.h1(fresh).await,
+                HttpVersion::H2 => self.h2().await,
+            };
+            let mut lent = lent.map_err(|error| Failed { reason: error.reason(), again: true })?;
+            match exchange.forward(&mut lent.upstream).await {
+                Ok(done) => {
+                    flight.observe(done.first_byte, Instant::now());
+                    self.give_back(lent, done.reusable);
+                    return Ok(done);
+                }
+                // A kept connection had ended meanwhile: that says nothing of the endpoint.
+                Err(error) if error.replayable && lent.pooled && !fresh => fresh = true,
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+    }
+
+    fn failed(&self, error: &ForwardError) -> Failed {
+        tracing::debug!(endpoint = %self.remote.endpoint.key, %error, source = ?error.source, "forwarding failed");
+        if error.replayable && error.reason == Reason::AppUnreachable {
+            self.balancer.failed(self.remote, Failure::Proof, error.reason, Instant::now());
+        }
+        Failed { reason: error.reason, again: error.replayable && !error.answered }
+    }
+
+    async fn h1(&self, fresh: bool) -> Result<Lent, ConnectError> {
+        let leaf = leaf_for(self.worker, self.remote)?;
+        if !fresh && let Some(client) = self.remote.pool.take_h1(leaf) {
+            return Ok(Lent { upstream: Upstream::H1(client), leaf, pooled: true });
+        }
+        // Boxed, as everything that happens once per connection: a request's own future stays small.
+        let reached = Box::pin(reach(self.worker, self.target, self.balancer, self.remote, Hop::H1)).await?;
+        let client = handshake_h1(reached.io);
+        Ok(Lent { upstream: Upstream::H1(client), leaf: reached.leaf, pooled: false })
+    }
+
+    async fn h2(&self) -> Result<Lent, ConnectError> {
+        let leaf = leaf_for(self.worker, self.remote)?;
+        match self.remote.pool.turn_h2(leaf, Instant::now()).await? {
+            Turn::Use(client) => Ok(Lent { upstream: Upstream::H2(client), leaf, pooled: true }),
+            Turn::Dial(ticket) => {
+                let dialled = Box::pin(self.dial_h2()).await;
+                ticket.dialled(dialled.as_ref().map(|(client, leaf)| (client, *leaf)).map_err(|e| *e), Instant::now());
+                let (client, leaf) = dialled?;
+                Ok(Lent { upstream: Upstream::H2(client), leaf, pooled: false })
+            }
+        }
+    }
+
+    async fn dial_h2(&self) -> Result<(H2Client, u64), ConnectError> {
+        let reached = reach(self.worker, self.target, self.balancer, self.remote, Hop::H2).await?;
+        let (client, driver) = handshake_h2(reached.io, Limits::default()).await.map_err(|_| ConnectError::Closed)?;
+        tokio::task::spawn_local(async move {
+            // How it ends is told to each stream.
+            let _ = driver.run().await;
+        });
+        Ok((client, reached.leaf))
+    }
+
+    fn give_back(&self, lent: Lent, reusable: bool) {
+        if let (Upstream::H1(client), true) = (lent.upstream, reusable) {
+            self.remote.pool.put_h1(client, lent.leaf, Instant::now());
+        }
+    }
+}

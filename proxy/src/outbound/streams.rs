@@ -1,0 +1,112 @@
+//! Outbound, opaque: one stream to one endpoint, for as long as it lasts.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::time::Instant;
+use weft_model::destination::Target;
+use weft_model::endpoint::EndpointKey;
+use weft_model::reason::Reason;
+
+use crate::balance::InFlight;
+use crate::forward::tcp::pump;
+use crate::inbound;
+use crate::io::Io;
+use crate::mtls::Hop;
+use crate::observe::metrics::{Direction, Labels, Series};
+use crate::outbound::reach::{probe, reach};
+use crate::outcome::{moved, stream_ended};
+use crate::refuse;
+use crate::route::Service;
+use crate::worker::Worker;
+
+/// Endpoints that one stream tries at most.
+const ATTEMPTS: usize = 3;
+/// The pipe to our own inbound side holds so much in each direction.
+const PIPE: usize = 64 * 1024;
+
+/// A connection to an endpoint, with its accounts.
+#[derive(Debug)]
+pub struct Stream {
+    /// The connection.
+    pub io: Io,
+    /// Its accounts.
+    pub flight: Flight,
+}
+
+/// What counts a stream. Dropped without having been pumped, it counts as nothing but load that has ended.
+#[derive(Debug)]
+pub struct Flight {
+    _load: InFlight,
+    series: Rc<Series>,
+}
+
+/// Balances, connects and forwards one stream. An error gives it back, to be told why.
+pub async fn opaque(
+    worker: &Rc<Worker>,
+    io: Io,
+    target: &Target,
+    service: &Rc<Service>,
+) -> Result<(), (Io, Reason)> {
+    match dial(worker, target, service).await {
+        Ok(stream) => Ok(stream.pump(io).await),
+        Err(reason) => Err((io, reason)),
+    }
+}
+
+/// Connects to an endpoint of a service, as an opaque stream: one after the other until one can be connected to.
+pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -> Result<Stream, Reason> {
+    let balancer = service.opaque()?;
+    probe(worker, target, &balancer);
+    let mut tried: Vec<EndpointKey> = Vec::with_capacity(ATTEMPTS);
+    let mut reason = Reason::NoEndpoints;
+    while tried.len() < ATTEMPTS {
+        let Some(picked) = balancer.pick(&tried, Instant::now()) else { break };
+        let remote = picked.remote;
+        tried.push(remote.endpoint.key);
+        let load = remote.begin();
+        let reached = if worker.is_self(&remote.endpoint) {
+            let (ours, theirs) = Io::pipe(PIPE);
+            inbound::from_self(worker, theirs, remote.endpoint.address);
+            Ok(ours)
+        } else {
+            reach(worker, target, &balancer, &remote, Hop::Tcp).await.map(|reached| reached.io)
+        };
+        match reached {
+            Ok(io) => {
+                let tables = worker.tables();
+                let own = tables.inbound().map(|own| &**own);
+                let series = remote.series(&worker.metrics, own, service.no_template());
+                return Ok(Stream { io, flight: Flight { _load: load, series } });
+            }
+            Err(error) => reason = error.reason(),
+        }
+    }
+    Err(reason)
+}
+
+impl Stream {
+    /// Moves bytes until both sides have ended.
+    pub async fn pump(self, client: Io) {
+        let open = self.flight.series.open_tcp();
+        let outcome = pump(client, self.io, |flow, bytes| moved(&open, flow, bytes)).await;
+        stream_ended(outcome, open, Direction::Outbound);
+    }
+}
+
+/// Passes a stream on to where it was going: there is nothing of the mesh.
+pub async fn outside(worker: &Rc<Worker>, client: Io, destination: SocketAddr) {
+    let labels = worker.tables().inbound().map(|own| Labels::outside(own)).unwrap_or_default();
+    let series = worker.metrics.series(&labels, "");
+    match worker.dialer.tcp(destination, None).await {
+        Ok(socket) => {
+            let open = series.open_tcp();
+            let outcome = pump(client, Io::plain(socket), |flow, bytes| moved(&open, flow, bytes)).await;
+            stream_ended(outcome, open, Direction::Outbound);
+        }
+        Err(error) => {
+            worker.metrics.refused(error.reason(), Direction::Outbound);
+            refuse::close(&client);
+        }
+    }
+}
