@@ -53,4 +53,6 @@ pub mod serve;
 pub mod worker;
 
 // Beside them.
+pub mod admin;
+pub mod probe;
 pub mod snapshot;

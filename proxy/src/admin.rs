@@ -1,0 +1,96 @@
+//! Admin: what people, probes and scrapers may ask.
+//!
+//! Two servers. The one on the pod's address answers only what harms nobody: readiness, liveness, metrics, the app's probes.
+//! The one on the loopback, which only the pod's own containers reach, shows what the proxy believes and ends it.
+
+mod config;
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use weft_daemon::admin::{self, Admin, Response};
+use weft_daemon::ready::Ready;
+
+use crate::discover::Beliefs;
+use crate::observe::metrics::{Counter, Gauge, Registry, table};
+use crate::probe::{Finding, Probes};
+
+/// The server on the pod's address: `/ready`, `/live`, `/metrics`, `/probe/<container>/<kind>`.
+pub fn public(ready: Ready, registry: Arc<Registry>, beliefs: Beliefs, probes: Probes) -> Admin {
+    let process = Process::new(&registry);
+    let probes = Arc::new(probes);
+    Admin::new()
+        .get("/ready", move |_| ready.response())
+        .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
+        .get("/metrics", move |_| {
+            beliefs.measure();
+            process.measure(&registry);
+            registry.text().response()
+        })
+        .get_async("/probe/*", move |request| {
+            let probes = probes.clone();
+            async move { probed(probes.run(request.uri().path()).await) }
+        })
+}
+
+/// The server on the loopback: `GET /config`, `POST /shutdown`. `shutdown` begins the end and returns at once.
+pub fn local(beliefs: Beliefs, shutdown: impl Fn() + Send + Sync + 'static) -> Admin {
+    Admin::new()
+        .get("/config", move |request| {
+            let by_names = admin::query(request, "view") == Some("names");
+            admin::json(StatusCode::OK, &config::describe(&beliefs, by_names))
+        })
+        .post("/shutdown", move |_| {
+            shutdown();
+            admin::text(StatusCode::OK, "ending\n")
+        })
+}
+
+/// The app's status and nothing else of what it said.
+fn probed(finding: Finding) -> Response {
+    match finding {
+        Finding::Well(status) => admin::text(status, "well\n"),
+        Finding::Ill(status, reason) => admin::text(status, format!("{reason}\n")),
+        Finding::Unknown => admin::text(StatusCode::NOT_FOUND, "there is no such probe\n"),
+    }
+}
+
+/// The process's own figures. Written by the back thread alone.
+#[derive(Debug)]
+struct Process {
+    cpu: Counter,
+    memory: Gauge,
+    series: Gauge,
+}
+
+impl Process {
+    fn new(registry: &Arc<Registry>) -> Self {
+        let writer = registry.writer();
+        writer.gauge(&table::BUILD, &[env!("CARGO_PKG_VERSION")]).set(1.0);
+        Self {
+            cpu: writer.counter(&table::CPU, &[]),
+            memory: writer.gauge(&table::MEMORY, &[]),
+            series: writer.gauge(&table::SERIES, &[]),
+        }
+    }
+
+    fn measure(&self, registry: &Registry) {
+        use nix::sys::resource::{UsageWho, getrusage};
+        use nix::sys::time::TimeValLike as _;
+        if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
+            let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+            self.cpu.set(u64::try_from(micros).unwrap_or(0).saturating_mul(1000));
+        }
+        // Pages: total, resident, …
+        let pages = std::fs::read_to_string("/proc/self/statm").ok();
+        let resident = pages.as_deref().and_then(|pages| pages.split(' ').nth(1)).and_then(|pages| pages.parse::<f64>().ok());
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+        if let (Some(resident), Some(page)) = (resident, page) {
+            self.memory.set(resident * page as f64);
+        }
+        self.series.set(registry.series() as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests;

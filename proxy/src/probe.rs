@@ -1,0 +1,205 @@
+//! Probes: behind a redirect the kernel completes every handshake, so the kubelet asks the proxy, and the proxy asks the app.
+//!
+//! In: `/probe/<container>/<kind>`, and the original probes as the injector kept them. Out: the answer's status only, so that
+//! the path is no way in for others. The app is asked at, and from, the pod's own address.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::connect::Dialer;
+
+/// How much of an answer is read: the status line is in the first bytes.
+const ANSWER_MAX: usize = 4096;
+
+/// The app's own probes.
+#[derive(Debug)]
+pub struct Probes {
+    probes: HashMap<String, HashMap<String, Probe>>,
+    address: IpAddr,
+    dialer: Dialer,
+}
+
+/// Why the settings' probes cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbesError {
+    /// Not the JSON that the injector writes.
+    #[error("WEFT_PROBES is not the JSON that the injector writes: {0}")]
+    Json(serde_json::Error),
+}
+
+/// One probe, as in the pod's manifest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Probe {
+    http_get: Option<HttpGet>,
+    tcp_socket: Option<TcpSocket>,
+    /// Seconds.
+    #[serde(default = "one")]
+    timeout_seconds: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HttpGet {
+    port: u16,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    host: String,
+    #[serde(default)]
+    scheme: String,
+    #[serde(default)]
+    http_headers: Vec<Header>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Header {
+    name: String,
+    value: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct TcpSocket {
+    port: u16,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The app is well. For HTTP, its status.
+    Well(StatusCode),
+    /// The app is not.
+    Ill(StatusCode, String),
+    /// There is no such probe.
+    Unknown,
+}
+
+impl Probes {
+    /// Reads what the injector kept. `address`: the pod's own.
+    pub fn new(json: &str, address: IpAddr, dialer: Dialer) -> Result<Self, ProbesError> {
+        let probes = serde_json::from_str(if json.trim().is_empty() { "{}" } else { json }).map_err(ProbesError::Json)?;
+        Ok(Self { probes, address, dialer })
+    }
+
+    /// Runs the probe of a path: `/probe/<container>/<kind>`. Never longer than the probe allows.
+    pub async fn run(&self, path: &str) -> Finding {
+        let mut parts = path.trim_start_matches('/').split('/');
+        let (Some("probe"), Some(container), Some(kind), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Finding::Unknown;
+        };
+        let Some(probe) = self.probes.get(container).and_then(|kinds| kinds.get(kind)) else { return Finding::Unknown };
+        let bound = Duration::from_secs(probe.timeout_seconds.clamp(1, 3600));
+        match timeout(bound, self.ask(probe)).await {
+            Ok(finding) => finding,
+            Err(_) => Finding::Ill(StatusCode::GATEWAY_TIMEOUT, format!("no answer within {} s", bound.as_secs())),
+        }
+    }
+
+    async fn ask(&self, probe: &Probe) -> Finding {
+        match (&probe.http_get, &probe.tcp_socket) {
+            (Some(get), _) => self.http(get).await,
+            (None, Some(tcp)) => match self.dial(tcp.port).await {
+                Ok(_) => Finding::Well(StatusCode::OK),
+                Err(reason) => Finding::Ill(StatusCode::SERVICE_UNAVAILABLE, reason),
+            },
+            (None, None) => Finding::Ill(
+                StatusCode::NOT_IMPLEMENTED,
+                "this version runs probes of kind httpGet and tcpSocket only".to_owned(),
+            ),
+        }
+    }
+
+    async fn http(&self, get: &HttpGet) -> Finding {
+        if get.scheme.eq_ignore_ascii_case("https") {
+            let reason = "this version does not run probes over HTTPS";
+            return Finding::Ill(StatusCode::NOT_IMPLEMENTED, reason.to_owned());
+        }
+        let mut stream = match self.dial(get.port).await {
+            Ok(stream) => stream,
+            Err(reason) => return Finding::Ill(StatusCode::SERVICE_UNAVAILABLE, reason),
+        };
+        let head = match self.head(get) {
+            Ok(head) => head,
+            Err(reason) => return Finding::Ill(StatusCode::INTERNAL_SERVER_ERROR, reason),
+        };
+        match exchange(&mut stream, &head).await {
+            // As the kubelet judges: 200 to 399.
+            Ok(status) if (200..400).contains(&status.as_u16()) => Finding::Well(status),
+            Ok(status) => Finding::Ill(status, format!("the app answered {}", status.as_u16())),
+            Err(error) => Finding::Ill(StatusCode::BAD_GATEWAY, format!("the app's answer: {error}")),
+        }
+    }
+
+    /// The request's head. Refuses what would smuggle a second line in.
+    fn head(&self, get: &HttpGet) -> Result<String, String> {
+        let own = SocketAddr::new(self.address, get.port).to_string();
+        let host = get.http_headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
+        let host = host.map_or(if get.host.is_empty() { own.as_str() } else { &get.host }, |header| &header.value);
+        let path = if get.path.starts_with('/') { get.path.clone() } else { format!("/{}", get.path) };
+        let mut head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
+        let named = |name: &str| get.http_headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
+        if !named("user-agent") {
+            head.push_str(concat!("user-agent: weft-probe/", env!("CARGO_PKG_VERSION"), "\r\n"));
+        }
+        if !named("accept") {
+            head.push_str("accept: */*\r\n");
+        }
+        for Header { name, value } in &get.http_headers {
+            if !name.eq_ignore_ascii_case("host") && !name.eq_ignore_ascii_case("connection") {
+                http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no header"))?;
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+        }
+        let lines = head.matches("\r\n").count();
+        if head.bytes().filter(|byte| matches!(byte, b'\r' | b'\n')).count() != lines * 2
+            || path.contains(' ')
+            || head.split("\r\n").any(|line| line.bytes().any(|byte| byte < b' ' && byte != b'\t'))
+        {
+            return Err("the probe's path or headers have characters that HTTP does not allow".to_owned());
+        }
+        head.push_str("\r\n");
+        Ok(head)
+    }
+
+    async fn dial(&self, port: u16) -> Result<TcpStream, String> {
+        let app = SocketAddr::new(self.address, port);
+        self.dialer.tcp(app, Some(self.address)).await.map_err(|error| format!("{app}: {error}"))
+    }
+}
+
+async fn exchange(stream: &mut TcpStream, head: &str) -> std::io::Result<StatusCode> {
+    stream.write_all(head.as_bytes()).await?;
+    let (mut buffer, mut read) = ([0; ANSWER_MAX], 0);
+    loop {
+        let count = stream.read(&mut buffer[read..]).await?;
+        read += count;
+        let mut headers = [httparse::EMPTY_HEADER; 0];
+        let mut response = httparse::Response::new(&mut headers);
+        // The headers do not matter, so having no room for them is no error once the status is known.
+        let parsed = response.parse(&buffer[..read]);
+        if let Some(code) = response.code
+            && (parsed.is_ok() || parsed == Err(httparse::Error::TooManyHeaders))
+        {
+            let invalid = |_| std::io::Error::from(std::io::ErrorKind::InvalidData);
+            return StatusCode::from_u16(code).map_err(invalid);
+        }
+        if parsed.is_err() || count == 0 || read == ANSWER_MAX {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
