@@ -6,6 +6,11 @@
 //! | [`manifests`] | directories of files, read and watched |
 //! | [`index`] | objects by what they mean for each other (pure) |
 //! | [`compile`] | index in, resources out (pure) |
+//! | `serve` | certificates and streams out, to proxies |
+//! | `authority` | the mesh's root, and the control plane's own certificate |
+//! | `epoch` | within which resources never get older |
+//! | `status`, `admin` | what is told to people and scrapers |
+//! | `config`, `app` | settings, and how the rooms are joined |
 
 pub mod objects;
 
@@ -14,3 +19,77 @@ pub mod manifests;
 pub mod index;
 
 pub mod compile;
+
+mod authority;
+mod epoch;
+mod serve;
+
+mod admin;
+mod status;
+
+mod app;
+mod config;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use weft_daemon::drain::Ended;
+use weft_daemon::log::{self, Switch};
+use weft_daemon::{exit, signal};
+
+pub use config::{AddressCheck, RenewByLeaf, Settings};
+
+/// Threads that serve proxies. The desk and the watch of the manifests have their own.
+const SERVING_THREADS: usize = 2;
+
+/// Runs the control plane until SIGTERM or SIGINT. `args` begins with the program's name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let settings = match Settings::try_parse_from(args) {
+        Ok(settings) => settings,
+        Err(error) => {
+            // Help and version are asked for; they go to stdout. If that is closed, nobody reads the rest either.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
+        }
+    };
+    let log = match log::start() {
+        Ok(log) => log,
+        Err(error) => return failed(&error, exit::USAGE),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SERVING_THREADS)
+        .thread_name("serve")
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(settings, log.switch())),
+        Err(error) => failed(&error, exit::FAILURE),
+    }
+}
+
+async fn run(settings: Settings, log: Switch) -> ExitCode {
+    let signals = match signal::Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return failed(&error, exit::FAILURE),
+    };
+    let grace = settings.drain;
+    let app = match app::App::start(settings, log).await {
+        Ok(app) => app,
+        Err(error) => return failed(&error, exit::FAILURE),
+    };
+    let (drain, rest) = app.into_parts();
+    let ended = signals.end(drain, grace).await;
+    drop(rest);
+    match ended {
+        Ended::Gently => tracing::info!("ended"),
+        Ended::ByForce(left) => tracing::warn!(?left, "ended by force"),
+    }
+    ExitCode::from(exit::OK)
+}
+
+fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    // Not through the log: this is the answer to whoever started the process. If stderr is closed, the code remains.
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("weft-control: {}\n", authority::Chain(error)));
+    ExitCode::from(code)
+}

@@ -1,0 +1,81 @@
+//! What people, probes and scrapers ask: `/status`, `/metrics`, `/ready`, `/live`. It only tells; nothing here changes
+//! anything.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use weft_daemon::admin::{self, Admin, Response};
+use weft_daemon::log::{self, Switch};
+use weft_daemon::prometheus::Text;
+use weft_daemon::ready::Ready;
+
+use crate::authority::Issuer;
+use crate::serve::desk::{COMPILE_BUCKETS, CompileTimes, Desk};
+use crate::serve::metrics::Metrics;
+
+/// Where the answers come from.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    pub(crate) desk: Desk,
+    pub(crate) ready: Ready,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) times: Arc<CompileTimes>,
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) log: Switch,
+}
+
+/// The routes.
+pub(crate) fn routes(sources: &Sources) -> Admin {
+    let (for_status, for_metrics, ready) = (sources.clone(), sources.clone(), sources.ready.clone());
+    Admin::new()
+        .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
+        .get("/ready", move |_| ready.response())
+        .get_async("/status", move |_| status(for_status.clone()))
+        .get_async("/metrics", move |_| metrics(for_metrics.clone()))
+}
+
+async fn status(sources: Sources) -> Response {
+    match sources.desk.status().await {
+        Ok(status) => admin::json(StatusCode::OK, &status),
+        Err(closed) => admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
+    }
+}
+
+async fn metrics(sources: Sources) -> Response {
+    let figures = match sources.desk.figures().await {
+        Ok(figures) => figures,
+        Err(closed) => return admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
+    };
+    let mut text = Text::new();
+    for (name, help, value) in [
+        ("weft_control_proxies_connected", "Proxies with a discovery stream.", figures.connected),
+        ("weft_control_resources", "Distinct resources that a proxy is subscribed to.", figures.resources),
+        ("weft_control_subscriptions", "Subscriptions of proxies to resources.", figures.subscriptions),
+        ("weft_control_resources_waiting", "Resources that wait to be sent, over all proxies.", figures.waiting),
+        ("weft_control_resources_refused", "Versions that a proxy refused and has nothing better for.", figures.refused),
+        ("weft_control_objects_not_accepted", "Objects that are not accepted.", figures.not_accepted),
+        ("weft_control_problems", "Problems with objects and files.", figures.problems),
+    ] {
+        text.gauge(name, help).sample(&[], value);
+    }
+    text.gauge("weft_control_epoch", "The epoch of resource versions.").sample(&[], figures.epoch);
+    sources.metrics.write(&mut text);
+    write_compile_times(&mut text, &sources.times);
+    let left = sources.issuer.credential().not_after().duration_since(SystemTime::now()).unwrap_or_default();
+    text.gauge("weft_leaf_expiry_seconds", "Seconds until the own certificate ends.").sample(&[], left.as_secs());
+    text.counter("weft_panics_total", "Panics that cost a task.").sample(&[], log::panics());
+    text.counter("weft_log_lines_dropped_total", "Log lines dropped because stderr was too slow.")
+        .sample(&[], sources.log.dropped());
+    text.response()
+}
+
+fn write_compile_times(text: &mut Text, times: &CompileTimes) {
+    let read = |n: usize| times.buckets[n].load(Ordering::Relaxed);
+    let buckets = COMPILE_BUCKETS.iter().enumerate().map(|(n, bound)| (*bound, read(n)));
+    #[expect(clippy::cast_precision_loss, reason = "microseconds since the start, for a sum of seconds")]
+    let sum = times.micros.load(Ordering::Relaxed) as f64 / 1e6;
+    text.histogram("weft_control_compile_duration_seconds", "Time from a change of objects to changed resources.")
+        .histogram_sample(&[], buckets, read(COMPILE_BUCKETS.len()), sum);
+}

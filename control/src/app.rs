@@ -1,0 +1,231 @@
+//! Builds the rooms, joins them, and runs them until a signal comes.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::Server;
+use weft_daemon::admin::Listener;
+use weft_daemon::drain::{Drain, Tasks};
+use weft_daemon::log::Switch;
+use weft_daemon::ready::Ready;
+use weft_proto::identity::identity_server::IdentityServer;
+
+use crate::admin;
+use crate::authority::{Issuer, IssuerError};
+use crate::config::Settings;
+use crate::epoch::{Epoch, EpochError};
+use crate::index::{self, Index};
+use crate::manifests::{self, OpenError};
+use crate::serve::cache::Facts;
+use crate::serve::desk::{CompileTimes, Desk};
+use crate::serve::discovery::{self, Discovery, DiscoveryServer};
+use crate::serve::hub::Hub;
+use crate::serve::identity::{self, Identities, REQUEST_MAX};
+use crate::serve::listen::{self, Connection};
+use crate::serve::metrics::Metrics;
+use crate::serve::tokens::TokenKeys;
+
+/// The suffix of the names of Services.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// A proxy that is gone without a word is noticed after twice this.
+const PING: Duration = Duration::from_secs(15);
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The state directory cannot be made or used.
+    #[error("the state directory {0}")]
+    State(PathBuf, #[source] io::Error),
+    /// The epoch cannot be read or kept.
+    #[error("the epoch")]
+    Epoch(#[source] EpochError),
+    /// There is no authority, or no own certificate.
+    #[error("certificates")]
+    Issuer(#[source] IssuerError),
+    /// The manifests cannot be read.
+    #[error("manifests")]
+    Manifests(#[source] OpenError),
+    /// An address or socket cannot be listened on.
+    #[error("listening on {0}")]
+    Listen(String, #[source] io::Error),
+}
+
+/// A control plane that runs.
+#[derive(Debug)]
+pub(crate) struct App {
+    /// Ends its tasks.
+    drain: Drain,
+    rest: Rest,
+}
+
+/// What goes on while tasks drain, and ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    /// Where identity and discovery listen.
+    #[cfg(test)]
+    pub(crate) address: SocketAddr,
+    /// Where admin listens.
+    #[cfg(test)]
+    pub(crate) admin: SocketAddr,
+    /// Serves admin.
+    _admin: JoinSet<()>,
+    /// Ends the desk.
+    _end: DropGuard,
+}
+
+impl App {
+    /// Starts everything. Listens before it returns.
+    pub(crate) async fn start(settings: Settings, log: Switch) -> Result<Self, StartError> {
+        prepare_state(&settings.state_dir).map_err(|error| StartError::State(settings.state_dir.clone(), error))?;
+        let issuer = Issuer::open(
+            &settings.state_dir,
+            &settings.trust_domain,
+            &settings.control_namespace,
+            settings.leaf_lifetime,
+        );
+        let issuer = Arc::new(issuer.map_err(StartError::Issuer)?);
+        issuer.publish(&settings.state_dir).map_err(StartError::Issuer)?;
+
+        let ready = Ready::new();
+        let objects = ready.gate("objects");
+        let (drain, tasks) = Drain::new();
+        let end = CancellationToken::new();
+        let times = Arc::new(CompileTimes::default());
+        let desk = open_desk(&settings, &issuer, times.clone(), end.clone())?;
+        objects.open();
+
+        let metrics = Arc::new(Metrics::default());
+        let sources = admin::Sources { desk: desk.clone(), ready, metrics: metrics.clone(), times, issuer: issuer.clone(), log };
+        let (admin, serving) = serve_admin(&settings, &sources).await?;
+        let address = serve_proxies(settings, desk, issuer.clone(), metrics, &tasks).await?;
+        tasks.named("own certificate").spawn({
+            let tasks = tasks.clone();
+            async move {
+                tokio::select! {
+                    () = tasks.draining() => {}
+                    () = issuer.keep_renewed() => {}
+                }
+            }
+        });
+        tracing::info!(%address, %admin, "serving");
+        let rest = Rest {
+            #[cfg(test)]
+            address,
+            #[cfg(test)]
+            admin,
+            _admin: serving,
+            _end: end.drop_guard(),
+        };
+        Ok(Self { drain, rest })
+    }
+
+    /// What ends tasks, and what goes on meanwhile.
+    pub(crate) fn into_parts(self) -> (Drain, Rest) {
+        (self.drain, self.rest)
+    }
+}
+
+/// The directory is this user's, but others may pass through it to `trust/`.
+fn prepare_state(state: &Path) -> io::Result<()> {
+    if state.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o711).create(state)?;
+    std::fs::set_permissions(state, Permissions::from_mode(0o711))
+}
+
+fn open_desk(settings: &Settings, issuer: &Issuer, times: Arc<CompileTimes>, end: CancellationToken) -> Result<Desk, StartError> {
+    let epoch = Epoch::open(&settings.state_dir).map_err(StartError::Epoch)?;
+    let index = Index::new(index::Settings {
+        trust_domain: settings.trust_domain.clone(),
+        cluster: settings.cluster.clone(),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        inside: settings.networks.clone(),
+        outside: settings.outside.clone(),
+    });
+    let facts = Facts {
+        trust_domain: settings.trust_domain.clone(),
+        cluster: settings.cluster.clone(),
+        discovery_wait: settings.discovery_wait,
+        bundles: issuer.bundles().clone(),
+    };
+    let hub = Hub::new(index, facts, epoch, settings.subscriptions);
+    let manifests = manifests::Settings::control(&settings.manifests, Some(settings.state_dir.clone()));
+    Desk::open(hub, manifests, times, end).map_err(StartError::Manifests)
+}
+
+async fn serve_admin(settings: &Settings, sources: &admin::Sources) -> Result<(SocketAddr, JoinSet<()>), StartError> {
+    let failed = |error| StartError::Listen(settings.admin.to_string(), error);
+    let tcp = Listener::tcp(settings.admin).await.map_err(failed)?;
+    let address = tcp.address().unwrap_or(settings.admin);
+    let mut listeners = vec![tcp];
+    if let Some(path) = &settings.admin_socket {
+        let failed = |error| StartError::Listen(path.display().to_string(), error);
+        listeners.push(Listener::unix(path).map_err(failed)?);
+    }
+    let routes = admin::routes(sources);
+    let mut serving = JoinSet::new();
+    serving.spawn(async move { match routes.serve(listeners).await {} });
+    Ok((address, serving))
+}
+
+async fn serve_proxies(
+    settings: Settings,
+    desk: Desk,
+    issuer: Arc<Issuer>,
+    metrics: Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<SocketAddr, StartError> {
+    let failed = |error| StartError::Listen(settings.listen.to_string(), error);
+    let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let limits = listen::Limits { connections: settings.connections, per_address: settings.connections_per_address };
+    let connections = listen::connections(listener, issuer.clone(), limits, metrics.clone(), tasks);
+
+    let tokens = TokenKeys::new(settings.token_jwks, settings.token_issuer);
+    let rules = identity::Rules {
+        address_check: settings.address_check,
+        renew_by_leaf: settings.renew_by_leaf,
+        pod_wait: settings.pod_wait,
+    };
+    let identities = Identities::new(desk.clone(), issuer.clone(), tokens, rules, metrics.clone());
+    let rules = discovery::Rules {
+        ack_wait: settings.ack_wait,
+        pod_wait: settings.pod_wait,
+        targets_max: settings.subscriptions,
+    };
+    let discovery = Discovery::new(desk, issuer.trust_domain().clone(), metrics, tasks, rules);
+    tasks.named("server").spawn(serve(connections, identities, discovery, tasks.clone()));
+    Ok(address)
+}
+
+async fn serve(
+    connections: tokio::sync::mpsc::Receiver<io::Result<Connection>>,
+    identities: Identities,
+    discovery: Discovery,
+    tasks: Tasks,
+) {
+    let served = Server::builder()
+        .max_concurrent_streams(16)
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
+        .http2_max_header_list_size(16 * 1024)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .add_service(IdentityServer::new(identities).max_decoding_message_size(REQUEST_MAX))
+        .add_service(DiscoveryServer(Arc::new(discovery)))
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { tasks.draining().await })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the server ended");
+    }
+}

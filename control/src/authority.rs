@@ -1,0 +1,196 @@
+//! The authority of this mesh, the control plane's own leaf, and what is published for proxies to trust.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+use weft_certs::authority::{Authority, AuthorityError, IssuedLeaf};
+use weft_certs::bundle::{BundleError, TrustBundles};
+use weft_certs::credential::{Credential, CredentialError};
+use weft_certs::key::{Key, KeyError, PublicKey};
+use weft_certs::renew::Life;
+use weft_daemon::file;
+use weft_model::identity::{Identity, IdentityError, TrustDomain};
+
+/// Issues certificates: to callers, and to the control plane itself.
+pub(crate) struct Issuer {
+    authority: Authority,
+    identity: Identity,
+    bundles: Arc<TrustBundles>,
+    lifetime: Duration,
+    credential: watch::Sender<Arc<Credential>>,
+}
+
+/// Why there is no issuer, or no leaf.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IssuerError {
+    /// The authority could not be loaded, or did not issue.
+    #[error("the authority")]
+    Authority(#[source] AuthorityError),
+    /// The roots are no bundle.
+    #[error("the trust bundle")]
+    Bundle(#[source] BundleError),
+    /// The own identity is none.
+    #[error("the control plane's own identity")]
+    Identity(#[source] IdentityError),
+    /// The own key could not be made.
+    #[error("the control plane's own key")]
+    Key(#[source] KeyError),
+    /// The own leaf is of no use.
+    #[error("the control plane's own certificate")]
+    Credential(#[source] CredentialError),
+    /// What proxies are to trust could not be written.
+    #[error("writing {0}")]
+    Publish(PathBuf, #[source] io::Error),
+}
+
+impl Issuer {
+    /// Loads or makes the authority in `STATE/authority`, and issues the first leaf of the control plane itself.
+    pub(crate) fn open(state: &Path, trust_domain: &TrustDomain, namespace: &str, lifetime: Duration) -> Result<Self, IssuerError> {
+        let now = SystemTime::now();
+        let authority =
+            Authority::load_or_create(&state.join("authority"), trust_domain, now).map_err(IssuerError::Authority)?;
+        let identity = Identity::control_plane(trust_domain.clone(), namespace).map_err(IssuerError::Identity)?;
+        let bundles = Arc::new(TrustBundles::new([authority.bundle(1)]).map_err(IssuerError::Bundle)?);
+        let first = own_leaf(&authority, &identity, &bundles, lifetime, 1)?;
+        let credential = watch::Sender::new(Arc::new(first));
+        Ok(Self { authority, identity, bundles, lifetime, credential })
+    }
+
+    /// Writes what proxies need in order to trust us: `STATE/trust/{roots.pem,trust-domain,control-namespace}`.
+    pub(crate) fn publish(&self, state: &Path) -> Result<(), IssuerError> {
+        let directory = state.join("trust");
+        let failed = |error| IssuerError::Publish(directory.clone(), error);
+        DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(failed)?;
+        // The umask may have taken bits away, and others are to read this.
+        fs::set_permissions(&directory, Permissions::from_mode(0o755)).map_err(failed)?;
+        let roots: String = self.bundles.iter().map(weft_certs::bundle::Bundle::to_pem).collect();
+        for (name, text) in [
+            ("roots.pem", roots.as_str()),
+            ("trust-domain", self.identity.trust_domain().as_str()),
+            ("control-namespace", self.identity.namespace()),
+        ] {
+            let path = directory.join(name);
+            file::replace(&path, 0o644, text.as_bytes()).map_err(|error| IssuerError::Publish(path.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Issues a leaf. The caller has made sure that the key's holder is this identity.
+    pub(crate) fn issue(&self, key: &PublicKey, identity: &Identity, now: SystemTime) -> Result<IssuedLeaf, AuthorityError> {
+        self.authority.issue(key, identity, self.lifetime, now)
+    }
+
+    /// Whom callers are to trust.
+    pub(crate) fn bundles(&self) -> &Arc<TrustBundles> {
+        &self.bundles
+    }
+
+    /// Whose certificates it issues.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        self.identity.trust_domain()
+    }
+
+    /// What the control plane serves with now.
+    pub(crate) fn credential(&self) -> Arc<Credential> {
+        self.credential.borrow().clone()
+    }
+
+    /// Renews the control plane's own leaf, for ever.
+    pub(crate) async fn keep_renewed(&self) {
+        let mut received = Instant::now();
+        loop {
+            let left = self.credential().not_after().duration_since(SystemTime::now()).unwrap_or_default();
+            let life = Life { received, valid_for: left };
+            // Nobody else renews this leaf at the same time, so nothing needs to be spread.
+            tokio::time::sleep_until(life.renewal(0).into()).await;
+            received = Instant::now();
+            let generation = self.credential().generation() + 1;
+            match own_leaf(&self.authority, &self.identity, &self.bundles, self.lifetime, generation) {
+                Ok(credential) => {
+                    tracing::debug!(generation, "renewed the control plane's own certificate");
+                    self.credential.send_replace(Arc::new(credential));
+                }
+                Err(error) => tracing::error!(error = %Chain(&error), "renewing the control plane's own certificate failed"),
+            }
+        }
+    }
+}
+
+/// A new key with a new leaf.
+fn own_leaf(
+    authority: &Authority,
+    identity: &Identity,
+    bundles: &Arc<TrustBundles>,
+    lifetime: Duration,
+    generation: u64,
+) -> Result<Credential, IssuerError> {
+    let key = Key::generate().map_err(IssuerError::Key)?;
+    let leaf = authority.issue(key.public(), identity, lifetime, SystemTime::now()).map_err(IssuerError::Authority)?;
+    Credential::new(leaf.chain, key, bundles.clone(), generation).map_err(IssuerError::Credential)
+}
+
+/// An error with its causes, in one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(state: &Path) -> Issuer {
+        let trust_domain = TrustDomain::new("shop.weft.internal").unwrap();
+        Issuer::open(state, &trust_domain, "weft-system", Duration::from_secs(6)).unwrap()
+    }
+
+    #[test]
+    fn the_root_survives_a_restart_and_is_published_for_all_to_read() {
+        let state = tempfile::tempdir().unwrap();
+        let first = open(state.path());
+        first.publish(state.path()).unwrap();
+        let second = open(state.path());
+        second.publish(state.path()).unwrap();
+        assert_eq!(first.authority.root(), second.authority.root());
+        let trust = state.path().join("trust");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&trust), 0o755);
+        for (name, text) in [("trust-domain", "shop.weft.internal"), ("control-namespace", "weft-system")] {
+            assert_eq!(fs::read_to_string(trust.join(name)).unwrap(), text);
+            assert_eq!(mode(&trust.join(name)), 0o644);
+        }
+        let pem = fs::read(trust.join("roots.pem")).unwrap();
+        let read = weft_certs::bundle::Bundle::from_pem(first.trust_domain().clone(), &pem, 1).unwrap();
+        assert_eq!(read.roots(), [first.authority.root().clone()]);
+        assert_eq!(mode(&state.path().join("authority")), 0o700);
+    }
+
+    #[tokio::test]
+    async fn the_own_leaf_is_renewed_before_it_ends() {
+        let state = tempfile::tempdir().unwrap();
+        let issuer = open(state.path());
+        let first = issuer.credential();
+        assert_eq!(first.identity().to_string(), "spiffe://shop.weft.internal/ns/weft-system/sa/weft-control");
+        let mut changed = issuer.credential.subscribe();
+        tokio::select! {
+            () = issuer.keep_renewed() => {}
+            renewed = tokio::time::timeout(Duration::from_secs(6), changed.changed()) => renewed.unwrap().unwrap(),
+        }
+        assert_eq!(issuer.credential().generation(), 2);
+        assert!(SystemTime::now() < first.not_after());
+    }
+}

@@ -1,0 +1,98 @@
+//! Epochs: within one, a resource's sources never get older. A number that only rises, kept in the state directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use weft_daemon::file;
+
+/// The current epoch, and where it is kept.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    path: PathBuf,
+    current: u64,
+}
+
+/// Why the epoch could not be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EpochError {
+    /// The file could not be read or written.
+    #[error("{0}")]
+    File(PathBuf, #[source] io::Error),
+    /// The file does not hold a number. Deleting it is safe: proxies say which epochs they have seen.
+    #[error("{0} does not hold a number; delete it to begin anew above every epoch that a proxy has seen")]
+    Number(PathBuf),
+}
+
+impl Epoch {
+    /// Reads the epoch of a state directory; a new directory begins with 1.
+    pub(crate) fn open(state: &Path) -> Result<Self, EpochError> {
+        let path = state.join("epoch");
+        let current = match std::fs::read_to_string(&path) {
+            Ok(text) => match text.trim().parse() {
+                Ok(number @ 1..) => number,
+                _ => return Err(EpochError::Number(path)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut epoch = Self { path, current: 0 };
+                epoch.set(1)?;
+                return Ok(epoch);
+            }
+            Err(error) => return Err(EpochError::File(path, error)),
+        };
+        Ok(Self { path, current })
+    }
+
+    /// The number.
+    pub(crate) fn current(&self) -> u64 {
+        self.current
+    }
+
+    /// Takes an epoch that a proxy has seen and that is not behind in anything. Says whether that was news.
+    pub(crate) fn join(&mut self, seen: u64) -> Result<bool, EpochError> {
+        if seen <= self.current {
+            return Ok(false);
+        }
+        self.set(seen)?;
+        Ok(true)
+    }
+
+    /// Begins a new epoch, above this one and the one that was seen.
+    pub(crate) fn begin(&mut self, seen: u64) -> Result<(), EpochError> {
+        self.set(self.current.max(seen).saturating_add(1))
+    }
+
+    /// On disk before anybody hears of it.
+    fn set(&mut self, number: u64) -> Result<(), EpochError> {
+        file::replace(&self.path, 0o600, format!("{number}\n").as_bytes())
+            .map_err(|error| EpochError::File(self.path.clone(), error))?;
+        self.current = number;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_survives_a_restart_and_only_rises() {
+        let state = tempfile::tempdir().unwrap();
+        let mut epoch = Epoch::open(state.path()).unwrap();
+        assert_eq!(epoch.current(), 1);
+        assert!(epoch.join(4).unwrap());
+        assert!(!epoch.join(3).unwrap());
+        assert_eq!(Epoch::open(state.path()).unwrap().current(), 4);
+        epoch.begin(9).unwrap();
+        epoch.begin(2).unwrap();
+        assert_eq!(Epoch::open(state.path()).unwrap().current(), 11);
+    }
+
+    #[test]
+    fn a_file_that_holds_no_number_is_an_error_that_says_what_to_do() {
+        let state = tempfile::tempdir().unwrap();
+        for text in ["", "0", "x", "-1"] {
+            std::fs::write(state.path().join("epoch"), text).unwrap();
+            assert!(Epoch::open(state.path()).unwrap_err().to_string().contains("delete it"), "{text:?}");
+        }
+    }
+}

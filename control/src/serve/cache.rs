@@ -1,0 +1,264 @@
+//! Everything that somebody is subscribed to, compiled and encoded once.
+//!
+//! An item is made when its first subscriber comes, made again when something that it depends on changes, and forgotten
+//! with its last subscriber.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use weft_certs::bundle::TrustBundles;
+use weft_model::destination::{Lookup, Service, Target};
+use weft_model::identity::TrustDomain;
+use weft_model::name::ObjectRef;
+use weft_model::route::BackendPlace;
+use weft_model::version::Version;
+use weft_proto::resource::bundles::TrustRoots;
+use weft_proto::resource::name::{BUNDLES, INBOUND, MESH};
+use weft_proto::resource::{self, Body, Kind, Mesh};
+
+use super::wire::{Made, Name};
+use crate::compile::{self, Compiled};
+use crate::index::{self, Index, Topic};
+
+/// What a resource is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Item {
+    /// What is at a target, for clients of a namespace.
+    Lookup(Target, Arc<str>),
+    /// A port of a Service, by key.
+    Service(Arc<str>),
+    /// A set of endpoints, by key.
+    Endpoints(Arc<str>),
+    /// The inbound side of a pod.
+    Inbound(index::Name),
+    /// The mesh's networks and defaults.
+    Mesh,
+    /// The trust bundles.
+    Bundles,
+}
+
+/// What the index does not know.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) cluster: String,
+    pub(crate) discovery_wait: Duration,
+    pub(crate) bundles: Arc<TrustBundles>,
+}
+
+/// Number of a connected proxy, never used twice.
+pub(crate) type ProxyId = u64;
+
+/// See the head of the file.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    entries: HashMap<Item, Entry>,
+    by_topic: HashMap<Topic, HashSet<Item>>,
+}
+
+/// One item, made.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// `None`: there is no such thing (any more).
+    pub(crate) made: Option<Arc<Made>>,
+    /// Why proxies that have a version from before are to keep it.
+    pub(crate) hold: Option<Arc<str>>,
+    /// The route of each rule, to tell which object a refused field is of.
+    pub(crate) rules: Vec<ObjectRef>,
+    topics: BTreeSet<Topic>,
+    /// Who is subscribed.
+    pub(crate) users: BTreeSet<ProxyId>,
+}
+
+/// What making an item again has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// Nothing that a proxy would see.
+    None,
+    /// Its content.
+    Content,
+    /// Its content, and what it refers to or whether it is held.
+    References,
+}
+
+impl Item {
+    pub(crate) fn name(&self) -> Name {
+        match self {
+            Self::Lookup(target, _) => Name::new(Kind::Lookup, target.to_string()),
+            Self::Service(key) => Name::new(Kind::Service, key.clone()),
+            Self::Endpoints(key) => Name::new(Kind::Endpoints, key.clone()),
+            Self::Inbound(_) => Name::new(Kind::Inbound, INBOUND),
+            Self::Mesh => Name::new(Kind::Mesh, MESH),
+            Self::Bundles => Name::new(Kind::Bundles, BUNDLES),
+        }
+    }
+
+    /// The item of a name that resources refer to. `None`: resources do not refer to such.
+    pub(crate) fn referred(name: &Name) -> Option<Self> {
+        match name.kind {
+            Kind::Service => Some(Self::Service(name.key.clone())),
+            Kind::Endpoints => Some(Self::Endpoints(name.key.clone())),
+            Kind::Lookup | Kind::Inbound | Kind::Bundles | Kind::Mesh => None,
+        }
+    }
+}
+
+impl Cache {
+    /// Subscribes a proxy to an item, which is made if nobody had it.
+    pub(crate) fn subscribe(&mut self, item: &Item, proxy: ProxyId, index: &Index, facts: &Facts) -> &Entry {
+        if !self.entries.contains_key(item) {
+            self.put(item.clone(), make(item, index, facts));
+        }
+        let entry = self.entries.entry(item.clone()).or_default();
+        entry.users.insert(proxy);
+        entry
+    }
+
+    /// Ends a proxy's subscription.
+    pub(crate) fn unsubscribe(&mut self, item: &Item, proxy: ProxyId) {
+        let Some(entry) = self.entries.get_mut(item) else { return };
+        entry.users.remove(&proxy);
+        if entry.users.is_empty() {
+            let topics = std::mem::take(&mut entry.topics);
+            self.entries.remove(item);
+            self.unlink(item, &topics);
+        }
+    }
+
+    /// An item that somebody is subscribed to.
+    pub(crate) fn get(&self, item: &Item) -> Option<&Entry> {
+        self.entries.get(item)
+    }
+
+    /// All of them.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// The items that depend on any of these topics.
+    pub(crate) fn affected(&self, topics: &BTreeSet<Topic>) -> HashSet<Item> {
+        topics.iter().filter_map(|topic| self.by_topic.get(topic)).flatten().cloned().collect()
+    }
+
+    /// Makes an item again, and says what that changed.
+    pub(crate) fn make_again(&mut self, item: &Item, index: &Index, facts: &Facts) -> Difference {
+        let Some(old) = self.entries.get(item) else { return Difference::None };
+        let new = make(item, index, facts);
+        let content = |entry: &Entry| entry.made.as_ref().map(|made| made.version.hash);
+        let refers = |entry: &Entry| entry.made.as_ref().map(|made| made.refers.clone());
+        let difference = if refers(old) != refers(&new) || old.hold != new.hold {
+            Difference::References
+        } else if content(old) != content(&new) {
+            Difference::Content
+        } else {
+            Difference::None
+        };
+        self.put(item.clone(), new);
+        difference
+    }
+
+    fn put(&mut self, item: Item, mut new: Entry) {
+        if let Some(old) = self.entries.remove(&item) {
+            new.users = old.users;
+            if new.made.is_none() && new.topics.is_empty() {
+                // What is not there says nothing of what it would depend on: what it did is the best guess.
+                new.topics.clone_from(&old.topics);
+            }
+            self.unlink(&item, &old.topics);
+        }
+        for topic in &new.topics {
+            self.by_topic.entry(topic.clone()).or_default().insert(item.clone());
+        }
+        self.entries.insert(item, new);
+    }
+
+    fn unlink(&mut self, item: &Item, topics: &BTreeSet<Topic>) {
+        for topic in topics {
+            let Some(items) = self.by_topic.get_mut(topic) else { continue };
+            items.remove(item);
+            if items.is_empty() {
+                self.by_topic.remove(topic);
+            }
+        }
+    }
+}
+
+/// Compiles and encodes an item.
+fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
+    match item {
+        Item::Lookup(target, namespace) => {
+            let compiled = compile::lookup(index, target, namespace);
+            let refers = match &compiled.value {
+                Lookup::Service(key) => vec![Name::new(Kind::Service, key.as_str())],
+                Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => Vec::new(),
+            };
+            entry(item, compiled, refers, Body::Lookup)
+        }
+        Item::Service(key) => {
+            let Some(compiled) = compile::service(index, key) else { return Entry::default() };
+            let refers = service_refers(&compiled.value);
+            let rules = compiled.value.rules.iter().flat_map(|rules| &rules.rules);
+            let rules = rules.map(|rule| rule.route.clone()).collect();
+            Entry { rules, ..entry(item, compiled, refers, Body::Service) }
+        }
+        Item::Endpoints(key) => {
+            let Some(compiled) = compile::endpoint_set(index, key) else { return Entry::default() };
+            entry(item, compiled, Vec::new(), Body::Endpoints)
+        }
+        Item::Inbound(pod) => {
+            let Some(compiled) = compile::inbound(index, &pod.namespace, &pod.name) else {
+                // Only the pod itself can bring it back.
+                return Entry { topics: BTreeSet::from([Topic::Pod(pod.clone())]), ..Entry::default() };
+            };
+            entry(item, compiled, Vec::new(), Body::Inbound)
+        }
+        Item::Mesh => entry(item, compile::networks(index), Vec::new(), |networks| {
+            Body::Mesh(Mesh {
+                trust_domain: facts.trust_domain.clone(),
+                cluster: facts.cluster.clone(),
+                inside: networks.inside,
+                outside: networks.outside,
+                discovery_wait: facts.discovery_wait,
+            })
+        }),
+        Item::Bundles => {
+            let (sources, requires, hold, topics) = (Vec::new(), Vec::new(), None, BTreeSet::new());
+            let value = trust_roots(&facts.bundles);
+            entry(item, Compiled { value, sources, requires, hold, topics }, Vec::new(), Body::Bundles)
+        }
+    }
+}
+
+fn entry<T>(item: &Item, compiled: Compiled<T>, refers: Vec<Name>, body: impl FnOnce(T) -> Body) -> Entry {
+    let encoded = resource::encode(&body(compiled.value));
+    let version = Version { hash: encoded.hash, sources: compiled.sources };
+    let made = Made::new(item.name(), version, compiled.requires, refers, encoded.bytes);
+    Entry {
+        made: Some(Arc::new(made)),
+        hold: compiled.hold.map(Into::into),
+        topics: compiled.topics,
+        ..Entry::default()
+    }
+}
+
+/// The bundles, as they travel.
+pub(crate) fn trust_roots(bundles: &TrustBundles) -> Vec<TrustRoots> {
+    let roots = |bundle: &weft_certs::bundle::Bundle| TrustRoots {
+        trust_domain: bundle.trust_domain().clone(),
+        roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root)).collect(),
+        sequence: bundle.sequence(),
+    };
+    bundles.iter().map(roots).collect()
+}
+
+fn service_refers(service: &Service) -> Vec<Name> {
+    let rules = service.rules.iter().flat_map(|rules| &rules.rules);
+    let backends = rules.flat_map(|rule| &rule.backends).filter_map(|backend| match &backend.place {
+        BackendPlace::Endpoints(key) => Some(key.as_str()),
+        BackendPlace::Unresolved(_) => None,
+    });
+    let keys: BTreeSet<&str> = backends.chain([service.endpoints.as_str()]).filter(|key| !key.is_empty()).collect();
+    keys.into_iter().map(|key| Name::new(Kind::Endpoints, key)).collect()
+}

@@ -1,0 +1,309 @@
+//! The desk: one thread that owns the hub. Changes of objects come in on one side, what proxies say on the other.
+//!
+//! Whoever asks waits for an answer through a bounded queue; the desk itself waits for nobody, so no proxy can hold up
+//! another.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use weft_model::destination::Target;
+use weft_model::version::Source;
+
+use super::cache::ProxyId;
+use super::hub::{Hub, Join, Outlet, Settled};
+use crate::authority::Chain;
+use crate::manifests::{self, Changes, Manifests, OpenError};
+use crate::status::{Figures, Status};
+
+/// Questions that wait at once: as many as a burst of reconnecting proxies; the rest waits in its own task.
+const QUEUE: usize = 1024;
+/// A watch that ended is begun anew so often.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+/// Upper bounds of the histogram of compile durations, in seconds.
+pub(crate) const COMPILE_BUCKETS: [f64; 8] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
+
+/// The way to the desk. Clones lead to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Desk {
+    questions: mpsc::Sender<Question>,
+    /// Rises with every change of objects.
+    changed: watch::Receiver<u64>,
+}
+
+/// The desk does not answer: the process is ending.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane is ending")]
+pub(crate) struct Closed;
+
+/// What is known of a pod, to check a caller against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    pub(crate) uid: String,
+    pub(crate) service_account: String,
+    pub(crate) ips: Vec<IpAddr>,
+    /// It has ended: its address may be another's by now.
+    pub(crate) finished: bool,
+}
+
+/// How long changes took to compile.
+#[derive(Debug, Default)]
+pub(crate) struct CompileTimes {
+    /// Observations by bucket; the last is above all bounds.
+    pub(crate) buckets: [AtomicU64; COMPILE_BUCKETS.len() + 1],
+    /// Their sum, in microseconds.
+    pub(crate) micros: AtomicU64,
+}
+
+enum Question {
+    Pod { namespace: String, name: String, answer: oneshot::Sender<Option<PodFacts>> },
+    Join { join: Box<Join>, sources: Vec<Source>, answer: oneshot::Sender<(ProxyId, Arc<Outlet>)> },
+    Leave(ProxyId),
+    Subscribe { id: ProxyId, targets: Vec<Target>, answer: oneshot::Sender<usize> },
+    Unsubscribe { id: ProxyId, targets: Vec<Target> },
+    Refresh(ProxyId),
+    Settle { id: ProxyId, settled: Vec<Settled>, answer: oneshot::Sender<()> },
+    Status(oneshot::Sender<Status>),
+    Figures(oneshot::Sender<Figures>),
+}
+
+impl Desk {
+    /// Opens the directories, takes in what is there, and starts the thread. It ends with the token.
+    ///
+    /// # Errors
+    /// The directories cannot be read. What is wrong with single files is in status.
+    pub(crate) fn open(
+        mut hub: Hub,
+        settings: manifests::Settings,
+        times: Arc<CompileTimes>,
+        end: CancellationToken,
+    ) -> Result<Self, OpenError> {
+        let manifests = Manifests::open(settings.clone())?;
+        let started = Instant::now();
+        hub.replace(&manifests.snapshot());
+        times.observe(started.elapsed());
+        let (questions, asked) = mpsc::channel(QUEUE);
+        let (tell, changed) = watch::channel(1);
+        let thread = Thread { hub, manifests, settings, times, tell };
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(thread.serve(asked, end)),
+                Err(error) => tracing::error!(%error, "the desk's runtime did not start"),
+            }
+        };
+        thread::Builder::new().name("desk".to_owned()).spawn(run).map_err(OpenError::Thread)?;
+        Ok(Self { questions, changed })
+    }
+
+    /// What is known of a pod now.
+    pub(crate) async fn pod(&self, namespace: &str, name: &str) -> Result<Option<PodFacts>, Closed> {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        self.ask(|answer| Question::Pod { namespace, name, answer }).await
+    }
+
+    /// Waits for a pod to be as `fits` wants it: `Ok` ends the wait, `Err` goes on until the time is over and is then the
+    /// answer. The inner result is for what no waiting can mend.
+    pub(crate) async fn wait_for_pod<T, E>(
+        &self,
+        namespace: &str,
+        name: &str,
+        patience: Duration,
+        fits: impl Fn(Option<PodFacts>) -> Result<Result<T, E>, E>,
+    ) -> Result<Result<T, E>, Closed> {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            let not_yet = match fits(self.pod(namespace, name).await?) {
+                Ok(answer) => return Ok(answer),
+                Err(not_yet) => not_yet,
+            };
+            match tokio::time::timeout_at(deadline, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Closed),
+                Err(_) => return Ok(Err(not_yet)),
+            }
+        }
+    }
+
+    /// A proxy is here, and holds what was made of these sources.
+    pub(crate) async fn join(&self, join: Join, sources: Vec<Source>) -> Result<(ProxyId, Arc<Outlet>), Closed> {
+        let join = Box::new(join);
+        self.ask(|answer| Question::Join { join, sources, answer }).await
+    }
+
+    /// A proxy is gone.
+    pub(crate) async fn leave(&self, id: ProxyId) -> Result<(), Closed> {
+        self.tell(Question::Leave(id)).await
+    }
+
+    /// A proxy wants to know of more. Returns how many are over its limit.
+    pub(crate) async fn subscribe(&self, id: ProxyId, targets: Vec<Target>) -> Result<usize, Closed> {
+        self.ask(|answer| Question::Subscribe { id, targets, answer }).await
+    }
+
+    /// A proxy wants to know of less.
+    pub(crate) async fn unsubscribe(&self, id: ProxyId, targets: Vec<Target>) -> Result<(), Closed> {
+        self.tell(Question::Unsubscribe { id, targets }).await
+    }
+
+    /// A proxy suspects that it was told something old.
+    pub(crate) async fn refresh(&self, id: ProxyId) -> Result<(), Closed> {
+        self.tell(Question::Refresh(id)).await
+    }
+
+    /// A proxy has acknowledged a batch. When this returns, what follows from it is in the outbox.
+    pub(crate) async fn settle(&self, id: ProxyId, settled: Vec<Settled>) -> Result<(), Closed> {
+        self.ask(|answer| Question::Settle { id, settled, answer }).await
+    }
+
+    /// Everything, for people.
+    pub(crate) async fn status(&self) -> Result<Status, Closed> {
+        self.ask(Question::Status).await
+    }
+
+    /// Numbers, for scrapers.
+    pub(crate) async fn figures(&self) -> Result<Figures, Closed> {
+        self.ask(Question::Figures).await
+    }
+
+    async fn tell(&self, question: Question) -> Result<(), Closed> {
+        self.questions.send(question).await.map_err(|_| Closed)
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Closed> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(question(answer)).await?;
+        answered.await.map_err(|_| Closed)
+    }
+}
+
+impl CompileTimes {
+    fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = COMPILE_BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(COMPILE_BUCKETS.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// What the thread owns.
+struct Thread {
+    hub: Hub,
+    manifests: Manifests,
+    settings: manifests::Settings,
+    times: Arc<CompileTimes>,
+    tell: watch::Sender<u64>,
+}
+
+impl Thread {
+    async fn serve(mut self, mut asked: mpsc::Receiver<Question>, end: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased; // the end first, then changes: a flood of questions must not delay them
+                () = end.cancelled() => return,
+                changes = self.manifests.changed() => match changes {
+                    Some(changes) => self.change(&changes),
+                    None => {
+                        tracing::error!("the watch of the manifests has ended");
+                        tokio::time::sleep(WATCH_AGAIN).await;
+                        self.open_again();
+                    }
+                },
+                question = asked.recv() => match question {
+                    Some(question) => self.answer(question),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn change(&mut self, changes: &Changes) {
+        let started = Instant::now();
+        self.hub.apply(changes);
+        let took = started.elapsed();
+        self.times.observe(took);
+        tracing::debug!(
+            changed = changes.upserts.len(),
+            gone = changes.deletes.len(),
+            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            "objects changed"
+        );
+        self.tell.send_modify(|changes| *changes += 1);
+    }
+
+    /// The answer may come too late for whoever asked: then nobody needs it.
+    fn answer(&mut self, question: Question) {
+        let hub = &mut self.hub;
+        match question {
+            Question::Pod { namespace, name, answer } => drop(answer.send(pod_facts(hub, &namespace, &name))),
+            Question::Join { join, sources, answer } => {
+                self.settle_epoch(join.epoch, &sources);
+                let (id, outlet) = self.hub.join(*join);
+                if answer.send((id, outlet)).is_err() {
+                    self.hub.leave(id);
+                }
+            }
+            Question::Leave(id) => hub.leave(id),
+            Question::Subscribe { id, targets, answer } => drop(answer.send(hub.subscribe(id, targets))),
+            Question::Unsubscribe { id, targets } => hub.unsubscribe(id, &targets),
+            Question::Refresh(id) => hub.refresh(id),
+            Question::Settle { id, settled, answer } => {
+                hub.settle(id, settled);
+                let _ = answer.send(());
+            }
+            Question::Status(answer) => drop(answer.send(hub.status())),
+            Question::Figures(answer) => drop(answer.send(hub.figures())),
+        }
+    }
+
+    /// Makes sure that a proxy may believe us: if it knows something newer than we do, we look again; and only if that is
+    /// older too (a state directory or an API server that was restored), a new epoch begins.
+    fn settle_epoch(&mut self, epoch: u64, held: &[Source]) {
+        let mut behind = self.hub.behind(epoch, held).cloned();
+        if let Some(source) = &behind {
+            tracing::warn!(object = source.object, resource_version = source.resource_version, "a proxy is ahead of us: looking again");
+            self.open_again();
+            behind = self.hub.behind(epoch, held).cloned();
+        }
+        let settled = match &behind {
+            None => self.hub.join_epoch(epoch),
+            Some(source) => {
+                tracing::warn!(object = source.object, seen = epoch, "a proxy is still ahead of us: a new epoch begins");
+                self.hub.begin_epoch(epoch)
+            }
+        };
+        if let Err(error) = settled {
+            tracing::error!(error = %Chain(&error), "the epoch could not be kept");
+        }
+    }
+
+    /// Reads all files again, whatever the watch has said of them.
+    fn open_again(&mut self) {
+        match Manifests::open(self.settings.clone()) {
+            Ok(manifests) => {
+                self.manifests = manifests;
+                let started = Instant::now();
+                self.hub.replace(&self.manifests.snapshot());
+                self.times.observe(started.elapsed());
+                self.tell.send_modify(|changes| *changes += 1);
+            }
+            Err(error) => tracing::error!(error = %Chain(&error), "the manifests could not be read again"),
+        }
+    }
+}
+
+fn pod_facts(hub: &Hub, namespace: &str, name: &str) -> Option<PodFacts> {
+    let entry = hub.index.pod(namespace, name)?;
+    Some(PodFacts {
+        uid: entry.uid.clone(),
+        service_account: entry.pod.service_account.clone(),
+        ips: entry.pod.ips.iter().map(IpAddr::to_canonical).collect(),
+        finished: entry.pod.finished,
+    })
+}

@@ -1,0 +1,286 @@
+//! What is told of the whole: proxies, what they have acknowledged, objects with their conditions, problems.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use weft_model::name::ObjectRef;
+
+use crate::index::ConditionType;
+use crate::objects::Severity;
+use crate::serve::cache::ProxyId;
+use crate::serve::hub::{Hub, Proxy};
+
+/// The version of this program.
+pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
+/// Laggards that are named for an object; the others are counted.
+const WAITING_MAX: usize = 32;
+
+/// `GET /status`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Status {
+    pub(crate) epoch: u64,
+    pub(crate) build: String,
+    pub(crate) proxies: Vec<ProxyStatus>,
+    pub(crate) objects: Vec<ObjectStatus>,
+    pub(crate) problems: Vec<ProblemStatus>,
+}
+
+/// One proxy, connected or not.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ProxyStatus {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) build: String,
+    pub(crate) features: Vec<String>,
+    pub(crate) connected: bool,
+    pub(crate) since: String,
+    pub(crate) resources: Vec<ResourceStatus>,
+    pub(crate) refusals: Vec<RefusalStatus>,
+}
+
+/// One resource of a proxy.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ResourceStatus {
+    pub(crate) kind: &'static str,
+    pub(crate) key: String,
+    /// The version that it is to have; of a proxy that is not connected: that it had.
+    pub(crate) version: String,
+    /// Whether every worker of it decides by that version.
+    pub(crate) acked: bool,
+}
+
+/// One refusal of a proxy.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RefusalStatus {
+    pub(crate) object: String,
+    pub(crate) field: String,
+    pub(crate) reason: String,
+}
+
+/// One object, and who decides by it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ObjectStatus {
+    pub(crate) kind: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
+    pub(crate) conditions: Vec<ConditionStatus>,
+    /// Connected proxies that need it.
+    pub(crate) subscribers: usize,
+    /// Those of them that decide by its current version.
+    pub(crate) applied: usize,
+    /// Those that do not, by name; at most a few.
+    pub(crate) waiting: Vec<String>,
+}
+
+/// One condition.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ConditionStatus {
+    pub(crate) r#type: &'static str,
+    pub(crate) status: &'static str,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) field: String,
+}
+
+/// One problem with an object or a file.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ProblemStatus {
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
+    pub(crate) object: Option<String>,
+    pub(crate) field: String,
+    pub(crate) message: String,
+    pub(crate) fix: String,
+    pub(crate) severity: &'static str,
+}
+
+/// What scrapers get of the hub.
+#[derive(Clone, Debug)]
+pub(crate) struct Figures {
+    pub(crate) epoch: u64,
+    pub(crate) connected: usize,
+    /// Distinct resources that somebody is subscribed to.
+    pub(crate) resources: usize,
+    /// Subscriptions to them.
+    pub(crate) subscriptions: usize,
+    /// Resources that wait to be sent, over all proxies.
+    pub(crate) waiting: usize,
+    /// Versions that a proxy would not take, and has not got a better one since.
+    pub(crate) refused: usize,
+    /// Objects with conditions that are not accepted.
+    pub(crate) not_accepted: usize,
+    pub(crate) problems: usize,
+}
+
+/// Who needs an object, and who decides by it.
+#[derive(Debug, Default)]
+struct Need {
+    subscribers: BTreeSet<ProxyId>,
+    waiting: BTreeSet<ProxyId>,
+}
+
+impl Hub {
+    /// Everything, for people. Also forgets the proxies of pods that are gone for good.
+    pub(crate) fn status(&mut self) -> Status {
+        let index = &self.index;
+        self.gone.retain(|proxy| index.pod(&proxy.who.pod.namespace, &proxy.who.pod.name).is_some_and(|pod| pod.uid == proxy.who.uid));
+        let connected = self.proxies.values().map(|proxy| self.proxy_status(proxy, true));
+        let gone = self.gone.iter().map(|proxy| self.proxy_status(proxy, false));
+        let mut proxies: Vec<ProxyStatus> = connected.chain(gone).collect();
+        proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
+        Status {
+            epoch: self.epoch.current(),
+            build: BUILD.to_owned(),
+            proxies,
+            objects: self.object_statuses(),
+            problems: self.problem_statuses(),
+        }
+    }
+
+    /// Numbers, for scrapers.
+    pub(crate) fn figures(&self) -> Figures {
+        let not_accepted = |status: &crate::index::ObjectStatus| {
+            status.conditions.iter().any(|condition| condition.r#type == ConditionType::Accepted && !condition.status)
+        };
+        Figures {
+            epoch: self.epoch.current(),
+            connected: self.proxies.len(),
+            resources: self.cache.entries().count(),
+            subscriptions: self.proxies.values().map(|proxy| proxy.needs.len()).sum(),
+            waiting: self.proxies.values().map(|proxy| proxy.outlet.outbox().waiting()).sum(),
+            refused: self.proxies.values().map(|proxy| proxy.refusals.len()).sum(),
+            not_accepted: self.index.statuses().iter().filter(|status| not_accepted(status)).count(),
+            problems: self.file_problems.len() + self.index.problems().len(),
+        }
+    }
+
+    fn proxy_status(&self, proxy: &Proxy, connected: bool) -> ProxyStatus {
+        let resources = proxy.needs.iter().filter_map(|(name, item)| {
+            let acked = proxy.acked.get(name);
+            let current = self.cache.get(item).and_then(|entry| entry.made.as_ref()).map(|made| made.version.hash);
+            let version = if connected { current? } else { *acked? };
+            let acked = acked == Some(&version);
+            Some(ResourceStatus { kind: name.kind.as_str(), key: name.key.to_string(), version: hex(&version), acked })
+        });
+        let refusals = proxy.refusals.values().map(|refused| RefusalStatus {
+            object: refused.object.clone(),
+            field: refused.field.clone(),
+            reason: refused.reason.clone(),
+        });
+        ProxyStatus {
+            namespace: proxy.who.pod.namespace.clone(),
+            pod: proxy.who.pod.name.clone(),
+            uid: proxy.who.uid.clone(),
+            build: proxy.who.build.clone(),
+            features: proxy.who.features.clone(),
+            connected,
+            since: rfc3339(proxy.who.since),
+            resources: resources.collect(),
+            refusals: refusals.collect(),
+        }
+    }
+
+    fn object_statuses(&self) -> Vec<ObjectStatus> {
+        let statuses = self.index.statuses();
+        let wanted: BTreeSet<String> = statuses.iter().map(|status| status.object.to_string()).collect();
+        let needs = self.needs(&wanted);
+        let none = Need::default();
+        statuses.into_iter().map(|status| self.object_status(status, &needs, &none)).collect()
+    }
+
+    fn object_status(&self, status: crate::index::ObjectStatus, needs: &BTreeMap<String, Need>, none: &Need) -> ObjectStatus {
+        let need = needs.get(&status.object.to_string()).unwrap_or(none);
+        let accepted =
+            status.conditions.iter().all(|condition| condition.r#type != ConditionType::Accepted || condition.status);
+        let mut conditions: Vec<ConditionStatus> = status.conditions.iter().map(condition).collect();
+        conditions.push(applied(need, accepted));
+        let name = |id: &ProxyId| self.proxies.get(id).map(|proxy| format!("{}/{}", proxy.who.pod.namespace, proxy.who.pod.name));
+        let ObjectRef { kind, namespace, name: object } = status.object;
+        ObjectStatus {
+            kind,
+            namespace,
+            name: object,
+            file: status.origin.as_ref().map(|origin| origin.file.display().to_string()),
+            line: status.origin.as_ref().map(|origin| origin.line),
+            conditions,
+            subscribers: need.subscribers.len(),
+            applied: need.subscribers.len() - need.waiting.len(),
+            waiting: need.waiting.iter().filter_map(name).take(WAITING_MAX).collect(),
+        }
+    }
+
+    /// Who needs which of these objects: whoever is subscribed to a resource that was made of it.
+    fn needs(&self, wanted: &BTreeSet<String>) -> BTreeMap<String, Need> {
+        let mut needs: BTreeMap<String, Need> = BTreeMap::new();
+        for entry in self.cache.entries() {
+            let Some(made) = &entry.made else { continue };
+            let late = |id: &&ProxyId| {
+                self.proxies.get(id).is_some_and(|proxy| proxy.acked.get(&made.name) != Some(&made.version.hash))
+            };
+            let waiting: Vec<ProxyId> = entry.users.iter().filter(late).copied().collect();
+            for source in made.version.sources.iter().filter(|source| wanted.contains(&source.object)) {
+                let need = needs.entry(source.object.clone()).or_default();
+                need.subscribers.extend(&entry.users);
+                need.waiting.extend(&waiting);
+            }
+        }
+        needs
+    }
+
+    fn problem_statuses(&self) -> Vec<ProblemStatus> {
+        let problem = |problem: crate::objects::Problem| ProblemStatus {
+            file: problem.file.map(|file| file.display().to_string()),
+            line: problem.line,
+            object: problem.object.map(|object| object.to_string()),
+            field: problem.field,
+            message: problem.message,
+            fix: problem.fix,
+            severity: match problem.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+                Severity::Notice => "notice",
+            },
+        };
+        self.file_problems.iter().cloned().chain(self.index.problems()).map(problem).collect()
+    }
+}
+
+/// True when every connected proxy that needs the object decides by its current version; and where none needs it.
+fn applied(need: &Need, accepted: bool) -> ConditionStatus {
+    let (subscribers, waiting) = (need.subscribers.len(), need.waiting.len());
+    let (status, reason, message) = if !accepted {
+        ("False", "NotAccepted", "the object is not accepted: its last valid form acts, or nothing".to_owned())
+    } else if subscribers == 0 {
+        ("True", "NoSubscribers", "no connected proxy needs it".to_owned())
+    } else if waiting == 0 {
+        ("True", "Acknowledged", format!("all {subscribers} proxies that need it decide by it"))
+    } else {
+        ("False", "Waiting", format!("{waiting} of {subscribers} proxies that need it do not decide by it yet"))
+    };
+    ConditionStatus { r#type: "Applied", status, reason: reason.to_owned(), message, field: String::new() }
+}
+
+fn condition(condition: &crate::index::Condition) -> ConditionStatus {
+    ConditionStatus {
+        r#type: condition.r#type.as_str(),
+        status: if condition.status { "True" } else { "False" },
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+        field: condition.field.clone(),
+    }
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    let whole = OffsetDateTime::from(at).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    whole.format(&Rfc3339).unwrap_or_default()
+}
