@@ -7,6 +7,7 @@
     unreachable_pub,
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes_without_reason,
     reason = "generated from discovery.proto, which is documented"
 )]
 pub mod discovery {
@@ -19,6 +20,7 @@ pub mod discovery {
     unreachable_pub,
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes_without_reason,
     reason = "generated from identity.proto, which is documented"
 )]
 pub mod identity {

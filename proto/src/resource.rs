@@ -196,10 +196,12 @@ pub fn refusal(
 fn read(resource: discovery::Resource) -> Result<Update, FieldError> {
     use discovery::resource::State;
     let name = Name::from_wire(resource.name).map_err(|error| error.within("name"))?;
-    // What is gone has no content that a version could be of.
+    // What is gone, or held back, has no content that a version could be of.
     let version = match (&resource.state, resource.version) {
-        (Some(State::Removed(_)), None) => Version::default(),
-        (_, version) => name::version_from_wire(version).map_err(|error| error.within("version"))?,
+        (Some(State::Removed(_) | State::Hold(_)), None) => Version::default(),
+        (_, version) => {
+            name::version_from_wire(version).map_err(|error| error.within("version"))?
+        }
     };
     let missing = feature::missing(resource.requires.iter().map(String::as_str));
     if !missing.is_empty() {
@@ -232,3 +234,6 @@ fn message<M: Message + Default>(body: &[u8]) -> Result<M, FieldError> {
     M::decode(body)
         .map_err(|error| FieldError::new("body", format!("is not the kind's message: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

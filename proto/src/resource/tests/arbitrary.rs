@@ -1,0 +1,386 @@
+//! Any valid noun of the model.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use weft_model::destination::{Lookup, Protocol, Service, Target};
+use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
+use weft_model::identity::{Identity, TrustDomain};
+use weft_model::inbound::{Inbound, InboundPort, Mode, Workload};
+use weft_model::locality::{Locality, Prefer};
+use weft_model::name::{ObjectRef, ServicePort};
+use weft_model::pattern;
+use weft_model::policy::Policy;
+use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules, ValueMatch};
+use weft_model::version::{Source, Version};
+
+use super::super::{Mesh, TrustRoots};
+
+fn name() -> impl Strategy<Value = String> + Clone {
+    "[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?"
+}
+
+fn name_or_empty() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), name()]
+}
+
+fn word() -> impl Strategy<Value = String> {
+    "[!-~]{0,20}"
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "[ -~äöü☃]{0,40}"
+}
+
+fn port() -> std::ops::RangeInclusive<u16> {
+    1..=u16::MAX
+}
+
+fn ip() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from(bits))),
+        any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from(bits)).to_canonical()),
+    ]
+    .prop_filter("one machine", |ip| {
+        !ip.is_unspecified() && !ip.is_multicast()
+    })
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    (ip(), port()).prop_map(SocketAddr::from)
+}
+
+fn trust_domain() -> impl Strategy<Value = TrustDomain> {
+    "[a-z0-9._-]{1,90}".prop_map(|name| TrustDomain::new(&name).unwrap())
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    (trust_domain(), name(), name())
+        .prop_map(|(domain, ns, sa)| Identity::new(domain, &ns, &sa).unwrap())
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    (word(), word(), word()).prop_map(|(region, zone, cluster)| Place {
+        region,
+        zone,
+        cluster,
+    })
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    (text(), "[!-~]{1,40}", any::<u64>()).prop_map(|(object, uid, resource_version)| Source {
+        object,
+        uid,
+        resource_version,
+    })
+}
+
+pub(super) fn version() -> impl Strategy<Value = Version> {
+    (any::<[u8; 16]>(), vec(source(), 0..5)).prop_map(|(hash, mut sources)| {
+        sources.sort_by(|one, other| one.uid.cmp(&other.uid));
+        Version { hash, sources }
+    })
+}
+
+pub(super) fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        address().prop_map(Target::Address),
+        (name(), port()).prop_map(|(host, port)| Target::Host { host, port }),
+    ]
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    use Protocol::{Grpc, Http, Http2, Opaque, Tls, Undeclared};
+    prop::sample::select(vec![Undeclared, Http, Http2, Grpc, Opaque, Tls])
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let names = (name(), name(), word(), word());
+    (
+        any::<u64>(),
+        address(),
+        option::of(identity()),
+        names,
+        place(),
+        any::<bool>(),
+        source(),
+    )
+        .prop_map(
+            |(
+                id,
+                address,
+                identity,
+                (namespace, pod, workload, version),
+                place,
+                draining,
+                source,
+            )| Endpoint {
+                key: EndpointKey {
+                    id: EndpointId(id),
+                    port: address.port(),
+                },
+                address,
+                identity,
+                namespace,
+                pod,
+                workload,
+                version,
+                place,
+                draining,
+                source,
+            },
+        )
+}
+
+pub(super) fn endpoint_set() -> impl Strategy<Value = EndpointSet> {
+    (
+        name(),
+        name(),
+        port(),
+        name_or_empty(),
+        vec(endpoint().prop_map(Arc::new), 0..5),
+    )
+        .prop_map(
+            |(namespace, service, port, subset, endpoints)| EndpointSet {
+                namespace,
+                service,
+                port,
+                subset,
+                endpoints,
+            },
+        )
+}
+
+fn ttl() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        Just(Duration::MAX),
+        (1..=u64::from(u32::MAX)).prop_map(Duration::from_secs)
+    ]
+}
+
+pub(super) fn lookup() -> impl Strategy<Value = Lookup> {
+    prop_oneof![
+        "[!-~]{1,60}".prop_map(Lookup::Service),
+        (endpoint(), protocol()).prop_map(|(endpoint, protocol)| Lookup::Direct {
+            endpoint: Arc::new(endpoint),
+            protocol
+        }),
+        ttl().prop_map(|ttl| Lookup::Outside { ttl }),
+        (text(), ttl()).prop_map(|(reason, ttl)| Lookup::NoSuchPort { reason, ttl }),
+    ]
+}
+
+fn regex() -> impl Strategy<Value = pattern::Regex> {
+    prop::sample::select(vec![
+        "",
+        "a",
+        "/v[12]/.*",
+        "a|ab",
+        r"\w+",
+        "(?i)x",
+        "^a$",
+        r"\)",
+    ])
+    .prop_map(|text| pattern::whole(text).unwrap())
+}
+
+fn value() -> impl Strategy<Value = ValueMatch> {
+    prop_oneof![
+        text().prop_map(ValueMatch::Exact),
+        regex().prop_map(ValueMatch::Regex)
+    ]
+}
+
+fn path() -> impl Strategy<Value = PathMatch> {
+    prop_oneof![
+        "/[!-~]{0,30}".prop_map(PathMatch::Exact),
+        "/[!-~]{0,30}".prop_map(PathMatch::Prefix),
+        regex().prop_map(PathMatch::Regex),
+    ]
+}
+
+fn matches() -> impl Strategy<Value = Match> {
+    let header = ("[a-z][a-z0-9-]{0,15}", value())
+        .prop_map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), value));
+    let method = "[A-Z]{1,10}".prop_map(|method| Method::from_bytes(method.as_bytes()).unwrap());
+    let query = ("[!-~ä]{1,15}", value());
+    (
+        option::of(path()),
+        vec(header, 0..3),
+        vec(query, 0..3),
+        option::of(method),
+        any::<bool>(),
+    )
+        .prop_map(|(path, headers, query, method, grpc)| Match {
+            path,
+            headers,
+            query,
+            method,
+            grpc,
+        })
+}
+
+fn service_port() -> impl Strategy<Value = ServicePort> {
+    (name(), name(), port()).prop_map(|(namespace, name, port)| ServicePort {
+        namespace,
+        name,
+        port,
+    })
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    let place = prop_oneof![
+        "[!-~]{1,60}".prop_map(BackendPlace::Endpoints),
+        text().prop_map(BackendPlace::Unresolved),
+    ];
+    (0..=1_000_000_u32, place, service_port(), name_or_empty()).prop_map(
+        |(weight, place, service, subset)| Backend {
+            weight,
+            place,
+            service,
+            subset,
+        },
+    )
+}
+
+fn object() -> impl Strategy<Value = ObjectRef> {
+    ("[A-Za-z]{1,12}", name_or_empty(), name()).prop_map(|(kind, namespace, name)| ObjectRef {
+        kind,
+        namespace,
+        name,
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (
+        object(),
+        any::<u32>(),
+        word(),
+        matches(),
+        vec(backend(), 0..4),
+    )
+        .prop_map(|(route, index, name, matches, backends)| Rule {
+            route,
+            index,
+            name,
+            matches,
+            backends,
+        })
+}
+
+pub(super) fn service() -> impl Strategy<Value = Service> {
+    let rules = vec(rule().prop_map(Arc::new), 0..4).prop_map(|rules| Rules { rules });
+    let locality = (
+        prop::sample::select(vec![Prefer::Zone, Prefer::Region, Prefer::None]),
+        1..=100_u32,
+    )
+        .prop_map(|(prefer, spill_below_percent)| Locality {
+            prefer,
+            spill_below_percent,
+        });
+    (
+        service_port(),
+        protocol(),
+        option::of(rules),
+        "[!-~]{1,60}",
+        locality,
+    )
+        .prop_map(|(port, protocol, rules, endpoints, locality)| Service {
+            port,
+            protocol,
+            rules,
+            endpoints,
+            locality,
+        })
+}
+
+/// Policies as this version writes them: what they require is what it lacks.
+fn policy() -> impl Strategy<Value = Policy> {
+    (object(), vec("[a-z]{1,10}/9", 0..3), vec(port(), 0..3)).prop_map(
+        |(object, missing, ports)| Policy {
+            object,
+            missing,
+            ports,
+        },
+    )
+}
+
+pub(super) fn inbound() -> impl Strategy<Value = Inbound> {
+    let ports = (
+        port(),
+        protocol(),
+        vec(trust_domain(), 0..3),
+        vec(word(), 0..3),
+    )
+        .prop_map(|(port, protocol, foreign, services)| InboundPort {
+            port,
+            protocol,
+            foreign,
+            services,
+        });
+    let workload = (name(), word(), word(), name(), place()).prop_map(
+        |(namespace, name, version, service_account, place)| Workload {
+            namespace,
+            name,
+            version,
+            service_account,
+            place,
+        },
+    );
+    let mode = prop::sample::select(vec![Mode::Permissive, Mode::Strict]);
+    (mode, vec(ports, 0..4), vec(policy(), 0..4), workload).prop_map(
+        |(mode, ports, policies, workload)| Inbound {
+            mode,
+            ports,
+            policies,
+            workload,
+        },
+    )
+}
+
+pub(super) fn bundles() -> impl Strategy<Value = Vec<TrustRoots>> {
+    let roots = vec(vec(any::<u8>(), 1..50).prop_map(bytes::Bytes::from), 1..4);
+    let bundle =
+        (trust_domain(), roots, any::<u64>()).prop_map(|(trust_domain, roots, sequence)| {
+            TrustRoots {
+                trust_domain,
+                roots,
+                sequence,
+            }
+        });
+    vec(bundle, 0..4).prop_map(|mut bundles| {
+        bundles.sort_by(|one, other| one.trust_domain.cmp(&other.trust_domain));
+        bundles.dedup_by(|one, other| one.trust_domain == other.trust_domain);
+        bundles
+    })
+}
+
+fn network() -> impl Strategy<Value = IpNet> {
+    (ip(), 0..=128_u8).prop_map(|(ip, length)| {
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        IpNet::new(ip, length.min(longest)).unwrap()
+    })
+}
+
+pub(super) fn mesh() -> impl Strategy<Value = Mesh> {
+    (
+        trust_domain(),
+        word(),
+        vec(network(), 0..4),
+        vec(network(), 0..4),
+        1..=60_000_u64,
+    )
+        .prop_map(|(trust_domain, cluster, inside, outside, wait)| Mesh {
+            trust_domain,
+            cluster,
+            inside,
+            outside,
+            discovery_wait: Duration::from_millis(wait),
+        })
+}
