@@ -9,12 +9,24 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::destination::{Lookup, Service, Target};
+use weft_model::route::BackendPlace;
 use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
 use weft_model::version::Source;
 
-use crate::index::{Index, Settings, Topic};
+use crate::index::{Index, Name, Settings, Topic};
+use crate::manifests::Snapshot;
 use crate::objects::{Object, Problem};
+
+mod endpoints;
+mod inbound;
+mod key;
+mod ledger;
+mod lookup;
+mod ports;
+mod service;
+#[cfg(test)]
+mod tests;
 
 /// Something compiled.
 #[derive(Clone, Debug)]
@@ -55,41 +67,63 @@ pub struct MeshNetworks {
 impl Closure {
     /// Everything that any part of it depends on.
     pub fn topics(&self) -> BTreeSet<Topic> {
-        todo!()
+        let service = self.service.iter().flat_map(|(_, service)| &service.topics);
+        let endpoints = self.endpoints.iter().flat_map(|(_, set)| &set.topics);
+        self.lookup.topics.iter().chain(service).chain(endpoints).cloned().collect()
     }
 }
 
 /// What is at a target, for a client of this namespace.
-pub fn lookup(_index: &Index, _target: &Target, _client_namespace: &str) -> Compiled<Lookup> {
-    todo!()
+pub fn lookup(index: &Index, target: &Target, client_namespace: &str) -> Compiled<Lookup> {
+    lookup::lookup(index, target, client_namespace)
 }
 
 /// The port of a Service behind a key that [`lookup`] gave. `None`: there is none (any more).
-pub fn service(_index: &Index, _key: &str) -> Option<Compiled<Service>> {
-    todo!()
+pub fn service(index: &Index, key: &str) -> Option<Compiled<Service>> {
+    service::service(index, &key.parse().ok()?)
 }
 
-/// The endpoint set behind a key that [`service`] gave. `None`: there is none (any more).
-pub fn endpoint_set(_index: &Index, _key: &str) -> Option<Compiled<EndpointSet>> {
-    todo!()
+/// The endpoint set behind a key that [`service()`] gave. `None`: there is none (any more).
+pub fn endpoint_set(index: &Index, key: &str) -> Option<Compiled<EndpointSet>> {
+    endpoints::set(index, &key.parse().ok()?)
 }
 
 /// What a pod accepts. `None`: it is not known.
-pub fn inbound(_index: &Index, _namespace: &str, _pod: &str) -> Option<Compiled<Inbound>> {
-    todo!()
+pub fn inbound(index: &Index, namespace: &str, pod: &str) -> Option<Compiled<Inbound>> {
+    inbound::inbound(index, &Name::new(namespace, pod))
 }
 
 /// What counts as inside the mesh.
-pub fn networks(_index: &Index) -> Compiled<MeshNetworks> {
-    todo!()
+pub fn networks(index: &Index) -> Compiled<MeshNetworks> {
+    inbound::networks(index)
 }
 
 /// All that a subscription to a target needs.
-pub fn closure(_index: &Index, _target: &Target, _client_namespace: &str) -> Closure {
-    todo!()
+pub fn closure(index: &Index, target: &Target, client_namespace: &str) -> Closure {
+    let lookup = lookup(index, target, client_namespace);
+    let key = match &lookup.value {
+        Lookup::Service(key) => Some(key.clone()),
+        Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => None,
+    };
+    let service = key.and_then(|key| service(index, &key).map(|service| (key, service)));
+    let keys: BTreeSet<String> = service.iter().flat_map(|(_, service)| endpoint_keys(&service.value)).collect();
+    let endpoints = keys.into_iter().filter_map(|key| endpoint_set(index, &key).map(|set| (key, set))).collect();
+    Closure { lookup, service, endpoints }
+}
+
+/// The keys of the endpoint sets that a Service refers to.
+fn endpoint_keys(service: &Service) -> impl Iterator<Item = String> {
+    let rules = service.rules.iter().flat_map(|rules| &rules.rules);
+    let backends = rules.flat_map(|rule| &rule.backends).filter_map(|backend| match &backend.place {
+        BackendPlace::Endpoints(key) => Some(key.clone()),
+        BackendPlace::Unresolved(_) => None,
+    });
+    backends.chain([service.endpoints.clone()])
 }
 
 /// What is wrong with these objects, taken together. For a check before the start, without a mesh.
-pub fn check(_settings: Settings, _objects: &[Arc<Object>]) -> Vec<Problem> {
-    todo!()
+pub fn check(settings: Settings, objects: &[Arc<Object>]) -> Vec<Problem> {
+    let mut index = Index::new(settings);
+    index.replace(&Snapshot { objects: objects.to_vec(), ..Snapshot::default() });
+    index.problems()
 }

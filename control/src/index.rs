@@ -3,14 +3,35 @@
 //! In: objects and changes. Out: [`Changed`], the topics that anything compiled may depend on. An object that becomes
 //! invalid keeps its last valid form (it is *held*); one that was never valid since the start is known as such.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use weft_model::endpoint::Place;
 use weft_model::identity::TrustDomain;
 
 use crate::manifests::{Changes, Snapshot};
-use crate::objects::{ObjectRef, Problem};
+use crate::objects::pod::Pod;
+use crate::objects::service::{EndpointSlice, Service};
+use crate::objects::{Object, ObjectRef, Origin, Problem};
+
+mod kept;
+mod links;
+mod matches;
+mod policy;
+mod resolve;
+mod route;
+mod status;
+mod tables;
+
+pub(crate) use kept::Kept;
+pub(crate) use links::Links;
+pub(crate) use matches::Rank;
+pub(crate) use policy::{Policy, Subset};
+pub(crate) use resolve::takes_routes;
+pub(crate) use route::{Backend, Route, age};
 
 /// What the mesh is called.
 #[derive(Clone, Debug)]
@@ -43,6 +64,8 @@ pub enum Topic {
     Service(Name),
     /// What is behind a Service.
     Endpoints(Name),
+    /// A ServiceSubset.
+    Subset(Name),
     /// Which Service or pod has this address.
     Address(IpAddr),
     /// What a pod accepts.
@@ -92,52 +115,152 @@ pub struct ObjectStatus {
     /// The object.
     pub object: ObjectRef,
     /// Where it was written.
-    pub origin: Option<crate::objects::Origin>,
+    pub origin: Option<Origin>,
     /// Its conditions, in order of type.
     pub conditions: Vec<Condition>,
-}
-
-/// The index.
-#[derive(Clone, Debug)]
-pub struct Index {}
-
-impl Index {
-    /// An empty index.
-    pub fn new(_settings: Settings) -> Self {
-        todo!()
-    }
-
-    /// Takes changes in.
-    pub fn apply(&mut self, _changes: &Changes) -> Changed {
-        todo!()
-    }
-
-    /// Takes in all that there is: what the snapshot lacks is gone.
-    pub fn replace(&mut self, _snapshot: &Snapshot) -> Changed {
-        todo!()
-    }
-
-    /// The conditions of all routes, subsets, policies and Services that have any.
-    pub fn statuses(&self) -> Vec<ObjectStatus> {
-        todo!()
-    }
-
-    /// What is wrong with objects, as far as one can tell from all of them.
-    pub fn problems(&self) -> Vec<Problem> {
-        todo!()
-    }
-
-    /// The pod of this name: uid, service account and addresses, to check a caller against.
-    pub fn pod(&self, _namespace: &str, _name: &str) -> Option<&PodEntry> {
-        todo!()
-    }
 }
 
 /// A pod that the index knows.
 #[derive(Clone, Debug)]
 pub struct PodEntry {
-    /// The pod's uid.
+    /// Its uid.
     pub uid: String,
-    /// What its object says.
-    pub pod: crate::objects::pod::Pod,
+    /// Its object.
+    pub object: Arc<Object>,
+    /// What the object says.
+    pub pod: Pod,
+}
+
+/// The index.
+#[derive(Clone, Debug)]
+pub struct Index {
+    pub(crate) settings: Settings,
+    /// Whether objects are taken in for the first time.
+    initial: bool,
+    pub(crate) namespaces: BTreeMap<String, Arc<Object>>,
+    pub(crate) nodes: BTreeMap<String, (Arc<Object>, Place)>,
+    pub(crate) accounts: BTreeMap<Name, Arc<Object>>,
+    pub(crate) pods: BTreeMap<Name, Kept<Pod>>,
+    pub(crate) pods_by_ip: Links<IpAddr, Name>,
+    pods_by_node: Links<String, Name>,
+    pub(crate) services: BTreeMap<Name, Kept<Service>>,
+    pub(crate) services_by_ip: Links<IpAddr, Name>,
+    pub(crate) slices: BTreeMap<Name, Kept<EndpointSlice>>,
+    /// By Service.
+    pub(crate) slices_by_service: Links<Name, Name>,
+    /// By pod: Service and slice.
+    pub(crate) slices_by_pod: Links<Name, (Name, Name)>,
+    /// By address, where an endpoint names no pod: Service and slice.
+    pub(crate) slices_by_ip: Links<IpAddr, (Name, Name)>,
+    pub(crate) routes: BTreeMap<ObjectRef, Kept<Route>>,
+    pub(crate) routes_by_service: Links<Name, ObjectRef>,
+    pub(crate) subsets: BTreeMap<Name, Kept<Subset>>,
+    pub(crate) policies: BTreeMap<Name, Kept<Policy>>,
+    pub(crate) policies_by_service: Links<Name, Name>,
+}
+
+impl Index {
+    /// An empty index.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            initial: true,
+            namespaces: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            pods_by_ip: Links::default(),
+            pods_by_node: Links::default(),
+            services: BTreeMap::new(),
+            services_by_ip: Links::default(),
+            slices: BTreeMap::new(),
+            slices_by_service: Links::default(),
+            slices_by_pod: Links::default(),
+            slices_by_ip: Links::default(),
+            routes: BTreeMap::new(),
+            routes_by_service: Links::default(),
+            subsets: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            policies_by_service: Links::default(),
+        }
+    }
+
+    /// Takes changes in.
+    pub fn apply(&mut self, changes: &Changes) -> Changed {
+        let mut changed = Changed::default();
+        for name in &changes.deletes {
+            self.delete(name, &mut changed);
+        }
+        for object in &changes.upserts {
+            self.upsert(object, &mut changed);
+        }
+        changed
+    }
+
+    /// Takes in all that there is: what the snapshot lacks is gone. The first time, an object that is invalid may have
+    /// been valid before this process began, so what proxies hold of it is held.
+    pub fn replace(&mut self, snapshot: &Snapshot) -> Changed {
+        let mut changed = Changed::default();
+        let there: BTreeSet<ObjectRef> = snapshot.objects.iter().map(|object| object.reference()).collect();
+        for name in self.references().into_iter().filter(|name| !there.contains(name)) {
+            self.delete(&name, &mut changed);
+        }
+        for object in &snapshot.objects {
+            self.upsert(object, &mut changed);
+        }
+        self.initial = false;
+        changed
+    }
+
+    /// The pod of this name: uid, service account and addresses, to check a caller against.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<PodEntry> {
+        let (object, pod) = self.pods.get(&Name::new(namespace, name))?.valid.clone()?;
+        Some(PodEntry { uid: object.uid.clone(), object, pod })
+    }
+
+    /// The pods that are part of the mesh and have not ended, with their names.
+    pub fn meshed_pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
+        let forms = self.pods.iter().filter_map(|(name, kept)| Some((name, kept.form()?)));
+        forms.filter(|(_, pod)| pod.injected && !pod.finished)
+    }
+
+    /// The conditions of all objects that have any, in order of name.
+    pub fn statuses(&self) -> Vec<ObjectStatus> {
+        status::statuses(self)
+    }
+
+    /// What is wrong with objects, as far as one can tell from all of them, in order of file and line.
+    pub fn problems(&self) -> Vec<Problem> {
+        status::problems(self)
+    }
+
+    /// Where a node is. A node that is not known is nowhere, but in this cluster.
+    pub(crate) fn place(&self, node: &str) -> Place {
+        let unknown = || Place { cluster: self.settings.cluster.clone(), ..Place::default() };
+        self.nodes.get(node).map_or_else(unknown, |(_, place)| place.clone())
+    }
+}
+
+impl Name {
+    /// Puts a name together.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl ConditionType {
+    /// `Accepted`, `ResolvedRefs` or `PartiallyInvalid`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::PartiallyInvalid => "PartiallyInvalid",
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! again; a file that cannot be read keeps its objects. What the objects mean is the index's business.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
-use crate::objects::{Kinds, Object, ObjectRef, Problem};
+use crate::objects::{Kinds, Object, ObjectRef, Problem, uid_of};
 
 mod merge;
 mod read;
@@ -195,6 +195,26 @@ impl Manifests {
     }
 }
 
+/// Reads one text, as a file of this name would be read, without a directory: for checks, and for what comes from elsewhere
+/// than a file. Objects without a uid or resource version get the uid of their name, and version 1.
+///
+/// # Errors
+/// Why the text cannot be read.
+pub fn parse(path: &Path, text: &str, writer: Writer, kinds: &Kinds) -> Result<Snapshot, Vec<Problem>> {
+    let reading = read::read(path, text.as_bytes(), writer, kinds)?;
+    let finish = |written: read::Written| {
+        let mut object = written.object;
+        if writer == Writer::User || object.uid.is_empty() {
+            object.uid = uid_of(&object.kind, &object.namespace, &object.name);
+        }
+        if writer == Writer::User || object.resource_version == 0 {
+            object.resource_version = 1;
+        }
+        Arc::new(object)
+    };
+    Ok(Snapshot { objects: reading.objects.into_iter().map(finish).collect(), problems: reading.problems.into() })
+}
+
 impl Drop for Manifests {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
@@ -260,7 +280,6 @@ impl Shown {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
     use std::time::Duration;
 
     use super::*;

@@ -133,6 +133,7 @@ impl Merged {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn objects(&self) -> &BTreeMap<ObjectRef, Arc<Object>> {
         &self.objects
     }

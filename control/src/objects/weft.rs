@@ -33,49 +33,13 @@ pub struct ServiceSubset {
 pub struct ServiceSubsetSpec {
     /// The name of the Service, in the same namespace.
     pub service: String,
-    /// Only pods with these labels. Nothing given: all of the Service's pods.
+    /// Only pods with these labels, each with exactly this value, as a Service's selector. Nothing given: all of the
+    /// Service's pods.
     #[serde(default)]
-    pub selector: LabelSelector,
+    pub selector: BTreeMap<String, String>,
     /// Only pods that run in one of these regions (`topology.kubernetes.io/region` of their Node). Empty: any region.
     #[serde(default)]
     pub regions: Vec<String>,
-}
-
-/// Selects by labels, as Kubernetes' LabelSelector: all that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LabelSelector {
-    /// Labels with exactly these values.
-    #[serde(default)]
-    pub match_labels: BTreeMap<String, String>,
-    /// Conditions on labels.
-    #[serde(default)]
-    pub match_expressions: Vec<LabelExpression>,
-}
-
-/// A condition on a label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LabelExpression {
-    /// The label.
-    pub key: String,
-    /// How its value is compared.
-    pub operator: LabelOperator,
-    /// What it is compared with: needed by `In` and `NotIn`, forbidden otherwise.
-    #[serde(default)]
-    pub values: Vec<String>,
-}
-
-/// How a label's value is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LabelOperator {
-    /// It is there, and one of the values.
-    In,
-    /// It is not there, or none of the values.
-    NotIn,
-    /// It is there.
-    Exists,
-    /// It is not there.
-    DoesNotExist,
 }
 
 /// `TrafficPolicy`: how traffic to a Service is spread.
@@ -145,24 +109,4 @@ pub enum PreferSpec {
     Region,
     /// No preference.
     None,
-}
-
-impl LabelSelector {
-    /// Whether these labels are selected.
-    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
-            && self.match_expressions.iter().all(|expression| expression.holds(labels))
-    }
-}
-
-impl LabelExpression {
-    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
-        match self.operator {
-            LabelOperator::In => value.is_some_and(|value| self.values.contains(value)),
-            LabelOperator::NotIn => !value.is_some_and(|value| self.values.contains(value)),
-            LabelOperator::Exists => value.is_some(),
-            LabelOperator::DoesNotExist => value.is_none(),
-        }
-    }
 }

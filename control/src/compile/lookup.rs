@@ -1,0 +1,125 @@
+//! What an app dialled, and what is there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_model::destination::{Lookup, Protocol, Target};
+
+use super::key::ServiceKey;
+use super::ledger::Ledger;
+use super::{Compiled, endpoints, ports};
+use crate::index::{Index, Name, Topic};
+
+/// How long a negative answer may be used. A proxy that is subscribed hears of a change at once; this bounds what one
+/// believes that has lost the control plane.
+const NEGATIVE: Duration = Duration::from_secs(5);
+
+/// What is at a target, for a client of this namespace.
+pub(super) fn lookup(index: &Index, target: &Target, client: &str) -> Compiled<Lookup> {
+    let mut ledger = Ledger::default();
+    let value = match target {
+        Target::Address(address) => {
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            at_address(index, address, client, &mut ledger)
+        }
+        Target::Host { host, port } => match service_of_host(host, client, &index.settings.cluster_domain) {
+            Some(name) => at_service(index, &name, *port, client, &mut ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
+            None => Lookup::Outside { ttl: NEGATIVE },
+        },
+    };
+    ledger.close(value)
+}
+
+fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Ledger) -> Lookup {
+    let (ip, port) = (address.ip(), address.port());
+    ledger.topic(Topic::Address(ip));
+    let services: Vec<&Name> = index.services_by_ip.of(&ip).collect();
+    let has_port = |name: &&Name| {
+        let service = index.services.get(*name).and_then(|kept| kept.form());
+        service.is_some_and(|service| service.port(port).is_some())
+    };
+    // Two Services at one address are a mistake; then the one that has the port answers.
+    let service = services.iter().copied().find(has_port).or_else(|| services.first().copied());
+    if let Some(lookup) = service.and_then(|name| at_service(index, name, port, client, ledger)) {
+        return lookup;
+    }
+    match pod_at(index, ip) {
+        Some(name) => direct(index, name, address, ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
+        None => Lookup::Outside { ttl: NEGATIVE },
+    }
+}
+
+/// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.
+pub(super) fn pod_at(index: &Index, ip: IpAddr) -> Option<&Name> {
+    let version = |name: &&Name| index.pods.get(*name).map(|kept| kept.object.resource_version);
+    index.pods_by_ip.of(&ip).max_by_key(|name| (version(name), *name))
+}
+
+fn direct(index: &Index, name: &Name, address: SocketAddr, ledger: &mut Ledger) -> Option<Lookup> {
+    let (object, pod) = index.pods.get(name)?.valid.as_ref()?;
+    let endpoint = endpoints::of_pod(index, object, pod, address, false, ledger)?;
+    let protocol = ports::of_pod(index, name, pod, ledger).remove(&address.port()).map(|port| port.protocol);
+    Some(Lookup::Direct { endpoint: Arc::new(endpoint), protocol: protocol.unwrap_or(Protocol::Undeclared) })
+}
+
+/// `None`: there is no such Service, or none that the mesh serves.
+fn at_service(index: &Index, name: &Name, port: u16, client: &str, ledger: &mut Ledger) -> Option<Lookup> {
+    ledger.topic(Topic::Service(name.clone()));
+    let kept = index.services.get(name)?;
+    ledger.hold(kept.hold());
+    let Some((object, service)) = &kept.valid else {
+        return Some(Lookup::NoSuchPort { reason: format!("the Service {name} is invalid"), ttl: NEGATIVE });
+    };
+    if service.external {
+        return None;
+    }
+    ledger.source(object);
+    if service.port(port).is_none() {
+        let reason = format!("the Service {name} has no TCP port {port}");
+        return Some(Lookup::NoSuchPort { reason, ttl: NEGATIVE });
+    }
+    let client = acts_on(index, name, client).then(|| client.to_owned());
+    Some(Lookup::Service(ServiceKey { service: name.clone(), port, client }.to_string()))
+}
+
+/// Whether routes of a namespace act on a Service of another one.
+fn acts_on(index: &Index, service: &Name, namespace: &str) -> bool {
+    service.namespace != namespace && index.routes_by_service.of(service).any(|route| route.namespace == namespace)
+}
+
+/// The Service that a host name means to a client of this namespace: `svc`, `svc.ns`, `svc.ns.svc`,
+/// `svc.ns.svc.cluster.local`.
+fn service_of_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<Name> {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let front = host.strip_suffix(cluster_domain).and_then(|front| front.strip_suffix('.'));
+    let parts: Vec<&str> = front.unwrap_or(&host).split('.').collect();
+    match (parts[..].as_ref(), front.is_some()) {
+        ([service], false) => Some(Name::new(namespace, *service)),
+        ([service, namespace], false) | ([service, namespace, "svc"], _) => Some(Name::new(*namespace, *service)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_mean_what_the_search_domains_make_of_them() {
+        let of = |host| service_of_host(host, "web", "cluster.local").map(|name| name.to_string());
+        for (host, want) in [
+            ("reviews", Some("web/reviews")),
+            ("reviews.shop", Some("shop/reviews")),
+            ("reviews.shop.svc", Some("shop/reviews")),
+            ("reviews.shop.svc.cluster.local", Some("shop/reviews")),
+            ("Reviews.Shop.svc.cluster.local.", Some("shop/reviews")),
+            ("reviews.shop.cluster.local", None),
+            ("pod.reviews.shop.svc.cluster.local", None),
+            ("www.example.org", None),
+            ("cluster.local", Some("local/cluster")),
+        ] {
+            assert_eq!(of(host).as_deref(), want, "{host}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What is declared of ports: of a Service's, and of a pod's behind Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_model::destination::Protocol;
+
+use super::ledger::Ledger;
+use crate::index::{Index, Name};
+use crate::objects::pod::Pod;
+use crate::objects::service::{Service, ServicePort};
+
+/// A port of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PodPort {
+    /// What is declared of it.
+    pub(super) protocol: Protocol,
+    /// The Services that lead there.
+    pub(super) services: BTreeSet<String>,
+    /// Services declare different things.
+    disputed: bool,
+}
+
+/// What is declared of a Service's port: by the Service, else by the kind of a route that names the port. Routes of other
+/// namespaces declare it for their own clients only.
+pub(super) fn of_service(
+    index: &Index,
+    name: &Name,
+    service: &Service,
+    port: &ServicePort,
+    client: Option<&str>,
+    ledger: &mut Ledger,
+) -> Protocol {
+    if port.protocol != Protocol::Undeclared || !crate::index::takes_routes(service) {
+        return port.protocol;
+    }
+    let mut declared = Protocol::Undeclared;
+    for reference in index.routes_by_service.of(name) {
+        if reference.namespace != name.namespace && Some(reference.namespace.as_str()) != client {
+            continue;
+        }
+        let Some((object, route)) = index.routes.get(reference).and_then(|kept| kept.valid.as_ref()) else { continue };
+        let names_it = route.parents.iter().any(|parent| {
+            parent.service == *name && parent.names_port() && parent.covers(port.port, &port.name)
+        });
+        if !names_it {
+            continue;
+        }
+        ledger.source(object);
+        declared = match (declared, route.grpc) {
+            (Protocol::Undeclared | Protocol::Grpc, true) => Protocol::Grpc,
+            // Routes of both kinds: HTTP of either version, told by the preface.
+            _ => Protocol::Http,
+        };
+    }
+    declared
+}
+
+/// The ports of a pod that Services lead to, ready or not.
+pub(super) fn of_pod(index: &Index, name: &Name, pod: &Pod, ledger: &mut Ledger) -> BTreeMap<u16, PodPort> {
+    let by_address = pod.ips.iter().flat_map(|ip| index.slices_by_ip.of(ip));
+    let slices: BTreeSet<&(Name, Name)> = index.slices_by_pod.of(name).chain(by_address).collect();
+    let mut ports: BTreeMap<u16, PodPort> = BTreeMap::new();
+    for (service_name, slice_name) in slices {
+        let service = index.services.get(service_name).and_then(|kept| kept.valid.as_ref());
+        let slice = index.slices.get(slice_name).and_then(|kept| kept.valid.as_ref());
+        let (Some((service_object, service)), Some((slice_object, slice))) = (service, slice) else { continue };
+        ledger.source(service_object);
+        ledger.source(slice_object);
+        for port in &service.ports {
+            let protocol = of_service(index, service_name, service, port, None, ledger);
+            for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
+                ports.entry(*number).or_default().lead(&service_name.name, protocol);
+            }
+        }
+    }
+    ports
+}
+
+impl PodPort {
+    fn lead(&mut self, service: &str, protocol: Protocol) {
+        self.services.insert(service.to_owned());
+        if self.disputed || protocol == Protocol::Undeclared || protocol == self.protocol {
+            return;
+        }
+        self.disputed = self.protocol != Protocol::Undeclared;
+        // Where Services disagree, the bytes decide.
+        self.protocol = if self.disputed { Protocol::Undeclared } else { protocol };
+    }
+}
