@@ -18,6 +18,8 @@ mod link;
 mod stage;
 pub mod state;
 pub(crate) mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod view;
 
 use std::sync::Arc;

@@ -310,3 +310,6 @@ impl Store {
         self.state.generation += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;
