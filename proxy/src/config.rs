@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use weft_daemon::settings::duration;
 
 /// The settings of `weft proxy`. Each flag has a variable of the same name in capitals.
 #[derive(Clone, Debug, Parser)]
@@ -111,31 +112,15 @@ impl Settings {
     }
 }
 
-/// Reads a span of time: a number with `ms`, `s`, `m` or `h`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a number with ms, s, m or h, as in 500ms"))?;
-    let seconds = match unit {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return Err(format!("{text:?} has no unit: write ms, s, m or h, as in 500ms")),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|error| format!("{text:?}: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spans_of_time_have_units() {
-        assert_eq!(duration("50ms"), Ok(Duration::from_millis(50)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("5").unwrap_err().contains("no unit"));
-        assert!(duration("s").unwrap_err().contains("not a number"));
+    fn a_pod_needs_only_its_addresses() {
+        let settings = Settings::try_parse_from(["weft-proxy", "--pod-ips", "10.0.0.1,fd00::1"]).unwrap();
+        assert_eq!(settings.pod_ips.len(), 2);
+        assert_eq!(settings.drain, Duration::from_secs(30));
+        assert!(Settings::try_parse_from(["weft-proxy"]).unwrap_err().to_string().contains("--pod-ips"));
     }
 }

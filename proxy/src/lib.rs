@@ -56,3 +56,6 @@ pub mod worker;
 pub mod admin;
 pub mod probe;
 pub mod snapshot;
+
+#[cfg(test)]
+mod journeys;

@@ -1,0 +1,7 @@
+//! Whole journeys in one process: an app, its proxy, the peer's proxy and the peer's app, over loopback sockets and real TLS,
+//! without redirection: original destinations are given.
+
+mod http;
+mod refusals;
+mod streams;
+mod world;

@@ -1,0 +1,133 @@
+//! Opaque streams, from an app through two proxies to an app.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use weft_model::destination::{Lookup, Protocol};
+
+use super::world::*;
+
+/// An app that greets, then echoes until the client ends.
+async fn echo(greeting: &'static str) -> SocketAddr {
+    let listener = listen().await;
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            spawn_local(async move {
+                socket.write_all(greeting.as_bytes()).await.unwrap();
+                let (mut read, mut write) = socket.split();
+                tokio::io::copy(&mut read, &mut write).await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_client_that_speaks_first_and_half_closes_gets_everything_back() {
+    story(async {
+        let world = World::new();
+        let server = world.told("reviews").strict().start(echo("").await, nobody().await).await;
+        let mut told = world.told("web");
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+        let sent = vec![7_u8; 300_000];
+        let (mut read, mut write) = socket.split();
+        let mut back = Vec::new();
+        let (_, wrote) = tokio::join!(read.read_to_end(&mut back), async {
+            write.write_all(&sent).await.unwrap();
+            write.shutdown().await
+        });
+        wrote.unwrap();
+        assert!(back == sent, "{} of {} bytes", back.len(), sent.len());
+        let counted = server.metrics();
+        assert!(counted.contains("weft_tcp_bytes_total{"), "{counted}");
+    });
+}
+
+#[test]
+fn a_server_that_speaks_first_needs_no_annotation_and_little_time() {
+    story(async {
+        let world = World::new();
+        let server = world.told("reviews").start(echo("220 hello\r\n").await, nobody().await).await;
+        let mut told = world.told("web");
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        for round in 0..2 {
+            let begun = Instant::now();
+            let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+            let mut greeting = [0; 11];
+            socket.read_exact(&mut greeting).await.unwrap();
+            assert_eq!(&greeting, b"220 hello\r\n");
+            assert!(begun.elapsed() < Duration::from_millis(500), "round {round} took {:?}", begun.elapsed());
+            socket.write_all(b"EHLO\r\n").await.unwrap();
+            let mut back = [0; 6];
+            socket.read_exact(&mut back).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_declared_opaque_port_carries_http_as_bytes() {
+    story(async {
+        let world = World::new();
+        let server = world.told("reviews").start(echo("").await, nobody().await).await;
+        let mut told = world.told("web");
+        told.service(Protocol::Opaque, None);
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        socket.write_all(request).await.unwrap();
+        let mut back = vec![0; request.len()];
+        socket.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, request);
+    });
+}
+
+#[test]
+fn what_is_not_of_the_mesh_is_passed_through() {
+    story(async {
+        let world = World::new();
+        let outside = echo("").await;
+        let mut told = world.told("web");
+        told.lookup(&outside.to_string(), Lookup::Outside { ttl: Duration::from_secs(60) });
+        let client = told.start("127.0.0.9:1".parse().unwrap(), outside).await;
+        let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+        socket.write_all(b"hello").await.unwrap();
+        let mut back = [0; 5];
+        socket.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"hello");
+    });
+}
+
+#[test]
+fn foreign_tls_passes_where_plaintext_may() {
+    story(async {
+        let server = World::new().told("reviews").start(echo("").await, nobody().await).await;
+        let hello = foreign_hello();
+        let mut socket = TcpStream::connect(server.inbound).await.unwrap();
+        for byte in hello.chunks(700) {
+            socket.write_all(byte).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut back = vec![0; hello.len()];
+        socket.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, hello, "the app sees its own TLS, untouched");
+    });
+}
+
+/// A real ClientHello without a token of the mesh.
+fn foreign_hello() -> Vec<u8> {
+    let world = World::of("elsewhere");
+    let config = world.credential("x").client_config(&[b"h2"]);
+    let mut session = rustls::ClientConnection::new(config, "elsewhere.example".try_into().unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    session.write_tls(&mut bytes).unwrap();
+    bytes
+}
