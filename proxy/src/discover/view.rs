@@ -178,7 +178,7 @@ impl View {
     }
 
     fn known(&self, state: &State, target: &Target) -> Known {
-        let Some(found) = state.lookups.get(target) else { return outside(state, target) };
+        let Some(found) = state.lookups.get(target) else { return by_networks(state, target) };
         found.used.touch(self.shared.started.elapsed());
         let lookup = Lookup::clone(&found.lookup.value);
         match age(found) {
@@ -203,7 +203,7 @@ impl View {
             Some(found) if newer(found) => Some(Lookup::clone(&found.lookup.value)),
             Some(_) => None,
             // The mesh's networks may become known only now.
-            None => match outside(state, target) {
+            None => match by_networks(state, target) {
                 Known::Fresh(lookup) => Some(lookup),
                 _ => None,
             },
@@ -281,7 +281,7 @@ fn age(found: &Found) -> Age {
 
 /// What the mesh's networks alone say. As long as they are not known, nothing is outside: what is not in the built-in ranges
 /// might be the mesh's, and would go out in plaintext.
-fn outside(state: &State, target: &Target) -> Known {
+fn by_networks(state: &State, target: &Target) -> Known {
     match target {
         Target::Address(address) if state.mesh.held.is_some() && !state.mesh.networks.contains(address.ip()) => {
             Known::Fresh(Lookup::Outside { ttl: Duration::ZERO })
@@ -289,3 +289,6 @@ fn outside(state: &State, target: &Target) -> Known {
         _ => Known::Nothing,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+use crate::discover::testing::*;
+
+const AT: &str = "10.96.0.7:80";
+
+fn store() -> Store {
+    Store::new(Duration::from_secs(3), 16)
+}
+
+fn told() -> Store {
+    let mut store = store();
+    store.follow(&target(AT), Instant::now(), Duration::ZERO).unwrap();
+    store.follow(&target("10.9.9.9:80"), Instant::now(), Duration::ZERO).unwrap();
+    let mut resources = basics();
+    resources.push(says("bundles", &bundles(&authority(), 1), 1));
+    assert_eq!(store.apply(batch(1, 1, resources), Instant::now()).refused, []);
+    assert_eq!(store.apply(batch(2, 3, reviews(AT, &[("reviews-1", 1)], 5)), Instant::now()).refused, []);
+    store
+}
+
+fn saved() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = told();
+    save(directory.path(), &store, SystemTime::now()).unwrap();
+    (directory, store)
+}
+
+#[test]
+fn what_was_held_and_followed_is_so_again() {
+    let (directory, before) = saved();
+    let mut after = store();
+    assert!(load(directory.path(), &mut after, Instant::now()).unwrap().is_some());
+    let pod = weft_proto::discovery::Pod::default();
+    assert_eq!(after.hello(pod.clone(), ""), before.hello(pod, ""));
+    assert_eq!(after.state().lookups[&target(AT)].lookup.value, before.state().lookups[&target(AT)].lookup.value);
+    assert_eq!(after.state().endpoint_set("eps"), before.state().endpoint_set("eps"));
+    assert_eq!(after.state().inbound(), before.state().inbound());
+    assert_eq!(after.trust(), before.trust());
+    assert!(after.acknowledge(u64::MAX).is_empty(), "nobody waits to hear of it");
+}
+
+#[test]
+fn each_resource_keeps_its_epoch() {
+    let (directory, _) = saved();
+    let mut after = store();
+    load(directory.path(), &mut after, Instant::now()).unwrap();
+    assert_eq!(after.state().epoch, 3);
+    let older = batch(1, 3, vec![says("eps", &endpoints(&[("older", 9)]), 4)]);
+    assert_eq!(after.apply(older, Instant::now()).refused.len(), 1);
+    let of_epoch_1 = batch(2, 3, vec![says("inbound", &inbound(weft_model::inbound::Mode::Permissive), 0)]);
+    assert_eq!(after.apply(of_epoch_1, Instant::now()).refused, []);
+}
+
+#[test]
+fn nobody_else_may_read_it() {
+    let (directory, _) = saved();
+    let mode = std::fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside");
+}
+
+#[test]
+fn the_directory_is_made_for_us_alone() {
+    let above = tempfile::tempdir().unwrap();
+    let directory = above.path().join("state");
+    save(&directory, &told(), SystemTime::now()).unwrap();
+    assert_eq!(std::fs::metadata(directory).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn none_is_no_error() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(load(directory.path(), &mut store(), Instant::now()).unwrap(), None);
+}
+
+#[test]
+fn any_damaged_byte_is_noticed() {
+    let (directory, _) = saved();
+    let path = directory.path().join(FILE);
+    let good = std::fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x20;
+        std::fs::write(&path, &bad).unwrap();
+        load(directory.path(), &mut store(), Instant::now()).expect_err(&format!("byte {at} is damaged"));
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_is_noticed() {
+    let (directory, _) = saved();
+    let path = directory.path().join(FILE);
+    let good = std::fs::read(&path).unwrap();
+    for length in [0, 1, 20, 49, 50, good.len() / 2, good.len() - 1] {
+        std::fs::write(&path, &good[..length]).unwrap();
+        load(directory.path(), &mut store(), Instant::now()).expect_err(&format!("cut to {length}"));
+    }
+}
+
+#[test]
+fn another_format_is_not_read() {
+    let (directory, _) = saved();
+    let path = directory.path().join(FILE);
+    let good = std::fs::read(&path).unwrap();
+    let newer = [b"weft-snapshot-2", &good[FORMAT.len()..]].concat();
+    std::fs::write(&path, newer).unwrap();
+    assert!(matches!(load(directory.path(), &mut store(), Instant::now()), Err(SnapshotError::Format)));
+}
+
+#[test]
+fn what_this_version_does_not_take_is_named_though_the_checksum_is_right() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut content = content(&told(), SystemTime::now());
+    content.batches[0].resources[0].requires.push("teleport/1".to_owned());
+    let content = content.encode_to_vec();
+    let mut bytes = format!("{FORMAT} {}\n", checksum(&content)).into_bytes();
+    bytes.extend(content);
+    std::fs::write(directory.path().join(FILE), bytes).unwrap();
+    let error = load(directory.path(), &mut store(), Instant::now()).unwrap_err();
+    assert!(error.to_string().contains("requires"), "{error}");
+}
+
+#[test]
+fn a_disk_that_is_full_leaves_the_old_one() {
+    let (directory, _) = saved();
+    let path = directory.path().join(FILE);
+    let good = std::fs::read(&path).unwrap();
+    // A directory where the new file would be written stands for every failure to write.
+    std::fs::create_dir(directory.path().join(".snapshot.new")).unwrap();
+    assert!(save(directory.path(), &told(), SystemTime::now()).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), good);
+}
