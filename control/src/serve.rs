@@ -36,6 +36,9 @@ use tonic::{Code, Extensions, Status};
 
 use listen::Peer;
 
+#[cfg(test)]
+mod tests;
+
 /// Who calls.
 pub(crate) fn peer(extensions: &Extensions) -> Result<Peer, Status> {
     // The listener puts it there. Without it nobody can be told from anybody.

@@ -1,0 +1,6 @@
+//! A whole control plane in this process, on loopback, with real certificates, and real gRPC clients against it.
+
+mod certificates;
+mod mesh;
+mod streams;
+mod told;
