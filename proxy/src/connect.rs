@@ -13,6 +13,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use weft_model::reason::Reason;
 
+use crate::config::Settings;
+
 /// Data that is not acknowledged for so long ends a connection: a node that is gone sends no reset.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Silence after which the kernel asks whether the other side is still there.
@@ -79,6 +81,15 @@ impl From<io::Error> for ConnectError {
 }
 
 impl Dialer {
+    /// As the settings say.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            mark: settings.mark,
+            connect_timeout: settings.connect_timeout,
+            handshake_timeout: settings.handshake_timeout,
+        }
+    }
+
     /// Opens a TCP connection, from a certain address if one is given. Cancel safe.
     pub async fn tcp(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, ConnectError> {
         let socket = self.socket(to, from)?;

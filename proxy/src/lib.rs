@@ -57,5 +57,9 @@ pub mod admin;
 pub mod probe;
 pub mod snapshot;
 
+// All joined.
+mod app;
+pub use app::main;
+
 #[cfg(test)]
 mod journeys;

@@ -73,11 +73,7 @@ impl Worker {
         let endpoints = Endpoints::new(rand::random(), metrics.clone());
         let tables = Rc::new(Tables::new(&endpoints, view.state(), None));
         view.applied(tables.state.generation);
-        let dialer = Dialer {
-            mark: settings.mark,
-            connect_timeout: settings.connect_timeout,
-            handshake_timeout: settings.handshake_timeout,
-        };
+        let dialer = Dialer::new(&settings);
         Rc::new(Self {
             settings,
             view,
