@@ -187,3 +187,6 @@ fn stored_credential(settings: &Settings, store: &mut Store) -> Option<(Arc<Cred
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
