@@ -156,10 +156,8 @@ pub(super) fn of_pod(
         }
         false => None,
     };
+    // Nodes are no sources: they report every few minutes, and an older place is a worse choice but never a wrong one.
     ledger.source(object);
-    if let Some((node, _)) = index.nodes.get(&pod.node) {
-        ledger.source(node);
-    }
     Some(Endpoint {
         key: EndpointKey { id: endpoint_id(&index.settings.cluster, &object.uid), port: address.port() },
         address,

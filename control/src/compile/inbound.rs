@@ -25,9 +25,6 @@ pub(super) fn inbound(index: &Index, name: &Name) -> Option<Compiled<Inbound>> {
     if let Some(namespace) = index.namespaces.get(&name.namespace) {
         ledger.source(namespace);
     }
-    if let Some((node, _)) = index.nodes.get(&pod.node) {
-        ledger.source(node);
-    }
     let ports = ports::of_pod(index, name, pod, &mut ledger).into_iter().map(|(port, declared)| InboundPort {
         port,
         protocol: declared.protocol,

@@ -56,6 +56,9 @@ pub(super) fn of_service(
 }
 
 /// The ports of a pod that Services lead to, ready or not.
+///
+/// EndpointSlices and routes are no sources of it: of them it takes only which ports there are and their kind, and they
+/// change with every other pod of the Service and every shift of a weight.
 pub(super) fn of_pod(index: &Index, name: &Name, pod: &Pod, ledger: &mut Ledger) -> BTreeMap<u16, PodPort> {
     let by_address = pod.ips.iter().flat_map(|ip| index.slices_by_ip.of(ip));
     let slices: BTreeSet<&(Name, Name)> = index.slices_by_pod.of(name).chain(by_address).collect();
@@ -63,11 +66,10 @@ pub(super) fn of_pod(index: &Index, name: &Name, pod: &Pod, ledger: &mut Ledger)
     for (service_name, slice_name) in slices {
         let service = index.services.get(service_name).and_then(|kept| kept.valid.as_ref());
         let slice = index.slices.get(slice_name).and_then(|kept| kept.valid.as_ref());
-        let (Some((service_object, service)), Some((slice_object, slice))) = (service, slice) else { continue };
+        let (Some((service_object, service)), Some((_, slice))) = (service, slice) else { continue };
         ledger.source(service_object);
-        ledger.source(slice_object);
         for port in &service.ports {
-            let protocol = of_service(index, service_name, service, port, None, ledger);
+            let protocol = of_service(index, service_name, service, port, None, &mut Ledger::default());
             for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
                 ports.entry(*number).or_default().lead(&service_name.name, protocol);
             }
