@@ -11,3 +11,26 @@ pub mod runtime;
 pub mod sandbox;
 pub mod spec;
 pub mod stage;
+
+mod container;
+mod mounts;
+mod probe;
+mod relay;
+mod volumes;
+
+// The cluster half: API server, controllers and kubelet of a mesh.
+pub mod manifest;
+pub mod plan;
+pub mod slices;
+
+pub mod dns;
+pub mod objects;
+pub mod services;
+pub mod token;
+
+pub mod cluster;
+
+pub mod api;
+pub mod client;
+pub mod state;
+pub mod up;

@@ -1,0 +1,220 @@
+//! What others see of the cluster: objects for the control plane, names, service addresses.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use weft_control::objects::Severity;
+
+use super::build::rfc3339;
+use super::record::Record;
+use super::{Cluster, system};
+use crate::dns::Zone;
+use crate::manifest::{Address, DEFAULT_ACCOUNT, DEFAULT_NAMESPACE, Key, Service};
+use crate::pod::{ContainerState, ContainerStatus, Kind, Phase, Terminated};
+use crate::services::Table;
+use crate::slices::{Endpoint, Member, endpoints, slices};
+
+impl Cluster {
+    /// Publishes everything as it is now. Slices come before pods vanish, and addresses before names.
+    pub(super) fn publish(&mut self) {
+        let (ips, wrong) = self.parts.addresses.assign(self.desired.services.iter());
+        for (key, field, message) in wrong {
+            if let Some(service) = self.desired.services.get(&key) {
+                let fix = "remove it, or take a free address of that range";
+                self.problems.push(service.object.problem(Severity::Error, field, message, fix));
+            }
+        }
+        self.cluster_ips = ips;
+        let behind = self.endpoints();
+        self.rules(&behind);
+        self.names(&behind);
+        let objects = self.objects(&behind);
+        if let Err(error) = self.parts.store.sync(objects) {
+            tracing::error!(%error, "objects can't be written: the control plane works with old ones");
+        }
+    }
+
+    fn endpoints(&self) -> BTreeMap<Key, Vec<Endpoint>> {
+        let zones: BTreeMap<&str, &str> = self
+            .desired
+            .nodes
+            .iter()
+            .filter_map(|(name, node)| Some((name.as_str(), node.labels.get("topology.kubernetes.io/zone")?.as_str())))
+            .collect();
+        let running = self.records.values().filter(|record| !record.finished() && !record.status.ended);
+        let members: Vec<Member<'_>> = running
+            .map(|record| Member {
+                namespace: &record.key.namespace,
+                name: &record.key.name,
+                uid: &record.uid,
+                labels: &record.labels,
+                spec: &record.spec,
+                ips: &record.ips,
+                node: &record.node,
+                zone: zones.get(record.node.as_str()).copied().unwrap_or_default(),
+                // A pod that is going still serves for as long as the runtime calls it ready.
+                ready: record.status.ready,
+                terminating: record.deleting,
+            })
+            .collect();
+        let services = self.desired.services.iter();
+        services.map(|(key, service)| (key.clone(), endpoints(service, &members))).collect()
+    }
+
+    fn addresses(&self, key: &Key) -> &[IpAddr] {
+        self.cluster_ips.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    fn rules(&mut self, behind: &BTreeMap<Key, Vec<Endpoint>>) {
+        // The DNS server's address is one of the node's own.
+        let ours = |key: &&Key| key.namespace == system::NAMESPACE && key.name == system::DNS_SERVICE;
+        let services = self.desired.services.iter().filter(|(key, _)| !ours(key));
+        let table = Table::new(services.map(|(key, service)| {
+            (service, self.addresses(key), behind.get(key).map_or(&[][..], Vec::as_slice))
+        }));
+        if *self.table != table {
+            self.table = Arc::new(table);
+        }
+    }
+
+    fn names(&self, behind: &BTreeMap<Key, Vec<Endpoint>>) {
+        let zone = Zone::new(self.desired.services.iter().map(|(key, service)| {
+            let addresses = match service.address {
+                Address::Headless => headless(service, behind.get(key).map_or(&[][..], Vec::as_slice)),
+                _ => self.addresses(key).to_vec(),
+            };
+            (key.namespace.as_str(), key.name.as_str(), addresses)
+        }));
+        self.parts.zone.send_if_modified(|old| {
+            let new = **old != zone;
+            if new {
+                *old = Arc::new(zone);
+            }
+            new
+        });
+    }
+
+    /// All finished objects, each after those that it refers to.
+    fn objects(&self, behind: &BTreeMap<Key, Vec<Endpoint>>) -> Vec<Value> {
+        let mut objects = Vec::new();
+        // What the user wrote is read where the user wrote it.
+        let made = |object: &&Arc<weft_control::objects::Object>| object.origin.is_none();
+        let (namespaces, nodes) = (self.desired.namespaces.values(), self.desired.nodes.values());
+        objects.extend(namespaces.chain(nodes).filter(made).map(|object| object.raw.clone()));
+        if !self.desired.namespaces.contains_key(DEFAULT_NAMESPACE) {
+            objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DEFAULT_NAMESPACE}}));
+        }
+        let names = self.desired.namespaces.keys().map(String::as_str).chain([DEFAULT_NAMESPACE]);
+        let names: std::collections::BTreeSet<&str> = names.collect();
+        for namespace in names {
+            let written = self.desired.service_accounts.contains(&Key::new(namespace, DEFAULT_ACCOUNT));
+            if !written {
+                objects.push(account(namespace, DEFAULT_ACCOUNT));
+            }
+        }
+        objects.push(account(system::NAMESPACE, system::CONTROL));
+        objects.extend(self.desired.services.iter().map(|(key, service)| finished(service, self.addresses(key))));
+        let pods = self.records.values().filter(|record| !record.status.ended);
+        let mut pods: Vec<&Record> = pods.collect();
+        // Of two pods of one name only the newer one can be told; the older one is going.
+        pods.sort_by_key(|record| record.order);
+        let by_name: BTreeMap<&Key, &Record> = pods.into_iter().map(|record| (&record.key, record)).collect();
+        objects.extend(by_name.values().map(|record| self.pod(record)));
+        let services = self.desired.services.iter();
+        objects.extend(services.flat_map(|(key, service)| {
+            let slices = slices(service, behind.get(key).map_or(&[][..], Vec::as_slice));
+            slices.into_iter().map(|(_, slice)| slice)
+        }));
+        objects.extend(self.parts.system.dns_slices());
+        objects
+    }
+
+    /// A pod with its status.
+    fn pod(&self, record: &Record) -> Value {
+        let mut object = record.object.clone();
+        if record.deleting {
+            // When it is to be gone: of no consequence, only that it is there.
+            object["metadata"]["deletionTimestamp"] = json!(rfc3339(record.ready_changed));
+        }
+        let condition = |kind: &str, status: bool| {
+            json!({"type": kind, "status": if status { "True" } else { "False" },
+                "lastTransitionTime": rfc3339(record.ready_changed)})
+        };
+        let status = &record.status;
+        let lists = |init: bool| {
+            let statuses = status.containers.iter().filter(|container| (container.kind != Kind::Main) == init);
+            statuses.map(container_status).collect::<Vec<_>>()
+        };
+        object["status"]["phase"] = json!(phase(status.phase));
+        object["status"]["startTime"] = json!(rfc3339(record.created));
+        object["status"]["conditions"] = json!([
+            condition("PodScheduled", true),
+            condition("Initialized", status.initialized),
+            condition("ContainersReady", status.ready),
+            condition("Ready", status.ready),
+        ]);
+        object["status"]["initContainerStatuses"] = json!(lists(true));
+        object["status"]["containerStatuses"] = json!(lists(false));
+        object
+    }
+}
+
+fn account(namespace: &str, name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": namespace, "name": name}})
+}
+
+/// The addresses that a headless Service's name leads to.
+fn headless(service: &Service, endpoints: &[Endpoint]) -> Vec<IpAddr> {
+    let wanted = |ip: &&IpAddr| if ip.is_ipv4() { service.v4.unwrap_or(true) } else { service.v6.unwrap_or(false) };
+    endpoints.iter().filter(|endpoint| endpoint.ready).flat_map(|endpoint| endpoint.ips.iter().filter(wanted).copied()).collect()
+}
+
+/// The Service as an API server would hold it: with its addresses, and defaults filled in.
+fn finished(service: &Service, addresses: &[IpAddr]) -> Value {
+    let mut object = service.object.raw.clone();
+    let families: Vec<&str> = addresses.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+    let spec = &mut object["spec"];
+    if service.address == Address::Headless {
+        spec["clusterIP"] = json!("None");
+        spec["clusterIPs"] = json!(["None"]);
+    } else if let Some(first) = addresses.first() {
+        spec["clusterIP"] = json!(first);
+        spec["clusterIPs"] = json!(addresses);
+        spec["ipFamilies"] = json!(families);
+    }
+    object["metadata"]["namespace"] = json!(service.object.namespace);
+    object["metadata"]["uid"] = json!(service.object.uid);
+    object
+}
+
+/// `Pending`, `Running`, …
+pub(super) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "Pending",
+        Phase::Running => "Running",
+        Phase::Succeeded => "Succeeded",
+        Phase::Failed => "Failed",
+    }
+}
+
+fn container_status(container: &ContainerStatus) -> Value {
+    let terminated = |t: &Terminated| {
+        json!({"exitCode": t.exit_code, "signal": t.signal, "reason": t.reason, "message": t.message,
+            "startedAt": rfc3339(t.started), "finishedAt": rfc3339(t.finished)})
+    };
+    let state = match &container.state {
+        ContainerState::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
+        ContainerState::Running { since, .. } => json!({"running": {"startedAt": rfc3339(*since)}}),
+        ContainerState::Terminated(end) => json!({"terminated": terminated(end)}),
+    };
+    let mut status = json!({
+        "name": container.name, "state": state, "ready": container.ready, "started": container.started,
+        "restartCount": container.restarts,
+    });
+    if let Some(last) = &container.last {
+        status["lastState"] = json!({"terminated": terminated(last)});
+    }
+    status
+}

@@ -1,0 +1,270 @@
+//! What people see of the cluster: its state as JSON, and news as it happens.
+
+use serde_json::{Value, json};
+use weft_control::objects::{Problem, Severity};
+
+use super::publish::phase;
+use super::record::{Found, Record};
+use super::{Cluster, system};
+use crate::manifest::{Address, Key};
+use crate::pod::{ContainerState, Kind};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A problem that was not there before.
+    Problem(Problem),
+    /// Pods that are ready now, of how many.
+    Progress {
+        /// Ready.
+        ready: usize,
+        /// All.
+        all: usize,
+    },
+    /// All pods are ready for the first time, or again after they were not.
+    Ready(Report),
+    /// A container ended and will be started again, or can't be started.
+    Trouble {
+        /// `namespace/name`.
+        pod: String,
+        /// What.
+        what: String,
+    },
+}
+
+/// A summary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Pods.
+    pub pods: usize,
+    /// Of them with a sidecar.
+    pub meshed: usize,
+    /// Services.
+    pub services: usize,
+}
+
+/// News that nobody took in time are dropped beyond this many; `weft status` has all.
+pub const NEWS: usize = 256;
+
+impl Cluster {
+    /// The pods of the user.
+    fn pods(&self) -> impl Iterator<Item = &Record> {
+        let mut pods: Vec<&Record> = self.records.values().filter(|record| !record.system).collect();
+        pods.sort_by(|a, b| (&a.key, a.order).cmp(&(&b.key, b.order)));
+        pods.into_iter()
+    }
+
+    /// Tells what is new.
+    pub(super) fn tell(&mut self) {
+        let now: Vec<&Problem> = self.read_problems.iter().chain(&self.problems).collect();
+        let mut texts = std::collections::BTreeSet::new();
+        for problem in now {
+            let text = problem.to_string();
+            if texts.insert(text.clone()) && !self.told.contains(&text) {
+                self.say(News::Problem(problem.clone()));
+            }
+        }
+        self.told = texts;
+        let ready = self.pods().filter(|record| record.ready()).count();
+        let all = self.pods().filter(|record| !record.deleting && !record.finished()).count();
+        let control = self.records.values().any(|record| record.system && record.ready());
+        let is_ready = control && ready == all && all > 0;
+        if self.progress != (ready, all) {
+            self.progress = (ready, all);
+            self.say(News::Progress { ready, all });
+        }
+        if is_ready && !self.was_ready {
+            let report = Report {
+                pods: all,
+                meshed: self.pods().filter(|record| record.meshed && !record.deleting).count(),
+                services: self.desired.services.keys().filter(|key| key.namespace != system::NAMESPACE).count(),
+            };
+            self.say(News::Ready(report));
+        }
+        self.was_ready = is_ready;
+        self.troubles();
+    }
+
+    /// Containers that fail, once for each failure.
+    fn troubles(&mut self) {
+        let mut news = Vec::new();
+        for record in self.records.values_mut().filter(|record| !record.deleting) {
+            let trouble = trouble(record);
+            if record.trouble != trouble {
+                if let Some(what) = &trouble {
+                    news.push(News::Trouble { pod: record.key.to_string(), what: what.clone() });
+                }
+                record.trouble = trouble;
+            }
+        }
+        news.into_iter().for_each(|news| self.say(news));
+    }
+
+    fn say(&self, news: News) {
+        if self.parts.news.try_send(news).is_err() {
+            tracing::debug!("nobody takes the news");
+        }
+    }
+
+    /// The state of everything.
+    pub(super) fn status(&self) -> Value {
+        let pods: Vec<Value> = self.pods().map(|record| self.pod_status(record)).collect();
+        let control = self.records.values().filter(|record| record.system).max_by_key(|record| record.order);
+        let services = self.desired.services.iter().filter(|(key, _)| key.namespace != system::NAMESPACE);
+        let nodes = self.desired.nodes.values().map(|node| {
+            let label = |name: &str| node.labels.get(name).cloned().unwrap_or_default();
+            let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
+            json!({"name": node.name, "region": region, "zone": zone})
+        });
+        json!({
+            "ready": self.was_ready,
+            "pods": pods,
+            "services": services.map(|(key, _)| self.service_status(key)).collect::<Vec<_>>(),
+            "nodes": nodes.collect::<Vec<_>>(),
+            "control": control.map(|record| json!({
+                "pid": record.pid(system::CONTROL),
+                "ready": record.ready(),
+                "restarts": record.restarts(),
+                "addresses": record.ips,
+                "reason": trouble(record),
+            })),
+            "problems": self.read_problems.iter().chain(&self.problems).map(problem).collect::<Vec<_>>(),
+        })
+    }
+
+    fn pod_status(&self, record: &Record) -> Value {
+        let node = self.desired.nodes.get(&record.node);
+        let label = |name: &str| node.and_then(|node| node.labels.get(name)).cloned().unwrap_or_default();
+        let version = ["app.kubernetes.io/version", "version"].iter().find_map(|name| record.labels.get(*name));
+        let status = &record.status;
+        let containers = status.containers.iter().map(|container| {
+            let (state, reason) = match &container.state {
+                ContainerState::Waiting { reason, message } => ("waiting", join(reason, message)),
+                ContainerState::Running { .. } => ("running", String::new()),
+                ContainerState::Terminated(end) => ("terminated", format!("{} (exit code {})", end.reason, end.exit_code)),
+            };
+            json!({
+                "name": container.name,
+                "kind": match container.kind { Kind::Init => "init", Kind::Sidecar => "sidecar", Kind::Main => "main" },
+                "pid": record.pid(&container.name), "state": state, "reason": reason, "ready": container.ready,
+                "restarts": container.restarts,
+            })
+        });
+        json!({
+            "namespace": record.key.namespace, "name": record.key.name, "uid": record.uid,
+            "phase": if record.deleting { "Terminating" } else { phase(status.phase) },
+            // A pod that has done its work will never be ready, and nothing is wrong with it.
+            "ready": record.ready(), "reason": trouble(record),
+            "addresses": record.ips, "node": record.node,
+            "region": label("topology.kubernetes.io/region"), "zone": label("topology.kubernetes.io/zone"),
+            "version": version.cloned().unwrap_or_default(),
+            "workload": weft_injector::patch::workload(&record.object),
+            "serviceAccount": record.object["spec"]["serviceAccountName"],
+            "meshed": record.meshed, "restarts": record.restarts(),
+            "proxyPid": record.pid(weft_injector::sidecar::PROXY),
+            "containers": containers.collect::<Vec<_>>(),
+        })
+    }
+
+    fn service_status(&self, key: &Key) -> Value {
+        let service = &self.desired.services[key];
+        let selected = self.records.values().filter(|record| {
+            let matches = service.selector.iter().all(|(name, value)| record.labels.get(name) == Some(value));
+            record.key.namespace == key.namespace && !service.selector.is_empty() && matches && !record.deleting
+        });
+        let (mut ready, mut all) = (0, 0);
+        for record in selected {
+            all += 1;
+            ready += usize::from(record.ready());
+        }
+        let ports = service.ports.iter().map(|port| {
+            json!({"name": port.name, "port": port.port, "protocol": port.protocol.as_str(), "appProtocol": port.app_protocol})
+        });
+        json!({
+            "namespace": key.namespace, "name": key.name,
+            "addresses": self.cluster_ips.get(key), "headless": service.address == Address::Headless,
+            "ports": ports.collect::<Vec<_>>(), "pods": {"ready": ready, "all": all},
+        })
+    }
+
+    /// A pod by name, by the beginning of its name if that fits one only, or the first ready one of `deploy/NAME`.
+    pub(super) fn find(&self, namespace: &str, pod: &str) -> Result<Found, String> {
+        let here = || self.records.values().filter(|record| record.key.namespace == namespace && !record.deleting);
+        fn best(mut records: Vec<&Record>) -> Vec<&Record> {
+            records.sort_by(|a, b| (!a.ready(), &a.key.name).cmp(&(!b.ready(), &b.key.name)));
+            records
+        }
+        let deployment = ["deploy/", "deployment/", "deployments/"].iter().find_map(|prefix| pod.strip_prefix(prefix));
+        if let Some(name) = deployment {
+            let owner = Key::new(namespace, name);
+            let pods = best(here().filter(|record| record.owner.as_ref() == Some(&owner)).collect());
+            return pods.first().map(|record| found(record)).ok_or_else(|| format!("Deployment {owner} has no pod"));
+        }
+        let name = pod.strip_prefix("pod/").or_else(|| pod.strip_prefix("pods/")).unwrap_or(pod);
+        let exact: Vec<&Record> = here().filter(|record| record.key.name == name).collect();
+        if let Some(record) = exact.iter().max_by_key(|record| record.order) {
+            return Ok(found(record));
+        }
+        let begun = best(here().filter(|record| record.key.name.starts_with(name) && !name.is_empty()).collect());
+        let same_owner = begun.windows(2).all(|two| two[0].owner.is_some() && two[0].owner == two[1].owner);
+        match &begun[..] {
+            [] => {
+                let mut names: Vec<&str> = here().map(|record| record.key.name.as_str()).collect();
+                names.sort_unstable();
+                match names.is_empty() {
+                    true => Err(format!("there is no pod {name:?}: the namespace {namespace} has none (-n chooses another)")),
+                    false => Err(format!("there is no pod {name:?} in the namespace {namespace}; it has {}", names.join(", "))),
+                }
+            }
+            [first, ..] if same_owner => Ok(found(first)),
+            several => {
+                let names: Vec<&str> = several.iter().map(|record| record.key.name.as_str()).collect();
+                Err(format!("{name:?} may be any of {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+fn found(record: &Record) -> Found {
+    let names = |list: &[crate::manifest::raw::Container]| list.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+    let mut containers = names(&record.spec.containers);
+    containers.extend(names(&record.spec.init_containers));
+    Found { key: record.key.clone(), handle: record.handle().cloned(), containers }
+}
+
+/// What is wrong with a pod, if something is.
+fn trouble(record: &Record) -> Option<String> {
+    if let Some((reason, message)) = record.waiting() {
+        return (!message.is_empty()).then(|| format!("{reason}: {message}"));
+    }
+    record.status.containers.iter().find_map(|container| match &container.state {
+        ContainerState::Waiting { reason, message } if matches!(*reason, "CrashLoopBackOff" | "RunContainerError") => {
+            let last = container.last.as_ref().map(|last| format!("exit code {} {}", last.exit_code, last.message));
+            let why = if message.is_empty() { last.unwrap_or_default() } else { message.clone() };
+            Some(format!("container {}: {}", container.name, join(reason, why.trim())))
+        }
+        ContainerState::Terminated(end) if end.exit_code != 0 => {
+            let what = join(end.reason, &end.message);
+            Some(format!("container {} ended with exit code {}: {what}", container.name, end.exit_code))
+        }
+        _ => None,
+    })
+}
+
+fn join(reason: &str, message: &str) -> String {
+    if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
+}
+
+/// A problem as `weft status` has it.
+pub fn problem(problem: &Problem) -> Value {
+    json!({
+        "file": problem.file, "line": problem.line, "object": problem.object.as_ref().map(ToString::to_string),
+        "field": problem.field, "message": problem.message, "fix": problem.fix, "severity": problem.severity.as_str(),
+        "text": problem.to_string(),
+    })
+}
+
+/// Whether something keeps a mesh from starting.
+pub fn is_fatal(problem: &Problem) -> bool {
+    problem.severity == Severity::Error
+}

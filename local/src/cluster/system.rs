@@ -1,0 +1,187 @@
+//! What the mesh itself runs and has: its namespace, its control plane as a pod, and the Services of both.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use weft_control::objects::{Object, Problem, Severity, uid_of};
+
+use super::place::ONLY_NODE;
+use crate::spec::{Mount, PodPlan, Volume, VolumeSource};
+
+/// The mesh's own namespace.
+pub const NAMESPACE: &str = "weft-system";
+/// The control plane: its pod, container, Service and service account.
+pub const CONTROL: &str = "weft-control";
+/// The uid of the control plane. Its state directory belongs to it.
+pub const CONTROL_UID: u32 = 1883;
+/// The Service of the mesh's names.
+pub const DNS_SERVICE: &str = "weft-dns";
+/// The control plane's port for proxies, and its admin port.
+const PORTS: [(&str, u16); 2] = [("grpc-discovery", 15012), ("http-admin", 15014)];
+/// Where the control plane finds its directories.
+const SEEN: &str = "/run/weft/mesh";
+
+/// What the mesh itself is made of.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// The user's directory, on this machine.
+    pub manifests: PathBuf,
+    /// The finished objects, on this machine.
+    pub objects: PathBuf,
+    /// The control plane's state directory, on this machine.
+    pub control: PathBuf,
+    /// The control plane's flags besides its directories.
+    pub flags: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// The addresses of the DNS server's Service.
+    pub dns: Vec<IpAddr>,
+    /// Where the DNS server listens besides: the node's own addresses.
+    pub node: Vec<IpAddr>,
+}
+
+impl System {
+    /// The user's objects, with the mesh's own beside them; and what is wrong with those that pretend to be the mesh's.
+    pub fn with(&self, objects: Vec<Arc<Object>>) -> (Vec<Arc<Object>>, Vec<Problem>) {
+        let (strangers, mut all): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| is_ours(object));
+        let problems = strangers.iter().map(|object| {
+            let message = format!("the namespace {NAMESPACE} is the mesh's own");
+            object.problem(Severity::Error, "metadata.namespace", message, "move it to another namespace")
+        });
+        let problems = problems.collect();
+        let nodes = all.iter().any(|object| object.kind == "Node");
+        all.extend(self.objects(nodes));
+        (all, problems)
+    }
+
+    fn objects(&self, nodes: bool) -> Vec<Arc<Object>> {
+        let named = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": CONTROL, "namespace": NAMESPACE}});
+        let ports = PORTS.iter().map(|(name, port)| json!({"name": name, "port": port})).collect::<Vec<_>>();
+        let control = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": CONTROL, "namespace": NAMESPACE},
+            "spec": {"clusterIP": "None", "selector": {"app": CONTROL}, "ports": ports, "ipFamilyPolicy": "PreferDualStack"},
+        });
+        let dns = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": DNS_SERVICE, "namespace": NAMESPACE},
+            "spec": {
+                "clusterIPs": self.dns,
+                "ports": [
+                    {"name": "dns", "port": 53, "protocol": "UDP"},
+                    {"name": "tcp-dns", "port": 53, "protocol": "TCP"},
+                ],
+            },
+        });
+        let mut raw = vec![named("Namespace", NAMESPACE), account, control, dns, self.pod()];
+        if !nodes {
+            raw.push(named("Node", ONLY_NODE));
+        }
+        raw.into_iter().map(object).collect()
+    }
+
+    fn pod(&self) -> Value {
+        let mut command: Vec<String> = ["weft", "control"].map(str::to_owned).to_vec();
+        // Problems name files as the control plane sees them; whoever shows them puts the user's directory back.
+        command.extend(["manifests", "objects"].map(|name| format!("--manifests={SEEN}/{name}")));
+        command.push(format!("--state-dir={SEEN}/control"));
+        command.push(format!("--admin-socket={SEEN}/control/{ADMIN_SOCKET}"));
+        command.push(format!("--token-jwks={SEEN}/control/{KEY_SET}"));
+        command.extend(self.flags.iter().cloned());
+        let env: Vec<Value> = self.env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": CONTROL, "namespace": NAMESPACE, "labels": {"app": CONTROL}},
+            "spec": {
+                "serviceAccountName": CONTROL,
+                "terminationGracePeriodSeconds": 5,
+                "containers": [{
+                    "name": CONTROL,
+                    "command": command,
+                    "env": env,
+                    "ports": PORTS.map(|(name, port)| json!({"name": name, "containerPort": port})),
+                    "readinessProbe": {"httpGet": {"path": "/ready", "port": 15014}, "periodSeconds": 1},
+                    "securityContext": {"runAsUser": CONTROL_UID, "runAsGroup": CONTROL_UID, "readOnlyRootFilesystem": true},
+                }],
+            },
+        })
+    }
+
+    /// Gives the control plane's plan its directories.
+    pub fn furnish(&self, plan: &mut PodPlan) {
+        let binds =
+            [("manifests", &self.manifests, true), ("objects", &self.objects, true), ("control", &self.control, false)];
+        for (name, path, read_only) in binds {
+            plan.volumes.push(Volume { name: name.to_owned(), source: VolumeSource::Bind { path: path.clone() } });
+            let path = PathBuf::from(format!("{SEEN}/{name}"));
+            for container in &mut plan.containers {
+                let mount = Mount { volume: name.to_owned(), path: path.clone(), sub_path: None, read_only };
+                container.mounts.push(mount);
+            }
+        }
+    }
+
+    /// The EndpointSlices of the DNS server, which is no pod.
+    pub fn dns_slices(&self) -> Vec<Value> {
+        let slice = |ip: &IpAddr| {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("{DNS_SERVICE}-{}-0", family.to_ascii_lowercase()), "namespace": NAMESPACE,
+                    "labels": {"kubernetes.io/service-name": DNS_SERVICE},
+                },
+                "addressType": family,
+                "ports": [
+                    {"name": "dns", "port": 53, "protocol": "UDP"},
+                    {"name": "tcp-dns", "port": 53, "protocol": "TCP"},
+                ],
+                "endpoints": [{"addresses": [ip], "conditions": {"ready": true, "serving": true, "terminating": false}}],
+            })
+        };
+        self.node.iter().map(slice).collect()
+    }
+
+    /// A file's path as the user knows it, where the control plane names it as it sees it.
+    pub fn as_the_user_knows(&self, path: &str) -> String {
+        match path.strip_prefix(&format!("{SEEN}/manifests")) {
+            Some(rest) => format!("{}{rest}", self.manifests.display()),
+            None => path.replace(&format!("{SEEN}/objects"), &self.objects.display().to_string()),
+        }
+    }
+}
+
+/// The control plane's admin socket, and the key set that it checks tokens with, below its state directory.
+pub const ADMIN_SOCKET: &str = "admin.sock";
+/// See [`ADMIN_SOCKET`].
+pub const KEY_SET: &str = "token-keys.json";
+
+fn is_ours(object: &Object) -> bool {
+    object.namespace == NAMESPACE || (object.kind == "Namespace" && object.name == NAMESPACE)
+}
+
+/// An object that no file holds.
+fn object(raw: Value) -> Arc<Object> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &raw["metadata"];
+    let (kind, namespace, name) = (text(&raw["kind"]), text(&metadata["namespace"]), text(&metadata["name"]));
+    let labels = metadata["labels"].as_object().into_iter().flatten();
+    Arc::new(Object {
+        api_version: text(&raw["apiVersion"]),
+        uid: uid_of(&kind, &namespace, &name),
+        labels: labels.map(|(key, value)| (key.clone(), text(value))).collect(),
+        kind,
+        namespace,
+        name,
+        resource_version: 0,
+        generation: 0,
+        annotations: BTreeMap::new(),
+        origin: None,
+        raw,
+    })
+}

@@ -1,0 +1,258 @@
+//! What a user's manifests ask for: typed views of the kinds that a local cluster plays controller and kubelet for.
+//!
+//! In: objects of the user's directory, with their lines. Out: [`Desired`], and problems that name file, line, object,
+//! field and fix. An object that can't be honoured keeps its last form, if it had one ([`Reader`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use weft_control::objects::{Object, Problem, Severity};
+
+mod check;
+mod deployment;
+pub mod expand;
+pub mod fields;
+mod files;
+pub mod pod;
+pub mod raw;
+pub mod schema;
+mod service;
+mod tables;
+mod template;
+
+pub use deployment::{Deployment, Rollout};
+pub use service::{Address, Service, ServicePort};
+pub use template::Template;
+
+use schema::{Field, Found};
+
+/// Names an object of a kind that belongs to namespaces. Printed as `shop/reviews`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// The contents of a ConfigMap or Secret.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// A Pod that no Deployment owns.
+#[derive(Clone, Debug)]
+pub struct BarePod {
+    /// As it was written.
+    pub object: Arc<Object>,
+    /// What it is made from.
+    pub template: Template,
+}
+
+/// Everything that the manifests ask for, as far as it can be honoured.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// By name.
+    pub namespaces: BTreeMap<String, Arc<Object>>,
+    /// By name.
+    pub nodes: BTreeMap<String, Arc<Object>>,
+    /// Those that somebody wrote; each namespace has a `default` besides.
+    pub service_accounts: BTreeSet<Key>,
+    /// Pods that no Deployment owns.
+    pub pods: BTreeMap<Key, BarePod>,
+    /// By name.
+    pub deployments: BTreeMap<Key, Deployment>,
+    /// By name.
+    pub services: BTreeMap<Key, Service>,
+    /// By name.
+    pub config_maps: BTreeMap<Key, Arc<Files>>,
+    /// By name.
+    pub secrets: BTreeMap<Key, Arc<Files>>,
+}
+
+/// Reads objects again and again, and remembers the last good form of each.
+#[derive(Debug, Default)]
+pub struct Reader {
+    last: Desired,
+}
+
+/// The namespace that is always there.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// The service account that every namespace has.
+pub const DEFAULT_ACCOUNT: &str = "default";
+
+impl Key {
+    /// Puts a key together.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    fn of(object: &Object) -> Self {
+        Self::new(&object.namespace, &object.name)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Desired {
+    /// Whether a namespace is there.
+    pub fn has_namespace(&self, name: &str) -> bool {
+        name == DEFAULT_NAMESPACE || self.namespaces.contains_key(name)
+    }
+
+    /// Whether a service account is there.
+    pub fn has_account(&self, namespace: &str, name: &str) -> bool {
+        name == DEFAULT_ACCOUNT || self.service_accounts.contains(&Key::new(namespace, name))
+    }
+}
+
+impl Reader {
+    /// Reads all objects of the user's directory. Kinds that only the control plane acts on are passed over.
+    pub fn read(&mut self, objects: &[Arc<Object>]) -> (Desired, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut desired = Desired::default();
+        let mut images = 0;
+        for object in objects {
+            let Some(fields) = fields_of(object) else { continue };
+            let found = look(object, fields, &mut images);
+            let sound = found.is_empty();
+            problems.extend(found);
+            let good = sound && take(object, &mut desired, &mut problems);
+            if !good {
+                hold(object, &self.last, &mut desired);
+            }
+        }
+        if images > 0 {
+            problems.push(image_notice(images));
+        }
+        strangers(&mut desired, &mut problems);
+        self.last = desired.clone();
+        (desired, problems)
+    }
+}
+
+fn fields_of(object: &Object) -> Option<&'static [Field]> {
+    Some(match (object.group(), object.kind.as_str()) {
+        ("", "Namespace") => tables::NAMESPACE,
+        ("", "Node") => tables::NODE,
+        ("", "ServiceAccount") => tables::SERVICE_ACCOUNT,
+        ("", "ConfigMap") => tables::CONFIG_MAP,
+        ("", "Secret") => tables::SECRET,
+        ("", "Service") => tables::SERVICE,
+        ("", "Pod") => tables::POD,
+        ("apps", "Deployment") => tables::DEPLOYMENT,
+        _ => return None,
+    })
+}
+
+fn look(object: &Object, fields: &'static [Field], images: &mut usize) -> Vec<Problem> {
+    let findings = schema::walk(&object.raw, fields);
+    *images += findings.iter().filter(|finding| finding.kind == Found::Image).count();
+    let refused = findings.into_iter().filter(|finding| finding.kind == Found::Refused);
+    refused.map(|f| object.problem(Severity::Error, &f.field, f.message, f.fix)).collect()
+}
+
+fn image_notice(images: usize) -> Problem {
+    Problem {
+        file: None,
+        line: None,
+        object: None,
+        field: String::new(),
+        message: format!("{images} containers name an image; images are not used here: containers run programs of this machine"),
+        fix: String::new(),
+        severity: Severity::Notice,
+    }
+}
+
+/// Takes an object over. False: it can't be honoured, and the problems say why.
+fn take(object: &Arc<Object>, desired: &mut Desired, problems: &mut Vec<Problem>) -> bool {
+    let before = problems.len();
+    let key = Key::of(object);
+    match object.kind.as_str() {
+        "Namespace" => drop(desired.namespaces.insert(object.name.clone(), object.clone())),
+        "Node" => drop(desired.nodes.insert(object.name.clone(), object.clone())),
+        "ServiceAccount" => drop(desired.service_accounts.insert(key)),
+        "ConfigMap" => {
+            if let Some(files) = files::config_map(object, problems) {
+                desired.config_maps.insert(key, Arc::new(files));
+            }
+        }
+        "Secret" => {
+            if let Some(files) = files::secret(object, problems) {
+                desired.secrets.insert(key, Arc::new(files));
+            }
+        }
+        "Service" => {
+            if let Some(service) = Service::read(object, problems) {
+                desired.services.insert(key, service);
+            }
+        }
+        "Pod" => {
+            if let Some(template) = Template::of_pod(object, problems) {
+                desired.pods.insert(key, BarePod { object: object.clone(), template });
+            }
+        }
+        "Deployment" => {
+            if let Some(deployment) = Deployment::read(object, problems) {
+                desired.deployments.insert(key, deployment);
+            }
+        }
+        _ => {}
+    }
+    !problems[before..].iter().any(|problem| problem.severity == Severity::Error)
+}
+
+/// What can't be honoured stays as it was, if it was.
+fn hold(object: &Object, last: &Desired, desired: &mut Desired) {
+    fn keep<K: Ord + Clone, V: Clone>(key: &K, last: &BTreeMap<K, V>, now: &mut BTreeMap<K, V>) {
+        if let Some(value) = last.get(key) {
+            now.insert(key.clone(), value.clone());
+        }
+    }
+    let key = Key::of(object);
+    match object.kind.as_str() {
+        "Namespace" => keep(&object.name, &last.namespaces, &mut desired.namespaces),
+        "Node" => keep(&object.name, &last.nodes, &mut desired.nodes),
+        "ServiceAccount" => drop(last.service_accounts.get(&key).cloned().map(|key| desired.service_accounts.insert(key))),
+        "ConfigMap" => keep(&key, &last.config_maps, &mut desired.config_maps),
+        "Secret" => keep(&key, &last.secrets, &mut desired.secrets),
+        "Service" => keep(&key, &last.services, &mut desired.services),
+        "Pod" => keep(&key, &last.pods, &mut desired.pods),
+        "Deployment" => keep(&key, &last.deployments, &mut desired.deployments),
+        _ => {}
+    }
+}
+
+/// Leaves out what lies in namespaces that are not there, as an API server would, and names pods whose service account is
+/// not.
+fn strangers(desired: &mut Desired, problems: &mut Vec<Problem>) {
+    let namespaces: BTreeSet<String> = desired.namespaces.keys().cloned().collect();
+    let lost = |object: &Object, problems: &mut Vec<Problem>| {
+        let lost = object.namespace != DEFAULT_NAMESPACE && !namespaces.contains(&object.namespace);
+        if lost {
+            let message = format!("there is no Namespace {:?}", object.namespace);
+            let fix = "add a Namespace object of that name";
+            problems.push(object.problem(Severity::Error, "metadata.namespace", message, fix));
+        }
+        !lost
+    };
+    desired.services.retain(|_, service| lost(&service.object, problems));
+    desired.pods.retain(|_, pod| lost(&pod.object, problems));
+    desired.deployments.retain(|_, deployment| lost(&deployment.object, problems));
+    let pods = desired.pods.values().map(|pod| (&pod.object, &pod.template));
+    let deployments = desired.deployments.values().map(|deployment| (&deployment.object, &deployment.template));
+    for (object, template) in pods.chain(deployments) {
+        let account = template.service_account();
+        if !desired.has_account(&object.namespace, account) {
+            let field = format!("{}spec.serviceAccountName", template.prefix);
+            let message = format!("there is no ServiceAccount {account:?} in the namespace {}", object.namespace);
+            problems.push(object.problem(Severity::Error, &field, message, "add a ServiceAccount object of that name"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

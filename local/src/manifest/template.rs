@@ -1,0 +1,122 @@
+//! What pods are made from: a Pod's own manifest, or a Deployment's template.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use weft_control::objects::{Object, Problem, Severity, decode};
+
+use super::raw;
+use super::{DEFAULT_ACCOUNT, check};
+
+/// What pods are made from.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `spec`, as it was written.
+    pub spec: Value,
+    /// The same, decoded.
+    pub view: Arc<raw::PodSpec>,
+    /// Changes with what pods are made from (of a Pod: with its `spec` only, because its metadata may change while it
+    /// runs). Fit for a label.
+    pub hash: String,
+    /// What stands before `spec` in a field's name: empty, or `spec.template.`.
+    pub prefix: &'static str,
+}
+
+impl Template {
+    /// That of a Pod. None: it can't be honoured, and the problems say why.
+    pub fn of_pod(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
+        let (spec, view) = read(object, &object.raw, "", problems)?;
+        let hash = hash(&spec.to_string());
+        let (labels, annotations) = (object.labels.clone(), object.annotations.clone());
+        Some(Self { labels, annotations, spec, view, hash, prefix: "" })
+    }
+
+    /// That of a Deployment.
+    pub fn of_deployment(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
+        const PREFIX: &str = "spec.template.";
+        let template = object.raw.pointer("/spec/template").unwrap_or(&Value::Null);
+        let labels = text_map(object, &template["metadata"]["labels"], "spec.template.metadata.labels", problems);
+        let annotations = &template["metadata"]["annotations"];
+        let annotations = text_map(object, annotations, "spec.template.metadata.annotations", problems);
+        let (spec, view) = read(object, template, PREFIX, problems)?;
+        let (labels, annotations) = (labels?, annotations?);
+        let hash = hash(&json!([labels, annotations, spec]).to_string());
+        Some(Self { labels, annotations, spec, view, hash, prefix: PREFIX })
+    }
+
+    /// The name of the service account that its pods run as.
+    pub fn service_account(&self) -> &str {
+        let view = &self.view;
+        let name = view.service_account_name.as_deref().or(view.service_account.as_deref());
+        name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_ACCOUNT)
+    }
+}
+
+fn read(
+    object: &Arc<Object>,
+    pod: &Value,
+    prefix: &'static str,
+    problems: &mut Vec<Problem>,
+) -> Option<(Value, Arc<raw::PodSpec>)> {
+    let view = match decode::<raw::Pod>(pod) {
+        Ok(decoded) => decoded.value.spec,
+        Err(error) => {
+            let field = format!("{prefix}{}", error.field);
+            problems.push(object.problem(Severity::Error, &field, error.message, hint(&field)));
+            return None;
+        }
+    };
+    let mistakes = check::pod(&view, !prefix.is_empty());
+    let sound = mistakes.is_empty();
+    problems.extend(mistakes.into_iter().map(|mistake| {
+        let field = format!("{prefix}{}", mistake.field);
+        object.problem(Severity::Error, &field, mistake.message, mistake.fix)
+    }));
+    sound.then(|| (pod["spec"].clone(), Arc::new(view)))
+}
+
+/// The commonest mistake: YAML takes `8080` and `true` for a number and a truth value.
+fn hint(field: &str) -> &'static str {
+    if field.contains("env[") || field.contains("labels") || field.contains("args[") || field.contains("command[") {
+        "put it in quotes"
+    } else {
+        ""
+    }
+}
+
+fn text_map(
+    object: &Object,
+    map: &Value,
+    field: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for (key, value) in map.as_object().into_iter().flatten() {
+        let Some(text) = value.as_str() else {
+            let field = format!("{field}[{key}]");
+            problems.push(object.problem(Severity::Error, &field, format!("{value} is no text"), "put it in quotes"));
+            return None;
+        };
+        out.insert(key.clone(), text.to_owned());
+    }
+    Some(out)
+}
+
+/// Ten characters without vowels, as Kubernetes makes `pod-template-hash`: they never form a word. 64 bits of FNV-1a, so
+/// it is the same in every build.
+fn hash(text: &str) -> String {
+    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let mut hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
+    let letter = |hash: &mut u64| {
+        let letter = LETTERS[(*hash % 27) as usize];
+        *hash /= 27;
+        char::from(letter)
+    };
+    (0..10).map(|_| letter(&mut hash)).collect()
+}

@@ -1,0 +1,323 @@
+//! Inside the sandbox: the parts of a mesh, put together, and taken apart again.
+
+use std::fs;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use weft_control::manifests::{Directory, Manifests, Settings as ManifestSettings, Writer};
+use weft_control::objects::kinds::{Kinds, Scope};
+use weft_control::objects::{Object, Problem};
+use weft_daemon::drain::{Drain, Tasks};
+use weft_daemon::{exit, log};
+use weft_injector::patch::InjectSettings;
+use weft_injector::redirect::{Exempt, MARK};
+
+use super::{Settings, tell};
+use crate::api::Server;
+use crate::cluster::addresses::ServiceAddresses;
+use crate::cluster::system::{ADMIN_SOCKET, CONTROL, CONTROL_UID, KEY_SET, NAMESPACE, System};
+use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, is_fatal};
+use crate::dns;
+use crate::manifest::{Files, Reader};
+use crate::net::{Net, NetSettings};
+use crate::objects::Store;
+use crate::runtime::{Backoff, Runtime, Settings as RuntimeSettings};
+use crate::sandbox::{Inside, Outside};
+use crate::token::Tokens;
+
+/// Where proxies find the relay to the collector, at the node's own address.
+const COLLECTOR_PORT: u16 = 4317;
+/// The trust bundle's files, as the control plane writes them.
+const TRUST: [&str; 3] = ["roots.pem", "trust-domain", "control-namespace"];
+/// How often the bundle is looked at: before there is one, pods wait for it; afterwards it changes once in years.
+const TRUST_FIRST: Duration = Duration::from_millis(20);
+const TRUST_AGAIN: Duration = Duration::from_secs(1);
+/// What pods are given to end, and tasks after them.
+const END_PODS: Duration = Duration::from_secs(8);
+const END_TASKS: Duration = Duration::from_secs(1);
+
+/// The supervisor of a mesh: runs inside the sandbox until it is asked to stop.
+pub fn supervise(inside: Inside) -> ExitCode {
+    // The control plane reads what is written here as another user.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let settings: Option<Settings> =
+        inside.arguments.first().and_then(|text| serde_json::from_str(text.to_str()?).ok());
+    let Some(settings) = settings else {
+        eprintln!("weft up: the supervisor was started without settings");
+        return ExitCode::from(exit::FAILURE);
+    };
+    // Kept until the end, so that the last lines are written.
+    let _log = log::start();
+    // All on this thread: what pods run dies with the thread that started it.
+    let ran = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime");
+    match ran.and_then(|runtime| runtime.block_on(serve(settings, inside))) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weft up: {error:#}");
+            ExitCode::from(exit::FAILURE)
+        }
+    }
+}
+
+async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
+    let began = Instant::now();
+    let outside = inside.listen().context("listening to the outside")?;
+    let manifests = open_manifests(&settings.manifests)?;
+    let problems = check(&settings, &manifests);
+    if problems.iter().any(is_fatal) {
+        for problem in &problems {
+            eprintln!("{}: {problem}", problem.severity);
+        }
+        let errors = problems.iter().filter(|problem| is_fatal(problem)).count();
+        eprintln!("weft up: {errors} errors in {}; nothing was started", settings.manifests.display());
+        return Ok(ExitCode::from(exit::DATA));
+    }
+    println!("mesh {}: manifests from {}", settings.mesh, settings.manifests.display());
+
+    let (drain, tasks) = Drain::new();
+    let down = Arc::new(Notify::new());
+    let (cluster, ended) = assemble(&settings, &outside, manifests, began, &tasks, down.clone()).await?;
+    tokio::select! {
+        () = outside.stop_requested() => {}
+        () = down.notified() => {}
+        _ = ended => anyhow::bail!("the cluster's task ended by itself"),
+    }
+    println!("ending mesh {}", settings.mesh);
+    let (sender, gone) = oneshot::channel();
+    let end = async {
+        cluster.send(Request::End(sender)).await;
+        gone.await
+    };
+    if tokio::time::timeout(END_PODS, end).await.is_err() {
+        // The sandbox takes with it whatever does not end.
+        tracing::warn!("pods did not end in time, and are killed");
+    }
+    drain.end(END_TASKS).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open_manifests(path: &Path) -> Result<Manifests> {
+    let kinds = Kinds::control()
+        .with("apps", "Deployment", &["v1"], Scope::Namespaced)
+        .with("", "ConfigMap", &["v1"], Scope::Namespaced)
+        .with("", "Secret", &["v1"], Scope::Namespaced);
+    let directory = Directory { path: path.to_owned(), writer: Writer::User, kinds };
+    Ok(Manifests::open(ManifestSettings { directories: vec![directory], state_dir: None })?)
+}
+
+/// Everything that is wrong with the manifests before the start: files, our kinds, and the control plane's.
+fn check(settings: &Settings, manifests: &Manifests) -> Vec<Problem> {
+    let snapshot = manifests.snapshot();
+    let (_, found) = Reader::default().read(&snapshot.objects);
+    let mut problems: Vec<Problem> = snapshot.problems.iter().cloned().chain(found).collect();
+    match weft_model::identity::TrustDomain::new(&settings.trust_domain) {
+        Ok(trust_domain) => {
+            let index = weft_control::index::Settings {
+                trust_domain,
+                cluster: settings.mesh.clone(),
+                cluster_domain: dns::DOMAIN.to_owned(),
+                inside: Vec::new(),
+                outside: Vec::new(),
+            };
+            problems.extend(weft_control::compile::check(index, &snapshot.objects));
+        }
+        Err(error) => problems.push(Problem::of_file(&settings.manifests, None, error.to_string(), "take another --name")),
+    }
+    problems.sort();
+    // Both readers say the same of the same field.
+    problems.dedup_by(|a, b| (&a.file, a.line, &a.object, &a.field) == (&b.file, b.line, &b.object, &b.field));
+    problems
+}
+
+async fn assemble(
+    settings: &Settings,
+    outside: &Outside,
+    manifests: Manifests,
+    began: Instant,
+    tasks: &Tasks,
+    down: Arc<Notify>,
+) -> Result<(Handle, oneshot::Receiver<()>)> {
+    let state = &settings.state;
+    let mut addresses =
+        ServiceAddresses::open(settings.services_v4, Some(settings.services_v6), &state.path().join("addresses.json"))
+            .context("reading the addresses of services")?;
+    let wanted = NetSettings {
+        v4: settings.pods_v4,
+        v6: Some(settings.pods_v6),
+        node_addresses: addresses.dns(),
+    };
+    let net = Net::new(wanted).await.context("making the mesh's network")?;
+    if net.gateway_v6().is_none() {
+        eprintln!("note: IPv6 is switched off on this machine; the mesh has IPv4 only");
+        addresses.without_v6();
+    }
+    let node: Vec<IpAddr> = [Some(net.gateway_v4().into()), net.gateway_v6().map(IpAddr::from)].into_iter().flatten().collect();
+
+    let (zone, zones) = watch::channel(Arc::default());
+    let listen: Vec<IpAddr> = addresses.dns().into_iter().chain(node.iter().copied()).collect();
+    dns::serve(&listen, zones, tasks).await.context("listening for DNS queries")?;
+    let collector = relay(settings, outside, &node)?;
+
+    let tokens = Arc::new(Tokens::open(&state.keys()).context("opening the key for tokens")?);
+    let system = system(settings, &addresses, node);
+    control_directory(&system.control, &tokens.key_set())?;
+    empty(&state.logs())?;
+    let runtime = Runtime::new(RuntimeSettings {
+        logs: state.logs(),
+        volumes: state.volumes(),
+        masks: vec![state.base().to_owned()],
+        // On one machine a person waits for the next try.
+        backoff: Backoff { first: Duration::from_secs(1), most: Duration::from_secs(10), reset: Duration::from_secs(60) },
+    })
+    .context("preparing the runtime")?;
+    let (news, told) = mpsc::channel(NEWS);
+    tasks.named("news").spawn(tell::tell(settings.clone(), began, told));
+    let parts = Parts {
+        runtime,
+        net,
+        store: Store::open(&state.objects(), &state.path().join("resource-version")).context("opening objects/")?,
+        addresses,
+        tokens,
+        inject: inject(settings, collector),
+        system: system.clone(),
+        zone,
+        news,
+    };
+    let (cluster, handle, requests) = Cluster::new(parts, tasks);
+    let (ending, ended) = oneshot::channel();
+    tasks.named("cluster").spawn(async move {
+        cluster.run(requests).await;
+        // Whoever waits may have gone.
+        let _ = ending.send(());
+    });
+    feed(handle.clone(), manifests, system.control.clone(), tasks).await;
+    let server = Server {
+        cluster: handle.clone(),
+        about: about(settings),
+        control: system.control.join(ADMIN_SOCKET),
+        system: Arc::new(system),
+        down,
+    };
+    server.listen(&state.socket(), tasks).with_context(|| format!("listening on {}", state.socket().display()))?;
+    Ok((handle, ended))
+}
+
+fn about(settings: &Settings) -> serde_json::Value {
+    json!({
+        "mesh": settings.mesh, "trustDomain": settings.trust_domain, "manifests": settings.manifests,
+        "state": settings.state.path(),
+        "podNetworks": [settings.pods_v4.to_string(), settings.pods_v6.to_string()],
+        "serviceNetworks": [settings.services_v4.to_string(), settings.services_v6.to_string()],
+    })
+}
+
+fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) -> System {
+    let networks = [
+        settings.pods_v4.to_string(),
+        settings.pods_v6.to_string(),
+        settings.services_v4.to_string(),
+        settings.services_v6.to_string(),
+    ];
+    let mut flags = vec![
+        format!("--trust-domain={}", settings.trust_domain),
+        format!("--cluster={}", settings.mesh),
+        format!("--control-namespace={NAMESPACE}"),
+        format!("--networks={}", networks.join(",")),
+    ];
+    flags.extend(settings.leaf_lifetime.iter().map(|lifetime| format!("--leaf-lifetime={lifetime}")));
+    System {
+        manifests: settings.manifests.clone(),
+        objects: settings.state.objects(),
+        control: settings.state.control(),
+        flags,
+        env: settings.env.iter().filter(|(name, _)| name.starts_with("WEFT_LOG")).cloned().collect(),
+        dns: addresses.dns(),
+        node,
+    }
+}
+
+fn inject(settings: &Settings, collector: Option<String>) -> InjectSettings {
+    let mut proxy_env = settings.env.clone();
+    proxy_env.extend(collector.map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), endpoint)));
+    InjectSettings {
+        image: format!("weft:{}", env!("CARGO_PKG_VERSION")),
+        command: vec!["weft".to_owned()],
+        control_address: format!("{CONTROL}.{NAMESPACE}.svc.{}:15012", dns::DOMAIN),
+        exempt: Exempt::Mark(MARK),
+        proxy_env,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Lets proxies reach the collector of traces. Returns the address that they use.
+fn relay(settings: &Settings, outside: &Outside, node: &[IpAddr]) -> Result<Option<String>> {
+    let (Some(_), Some(address)) = (settings.collector, node.first()) else { return Ok(None) };
+    let listener = TcpListener::bind((*address, COLLECTOR_PORT)).context("listening for traces")?;
+    outside.relay(listener).context("relaying traces")?;
+    Ok(Some(format!("http://{address}:{COLLECTOR_PORT}")))
+}
+
+/// The control plane's directory, which is its own, with the keys that it checks tokens with.
+fn control_directory(path: &Path, keys: &str) -> Result<()> {
+    fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700))).context("its directory")?;
+    weft_daemon::file::replace(&path.join(KEY_SET), 0o644, keys.as_bytes()).context("writing the keys for tokens")?;
+    chown(path, Some(CONTROL_UID), Some(CONTROL_UID)).context("giving the control plane its directory")?;
+    // An earlier mesh's would be asked in vain.
+    match fs::remove_file(path.join(ADMIN_SOCKET)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("removing an old socket"),
+        _ => Ok(()),
+    }
+}
+
+/// Empties a directory: the logs of pods that are gone.
+fn empty(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("emptying {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells the cluster what the user's files and the control plane's trust bundle say, now and whenever they change.
+async fn feed(cluster: Handle, mut manifests: Manifests, control: PathBuf, tasks: &Tasks) {
+    let tell = |objects: Vec<Arc<Object>>, problems: Vec<Problem>| Request::Manifests(objects, problems);
+    let first = manifests.snapshot();
+    cluster.send(tell(first.objects, first.problems.to_vec())).await;
+    let trusting = cluster.clone();
+    tasks.named("manifests").spawn(async move {
+        while manifests.changed().await.is_some() {
+            let now = manifests.snapshot();
+            if !cluster.send(tell(now.objects, now.problems.to_vec())).await {
+                return;
+            }
+        }
+    });
+    tasks.named("trust").spawn(async move {
+        let mut last = None;
+        loop {
+            let files = bundle(&control.join("trust"));
+            if files.is_some() && files != last {
+                last = files;
+                let files = Arc::new(last.clone().unwrap_or_default());
+                if !trusting.send(Request::Trust(files)).await {
+                    return;
+                }
+            }
+            tokio::time::sleep(if last.is_some() { TRUST_AGAIN } else { TRUST_FIRST }).await;
+        }
+    });
+}
+
+/// The trust bundle, once all of it is there.
+fn bundle(directory: &Path) -> Option<Files> {
+    let read = |name: &&str| Some(((*name).to_owned(), fs::read(directory.join(name)).ok()?));
+    TRUST.iter().map(read).collect()
+}
