@@ -122,3 +122,32 @@ impl FromStr for Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_read_as_it_is_printed() {
+        for text in [
+            "10.96.0.7:80",
+            "[fd00::7]:80",
+            "name:reviews.shop.svc.cluster.local:80",
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "reviews:80",
+            "10.96.0.7",
+            "name:",
+            "name::80",
+            "name:a",
+            "name:a.:80",
+            "name:A:80",
+            "name:a:0",
+        ] {
+            assert!(text.parse::<Target>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -17,3 +17,18 @@ pub fn missing<'a>(requires: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         .map(str::to_owned)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_supported_is_missing() {
+        assert!(missing([]).is_empty());
+        assert!(missing(SUPPORTED.iter().copied()).is_empty());
+        assert_eq!(
+            missing([LOCALITY, "locality/2", "", "Locality/1"]),
+            ["locality/2", "", "Locality/1"]
+        );
+    }
+}

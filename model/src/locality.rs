@@ -62,40 +62,51 @@ impl Locality {
     /// given back to the tiers that have healthy endpoints, in proportion. With no healthy endpoint anywhere, all tiers
     /// with endpoints share by their number (panic: better a doubtful endpoint than none).
     pub fn shares(&self, tiers: &[(usize, usize)]) -> Vec<u32> {
-        const WHOLE: f64 = 10_000.0;
         let total: usize = tiers.iter().map(|(all, _)| all).sum();
         let healthy: usize = tiers.iter().map(|(_, healthy)| healthy).sum();
         if total == 0 {
             return vec![0; tiers.len()];
         }
         if healthy == 0 {
-            return tiers
-                .iter()
-                .map(|(all, _)| (WHOLE * *all as f64 / total as f64).round() as u32)
-                .collect();
+            return parts(tiers.iter().map(|(all, _)| *all as f64));
         }
         let threshold = f64::from(self.spill_below_percent.clamp(1, 100)) / 100.0;
         let mut left = 1.0_f64;
-        let mut shares: Vec<f64> = tiers
-            .iter()
-            .map(|&(all, healthy)| {
-                let alive = if all == 0 {
-                    0.0
-                } else {
-                    healthy as f64 / all as f64
-                };
-                let take = left * (alive / threshold).min(1.0);
-                left -= take;
-                take
-            })
-            .collect();
-        let taken: f64 = shares.iter().sum();
-        for share in &mut shares {
-            *share /= taken;
-        }
-        shares
-            .into_iter()
-            .map(|share| (share * WHOLE).round() as u32)
-            .collect()
+        parts(tiers.iter().map(|&(all, healthy)| {
+            let alive = if all == 0 {
+                0.0
+            } else {
+                healthy.min(all) as f64 / all as f64
+            };
+            let take = left * (alive / threshold).min(1.0);
+            left -= take;
+            take
+        }))
     }
 }
+
+/// Splits 10,000 in proportion. The running sums are rounded, not the parts: so the parts sum to 10,000 exactly, nothing
+/// stays nothing, and a part never grows because its own number shrank.
+fn parts(numbers: impl Iterator<Item = f64>) -> Vec<u32> {
+    const WHOLE: f64 = 10_000.0;
+    let sums: Vec<f64> = numbers
+        .scan(0.0, |sum, number| {
+            *sum += number;
+            Some(*sum)
+        })
+        .collect();
+    let Some(&total) = sums.last() else {
+        return Vec::new();
+    };
+    let mut before = 0;
+    let part = |sum: f64| {
+        let here = (sum / total * WHOLE).round() as u32;
+        let part = here - before;
+        before = here;
+        part
+    };
+    sums.into_iter().map(part).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -68,3 +68,6 @@ pub fn admit(
     }
     Ok(Permit { caller })
 }
+
+#[cfg(test)]
+mod tests;

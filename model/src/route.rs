@@ -1,5 +1,6 @@
 //! Which backends a request may go to.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -40,7 +41,7 @@ pub struct Match {
     pub query: Vec<(String, ValueMatch)>,
     /// The method.
     pub method: Option<http::Method>,
-    /// Only gRPC requests: content-type begins with `application/grpc`.
+    /// Only gRPC requests ([`is_grpc`]).
     pub grpc: bool,
 }
 
@@ -175,11 +176,17 @@ impl ValueMatch {
     }
 }
 
-/// Whether a request is gRPC.
+/// Whether a request is gRPC: its content-type is `application/grpc`, alone or followed by `+format` or parameters. gRPC-Web
+/// is another protocol.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
     headers
         .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        .is_some_and(|value| {
+            let (head, rest) = value.as_bytes().split_at(value.len().min(GRPC.len()));
+            head.eq_ignore_ascii_case(GRPC)
+                && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+        })
 }
 
 /// Repeated headers count as one value, joined with commas (RFC 9110 section 5.3; Gateway API leaves it open).
@@ -213,7 +220,11 @@ fn query_matches(query: Option<&str>, name: &str, wanted: &ValueMatch) -> bool {
 }
 
 /// Percent-decoding, with `+` as a space (WHATWG URL, application/x-www-form-urlencoded). Bad escapes stay as they are.
-fn decode(text: &str) -> String {
+/// Text without either, which is most, is not copied.
+fn decode(text: &str) -> Cow<'_, str> {
+    if !text.bytes().any(|b| matches!(b, b'%' | b'+')) {
+        return Cow::Borrowed(text);
+    }
     let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -234,5 +245,8 @@ fn decode(text: &str) -> String {
         }
         i += 1;
     }
-    String::from_utf8_lossy(&out).into_owned()
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -211,7 +211,8 @@ fn a_leaf_does_not_outlive_its_authority() {
 
 #[test]
 fn a_long_trust_domain_fits() {
-    let long = "x".repeat(weft_model::identity::TRUST_DOMAIN_MAX);
+    let long = format!("{}.{}", "x".repeat(63), "y".repeat(26));
+    assert_eq!(long.len(), weft_model::identity::TRUST_DOMAIN_MAX);
     let authority = Authority::create(domain(&long), SystemTime::now()).unwrap();
     let identity = Identity::new(domain(&long), "shop", "web").unwrap();
     let leaf = authority

@@ -65,6 +65,23 @@ fn connections_are_tls_1_3_with_a_post_quantum_exchange_and_aes_128() {
 }
 
 #[test]
+fn every_trust_domain_makes_a_server_name_that_can_be_dialled() {
+    use rustls_pki_types::ServerName;
+    use weft_model::endpoint::{EndpointId, EndpointKey};
+    let longest = format!("{}.{}", "x".repeat(63), "y".repeat(26));
+    let key = EndpointKey {
+        id: EndpointId(u64::MAX),
+        port: u16::MAX,
+    };
+    let label = "s".repeat(63);
+    for name in ["a", "a_b", "1.a", "0123456789ab.weft.internal", &longest] {
+        let trust_domain = weft_model::identity::TrustDomain::new(name).unwrap();
+        let sni = weft_model::sni::of_service(key, &label, &label, trust_domain.as_str());
+        assert!(ServerName::try_from(sni).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn no_common_alpn_token_fails_and_never_falls_back() {
     let mesh = Mesh::new("a");
     let (web, reviews) = (mesh.credential("web"), mesh.credential("reviews"));

@@ -57,7 +57,8 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn trust_domain() -> impl Strategy<Value = TrustDomain> {
-    "[a-z0-9._-]{1,90}".prop_map(|name| TrustDomain::new(&name).unwrap())
+    "([a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9])?\\.){0,4}[a-z]([a-z0-9-]{0,10}[a-z0-9])?"
+        .prop_map(|name| TrustDomain::new(&name).unwrap())
 }
 
 fn identity() -> impl Strategy<Value = Identity> {
