@@ -53,7 +53,8 @@ impl Key {
 
     /// Reads a key from the first `PRIVATE KEY` section of a PEM text.
     pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::Form)?;
+        let der =
+            Zeroizing::new(PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::Form)?);
         Self::from_pkcs8(der.secret_pkcs8_der())
     }
 
@@ -80,8 +81,10 @@ impl Key {
     }
 
     /// The key as rustls takes it.
-    pub(crate) fn to_rustls(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pkcs8.to_vec()))
+    pub(crate) fn to_rustls(&self) -> Zeroizing<PrivateKeyDer<'static>> {
+        Zeroizing::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
+            self.pkcs8.to_vec(),
+        )))
     }
 
     /// The key as rcgen takes it.
