@@ -2,6 +2,9 @@
 //! without redirection: original destinations are given.
 
 mod http;
+mod http2;
 mod refusals;
+mod retries;
+mod routes;
 mod streams;
 mod world;

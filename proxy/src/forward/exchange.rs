@@ -32,13 +32,14 @@ impl Exchange<'_> {
         }
         let reused = matches!(upstream, Upstream::H1(client) if client.uses > 0);
         let idempotent = self.head.method.is_idempotent();
-        self.replay.begin(matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
+        let peer = upstream.is_to_peer();
+        self.replay.begin(peer || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
         let _open = match upstream {
             Upstream::H2(client) => Some(client.count()),
             Upstream::H1(_) => None,
         };
         let up = self.send_head(upstream)?;
-        let mut attempt = Attempt::new(self, up, reused);
+        let mut attempt = Attempt { peer, ..Attempt::new(self, up, reused) };
         let result = poll_fn(|cx| attempt.poll(cx)).await;
         let (result, reusable) = attempt.conclude(result);
         if let Upstream::H1(client) = upstream {
@@ -87,6 +88,8 @@ struct Attempt<'e, 'a, 'u> {
     up: Message<'u>,
     /// The upstream connection has carried a request before.
     reused: bool,
+    /// The upstream is a peer's proxy: what it says of the request's fate is believed.
+    peer: bool,
     /// What the upstream's transport had taken before this request.
     written_before: u64,
     request: Transfer,
@@ -109,6 +112,8 @@ enum Stop {
     Down(Broken),
     /// Because of the upstream.
     Up(Broken),
+    /// The peer's proxy did not pass the request on.
+    Unsent(Reason),
 }
 
 /// Whether somebody has taken nothing for too long.
@@ -127,6 +132,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             exchange,
             up,
             reused,
+            peer: false,
             request,
             cut: None,
             response: None,
@@ -146,6 +152,9 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             if self.response.is_none() {
                 match self.up.poll_response(cx, &self.exchange.head) {
                     Poll::Ready(Ok(head)) => {
+                        if let Some(reason) = self.unsent(&head) {
+                            return Poll::Ready(Err(Stop::Unsent(reason)));
+                        }
                         self.begin_response(head)?;
                         continue;
                     }
@@ -189,6 +198,12 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
                 Ok(())
             }
         }
+    }
+
+    /// Why the peer's proxy did not pass the request on, if that is what it says, and it can be passed to another.
+    fn unsent(&self, head: &ResponseHead) -> Option<Reason> {
+        let code = head.unsent.as_ref().filter(|_| self.peer && self.interims == 0 && self.exchange.replay.is_whole())?;
+        Reason::ALL.iter().copied().find(|reason| reason.code().as_bytes() == code.as_bytes())
     }
 
     fn begin_response(&mut self, head: ResponseHead) -> Result<(), Stop> {
@@ -256,6 +271,12 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             }
             Err(Stop::Down(broken)) => self.client_failed(broken),
             Err(Stop::Up(broken)) => self.upstream_failed(broken),
+            Err(Stop::Unsent(reason)) => {
+                if let Message::H2(up) = &mut self.up {
+                    up.cancel(::h2::Reason::CANCEL);
+                }
+                failure(reason, true, false, None)
+            }
         };
         let status = (self.status != 0).then_some(self.status);
         (Err(ForwardError { status, request_bytes, response_bytes, ..error }), false)

@@ -47,6 +47,8 @@ pub struct H1Client {
 pub struct H2Client {
     pub(crate) sender: SendRequest<Bytes>,
     streams: Streams,
+    /// It leads to a peer of the mesh, whose identity was verified.
+    peer: bool,
 }
 
 /// Exchanges that are under way on one HTTP/2 connection. Counted here, because the `h2` crate does not say.
@@ -86,7 +88,17 @@ pub async fn handshake_h2(io: Io, limits: Limits) -> Result<(H2Client, H2Driver)
     let handshake = timeout(limits.header_time, builder.handshake(guard)).await;
     let (sender, connection) = handshake.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let streams = Streams::default();
-    Ok((H2Client { sender, streams: streams.clone() }, H2Driver { connection, state, streams, limits, asks }))
+    Ok((H2Client { sender, streams: streams.clone(), peer: asks }, H2Driver { connection, state, streams, limits, asks }))
+}
+
+impl Upstream {
+    /// Whether it leads to a peer of the mesh, whose identity was verified.
+    pub(crate) fn is_to_peer(&self) -> bool {
+        match self {
+            Self::H1(client) => client.connection.is_to_peer(),
+            Self::H2(client) => client.peer,
+        }
+    }
 }
 
 impl H1Client {

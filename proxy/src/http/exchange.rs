@@ -10,7 +10,9 @@ use http::{HeaderMap, header};
 use tokio::time::{Instant, timeout};
 use weft_model::reason::Reason;
 
+use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
+use crate::http::headers::UNSENT;
 use crate::http::limits::LINGER_BYTES;
 use crate::http::message::{Broken, Message, Replay};
 use crate::http::refuse;
@@ -110,7 +112,10 @@ impl<'a> Exchange<'a> {
             return;
         }
         self.answered = true;
-        let (head, body) = refuse::response(reason, self.head.is_grpc());
+        let (mut head, body) = refuse::response(reason, self.head.is_grpc());
+        if self.context.origin == Origin::Mesh && refuse::is_unsent(reason) {
+            head.headers.insert(UNSENT, http::HeaderValue::from_static(reason.code()));
+        }
         let read_all = self.skip_what_came().await;
         let may_follow = read_all && !self.context.closing.has_begun();
         if self.begin_response(head, may_follow).is_err() {

@@ -38,6 +38,8 @@ pub struct ResponseHead {
     pub declared: Option<u64>,
     /// The protocol that a 101 switches to.
     pub upgrade: Option<HeaderValue>,
+    /// What the peer's proxy says of a request that it did not pass on (`x-weft-unsent`). Goes no further than this hop.
+    pub unsent: Option<HeaderValue>,
 }
 
 /// How long a body is.
@@ -81,7 +83,7 @@ impl RequestHead {
 impl ResponseHead {
     /// A head without fields.
     pub fn new(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), length: Length::Empty, declared: None, upgrade: None }
+        Self { status, headers: HeaderMap::new(), length: Length::Empty, declared: None, upgrade: None, unsent: None }
     }
 
     /// Whether responses with this status have no body, whatever they say (RFC 9112 section 6.3).

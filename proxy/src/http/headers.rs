@@ -13,6 +13,9 @@ use crate::http::Origin;
 
 /// Says who calls. Set at the inbound from the handshake, and never believed when it comes from anyone.
 pub const CALLER: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// Says in a response of the peer's proxy that not a byte of the request reached its app, and why: its value is a reason's
+/// code. Believed only where the peer's identity was verified.
+pub(crate) const UNSENT: HeaderName = HeaderName::from_static("x-weft-unsent");
 /// Headers that begin so pass between proxies only.
 const INTERNAL: &str = "x-weft-";
 

@@ -51,6 +51,11 @@ fn value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("weft"))
 }
 
+/// Whether a reason says that not a byte of the request reached the app here, and that it might at another endpoint.
+pub(crate) fn is_unsent(reason: Reason) -> bool {
+    matches!(reason, Reason::AppUnreachable | Reason::Overloaded | Reason::Draining | Reason::NoCertificate)
+}
+
 /// gRPC's code for a reason. What a client may try again is UNAVAILABLE, a connect timeout too: the request never left.
 pub(crate) fn grpc_code(reason: Reason) -> u16 {
     match reason.status() {

@@ -282,6 +282,29 @@ pub(super) async fn app(name: &'static str) -> SocketAddr {
     address
 }
 
+/// An app that answers each request, once its head is there, with the same bytes.
+pub(super) async fn scripted(response: &'static str) -> SocketAddr {
+    let listener = listen().await;
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            spawn_local(async move {
+                let mut buffer = Vec::new();
+                while let Some(head) = read_head(&mut socket, &mut buffer).await {
+                    let length = content_length(&head);
+                    while buffer.len() < length {
+                        socket.read_buf(&mut buffer).await.unwrap();
+                    }
+                    buffer.drain(..length);
+                    socket.write_all(response.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
 async fn serve_app(mut socket: TcpStream, name: &'static str) {
     let mut buffer = Vec::new();
     loop {

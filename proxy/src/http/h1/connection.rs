@@ -20,7 +20,7 @@ use super::write::{self, Body};
 use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::message::Broken;
-use crate::io::Io;
+use crate::io::{Io, IoKind};
 
 /// What one read takes through the thread's buffer. One that is filled means that there is more where it came from: then
 /// reads go to a buffer of the connection's own.
@@ -469,6 +469,11 @@ impl Connection {
     /// Whether nothing is there that has not been taken, and nothing has come since.
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.input.is_empty() && !self.ended && self.io.is_quiet()
+    }
+
+    /// Whether it leads to a peer of the mesh, whose identity was verified.
+    pub(crate) fn is_to_peer(&self) -> bool {
+        self.io.kind() == IoKind::Client
     }
 
     /// Whether bytes of a message lie in front.

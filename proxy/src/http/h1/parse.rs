@@ -155,6 +155,7 @@ pub(crate) fn response(head: Bytes, to: &Method, upgrade: bool) -> Result<Respon
             Framing::Chunked | Framing::UntilEnd => Length::Unknown,
         },
         upgrade: fields.upgrade.filter(|_| switched),
+        unsent: fields.unsent,
         headers: fields.map,
     };
     let keep_alive = options.keeps_alive(version) && !matches!(framing, Framing::UntilEnd | Framing::Tunnel);
@@ -220,6 +221,7 @@ struct Fields {
     upgrades: usize,
     takes_trailers: bool,
     options: Options,
+    unsent: Option<HeaderValue>,
 }
 
 impl Fields {
@@ -261,6 +263,7 @@ impl Fields {
                 // An upgrade to HTTP/2 would change the protocol under us.
                 self.upgrade = (!headers::has_token(&value, "h2c")).then_some(value);
             }
+            _ if name == headers::UNSENT => self.unsent = Some(value),
             _ if headers::is_of_hop(&name) || headers::is_reserved(&name, origin) => {}
             _ => {
                 self.map.try_append(name, value).map_err(|_| Reason::HeadersTooLarge)?;
@@ -326,3 +329,6 @@ fn authority(fields: &mut Fields, version: Version, named: Option<Authority>) ->
         (host, None) => Ok(host),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,6 +130,7 @@ pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> 
     for name in ["keep-alive", "proxy-connection", "http2-settings"] {
         headers.remove(name);
     }
+    let unsent = headers.remove(headers::UNSENT);
     headers::strip_reserved(&mut headers, Origin::Outside);
     // With trailers to come the end of a body is told by chunks on HTTP/1.1, not by a length.
     let trailers = headers.contains_key(header::TRAILER) || route::is_grpc(&headers);
@@ -139,7 +140,7 @@ pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> 
         Some(n) if n > 0 && !trailers => Length::Exact(n),
         _ => Length::Unknown,
     };
-    Ok(ResponseHead { status, headers, length, declared, upgrade: None })
+    Ok(ResponseHead { status, headers, length, declared, upgrade: None, unsent })
 }
 
 /// A response for `h2` to send, and whether it ends with its head.
