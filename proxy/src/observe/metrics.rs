@@ -250,3 +250,6 @@ fn is_rpc_method(method: &str) -> bool {
     let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     method.len() <= 256 && method.split_once('/').is_some_and(|(service, name)| word(service) && word(name))
 }
+
+#[cfg(test)]
+mod tests;
