@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::destination::{Lookup, Service, Target};
-use weft_model::route::BackendPlace;
 use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
+use weft_model::route::BackendPlace;
 use weft_model::version::Source;
 
 use crate::index::{Index, Name, Settings, Topic};
@@ -69,7 +69,13 @@ impl Closure {
     pub fn topics(&self) -> BTreeSet<Topic> {
         let service = self.service.iter().flat_map(|(_, service)| &service.topics);
         let endpoints = self.endpoints.iter().flat_map(|(_, set)| &set.topics);
-        self.lookup.topics.iter().chain(service).chain(endpoints).cloned().collect()
+        self.lookup
+            .topics
+            .iter()
+            .chain(service)
+            .chain(endpoints)
+            .cloned()
+            .collect()
     }
 }
 
@@ -106,24 +112,40 @@ pub fn closure(index: &Index, target: &Target, client_namespace: &str) -> Closur
         Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => None,
     };
     let service = key.and_then(|key| service(index, &key).map(|service| (key, service)));
-    let keys: BTreeSet<String> = service.iter().flat_map(|(_, service)| endpoint_keys(&service.value)).collect();
-    let endpoints = keys.into_iter().filter_map(|key| endpoint_set(index, &key).map(|set| (key, set))).collect();
-    Closure { lookup, service, endpoints }
+    let keys: BTreeSet<String> = service
+        .iter()
+        .flat_map(|(_, service)| endpoint_keys(&service.value))
+        .collect();
+    let endpoints = keys
+        .into_iter()
+        .filter_map(|key| endpoint_set(index, &key).map(|set| (key, set)))
+        .collect();
+    Closure {
+        lookup,
+        service,
+        endpoints,
+    }
 }
 
 /// The keys of the endpoint sets that a Service refers to.
 fn endpoint_keys(service: &Service) -> impl Iterator<Item = String> {
     let rules = service.rules.iter().flat_map(|rules| &rules.rules);
-    let backends = rules.flat_map(|rule| &rule.backends).filter_map(|backend| match &backend.place {
-        BackendPlace::Endpoints(key) => Some(key.clone()),
-        BackendPlace::Unresolved(_) => None,
-    });
+    let backends =
+        rules
+            .flat_map(|rule| &rule.backends)
+            .filter_map(|backend| match &backend.place {
+                BackendPlace::Endpoints(key) => Some(key.clone()),
+                BackendPlace::Unresolved(_) => None,
+            });
     backends.chain([service.endpoints.clone()])
 }
 
 /// What is wrong with these objects, taken together. For a check before the start, without a mesh.
 pub fn check(settings: Settings, objects: &[Arc<Object>]) -> Vec<Problem> {
     let mut index = Index::new(settings);
-    index.replace(&Snapshot { objects: objects.to_vec(), ..Snapshot::default() });
+    index.replace(&Snapshot {
+        objects: objects.to_vec(),
+        ..Snapshot::default()
+    });
     index.problems()
 }

@@ -201,8 +201,16 @@ impl Index {
     /// been valid before this process began, so what proxies hold of it is held.
     pub fn replace(&mut self, snapshot: &Snapshot) -> Changed {
         let mut changed = Changed::default();
-        let there: BTreeSet<ObjectRef> = snapshot.objects.iter().map(|object| object.reference()).collect();
-        for name in self.references().into_iter().filter(|name| !there.contains(name)) {
+        let there: BTreeSet<ObjectRef> = snapshot
+            .objects
+            .iter()
+            .map(|object| object.reference())
+            .collect();
+        for name in self
+            .references()
+            .into_iter()
+            .filter(|name| !there.contains(name))
+        {
             self.delete(&name, &mut changed);
         }
         for object in &snapshot.objects {
@@ -215,12 +223,19 @@ impl Index {
     /// The pod of this name: uid, service account and addresses, to check a caller against.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<PodEntry> {
         let (object, pod) = self.pods.get(&Name::new(namespace, name))?.valid.clone()?;
-        Some(PodEntry { uid: object.uid.clone(), object, pod })
+        Some(PodEntry {
+            uid: object.uid.clone(),
+            object,
+            pod,
+        })
     }
 
     /// The pods that are part of the mesh and have not ended, with their names.
     pub fn meshed_pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
-        let forms = self.pods.iter().filter_map(|(name, kept)| Some((name, kept.form()?)));
+        let forms = self
+            .pods
+            .iter()
+            .filter_map(|(name, kept)| Some((name, kept.form()?)));
         forms.filter(|(_, pod)| pod.injected && !pod.finished)
     }
 
@@ -236,15 +251,23 @@ impl Index {
 
     /// Where a node is. A node that is not known is nowhere, but in this cluster.
     pub(crate) fn place(&self, node: &str) -> Place {
-        let unknown = || Place { cluster: self.settings.cluster.clone(), ..Place::default() };
-        self.nodes.get(node).map_or_else(unknown, |(_, place)| place.clone())
+        let unknown = || Place {
+            cluster: self.settings.cluster.clone(),
+            ..Place::default()
+        };
+        self.nodes
+            .get(node)
+            .map_or_else(unknown, |(_, place)| place.clone())
     }
 }
 
 impl Name {
     /// Puts a name together.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 

@@ -137,14 +137,29 @@ impl Settings {
         let machine = |path: &PathBuf| path.file_name().is_some_and(|name| name == "objects");
         let any_machine = directories.iter().any(machine);
         let directory = |path: &PathBuf| match machine(path) {
-            true => Directory { path: path.clone(), writer: Writer::Machine, kinds: Kinds::control() },
+            true => Directory {
+                path: path.clone(),
+                writer: Writer::Machine,
+                kinds: Kinds::control(),
+            },
             false => {
                 let kinds = Kinds::control();
-                let kinds = if any_machine { kinds.elsewhere("", "Pod") } else { kinds };
-                Directory { path: path.clone(), writer: Writer::User, kinds }
+                let kinds = if any_machine {
+                    kinds.elsewhere("", "Pod")
+                } else {
+                    kinds
+                };
+                Directory {
+                    path: path.clone(),
+                    writer: Writer::User,
+                    kinds,
+                }
             }
         };
-        Self { directories: directories.iter().map(directory).collect(), state_dir }
+        Self {
+            directories: directories.iter().map(directory).collect(),
+            state_dir,
+        }
     }
 }
 
@@ -155,25 +170,49 @@ impl Manifests {
     /// # Errors
     /// A directory is not readable, or the versions cannot be kept. Bad files are problems, not errors.
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
-        let Settings { directories, state_dir } = settings;
+        let Settings {
+            directories,
+            state_dir,
+        } = settings;
         // If the counter is lost, seconds since 1970 are above all that it can have counted to.
-        let later = SystemTime::UNIX_EPOCH.elapsed().map_or(1 << 32, |age| age.as_secs());
-        let versions = Versions::open(state_dir.as_deref(), later)
-            .map_err(|source| OpenError::Versions { path: state_dir.unwrap_or_default(), source })?;
-        let paths: Vec<PathBuf> = directories.iter().map(|directory| directory.path.clone()).collect();
+        let later = SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(1 << 32, |age| age.as_secs());
+        let versions =
+            Versions::open(state_dir.as_deref(), later).map_err(|source| OpenError::Versions {
+                path: state_dir.unwrap_or_default(),
+                source,
+            })?;
+        let paths: Vec<PathBuf> = directories
+            .iter()
+            .map(|directory| directory.path.clone())
+            .collect();
         let shared = Arc::new(Shared::default());
-        let (reader, stop) = Reader::start(Merged::new(directories, versions), paths, Arc::clone(&shared))
-            .map_err(|(path, source)| OpenError::Directory { path, source })?;
+        let (reader, stop) = Reader::start(
+            Merged::new(directories, versions),
+            paths,
+            Arc::clone(&shared),
+        )
+        .map_err(|(path, source)| OpenError::Directory { path, source })?;
         shared.lock().forget_pending();
         let thread = std::thread::Builder::new().name("weft-manifests".to_owned());
-        let thread = thread.spawn(move || reader.run()).map_err(OpenError::Thread)?;
-        Ok(Self { shared, stop, thread: Some(thread) })
+        let thread = thread
+            .spawn(move || reader.run())
+            .map_err(OpenError::Thread)?;
+        Ok(Self {
+            shared,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// All objects and problems now.
     pub fn snapshot(&self) -> Snapshot {
         let shown = self.shared.lock();
-        Snapshot { objects: shown.objects.values().cloned().collect(), problems: Arc::clone(&shown.problems) }
+        Snapshot {
+            objects: shown.objects.values().cloned().collect(),
+            problems: Arc::clone(&shown.problems),
+        }
     }
 
     /// Waits for changes since the last call (the first: since [`Manifests::open`]). `None`: there will be no more.
@@ -200,7 +239,12 @@ impl Manifests {
 ///
 /// # Errors
 /// Why the text cannot be read.
-pub fn parse(path: &Path, text: &str, writer: Writer, kinds: &Kinds) -> Result<Snapshot, Vec<Problem>> {
+pub fn parse(
+    path: &Path,
+    text: &str,
+    writer: Writer,
+    kinds: &Kinds,
+) -> Result<Snapshot, Vec<Problem>> {
     let reading = read::read(path, text.as_bytes(), writer, kinds)?;
     let finish = |written: read::Written| {
         let mut object = written.object;
@@ -212,7 +256,10 @@ pub fn parse(path: &Path, text: &str, writer: Writer, kinds: &Kinds) -> Result<S
         }
         Arc::new(object)
     };
-    Ok(Snapshot { objects: reading.objects.into_iter().map(finish).collect(), problems: reading.problems.into() })
+    Ok(Snapshot {
+        objects: reading.objects.into_iter().map(finish).collect(),
+        problems: reading.problems.into(),
+    })
 }
 
 impl Drop for Manifests {
@@ -266,7 +313,10 @@ impl Shown {
 
     fn take(&mut self) -> Changes {
         self.pending_problems = false;
-        let mut changes = Changes { problems: Arc::clone(&self.problems), ..Changes::default() };
+        let mut changes = Changes {
+            problems: Arc::clone(&self.problems),
+            ..Changes::default()
+        };
         for (name, object) in std::mem::take(&mut self.pending) {
             match object {
                 Some(object) => changes.upserts.push(object),
@@ -285,12 +335,22 @@ mod tests {
     use super::*;
 
     fn open(directory: &Path, writer: Writer) -> Manifests {
-        let directories = vec![Directory { path: directory.to_owned(), writer, kinds: Kinds::control() }];
-        Manifests::open(Settings { directories, state_dir: None }).unwrap()
+        let directories = vec![Directory {
+            path: directory.to_owned(),
+            writer,
+            kinds: Kinds::control(),
+        }];
+        Manifests::open(Settings {
+            directories,
+            state_dir: None,
+        })
+        .unwrap()
     }
 
     fn service(name: &str, port: u16) -> String {
-        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n---\n")
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n---\n"
+        )
     }
 
     /// Changes, until they are like this.
@@ -303,7 +363,9 @@ mod tests {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("a change within 20 s")
+        tokio::time::timeout(Duration::from_secs(20), wait)
+            .await
+            .expect("a change within 20 s")
     }
 
     #[tokio::test]
@@ -317,13 +379,26 @@ mod tests {
         fs::write(directory.path().join("a.yaml"), service("a", 2)).unwrap();
         fs::write(directory.path().join(".hidden.yaml"), service("h", 2)).unwrap();
         let changes = until(&mut manifests, |_| true).await;
-        assert_eq!(changes.upserts.iter().map(|object| object.name.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(
+            changes
+                .upserts
+                .iter()
+                .map(|object| object.name.as_str())
+                .collect::<Vec<_>>(),
+            ["a"]
+        );
         assert_eq!(changes.upserts[0].resource_version, 3);
 
         fs::write(directory.path().join("c.yaml"), service("c", 1)).unwrap();
-        until(&mut manifests, |changes| changes.upserts.iter().any(|object| object.name == "c")).await;
+        until(&mut manifests, |changes| {
+            changes.upserts.iter().any(|object| object.name == "c")
+        })
+        .await;
         fs::remove_file(directory.path().join("b.yaml")).unwrap();
-        until(&mut manifests, |changes| changes.deletes.iter().any(|object| object.name == "b")).await;
+        until(&mut manifests, |changes| {
+            changes.deletes.iter().any(|object| object.name == "b")
+        })
+        .await;
         assert_eq!(manifests.snapshot().objects.len(), 2);
     }
 
@@ -338,7 +413,10 @@ mod tests {
         assert!(changes.deletes.is_empty() && changes.upserts.is_empty());
         assert_eq!(manifests.snapshot().objects.len(), 1);
         fs::write(&file, service("a", 2)).unwrap();
-        until(&mut manifests, |changes| changes.problems.is_empty() && changes.upserts.len() == 1).await;
+        until(&mut manifests, |changes| {
+            changes.problems.is_empty() && changes.upserts.len() == 1
+        })
+        .await;
     }
 
     #[tokio::test]
@@ -346,10 +424,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("b.yaml"), service("a", 1)).unwrap();
         let mut manifests = open(directory.path(), Writer::User);
-        fs::rename(directory.path().join("b.yaml"), directory.path().join("c.yaml")).unwrap();
+        fs::rename(
+            directory.path().join("b.yaml"),
+            directory.path().join("c.yaml"),
+        )
+        .unwrap();
         let moved = |changes: &Changes| {
             assert!(changes.deletes.is_empty(), "{changes:?}");
-            changes.upserts.iter().any(|object| object.origin.as_ref().unwrap().file.ends_with("c.yaml"))
+            changes
+                .upserts
+                .iter()
+                .any(|object| object.origin.as_ref().unwrap().file.ends_with("c.yaml"))
         };
         let changes = until(&mut manifests, moved).await;
         assert_eq!(changes.upserts[0].resource_version, 1);
@@ -361,15 +446,33 @@ mod tests {
         let mut manifests = open(directory.path(), Writer::Machine);
         let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "9"}}"#;
         fs::write(directory.path().join(".pod"), pod).unwrap();
-        fs::rename(directory.path().join(".pod"), directory.path().join("pod.json")).unwrap();
+        fs::rename(
+            directory.path().join(".pod"),
+            directory.path().join("pod.json"),
+        )
+        .unwrap();
         let changes = until(&mut manifests, |changes| !changes.upserts.is_empty()).await;
-        assert_eq!((changes.upserts[0].uid.as_str(), changes.upserts[0].resource_version), ("u", 9));
+        assert_eq!(
+            (
+                changes.upserts[0].uid.as_str(),
+                changes.upserts[0].resource_version
+            ),
+            ("u", 9)
+        );
     }
 
     #[test]
     fn a_directory_that_is_not_there_is_an_error() {
-        let directories = vec![Directory { path: "/nonexistent".into(), writer: Writer::User, kinds: Kinds::control() }];
-        let error = Manifests::open(Settings { directories, state_dir: None }).unwrap_err();
+        let directories = vec![Directory {
+            path: "/nonexistent".into(),
+            writer: Writer::User,
+            kinds: Kinds::control(),
+        }];
+        let error = Manifests::open(Settings {
+            directories,
+            state_dir: None,
+        })
+        .unwrap_err();
         assert_eq!(error.to_string(), "reading the directory /nonexistent");
     }
 
@@ -377,10 +480,21 @@ mod tests {
     fn pods_of_a_user_are_left_to_the_machine_that_runs_them() {
         let of = |paths: &[&str]| {
             let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-            Settings::control(&paths, None).directories[0].kinds.standing("v1", "Pod")
+            Settings::control(&paths, None).directories[0]
+                .kinds
+                .standing("v1", "Pod")
         };
-        assert!(matches!(of(&["user"]), crate::objects::Standing::Understood(_)));
-        assert_eq!(of(&["user", "state/objects"]), crate::objects::Standing::Elsewhere);
-        assert!(matches!(of(&["state/objects"]), crate::objects::Standing::Understood(_)));
+        assert!(matches!(
+            of(&["user"]),
+            crate::objects::Standing::Understood(_)
+        ));
+        assert_eq!(
+            of(&["user", "state/objects"]),
+            crate::objects::Standing::Elsewhere
+        );
+        assert!(matches!(
+            of(&["state/objects"]),
+            crate::objects::Standing::Understood(_)
+        ));
     }
 }

@@ -29,7 +29,11 @@ struct Found {
 /// The set behind a key. `None`: there is none.
 pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> {
     let mut ledger = Ledger::default();
-    let SetKey { service: name, port, subset } = key;
+    let SetKey {
+        service: name,
+        port,
+        subset,
+    } = key;
     ledger.topics([Topic::Service(name.clone()), Topic::Endpoints(name.clone())]);
     let empty = EndpointSet {
         namespace: name.namespace.clone(),
@@ -45,18 +49,27 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
             ledger.topic(Topic::Subset(subset.clone()));
             let kept = index.subsets.get(&subset)?;
             ledger.hold(kept.hold());
-            let Some((object, subset)) = &kept.valid else { return kept.hold().map(|_| ledger.close(empty)) };
+            let Some((object, subset)) = &kept.valid else {
+                return kept.hold().map(|_| ledger.close(empty));
+            };
             ledger.source(object);
-            Some(subset).filter(|subset| subset.service == *name).map(Some)?
+            Some(subset)
+                .filter(|subset| subset.service == *name)
+                .map(Some)?
         }
     };
     let kept = index.services.get(name)?;
     ledger.hold(kept.hold());
-    let Some((object, service)) = &kept.valid else { return kept.hold().map(|_| ledger.close(empty)) };
+    let Some((object, service)) = &kept.valid else {
+        return kept.hold().map(|_| ledger.close(empty));
+    };
     ledger.source(object);
     let port_name = &service.port(*port)?.name;
     let found = members(index, name, service, port_name, subset, &mut ledger);
-    let mut endpoints: Vec<Arc<Endpoint>> = found.into_values().map(|found| Arc::new(found.endpoint)).collect();
+    let mut endpoints: Vec<Arc<Endpoint>> = found
+        .into_values()
+        .map(|found| Arc::new(found.endpoint))
+        .collect();
     if endpoints.len() > ENDPOINTS_MAX {
         tracing::error!(service = %name, endpoints = endpoints.len(), limit = ENDPOINTS_MAX, "endpoints left out");
         endpoints.truncate(ENDPOINTS_MAX);
@@ -74,15 +87,27 @@ fn members(
 ) -> BTreeMap<EndpointKey, Found> {
     let mut found: BTreeMap<EndpointKey, Found> = BTreeMap::new();
     for slice_name in index.slices_by_service.of(name) {
-        let Some((object, slice)) = index.slices.get(slice_name).and_then(|kept| kept.valid.as_ref()) else { continue };
+        let Some((object, slice)) = index
+            .slices
+            .get(slice_name)
+            .and_then(|kept| kept.valid.as_ref())
+        else {
+            continue;
+        };
         ledger.source(object);
         for (_, port) in slice.ports.iter().filter(|(name, _)| name == port_name) {
             for written in &slice.endpoints {
-                let Some(draining) = draining(written, service.publish_not_ready) else { continue };
-                let Some(new) = member(index, object, written, *port, draining, subset, ledger) else { continue };
+                let Some(draining) = draining(written, service.publish_not_ready) else {
+                    continue;
+                };
+                let Some(new) = member(index, object, written, *port, draining, subset, ledger)
+                else {
+                    continue;
+                };
                 match found.get(&new.endpoint.key) {
                     // Serving before draining, then the pod's own first choice of family.
-                    Some(old) if (!old.endpoint.draining, old.primary) >= (!draining, new.primary) => {}
+                    Some(old)
+                        if (!old.endpoint.draining, old.primary) >= (!draining, new.primary) => {}
                     _ => _ = found.insert(new.endpoint.key, new),
                 }
             }
@@ -93,7 +118,11 @@ fn members(
 
 /// Whether an endpoint is draining. `None`: it takes no traffic at all.
 fn draining(endpoint: &SliceEndpoint, publish_not_ready: bool) -> Option<bool> {
-    match (endpoint.terminating, endpoint.ready || publish_not_ready, endpoint.serving) {
+    match (
+        endpoint.terminating,
+        endpoint.ready || publish_not_ready,
+        endpoint.serving,
+    ) {
         (false, true, _) => Some(false),
         (true, _, true) => Some(true),
         _ => None,
@@ -123,11 +152,19 @@ fn member(
         let labels = BTreeMap::new();
         let endpoint = of_address(index, slice, written, address, draining);
         let wanted = subset.is_none_or(|subset| subset.has(&labels, &endpoint.place.region));
-        return wanted.then_some(Found { endpoint, primary: true });
+        return wanted.then_some(Found {
+            endpoint,
+            primary: true,
+        });
     };
     let (object, pod) = index.pods.get(&name)?.valid.as_ref()?;
-    let named = written.pod.as_ref().map(|pod| pod.uid.as_str()).unwrap_or_default();
-    let same = (named.is_empty() || named == object.uid) && pod.ips.iter().any(|ip| ip.to_canonical() == address.ip());
+    let named = written
+        .pod
+        .as_ref()
+        .map(|pod| pod.uid.as_str())
+        .unwrap_or_default();
+    let same = (named.is_empty() || named == object.uid)
+        && pod.ips.iter().any(|ip| ip.to_canonical() == address.ip());
     if !same || pod.finished {
         return None;
     }
@@ -137,7 +174,13 @@ fn member(
         return None;
     }
     let endpoint = of_pod(index, object, pod, address, draining, ledger)?;
-    Some(Found { endpoint, primary: pod.ips.first().is_some_and(|ip| ip.to_canonical() == address.ip()) })
+    Some(Found {
+        endpoint,
+        primary: pod
+            .ips
+            .first()
+            .is_some_and(|ip| ip.to_canonical() == address.ip()),
+    })
 }
 
 /// A port of a pod. `None`: it should have an identity, and has none that can be written.
@@ -159,7 +202,10 @@ pub(super) fn of_pod(
     // Nodes are no sources: they report every few minutes, and an older place is a worse choice but never a wrong one.
     ledger.source(object);
     Some(Endpoint {
-        key: EndpointKey { id: endpoint_id(&index.settings.cluster, &object.uid), port: address.port() },
+        key: EndpointKey {
+            id: endpoint_id(&index.settings.cluster, &object.uid),
+            port: address.port(),
+        },
         address,
         identity,
         namespace: object.namespace.clone(),
@@ -186,7 +232,10 @@ fn of_address(
     }
     Endpoint {
         key: EndpointKey {
-            id: endpoint_id(&index.settings.cluster, &format!("{}/{}", slice.namespace, address.ip())),
+            id: endpoint_id(
+                &index.settings.cluster,
+                &format!("{}/{}", slice.namespace, address.ip()),
+            ),
             port: address.port(),
         },
         address,
@@ -204,7 +253,12 @@ fn of_address(
 /// The first 8 bytes, big endian, of SHA-256 over `<cluster>/<pod uid>`.
 pub(super) fn endpoint_id(cluster: &str, uid: &str) -> EndpointId {
     let hash = digest(&SHA256, format!("{cluster}/{uid}").as_bytes());
-    EndpointId(hash.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte)))
+    EndpointId(
+        hash.as_ref()
+            .iter()
+            .take(8)
+            .fold(0, |id, byte| id << 8 | u64::from(*byte)),
+    )
 }
 
 /// A name for something that has only an address, in the form of a DNS name.
@@ -214,11 +268,22 @@ fn address_name(ip: IpAddr) -> String {
 }
 
 pub(super) fn place(index: &Index, node: &str) -> Place {
-    let Place { region, zone, cluster } = index.place(node);
-    Place { region: word(&region), zone: word(&zone), cluster }
+    let Place {
+        region,
+        zone,
+        cluster,
+    } = index.place(node);
+    Place {
+        region: word(&region),
+        zone: word(&zone),
+        cluster,
+    }
 }
 
 /// A word that a proxy takes for telemetry. API servers let nothing else through; files might.
 pub(super) fn word(text: &str) -> String {
-    text.chars().filter(char::is_ascii_graphic).take(253).collect()
+    text.chars()
+        .filter(char::is_ascii_graphic)
+        .take(253)
+        .collect()
 }

@@ -25,12 +25,14 @@ pub(super) fn inbound(index: &Index, name: &Name) -> Option<Compiled<Inbound>> {
     if let Some(namespace) = index.namespaces.get(&name.namespace) {
         ledger.source(namespace);
     }
-    let ports = ports::of_pod(index, name, pod, &mut ledger).into_iter().map(|(port, declared)| InboundPort {
-        port,
-        protocol: declared.protocol,
-        foreign: Vec::new(),
-        services: declared.services.into_iter().collect(),
-    });
+    let ports = ports::of_pod(index, name, pod, &mut ledger)
+        .into_iter()
+        .map(|(port, declared)| InboundPort {
+            port,
+            protocol: declared.protocol,
+            foreign: Vec::new(),
+            services: declared.services.into_iter().collect(),
+        });
     let inbound = Inbound {
         mode: mode(index, name, pod),
         ports: ports.collect(),
@@ -59,12 +61,19 @@ pub(super) fn networks(index: &Index) -> Compiled<MeshNetworks> {
     let mut ledger = Ledger::default();
     ledger.topic(Topic::Networks);
     let built_in = Networks::default();
-    let seen = index.pods_by_ip.keys().chain(index.services_by_ip.keys()).map(IpAddr::to_canonical);
+    let seen = index
+        .pods_by_ip
+        .keys()
+        .chain(index.services_by_ip.keys())
+        .map(IpAddr::to_canonical);
     let seen: BTreeSet<IpAddr> = seen.filter(|ip| !built_in.contains(*ip)).collect();
     let mut inside: Vec<IpNet> = aggregated(&seen);
     inside.extend(index.settings.inside.iter().map(IpNet::trunc));
     let inside = IpNet::aggregate(&inside);
-    ledger.close(MeshNetworks { inside, outside: index.settings.outside.iter().map(IpNet::trunc).collect() })
+    ledger.close(MeshNetworks {
+        inside,
+        outside: index.settings.outside.iter().map(IpNet::trunc).collect(),
+    })
 }
 
 /// Networks that contain all addresses: single ones if they are few, else ever wider ones. Too wide costs a stranger in
@@ -73,7 +82,11 @@ fn aggregated(addresses: &BTreeSet<IpAddr>) -> Vec<IpNet> {
     const WIDTHS: [(u8, u8); 5] = [(32, 128), (24, 64), (20, 56), (16, 48), (12, 32)];
     let mut networks = Vec::new();
     for (v4, v6) in WIDTHS {
-        let of = |ip: &IpAddr| IpNet::new(*ip, if ip.is_ipv4() { v4 } else { v6 }).map(|net| net.trunc()).ok();
+        let of = |ip: &IpAddr| {
+            IpNet::new(*ip, if ip.is_ipv4() { v4 } else { v6 })
+                .map(|net| net.trunc())
+                .ok()
+        };
         let all: BTreeSet<IpNet> = addresses.iter().filter_map(of).collect();
         networks = IpNet::aggregate(&all.into_iter().collect::<Vec<_>>());
         if networks.len() <= NETWORKS_MAX {
@@ -81,7 +94,11 @@ fn aggregated(addresses: &BTreeSet<IpAddr>) -> Vec<IpNet> {
         }
     }
     // More than 256 networks of a million addresses each: then everything is inside.
-    let families: BTreeSet<IpNet> = networks.iter().filter_map(|net| IpNet::new(net.addr(), 0).ok()).map(|net| net.trunc()).collect();
+    let families: BTreeSet<IpNet> = networks
+        .iter()
+        .filter_map(|net| IpNet::new(net.addr(), 0).ok())
+        .map(|net| net.trunc())
+        .collect();
     families.into_iter().collect()
 }
 
@@ -91,12 +108,27 @@ mod tests {
 
     #[test]
     fn many_addresses_become_few_networks_that_contain_them_all() {
-        let few: BTreeSet<IpAddr> = ["198.51.100.4", "198.51.100.5"].iter().map(|ip| ip.parse().unwrap()).collect();
-        assert_eq!(aggregated(&few), ["198.51.100.4/31".parse::<IpNet>().unwrap()]);
-        let many: BTreeSet<IpAddr> = (0..60_000u32).map(|i| IpAddr::from((0x0900_0000u32 + i * 512).to_be_bytes())).collect();
+        let few: BTreeSet<IpAddr> = ["198.51.100.4", "198.51.100.5"]
+            .iter()
+            .map(|ip| ip.parse().unwrap())
+            .collect();
+        assert_eq!(
+            aggregated(&few),
+            ["198.51.100.4/31".parse::<IpNet>().unwrap()]
+        );
+        let many: BTreeSet<IpAddr> = (0..60_000u32)
+            .map(|i| IpAddr::from((0x0900_0000u32 + i * 512).to_be_bytes()))
+            .collect();
         let networks = aggregated(&many);
         assert!(networks.len() <= NETWORKS_MAX);
-        assert!(many.iter().all(|ip| networks.iter().any(|net| net.contains(ip))));
-        assert!(!networks.iter().any(|net| net.contains(&"198.51.100.4".parse::<IpAddr>().unwrap())));
+        assert!(
+            many.iter()
+                .all(|ip| networks.iter().any(|net| net.contains(ip)))
+        );
+        assert!(
+            !networks
+                .iter()
+                .any(|net| net.contains(&"198.51.100.4".parse::<IpAddr>().unwrap()))
+        );
     }
 }

@@ -23,10 +23,13 @@ pub(super) fn lookup(index: &Index, target: &Target, client: &str) -> Compiled<L
             let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             at_address(index, address, client, &mut ledger)
         }
-        Target::Host { host, port } => match service_of_host(host, client, &index.settings.cluster_domain) {
-            Some(name) => at_service(index, &name, *port, client, &mut ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
-            None => Lookup::Outside { ttl: NEGATIVE },
-        },
+        Target::Host { host, port } => {
+            match service_of_host(host, client, &index.settings.cluster_domain) {
+                Some(name) => at_service(index, &name, *port, client, &mut ledger)
+                    .unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
+                None => Lookup::Outside { ttl: NEGATIVE },
+            }
+        }
     };
     ledger.close(value)
 }
@@ -40,36 +43,64 @@ fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Led
         service.is_some_and(|service| service.port(port).is_some())
     };
     // Two Services at one address are a mistake; then the one that has the port answers.
-    let service = services.iter().copied().find(has_port).or_else(|| services.first().copied());
+    let service = services
+        .iter()
+        .copied()
+        .find(has_port)
+        .or_else(|| services.first().copied());
     if let Some(lookup) = service.and_then(|name| at_service(index, name, port, client, ledger)) {
         return lookup;
     }
     match pod_at(index, ip) {
-        Some(name) => direct(index, name, address, ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
+        Some(name) => {
+            direct(index, name, address, ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE })
+        }
         None => Lookup::Outside { ttl: NEGATIVE },
     }
 }
 
 /// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.
 pub(super) fn pod_at(index: &Index, ip: IpAddr) -> Option<&Name> {
-    let version = |name: &&Name| index.pods.get(*name).map(|kept| kept.object.resource_version);
-    index.pods_by_ip.of(&ip).max_by_key(|name| (version(name), *name))
+    let version = |name: &&Name| {
+        index
+            .pods
+            .get(*name)
+            .map(|kept| kept.object.resource_version)
+    };
+    index
+        .pods_by_ip
+        .of(&ip)
+        .max_by_key(|name| (version(name), *name))
 }
 
 fn direct(index: &Index, name: &Name, address: SocketAddr, ledger: &mut Ledger) -> Option<Lookup> {
     let (object, pod) = index.pods.get(name)?.valid.as_ref()?;
     let endpoint = endpoints::of_pod(index, object, pod, address, false, ledger)?;
-    let protocol = ports::of_pod(index, name, pod, ledger).remove(&address.port()).map(|port| port.protocol);
-    Some(Lookup::Direct { endpoint: Arc::new(endpoint), protocol: protocol.unwrap_or(Protocol::Undeclared) })
+    let protocol = ports::of_pod(index, name, pod, ledger)
+        .remove(&address.port())
+        .map(|port| port.protocol);
+    Some(Lookup::Direct {
+        endpoint: Arc::new(endpoint),
+        protocol: protocol.unwrap_or(Protocol::Undeclared),
+    })
 }
 
 /// `None`: there is no such Service, or none that the mesh serves.
-fn at_service(index: &Index, name: &Name, port: u16, client: &str, ledger: &mut Ledger) -> Option<Lookup> {
+fn at_service(
+    index: &Index,
+    name: &Name,
+    port: u16,
+    client: &str,
+    ledger: &mut Ledger,
+) -> Option<Lookup> {
     ledger.topic(Topic::Service(name.clone()));
     let kept = index.services.get(name)?;
     ledger.hold(kept.hold());
     let Some((object, service)) = &kept.valid else {
-        return Some(Lookup::NoSuchPort { reason: format!("the Service {name} is invalid"), ttl: NEGATIVE });
+        return Some(Lookup::NoSuchPort {
+            reason: format!("the Service {name} is invalid"),
+            ttl: NEGATIVE,
+        });
     };
     if service.external {
         return None;
@@ -77,26 +108,44 @@ fn at_service(index: &Index, name: &Name, port: u16, client: &str, ledger: &mut 
     ledger.source(object);
     if service.port(port).is_none() {
         let reason = format!("the Service {name} has no TCP port {port}");
-        return Some(Lookup::NoSuchPort { reason, ttl: NEGATIVE });
+        return Some(Lookup::NoSuchPort {
+            reason,
+            ttl: NEGATIVE,
+        });
     }
     let client = acts_on(index, name, client).then(|| client.to_owned());
-    Some(Lookup::Service(ServiceKey { service: name.clone(), port, client }.to_string()))
+    Some(Lookup::Service(
+        ServiceKey {
+            service: name.clone(),
+            port,
+            client,
+        }
+        .to_string(),
+    ))
 }
 
 /// Whether routes of a namespace act on a Service of another one.
 fn acts_on(index: &Index, service: &Name, namespace: &str) -> bool {
-    service.namespace != namespace && index.routes_by_service.of(service).any(|route| route.namespace == namespace)
+    service.namespace != namespace
+        && index
+            .routes_by_service
+            .of(service)
+            .any(|route| route.namespace == namespace)
 }
 
 /// The Service that a host name means to a client of this namespace: `svc`, `svc.ns`, `svc.ns.svc`,
 /// `svc.ns.svc.cluster.local`.
 fn service_of_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<Name> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let front = host.strip_suffix(cluster_domain).and_then(|front| front.strip_suffix('.'));
+    let front = host
+        .strip_suffix(cluster_domain)
+        .and_then(|front| front.strip_suffix('.'));
     let parts: Vec<&str> = front.unwrap_or(&host).split('.').collect();
     match (parts[..].as_ref(), front.is_some()) {
         ([service], false) => Some(Name::new(namespace, *service)),
-        ([service, namespace], false) | ([service, namespace, "svc"], _) => Some(Name::new(*namespace, *service)),
+        ([service, namespace], false) | ([service, namespace, "svc"], _) => {
+            Some(Name::new(*namespace, *service))
+        }
         _ => None,
     }
 }

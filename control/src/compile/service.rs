@@ -21,7 +21,11 @@ const RULES_MAX: usize = 4096;
 /// The port of a Service. `None`: there is none.
 pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Service>> {
     let mut ledger = Ledger::default();
-    let ServiceKey { service: name, port, client } = key;
+    let ServiceKey {
+        service: name,
+        port,
+        client,
+    } = key;
     ledger.topic(Topic::Service(name.clone()));
     let kept = index.services.get(name)?;
     ledger.hold(kept.hold());
@@ -29,16 +33,36 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
         port: service_port(name, *port),
         protocol: Protocol::Undeclared,
         rules: None,
-        endpoints: SetKey { service: name.clone(), port: *port, subset: None }.to_string(),
+        endpoints: SetKey {
+            service: name.clone(),
+            port: *port,
+            subset: None,
+        }
+        .to_string(),
         locality: Locality::default(),
     };
-    let Some((object, service)) = &kept.valid else { return kept.hold().map(|_| ledger.close(value)) };
+    let Some((object, service)) = &kept.valid else {
+        return kept.hold().map(|_| ledger.close(value));
+    };
     let declared = service.port(*port).filter(|_| !service.external)?;
     ledger.source(object);
-    value.protocol = ports::of_service(index, name, service, declared, client.as_deref(), &mut ledger);
+    value.protocol = ports::of_service(
+        index,
+        name,
+        service,
+        declared,
+        client.as_deref(),
+        &mut ledger,
+    );
     value.locality = locality(index, name, &mut ledger);
     if takes_routes(service) {
-        value.rules = rules(index, name, (declared.port, &declared.name), client.as_deref(), &mut ledger);
+        value.rules = rules(
+            index,
+            name,
+            (declared.port, &declared.name),
+            client.as_deref(),
+            &mut ledger,
+        );
     }
     if value.rules.is_some() {
         ledger.requires(feature::HTTP_ROUTES);
@@ -47,17 +71,27 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
 }
 
 fn service_port(name: &Name, port: u16) -> ServicePort {
-    ServicePort { namespace: name.namespace.clone(), name: name.name.clone(), port }
+    ServicePort {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        port,
+    }
 }
 
 fn locality(index: &Index, service: &Name, ledger: &mut Ledger) -> Locality {
     for policy in index.policies_by_service.of(service) {
         ledger.hold(index.policies.get(policy).and_then(|kept| kept.hold()));
     }
-    let acting = index.acting_policy(service).and_then(|name| index.policies.get(name)?.valid.as_ref());
-    let Some((object, policy)) = acting else { return Locality::default() };
+    let acting = index
+        .acting_policy(service)
+        .and_then(|name| index.policies.get(name)?.valid.as_ref());
+    let Some((object, policy)) = acting else {
+        return Locality::default();
+    };
     ledger.source(object);
-    let Some(locality) = policy.locality else { return Locality::default() };
+    let Some(locality) = policy.locality else {
+        return Locality::default();
+    };
     ledger.requires(feature::LOCALITY);
     locality
 }
@@ -97,18 +131,29 @@ fn rules(
     let mut candidates = Vec::new();
     let mut attached = false;
     for reference in index.routes_by_service.of(service) {
-        if reference.namespace != service.namespace && Some(reference.namespace.as_str()) != client {
+        if reference.namespace != service.namespace && Some(reference.namespace.as_str()) != client
+        {
             continue;
         }
-        let Some(kept) = index.routes.get(reference) else { continue };
+        let Some(kept) = index.routes.get(reference) else {
+            continue;
+        };
         ledger.hold(kept.hold());
-        let Some((object, route)) = &kept.valid else { continue };
-        if !route.parents.iter().any(|parent| parent.service == *service && parent.covers(port.0, port.1)) {
+        let Some((object, route)) = &kept.valid else {
+            continue;
+        };
+        if !route
+            .parents
+            .iter()
+            .any(|parent| parent.service == *service && parent.covers(port.0, port.1))
+        {
             continue;
         }
         attached = true;
         ledger.source(object);
-        candidates.extend(candidates_of(index, object, reference, route, service, ledger));
+        candidates.extend(candidates_of(
+            index, object, reference, route, service, ledger,
+        ));
     }
     if !attached {
         return None;
@@ -116,12 +161,20 @@ fn rules(
     candidates.sort_by(Candidate::precedence);
     if candidates.len() > RULES_MAX {
         // Half of the rules would be another meaning: what proxies have stays, and no request is sent astray.
-        let message = format!("the routes of {service} have {} matches, and {RULES_MAX} is the limit", candidates.len());
+        let message = format!(
+            "the routes of {service} have {} matches, and {RULES_MAX} is the limit",
+            candidates.len()
+        );
         tracing::error!(service = %service, matches = candidates.len(), "too many matches on one service");
         ledger.hold(Some(message));
         return Some(Rules { rules: Vec::new() });
     }
-    Some(Rules { rules: candidates.into_iter().map(|candidate| Arc::new(candidate.rule)).collect() })
+    Some(Rules {
+        rules: candidates
+            .into_iter()
+            .map(|candidate| Arc::new(candidate.rule))
+            .collect(),
+    })
 }
 
 fn candidates_of<'a>(
@@ -134,7 +187,11 @@ fn candidates_of<'a>(
 ) -> Vec<Candidate<'a>> {
     let mut candidates = Vec::new();
     for (i, rule) in route.rules.iter().enumerate() {
-        let backends: Vec<Backend> = rule.backends.iter().map(|backend| resolve(index, backend, ledger)).collect();
+        let backends: Vec<Backend> = rule
+            .backends
+            .iter()
+            .map(|backend| resolve(index, backend, ledger))
+            .collect();
         for (m, ranked) in rule.matches.iter().enumerate() {
             candidates.push(Candidate {
                 of_service: reference.namespace == service.namespace,
@@ -160,9 +217,16 @@ fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> Back
     ledger.topics(topics);
     match resolved {
         Ok(resolved) => {
-            resolved.objects.into_iter().for_each(|object| ledger.source(object));
+            resolved
+                .objects
+                .into_iter()
+                .for_each(|object| ledger.source(object));
             let (service, subset) = (resolved.service, resolved.subset);
-            let key = SetKey { service: service.clone(), port: backend.port, subset: subset.clone() };
+            let key = SetKey {
+                service: service.clone(),
+                port: backend.port,
+                subset: subset.clone(),
+            };
             Backend {
                 weight: backend.weight,
                 place: BackendPlace::Endpoints(key.to_string()),

@@ -40,14 +40,26 @@ fn settings() -> Settings {
 impl World {
     /// What there is when the process begins.
     fn new(yaml: &str) -> Self {
-        let mut world = Self { index: Index::new(settings()), version: 0 };
+        let mut world = Self {
+            index: Index::new(settings()),
+            version: 0,
+        };
         let objects = world.objects(yaml);
-        world.index.replace(&Snapshot { objects, ..Snapshot::default() });
+        world.index.replace(&Snapshot {
+            objects,
+            ..Snapshot::default()
+        });
         world
     }
 
     fn objects(&mut self, yaml: &str) -> Vec<Arc<Object>> {
-        let snapshot = parse(Path::new("a.yaml"), yaml, Writer::Machine, &Kinds::control()).unwrap();
+        let snapshot = parse(
+            Path::new("a.yaml"),
+            yaml,
+            Writer::Machine,
+            &Kinds::control(),
+        )
+        .unwrap();
         self.version += 1;
         let numbered = |object: Arc<Object>| {
             let mut object = Arc::unwrap_or_clone(object);
@@ -59,12 +71,18 @@ impl World {
 
     fn edit(&mut self, yaml: &str) -> Changed {
         let upserts = self.objects(yaml);
-        self.index.apply(&Changes { upserts, ..Changes::default() })
+        self.index.apply(&Changes {
+            upserts,
+            ..Changes::default()
+        })
     }
 
     fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Changed {
         let deletes = vec![reference(kind, namespace, name)];
-        self.index.apply(&Changes { deletes, ..Changes::default() })
+        self.index.apply(&Changes {
+            deletes,
+            ..Changes::default()
+        })
     }
 
     #[track_caller]
@@ -75,7 +93,10 @@ impl World {
     /// The closure of a target that is a Service's port.
     #[track_caller]
     fn service(&self, target: &str, client: &str) -> Compiled<Service> {
-        closure(&self.index, &target.parse().unwrap(), client).service.expect("a Service").1
+        closure(&self.index, &target.parse().unwrap(), client)
+            .service
+            .expect("a Service")
+            .1
     }
 
     /// `ADDRESS` of the endpoints of a set, `!` after those without an identity, `~` after those that drain.
@@ -110,8 +131,15 @@ impl World {
             let (name, value) = header.split_once(':').unwrap();
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        let head = RequestHead { method: &method, path: &path, query: query.as_deref(), headers: &headers };
-        rules.pick(&head).map_or("404".to_owned(), |rule| format!("{}#{}", rule.route.name, rule.index))
+        let head = RequestHead {
+            method: &method,
+            path: &path,
+            query: query.as_deref(),
+            headers: &headers,
+        };
+        rules.pick(&head).map_or("404".to_owned(), |rule| {
+            format!("{}#{}", rule.route.name, rule.index)
+        })
     }
 
     /// `BACKEND WEIGHT` of all backends of a Service's only rule.
@@ -133,22 +161,43 @@ impl World {
     #[track_caller]
     fn condition(&self, object: (&str, &str, &str), r#type: ConditionType) -> Condition {
         let wanted = reference(object.0, object.1, object.2);
-        let status = self.index.statuses().into_iter().find(|status| status.object == wanted).expect("a status");
-        status.conditions.into_iter().find(|condition| condition.r#type == r#type).expect("a condition")
+        let status = self
+            .index
+            .statuses()
+            .into_iter()
+            .find(|status| status.object == wanted)
+            .expect("a status");
+        status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.r#type == r#type)
+            .expect("a condition")
     }
 
     fn problems(&self) -> Vec<String> {
-        self.index.problems().iter().map(ToString::to_string).collect()
+        self.index
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 }
 
 fn reference(kind: &str, namespace: &str, name: &str) -> ObjectRef {
-    ObjectRef { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+    ObjectRef {
+        kind: kind.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
 }
 
 /// A pod of the mesh, or (`mesh` false) not.
 fn pod(namespace: &str, name: &str, ip: &str, version: &str, node: &str, mesh: bool) -> String {
-    let proxy = if mesh { ", initContainers: [{name: weft-init}, {name: weft-proxy}]" } else { "" };
+    let proxy = if mesh {
+        ", initContainers: [{name: weft-init}, {name: weft-proxy}]"
+    } else {
+        ""
+    };
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, uid: uid-{name}, labels: {{app: {namespace}-app, version: {version}}}}}\n\
          spec: {{nodeName: {node}, serviceAccountName: sa-{name}, containers: [{{name: app}}]{proxy}}}\n\
@@ -158,7 +207,10 @@ fn pod(namespace: &str, name: &str, ip: &str, version: &str, node: &str, mesh: b
 
 /// A Service with the ports `NAME:PORT`.
 fn service_of(namespace: &str, name: &str, ip: &str, ports: &[(&str, u16)]) -> String {
-    let ports: Vec<String> = ports.iter().map(|(name, port)| format!("{{name: {name}, port: {port}}}")).collect();
+    let ports: Vec<String> = ports
+        .iter()
+        .map(|(name, port)| format!("{{name: {name}, port: {port}}}"))
+        .collect();
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec: {{clusterIP: {ip}, clusterIPs: ['{ip}'], ports: [{}]}}\n",
         ports.join(", ")
@@ -168,7 +220,9 @@ fn service_of(namespace: &str, name: &str, ip: &str, ports: &[(&str, u16)]) -> S
 /// A slice with the port `NAME:PORT` of pods `(name, ip, more)`.
 fn slice(namespace: &str, service: &str, port: (&str, u16), pods: &[(&str, &str, &str)]) -> String {
     let endpoint = |(name, ip, more): &(&str, &str, &str)| {
-        format!("  - {{addresses: ['{ip}'], targetRef: {{kind: Pod, namespace: {namespace}, name: {name}, uid: uid-{name}}}{more}}}\n")
+        format!(
+            "  - {{addresses: ['{ip}'], targetRef: {{kind: Pod, namespace: {namespace}, name: {name}, uid: uid-{name}}}{more}}}\n"
+        )
     };
     format!(
         "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{namespace: {namespace}, name: {service}-1, labels: {{kubernetes.io/service-name: {service}}}}}\n\
@@ -189,17 +243,27 @@ fn route(kind: &str, namespace: &str, name: &str, rules: &str) -> String {
 
 /// A rule that sends everything that matches to `reviews`.
 fn rule(matches: &str) -> String {
-    let matches = if matches.is_empty() { String::new() } else { format!("    matches: [{matches}]\n") };
-    format!("  - name: r\n{matches}    backendRefs: [{{name: reviews, namespace: shop, port: 80}}]\n")
+    let matches = if matches.is_empty() {
+        String::new()
+    } else {
+        format!("    matches: [{matches}]\n")
+    };
+    format!(
+        "  - name: r\n{matches}    backendRefs: [{{name: reviews, namespace: shop, port: 80}}]\n"
+    )
 }
 
 /// Service `reviews` of `shop` at 10.96.0.1:80, and three pods: v1 in regions a and b, v2 in region a.
 fn shop() -> String {
     let node = |name: &str, region: &str| {
-        format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/region: {region}, topology.kubernetes.io/zone: {region}1}}}}\n")
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/region: {region}, topology.kubernetes.io/zone: {region}1}}}}\n"
+        )
     };
     let subset = |name: &str, spec: &str| {
-        format!("---\napiVersion: weft.dev/v1alpha1\nkind: ServiceSubset\nmetadata: {{namespace: shop, name: {name}}}\nspec: {{service: reviews, {spec}}}\n")
+        format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: ServiceSubset\nmetadata: {{namespace: shop, name: {name}}}\nspec: {{service: reviews, {spec}}}\n"
+        )
     };
     [
         node("na", "a"),
@@ -208,7 +272,16 @@ fn shop() -> String {
         pod("shop", "p1", "10.244.0.1", "v1", "na", true),
         pod("shop", "p2", "10.244.0.2", "v1", "nb", true),
         pod("shop", "p3", "10.244.0.3", "v2", "na", true),
-        slice("shop", "reviews", ("http", 8080), &[("p1", "10.244.0.1", ""), ("p2", "10.244.0.2", ""), ("p3", "10.244.0.3", "")]),
+        slice(
+            "shop",
+            "reviews",
+            ("http", 8080),
+            &[
+                ("p1", "10.244.0.1", ""),
+                ("p2", "10.244.0.2", ""),
+                ("p3", "10.244.0.3", ""),
+            ],
+        ),
         subset("v1", "selector: {version: v1}"),
         subset("v2", "selector: {version: v2}"),
         subset("in-b", "regions: [b]"),

@@ -34,15 +34,20 @@ pub(crate) struct Unresolved {
 
 impl Index {
     /// What a backend leads to, with the topics that the answer depends on.
-    pub(crate) fn resolve(&self, backend: &Backend) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
+    pub(crate) fn resolve(
+        &self,
+        backend: &Backend,
+    ) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
         match &backend.kind {
             BackendKind::Service => {
                 let topics = vec![Topic::Service(backend.name.clone())];
-                let resolved = self.resolve_service(&backend.name, backend.port).map(|object| Resolved {
-                    service: backend.name.clone(),
-                    subset: None,
-                    objects: vec![object],
-                });
+                let resolved = self
+                    .resolve_service(&backend.name, backend.port)
+                    .map(|object| Resolved {
+                        service: backend.name.clone(),
+                        subset: None,
+                        objects: vec![object],
+                    });
                 (resolved, topics)
             }
             BackendKind::Subset => {
@@ -53,64 +58,122 @@ impl Index {
                 };
                 let Some((object, subset)) = &kept.valid else {
                     let message = format!("the ServiceSubset {} is invalid", backend.name);
-                    return (Err(Unresolved { hold: kept.hold(), ..Unresolved::not_found("name", message) }), topics);
+                    return (
+                        Err(Unresolved {
+                            hold: kept.hold(),
+                            ..Unresolved::not_found("name", message)
+                        }),
+                        topics,
+                    );
                 };
                 topics.push(Topic::Service(subset.service.clone()));
-                let resolved = self.resolve_service(&subset.service, backend.port).map(|service| Resolved {
-                    service: subset.service.clone(),
-                    subset: Some(backend.name.name.clone()),
-                    objects: vec![object, service],
-                });
+                let resolved = self
+                    .resolve_service(&subset.service, backend.port)
+                    .map(|service| Resolved {
+                        service: subset.service.clone(),
+                        subset: Some(backend.name.name.clone()),
+                        objects: vec![object, service],
+                    });
                 (resolved, topics)
             }
             BackendKind::Other(kind) => {
                 let message = format!("{kind} cannot be a backend here");
-                (Err(Unresolved { reason: "InvalidKind", part: "kind", message, hold: None }), Vec::new())
+                (
+                    Err(Unresolved {
+                        reason: "InvalidKind",
+                        part: "kind",
+                        message,
+                        hold: None,
+                    }),
+                    Vec::new(),
+                )
             }
         }
     }
 
     fn resolve_service(&self, name: &Name, port: u16) -> Result<&Arc<Object>, Unresolved> {
         let Some(kept) = self.services.get(name) else {
-            return Err(Unresolved::not_found("name", format!("there is no Service {name}")));
+            return Err(Unresolved::not_found(
+                "name",
+                format!("there is no Service {name}"),
+            ));
         };
         let Some((object, service)) = &kept.valid else {
             let message = format!("the Service {name} is invalid");
-            return Err(Unresolved { hold: kept.hold(), ..Unresolved::not_found("name", message) });
+            return Err(Unresolved {
+                hold: kept.hold(),
+                ..Unresolved::not_found("name", message)
+            });
         };
         if service.external {
-            let message = format!("the Service {name} is of type ExternalName, and has no endpoints");
+            let message =
+                format!("the Service {name} is of type ExternalName, and has no endpoints");
             return Err(Unresolved::not_found("name", message));
         }
         match service.port(port) {
             Some(_) => Ok(object),
-            None => Err(Unresolved::not_found("port", format!("the Service {name} has no TCP port {port}"))),
+            None => Err(Unresolved::not_found(
+                "port",
+                format!("the Service {name} has no TCP port {port}"),
+            )),
         }
     }
 
     /// Why a route cannot be attached to a parent: the part of the reference, the reason and a message.
     pub(crate) fn refuses_parent(&self, parent: &Parent) -> Option<Unresolved> {
-        let Parent { service: name, port, section, .. } = parent;
-        let refused = |part, message| Unresolved { reason: "NoMatchingParent", part, message, hold: None };
+        let Parent {
+            service: name,
+            port,
+            section,
+            ..
+        } = parent;
+        let refused = |part, message| Unresolved {
+            reason: "NoMatchingParent",
+            part,
+            message,
+            hold: None,
+        };
         let Some(service) = self.services.get(name).and_then(|kept| kept.form()) else {
             return Some(refused("name", format!("there is no Service {name}")));
         };
         if !takes_routes(service) {
-            let message = format!("the Service {name} has no cluster address of its own, so no call to it can be told");
+            let message = format!(
+                "the Service {name} has no cluster address of its own, so no call to it can be told"
+            );
             return Some(refused("name", message));
         }
-        let covered: Vec<&ServicePort> =
-            service.ports.iter().filter(|declared| parent.covers(declared.port, &declared.name)).collect();
+        let covered: Vec<&ServicePort> = service
+            .ports
+            .iter()
+            .filter(|declared| parent.covers(declared.port, &declared.name))
+            .collect();
         if covered.is_empty() {
-            let part = if port.is_some() { "port" } else { "sectionName" };
-            let wanted = port.map(|port| port.to_string()).or_else(|| section.clone()).unwrap_or_default();
-            return Some(refused(part, format!("the Service {name} has no such TCP port: {wanted}")));
+            let part = if port.is_some() {
+                "port"
+            } else {
+                "sectionName"
+            };
+            let wanted = port
+                .map(|port| port.to_string())
+                .or_else(|| section.clone())
+                .unwrap_or_default();
+            return Some(refused(
+                part,
+                format!("the Service {name} has no such TCP port: {wanted}"),
+            ));
         }
-        let opaque = |declared: &&ServicePort| matches!(declared.protocol, Protocol::Opaque | Protocol::Tls);
+        let opaque =
+            |declared: &&ServicePort| matches!(declared.protocol, Protocol::Opaque | Protocol::Tls);
         match covered.iter().find(|declared| opaque(declared)) {
             Some(declared) if parent.names_port() || covered.iter().all(opaque) => {
-                let message = format!("port {} of {name} is declared as no HTTP, so a route of HTTP can't act", declared.port);
-                Some(Unresolved { reason: "UnsupportedProtocol", ..refused("port", message) })
+                let message = format!(
+                    "port {} of {name} is declared as no HTTP, so a route of HTTP can't act",
+                    declared.port
+                );
+                Some(Unresolved {
+                    reason: "UnsupportedProtocol",
+                    ..refused("port", message)
+                })
             }
             _ => None,
         }
@@ -124,6 +187,11 @@ pub(crate) fn takes_routes(service: &Service) -> bool {
 
 impl Unresolved {
     fn not_found(part: &'static str, message: String) -> Self {
-        Self { reason: "BackendNotFound", part, message, hold: None }
+        Self {
+            reason: "BackendNotFound",
+            part,
+            message,
+            hold: None,
+        }
     }
 }

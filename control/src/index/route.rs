@@ -89,78 +89,177 @@ impl Parent {
 
     /// Whether this port of the Service is meant.
     pub(crate) fn covers(&self, port: u16, name: &str) -> bool {
-        self.port.is_none_or(|wanted| wanted == port) && self.section.as_deref().is_none_or(|wanted| wanted == name)
+        self.port.is_none_or(|wanted| wanted == port)
+            && self.section.as_deref().is_none_or(|wanted| wanted == name)
     }
 }
 
 /// The Services that an invalid object may be about, as far as it can be told. `pointer`: `/spec/parentRefs`.
 pub(crate) fn possible_services(object: &Object, pointer: &str) -> Vec<Name> {
-    let entries = object.raw.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
-    let service = entries.filter(|entry| entry.get("kind").and_then(Value::as_str) == Some("Service"));
-    let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
+    let entries = object
+        .raw
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let service =
+        entries.filter(|entry| entry.get("kind").and_then(Value::as_str) == Some("Service"));
+    let text =
+        |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
     service
         .filter_map(|entry| {
             let namespace = text(entry, "namespace").unwrap_or_else(|| object.namespace.clone());
-            Some(Name { namespace, name: text(entry, "name")? })
+            Some(Name {
+                namespace,
+                name: text(entry, "name")?,
+            })
         })
         .take(PARENTS_MAX)
         .collect()
 }
 
 fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<Route> {
-    let decoded = decode::<route::Route<M>>(&object.raw).map_err(|error| vec![Refusal::from(error)])?;
-    let RouteSpec { parent_refs, hostnames, use_default_gateways, rules } = decoded.value.spec;
+    let decoded =
+        decode::<route::Route<M>>(&object.raw).map_err(|error| vec![Refusal::from(error)])?;
+    let RouteSpec {
+        parent_refs,
+        hostnames,
+        use_default_gateways,
+        rules,
+    } = decoded.value.spec;
     let mut refusals = Vec::new();
-    if hostnames.as_ref().is_some_and(|hostnames| hostnames.as_array().is_none_or(|all| !all.is_empty())) {
-        let message = "a route of the mesh matches the Service that was called, and no host names (GEP-1294)";
-        refusals.push(Refusal::value("spec.hostnames", message, "remove hostnames, or match the header Host"));
+    if hostnames
+        .as_ref()
+        .is_some_and(|hostnames| hostnames.as_array().is_none_or(|all| !all.is_empty()))
+    {
+        let message =
+            "a route of the mesh matches the Service that was called, and no host names (GEP-1294)";
+        refusals.push(Refusal::value(
+            "spec.hostnames",
+            message,
+            "remove hostnames, or match the header Host",
+        ));
     }
     if use_default_gateways.is_some() {
         let message = "is about gateways, and this is none";
-        refusals.push(Refusal::value("spec.useDefaultGateways", message, "remove it"));
+        refusals.push(Refusal::value(
+            "spec.useDefaultGateways",
+            message,
+            "remove it",
+        ));
     }
-    bound(parent_refs.len(), PARENTS_MAX, "spec.parentRefs", &mut refusals);
+    bound(
+        parent_refs.len(),
+        PARENTS_MAX,
+        "spec.parentRefs",
+        &mut refusals,
+    );
     bound(rules.len(), RULES_MAX, "spec.rules", &mut refusals);
-    let parents = parent_refs.iter().enumerate().filter_map(|(i, parent)| read_parent(object, i, parent)).collect();
+    let parents = parent_refs
+        .iter()
+        .enumerate()
+        .filter_map(|(i, parent)| read_parent(object, i, parent))
+        .collect();
     let rules: Vec<Rule> = match rules.is_empty() {
         // The CustomResourceDefinition's default: one rule that matches everything.
-        true => vec![Rule { name: String::new(), matches: vec![M::everything()], backends: Vec::new() }],
-        false => rules.into_iter().enumerate().map(|(i, rule)| read_rule(object, i, rule, &mut refusals)).collect(),
+        true => vec![Rule {
+            name: String::new(),
+            matches: vec![M::everything()],
+            backends: Vec::new(),
+        }],
+        false => rules
+            .into_iter()
+            .enumerate()
+            .map(|(i, rule)| read_rule(object, i, rule, &mut refusals))
+            .collect(),
     };
     match refusals.is_empty() {
-        true => Ok((Route { grpc, parents, rules }, decoded.unknown)),
+        true => Ok((
+            Route {
+                grpc,
+                parents,
+                rules,
+            },
+            decoded.unknown,
+        )),
         false => Err(refusals),
     }
 }
 
 fn read_parent(object: &Object, i: usize, parent: &ParentRef) -> Option<Parent> {
-    let ParentRef { group, kind, namespace, name, section_name, port } = parent;
+    let ParentRef {
+        group,
+        kind,
+        namespace,
+        name,
+        section_name,
+        port,
+    } = parent;
     // `core` is what the documentation's examples write for the group without a name.
-    let service = matches!(group.as_deref(), Some("" | "core")) && kind.as_deref() == Some("Service");
+    let service =
+        matches!(group.as_deref(), Some("" | "core")) && kind.as_deref() == Some("Service");
     service.then(|| Parent {
-        service: Name { namespace: namespace.as_ref().unwrap_or(&object.namespace).clone(), name: name.clone() },
+        service: Name {
+            namespace: namespace.as_ref().unwrap_or(&object.namespace).clone(),
+            name: name.clone(),
+        },
         port: *port,
         section: section_name.clone(),
         field: format!("spec.parentRefs[{i}]"),
     })
 }
 
-fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusals: &mut Vec<Refusal>) -> Rule {
+fn read_rule<M: Matching>(
+    object: &Object,
+    i: usize,
+    rule: RouteRule<M>,
+    refusals: &mut Vec<Refusal>,
+) -> Rule {
     let field = format!("spec.rules[{i}]");
-    let RouteRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence } = rule;
+    let RouteRule {
+        name,
+        matches,
+        filters,
+        backend_refs,
+        timeouts,
+        retry,
+        session_persistence,
+    } = rule;
     filters_refused(filters.as_ref(), &format!("{field}.filters"), refusals);
-    let unsupported = [("timeouts", timeouts), ("retry", retry), ("sessionPersistence", session_persistence)];
+    let unsupported = [
+        ("timeouts", timeouts),
+        ("retry", retry),
+        ("sessionPersistence", session_persistence),
+    ];
     for (part, value) in unsupported {
         if value.is_some() {
             let message = format!("{part} are not honoured by this version of Weft");
-            refusals.push(Refusal::value(format!("{field}.{part}"), message, format!("remove {part}")));
+            refusals.push(Refusal::value(
+                format!("{field}.{part}"),
+                message,
+                format!("remove {part}"),
+            ));
         }
     }
     if name.len() > 253 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        refusals.push(Refusal::value(format!("{field}.name"), "is no name of a rule", "a-z, 0-9 and '-', at most 253"));
+        refusals.push(Refusal::value(
+            format!("{field}.name"),
+            "is no name of a rule",
+            "a-z, 0-9 and '-', at most 253",
+        ));
     }
-    bound(matches.len(), MATCHES_MAX, &format!("{field}.matches"), refusals);
-    bound(backend_refs.len(), BACKENDS_MAX, &format!("{field}.backendRefs"), refusals);
+    bound(
+        matches.len(),
+        MATCHES_MAX,
+        &format!("{field}.matches"),
+        refusals,
+    );
+    bound(
+        backend_refs.len(),
+        BACKENDS_MAX,
+        &format!("{field}.backendRefs"),
+        refusals,
+    );
     let mut ranked: Vec<Ranked> = Vec::new();
     for (m, matches) in matches.iter().enumerate().take(MATCHES_MAX) {
         ranked.extend(matches.ranked(&format!("{field}.matches[{m}]"), refusals));
@@ -170,9 +269,18 @@ fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusal
     }
     let mut backends = Vec::new();
     for (b, backend) in backend_refs.iter().enumerate() {
-        backends.extend(read_backend(object, format!("{field}.backendRefs[{b}]"), backend, refusals));
+        backends.extend(read_backend(
+            object,
+            format!("{field}.backendRefs[{b}]"),
+            backend,
+            refusals,
+        ));
     }
-    Rule { name, matches: ranked, backends }
+    Rule {
+        name,
+        matches: ranked,
+        backends,
+    }
 }
 
 fn filters_refused(filters: Option<&Value>, field: &str, refusals: &mut Vec<Refusal>) {
@@ -181,17 +289,44 @@ fn filters_refused(filters: Option<&Value>, field: &str, refusals: &mut Vec<Refu
     if filters.is_array() && list.is_empty() {
         return;
     }
-    let kinds: Vec<&str> = list.iter().filter_map(|filter| filter.get("type").and_then(Value::as_str)).collect();
-    let message = format!("filters are not honoured by this version of Weft: {}", kinds.join(", "));
+    let kinds: Vec<&str> = list
+        .iter()
+        .filter_map(|filter| filter.get("type").and_then(Value::as_str))
+        .collect();
+    let message = format!(
+        "filters are not honoured by this version of Weft: {}",
+        kinds.join(", ")
+    );
     let fix = "remove the filters".to_owned();
-    refusals.push(Refusal { reason: "IncompatibleFilters", field: field.to_owned(), message, fix });
+    refusals.push(Refusal {
+        reason: "IncompatibleFilters",
+        field: field.to_owned(),
+        message,
+        fix,
+    });
 }
 
-fn read_backend(object: &Object, field: String, backend: &BackendRef, refusals: &mut Vec<Refusal>) -> Option<Backend> {
-    let BackendRef { group, kind, namespace, name, port, weight, filters } = backend;
+fn read_backend(
+    object: &Object,
+    field: String,
+    backend: &BackendRef,
+    refusals: &mut Vec<Refusal>,
+) -> Option<Backend> {
+    let BackendRef {
+        group,
+        kind,
+        namespace,
+        name,
+        port,
+        weight,
+        filters,
+    } = backend;
     let before = refusals.len();
     filters_refused(filters.as_ref(), &format!("{field}.filters"), refusals);
-    let kind = match (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or("Service")) {
+    let kind = match (
+        group.as_deref().unwrap_or_default(),
+        kind.as_deref().unwrap_or("Service"),
+    ) {
         ("" | "core", "Service") => BackendKind::Service,
         (WEFT_GROUP, "ServiceSubset") => BackendKind::Subset,
         ("", kind) => BackendKind::Other(kind.to_owned()),
@@ -201,32 +336,55 @@ fn read_backend(object: &Object, field: String, backend: &BackendRef, refusals: 
     for (part, value) in [("name", name), ("namespace", namespace)] {
         if !is_subdomain(value) {
             let message = format!("{value:?} is no name of an object");
-            refusals.push(Refusal::value(format!("{field}.{part}"), message, "a-z, 0-9, '-' and '.'"));
+            refusals.push(Refusal::value(
+                format!("{field}.{part}"),
+                message,
+                "a-z, 0-9, '-' and '.'",
+            ));
         }
     }
-    let wanted = matches!(kind, BackendKind::Service | BackendKind::Subset);
-    let port = match port {
-        Some(port) => u16::try_from(*port).ok().filter(|&port| port != 0),
-        None if !wanted => Some(0),
-        None => None,
+    let port = match (&kind, port) {
+        // What cannot be a backend has no need of a port.
+        (BackendKind::Other(_), None) => Some(0),
+        (_, port) => backend_port(*port, &field, refusals),
     };
-    if port.is_none() {
-        let message = match backend.port {
-            Some(port) => format!("{port} is no port"),
-            None => "is missing".to_owned(),
-        };
-        refusals.push(Refusal::value(format!("{field}.port"), message, "the Service's port, from 1 to 65535"));
-    }
     let weight = weight.unwrap_or(1);
     if !(0..=WEIGHT_MAX).contains(&weight) {
         let message = format!("{weight} is no weight");
-        refusals.push(Refusal::value(format!("{field}.weight"), message, format!("from 0 to {WEIGHT_MAX}")));
+        refusals.push(Refusal::value(
+            format!("{field}.weight"),
+            message,
+            format!("from 0 to {WEIGHT_MAX}"),
+        ));
     }
     if refusals.len() > before {
         return None;
     }
-    let name = Name { namespace: namespace.clone(), name: name.clone() };
-    Some(Backend { kind, name, port: port?, weight: u32::try_from(weight).ok()?, field })
+    let name = Name {
+        namespace: namespace.clone(),
+        name: name.clone(),
+    };
+    Some(Backend {
+        kind,
+        name,
+        port: port?,
+        weight: u32::try_from(weight).ok()?,
+        field,
+    })
+}
+
+fn backend_port(port: Option<i64>, field: &str, refusals: &mut Vec<Refusal>) -> Option<u16> {
+    let valid = port.and_then(|port| u16::try_from(port).ok());
+    if let Some(port) = valid.filter(|&port| port != 0) {
+        return Some(port);
+    }
+    let message = match port {
+        Some(port) => format!("{port} is no port"),
+        None => "is missing".to_owned(),
+    };
+    let fix = "the Service's port, from 1 to 65535";
+    refusals.push(Refusal::value(format!("{field}.port"), message, fix));
+    None
 }
 
 fn bound(count: usize, most: usize, field: &str, refusals: &mut Vec<Refusal>) {
@@ -240,6 +398,10 @@ fn bound(count: usize, most: usize, field: &str, refusals: &mut Vec<Refusal>) {
 /// order of edits must not decide what a mesh does: then the name alone decides.
 pub(crate) fn age(object: &Arc<Object>) -> (bool, String, String, String) {
     let created = object.created().unwrap_or_default().to_owned();
-    (created.is_empty(), created, object.namespace.clone(), object.name.clone())
+    (
+        created.is_empty(),
+        created,
+        object.namespace.clone(),
+        object.name.clone(),
+    )
 }
-

@@ -16,19 +16,34 @@ struct Report<'a> {
 }
 
 pub(super) fn statuses(index: &Index) -> Vec<ObjectStatus> {
-    let with = reports(index).into_iter().filter(|report| !report.conditions.is_empty());
+    let with = reports(index)
+        .into_iter()
+        .filter(|report| !report.conditions.is_empty());
     let mut statuses: Vec<ObjectStatus> = with
-        .map(|Report { object, mut conditions, .. }| {
-            conditions.sort_by_key(|condition| condition.r#type);
-            ObjectStatus { object: object.reference(), origin: object.origin.clone(), conditions }
-        })
+        .map(
+            |Report {
+                 object,
+                 mut conditions,
+                 ..
+             }| {
+                conditions.sort_by_key(|condition| condition.r#type);
+                ObjectStatus {
+                    object: object.reference(),
+                    origin: object.origin.clone(),
+                    conditions,
+                }
+            },
+        )
         .collect();
     statuses.sort_by(|a, b| a.object.cmp(&b.object));
     statuses
 }
 
 pub(super) fn problems(index: &Index) -> Vec<Problem> {
-    let mut problems: Vec<Problem> = reports(index).into_iter().flat_map(|report| report.problems).collect();
+    let mut problems: Vec<Problem> = reports(index)
+        .into_iter()
+        .flat_map(|report| report.problems)
+        .collect();
     problems.sort();
     problems
 }
@@ -41,16 +56,32 @@ fn reports(index: &Index) -> Vec<Report<'_>> {
     reports.extend(index.slices.values().map(plain));
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
-    reports.extend(index.policies.iter().map(|(name, kept)| policy(index, name, kept)));
+    reports.extend(
+        index
+            .policies
+            .iter()
+            .map(|(name, kept)| policy(index, name, kept)),
+    );
     reports
 }
 
 impl<'a> Report<'a> {
     fn new(object: &'a Object) -> Self {
-        Self { object, conditions: Vec::new(), problems: Vec::new() }
+        Self {
+            object,
+            conditions: Vec::new(),
+            problems: Vec::new(),
+        }
     }
 
-    fn condition(&mut self, r#type: ConditionType, status: bool, reason: &str, field: &str, message: String) {
+    fn condition(
+        &mut self,
+        r#type: ConditionType,
+        status: bool,
+        reason: &str,
+        field: &str,
+        message: String,
+    ) {
         self.conditions.push(Condition {
             r#type,
             status,
@@ -62,12 +93,21 @@ impl<'a> Report<'a> {
     }
 
     fn problem(&mut self, severity: Severity, field: &str, message: String, fix: &str) {
-        self.problems.push(self.object.problem(severity, field, message, fix));
+        self.problems
+            .push(self.object.problem(severity, field, message, fix));
     }
 
     /// Accepted=False for an object that is refused. Returns whether it is.
     fn refused<T>(&mut self, kept: &Kept<T>) -> bool {
-        let Some(Refusal { reason, field, message, .. }) = kept.refusals.first() else { return false };
+        let Some(Refusal {
+            reason,
+            field,
+            message,
+            ..
+        }) = kept.refusals.first()
+        else {
+            return false;
+        };
         let more = match kept.refusals.len() {
             1 => String::new(),
             all => format!(", and {} more", all - 1),
@@ -77,8 +117,20 @@ impl<'a> Report<'a> {
             (None, true) => "proxies keep what they have of it".to_owned(),
             (None, false) => "it does not act".to_owned(),
         };
-        self.condition(ConditionType::Accepted, false, reason, field, format!("{message}{more}; {acts}"));
-        for Refusal { field, message, fix, .. } in &kept.refusals {
+        self.condition(
+            ConditionType::Accepted,
+            false,
+            reason,
+            field,
+            format!("{message}{more}; {acts}"),
+        );
+        for Refusal {
+            field,
+            message,
+            fix,
+            ..
+        } in &kept.refusals
+        {
             self.problem(Severity::Error, field, message.clone(), fix);
         }
         true
@@ -86,12 +138,28 @@ impl<'a> Report<'a> {
 
     /// PartiallyInvalid=True for fields that nothing understands.
     fn unknown<T>(&mut self, kept: &Kept<T>) {
-        let Some(first) = kept.unknown.first() else { return };
-        let message = format!("fields that are not understood are ignored: {}", kept.unknown.join(", "));
-        self.condition(ConditionType::PartiallyInvalid, true, "UnknownField", first, message);
+        let Some(first) = kept.unknown.first() else {
+            return;
+        };
+        let message = format!(
+            "fields that are not understood are ignored: {}",
+            kept.unknown.join(", ")
+        );
+        self.condition(
+            ConditionType::PartiallyInvalid,
+            true,
+            "UnknownField",
+            first,
+            message,
+        );
         for field in &kept.unknown {
             let fix = "check the spelling, or remove it";
-            self.problem(Severity::Warning, field, "is not understood and is ignored".to_owned(), fix);
+            self.problem(
+                Severity::Warning,
+                field,
+                "is not understood and is ignored".to_owned(),
+                fix,
+            );
         }
     }
 }
@@ -116,7 +184,13 @@ fn namespace(object: &Object) -> Report<'_> {
 fn bad_mode(report: &mut Report<'_>, value: &str) {
     let field = format!("metadata.annotations[{INBOUND_ANNOTATION}]");
     let message = format!("{value:?} is neither strict nor permissive; it counts as strict");
-    report.condition(ConditionType::PartiallyInvalid, true, "UnsupportedValue", &field, message.clone());
+    report.condition(
+        ConditionType::PartiallyInvalid,
+        true,
+        "UnsupportedValue",
+        &field,
+        message.clone(),
+    );
     report.problem(Severity::Error, &field, message, INBOUND_FIX);
 }
 
@@ -124,11 +198,25 @@ fn pod<'a>(index: &Index, kept: &'a Kept<crate::objects::pod::Pod>) -> Report<'a
     let mut report = plain(kept);
     match inbound_mode(&kept.object) {
         Some(Err(value)) => bad_mode(&mut report, &value),
-        Some(Ok(Mode::Permissive)) if index.namespace_mode(&kept.object.namespace) == Mode::Strict => {
+        Some(Ok(Mode::Permissive))
+            if index.namespace_mode(&kept.object.namespace) == Mode::Strict =>
+        {
             let field = format!("metadata.annotations[{INBOUND_ANNOTATION}]");
-            let message = "the namespace is strict, and a pod may only tighten: it stays strict".to_owned();
-            report.condition(ConditionType::PartiallyInvalid, true, "UnsupportedValue", &field, message.clone());
-            report.problem(Severity::Warning, &field, message, "remove the annotation, or make the namespace permissive");
+            let message =
+                "the namespace is strict, and a pod may only tighten: it stays strict".to_owned();
+            report.condition(
+                ConditionType::PartiallyInvalid,
+                true,
+                "UnsupportedValue",
+                &field,
+                message.clone(),
+            );
+            report.problem(
+                Severity::Warning,
+                &field,
+                message,
+                "remove the annotation, or make the namespace permissive",
+            );
         }
         _ => {}
     }
@@ -138,24 +226,48 @@ fn pod<'a>(index: &Index, kept: &'a Kept<crate::objects::pod::Pod>) -> Report<'a
 fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
     let refused = report.refused(kept);
-    let Some(route) = kept.form() else { return report };
+    let Some(route) = kept.form() else {
+        return report;
+    };
     if !refused {
         parents(index, route, &mut report);
     }
     let backends = route.rules.iter().flat_map(|rule| &rule.backends);
     let mut resolved = true;
     for backend in backends {
-        let Err(unresolved) = index.resolve(backend).0 else { continue };
+        let Err(unresolved) = index.resolve(backend).0 else {
+            continue;
+        };
         let field = format!("{}.{}", backend.field, unresolved.part);
         if std::mem::take(&mut resolved) {
             let message = unresolved.message.clone();
-            report.condition(ConditionType::ResolvedRefs, false, unresolved.reason, &field, message);
+            report.condition(
+                ConditionType::ResolvedRefs,
+                false,
+                unresolved.reason,
+                &field,
+                message,
+            );
         }
-        let message = format!("{}: its share of the requests is answered with 500", unresolved.message);
-        report.problem(Severity::Warning, &field, message, "name a Service or a ServiceSubset that exists, and a port of it");
+        let message = format!(
+            "{}: its share of the requests is answered with 500",
+            unresolved.message
+        );
+        report.problem(
+            Severity::Warning,
+            &field,
+            message,
+            "name a Service or a ServiceSubset that exists, and a port of it",
+        );
     }
     if resolved {
-        report.condition(ConditionType::ResolvedRefs, true, "ResolvedRefs", "", "all backends are there".to_owned());
+        report.condition(
+            ConditionType::ResolvedRefs,
+            true,
+            "ResolvedRefs",
+            "",
+            "all backends are there".to_owned(),
+        );
     }
     report.unknown(kept);
     report
@@ -163,41 +275,98 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
 
 fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
     if route.parents.is_empty() {
-        let (field, message) = ("spec.parentRefs", "no parent is a Service, so the mesh does not act on it".to_owned());
-        report.condition(ConditionType::Accepted, false, "NoMatchingParent", field, message.clone());
-        report.problem(Severity::Notice, field, message, "group: \"\", kind: Service");
+        let (field, message) = (
+            "spec.parentRefs",
+            "no parent is a Service, so the mesh does not act on it".to_owned(),
+        );
+        report.condition(
+            ConditionType::Accepted,
+            false,
+            "NoMatchingParent",
+            field,
+            message.clone(),
+        );
+        report.problem(
+            Severity::Notice,
+            field,
+            message,
+            "group: \"\", kind: Service",
+        );
         return;
     }
-    let refused: Vec<_> =
-        route.parents.iter().filter_map(|parent| Some((parent, index.refuses_parent(parent)?))).collect();
+    let refused: Vec<_> = route
+        .parents
+        .iter()
+        .filter_map(|parent| Some((parent, index.refuses_parent(parent)?)))
+        .collect();
     match refused.first() {
-        None => report.condition(ConditionType::Accepted, true, "Accepted", "", "it acts as written".to_owned()),
+        None => report.condition(
+            ConditionType::Accepted,
+            true,
+            "Accepted",
+            "",
+            "it acts as written".to_owned(),
+        ),
         Some((parent, why)) => {
             let field = format!("{}.{}", parent.field, why.part);
-            report.condition(ConditionType::Accepted, false, why.reason, &field, why.message.clone());
+            report.condition(
+                ConditionType::Accepted,
+                false,
+                why.reason,
+                &field,
+                why.message.clone(),
+            );
         }
     }
     for (parent, why) in refused {
         let field = format!("{}.{}", parent.field, why.part);
-        report.problem(Severity::Warning, &field, why.message, "name a Service that exists, and a port of it");
+        report.problem(
+            Severity::Warning,
+            &field,
+            why.message,
+            "name a Service that exists, and a port of it",
+        );
     }
 }
 
 fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
     if !report.refused(kept) {
-        report.condition(ConditionType::Accepted, true, "Accepted", "", "it acts as written".to_owned());
+        report.condition(
+            ConditionType::Accepted,
+            true,
+            "Accepted",
+            "",
+            "it acts as written".to_owned(),
+        );
     }
     if let Some(subset) = kept.form() {
         match index.services.contains_key(&subset.service) {
             true => {
                 let message = "the Service is there".to_owned();
-                report.condition(ConditionType::ResolvedRefs, true, "ResolvedRefs", "", message);
+                report.condition(
+                    ConditionType::ResolvedRefs,
+                    true,
+                    "ResolvedRefs",
+                    "",
+                    message,
+                );
             }
             false => {
                 let message = format!("there is no Service {}", subset.service);
-                report.condition(ConditionType::ResolvedRefs, false, "TargetNotFound", "spec.service", message.clone());
-                report.problem(Severity::Warning, "spec.service", message, "name a Service of this namespace");
+                report.condition(
+                    ConditionType::ResolvedRefs,
+                    false,
+                    "TargetNotFound",
+                    "spec.service",
+                    message.clone(),
+                );
+                report.problem(
+                    Severity::Warning,
+                    "spec.service",
+                    message,
+                    "name a Service of this namespace",
+                );
             }
         }
     }
@@ -211,22 +380,42 @@ fn policy<'a>(index: &Index, name: &Name, kept: &'a Kept<super::Policy>) -> Repo
     if let (false, Some(policy)) = (refused, kept.form()) {
         let mut accepted = true;
         for (i, target) in policy.targets.iter().enumerate() {
-            let (reason, message, fix) = match (index.services.contains_key(target), index.acting_policy(target)) {
-                (false, _) => ("TargetNotFound", format!("there is no Service {target}"), "name a Service of this namespace"),
+            let (reason, message, fix) = match (
+                index.services.contains_key(target),
+                index.acting_policy(target),
+            ) {
+                (false, _) => (
+                    "TargetNotFound",
+                    format!("there is no Service {target}"),
+                    "name a Service of this namespace",
+                ),
                 (true, Some(acting)) if acting != name => {
-                    let message = format!("the older TrafficPolicy {acting} acts on the Service {target}");
+                    let message =
+                        format!("the older TrafficPolicy {acting} acts on the Service {target}");
                     ("Conflicted", message, "keep one policy for each Service")
                 }
                 _ => continue,
             };
             let field = format!("spec.targetRefs[{i}].name");
             if std::mem::take(&mut accepted) {
-                report.condition(ConditionType::Accepted, false, reason, &field, message.clone());
+                report.condition(
+                    ConditionType::Accepted,
+                    false,
+                    reason,
+                    &field,
+                    message.clone(),
+                );
             }
             report.problem(Severity::Warning, &field, message, fix);
         }
         if accepted {
-            report.condition(ConditionType::Accepted, true, "Accepted", "", "it acts as written".to_owned());
+            report.condition(
+                ConditionType::Accepted,
+                true,
+                "Accepted",
+                "",
+                "it acts as written".to_owned(),
+            );
         }
     }
     report.unknown(kept);
@@ -236,13 +425,20 @@ fn policy<'a>(index: &Index, name: &Name, kept: &'a Kept<super::Policy>) -> Repo
 impl Index {
     /// Whether pods of a namespace accept plaintext. What cannot be understood is strict.
     pub(crate) fn namespace_mode(&self, namespace: &str) -> Mode {
-        let says = self.namespaces.get(namespace).and_then(|object| inbound_mode(object));
+        let says = self
+            .namespaces
+            .get(namespace)
+            .and_then(|object| inbound_mode(object));
         says.map_or(Mode::Permissive, |mode| mode.unwrap_or(Mode::Strict))
     }
 
     /// The policy that acts on a Service: the oldest.
     pub(crate) fn acting_policy(&self, service: &Name) -> Option<&Name> {
-        let valid = |name: &&Name| self.policies.get(*name).is_some_and(|kept| kept.form().is_some());
+        let valid = |name: &&Name| {
+            self.policies
+                .get(*name)
+                .is_some_and(|kept| kept.form().is_some())
+        };
         let policies = self.policies_by_service.of(service).filter(valid);
         policies.min_by_key(|name| self.policies.get(*name).map(|kept| age(&kept.object)))
     }

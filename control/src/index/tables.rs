@@ -19,7 +19,9 @@ type Member = (Name, u16, String);
 impl Index {
     /// The names of all objects.
     pub(super) fn references(&self) -> Vec<ObjectRef> {
-        let cluster = |kind: &'static str| move |name: &String| reference(kind, &Name::new("", name.as_str()));
+        let cluster = |kind: &'static str| {
+            move |name: &String| reference(kind, &Name::new("", name.as_str()))
+        };
         let named = |kind: &'static str| move |name: &Name| reference(kind, name);
         let mut all: Vec<ObjectRef> = self.namespaces.keys().map(cluster("Namespace")).collect();
         all.extend(self.nodes.keys().map(cluster("Node")));
@@ -41,7 +43,12 @@ impl Index {
         self.change(object, None, changed);
     }
 
-    fn change(&mut self, reference: &ObjectRef, object: Option<&Arc<Object>>, changed: &mut Changed) {
+    fn change(
+        &mut self,
+        reference: &ObjectRef,
+        object: Option<&Arc<Object>>,
+        changed: &mut Changed,
+    ) {
         let name = Name::new(reference.namespace.as_str(), reference.name.as_str());
         match reference.kind.as_str() {
             "Namespace" => self.namespace(&reference.name, object, changed),
@@ -63,8 +70,12 @@ impl Index {
     }
 
     fn namespace(&mut self, name: &str, object: Option<&Arc<Object>>, changed: &mut Changed) {
-        let says = |object: Option<&Arc<Object>>| object.and_then(|object| object.annotations.get(INBOUND_ANNOTATION).cloned());
-        let version = |object: Option<&Arc<Object>>| object.map(|object| (object.uid.clone(), object.resource_version));
+        let says = |object: Option<&Arc<Object>>| {
+            object.and_then(|object| object.annotations.get(INBOUND_ANNOTATION).cloned())
+        };
+        let version = |object: Option<&Arc<Object>>| {
+            object.map(|object| (object.uid.clone(), object.resource_version))
+        };
         let old = match object {
             Some(object) => self.namespaces.insert(name.to_owned(), Arc::clone(object)),
             None => self.namespaces.remove(name),
@@ -73,8 +84,13 @@ impl Index {
             return;
         }
         let first = Name::new(name, "");
-        let pods = self.pods.range(first..).take_while(|(pod, _)| pod.namespace == name);
-        changed.topics.extend(pods.map(|(pod, _)| Topic::Pod(pod.clone())));
+        let pods = self
+            .pods
+            .range(first..)
+            .take_while(|(pod, _)| pod.namespace == name);
+        changed
+            .topics
+            .extend(pods.map(|(pod, _)| Topic::Pod(pod.clone())));
     }
 
     fn node(&mut self, name: &str, object: Option<&Arc<Object>>, changed: &mut Changed) {
@@ -83,7 +99,11 @@ impl Index {
             Some(new) => self.nodes.insert(name.to_owned(), new.clone()),
             None => self.nodes.remove(name),
         };
-        let of = |entry: &Option<(Arc<Object>, _)>| entry.as_ref().map(|(_, place): &(_, weft_model::endpoint::Place)| place.clone());
+        let of = |entry: &Option<(Arc<Object>, _)>| {
+            entry
+                .as_ref()
+                .map(|(_, place): &(_, weft_model::endpoint::Place)| place.clone())
+        };
         if of(&old) == of(&new) {
             return;
         }
@@ -94,9 +114,15 @@ impl Index {
         // Endpoints that are no pods: rare, and so are nodes that move.
         for kept in self.slices.values() {
             let Some(slice) = kept.form() else { continue };
-            let on_node = slice.endpoints.iter().any(|endpoint| endpoint.pod.is_none() && endpoint.node == name);
+            let on_node = slice
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.pod.is_none() && endpoint.node == name);
             if let (true, Some(service)) = (on_node, &slice.service) {
-                changed.topics.insert(Topic::Endpoints(Name::new(kept.object.namespace.as_str(), service.as_str())));
+                changed.topics.insert(Topic::Endpoints(Name::new(
+                    kept.object.namespace.as_str(),
+                    service.as_str(),
+                )));
             }
         }
     }
@@ -104,12 +130,22 @@ impl Index {
     /// All that depends on what a pod is, and on where.
     fn touch_pod(&self, name: &Name, changed: &mut Changed) {
         changed.topics.insert(Topic::Pod(name.clone()));
-        let services = self.slices_by_pod.of(name).map(|(service, _)| Topic::Endpoints(service.clone()));
+        let services = self
+            .slices_by_pod
+            .of(name)
+            .map(|(service, _)| Topic::Endpoints(service.clone()));
         changed.topics.extend(services);
-        let ips: &[IpAddr] = self.pods.get(name).and_then(Kept::form).map_or(&[], |pod| &pod.ips);
+        let ips: &[IpAddr] = self
+            .pods
+            .get(name)
+            .and_then(Kept::form)
+            .map_or(&[], |pod| &pod.ips);
         for ip in ips {
             changed.topics.insert(Topic::Address(*ip));
-            let services = self.slices_by_ip.of(ip).map(|(service, _)| Topic::Endpoints(service.clone()));
+            let services = self
+                .slices_by_ip
+                .of(ip)
+                .map(|(service, _)| Topic::Endpoints(service.clone()));
             changed.topics.extend(services);
         }
     }
@@ -117,23 +153,41 @@ impl Index {
     fn pod_change(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         self.touch_pod(&name, changed);
         let old = self.pods.remove(&name);
-        let old_ips = old.as_ref().and_then(Kept::form).map(addresses).unwrap_or_default();
+        let old_ips = old
+            .as_ref()
+            .and_then(Kept::form)
+            .map(addresses)
+            .unwrap_or_default();
         if let Some(pod) = old.as_ref().and_then(Kept::form) {
-            pod.ips.iter().for_each(|ip| self.pods_by_ip.unlink(ip, &name));
+            pod.ips
+                .iter()
+                .for_each(|ip| self.pods_by_ip.unlink(ip, &name));
             self.pods_by_node.unlink(&pod.node, &name);
         }
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), formed(Pod::of(object)), old, self.initial);
+            let kept = Kept::new(
+                Arc::clone(object),
+                formed(Pod::of(object)),
+                old,
+                self.initial,
+            );
             if let Some(pod) = kept.form() {
                 // A pod that has ended has given its address back; one on its node's network has none of its own.
                 if !pod.finished && !pod.host_network {
-                    pod.ips.iter().for_each(|ip| self.pods_by_ip.link(ip, name.clone()));
+                    pod.ips
+                        .iter()
+                        .for_each(|ip| self.pods_by_ip.link(ip, name.clone()));
                 }
                 self.pods_by_node.link(&pod.node, name.clone());
             }
             self.pods.insert(name.clone(), kept);
         }
-        let new_ips = self.pods.get(&name).and_then(Kept::form).map(addresses).unwrap_or_default();
+        let new_ips = self
+            .pods
+            .get(&name)
+            .and_then(Kept::form)
+            .map(addresses)
+            .unwrap_or_default();
         self.touch_pod(&name, changed);
         self.touch_networks(&old_ips, &new_ips, changed);
     }
@@ -141,14 +195,29 @@ impl Index {
     fn service(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let old = self.services.remove(&name);
         let old_ips: BTreeSet<IpAddr> = old.as_ref().map(service_addresses).unwrap_or_default();
-        old_ips.iter().for_each(|ip| self.services_by_ip.unlink(ip, &name));
+        old_ips
+            .iter()
+            .for_each(|ip| self.services_by_ip.unlink(ip, &name));
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), formed(Service::of(object)), old, self.initial);
-            service_addresses(&kept).iter().for_each(|ip| self.services_by_ip.link(ip, name.clone()));
+            let kept = Kept::new(
+                Arc::clone(object),
+                formed(Service::of(object)),
+                old,
+                self.initial,
+            );
+            service_addresses(&kept)
+                .iter()
+                .for_each(|ip| self.services_by_ip.link(ip, name.clone()));
             self.services.insert(name.clone(), kept);
         }
-        let new_ips = self.services.get(&name).map(service_addresses).unwrap_or_default();
-        changed.topics.extend(old_ips.union(&new_ips).map(|ip| Topic::Address(*ip)));
+        let new_ips = self
+            .services
+            .get(&name)
+            .map(service_addresses)
+            .unwrap_or_default();
+        changed
+            .topics
+            .extend(old_ips.union(&new_ips).map(|ip| Topic::Address(*ip)));
         changed.topics.insert(Topic::Service(name.clone()));
         changed.topics.insert(Topic::Endpoints(name.clone()));
         self.touch_pods_behind(&name, changed);
@@ -158,19 +227,32 @@ impl Index {
     /// What a pod's ports are called depends on the Services before it.
     fn touch_pods_behind(&self, service: &Name, changed: &mut Changed) {
         for slice in self.slices_by_service.of(service) {
-            let Some(slice) = self.slices.get(slice).and_then(Kept::form) else { continue };
+            let Some(slice) = self.slices.get(slice).and_then(Kept::form) else {
+                continue;
+            };
             for endpoint in &slice.endpoints {
                 match &endpoint.pod {
-                    Some(pod) => self.touch_inbound(&Name::new(&*pod.namespace, &*pod.name), changed),
-                    None => self.pods_by_ip.of(&endpoint.address).for_each(|pod| self.touch_inbound(pod, changed)),
+                    Some(pod) => {
+                        self.touch_inbound(&Name::new(&*pod.namespace, &*pod.name), changed)
+                    }
+                    None => self
+                        .pods_by_ip
+                        .of(&endpoint.address)
+                        .for_each(|pod| self.touch_inbound(pod, changed)),
                 }
             }
         }
     }
 
     fn touch_inbound(&self, pod: &Name, changed: &mut Changed) {
-        let ips: &[IpAddr] = self.pods.get(pod).and_then(Kept::form).map_or(&[], |pod| &pod.ips);
-        changed.topics.extend(ips.iter().map(|ip| Topic::Address(*ip)));
+        let ips: &[IpAddr] = self
+            .pods
+            .get(pod)
+            .and_then(Kept::form)
+            .map_or(&[], |pod| &pod.ips);
+        changed
+            .topics
+            .extend(ips.iter().map(|ip| Topic::Address(*ip)));
         changed.topics.insert(Topic::Pod(pod.clone()));
     }
 
@@ -179,7 +261,12 @@ impl Index {
         let old_members = self.link_slice(&name, old.as_ref(), false);
         let old_service = old.as_ref().and_then(slice_service);
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), formed(EndpointSlice::of(object)), old, self.initial);
+            let kept = Kept::new(
+                Arc::clone(object),
+                formed(EndpointSlice::of(object)),
+                old,
+                self.initial,
+            );
             self.slices.insert(name.clone(), kept);
         }
         let new = self.slices.get(&name).cloned();
@@ -190,8 +277,14 @@ impl Index {
         }
         let moved = old_service != new_service;
         let pods: BTreeSet<&Name> = match moved {
-            true => old_members.union(&new_members).map(|(pod, ..)| pod).collect(),
-            false => old_members.symmetric_difference(&new_members).map(|(pod, ..)| pod).collect(),
+            true => old_members
+                .union(&new_members)
+                .map(|(pod, ..)| pod)
+                .collect(),
+            false => old_members
+                .symmetric_difference(&new_members)
+                .map(|(pod, ..)| pod)
+                .collect(),
         };
         for pod in pods {
             self.touch_inbound(pod, changed);
@@ -199,10 +292,19 @@ impl Index {
     }
 
     /// Adds a slice's links, or takes them away. Returns the pods' ports that it says something of.
-    fn link_slice(&mut self, name: &Name, kept: Option<&Kept<EndpointSlice>>, add: bool) -> BTreeSet<Member> {
+    fn link_slice(
+        &mut self,
+        name: &Name,
+        kept: Option<&Kept<EndpointSlice>>,
+        add: bool,
+    ) -> BTreeSet<Member> {
         let mut members = BTreeSet::new();
-        let (Some(kept), Some(service)) = (kept, kept.and_then(slice_service)) else { return members };
-        let Some(slice) = kept.form() else { return members };
+        let (Some(kept), Some(service)) = (kept, kept.and_then(slice_service)) else {
+            return members;
+        };
+        let Some(slice) = kept.form() else {
+            return members;
+        };
         let at = (service.clone(), name.clone());
         match add {
             true => self.slices_by_service.link(&service, name.clone()),
@@ -227,25 +329,46 @@ impl Index {
                 }
             };
             for pod in pod {
-                members.extend(slice.ports.iter().map(|(port, number)| (pod.clone(), *number, port.clone())));
+                members.extend(
+                    slice
+                        .ports
+                        .iter()
+                        .map(|(port, number)| (pod.clone(), *number, port.clone())),
+                );
             }
         }
         members
     }
 
-    fn route(&mut self, reference: &ObjectRef, object: Option<&Arc<Object>>, changed: &mut Changed) {
+    fn route(
+        &mut self,
+        reference: &ObjectRef,
+        object: Option<&Arc<Object>>,
+        changed: &mut Changed,
+    ) {
         let old = self.routes.remove(reference);
         let old_services = old.as_ref().map(route_services).unwrap_or_default();
-        old_services.iter().for_each(|service| self.routes_by_service.unlink(service, reference));
-        let old_parents = old.as_ref().and_then(Kept::form).map(|route| route.parents.clone());
+        old_services
+            .iter()
+            .for_each(|service| self.routes_by_service.unlink(service, reference));
+        let old_parents = old
+            .as_ref()
+            .and_then(Kept::form)
+            .map(|route| route.parents.clone());
         if let Some(object) = object {
             let kept = Kept::new(Arc::clone(object), Route::of(object), old, self.initial);
-            route_services(&kept).iter().for_each(|service| self.routes_by_service.link(service, reference.clone()));
+            route_services(&kept)
+                .iter()
+                .for_each(|service| self.routes_by_service.link(service, reference.clone()));
             self.routes.insert(reference.clone(), kept);
         }
         let new = self.routes.get(reference);
-        let services: BTreeSet<Name> =
-            new.map(route_services).unwrap_or_default().into_iter().chain(old_services).collect();
+        let services: BTreeSet<Name> = new
+            .map(route_services)
+            .unwrap_or_default()
+            .into_iter()
+            .chain(old_services)
+            .collect();
         let parents = new.and_then(Kept::form).map(|route| route.parents.clone());
         for service in &services {
             // The kind of a route declares a port's protocol, for clients and for the pods behind it.
@@ -253,7 +376,9 @@ impl Index {
                 self.touch_pods_behind(service, changed);
             }
         }
-        changed.topics.extend(services.into_iter().map(Topic::Service));
+        changed
+            .topics
+            .extend(services.into_iter().map(Topic::Service));
     }
 
     fn subset(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
@@ -268,36 +393,62 @@ impl Index {
     fn policy(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let old = self.policies.remove(&name);
         let old_services = old.as_ref().map(policy_services).unwrap_or_default();
-        old_services.iter().for_each(|service| self.policies_by_service.unlink(service, &name));
-        changed.topics.extend(old_services.into_iter().map(Topic::Service));
+        old_services
+            .iter()
+            .for_each(|service| self.policies_by_service.unlink(service, &name));
+        changed
+            .topics
+            .extend(old_services.into_iter().map(Topic::Service));
         if let Some(object) = object {
             let kept = Kept::new(Arc::clone(object), Policy::of(object), old, self.initial);
             let services = policy_services(&kept);
-            services.iter().for_each(|service| self.policies_by_service.link(service, name.clone()));
-            changed.topics.extend(services.into_iter().map(Topic::Service));
+            services
+                .iter()
+                .for_each(|service| self.policies_by_service.link(service, name.clone()));
+            changed
+                .topics
+                .extend(services.into_iter().map(Topic::Service));
             self.policies.insert(name, kept);
         }
     }
 
     /// Addresses of the private ranges are inside anyway.
-    fn touch_networks(&self, old: &BTreeSet<IpAddr>, new: &BTreeSet<IpAddr>, changed: &mut Changed) {
+    fn touch_networks(
+        &self,
+        old: &BTreeSet<IpAddr>,
+        new: &BTreeSet<IpAddr>,
+        changed: &mut Changed,
+    ) {
         let built_in = Networks::default();
-        if old.symmetric_difference(new).any(|ip| !built_in.contains(*ip)) {
+        if old
+            .symmetric_difference(new)
+            .any(|ip| !built_in.contains(*ip))
+        {
             changed.topics.insert(Topic::Networks);
         }
     }
 }
 
 fn reference(kind: &str, name: &Name) -> ObjectRef {
-    ObjectRef { kind: kind.to_owned(), namespace: name.namespace.clone(), name: name.name.clone() }
+    ObjectRef {
+        kind: kind.to_owned(),
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+    }
 }
 
 fn formed<T>(result: Result<T, DecodeError>) -> super::kept::Formed<T> {
-    result.map(|form| (form, Vec::new())).map_err(|error| vec![error.into()])
+    result
+        .map(|form| (form, Vec::new()))
+        .map_err(|error| vec![error.into()])
 }
 
 fn addresses(pod: &Pod) -> BTreeSet<IpAddr> {
-    if pod.finished || pod.host_network { BTreeSet::new() } else { pod.ips.iter().copied().collect() }
+    if pod.finished || pod.host_network {
+        BTreeSet::new()
+    } else {
+        pod.ips.iter().copied().collect()
+    }
 }
 
 /// A Service's addresses; of one that is invalid and of which nothing valid is known, those that can be made out.
@@ -306,7 +457,9 @@ fn service_addresses(kept: &Kept<Service>) -> BTreeSet<IpAddr> {
         return service.cluster_ips.iter().copied().collect();
     }
     let spec = |field: &str| kept.object.raw.pointer(&format!("/spec/{field}")).cloned();
-    let all = spec("clusterIPs").and_then(|ips| ips.as_array().cloned()).unwrap_or_default();
+    let all = spec("clusterIPs")
+        .and_then(|ips| ips.as_array().cloned())
+        .unwrap_or_default();
     let all = all.into_iter().chain(spec("clusterIP"));
     all.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
 }
@@ -318,8 +471,14 @@ fn slice_service(kept: &Kept<EndpointSlice>) -> Option<Name> {
 
 fn route_services(kept: &Kept<Route>) -> BTreeSet<Name> {
     match kept.form() {
-        Some(route) => route.parents.iter().map(|parent| parent.service.clone()).collect(),
-        None => possible_services(&kept.object, "/spec/parentRefs").into_iter().collect(),
+        Some(route) => route
+            .parents
+            .iter()
+            .map(|parent| parent.service.clone())
+            .collect(),
+        None => possible_services(&kept.object, "/spec/parentRefs")
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -329,7 +488,9 @@ fn policy_services(kept: &Kept<Policy>) -> BTreeSet<Name> {
         None => {
             let services = possible_services(&kept.object, "/spec/targetRefs").into_iter();
             // A policy's targets are in its own namespace, whatever an invalid one says.
-            services.map(|service| Name::new(kept.object.namespace.as_str(), service.name)).collect()
+            services
+                .map(|service| Name::new(kept.object.namespace.as_str(), service.name))
+                .collect()
         }
     }
 }

@@ -56,7 +56,11 @@ impl Merged {
 
     /// The files that are known, readable or not.
     pub(super) fn files(&self) -> impl Iterator<Item = &FileKey> {
-        self.files.keys().chain(self.faults.keys().filter(|key| !self.files.contains_key(*key)))
+        self.files.keys().chain(
+            self.faults
+                .keys()
+                .filter(|key| !self.files.contains_key(*key)),
+        )
     }
 
     /// A file was read, or (`None`) is gone.
@@ -68,7 +72,10 @@ impl Merged {
                 let user = self.directory(key).writer == Writer::User;
                 for (i, written) in new.objects.iter().enumerate() {
                     let object = written.object.reference();
-                    self.places.entry(object.clone()).or_default().insert((user, key.clone(), i));
+                    self.places
+                        .entry(object.clone())
+                        .or_default()
+                        .insert((user, key.clone(), i));
                     touched.insert(object);
                 }
                 let places = new.objects.len();
@@ -84,7 +91,10 @@ impl Merged {
                 touched.insert(object);
             }
         }
-        touched.into_iter().filter_map(|object| self.settle(object)).collect()
+        touched
+            .into_iter()
+            .filter_map(|object| self.settle(object))
+            .collect()
     }
 
     /// A file cannot be read: its objects stay. Where none are known, since the process just began, what the state
@@ -95,11 +105,18 @@ impl Merged {
             false => {
                 let (path, kinds) = (self.path(key), self.directory(key).kinds.clone());
                 let remembered = self.versions.of_file(&path).into_iter();
-                let objects: Vec<Written> =
-                    remembered.filter_map(|value| super::read::restored(&path, value, &kinds)).collect();
+                let objects: Vec<Written> = remembered
+                    .filter_map(|value| super::read::restored(&path, value, &kinds))
+                    .collect();
                 match objects.is_empty() {
                     true => Delta::new(),
-                    false => self.file(key, Some(Reading { objects, problems: Vec::new() })),
+                    false => self.file(
+                        key,
+                        Some(Reading {
+                            objects,
+                            problems: Vec::new(),
+                        }),
+                    ),
                 }
             }
         };
@@ -129,7 +146,12 @@ impl Merged {
             let path = self.versions.path().map(PathBuf::from).unwrap_or_default();
             tracing::error!(error = &error as &dyn std::error::Error, path = %path.display(), "resource versions not kept");
             let message = format!("resource versions could not be kept: {error}");
-            self.store.push(Problem::of_file(path, None, message, "make room, or make the state directory writable"));
+            self.store.push(Problem::of_file(
+                path,
+                None,
+                message,
+                "make room, or make the state directory writable",
+            ));
         }
     }
 
@@ -140,16 +162,31 @@ impl Merged {
 
     /// All problems, in order of file and line.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let readable = self.files.iter().filter(|(key, _)| !self.faults.contains_key(*key));
-        let mut problems: Vec<Problem> = readable.flat_map(|(_, reading)| reading.problems.iter().cloned()).collect();
-        problems.extend(self.faults.values().chain(self.duplicates.values()).chain([&self.store]).flatten().cloned());
+        let readable = self
+            .files
+            .iter()
+            .filter(|(key, _)| !self.faults.contains_key(*key));
+        let mut problems: Vec<Problem> = readable
+            .flat_map(|(_, reading)| reading.problems.iter().cloned())
+            .collect();
+        problems.extend(
+            self.faults
+                .values()
+                .chain(self.duplicates.values())
+                .chain([&self.store])
+                .flatten()
+                .cloned(),
+        );
         problems.sort();
         problems
     }
 
     /// Forgets a place, unless the file's new reading has the same object there.
     fn forget_place(&mut self, object: &ObjectRef, key: &FileKey, i: usize) {
-        let still = self.files.get(key).and_then(|reading| reading.objects.get(i));
+        let still = self
+            .files
+            .get(key)
+            .and_then(|reading| reading.objects.get(i));
         if still.is_some_and(|written| written.object.reference() == *object) {
             return;
         }
@@ -163,12 +200,20 @@ impl Merged {
     }
 
     fn written(&self, place: &Place) -> Option<&Written> {
-        self.files.get(&place.1).and_then(|reading| reading.objects.get(place.2))
+        self.files
+            .get(&place.1)
+            .and_then(|reading| reading.objects.get(place.2))
     }
 
     /// Decides which of an object's places counts. `None`: nothing changed.
     fn settle(&mut self, object: ObjectRef) -> Option<(ObjectRef, Option<Arc<Object>>)> {
-        let places: Vec<Place> = self.places.get(&object).into_iter().flatten().cloned().collect();
+        let places: Vec<Place> = self
+            .places
+            .get(&object)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
         self.note_duplicates(&object, &places);
         let Some(first) = places.first() else {
             self.versions.forget(&version_key(&object));
@@ -179,11 +224,16 @@ impl Merged {
         if first.0 || new.uid.is_empty() || new.resource_version == 0 {
             let file = self.path(&first.1);
             new.uid = uid_of(&new.kind, &new.namespace, &new.name);
-            new.resource_version = self.versions.number(&version_key(&object), &written.hash, &file, &new.raw);
+            new.resource_version =
+                self.versions
+                    .number(&version_key(&object), &written.hash, &file, &new.raw);
         } else {
             self.versions.forget(&version_key(&object));
             // People know the file that they wrote themselves, not the machine's.
-            let own = places.iter().find(|place| place.0).and_then(|place| self.written(place));
+            let own = places
+                .iter()
+                .find(|place| place.0)
+                .and_then(|place| self.written(place));
             if let Some(own) = own {
                 new.origin.clone_from(&own.object.origin);
             }
@@ -201,11 +251,20 @@ impl Merged {
         let mut problems = Vec::new();
         for user in [false, true] {
             let mut same = places.iter().filter(|place| place.0 == user);
-            let Some(first) = same.next().and_then(|place| self.written(place)) else { continue };
-            let Some(acts) = &first.object.origin else { continue };
+            let Some(first) = same.next().and_then(|place| self.written(place)) else {
+                continue;
+            };
+            let Some(acts) = &first.object.origin else {
+                continue;
+            };
             for other in same.filter_map(|place| self.written(place)) {
                 let message = format!("is written twice; the one at {acts} acts");
-                let problem = other.object.problem(Severity::Error, "metadata.name", message, "keep one of the two");
+                let problem = other.object.problem(
+                    Severity::Error,
+                    "metadata.name",
+                    message,
+                    "keep one of the two",
+                );
                 problems.push(problem);
             }
         }
@@ -228,8 +287,15 @@ mod tests {
     use crate::objects::Kinds;
 
     fn merged() -> Merged {
-        let directory = |path: &str, writer| Directory { path: path.into(), writer, kinds: Kinds::control() };
-        let directories = vec![directory("user", Writer::User), directory("objects", Writer::Machine)];
+        let directory = |path: &str, writer| Directory {
+            path: path.into(),
+            writer,
+            kinds: Kinds::control(),
+        };
+        let directories = vec![
+            directory("user", Writer::User),
+            directory("objects", Writer::Machine),
+        ];
         Merged::new(directories, Versions::open(None, 1).unwrap())
     }
 
@@ -243,22 +309,48 @@ mod tests {
     }
 
     fn service(name: &str, port: u16) -> String {
-        format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  ports: [{{port: {port}}}]\n---\n")
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  ports: [{{port: {port}}}]\n---\n"
+        )
     }
 
     fn port(merged: &Merged, name: &str) -> Option<u64> {
-        let object = merged.objects().values().find(|object| object.name == name)?;
+        let object = merged
+            .objects()
+            .values()
+            .find(|object| object.name == name)?;
         object.raw.pointer("/spec/ports/0/port")?.as_u64()
     }
 
     #[test]
     fn only_what_changed_is_told() {
         let mut merged = merged();
-        assert_eq!(put(&mut merged, (0, "a.yaml"), &(service("a", 1) + &service("b", 1))).len(), 2);
-        let delta = put(&mut merged, (0, "a.yaml"), &(service("a", 1) + &service("b", 2)));
-        assert_eq!(delta.keys().map(|object| object.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(
+            put(
+                &mut merged,
+                (0, "a.yaml"),
+                &(service("a", 1) + &service("b", 1))
+            )
+            .len(),
+            2
+        );
+        let delta = put(
+            &mut merged,
+            (0, "a.yaml"),
+            &(service("a", 1) + &service("b", 2)),
+        );
+        assert_eq!(
+            delta
+                .keys()
+                .map(|object| object.name.as_str())
+                .collect::<Vec<_>>(),
+            ["b"]
+        );
         let delta = put(&mut merged, (0, "a.yaml"), &service("b", 2));
-        assert!(delta.values().filter(|change| change.is_none()).count() == 1, "{delta:?}");
+        assert!(
+            delta.values().filter(|change| change.is_none()).count() == 1,
+            "{delta:?}"
+        );
         assert_eq!((port(&merged, "a"), port(&merged, "b")), (None, Some(2)));
     }
 
@@ -266,9 +358,15 @@ mod tests {
     fn of_duplicates_the_first_by_file_name_acts_and_both_are_named() {
         let mut merged = merged();
         put(&mut merged, (0, "b.yaml"), &service("a", 2));
-        put(&mut merged, (0, "a.yaml"), &(service("x", 1) + &service("a", 1)));
+        put(
+            &mut merged,
+            (0, "a.yaml"),
+            &(service("x", 1) + &service("a", 1)),
+        );
         assert_eq!(port(&merged, "a"), Some(1));
-        let [problem] = &merged.problems()[..] else { panic!("{:?}", merged.problems()) };
+        let [problem] = &merged.problems()[..] else {
+            panic!("{:?}", merged.problems())
+        };
         assert_eq!(
             problem.to_string(),
             "user/b.yaml:4: Service default/a: metadata.name: is written twice; the one at user/a.yaml:8 acts (fix: keep one of the two)"
@@ -292,8 +390,16 @@ mod tests {
     #[test]
     fn one_broken_document_keeps_the_whole_file_as_it_was() {
         let mut merged = merged();
-        put(&mut merged, (0, "a.yaml"), &(service("a", 1) + &service("b", 1)));
-        put(&mut merged, (0, "a.yaml"), &(service("a", 2) + &service("b", 2).replace("kind", "knd")));
+        put(
+            &mut merged,
+            (0, "a.yaml"),
+            &(service("a", 1) + &service("b", 1)),
+        );
+        put(
+            &mut merged,
+            (0, "a.yaml"),
+            &(service("a", 2) + &service("b", 2).replace("kind", "knd")),
+        );
         assert_eq!((port(&merged, "a"), port(&merged, "b")), (Some(1), Some(1)));
     }
 
@@ -305,7 +411,10 @@ mod tests {
         put(&mut merged, (1, "s.json"), machine);
         let object = merged.objects().values().next().unwrap();
         assert_eq!((object.uid.as_str(), object.resource_version), ("u", 7));
-        assert_eq!(object.origin.as_ref().unwrap().file, Path::new("user/a.yaml"));
+        assert_eq!(
+            object.origin.as_ref().unwrap().file,
+            Path::new("user/a.yaml")
+        );
         assert_eq!(port(&merged, "a"), Some(2));
         assert!(merged.problems().is_empty());
     }
@@ -313,7 +422,11 @@ mod tests {
     #[test]
     fn a_users_uid_and_resource_version_are_not_believed() {
         let mut merged = merged();
-        put(&mut merged, (0, "a.yaml"), &service("a", 1).replace("  name: a", "  name: a\n  uid: x\n  resourceVersion: '9'"));
+        put(
+            &mut merged,
+            (0, "a.yaml"),
+            &service("a", 1).replace("  name: a", "  name: a\n  uid: x\n  resourceVersion: '9'"),
+        );
         let object = merged.objects().values().next().unwrap();
         assert_eq!(object.uid, uid_of("Service", "default", "a"));
         assert_eq!(object.resource_version, 1);
@@ -337,7 +450,10 @@ mod tests {
         put(&mut after, (0, "a.yaml"), "a: b: c");
         after.complete();
         assert_eq!(port(&after, "a"), Some(1));
-        assert_eq!(after.objects().values().next().unwrap().resource_version, number);
+        assert_eq!(
+            after.objects().values().next().unwrap().resource_version,
+            number
+        );
         assert_eq!(port(&after, "b"), None, "its file was deleted meanwhile");
         assert_eq!(after.problems().len(), 1);
     }

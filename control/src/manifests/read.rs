@@ -38,15 +38,29 @@ pub(super) struct Written {
 ///
 /// # Errors
 /// What makes the file unreadable as a whole: its former objects are to be kept.
-pub(super) fn read(path: &Path, bytes: &[u8], writer: Writer, kinds: &Kinds) -> Result<Reading, Vec<Problem>> {
+pub(super) fn read(
+    path: &Path,
+    bytes: &[u8],
+    writer: Writer,
+    kinds: &Kinds,
+) -> Result<Reading, Vec<Problem>> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line = bytes[..error.valid_up_to()]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count()
+            + 1;
         let line = u32::try_from(line).ok();
-        vec![Problem::of_file(path, line, "the text is not UTF-8", "save the file as UTF-8")]
+        vec![Problem::of_file(
+            path,
+            line,
+            "the text is not UTF-8",
+            "save the file as UTF-8",
+        )]
     })?;
     let mut reading = Reading::default();
     let mut faults = Vec::new();
-    for document in documents(path, text, writer).map_err(|problem| vec![problem])? {
+    for document in documents(path, text, writer).map_err(|problem| vec![*problem])? {
         let place = Place { path, document };
         match place.object(kinds) {
             Ok(Taken::Object(written)) => reading.objects.push(*written),
@@ -54,25 +68,49 @@ pub(super) fn read(path: &Path, bytes: &[u8], writer: Writer, kinds: &Kinds) -> 
             Err(problem) => faults.push(*problem),
         }
     }
-    if faults.is_empty() { Ok(reading) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(reading)
+    } else {
+        Err(faults)
+    }
 }
 
 /// An object from content that was kept of it. `None`: it is not one.
 pub(super) fn restored(path: &Path, value: Value, kinds: &Kinds) -> Option<Written> {
-    let place = Place { path, document: Document { value, line: 1, lines: BTreeMap::new() } };
+    let place = Place {
+        path,
+        document: Document {
+            value,
+            line: 1,
+            lines: BTreeMap::new(),
+        },
+    };
     match place.object(kinds) {
         Ok(Taken::Object(written)) => Some(*written),
         _ => None,
     }
 }
 
-fn documents(path: &Path, text: &str, writer: Writer) -> Result<Vec<Document>, Problem> {
-    let json = path.extension().is_some_and(|extension| extension == "json");
-    let whole = |value| vec![Document { value, line: 1, lines: BTreeMap::new() }];
+fn documents(path: &Path, text: &str, writer: Writer) -> Result<Vec<Document>, Box<Problem>> {
+    let json = path
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    let whole = |value| {
+        vec![Document {
+            value,
+            line: 1,
+            lines: BTreeMap::new(),
+        }]
+    };
     if json && writer == Writer::Machine {
         return serde_json::from_str(text).map(whole).map_err(|error| {
             let line = u32::try_from(error.line()).ok();
-            Problem::of_file(path, line, format!("no JSON: {error}"), "")
+            Box::new(Problem::of_file(
+                path,
+                line,
+                format!("no JSON: {error}"),
+                "",
+            ))
         });
     }
     let documents = yaml::documents(text);
@@ -81,7 +119,14 @@ fn documents(path: &Path, text: &str, writer: Writer) -> Result<Vec<Document>, P
         (true, Err(fault)) => serde_json::from_str(text).map(whole).map_err(|_| fault),
         (_, documents) => documents,
     }
-    .map_err(|fault| Problem::of_file(path, Some(fault.line), fault.message, fault.fix))
+    .map_err(|fault| {
+        Box::new(Problem::of_file(
+            path,
+            Some(fault.line),
+            fault.message,
+            fault.fix,
+        ))
+    })
 }
 
 enum Taken {
@@ -95,8 +140,18 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn problem(&self, field: &str, message: impl Into<String>, fix: impl Into<String>) -> Box<Problem> {
-        let line = self.document.lines.get(&crate::objects::pointer_of(field)).copied().unwrap_or(self.document.line);
+    fn problem(
+        &self,
+        field: &str,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Box<Problem> {
+        let line = self
+            .document
+            .lines
+            .get(&crate::objects::pointer_of(field))
+            .copied()
+            .unwrap_or(self.document.line);
         let mut problem = Problem::of_file(self.path, Some(line), message, fix);
         field.clone_into(&mut problem.field);
         Box::new(problem)
@@ -106,19 +161,29 @@ impl Place<'_> {
         let field = pointer[1..].replace('/', ".");
         match self.document.value.pointer(pointer) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text),
-            None | Some(Value::Null) => Err(self.problem(&field, "is missing", "every object needs it")),
+            None | Some(Value::Null) => {
+                Err(self.problem(&field, "is missing", "every object needs it"))
+            }
             Some(_) => Err(self.problem(&field, "is no text", "put it in quotes")),
         }
     }
 
     fn object(self, kinds: &Kinds) -> Result<Taken, Box<Problem>> {
         if !self.document.value.is_object() {
-            return Err(self.problem("", "is no Kubernetes object", "an object has apiVersion, kind and metadata"));
+            return Err(self.problem(
+                "",
+                "is no Kubernetes object",
+                "an object has apiVersion, kind and metadata",
+            ));
         }
         let api_version = self.text("/apiVersion")?.to_owned();
         let kind = self.text("/kind")?.to_owned();
         if kind == "List" {
-            return Err(self.problem("kind", "a List is not read", "write one document for each object, with --- between"));
+            return Err(self.problem(
+                "kind",
+                "a List is not read",
+                "write one document for each object, with --- between",
+            ));
         }
         let scope = match kinds.standing(&api_version, &kind) {
             Standing::Understood(scope) => scope,
@@ -129,17 +194,29 @@ impl Place<'_> {
         let namespace = match (scope, self.document.value.pointer("/metadata/namespace")) {
             (Scope::Cluster, _) => String::new(),
             (Scope::Namespaced, None | Some(Value::Null)) => "default".to_owned(),
-            (Scope::Namespaced, Some(Value::String(namespace))) if is_label(namespace) => namespace.clone(),
+            (Scope::Namespaced, Some(Value::String(namespace))) if is_label(namespace) => {
+                namespace.clone()
+            }
             (Scope::Namespaced, Some(_)) => {
-                return Err(self.problem("metadata.namespace", "is no name of a namespace", "a-z, 0-9 and '-', at most 63"));
+                return Err(self.problem(
+                    "metadata.namespace",
+                    "is no name of a namespace",
+                    "a-z, 0-9 and '-', at most 63",
+                ));
             }
         };
         let metadata = |field: &str| self.document.value.pointer(&format!("/metadata/{field}"));
-        let number = |field| metadata(field).and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok()));
+        let number = |field| {
+            metadata(field)
+                .and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok()))
+        };
         let object = Object {
             labels: self.texts("labels")?,
             annotations: self.texts("annotations")?,
-            uid: metadata("uid").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            uid: metadata("uid")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned(),
             resource_version: number("resourceVersion").unwrap_or_default(),
             generation: number("generation").unwrap_or_default(),
             api_version,
@@ -154,20 +231,34 @@ impl Place<'_> {
             raw: self.document.value,
         };
         let hash = digest(&SHA256, object.raw.to_string().as_bytes());
-        let hash = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hash
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         Ok(Taken::Object(Box::new(Written { object, hash })))
     }
 
     fn name(&self, kind: &str) -> Result<String, Box<Problem>> {
         let name = self.text("/metadata/name")?;
         let (valid, rule) = match kind {
-            "Service" => (is_service_name(name), "a-z, 0-9 and '-', beginning with a letter, at most 63"),
+            "Service" => (
+                is_service_name(name),
+                "a-z, 0-9 and '-', beginning with a letter, at most 63",
+            ),
             "Namespace" => (is_label(name), "a-z, 0-9 and '-', at most 63"),
-            _ => (is_subdomain(name), "a-z, 0-9, '-' and '.', each part at most 63"),
+            _ => (
+                is_subdomain(name),
+                "a-z, 0-9, '-' and '.', each part at most 63",
+            ),
         };
         match valid {
             true => Ok(name.to_owned()),
-            false => Err(self.problem("metadata.name", format!("{name:?} is no name of a {kind}"), rule)),
+            false => Err(self.problem(
+                "metadata.name",
+                format!("{name:?} is no name of a {kind}"),
+                rule,
+            )),
         }
     }
 
@@ -192,7 +283,14 @@ impl Place<'_> {
     }
 
     fn left(&self, standing: &Standing, api_version: &str, kind: &str) -> Problem {
-        let name = |pointer| self.document.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let name = |pointer| {
+            self.document
+                .value
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let (severity, field, message, fix) = match standing {
             Standing::Version { understood } => (
                 Severity::Error,
@@ -208,9 +306,19 @@ impl Place<'_> {
             ),
             Standing::NotEnforced => {
                 let message = format!("nothing enforces a {kind} here");
-                (Severity::Warning, "kind", message, "do not rely on it in a local mesh".to_owned())
+                (
+                    Severity::Warning,
+                    "kind",
+                    message,
+                    "do not rely on it in a local mesh".to_owned(),
+                )
             }
-            _ => (Severity::Notice, "kind", format!("{kind} ({api_version}) is not understood and is ignored"), String::new()),
+            _ => (
+                Severity::Notice,
+                "kind",
+                format!("{kind} ({api_version}) is not understood and is ignored"),
+                String::new(),
+            ),
         };
         Problem {
             object: Some(crate::objects::ObjectRef {
@@ -229,13 +337,21 @@ mod tests {
     use super::*;
 
     fn user(text: &str) -> Result<Reading, Vec<Problem>> {
-        read(Path::new("a.yaml"), text.as_bytes(), Writer::User, &Kinds::control())
+        read(
+            Path::new("a.yaml"),
+            text.as_bytes(),
+            Writer::User,
+            &Kinds::control(),
+        )
     }
 
     #[track_caller]
     fn refused(text: &str, want: &str) {
         let problems = user(text).unwrap_err();
-        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [want]);
+        assert_eq!(
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [want]
+        );
     }
 
     #[test]
@@ -243,23 +359,44 @@ mod tests {
         let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels: {x: y}\nspec:\n  ports:\n  - port: 80\n";
         let reading = user(text).unwrap();
         let object = &reading.objects[0].object;
-        assert_eq!((object.namespace.as_str(), object.name.as_str()), ("default", "a"));
+        assert_eq!(
+            (object.namespace.as_str(), object.name.as_str()),
+            ("default", "a")
+        );
         assert_eq!(object.labels["x"], "y");
-        let problem = object.problem(Severity::Error, "spec.ports[0].targetPort", "is odd", "make it even");
-        assert_eq!(problem.to_string(), "a.yaml:8: Service default/a: spec.ports[0].targetPort: is odd (fix: make it even)");
+        let problem = object.problem(
+            Severity::Error,
+            "spec.ports[0].targetPort",
+            "is odd",
+            "make it even",
+        );
+        assert_eq!(
+            problem.to_string(),
+            "a.yaml:8: Service default/a: spec.ports[0].targetPort: is odd (fix: make it even)"
+        );
     }
 
     #[test]
     fn a_namespace_has_no_namespace() {
-        let reading = user("apiVersion: v1\nkind: Namespace\nmetadata: {name: a, namespace: b}\n").unwrap();
+        let reading =
+            user("apiVersion: v1\nkind: Namespace\nmetadata: {name: a, namespace: b}\n").unwrap();
         assert_eq!(reading.objects[0].object.namespace, "");
     }
 
     #[test]
     fn what_is_no_object_is_refused_with_its_line() {
-        refused("apiVersion: v1\nkind: Service\nmetadata: {}\n", "a.yaml:1: metadata.name: is missing (fix: every object needs it)");
-        refused("a: 1\n", "a.yaml:1: apiVersion: is missing (fix: every object needs it)");
-        refused("---\n- 1\n", "a.yaml:2: is no Kubernetes object (fix: an object has apiVersion, kind and metadata)");
+        refused(
+            "apiVersion: v1\nkind: Service\nmetadata: {}\n",
+            "a.yaml:1: metadata.name: is missing (fix: every object needs it)",
+        );
+        refused(
+            "a: 1\n",
+            "a.yaml:1: apiVersion: is missing (fix: every object needs it)",
+        );
+        refused(
+            "---\n- 1\n",
+            "a.yaml:2: is no Kubernetes object (fix: an object has apiVersion, kind and metadata)",
+        );
         refused(
             "apiVersion: v1\nkind: Service\nmetadata:\n  name: A\n",
             "a.yaml:4: metadata.name: \"A\" is no name of a Service (fix: a-z, 0-9 and '-', beginning with a letter, at most 63)",
@@ -268,34 +405,74 @@ mod tests {
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels:\n    version: 1\n",
             "a.yaml:6: metadata.labels[version]: is no text (fix: put it in quotes: \"1\")",
         );
-        let bad = read(Path::new("a.yaml"), b"a: 1\nb: \xff\n", Writer::User, &Kinds::control()).unwrap_err();
-        assert_eq!(bad[0].to_string(), "a.yaml:2: the text is not UTF-8 (fix: save the file as UTF-8)");
+        let bad = read(
+            Path::new("a.yaml"),
+            b"a: 1\nb: \xff\n",
+            Writer::User,
+            &Kinds::control(),
+        )
+        .unwrap_err();
+        assert_eq!(
+            bad[0].to_string(),
+            "a.yaml:2: the text is not UTF-8 (fix: save the file as UTF-8)"
+        );
     }
 
     #[test]
     fn kinds_that_are_not_understood_are_named() {
         let of = |api: &str, kind: &str| {
-            let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\n");
+            let text =
+                format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\n");
             let reading = user(&text).unwrap();
             assert!(reading.objects.is_empty());
-            reading.problems.iter().map(|problem| (problem.severity, problem.to_string())).collect::<Vec<_>>()
+            reading
+                .problems
+                .iter()
+                .map(|problem| (problem.severity, problem.to_string()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(of("apps/v1", "Deployment"), []);
-        let [(Severity::Notice, text)] = &of("batch/v1", "Job")[..] else { panic!() };
-        assert_eq!(text, "a.yaml:2: Job b/a: kind: Job (batch/v1) is not understood and is ignored");
+        let [(Severity::Notice, text)] = &of("batch/v1", "Job")[..] else {
+            panic!()
+        };
+        assert_eq!(
+            text,
+            "a.yaml:2: Job b/a: kind: Job (batch/v1) is not understood and is ignored"
+        );
         for kind in ["AccessPolicy", "EgressPolicy", "ClusterPeer", "Nonsense"] {
-            assert_eq!(of("weft.dev/v1alpha1", kind)[0].0, Severity::Error, "{kind}");
+            assert_eq!(
+                of("weft.dev/v1alpha1", kind)[0].0,
+                Severity::Error,
+                "{kind}"
+            );
         }
-        assert_eq!(of("networking.k8s.io/v1", "NetworkPolicy")[0].0, Severity::Warning);
-        let [(Severity::Error, text)] = &of("weft.dev/v2", "ServiceSubset")[..] else { panic!() };
-        assert!(text.ends_with("(fix: apiVersion: weft.dev/v1alpha1)"), "{text}");
-        assert_eq!(of("serving.knative.dev/v1", "Service")[0].0, Severity::Notice);
+        assert_eq!(
+            of("networking.k8s.io/v1", "NetworkPolicy")[0].0,
+            Severity::Warning
+        );
+        let [(Severity::Error, text)] = &of("weft.dev/v2", "ServiceSubset")[..] else {
+            panic!()
+        };
+        assert!(
+            text.ends_with("(fix: apiVersion: weft.dev/v1alpha1)"),
+            "{text}"
+        );
+        assert_eq!(
+            of("serving.knative.dev/v1", "Service")[0].0,
+            Severity::Notice
+        );
     }
 
     #[test]
     fn json_with_surrogates_is_read_too() {
         let text = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "annotations": {"x": "\ud83d\ude00"}}}"#;
-        let reading = read(Path::new("a.json"), text.as_bytes(), Writer::User, &Kinds::control()).unwrap();
+        let reading = read(
+            Path::new("a.json"),
+            text.as_bytes(),
+            Writer::User,
+            &Kinds::control(),
+        )
+        .unwrap();
         assert_eq!(reading.objects[0].object.annotations["x"], "😀");
     }
 }

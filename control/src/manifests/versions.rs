@@ -42,8 +42,17 @@ impl Versions {
     /// Opens what a state directory holds; `None`: begins in memory. What cannot be understood is put aside, and numbers
     /// then go on from `later`, which must be above all that could have been given out.
     pub(super) fn open(state_dir: Option<&Path>, later: u64) -> io::Result<Self> {
-        let empty = |next| Kept { next, objects: BTreeMap::new() };
-        let Some(directory) = state_dir else { return Ok(Self { path: None, kept: empty(1), dirty: false }) };
+        let empty = |next| Kept {
+            next,
+            objects: BTreeMap::new(),
+        };
+        let Some(directory) = state_dir else {
+            return Ok(Self {
+                path: None,
+                kept: empty(1),
+                dirty: false,
+            });
+        };
         fs::create_dir_all(directory)?;
         let path = directory.join(FILE);
         let kept = match fs::read(&path) {
@@ -59,7 +68,11 @@ impl Versions {
             Err(error) if error.kind() == io::ErrorKind::NotFound => empty(1),
             Err(error) => return Err(error),
         };
-        Ok(Self { path: Some(path), kept, dirty: false })
+        Ok(Self {
+            path: Some(path),
+            kept,
+            dirty: false,
+        })
     }
 
     /// The number of an object with this content: a new one, if the content is new.
@@ -75,7 +88,12 @@ impl Versions {
             _ => {
                 let version = self.kept.next;
                 self.kept.next += 1;
-                let entry = Entry { version, hash: hash.to_owned(), file: file.to_owned(), object: object.clone() };
+                let entry = Entry {
+                    version,
+                    hash: hash.to_owned(),
+                    file: file.to_owned(),
+                    object: object.clone(),
+                };
                 self.kept.objects.insert(key.to_owned(), entry);
                 self.dirty = true;
                 version
@@ -97,15 +115,27 @@ impl Versions {
 
     /// What the objects of a file last said.
     pub(super) fn of_file(&self, file: &Path) -> Vec<Value> {
-        self.kept.objects.values().filter(|entry| entry.file == file).map(|entry| entry.object.clone()).collect()
+        self.kept
+            .objects
+            .values()
+            .filter(|entry| entry.file == file)
+            .map(|entry| entry.object.clone())
+            .collect()
     }
 
     /// Writes what changed: aside, then renamed. To be called before a new number is shown to anyone: a number that was
     /// forgotten in a crash would be given out twice.
     pub(super) fn save(&mut self) -> io::Result<()> {
-        let (true, Some(path)) = (self.dirty, &self.path) else { return Ok(()) };
+        let (true, Some(path)) = (self.dirty, &self.path) else {
+            return Ok(());
+        };
         let aside = path.with_extension("json.new");
-        let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        let mut file: File = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&aside)?;
         file.write_all(&serde_json::to_vec(&self.kept)?)?;
         file.sync_data()?;
         fs::rename(&aside, path)?;
@@ -133,13 +163,19 @@ mod tests {
     fn unchanged_objects_keep_their_number_across_restarts_and_changes_rise() {
         let directory = tempfile::tempdir().unwrap();
         let mut versions = Versions::open(Some(directory.path()), 1000).unwrap();
-        let (a, b) = (number(&mut versions, "a", "1"), number(&mut versions, "b", "1"));
+        let (a, b) = (
+            number(&mut versions, "a", "1"),
+            number(&mut versions, "b", "1"),
+        );
         assert!(a < b);
         versions.save().unwrap();
         let mut again = Versions::open(Some(directory.path()), 1000).unwrap();
         assert_eq!(number(&mut again, "a", "1"), a);
         assert!(number(&mut again, "a", "2") > b);
-        assert_eq!(again.of_file(Path::new("a.yaml")), [json!({"hash": "2"}), json!({"hash": "1"})]);
+        assert_eq!(
+            again.of_file(Path::new("a.yaml")),
+            [json!({"hash": "2"}), json!({"hash": "1"})]
+        );
     }
 
     #[test]

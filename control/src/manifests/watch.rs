@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -75,7 +75,9 @@ impl Reader {
         };
         for index in 0..reader.directories.len() {
             reader.watch(index);
-            reader.list(index, Instant::now()).map_err(|error| (reader.directories[index].clone(), error))?;
+            reader
+                .list(index, Instant::now())
+                .map_err(|error| (reader.directories[index].clone(), error))?;
         }
         reader.first_reading();
         Ok((reader, sender))
@@ -86,7 +88,10 @@ impl Reader {
         let mut sweep = Instant::now() + self.sweep_after();
         loop {
             let until = self.restless.next().map_or(sweep, |due| due.min(sweep));
-            match self.signals.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self
+                .signals
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
                 Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 _ if self.shared.stop.load(Ordering::Acquire) => break,
                 Ok(Signal::Path(path)) => {
@@ -118,7 +123,11 @@ impl Reader {
         while let Some(next) = self.restless.next() {
             std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
             let late = Instant::now() >= end;
-            let now = if late { next.max(end) + STILL } else { Instant::now() };
+            let now = if late {
+                next.max(end) + STILL
+            } else {
+                Instant::now()
+            };
             for (key, stamp) in self.restless.due(now) {
                 self.read(key, stamp, late, &mut delta);
             }
@@ -148,8 +157,12 @@ impl Reader {
 
     /// Watches a directory, if it is not the one that is watched already.
     fn watch(&mut self, index: usize) {
-        let (Some(watcher), path) = (&mut self.watcher, &self.directories[index]) else { return };
-        let inode = fs::metadata(path).ok().map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
+        let (Some(watcher), path) = (&mut self.watcher, &self.directories[index]) else {
+            return;
+        };
+        let inode = fs::metadata(path)
+            .ok()
+            .map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
         if inode == self.watched[index] {
             return;
         }
@@ -167,8 +180,14 @@ impl Reader {
         for index in 0..self.directories.len() {
             self.watch(index);
             let problem = self.list(index, Instant::now()).err().map(|error| {
-                let message = format!("the directory cannot be read, its objects are kept: {error}");
-                Problem::of_file(&self.directories[index], None, message, "make it readable again")
+                let message =
+                    format!("the directory cannot be read, its objects are kept: {error}");
+                Problem::of_file(
+                    &self.directories[index],
+                    None,
+                    message,
+                    "make it readable again",
+                )
             });
             self.merged.directory_fault(index, problem);
         }
@@ -178,23 +197,35 @@ impl Reader {
     fn list(&mut self, index: usize, now: Instant) -> io::Result<()> {
         let mut seen = BTreeSet::new();
         for entry in fs::read_dir(&self.directories[index])?.take(MAX_FILES) {
-            let Some(name) = file_name(&entry?.file_name()) else { continue };
+            let Some(name) = file_name(&entry?.file_name()) else {
+                continue;
+            };
             let key = (index, name);
             self.look(&key, now);
             seen.insert(key);
         }
-        let gone: Vec<FileKey> =
-            self.merged.files().filter(|key| key.0 == index && !key.1.is_empty() && !seen.contains(*key)).cloned().collect();
+        let gone: Vec<FileKey> = self
+            .merged
+            .files()
+            .filter(|key| key.0 == index && !key.1.is_empty() && !seen.contains(*key))
+            .cloned()
+            .collect();
         for key in gone {
             self.look(&key, now);
         }
         Ok(())
     }
 
-    fn path_event(&mut self, path: &PathBuf) {
+    fn path_event(&mut self, path: &Path) {
         let name = path.file_name().and_then(file_name);
-        let index = path.parent().and_then(|parent| self.directories.iter().position(|directory| directory == parent));
-        let (Some(name), Some(index)) = (name, index) else { return };
+        let index = path.parent().and_then(|parent| {
+            self.directories
+                .iter()
+                .position(|directory| directory == parent)
+        });
+        let (Some(name), Some(index)) = (name, index) else {
+            return;
+        };
         let key = (index, name);
         let stamp = self.stamp(&key);
         let patience = self.patience(&key, stamp);
@@ -208,7 +239,9 @@ impl Reader {
             return;
         }
         let patience = match self.patience(key, stamp) {
-            patience if stamp.is_some() && !patience.is_zero() => patience.saturating_sub(self.age(key)),
+            patience if stamp.is_some() && !patience.is_zero() => {
+                patience.saturating_sub(self.age(key))
+            }
             patience => patience,
         };
         self.restless.touch(key.clone(), stamp, now, patience);
@@ -227,7 +260,9 @@ impl Reader {
     /// How long ago a file was written, as its own time says.
     fn age(&self, key: &FileKey) -> Duration {
         let modified = fs::metadata(self.merged.path(key)).and_then(|metadata| metadata.modified());
-        let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        let age = modified
+            .ok()
+            .and_then(|modified| SystemTime::now().duration_since(modified).ok());
         age.unwrap_or(STILL) // A time in the future says nothing.
     }
 
@@ -249,14 +284,16 @@ impl Reader {
             delta.extend(self.merged.file(&key, None));
             return;
         };
-        let result = load(&path).map_err(|message| vec![Problem::of_file(&path, None, message, "make it readable")]);
+        let result = load(&path)
+            .map_err(|message| vec![Problem::of_file(&path, None, message, "make it readable")]);
         if self.stamp(&key) != Some(stamp) && !late {
             let patience = self.patience(&key, Some(stamp));
             return self.restless.touch(key, None, Instant::now(), patience);
         }
         self.stamps.insert(key.clone(), stamp);
         let directory = self.merged.directory(&key);
-        let reading = result.and_then(|bytes| read(&path, &bytes, directory.writer, &directory.kinds));
+        let reading =
+            result.and_then(|bytes| read(&path, &bytes, directory.writer, &directory.kinds));
         delta.extend(match reading {
             Ok(reading) => self.merged.file(&key, Some(reading)),
             Err(problems) => self.merged.unreadable(&key, problems),
@@ -265,10 +302,12 @@ impl Reader {
 }
 
 /// A file's bytes, or why not, for people.
-fn load(path: &PathBuf) -> Result<Vec<u8>, String> {
+fn load(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot be read: {error}"))?;
     match bytes.len() as u64 > MAX_BYTES {
         true => Err(format!("is larger than {} MiB", MAX_BYTES / 1024 / 1024)),
         false => Ok(bytes),
@@ -278,18 +317,27 @@ fn load(path: &PathBuf) -> Result<Vec<u8>, String> {
 /// The name of a file that is to be read. Dot-files, and what editors leave (`a.yaml~`, `#a.yaml#`, `4913`), are not.
 fn file_name(name: &OsStr) -> Option<String> {
     let name = name.to_str()?;
-    let ours = name.rsplit_once('.').is_some_and(|(_, end)| matches!(end, "yaml" | "yml" | "json"));
+    let ours = name
+        .rsplit_once('.')
+        .is_some_and(|(_, end)| matches!(end, "yaml" | "yml" | "json"));
     (ours && !name.starts_with(['.', '#', '~'])).then(|| name.to_owned())
 }
 
 /// A watcher whose events never block it. `None`: this system has none.
 fn watcher(sender: SyncSender<Signal>, overflow: Arc<AtomicBool>) -> Option<RecommendedWatcher> {
     let handler = move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return overflow.store(true, Ordering::Release) };
+        let Ok(event) = event else {
+            return overflow.store(true, Ordering::Release);
+        };
         if event.need_rescan() {
             overflow.store(true, Ordering::Release);
         }
-        if event.kind.is_access() && !matches!(event.kind, notify::EventKind::Access(notify::event::AccessKind::Close(_))) {
+        if event.kind.is_access()
+            && !matches!(
+                event.kind,
+                notify::EventKind::Access(notify::event::AccessKind::Close(_))
+            )
+        {
             return;
         }
         for path in event.paths {
@@ -312,7 +360,17 @@ mod tests {
         for name in ["a.yaml", "b.yml", "c.json", "a.b.yaml"] {
             assert_eq!(file_name(OsStr::new(name)).as_deref(), Some(name));
         }
-        for name in [".a.yaml", ".a.yaml.swp", "a.yaml~", "#a.yaml#", "4913", "README.md", "yaml", "a.yaml.tmp", "~a.yaml"] {
+        for name in [
+            ".a.yaml",
+            ".a.yaml.swp",
+            "a.yaml~",
+            "#a.yaml#",
+            "4913",
+            "README.md",
+            "yaml",
+            "a.yaml.tmp",
+            "~a.yaml",
+        ] {
             assert_eq!(file_name(OsStr::new(name)), None, "{name}");
         }
     }

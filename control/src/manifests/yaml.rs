@@ -43,7 +43,12 @@ pub(super) struct Fault {
 /// The documents of a file that are not empty.
 pub(super) fn documents(text: &str) -> Result<Vec<Document>, Fault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut loader = Loader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, lines: BTreeMap::new() };
+    let mut loader = Loader {
+        parser: Parser::new_from_str(text),
+        anchors: HashMap::new(),
+        nodes: 0,
+        lines: BTreeMap::new(),
+    };
     let mut documents = Vec::new();
     while let Some((event, span)) = loader.next()? {
         match event {
@@ -60,9 +65,17 @@ pub(super) fn documents(text: &str) -> Result<Vec<Document>, Fault> {
                     continue;
                 }
                 if documents.len() == MAX_DOCUMENTS {
-                    return Err(fault(&span, format!("more than {MAX_DOCUMENTS} documents"), "split the file"));
+                    return Err(fault(
+                        &span,
+                        format!("more than {MAX_DOCUMENTS} documents"),
+                        "split the file",
+                    ));
                 }
-                documents.push(Document { value, line, lines: std::mem::take(&mut loader.lines) });
+                documents.push(Document {
+                    value,
+                    line,
+                    lines: std::mem::take(&mut loader.lines),
+                });
             }
         }
     }
@@ -78,30 +91,53 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Fault> {
-        self.parser.next_event().transpose().map_err(|error| scan_fault(&error))
+        self.parser
+            .next_event()
+            .transpose()
+            .map_err(|error| scan_fault(&error))
     }
 
     fn must(&mut self) -> Result<(Event<'a>, Span), Fault> {
-        let end = || Fault { line: 1, message: "the document ends too early".to_owned(), fix: String::new() };
+        let end = || Fault {
+            line: 1,
+            message: "the document ends too early".to_owned(),
+            fix: String::new(),
+        };
         self.next()?.ok_or_else(end)
     }
 
     fn count(&mut self, nodes: usize, span: &Span) -> Result<(), Fault> {
         self.nodes += nodes;
         match self.nodes > MAX_NODES {
-            true => Err(fault(span, format!("more than {MAX_NODES} fields and items, aliases expanded"), "split the file")),
+            true => Err(fault(
+                span,
+                format!("more than {MAX_NODES} fields and items, aliases expanded"),
+                "split the file",
+            )),
             false => Ok(()),
         }
     }
 
     /// The value that begins with this event. `pointer` is where it stands.
-    fn node(&mut self, event: Event<'a>, span: Span, pointer: &mut String, depth: usize) -> Result<Value, Fault> {
+    fn node(
+        &mut self,
+        event: Event<'a>,
+        span: Span,
+        pointer: &mut String,
+        depth: usize,
+    ) -> Result<Value, Fault> {
         if depth > MAX_DEPTH {
-            return Err(fault(&span, format!("nested deeper than {MAX_DEPTH} levels"), "flatten it"));
+            return Err(fault(
+                &span,
+                format!("nested deeper than {MAX_DEPTH} levels"),
+                "flatten it",
+            ));
         }
         self.count(1, &span)?;
         let (value, anchor) = match event {
-            Event::Scalar(text, style, anchor, tag) => (scalar(text, style, tag.as_deref(), &span)?, anchor),
+            Event::Scalar(text, style, anchor, tag) => {
+                (scalar(text, style, tag.as_deref(), &span)?, anchor)
+            }
             Event::SequenceStart(anchor, tag) => {
                 collection_tag(tag.as_deref(), "seq", &span)?;
                 (self.sequence(pointer, depth)?, anchor)
@@ -112,9 +148,19 @@ impl<'a> Loader<'a> {
             }
             Event::Alias(anchor) => {
                 let value = self.anchors.get(&anchor).cloned();
-                let value = value.ok_or_else(|| fault(&span, "an alias inside of what it stands for", "write it out"))?;
+                let value = value.ok_or_else(|| {
+                    fault(
+                        &span,
+                        "an alias inside of what it stands for",
+                        "write it out",
+                    )
+                })?;
                 if depth + height(&value) > MAX_DEPTH {
-                    return Err(fault(&span, format!("nested deeper than {MAX_DEPTH} levels"), "flatten it"));
+                    return Err(fault(
+                        &span,
+                        format!("nested deeper than {MAX_DEPTH} levels"),
+                        "flatten it",
+                    ));
                 }
                 self.count(size(&value), &span)?;
                 (value, 0)
@@ -152,11 +198,15 @@ impl<'a> Loader<'a> {
             if matches!(event, Event::MappingEnd) {
                 break;
             }
-            let merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let merge =
+                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
             let key = self.key(event, &span)?;
             let (event, value_span) = self.must()?;
             if merge {
-                merged.push((self.node(event, value_span, pointer, depth + 1)?, value_span));
+                merged.push((
+                    self.node(event, value_span, pointer, depth + 1)?,
+                    value_span,
+                ));
                 continue;
             }
             let length = pointer.len();
@@ -166,7 +216,11 @@ impl<'a> Loader<'a> {
             let value = self.node(event, value_span, pointer, depth + 1)?;
             pointer.truncate(length);
             if fields.contains_key(&key) {
-                return Err(fault(&span, format!("the key {key:?} is given twice"), "keep one of them"));
+                return Err(fault(
+                    &span,
+                    format!("the key {key:?} is given twice"),
+                    "keep one of them",
+                ));
             }
             fields.insert(key, value);
         }
@@ -180,7 +234,9 @@ impl<'a> Loader<'a> {
     fn key(&mut self, event: Event<'a>, span: &Span) -> Result<String, Fault> {
         let refused = || fault(span, "this key is no text", "put the key in quotes");
         let value = match event {
-            Event::Scalar(..) | Event::Alias(_) => self.node(event, *span, &mut String::new(), 0)?,
+            Event::Scalar(..) | Event::Alias(_) => {
+                self.node(event, *span, &mut String::new(), 0)?
+            }
             _ => return Err(refused()),
         };
         match value {
@@ -203,14 +259,33 @@ fn merge_into(fields: &mut Map<String, Value>, value: Value, span: &Span) -> Res
         }
         Value::Array(items) => items.into_iter().try_for_each(|item| match item {
             item @ Value::Object(_) => merge_into(fields, item, span),
-            _ => Err(fault(span, "`<<` merges mappings only", "name a mapping, or a list of them")),
+            _ => Err(fault(
+                span,
+                "`<<` merges mappings only",
+                "name a mapping, or a list of them",
+            )),
         }),
-        _ => Err(fault(span, "`<<` merges mappings only", "name a mapping, or a list of them")),
+        _ => Err(fault(
+            span,
+            "`<<` merges mappings only",
+            "name a mapping, or a list of them",
+        )),
     }
 }
 
-fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, span: &Span) -> Result<Value, Fault> {
-    let refused = |tag: &Tag| fault(span, format!("the tag {tag} is not understood here"), "remove the tag");
+fn scalar(
+    text: Cow<'_, str>,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+    span: &Span,
+) -> Result<Value, Fault> {
+    let refused = |tag: &Tag| {
+        fault(
+            span,
+            format!("the tag {tag} is not understood here"),
+            "remove the tag",
+        )
+    };
     let tag = match tag {
         None => None,
         Some(tag) if tag.is_yaml_core_schema() => Some((tag.suffix.as_str(), tag)),
@@ -236,15 +311,21 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, span: &Span
     };
     match fits {
         true => Ok(value),
-        false => Err(fault(span, format!("{text:?} is no {suffix}"), "remove the tag")),
+        false => Err(fault(
+            span,
+            format!("{text:?} is no {suffix}"),
+            "remove the tag",
+        )),
     }
 }
 
 fn collection_tag(tag: Option<&Tag>, suffix: &str, span: &Span) -> Result<(), Fault> {
     match tag {
-        Some(tag) if !tag.is_yaml_core_schema() || tag.suffix != suffix => {
-            Err(fault(span, format!("the tag {tag} is not understood here"), "remove the tag"))
-        }
+        Some(tag) if !tag.is_yaml_core_schema() || tag.suffix != suffix => Err(fault(
+            span,
+            format!("the tag {tag} is not understood here"),
+            "remove the tag",
+        )),
         _ => Ok(()),
     }
 }
@@ -260,8 +341,16 @@ fn plain(text: &str, span: &Span) -> Result<Value, Fault> {
     if let Some(number) = integer(text) {
         return Ok(Value::Number(number));
     }
-    if matches!(text.trim_start_matches(['-', '+']), ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Err(fault(span, format!("{text} is no number that JSON knows"), "put it in quotes if it is text"));
+    if matches!(
+        text.trim_start_matches(['-', '+']),
+        ".inf" | ".Inf" | ".INF"
+    ) || matches!(text, ".nan" | ".NaN" | ".NAN")
+    {
+        return Err(fault(
+            span,
+            format!("{text} is no number that JSON knows"),
+            "put it in quotes if it is text",
+        ));
     }
     if is_float(text)
         && let Some(number) = text.parse().ok().and_then(Number::from_f64)
@@ -276,7 +365,11 @@ fn integer(text: &str) -> Option<Number> {
     let (digits, radix) = match digits.as_bytes() {
         [b'0', b'o', ..] if digits.len() == text.len() => (&digits[2..], 8),
         [b'0', b'x', ..] if digits.len() == text.len() => (&digits[2..], 16),
-        [b'0', rest @ ..] if !rest.is_empty() && rest.iter().all(|digit| (b'0'..b'8').contains(digit)) => (&digits[1..], 8),
+        [b'0', rest @ ..]
+            if !rest.is_empty() && rest.iter().all(|digit| (b'0'..b'8').contains(digit)) =>
+        {
+            (&digits[1..], 8)
+        }
         _ => (digits, 10),
     };
     if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(radix)) {
@@ -284,7 +377,9 @@ fn integer(text: &str) -> Option<Number> {
     }
     let magnitude = u64::from_str_radix(digits, radix).ok()?;
     match text.starts_with('-') {
-        true => i64::try_from(magnitude).ok().map(|number| Number::from(-number)),
+        true => i64::try_from(magnitude)
+            .ok()
+            .map(|number| Number::from(-number)),
         false => Some(Number::from(magnitude)),
     }
 }
@@ -326,13 +421,23 @@ fn line(span: &Span) -> u32 {
 }
 
 fn fault(span: &Span, message: impl Into<String>, fix: &str) -> Fault {
-    Fault { line: line(span), message: message.into(), fix: fix.to_owned() }
+    Fault {
+        line: line(span),
+        message: message.into(),
+        fix: fix.to_owned(),
+    }
 }
 
 fn scan_fault(error: &ScanError) -> Fault {
-    let line = u32::try_from(error.marker().line()).unwrap_or(u32::MAX).max(1);
+    let line = u32::try_from(error.marker().line())
+        .unwrap_or(u32::MAX)
+        .max(1);
     let column = error.marker().col() + 1;
-    Fault { line, message: format!("no YAML (column {column}): {}", error.info()), fix: String::new() }
+    Fault {
+        line,
+        message: format!("no YAML (column {column}): {}", error.info()),
+        fix: String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -418,7 +523,10 @@ mod tests {
     fn documents_are_split_and_empty_ones_left_out() {
         let text = "---\na: 1\n---\n# nothing\n---\nb: 2\n...\n";
         let all = documents(text).unwrap();
-        assert_eq!(all.iter().map(|document| document.line).collect::<Vec<_>>(), [2, 6]);
+        assert_eq!(
+            all.iter().map(|document| document.line).collect::<Vec<_>>(),
+            [2, 6]
+        );
         assert_eq!(all[1].value, json!({"b": 2}));
         assert_eq!(documents("").unwrap(), []);
         assert_eq!(documents("# only a comment\n").unwrap(), []);
@@ -426,14 +534,20 @@ mod tests {
 
     #[test]
     fn json_is_yaml() {
-        reads("{\"a\": [1, {\"b\": \"x\\n\\u00e9\"}],\n\t\"c\": null}", json!({"a": [1, {"b": "x\né"}], "c": null}));
+        reads(
+            "{\"a\": [1, {\"b\": \"x\\n\\u00e9\"}],\n\t\"c\": null}",
+            json!({"a": [1, {"b": "x\né"}], "c": null}),
+        );
     }
 
     #[test]
     fn aliases_and_merge_keys_expand() {
-        reads("a: &x {b: 1, c: 2}\nd: *x\ne:\n  <<: *x\n  c: 3\n", json!({
-            "a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 2}, "e": {"b": 1, "c": 3}
-        }));
+        reads(
+            "a: &x {b: 1, c: 2}\nd: *x\ne:\n  <<: *x\n  c: 3\n",
+            json!({
+                "a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 2}, "e": {"b": 1, "c": 3}
+            }),
+        );
         refuses("a: &x\n  b: *x\n", 2, "alias");
         refuses("a: 1\n---\nb: *x\n", 3, "");
     }
@@ -442,13 +556,32 @@ mod tests {
     fn what_grows_beyond_bounds_is_refused() {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for i in 1..9 {
-            bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(", ")));
+            bomb.push_str(&format!(
+                "a{i}: &a{i} [{}]\n",
+                vec![format!("*a{}", i - 1); 10].join(", ")
+            ));
         }
-        assert!(documents(&bomb).unwrap_err().message.contains("aliases expanded"));
-        refuses(&format!("{}1{}", "[".repeat(70), "]".repeat(70)), 1, "deeper");
-        let block: String = (0..100).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        assert!(
+            documents(&bomb)
+                .unwrap_err()
+                .message
+                .contains("aliases expanded")
+        );
+        refuses(
+            &format!("{}1{}", "[".repeat(70), "]".repeat(70)),
+            1,
+            "deeper",
+        );
+        let block: String = (0..100)
+            .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+            .collect();
         refuses(&block, 66, "deeper");
-        assert!(documents(&"---\na: 1\n".repeat(MAX_DOCUMENTS + 1)).unwrap_err().message.contains("documents"));
+        assert!(
+            documents(&"---\na: 1\n".repeat(MAX_DOCUMENTS + 1))
+                .unwrap_err()
+                .message
+                .contains("documents")
+        );
     }
 
     #[test]

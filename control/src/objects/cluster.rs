@@ -28,5 +28,9 @@ pub fn inbound_mode(object: &Object) -> Option<Result<Mode, String>> {
 /// Where a Node is.
 pub fn place(node: &Object, cluster: &str) -> Place {
     let label = |name: &str| node.labels.get(name).cloned().unwrap_or_default();
-    Place { region: label(REGION_LABEL), zone: label(ZONE_LABEL), cluster: cluster.to_owned() }
+    Place {
+        region: label(REGION_LABEL),
+        zone: label(ZONE_LABEL),
+        cluster: cluster.to_owned(),
+    }
 }

@@ -58,7 +58,10 @@ fn decode_pruned<T: DeserializeOwned>(raw: &Value) -> Result<Decoded<T>, DecodeE
         Ok(value) => Ok(Decoded { value, unknown }),
         Err(error) => {
             let field = track.path().to_string();
-            Err(DecodeError { field: if field == "." { String::new() } else { field }, message: error.to_string() })
+            Err(DecodeError {
+                field: if field == "." { String::new() } else { field },
+                message: error.to_string(),
+            })
         }
     }
 }
@@ -83,7 +86,9 @@ fn written(path: &Path<'_>) -> String {
                 }
                 out.push_str(key);
             }
-            Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            Path::Some { parent }
+            | Path::NewtypeStruct { parent }
+            | Path::NewtypeVariant { parent } => {
                 write(parent, out);
             }
         }
@@ -95,7 +100,9 @@ fn written(path: &Path<'_>) -> String {
 
 fn has_null(value: &Value) -> bool {
     match value {
-        Value::Object(fields) => fields.values().any(|value| value.is_null() || has_null(value)),
+        Value::Object(fields) => fields
+            .values()
+            .any(|value| value.is_null() || has_null(value)),
         Value::Array(items) => items.iter().any(has_null),
         _ => false,
     }
@@ -135,7 +142,9 @@ mod tests {
 
     #[test]
     fn an_error_names_the_field() {
-        let error = decode::<View>(&json!({"metadata": {}, "rules": [{"weight": 1}, {"weight": "x"}]})).unwrap_err();
+        let error =
+            decode::<View>(&json!({"metadata": {}, "rules": [{"weight": 1}, {"weight": "x"}]}))
+                .unwrap_err();
         assert_eq!(error.field, "rules[1].weight");
         assert!(error.message.contains("expected u32"), "{}", error.message);
     }
@@ -151,6 +160,15 @@ mod tests {
     #[test]
     fn null_is_a_field_that_is_not_there() {
         let raw = json!({"metadata": {}, "rules": null});
-        assert_eq!(decode::<View>(&raw).unwrap(), Decoded { value: View { metadata: Skip, rules: vec![] }, unknown: vec![] });
+        assert_eq!(
+            decode::<View>(&raw).unwrap(),
+            Decoded {
+                value: View {
+                    metadata: Skip,
+                    rules: vec![]
+                },
+                unknown: vec![]
+            }
+        );
     }
 }

@@ -63,11 +63,31 @@ impl Kinds {
             .with("", "ServiceAccount", &["v1"], Scope::Namespaced)
             .with("", "Pod", &["v1"], Scope::Namespaced)
             .with("", "Service", &["v1"], Scope::Namespaced)
-            .with("discovery.k8s.io", "EndpointSlice", &["v1"], Scope::Namespaced)
-            .with(GATEWAY_GROUP, "HTTPRoute", &["v1", "v1beta1"], Scope::Namespaced)
+            .with(
+                "discovery.k8s.io",
+                "EndpointSlice",
+                &["v1"],
+                Scope::Namespaced,
+            )
+            .with(
+                GATEWAY_GROUP,
+                "HTTPRoute",
+                &["v1", "v1beta1"],
+                Scope::Namespaced,
+            )
             .with(GATEWAY_GROUP, "GRPCRoute", &["v1"], Scope::Namespaced)
-            .with(WEFT_GROUP, "ServiceSubset", &["v1alpha1"], Scope::Namespaced)
-            .with(WEFT_GROUP, "TrafficPolicy", &["v1alpha1"], Scope::Namespaced)
+            .with(
+                WEFT_GROUP,
+                "ServiceSubset",
+                &["v1alpha1"],
+                Scope::Namespaced,
+            )
+            .with(
+                WEFT_GROUP,
+                "TrafficPolicy",
+                &["v1alpha1"],
+                Scope::Namespaced,
+            )
             .elsewhere("apps", "Deployment")
             .elsewhere("", "ConfigMap")
             .elsewhere("", "Secret")
@@ -85,20 +105,42 @@ impl Kinds {
         self.add(group, kind, &[], Scope::Namespaced, true)
     }
 
-    fn add(mut self, group: &str, kind: &str, versions: &[&str], scope: Scope, elsewhere: bool) -> Self {
-        self.known.retain(|known| known.group != group || known.kind != kind);
+    fn add(
+        mut self,
+        group: &str,
+        kind: &str,
+        versions: &[&str],
+        scope: Scope,
+        elsewhere: bool,
+    ) -> Self {
+        self.known
+            .retain(|known| known.group != group || known.kind != kind);
         let versions = versions.iter().map(|&version| version.to_owned()).collect();
-        self.known.push(Kind { group: group.to_owned(), kind: kind.to_owned(), versions, scope, elsewhere });
+        self.known.push(Kind {
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            versions,
+            scope,
+            elsewhere,
+        });
         self
     }
 
     /// What to do with an object of this `apiVersion` and `kind`.
     pub fn standing(&self, api_version: &str, kind: &str) -> Standing {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        if let Some(known) = self.known.iter().find(|known| known.group == group && known.kind == kind) {
+        if let Some(known) = self
+            .known
+            .iter()
+            .find(|known| known.group == group && known.kind == kind)
+        {
             return match known {
-                Kind { elsewhere: true, .. } => Standing::Elsewhere,
-                Kind { versions, scope, .. } if versions.iter().any(|understood| understood == version) => {
+                Kind {
+                    elsewhere: true, ..
+                } => Standing::Elsewhere,
+                Kind {
+                    versions, scope, ..
+                } if versions.iter().any(|understood| understood == version) => {
                     Standing::Understood(*scope)
                 }
                 Kind { versions, .. } => {
@@ -106,7 +148,9 @@ impl Kinds {
                         "" => version.clone(),
                         group => format!("{group}/{version}"),
                     };
-                    Standing::Version { understood: versions.iter().map(full).collect() }
+                    Standing::Version {
+                        understood: versions.iter().map(full).collect(),
+                    }
                 }
             };
         }

@@ -26,9 +26,20 @@ mod tests {
     #[test]
     fn names_are_what_kubernetes_takes() {
         assert!(is_label("shop") && is_label("0shop-1"));
-        assert!(!is_label("") && !is_label("Shop") && !is_label("-a") && !is_label("a-") && !is_label("a.b"));
+        assert!(
+            !is_label("")
+                && !is_label("Shop")
+                && !is_label("-a")
+                && !is_label("a-")
+                && !is_label("a.b")
+        );
         assert!(is_service_name("reviews") && !is_service_name("0reviews"));
-        assert!(is_subdomain("a.b-c.d") && !is_subdomain("a..b") && !is_subdomain("a/b") && !is_subdomain(""));
+        assert!(
+            is_subdomain("a.b-c.d")
+                && !is_subdomain("a..b")
+                && !is_subdomain("a/b")
+                && !is_subdomain("")
+        );
         assert!(!is_label(&"a".repeat(64)) && !is_subdomain(&"a.".repeat(127)));
     }
 }

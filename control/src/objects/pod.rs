@@ -101,7 +101,11 @@ impl Pod {
     /// # Errors
     /// A field that is needed has the wrong type.
     pub fn of(object: &Object) -> Result<Self, DecodeError> {
-        let Raw { metadata, spec, status } = decode::<Raw>(&object.raw)?.value;
+        let Raw {
+            metadata,
+            spec,
+            status,
+        } = decode::<Raw>(&object.raw)?.value;
         let mut ips: Vec<IpAddr> = status.pod_ip.into_iter().collect();
         for PodIp { ip } in status.pod_ips {
             if !ips.contains(&ip) {
@@ -119,7 +123,9 @@ impl Pod {
             host_network: spec.host_network,
             finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             workload: workload(object, &metadata.owner_references),
-            version: first_label(object, &["app.kubernetes.io/version", "version"]).unwrap_or_default().to_owned(),
+            version: first_label(object, &["app.kubernetes.io/version", "version"])
+                .unwrap_or_default()
+                .to_owned(),
             inbound: inbound_mode(object),
             node: spec.node_name,
         })
@@ -127,19 +133,36 @@ impl Pod {
 }
 
 fn first_label<'a>(object: &'a Object, names: &[&str]) -> Option<&'a str> {
-    names.iter().find_map(|&name| object.labels.get(name)).map(String::as_str).filter(|value| !value.is_empty())
+    names
+        .iter()
+        .find_map(|&name| object.labels.get(name))
+        .map(String::as_str)
+        .filter(|value| !value.is_empty())
 }
 
 /// The Deployment's name, where the owner is a ReplicaSet that carries the pod's template hash; else the owner's; else
 /// what the labels say; else the pod's own.
 fn workload(object: &Object, owners: &[Owner]) -> String {
-    if let Some(owner) = owners.iter().find(|owner| owner.controller).or_else(|| owners.first()) {
-        let hash = object.labels.get("pod-template-hash").map(String::as_str).unwrap_or_default();
-        let deployment = owner.name.strip_suffix(hash).and_then(|name| name.strip_suffix('-'));
+    if let Some(owner) = owners
+        .iter()
+        .find(|owner| owner.controller)
+        .or_else(|| owners.first())
+    {
+        let hash = object
+            .labels
+            .get("pod-template-hash")
+            .map(String::as_str)
+            .unwrap_or_default();
+        let deployment = owner
+            .name
+            .strip_suffix(hash)
+            .and_then(|name| name.strip_suffix('-'));
         return match deployment {
             Some(name) if owner.kind == "ReplicaSet" && !hash.is_empty() => name.to_owned(),
             _ => owner.name.clone(),
         };
     }
-    first_label(object, &["app.kubernetes.io/name", "app"]).unwrap_or(&object.name).to_owned()
+    first_label(object, &["app.kubernetes.io/name", "app"])
+        .unwrap_or(&object.name)
+        .to_owned()
 }

@@ -37,7 +37,12 @@ pub enum Severity {
 
 impl Problem {
     /// A problem with a file rather than with an object.
-    pub fn of_file(file: impl Into<PathBuf>, line: Option<u32>, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub fn of_file(
+        file: impl Into<PathBuf>,
+        line: Option<u32>,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self {
             file: Some(file.into()),
             line,
@@ -82,7 +87,11 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.field)?;
         }
         // A message may quote what was written; a terminal must not be driven by it.
-        let clean = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+        let clean = |text: &str| {
+            text.chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect::<String>()
+        };
         f.write_str(&clean(&self.message))?;
         if !self.fix.is_empty() {
             write!(f, " (fix: {})", clean(&self.fix))?;

@@ -187,15 +187,28 @@ impl Service {
     /// # Errors
     /// A field that is needed has the wrong type, an address is none, a port is 0 or given twice.
     pub fn of(object: &Object) -> Result<Self, DecodeError> {
-        let RawServiceSpec { r#type, cluster_ip, cluster_ips, publish_not_ready_addresses, ports, selector } =
-            decode::<RawService>(&object.raw)?.value.spec;
+        let RawServiceSpec {
+            r#type,
+            cluster_ip,
+            cluster_ips,
+            publish_not_ready_addresses,
+            ports,
+            selector,
+        } = decode::<RawService>(&object.raw)?.value.spec;
         let headless = cluster_ip == "None" || cluster_ips.first().is_some_and(|ip| ip == "None");
         let written = match cluster_ips.is_empty() {
             true => vec![("spec.clusterIP".to_owned(), cluster_ip)],
-            false => cluster_ips.into_iter().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip)).collect(),
+            false => cluster_ips
+                .into_iter()
+                .enumerate()
+                .map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip))
+                .collect(),
         };
         let mut addresses = Vec::new();
-        for (field, ip) in written.into_iter().filter(|(_, ip)| !ip.is_empty() && ip != "None") {
+        for (field, ip) in written
+            .into_iter()
+            .filter(|(_, ip)| !ip.is_empty() && ip != "None")
+        {
             let message = format!("{ip:?} is no IP address");
             addresses.push(ip.parse().map_err(|_| DecodeError { field, message })?);
         }
@@ -217,12 +230,30 @@ impl Service {
 
 fn service_ports(raw: Vec<RawServicePort>) -> Result<Vec<ServicePort>, DecodeError> {
     let mut ports: Vec<ServicePort> = Vec::new();
-    for (i, RawServicePort { name, port, target_port, protocol, app_protocol }) in raw.into_iter().enumerate() {
-        let wrong = |field: &str, message: String| DecodeError { field: format!("spec.ports[{i}].{field}"), message };
+    for (
+        i,
+        RawServicePort {
+            name,
+            port,
+            target_port,
+            protocol,
+            app_protocol,
+        },
+    ) in raw.into_iter().enumerate()
+    {
+        let wrong = |field: &str, message: String| DecodeError {
+            field: format!("spec.ports[{i}].{field}"),
+            message,
+        };
         match protocol.as_str() {
             "" | "TCP" => {}
             "UDP" | "SCTP" => continue,
-            other => return Err(wrong("protocol", format!("{other:?} is none of TCP, UDP and SCTP"))),
+            other => {
+                return Err(wrong(
+                    "protocol",
+                    format!("{other:?} is none of TCP, UDP and SCTP"),
+                ));
+            }
         }
         if port == 0 {
             return Err(wrong("port", "0 is no port".to_owned()));
@@ -231,10 +262,18 @@ fn service_ports(raw: Vec<RawServicePort>) -> Result<Vec<ServicePort>, DecodeErr
             return Err(wrong("port", format!("{port} is given twice")));
         }
         if ports.iter().any(|other| other.name == name) {
-            return Err(wrong("name", format!("ports of one Service need different names, and {name:?} is given twice")));
+            return Err(wrong(
+                "name",
+                format!("ports of one Service need different names, and {name:?} is given twice"),
+            ));
         }
         let protocol = declared(app_protocol.as_deref(), &name);
-        ports.push(ServicePort { target: target_port.unwrap_or(TargetPort::Number(port)), name, port, protocol });
+        ports.push(ServicePort {
+            target: target_port.unwrap_or(TargetPort::Number(port)),
+            name,
+            port,
+            protocol,
+        });
     }
     Ok(ports)
 }
@@ -268,24 +307,47 @@ impl EndpointSlice {
     /// A field that is needed has the wrong type.
     pub fn of(object: &Object) -> Result<Self, DecodeError> {
         let RawSlice { ports, endpoints } = decode::<RawSlice>(&object.raw)?.value;
-        let tcp = ports.into_iter().filter(|port| matches!(port.protocol.as_str(), "" | "TCP"));
+        let tcp = ports
+            .into_iter()
+            .filter(|port| matches!(port.protocol.as_str(), "" | "TCP"));
         Ok(Self {
-            service: object.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty()).cloned(),
-            ports: tcp.filter_map(|port| Some((port.name, port.port.filter(|&port| port != 0)?))).collect(),
-            endpoints: endpoints.into_iter().filter_map(|raw| slice_endpoint(raw, &object.namespace)).collect(),
+            service: object
+                .labels
+                .get(SERVICE_NAME_LABEL)
+                .filter(|name| !name.is_empty())
+                .cloned(),
+            ports: tcp
+                .filter_map(|port| Some((port.name, port.port.filter(|&port| port != 0)?)))
+                .collect(),
+            endpoints: endpoints
+                .into_iter()
+                .filter_map(|raw| slice_endpoint(raw, &object.namespace))
+                .collect(),
         })
     }
 }
 
 fn slice_endpoint(raw: RawEndpoint, namespace: &str) -> Option<SliceEndpoint> {
-    let RawEndpoint { addresses, conditions, target_ref, node_name, zone } = raw;
+    let RawEndpoint {
+        addresses,
+        conditions,
+        target_ref,
+        node_name,
+        zone,
+    } = raw;
     // API reference: an unknown `ready` counts as ready, an unknown `serving` as `ready`.
     let ready = conditions.ready.unwrap_or(true);
-    let pod = target_ref.filter(|target| target.kind == "Pod").map(|target| PodReference {
-        namespace: if target.namespace.is_empty() { namespace.to_owned() } else { target.namespace },
-        name: target.name,
-        uid: target.uid,
-    });
+    let pod = target_ref
+        .filter(|target| target.kind == "Pod")
+        .map(|target| PodReference {
+            namespace: if target.namespace.is_empty() {
+                namespace.to_owned()
+            } else {
+                target.namespace
+            },
+            name: target.name,
+            uid: target.uid,
+        });
     Some(SliceEndpoint {
         address: addresses.first()?.parse().ok()?,
         ready,

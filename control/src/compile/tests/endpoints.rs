@@ -11,15 +11,26 @@ const GONE: &str = ", conditions: {ready: false, serving: false, terminating: tr
 fn subsets_choose_by_label_and_region() {
     let world = World::new(&shop());
     for (key, want) in [
-        ("shop/reviews:80", vec!["10.244.0.1:8080", "10.244.0.2:8080", "10.244.0.3:8080"]),
-        ("shop/reviews:80#v1", vec!["10.244.0.1:8080", "10.244.0.2:8080"]),
+        (
+            "shop/reviews:80",
+            vec!["10.244.0.1:8080", "10.244.0.2:8080", "10.244.0.3:8080"],
+        ),
+        (
+            "shop/reviews:80#v1",
+            vec!["10.244.0.1:8080", "10.244.0.2:8080"],
+        ),
         ("shop/reviews:80#v2", vec!["10.244.0.3:8080"]),
         ("shop/reviews:80#in-b", vec!["10.244.0.2:8080"]),
         ("shop/reviews:80#v1-in-a", vec!["10.244.0.1:8080"]),
     ] {
         assert_eq!(world.set(key), want, "{key}");
     }
-    for key in ["shop/reviews:80#nothing", "shop/reviews:81", "shop/nowhere:80", "x"] {
+    for key in [
+        "shop/reviews:80#nothing",
+        "shop/reviews:81",
+        "shop/nowhere:80",
+        "x",
+    ] {
         assert!(endpoint_set(&world.index, key).is_none(), "{key}");
     }
 }
@@ -29,14 +40,35 @@ fn an_endpoint_says_who_and_where_it_is() {
     let world = World::new(&shop());
     let set = endpoint_set(&world.index, "shop/reviews:80#v2").unwrap();
     let endpoint = &set.value.endpoints[0];
-    assert_eq!(endpoint.identity.as_ref().unwrap().to_string(), "spiffe://td/ns/shop/sa/sa-p3");
-    assert_eq!((endpoint.pod.as_str(), endpoint.workload.as_str(), endpoint.version.as_str()), ("p3", "shop-app", "v2"));
-    assert_eq!((endpoint.place.region.as_str(), endpoint.place.zone.as_str(), endpoint.place.cluster.as_str()), ("a", "a1", "one"));
+    assert_eq!(
+        endpoint.identity.as_ref().unwrap().to_string(),
+        "spiffe://td/ns/shop/sa/sa-p3"
+    );
+    assert_eq!(
+        (
+            endpoint.pod.as_str(),
+            endpoint.workload.as_str(),
+            endpoint.version.as_str()
+        ),
+        ("p3", "shop-app", "v2")
+    );
+    assert_eq!(
+        (
+            endpoint.place.region.as_str(),
+            endpoint.place.zone.as_str(),
+            endpoint.place.cluster.as_str()
+        ),
+        ("a", "a1", "one")
+    );
     // SHA-256 of `one/uid-p3`, its first eight bytes.
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"one/uid-p3");
     assert_eq!(endpoint.key.id.0.to_be_bytes(), hash.as_ref()[..8]);
     assert_eq!(endpoint.source.object, "Pod shop/p3");
-    let objects: Vec<&str> = set.sources.iter().map(|source| source.object.split(' ').next().unwrap()).collect();
+    let objects: Vec<&str> = set
+        .sources
+        .iter()
+        .map(|source| source.object.split(' ').next().unwrap())
+        .collect();
     for kind in ["Service", "EndpointSlice", "ServiceSubset", "Pod"] {
         assert!(objects.contains(&kind), "{kind} in {objects:?}");
     }
@@ -44,14 +76,25 @@ fn an_endpoint_says_who_and_where_it_is() {
 
 #[test]
 fn readiness_decides_and_what_terminates_but_serves_is_draining() {
-    let pods: [(&str, &str, &str); 4] =
-        [("p1", "10.244.0.1", READY), ("p2", "10.244.0.2", DRAINING), ("p3", "10.244.0.3", NOT_READY), ("p4", "10.244.0.4", GONE)];
+    let pods: [(&str, &str, &str); 4] = [
+        ("p1", "10.244.0.1", READY),
+        ("p2", "10.244.0.2", DRAINING),
+        ("p3", "10.244.0.3", NOT_READY),
+        ("p4", "10.244.0.4", GONE),
+    ];
     let mut world = World::new(&(shop() + &pod("shop", "p4", "10.244.0.4", "v1", "na", true)));
     world.edit(&slice("shop", "reviews", ("http", 8080), &pods));
-    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.1:8080", "10.244.0.2:8080~"]);
-    let publish = service_of("shop", "reviews", "10.96.0.1", &[("http", 80)]).replace("spec: {", "spec: {publishNotReadyAddresses: true, ");
+    assert_eq!(
+        world.set("shop/reviews:80"),
+        ["10.244.0.1:8080", "10.244.0.2:8080~"]
+    );
+    let publish = service_of("shop", "reviews", "10.96.0.1", &[("http", 80)])
+        .replace("spec: {", "spec: {publishNotReadyAddresses: true, ");
     world.edit(&publish);
-    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.1:8080", "10.244.0.2:8080~", "10.244.0.3:8080"]);
+    assert_eq!(
+        world.set("shop/reviews:80"),
+        ["10.244.0.1:8080", "10.244.0.2:8080~", "10.244.0.3:8080"]
+    );
 }
 
 #[test]
@@ -59,7 +102,10 @@ fn a_pod_without_the_proxy_is_plaintext_and_one_that_is_not_known_is_left_out() 
     let mut world = World::new(&shop());
     world.edit(&pod("shop", "p1", "10.244.0.1", "v1", "na", false));
     world.delete("Pod", "shop", "p2");
-    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.1:8080!", "10.244.0.3:8080"]);
+    assert_eq!(
+        world.set("shop/reviews:80"),
+        ["10.244.0.1:8080!", "10.244.0.3:8080"]
+    );
     // Another pod of the same name, and one at another address, are not the pod that the slice means.
     world.edit(&pod("shop", "p3", "10.244.0.3", "v2", "na", true).replace("uid-p3", "uid-other"));
     assert_eq!(world.set("shop/reviews:80"), ["10.244.0.1:8080!"]);
@@ -72,28 +118,45 @@ fn an_address_without_a_pod_is_outside_of_the_mesh_unless_a_pod_has_it() {
     let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {namespace: shop, name: reviews-1, labels: {kubernetes.io/service-name: reviews}}\nports: [{name: http, port: 8080}]\nendpoints: [{addresses: ['198.51.100.7']}, {addresses: ['fd00::7']}, {addresses: ['10.244.0.3']}]\n";
     let mut world = World::new(&shop());
     world.edit(slice);
-    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.3:8080", "198.51.100.7:8080!", "[fd00::7]:8080!"]);
-    let topics = endpoint_set(&world.index, "shop/reviews:80").unwrap().topics;
+    assert_eq!(
+        world.set("shop/reviews:80"),
+        ["10.244.0.3:8080", "198.51.100.7:8080!", "[fd00::7]:8080!"]
+    );
+    let topics = endpoint_set(&world.index, "shop/reviews:80")
+        .unwrap()
+        .topics;
     let changed = world.edit(&pod("shop", "late", "198.51.100.7", "v1", "na", true));
     assert!(changed.topics.intersection(&topics).next().is_some());
-    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.3:8080", "198.51.100.7:8080", "[fd00::7]:8080!"]);
+    assert_eq!(
+        world.set("shop/reviews:80"),
+        ["10.244.0.3:8080", "198.51.100.7:8080", "[fd00::7]:8080!"]
+    );
 }
 
 #[test]
 fn a_pod_of_two_families_is_one_endpoint_at_its_first_address() {
-    let dual = pod("shop", "p1", "10.244.0.1", "v1", "na", true).replace("podIPs: [{ip: 10.244.0.1}]", "podIPs: [{ip: 10.244.0.1}, {ip: 'fd00::1'}]");
-    let six = slice("shop", "reviews", ("http", 8080), &[("p1", "fd00::1", "")]).replace("reviews-1", "reviews-6");
+    let dual = pod("shop", "p1", "10.244.0.1", "v1", "na", true).replace(
+        "podIPs: [{ip: 10.244.0.1}]",
+        "podIPs: [{ip: 10.244.0.1}, {ip: 'fd00::1'}]",
+    );
+    let six = slice("shop", "reviews", ("http", 8080), &[("p1", "fd00::1", "")])
+        .replace("reviews-1", "reviews-6");
     let world = World::new(&(shop() + &dual + &six));
     assert_eq!(world.set("shop/reviews:80#v1-in-a"), ["10.244.0.1:8080"]);
-    assert!(matches!(world.lookup("[fd00::1]:8080", "web"), Lookup::Direct { .. }));
+    assert!(matches!(
+        world.lookup("[fd00::1]:8080", "web"),
+        Lookup::Direct { .. }
+    ));
 }
 
 #[test]
 fn what_is_at_an_address() {
     let dual = "---\napiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: dual}\nspec: {clusterIP: 10.96.0.2, clusterIPs: [10.96.0.2, 'fd00:96::2'], ports: [{port: 80, name: http}, {port: 53, name: dns, protocol: UDP}]}\n";
     let external = "---\napiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: ext}\nspec: {type: ExternalName, externalName: example.org, ports: [{port: 80}]}\n";
-    let host = pod("shop", "hostly", "192.168.0.1", "v1", "na", false).replace("nodeName", "hostNetwork: true, nodeName");
-    let ended = pod("shop", "ended", "10.244.0.8", "v1", "na", true).replace("Running", "Succeeded");
+    let host = pod("shop", "hostly", "192.168.0.1", "v1", "na", false)
+        .replace("nodeName", "hostNetwork: true, nodeName");
+    let ended =
+        pod("shop", "ended", "10.244.0.8", "v1", "na", true).replace("Running", "Succeeded");
     let world = World::new(&(shop() + dual + external + &host + &ended));
     let service = |key: &str| format!("Service({key:?})");
     for (target, client, want) in [
@@ -101,17 +164,35 @@ fn what_is_at_an_address() {
         ("10.96.0.2:80", "web", service("shop/dual:80")),
         ("[fd00:96::2]:80", "web", service("shop/dual:80")),
         ("[::ffff:10.96.0.2]:80", "web", service("shop/dual:80")),
-        ("10.96.0.1:81", "web", "NoSuchPort { reason: \"the Service shop/reviews has no TCP port 81\", ttl: 5s }".to_owned()),
-        ("10.96.0.2:53", "web", "NoSuchPort { reason: \"the Service shop/dual has no TCP port 53\", ttl: 5s }".to_owned()),
+        (
+            "10.96.0.1:81",
+            "web",
+            "NoSuchPort { reason: \"the Service shop/reviews has no TCP port 81\", ttl: 5s }"
+                .to_owned(),
+        ),
+        (
+            "10.96.0.2:53",
+            "web",
+            "NoSuchPort { reason: \"the Service shop/dual has no TCP port 53\", ttl: 5s }"
+                .to_owned(),
+        ),
         ("name:reviews:80", "shop", service("shop/reviews:80")),
         ("name:reviews:80", "web", "Outside { ttl: 5s }".to_owned()),
-        ("name:reviews.shop.svc.cluster.local:80", "web", service("shop/reviews:80")),
+        (
+            "name:reviews.shop.svc.cluster.local:80",
+            "web",
+            service("shop/reviews:80"),
+        ),
         ("name:ext.shop:80", "web", "Outside { ttl: 5s }".to_owned()),
         ("192.0.2.1:80", "web", "Outside { ttl: 5s }".to_owned()),
         ("192.168.0.1:80", "web", "Outside { ttl: 5s }".to_owned()),
         ("10.244.0.8:80", "web", "Outside { ttl: 5s }".to_owned()),
     ] {
-        assert_eq!(format!("{:?}", world.lookup(target, client)), want, "{target}");
+        assert_eq!(
+            format!("{:?}", world.lookup(target, client)),
+            want,
+            "{target}"
+        );
     }
 }
 
@@ -120,29 +201,59 @@ fn a_pod_dialled_directly_keeps_its_identity_on_every_port() {
     use weft_model::destination::Protocol;
     let world = World::new(&(shop() + &pod("shop", "plain", "10.244.0.9", "v1", "na", false)));
     for (target, want, identity) in [
-        ("10.244.0.1:8080", Protocol::Http, Some("spiffe://td/ns/shop/sa/sa-p1")),
-        ("10.244.0.1:9999", Protocol::Undeclared, Some("spiffe://td/ns/shop/sa/sa-p1")),
+        (
+            "10.244.0.1:8080",
+            Protocol::Http,
+            Some("spiffe://td/ns/shop/sa/sa-p1"),
+        ),
+        (
+            "10.244.0.1:9999",
+            Protocol::Undeclared,
+            Some("spiffe://td/ns/shop/sa/sa-p1"),
+        ),
         ("10.244.0.9:8080", Protocol::Undeclared, None),
     ] {
-        let Lookup::Direct { endpoint, protocol } = world.lookup(target, "web") else { panic!("{target}") };
+        let Lookup::Direct { endpoint, protocol } = world.lookup(target, "web") else {
+            panic!("{target}")
+        };
         assert_eq!(protocol, want, "{target}");
-        assert_eq!(endpoint.identity.as_ref().map(ToString::to_string).as_deref(), identity);
+        assert_eq!(
+            endpoint
+                .identity
+                .as_ref()
+                .map(ToString::to_string)
+                .as_deref(),
+            identity
+        );
         assert_eq!(endpoint.address.to_string(), target);
     }
 }
 
 #[test]
 fn a_change_of_one_slice_touches_the_sets_of_its_service_only() {
-    let other = service_of("shop", "other", "10.96.0.2", &[("http", 80)]) + &slice("shop", "other", ("http", 8080), &[("p1", "10.244.0.1", "")]);
+    let other = service_of("shop", "other", "10.96.0.2", &[("http", 80)])
+        + &slice("shop", "other", ("http", 8080), &[("p1", "10.244.0.1", "")]);
     let mut world = World::new(&(shop() + &other + &route("HTTPRoute", "shop", "r", &rule(""))));
-    let changed = world.edit(&slice("shop", "reviews", ("http", 8080), &[("p1", "10.244.0.1", ""), ("p2", "10.244.0.2", NOT_READY)]));
+    let changed = world.edit(&slice(
+        "shop",
+        "reviews",
+        ("http", 8080),
+        &[("p1", "10.244.0.1", ""), ("p2", "10.244.0.2", NOT_READY)],
+    ));
     let topics = |key: &str| endpoint_set(&world.index, key).unwrap().topics;
     let touched = |topics: &BTreeSet<Topic>| topics.intersection(&changed.topics).next().is_some();
     assert!(touched(&topics("shop/reviews:80")) && touched(&topics("shop/reviews:80#v1")));
     assert!(!touched(&topics("shop/other:80")));
-    assert!(!touched(&world.service(REVIEWS, "web").topics), "rules refer to the set by key");
+    assert!(
+        !touched(&world.service(REVIEWS, "web").topics),
+        "rules refer to the set by key"
+    );
     // Of the pods, only the one that left is asked for its ports again.
-    let pods: Vec<&Topic> = changed.topics.iter().filter(|topic| matches!(topic, Topic::Pod(_))).collect();
+    let pods: Vec<&Topic> = changed
+        .topics
+        .iter()
+        .filter(|topic| matches!(topic, Topic::Pod(_)))
+        .collect();
     assert_eq!(pods, [&Topic::Pod(Name::new("shop", "p3"))]);
 }
 
@@ -152,10 +263,17 @@ fn addresses_outside_the_private_ranges_count_as_inside_once_they_are_seen() {
     assert!(networks(&world.index).value.inside.is_empty());
     let changed = world.edit(&pod("shop", "global", "2001:db8::5", "v1", "na", true));
     assert!(changed.topics.contains(&Topic::Networks));
-    assert_eq!(networks(&world.index).value.inside, ["2001:db8::5/128".parse::<IpNet>().unwrap()]);
+    assert_eq!(
+        networks(&world.index).value.inside,
+        ["2001:db8::5/128".parse::<IpNet>().unwrap()]
+    );
     let changed = world.edit(&pod("shop", "private", "10.244.0.77", "v1", "na", true));
     assert!(!changed.topics.contains(&Topic::Networks));
-    world.index = Index::new(Settings { inside: vec!["203.0.113.0/24".parse().unwrap()], outside: vec!["10.9.0.0/16".parse().unwrap()], ..settings() });
+    world.index = Index::new(Settings {
+        inside: vec!["203.0.113.0/24".parse().unwrap()],
+        outside: vec!["10.9.0.0/16".parse().unwrap()],
+        ..settings()
+    });
     let value = networks(&world.index).value;
     assert_eq!((value.inside.len(), value.outside.len()), (1, 1));
 }

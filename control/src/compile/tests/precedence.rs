@@ -13,7 +13,11 @@ fn wins(kind: &str, matches: &[&str], cases: &[(&str, usize)]) {
         assert_eq!(world.problems(), Vec::<String>::new());
         for (request, want) in cases {
             let place = order.iter().position(|i| i == want).unwrap();
-            assert_eq!(world.route(REVIEWS, "web", request), format!("r#{place}"), "{request} in order {order:?}");
+            assert_eq!(
+                world.route(REVIEWS, "web", request),
+                format!("r#{place}"),
+                "{request} in order {order:?}"
+            );
         }
     }
 }
@@ -29,7 +33,15 @@ fn exact_paths_come_before_longer_prefixes_before_shorter_before_patterns_before
             "{path: {type: PathPrefix, value: /a/b/}}",
             "{path: {type: Exact, value: /a/b}}",
         ],
-        &[("GET /x", 0), ("GET /abc", 1), ("GET /a", 2), ("GET /a/x", 2), ("GET /a/b/c", 3), ("GET /a/b/", 3), ("GET /a/b", 4)],
+        &[
+            ("GET /x", 0),
+            ("GET /abc", 1),
+            ("GET /a", 2),
+            ("GET /a/x", 2),
+            ("GET /a/b/c", 3),
+            ("GET /a/b/", 3),
+            ("GET /a/b", 4),
+        ],
     );
 }
 
@@ -101,8 +113,14 @@ fn routes_of_both_kinds_stand_side_by_side() {
     let http = route("HTTPRoute", "shop", "h", &rule(""));
     let grpc = route("GRPCRoute", "shop", "g", &rule(""));
     let world = World::new(&(shop() + &http + &grpc));
-    assert_eq!(world.route(REVIEWS, "web", "POST /a/b content-type:application/grpc"), "g#0");
-    assert_eq!(world.route(REVIEWS, "web", "POST /a/b content-type:text/plain"), "h#0");
+    assert_eq!(
+        world.route(REVIEWS, "web", "POST /a/b content-type:application/grpc"),
+        "g#0"
+    );
+    assert_eq!(
+        world.route(REVIEWS, "web", "POST /a/b content-type:text/plain"),
+        "h#0"
+    );
 }
 
 #[test]
@@ -111,18 +129,34 @@ fn of_equal_matches_the_older_route_wins_then_the_name_then_the_order_of_rules()
         let route = route("HTTPRoute", "shop", name, &(rule("") + &rule("")));
         match created {
             "" => route,
-            created => route.replace(&format!("name: {name}}}"), &format!("name: {name}, creationTimestamp: '{created}'}}")),
+            created => route.replace(
+                &format!("name: {name}}}"),
+                &format!("name: {name}, creationTimestamp: '{created}'}}"),
+            ),
         }
     };
-    let first = |routes: &[String]| World::new(&(shop() + &routes.concat())).route(REVIEWS, "web", "GET /");
+    let first =
+        |routes: &[String]| World::new(&(shop() + &routes.concat())).route(REVIEWS, "web", "GET /");
     assert_eq!(first(&[aged("a", ""), aged("b", "")]), "a#0");
-    assert_eq!(first(&[aged("a", "2026-02-01T00:00:00Z"), aged("b", "2026-01-01T00:00:00Z")]), "b#0");
-    assert_eq!(first(&[aged("a", ""), aged("b", "2026-01-01T00:00:00Z")]), "b#0");
+    assert_eq!(
+        first(&[
+            aged("a", "2026-02-01T00:00:00Z"),
+            aged("b", "2026-01-01T00:00:00Z")
+        ]),
+        "b#0"
+    );
+    assert_eq!(
+        first(&[aged("a", ""), aged("b", "2026-01-01T00:00:00Z")]),
+        "b#0"
+    );
 }
 
 #[test]
 fn editing_a_route_does_not_change_who_wins() {
-    let (a, b) = (route("HTTPRoute", "shop", "a", &rule("")), route("HTTPRoute", "shop", "b", &rule("")));
+    let (a, b) = (
+        route("HTTPRoute", "shop", "a", &rule("")),
+        route("HTTPRoute", "shop", "b", &rule("")),
+    );
     let mut world = World::new(&(shop() + &a + &b));
     world.edit(&a);
     assert_eq!(world.route(REVIEWS, "web", "GET /"), "a#0");
@@ -130,8 +164,18 @@ fn editing_a_route_does_not_change_who_wins() {
 
 #[test]
 fn routes_of_the_clients_namespace_act_there_only_and_come_before_those_of_the_service() {
-    let producer = route("HTTPRoute", "shop", "producer", &(rule("{path: {type: Exact, value: /a}}") + &rule("")));
-    let consumer = route("HTTPRoute", "web", "consumer", &rule("{headers: [{name: x, value: '1'}]}"));
+    let producer = route(
+        "HTTPRoute",
+        "shop",
+        "producer",
+        &(rule("{path: {type: Exact, value: /a}}") + &rule("")),
+    );
+    let consumer = route(
+        "HTTPRoute",
+        "web",
+        "consumer",
+        &rule("{headers: [{name: x, value: '1'}]}"),
+    );
     let world = World::new(&(shop() + &producer + &consumer));
     for (client, request, want) in [
         ("web", "GET /a x:1", "consumer#0"),
@@ -139,15 +183,33 @@ fn routes_of_the_clients_namespace_act_there_only_and_come_before_those_of_the_s
         ("other", "GET /a x:1", "producer#0"),
         ("shop", "GET /a x:1", "producer#0"),
     ] {
-        assert_eq!(world.route(REVIEWS, client, request), want, "{client} {request}");
+        assert_eq!(
+            world.route(REVIEWS, client, request),
+            want,
+            "{client} {request}"
+        );
     }
-    assert_eq!(world.lookup(REVIEWS, "web"), Lookup::Service("shop/reviews:80@web".to_owned()));
-    assert_eq!(world.lookup(REVIEWS, "other"), Lookup::Service("shop/reviews:80".to_owned()));
+    assert_eq!(
+        world.lookup(REVIEWS, "web"),
+        Lookup::Service("shop/reviews:80@web".to_owned())
+    );
+    assert_eq!(
+        world.lookup(REVIEWS, "other"),
+        Lookup::Service("shop/reviews:80".to_owned())
+    );
 }
 
 #[test]
 fn a_consumers_route_alone_leaves_other_namespaces_without_routes() {
-    let world = World::new(&(shop() + &route("HTTPRoute", "web", "consumer", &rule("{path: {type: Exact, value: /a}}"))));
+    let world = World::new(
+        &(shop()
+            + &route(
+                "HTTPRoute",
+                "web",
+                "consumer",
+                &rule("{path: {type: Exact, value: /a}}"),
+            )),
+    );
     assert!(world.service(REVIEWS, "other").value.rules.is_none());
     assert_eq!(world.route(REVIEWS, "web", "GET /b"), "404");
 }

@@ -16,7 +16,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let number = 0..3u8;
-    let condition = prop::sample::select(vec!["", ", conditions: {ready: false}", ", conditions: {serving: true, terminating: true}"]);
+    let condition = prop::sample::select(vec![
+        "",
+        ", conditions: {ready: false}",
+        ", conditions: {serving: true, terminating: true}",
+    ]);
     let address = |n: u8| format!("10.244.0.{n}");
     prop_oneof![
         (number.clone(), 0..4u8, any::<bool>(), 0..2u8).prop_map(move |(n, ip, mesh, node)| {
@@ -65,27 +69,54 @@ fn step() -> impl Strategy<Value = Step> {
 /// Everything that can be asked, as text, and what it depends on.
 fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
     let mut answers = BTreeMap::new();
-    let mut targets: Vec<String> = (1..4).flat_map(|ip| [format!("10.96.0.{ip}:80"), format!("10.96.0.{ip}:81")]).collect();
+    let mut targets: Vec<String> = (1..4)
+        .flat_map(|ip| [format!("10.96.0.{ip}:80"), format!("10.96.0.{ip}:81")])
+        .collect();
     targets.extend((0..4).map(|ip| format!("10.244.0.{ip}:8080")));
     targets.extend((0..3).map(|n| format!("name:s{n}.shop:80")));
     for target in &targets {
         for client in ["shop", "web"] {
-            let Closure { lookup, service, endpoints } = closure(index, &target.parse().unwrap(), client);
-            answers.insert(format!("{target} {client}"), (format!("{:?} {:?}", lookup.value, lookup.sources), lookup.topics));
+            let Closure {
+                lookup,
+                service,
+                endpoints,
+            } = closure(index, &target.parse().unwrap(), client);
+            answers.insert(
+                format!("{target} {client}"),
+                (
+                    format!("{:?} {:?}", lookup.value, lookup.sources),
+                    lookup.topics,
+                ),
+            );
             if let Some((key, service)) = service {
-                answers.insert(format!("service {key}"), (format!("{:?} {:?}", service.value, service.sources), service.topics));
+                answers.insert(
+                    format!("service {key}"),
+                    (
+                        format!("{:?} {:?}", service.value, service.sources),
+                        service.topics,
+                    ),
+                );
             }
             for (key, set) in endpoints {
-                answers.insert(format!("set {key}"), (format!("{:?} {:?}", set.value, set.sources), set.topics));
+                answers.insert(
+                    format!("set {key}"),
+                    (format!("{:?} {:?}", set.value, set.sources), set.topics),
+                );
             }
         }
     }
     for n in 0..3 {
         if let Some(inbound) = inbound(index, "shop", &format!("p{n}")) {
-            answers.insert(format!("inbound p{n}"), (format!("{:?}", inbound.value), inbound.topics));
+            answers.insert(
+                format!("inbound p{n}"),
+                (format!("{:?}", inbound.value), inbound.topics),
+            );
         }
     }
-    answers.insert("statuses".to_owned(), (format!("{:?}", index.statuses()), BTreeSet::new()));
+    answers.insert(
+        "statuses".to_owned(),
+        (format!("{:?}", index.statuses()), BTreeSet::new()),
+    );
     answers
 }
 
