@@ -189,10 +189,14 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
         .map_err(|error| LogError::Filter(filter.to_owned(), error))
 }
 
-/// A panic is one event with its place, beside the counter: a caught one must not go unseen.
+/// A panic is one event with its place, beside the counter: a caught one must not go unseen, also where the log is off.
 fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
+        if !tracing::enabled!(tracing::Level::ERROR) {
+            return before(panic);
+        }
         let place = panic
             .location()
             .map(ToString::to_string)

@@ -27,8 +27,9 @@ async fn a_proxy_is_told_what_it_needs_and_nothing_else() {
     assert!(changes.iter().all(|(name, what)| *what == "body" && !name.key.contains("ratings")), "{changes:?}");
     // Another one, on demand: in one batch, with all that it refers to.
     proxy.say(Message::Subscribe(Subscribe { targets: vec![target_to_wire(&target("10.96.0.8:80"))] })).await;
-    let changes = proxy.until(Kind::Lookup, "body").await;
+    let changes = proxy.until(Kind::Service, "body").await;
     assert!(changes.iter().any(|(name, _)| name.kind == Kind::Service && name.key.contains("ratings")), "{changes:?}");
+    assert!(kinds(&changes).is_superset(&BTreeSet::from([Kind::Lookup, Kind::Endpoints])), "{changes:?}");
     // And gone again.
     proxy.say(Message::Unsubscribe(Unsubscribe { targets: vec![target_to_wire(&target("10.96.0.8:80"))] })).await;
     let changes = proxy.until(Kind::Lookup, "removed").await;
@@ -163,15 +164,14 @@ async fn one_that_does_not_acknowledge_in_time_gets_the_sum_of_all_changes() {
     mesh.until(rules).await;
     proxy.ack(first.nonce, Vec::new()).await;
     let mut names = BTreeSet::new();
-    loop {
-        let changes = proxy.take().await;
-        for (name, _) in &changes {
-            names.insert(name.clone());
+    let collect = async {
+        loop {
+            names.extend(proxy.take().await.into_iter().map(|(name, _)| name));
         }
-        let status = mesh.status().await;
-        if condition(object(&status, "HTTPRoute", "reviews"), "Applied")["status"] == "True" {
-            break;
-        }
+    };
+    tokio::select! {
+        () = collect => {}
+        _ = mesh.until(|status| condition(object(status, "HTTPRoute", "reviews"), "Applied")["status"] == "True") => {}
     }
     assert!(proxy.nonce < 8, "{}", proxy.nonce);
     assert_eq!(names.iter().map(|name| name.kind).collect::<BTreeSet<_>>(), BTreeSet::from([Kind::Service, Kind::Endpoints]));
@@ -289,7 +289,7 @@ async fn an_object_that_was_bad_before_a_restart_takes_nothing_away() {
     let changes = fresh.take().await;
     assert!(changes.iter().any(|(name, what)| name.kind == Kind::Service && *what == "body"), "{changes:?}");
     // Mended: everybody gets it.
-    mesh.manifest("route.yaml", &route.replace("/v1", "/v2"));
+    mesh.manifest("route.yaml", &route.replace("value: /v1", "value: /v2"));
     again.until(Kind::Service, "body").await;
     fresh.until(Kind::Service, "body").await;
 }

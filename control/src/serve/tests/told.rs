@@ -42,9 +42,10 @@ async fn applied_means_that_everybody_who_needs_it_decides_by_it() {
 async fn a_broken_edit_keeps_the_last_good_version_and_names_object_and_field() {
     let mesh = Mesh::running().await;
     mesh.route("/v1");
+    mesh.until(|status| !route(status).is_null()).await;
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
     proxy.take().await;
-    mesh.until(|status| condition(route(status), "Applied")["status"] == "True" && route(status)["applied"] == 1).await;
+    mesh.until(|status| route(status)["applied"] == 1).await;
     let good = std::fs::read_to_string(mesh.path("user/route.yaml")).unwrap();
     mesh.manifest("route.yaml", &good.replace("PathPrefix", "PathSuffix"));
     let status = mesh.until(|status| condition(route(status), "Accepted")["status"] == "False").await;
@@ -55,7 +56,7 @@ async fn a_broken_edit_keeps_the_last_good_version_and_names_object_and_field() 
     let problems = status["problems"].as_array().unwrap();
     assert!(problems.iter().any(|p| p["object"] == "HTTPRoute shop/reviews" && p["severity"] == "error" && p["line"].is_u64()), "{problems:#?}");
     // Nothing was sent: the next thing to come is the mended one.
-    mesh.manifest("route.yaml", &good.replace("/v1", "/v2"));
+    mesh.manifest("route.yaml", &good.replace("value: /v1", "value: /v2"));
     let changes = proxy.take().await;
     assert!(changes.iter().all(|(name, what)| name.kind == Kind::Service && *what == "body"), "{changes:?}");
     mesh.until(|status| condition(route(status), "Applied")["status"] == "True").await;
@@ -115,6 +116,7 @@ async fn a_proxy_that_has_gone_is_told_of_until_its_pod_is_gone_too() {
     let mesh = Mesh::running().await;
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
     proxy.take().await;
+    mesh.until(|status| status["proxies"][0]["resources"][0]["acked"] == true).await;
     drop(proxy);
     let status = mesh.until(|status| status["proxies"][0]["connected"] == false).await;
     assert_eq!(status["proxies"][0]["pod"], "web-1");
