@@ -173,7 +173,7 @@ impl Stream {
             biased; // what ends a stream before what it says
             () = discovery.tasks.draining() => End::new(Ended::Draining, Code::Unavailable, "the control plane is ending"),
             () = sleep(left) => {
-                End::new(Ended::LeafEnded, Code::Unauthenticated, "the certificate of this connection has ended; renew it and call again")
+                End::new(Ended::Expired, Code::Unauthenticated, "the certificate of this connection has ended; renew it and call again")
             }
             end = self.converse() => end,
         }

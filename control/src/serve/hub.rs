@@ -26,6 +26,9 @@ use crate::objects::Problem;
 /// Proxies that are gone but still told of in status.
 const GONE_MAX: usize = 1024;
 
+/// Resources that are kept for one proxy because something old that it decides by may refer to them.
+const KEPT_MAX: usize = 4096;
+
 /// See the head of the file.
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -288,7 +291,8 @@ impl Hub {
             tracing::warn!(pod = %proxy.who.pod, resource = %name, object, field, reason, "a proxy refused a resource");
             proxy.refusals.insert(name, Refused { hash, field, reason, object });
         }
-        if refused_before != !proxy.refusals.is_empty() {
+        let refuses = !proxy.refusals.is_empty();
+        if refuses != refused_before {
             self.follow(id, &BTreeSet::new());
         }
     }
@@ -325,16 +329,16 @@ impl Hub {
         let Some(proxy) = proxies.get_mut(&id) else { return };
         let mut needs = proxy.reach(id, index, cache, facts);
         if proxy.keeps_old(&needs, cache) {
-            let old = proxy.needs.keys().chain(proxy.inherited.keys()).filter_map(|name| Some((name.clone(), Item::referred(name)?)));
+            let old = proxy.acked.keys().filter(|name| !needs.contains_key(*name));
+            let old = old.filter_map(|name| Some((name.clone(), Item::referred(name)?))).take(KEPT_MAX);
             for (name, item) in old.collect::<Vec<_>>() {
                 cache.subscribe(&item, id, index, facts);
-                needs.entry(name).or_insert(item);
+                needs.insert(name, item);
             }
         }
         let before = std::mem::replace(&mut proxy.needs, needs);
-        let told: Vec<&Item> =
-            proxy.needs.iter().filter(|(name, _)| kinds.contains(&name.kind) || !before.contains_key(*name)).map(|(_, item)| item).collect();
-        let told: Vec<_> = told.into_iter().map(Item::clone).collect();
+        let told = proxy.needs.iter().filter(|(name, _)| kinds.contains(&name.kind) || !before.contains_key(*name));
+        let told: Vec<Item> = told.map(|(_, item)| item.clone()).collect();
         proxy.drop_all_but_needs(&before);
         for (name, item) in before.iter().filter(|(name, _)| !proxy.needs.contains_key(*name)) {
             debug_assert_eq!(*name, item.name());
@@ -424,3 +428,6 @@ fn blame(entry: &Entry, name: &Name, field: &str) -> String {
     let own = sources.iter().find(|source| source.object.starts_with(kind));
     own.or(sources.first()).map_or_else(|| name.to_string(), |source| source.object.clone())
 }
+
+#[cfg(test)]
+mod tests;

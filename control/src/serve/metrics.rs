@@ -47,8 +47,8 @@ pub(crate) enum Ended {
     Broken,
     /// The proxy did not acknowledge in time.
     Stalled,
-    /// The proxy's certificate ended.
-    LeafEnded,
+    /// The proxy's certificate is over.
+    Expired,
     /// Another stream of the same pod came.
     Replaced,
     /// The control plane is ending.
@@ -69,7 +69,7 @@ impl Turned {
 
 impl Ended {
     pub(crate) const ALL: [Self; 7] =
-        [Self::Closed, Self::Refused, Self::Broken, Self::Stalled, Self::LeafEnded, Self::Replaced, Self::Draining];
+        [Self::Closed, Self::Refused, Self::Broken, Self::Stalled, Self::Expired, Self::Replaced, Self::Draining];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -77,7 +77,7 @@ impl Ended {
             Self::Refused => "refused",
             Self::Broken => "protocol",
             Self::Stalled => "stalled",
-            Self::LeafEnded => "certificate-ended",
+            Self::Expired => "certificate-over",
             Self::Replaced => "replaced",
             Self::Draining => "draining",
         }

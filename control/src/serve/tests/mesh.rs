@@ -172,10 +172,15 @@ impl Mesh {
 
     /// A route of the Service reviews with one rule for a path.
     pub(super) fn route(&self, path: &str) {
+        self.route_to(path, "reviews");
+    }
+
+    /// The same, to another Service.
+    pub(super) fn route_to(&self, path: &str, backend: &str) {
         let text = format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: reviews\n  namespace: shop\nspec:\n  \
              parentRefs:\n  - {{group: '', kind: Service, name: reviews, port: 80}}\n  rules:\n  - matches:\n    - path: {{type: PathPrefix, value: {path}}}\n    \
-             backendRefs:\n    - {{name: reviews, port: 80}}\n"
+             backendRefs:\n    - {{name: {backend}, port: 80}}\n"
         );
         self.manifest("route.yaml", &text);
     }

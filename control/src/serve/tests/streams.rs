@@ -178,6 +178,39 @@ async fn one_that_does_not_acknowledge_in_time_gets_the_sum_of_all_changes() {
 }
 
 #[tokio::test]
+async fn many_proxies_are_back_soon_after_a_restart_and_nothing_is_sent_twice() {
+    const PROXIES: usize = 100;
+    let mut mesh = Mesh::new();
+    for n in 0..PROXIES {
+        mesh.pod(&format!("many-{n}"), "web", "127.0.0.1", 1000 + n as u64);
+    }
+    mesh.start().await;
+    let web = mesh.web().await;
+    let mut again = Vec::new();
+    for n in 0..PROXIES {
+        let pod = format!("many-{n}");
+        let mut proxy = Proxy::open(mesh.caller(&web).await, hello(&pod, &[REVIEWS])).await.unwrap();
+        proxy.take().await;
+        again.push(proxy.hello_again(&pod, &[REVIEWS]));
+    }
+    mesh.stop().await;
+    mesh.start().await;
+    let started = Instant::now();
+    let mut back = tokio::task::JoinSet::new();
+    for hello in again {
+        let caller = mesh.caller(&web).await;
+        back.spawn(async move {
+            let mut proxy = Proxy::open(caller, hello).await.unwrap();
+            (proxy.take().await, proxy)
+        });
+    }
+    let back = back.join_all().await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(back.iter().all(|(changes, proxy)| changes.is_empty() && proxy.epoch == 1));
+    assert!(mesh.get("/metrics").await.contains("weft_control_resources_sent_total 0"));
+}
+
+#[tokio::test]
 async fn a_proxy_that_is_ahead_begins_a_new_epoch_only_when_looking_again_does_not_help() {
     let mut mesh = Mesh::running().await;
     let web = mesh.web().await;

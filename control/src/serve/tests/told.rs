@@ -112,6 +112,44 @@ async fn what_a_proxy_refuses_is_named_and_not_repeated() {
 }
 
 #[tokio::test]
+async fn what_the_version_before_a_refused_one_refers_to_stays_and_stays_current() {
+    let mut mesh = Mesh::new();
+    mesh.service("ratings", "10.96.0.8");
+    mesh.route_to("/v1", "ratings");
+    mesh.start().await;
+    let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
+    let changes = proxy.take().await;
+    let ratings = |changes: &[(weft_proto::resource::Name, &str)], what: &str| {
+        changes.iter().any(|(name, change)| name.kind == Kind::Endpoints && name.key.contains("ratings") && *change == what)
+    };
+    assert!(ratings(&changes, "body"), "{changes:?}");
+    mesh.route_to("/v2", "reviews");
+    let batch = proxy.next().await.unwrap();
+    let [service] = &batch.resources[..] else { panic!("{:?}", batch.resources) };
+    let (name, version) = (service.name.clone(), service.version.clone());
+    let refusal = discovery::Refusal { name, version, field: "rules".to_owned(), ..Default::default() };
+    proxy.ack(batch.nonce, vec![refusal]).await;
+    mesh.until(|status| status["proxies"][0]["refusals"].as_array().is_some_and(|refusals| !refusals.is_empty())).await;
+    // The old version goes on, and so do changes of the endpoints that it refers to.
+    mesh.service("ratings", "10.96.0.9");
+    mesh.slice(&["reviews-1"], 300);
+    loop {
+        let changes = proxy.take().await;
+        assert!(!ratings(&changes, "removed"), "{changes:?}");
+        if changes.iter().any(|(name, _)| name.key.contains("reviews")) {
+            break;
+        }
+    }
+    // A version that it takes ends that.
+    mesh.route_to("/v3", "reviews");
+    loop {
+        if ratings(&proxy.take().await, "removed") {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_proxy_that_has_gone_is_told_of_until_its_pod_is_gone_too() {
     let mesh = Mesh::running().await;
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;

@@ -1,0 +1,145 @@
+//! What the hub puts into outboxes.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use weft_certs::bundle::TrustBundles;
+use weft_model::identity::TrustDomain;
+
+use super::*;
+use crate::index::Settings;
+use crate::objects::Object;
+
+fn object(kind: &str, api_version: &str, name: &str, version: u64, labels: &[(&str, &str)], rest: &Value) -> Arc<Object> {
+    let mut raw = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
+    raw.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    Arc::new(Object {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        resource_version: version,
+        generation: 0,
+        labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        annotations: Default::default(),
+        raw,
+        origin: None,
+    })
+}
+
+fn pod(name: &str, ip: &str) -> Arc<Object> {
+    let rest = json!({
+        "spec": {"serviceAccountName": "web", "initContainers": [{"name": "weft-proxy"}], "containers": [{"name": "app"}]},
+        "status": {"phase": "Running", "podIP": ip},
+    });
+    object("Pod", "v1", name, 1, &[("app", "web")], &rest)
+}
+
+fn slice(version: u64, ips: &[&str]) -> Arc<Object> {
+    let endpoint = |ip: &&str| json!({"addresses": [ip], "conditions": {"ready": true}});
+    let rest = json!({
+        "addressType": "IPv4",
+        "endpoints": ips.iter().map(endpoint).collect::<Vec<_>>(),
+        "ports": [{"name": "http", "port": 8080}],
+    });
+    object("EndpointSlice", "discovery.k8s.io/v1", "reviews-v4", version, &[("kubernetes.io/service-name", "reviews")], &rest)
+}
+
+fn hub(state: &std::path::Path) -> Hub {
+    let trust_domain = TrustDomain::new("test.weft.internal").unwrap();
+    let index = Index::new(Settings {
+        trust_domain: trust_domain.clone(),
+        cluster: "c".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        inside: Vec::new(),
+        outside: Vec::new(),
+    });
+    let bundles = Arc::new(TrustBundles::new([]).unwrap());
+    let facts = Facts { trust_domain, cluster: "c".to_owned(), discovery_wait: Duration::from_secs(3), bundles };
+    let mut hub = Hub::new(index, facts, Epoch::open(state).unwrap(), 3);
+    let service = json!({"spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "selector": {"app": "reviews"},
+        "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+    let service = object("Service", "v1", "reviews", 1, &[], &service);
+    hub.replace(&Snapshot { objects: vec![pod("web-1", "10.244.0.1"), service, slice(2, &["10.244.0.9"])], ..Snapshot::default() });
+    hub
+}
+
+fn join(hub: &mut Hub, targets: &[&str]) -> (ProxyId, Arc<Outlet>) {
+    let who = Who {
+        pod: index::Name::new("shop", "web-1"),
+        uid: "uid-web-1".to_owned(),
+        build: String::new(),
+        features: Vec::new(),
+        since: SystemTime::UNIX_EPOCH,
+    };
+    hub.join(Join { who, epoch: 0, held: Vec::new(), targets: targets.iter().map(|t| t.parse().unwrap()).collect() })
+}
+
+fn change(hub: &mut Hub, object: Arc<Object>) {
+    hub.apply(&Changes { upserts: vec![object], ..Changes::default() });
+}
+
+#[test]
+fn a_thousand_changes_wait_as_one_for_a_proxy_that_does_not_read() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let (_, outlet) = join(&mut hub, &["10.96.0.7:80"]);
+    assert_eq!(outlet.outbox().take(usize::MAX).len(), 6);
+    for n in 0..1000 {
+        change(&mut hub, slice(10 + n, &[&format!("10.244.1.{}", n % 200)]));
+    }
+    assert_eq!(outlet.outbox().waiting(), 1);
+    let taken = outlet.outbox().take(usize::MAX);
+    assert_eq!(taken[0].0.name.kind, Kind::Endpoints);
+    assert_eq!(taken.len(), 1);
+}
+
+#[test]
+fn only_those_concerned_are_woken() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let (_, outlet) = join(&mut hub, &[]);
+    outlet.outbox().take(usize::MAX);
+    change(&mut hub, slice(10, &["10.244.1.1"]));
+    assert_eq!(outlet.outbox().waiting(), 0);
+}
+
+#[test]
+fn destinations_over_the_limit_are_left_out() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let (id, _) = join(&mut hub, &["10.96.0.7:80"]);
+    let target = |n: u8| Target::Address((IpAddr::from([10, 0, 0, n]), 80).into());
+    assert_eq!(hub.subscribe(id, vec![target(1), target(2), target(3), target(4)]), 2);
+    // One that is followed already is not one more.
+    assert_eq!(hub.subscribe(id, vec![target(1)]), 0);
+    hub.unsubscribe(id, &[target(1), target(2)]);
+    assert_eq!(hub.subscribe(id, vec![target(3)]), 0);
+}
+
+#[test]
+fn what_is_asked_for_is_answered_even_where_it_was_known() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let (id, outlet) = join(&mut hub, &["10.96.0.7:80"]);
+    outlet.outbox().take(usize::MAX);
+    hub.subscribe(id, vec!["10.96.0.7:80".parse().unwrap()]);
+    let taken = outlet.outbox().take(usize::MAX);
+    assert_eq!(taken.iter().map(|(sent, _)| sent.name.kind).collect::<Vec<_>>(), [Kind::Lookup]);
+    // A suspicion is not a question: nothing is sent that the proxy has.
+    hub.refresh(id);
+    assert!(outlet.outbox().take(usize::MAX).is_empty());
+}
+
+#[test]
+fn nothing_is_left_of_proxies_that_are_gone() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    for _ in 0..3 * GONE_MAX {
+        let (id, _) = join(&mut hub, &["10.96.0.7:80"]);
+        hub.leave(id);
+    }
+    assert_eq!((hub.cache.entries().count(), hub.proxies.len(), hub.gone.len()), (0, 0, 1));
+}
