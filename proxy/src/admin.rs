@@ -83,7 +83,10 @@ impl Process {
         }
         // Pages: total, resident, …
         let pages = std::fs::read_to_string("/proc/self/statm").ok();
-        let resident = pages.as_deref().and_then(|pages| pages.split(' ').nth(1)).and_then(|pages| pages.parse::<f64>().ok());
+        let resident = pages
+            .as_deref()
+            .and_then(|pages| pages.split(' ').nth(1))
+            .and_then(|pages| pages.parse::<f64>().ok());
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
         if let (Some(resident), Some(page)) = (resident, page) {
             self.memory.set(resident * page as f64);

@@ -71,11 +71,16 @@ struct BeliefMeters {
 /// Takes up what an earlier process left, and makes a view for each worker. Call it on the back thread's runtime. Adds the
 /// gates `certificate` and `configuration`; they are open when it returns, if what was left suffices.
 pub fn start(settings: &Settings, registry: &Arc<Registry>, ready: &Ready) -> (Back, Beliefs, Vec<View>) {
-    let gates = Gates { certificate: ready.gate("certificate"), configuration: ready.gate("configuration") };
+    let gates = Gates {
+        certificate: ready.gate("certificate"),
+        configuration: ready.gate("configuration"),
+    };
     let (mut store, saved) = restored(settings);
     let current = stored_credential(settings, &mut store);
     gates.certificate.set(store.state().credential.is_some());
-    gates.configuration.set(store.state().inbound.is_some() && store.state().mesh.held.is_some());
+    gates
+        .configuration
+        .set(store.state().inbound.is_some() && store.state().mesh.held.is_some());
     let writer = registry.writer();
     let meters = BeliefMeters {
         leaf_expiry: writer.gauge(&table::LEAF_EXPIRY, &[]),
@@ -86,7 +91,10 @@ pub fn start(settings: &Settings, registry: &Arc<Registry>, ready: &Ready) -> (B
     let first = store.state().clone();
     let (shared, asks, views) = view::channel(first, settings.workers, saved.unwrap_or_else(SystemTime::now));
     shared.set_leaf_end(current.as_ref().map(|(_, life)| life.end().into()));
-    let beliefs = Beliefs { shared: shared.clone(), meters: Arc::new(meters) };
+    let beliefs = Beliefs {
+        shared: shared.clone(),
+        meters: Arc::new(meters),
+    };
     let client = Client {
         store,
         shared,
@@ -112,13 +120,27 @@ pub fn start(settings: &Settings, registry: &Arc<Registry>, ready: &Ready) -> (B
         snapshot_at: None,
     };
     let identity = identity::Meters::new(&writer);
-    (Back { client, issuer: Issuer::new(settings), identity, current }, beliefs, views)
+    (
+        Back {
+            client,
+            issuer: Issuer::new(settings),
+            identity,
+            current,
+        },
+        beliefs,
+        views,
+    )
 }
 
 impl Back {
     /// Runs, for ever.
     pub async fn run(self) {
-        let Self { client, issuer, identity, current } = self;
+        let Self {
+            client,
+            issuer,
+            identity,
+            current,
+        } = self;
         let (news, heard) = mpsc::channel(1);
         let renew_now: Arc<Notify> = client.renew_now.clone();
         let issue = async |current| issuer.issue(current).await;
@@ -148,7 +170,9 @@ impl Beliefs {
         self.meters.leaf_expiry.set(self.shared.leaf_left().as_secs_f64());
         self.meters.config_age.set(self.config_age().as_secs_f64());
         self.meters.connected.set(if self.is_connected() { 1.0 } else { 0.0 });
-        self.meters.subscriptions.set(self.shared.followed.load(std::sync::atomic::Ordering::Relaxed) as f64);
+        self.meters
+            .subscriptions
+            .set(self.shared.followed.load(std::sync::atomic::Ordering::Relaxed) as f64);
     }
 }
 
@@ -159,7 +183,10 @@ fn restored(settings: &Settings) -> (Store, Option<SystemTime>) {
     match snapshot::load(&settings.state_dir, &mut store, Instant::now()) {
         Ok(saved) => (store, saved),
         Err(error) => {
-            tracing::warn!(error = chain(&error), "discarding the snapshot: not ready until the control plane has answered");
+            tracing::warn!(
+                error = chain(&error),
+                "discarding the snapshot: not ready until the control plane has answered"
+            );
             (fresh(), None)
         }
     }
@@ -175,14 +202,20 @@ fn stored_credential(settings: &Settings, store: &mut Store) -> Option<(Arc<Cred
     match weft_certs::store::load(&settings.state_dir, trust, 0, now) {
         Ok(Some(credential)) => {
             let valid_for = credential.not_after().duration_since(now).unwrap_or_default();
-            let life = Life { received: Instant::now().into_std(), valid_for };
+            let life = Life {
+                received: Instant::now().into_std(),
+                valid_for,
+            };
             let shown = store.set_credential(Some(&credential))?;
             tracing::info!(identity = %shown.identity(), ?valid_for, "using the certificate of an earlier process");
             Some((shown, life))
         }
         Ok(None) => None,
         Err(error) => {
-            tracing::warn!(error = chain(&error), "discarding the stored certificate: not ready until there is a new one");
+            tracing::warn!(
+                error = chain(&error),
+                "discarding the stored certificate: not ready until there is a new one"
+            );
             None
         }
     }

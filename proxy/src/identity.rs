@@ -40,7 +40,10 @@ impl Meters {
     pub(crate) fn new(writer: &Writer) -> Self {
         let outcomes = ["issued", "refused", "unreachable", "invalid"];
         let outcomes = outcomes.map(|outcome| writer.counter(&table::ISSUES, &[outcome]));
-        Self { outcomes, skew: writer.gauge(&table::SKEW, &[]) }
+        Self {
+            outcomes,
+            skew: writer.gauge(&table::SKEW, &[]),
+        }
     }
 }
 
@@ -80,13 +83,19 @@ pub(crate) async fn keep(
         }
         // A leaf that the control plane does not accept (its root is gone, say) must not stand in the way of the token, so
         // every second attempt goes without it.
-        let shown = current.as_ref().filter(|_| failures % 2 == 0).map(|(credential, _)| credential.clone());
+        let shown = current
+            .as_ref()
+            .filter(|_| failures.is_multiple_of(2))
+            .map(|(credential, _)| credential.clone());
         match issue(shown).await {
             Ok(issued) => {
                 failures = 0;
                 meters.outcomes[0].add(1);
                 meters.skew.set(issued.skew);
-                let life = Life { received: Instant::now().into_std(), valid_for: issued.valid_for };
+                let life = Life {
+                    received: Instant::now().into_std(),
+                    valid_for: issued.valid_for,
+                };
                 next = life.renewal(rand::random()).into();
                 tracing::info!(identity = %issued.credential.identity(), valid_for = ?issued.valid_for, "a certificate was issued");
                 current = Some((issued.credential.clone(), life));

@@ -69,7 +69,10 @@ struct Content {
 /// Writes what is held. The directory is made if it is missing, with mode 0700.
 pub(crate) fn save(directory: &Path, store: &Store, now: SystemTime) -> io::Result<()> {
     if !directory.is_dir() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
     }
     let content = content(store, now).encode_to_vec();
     let mut bytes = format!("{FORMAT} {}\n", checksum(&content)).into_bytes();
@@ -80,15 +83,23 @@ pub(crate) fn save(directory: &Path, store: &Store, now: SystemTime) -> io::Resu
 /// Reads what [`save`] wrote into a store that knows nothing yet. Gives when it was written, or `None` where there is none.
 /// After an error the store is to be thrown away.
 pub(crate) fn load(directory: &Path, store: &mut Store, now: Instant) -> Result<Option<SystemTime>, SnapshotError> {
-    let Some(bytes) = read(&directory.join(FILE)).map_err(SnapshotError::Io)? else { return Ok(None) };
+    let Some(bytes) = read(&directory.join(FILE)).map_err(SnapshotError::Io)? else {
+        return Ok(None);
+    };
     let content = parse(&bytes)?;
     let saved = SystemTime::UNIX_EPOCH + Duration::from_millis(content.saved_unix_ms);
     let targets: Result<Vec<Target>, _> = content.targets.into_iter().map(target_from_wire).collect();
     let invalid = |name: String, field: String, reason: String| SnapshotError::Invalid { name, field, reason };
     let targets = targets.map_err(|error| invalid("target".into(), error.field, error.reason))?;
-    let newest = discovery::Batch { nonce: 0, epoch: content.epoch, resources: Vec::new() };
+    let newest = discovery::Batch {
+        nonce: 0,
+        epoch: content.epoch,
+        resources: Vec::new(),
+    };
     let batches = content.batches.into_iter().chain([newest]);
-    store.restore(targets, batches, now).map_err(|refused| invalid(refused.key, refused.note.field, refused.note.reason))?;
+    store
+        .restore(targets, batches, now)
+        .map_err(|refused| invalid(refused.key, refused.note.field, refused.note.reason))?;
     Ok(Some(saved))
 }
 
@@ -114,10 +125,15 @@ fn content(store: &Store, now: SystemTime) -> Content {
 }
 
 fn parse(bytes: &[u8]) -> Result<Content, SnapshotError> {
-    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or(SnapshotError::Format)?;
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .ok_or(SnapshotError::Format)?;
     let (line, content) = (&bytes[..end], &bytes[end + 1..]);
-    let (format, sum) =
-        std::str::from_utf8(line).ok().and_then(|line| line.split_once(' ')).ok_or(SnapshotError::Format)?;
+    let (format, sum) = std::str::from_utf8(line)
+        .ok()
+        .and_then(|line| line.split_once(' '))
+        .ok_or(SnapshotError::Format)?;
     if format != FORMAT {
         return Err(SnapshotError::Format);
     }
@@ -129,7 +145,10 @@ fn parse(bytes: &[u8]) -> Result<Content, SnapshotError> {
 
 fn checksum(bytes: &[u8]) -> String {
     // The resources' hash serves here too: it guards against damage, not against forgery, which the directory's mode does.
-    weft_proto::resource::hash(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    weft_proto::resource::hash(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {

@@ -90,7 +90,9 @@ fn version(wire: &Wire) -> Value {
     let Version { hash, sources } = &wire.version;
     let sources: Vec<_> = sources
         .iter()
-        .map(|source| json!({ "object": source.object, "uid": source.uid, "resource_version": source.resource_version }))
+        .map(
+            |source| json!({ "object": source.object, "uid": source.uid, "resource_version": source.resource_version }),
+        )
         .collect();
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({ "hash": hash, "epoch": wire.epoch, "sources": sources })
@@ -99,8 +101,9 @@ fn version(wire: &Wire) -> Value {
 /// The roots that are trusted: the credential's own, which are the stream's as soon as there are any.
 fn bundles(state: &State, view: View) -> Value {
     let trusted = state.credential.as_ref().map(|credential| credential.bundles());
-    let Some(bundles): Option<&TrustBundles> =
-        trusted.or(state.bundles.as_ref().map(|held| &held.value)).map(|bundles| &**bundles)
+    let Some(bundles): Option<&TrustBundles> = trusted
+        .or(state.bundles.as_ref().map(|held| &held.value))
+        .map(|bundles| &**bundles)
     else {
         return json!([]);
     };
@@ -114,7 +117,10 @@ fn bundles(state: &State, view: View) -> Value {
 
 /// The first 16 bytes of a certificate's SHA-256.
 fn fingerprint(der: &[u8]) -> String {
-    weft_proto::resource::hash(der).iter().map(|byte| format!("{byte:02x}")).collect()
+    weft_proto::resource::hash(der)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn inbound(inbound: &Inbound) -> Value {
@@ -127,9 +133,10 @@ fn inbound(inbound: &Inbound) -> Value {
         });
         (port.port, value)
     });
-    let policies = inbound.policies.iter().map(|policy| {
-        json!({ "object": policy.object.to_string(), "missing": policy.missing, "ports": policy.ports })
-    });
+    let policies = inbound
+        .policies
+        .iter()
+        .map(|policy| json!({ "object": policy.object.to_string(), "missing": policy.missing, "ports": policy.ports }));
     let workload = &inbound.workload;
     json!({
         "mode": match inbound.mode { Mode::Permissive => "permissive", Mode::Strict => "strict" },
@@ -176,19 +183,34 @@ fn lookup(state: &State, target: &Target, lookup: &Lookup, view: View) -> (Strin
         Lookup::Service(key) => {
             let service = state.services.get(key).map(|held| held.value.port.to_string());
             let value = json!({ "lookup": "service", "service": service });
-            (full(format!("service {}", service.unwrap_or_default())), view.with(value, || json!({ "key": key })))
+            (
+                full(format!("service {}", service.unwrap_or_default())),
+                view.with(value, || json!({ "key": key })),
+            )
         }
-        Lookup::Direct { endpoint: there, protocol: declared } => {
+        Lookup::Direct {
+            endpoint: there,
+            protocol: declared,
+        } => {
             let name = format!("pod {}/{}:{}", there.namespace, there.pod, there.key.port);
-            (full(name), json!({ "lookup": "direct", "endpoint": endpoint(there, view), "protocol": protocol(*declared) }))
+            (
+                full(name),
+                json!({ "lookup": "direct", "endpoint": endpoint(there, view), "protocol": protocol(*declared) }),
+            )
         }
         Lookup::Outside { ttl } => {
             let value = json!({ "lookup": "outside", "target": target.to_string() });
-            (full(format!("outside {target}")), view.with(value, || json!({ "ttl_seconds": ttl.as_secs() })))
+            (
+                full(format!("outside {target}")),
+                view.with(value, || json!({ "ttl_seconds": ttl.as_secs() })),
+            )
         }
         Lookup::NoSuchPort { reason, ttl } => {
             let value = json!({ "lookup": "no-such-port", "reason": reason });
-            (full(format!("no-such-port {reason}")), view.with(value, || json!({ "ttl_seconds": ttl.as_secs() })))
+            (
+                full(format!("no-such-port {reason}")),
+                view.with(value, || json!({ "ttl_seconds": ttl.as_secs() })),
+            )
         }
     }
 }
@@ -196,13 +218,19 @@ fn lookup(state: &State, target: &Target, lookup: &Lookup, view: View) -> (Strin
 fn services(state: &State, view: View) -> Value {
     let described = state.services.iter().map(|(key, held)| {
         let value = view.versioned(held, service(state, &held.value));
-        ((held.value.port.clone(), key), view.with(value, || json!({ "key": key })))
+        (
+            (held.value.port.clone(), key),
+            view.with(value, || json!({ "key": key })),
+        )
     });
     described.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 fn service(state: &State, service: &Service) -> Value {
-    let rules = service.rules.as_ref().map(|rules| rules.rules.iter().map(|each| rule(state, each)).collect::<Vec<_>>());
+    let rules = service
+        .rules
+        .as_ref()
+        .map(|rules| rules.rules.iter().map(|each| rule(state, each)).collect::<Vec<_>>());
     json!({
         "service": service.port.to_string(),
         "protocol": protocol(service.protocol),
@@ -260,7 +288,10 @@ fn matched(matched: &Match) -> Value {
     }
     let named = |(name, wanted): (&str, &ValueMatch)| json!({ "name": name, "value": value(wanted) });
     if !matched.headers.is_empty() {
-        let headers = matched.headers.iter().map(|(name, wanted)| named((name.as_str(), wanted)));
+        let headers = matched
+            .headers
+            .iter()
+            .map(|(name, wanted)| named((name.as_str(), wanted)));
         all.insert("headers".to_owned(), headers.collect());
     }
     if !matched.query.is_empty() {
@@ -282,8 +313,18 @@ fn set_name(state: &State, key: &str) -> Value {
 }
 
 fn name_of(set: &EndpointSet) -> String {
-    let EndpointSet { namespace, service, port, subset, .. } = set;
-    let subset = if subset.is_empty() { String::new() } else { format!(" subset {subset}") };
+    let EndpointSet {
+        namespace,
+        service,
+        port,
+        subset,
+        ..
+    } = set;
+    let subset = if subset.is_empty() {
+        String::new()
+    } else {
+        format!(" subset {subset}")
+    };
     format!("{namespace}/{service}:{port}{subset}")
 }
 
@@ -310,7 +351,10 @@ fn endpoint(there: &Endpoint, view: View) -> Value {
         "place": place(&there.place),
         "draining": there.draining,
     });
-    view.with(value, || json!({ "id": there.key.id.to_string(), "address": there.address.to_string() }))
+    view.with(
+        value,
+        || json!({ "id": there.key.id.to_string(), "address": there.address.to_string() }),
+    )
 }
 
 fn place(place: &Place) -> Value {

@@ -21,8 +21,8 @@ use super::dial::chain;
 use super::link::{Event, Link};
 use super::store::{Applied, Followed, Store};
 use super::view::{Ask, Shared};
-use crate::identity::issue::Trust;
 use crate::identity::News;
+use crate::identity::issue::Trust;
 use crate::observe::metrics::{Counter, Writer, table};
 use crate::snapshot;
 
@@ -161,7 +161,10 @@ impl Client {
                 self.drop_link();
                 self.open_at = Instant::now();
                 if let Some(Err(error)) = shown.map(|shown| weft_certs::store::save(&self.settings.state_dir, &shown)) {
-                    tracing::warn!(error = chain(&error), "the certificate was not stored: a restart needs the control plane");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "the certificate was not stored: a restart needs the control plane"
+                    );
                 }
             }
             News::Ended => {
@@ -201,7 +204,12 @@ impl Client {
         let applied = self.store.apply(batch, Instant::now());
         self.meters.batches.add(1);
         self.report(&applied);
-        tracing::debug!(nonce, epoch, generation = self.store.state().generation, "applied a batch");
+        tracing::debug!(
+            nonce,
+            epoch,
+            generation = self.store.state().generation,
+            "applied a batch"
+        );
         if applied.bundles {
             self.bundles_changed(trusted.as_deref());
         }
@@ -215,13 +223,21 @@ impl Client {
             let kind = refused.kind.map_or("unknown", |kind| kind.as_str());
             self.meters.writer.counter(&table::REFUSED, &[kind]).add(1);
             let (key, field, reason) = (&refused.key, &refused.note.field, &refused.note.reason);
-            tracing::warn!(kind, key, field, reason, "refused a resource and kept the last good one");
+            tracing::warn!(
+                kind,
+                key,
+                field,
+                reason,
+                "refused a resource and kept the last good one"
+            );
         }
     }
 
     /// A leaf that no peer accepts any more is renewed at once, and the stream that rests on a removed root is left.
     fn bundles_changed(&mut self, before: Option<&TrustBundles>) {
-        let Some(credential) = &self.store.state().credential else { return };
+        let Some(credential) = &self.store.state().credential else {
+            return;
+        };
         if credential.verify(SystemTime::now()).is_err() {
             tracing::info!("the certificate's root is not trusted any more: renewing");
             self.renew_now.notify_one();
@@ -229,7 +245,10 @@ impl Client {
         let own = credential.identity().trust_domain();
         let now_trusted = self.store.trust().and_then(|trust| trust.get(own));
         let removed = before.and_then(|before| before.get(own)).is_some_and(|before| {
-            before.roots().iter().any(|root| now_trusted.is_none_or(|now| !now.roots().contains(root)))
+            before
+                .roots()
+                .iter()
+                .any(|root| now_trusted.is_none_or(|now| !now.roots().contains(root)))
         });
         if removed {
             self.reopen_at = Some(Instant::now() + ROOT_REMOVED.mul_f64(rand::random()));
@@ -254,7 +273,9 @@ impl Client {
     fn publish(&self) {
         let state = self.store.state();
         self.gates.certificate.set(state.credential.is_some());
-        self.gates.configuration.set(state.inbound.is_some() && state.mesh.held.is_some());
+        self.gates
+            .configuration
+            .set(state.inbound.is_some() && state.mesh.held.is_some());
         self.shared.followed.store(self.store.followed(), Ordering::Relaxed);
         self.shared.states.send_replace(Arc::new(state.clone()));
     }
@@ -269,7 +290,11 @@ impl Client {
     fn due_at(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         let open = (self.link.is_none() && self.store.state().credential.is_some()).then_some(self.open_at);
-        [open, self.reopen_at, self.snapshot_at].into_iter().flatten().min().unwrap_or(far)
+        [open, self.reopen_at, self.snapshot_at]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(far)
     }
 
     fn due(&mut self, now: Instant) {
@@ -287,7 +312,9 @@ impl Client {
     }
 
     fn open(&mut self, now: Instant) {
-        let Some(credential) = self.store.state().credential.clone() else { return };
+        let Some(credential) = self.store.state().credential.clone() else {
+            return;
+        };
         let control = match Trust::read(&self.settings.trust_dir) {
             Ok(trust) => trust.control,
             Err(error) => {
@@ -298,7 +325,12 @@ impl Client {
         };
         let tls = credential.client_config_expecting(&control, &[b"h2"]);
         let hello = self.store.hello(self.settings.pod.clone(), env!("CARGO_PKG_VERSION"));
-        self.link = Some(Link::open(self.settings.mark, self.settings.address.clone(), tls, hello));
+        self.link = Some(Link::open(
+            self.settings.mark,
+            self.settings.address.clone(),
+            tls,
+            hello,
+        ));
     }
 
     fn snapshot_soon(&mut self) {

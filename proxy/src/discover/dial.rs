@@ -67,18 +67,30 @@ pub(crate) async fn channel(mark: Option<u32>, at: &str, tls: Option<Arc<ClientC
 async fn connect(mark: Option<u32>, at: &str, tls: Option<Arc<ClientConfig>>) -> Result<Io, DialError> {
     let resolve = |error| DialError::Resolve(at.to_owned(), error);
     let late = || io::Error::from(io::ErrorKind::TimedOut);
-    let addresses = timeout(STEP, tokio::net::lookup_host(at)).await.map_err(|_| resolve(late()))?.map_err(resolve)?;
-    let dialer = Dialer { mark, connect_timeout: STEP, handshake_timeout: STEP };
+    let addresses = timeout(STEP, tokio::net::lookup_host(at))
+        .await
+        .map_err(|_| resolve(late()))?
+        .map_err(resolve)?;
+    let dialer = Dialer {
+        mark,
+        connect_timeout: STEP,
+        handshake_timeout: STEP,
+    };
     let mut last = None;
     // A name has few addresses, and another may answer where one does not.
     for address in addresses.take(4) {
         match dialer.tcp(address, None).await {
             Ok(socket) => {
                 let Some(tls) = tls else { return Ok(Io::plain(socket)) };
-                let host = at.rsplit_once(':').map_or(at, |(host, _)| host).trim_matches(['[', ']']);
+                let host = at
+                    .rsplit_once(':')
+                    .map_or(at, |(host, _)| host)
+                    .trim_matches(['[', ']']);
                 let name = ServerName::try_from(host.to_owned());
                 let name = name.map_err(|error| resolve(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-                let shaken = timeout(STEP, TlsConnector::from(tls).connect(name, socket)).await.map_err(|_| late());
+                let shaken = timeout(STEP, TlsConnector::from(tls).connect(name, socket))
+                    .await
+                    .map_err(|_| late());
                 return shaken.and_then(|shaken| shaken).map(Io::client).map_err(|error| {
                     if is_stranger(&error) {
                         DialError::Stranger(at.to_owned(), error)

@@ -72,7 +72,11 @@ impl Link {
             // Nobody listens where the link was dropped.
             let _ = happened.send(Event::Ended(ended)).await;
         });
-        Self { outgoing, events, _task: AbortOnDropHandle::new(task) }
+        Self {
+            outgoing,
+            events,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 
     /// Says something. `false`: the control plane does not read, and the link is to be dropped.
@@ -111,7 +115,9 @@ async fn follow(
     }
     loop {
         match incoming.message().await {
-            Ok(Some(discovery::FromControl { message: Some(from_control::Message::Batch(batch)) })) => {
+            Ok(Some(discovery::FromControl {
+                message: Some(from_control::Message::Batch(batch)),
+            })) => {
                 if happened.send(Event::Batch(batch)).await.is_err() {
                     return LinkError::Ended;
                 }

@@ -65,9 +65,18 @@ impl Store {
             let reason = format!("epoch {epoch} has ended: epoch {} is held", self.state.epoch);
             return Err(FieldError::new("epoch", reason));
         }
-        let Some(held) = self.wire(name).filter(|held| held.epoch == epoch) else { return Ok(()) };
-        let Some(older) = version.older_than(&held.version) else { return Ok(()) };
-        let at = held.version.sources.iter().find(|source| source.uid == older.uid).map(|source| source.resource_version);
+        let Some(held) = self.wire(name).filter(|held| held.epoch == epoch) else {
+            return Ok(());
+        };
+        let Some(older) = version.older_than(&held.version) else {
+            return Ok(());
+        };
+        let at = held
+            .version
+            .sources
+            .iter()
+            .find(|source| source.uid == older.uid)
+            .map(|source| source.resource_version);
         Err(FieldError::new(
             "version.sources",
             format!(
@@ -87,8 +96,17 @@ impl Store {
             _ => Bytes::new(),
         };
         let update = resource::from_wire(resource).map_err(|refusal| {
-            let discovery::Refusal { field, reason, missing_features, .. } = *refusal;
-            FieldError { field, reason, missing: missing_features }
+            let discovery::Refusal {
+                field,
+                reason,
+                missing_features,
+                ..
+            } = *refusal;
+            FieldError {
+                field,
+                reason,
+                missing: missing_features,
+            }
         })?;
         let name = update.name;
         self.check(&name, &update.version, epoch)?;
@@ -101,7 +119,12 @@ impl Store {
             Change::Removed => staged.removed.push(name),
             Change::Body(decoded) => {
                 self.check_room(staged, &name)?;
-                let wire = Wire { version: update.version, epoch, requires, body };
+                let wire = Wire {
+                    version: update.version,
+                    epoch,
+                    requires,
+                    body,
+                };
                 self.put(staged, name, *decoded, Arc::new(wire))?;
             }
         }
@@ -114,7 +137,10 @@ impl Store {
         let here = self.state.services.len() + self.state.endpoints.len();
         let coming = staged.services.len() + staged.endpoints.len();
         if is_new && here + coming >= self.limit.saturating_mul(RESOURCES_PER_DESTINATION) {
-            return Err(FieldError::new("name", "is one more than the proxy may hold (WEFT_SUBSCRIPTIONS)"));
+            return Err(FieldError::new(
+                "name",
+                "is one more than the proxy may hold (WEFT_SUBSCRIPTIONS)",
+            ));
         }
         Ok(())
     }
@@ -123,21 +149,51 @@ impl Store {
         let key = name.key;
         match body {
             Body::Lookup(lookup) => {
-                let target = key.parse().map_err(|_| FieldError::new("name.key", "is no destination"))?;
-                staged.lookups.insert(target, Held { value: Arc::new(lookup), wire });
+                let target = key
+                    .parse()
+                    .map_err(|_| FieldError::new("name.key", "is no destination"))?;
+                staged.lookups.insert(
+                    target,
+                    Held {
+                        value: Arc::new(lookup),
+                        wire,
+                    },
+                );
             }
             Body::Service(service) => {
-                staged.services.insert(key, Held { value: Arc::new(service), wire });
+                staged.services.insert(
+                    key,
+                    Held {
+                        value: Arc::new(service),
+                        wire,
+                    },
+                );
             }
             Body::Endpoints(endpoints) => {
-                staged.endpoints.insert(key, Held { value: Arc::new(endpoints), wire });
+                staged.endpoints.insert(
+                    key,
+                    Held {
+                        value: Arc::new(endpoints),
+                        wire,
+                    },
+                );
             }
-            Body::Inbound(inbound) => staged.inbound = Some(Held { value: Arc::new(inbound), wire }),
+            Body::Inbound(inbound) => {
+                staged.inbound = Some(Held {
+                    value: Arc::new(inbound),
+                    wire,
+                })
+            }
             Body::Bundles(bundles) => {
                 let value = Arc::new(self.check_bundles(bundles)?);
                 staged.bundles = Some(Held { value, wire });
             }
-            Body::Mesh(mesh) => staged.mesh = Some(Held { value: Arc::new(mesh), wire }),
+            Body::Mesh(mesh) => {
+                staged.mesh = Some(Held {
+                    value: Arc::new(mesh),
+                    wire,
+                })
+            }
         }
         Ok(())
     }
@@ -146,27 +202,50 @@ impl Store {
     fn check_bundles(&self, bundles: Vec<TrustRoots>) -> Result<TrustBundles, FieldError> {
         let bundles = roots(bundles)?;
         let trust = self.trust().cloned().unwrap_or_default();
-        let updated = trust.updated(bundles).map_err(|error| FieldError::new("bundles", error.to_string()))?;
-        if let Some(own) = self.state.credential.as_ref().map(|credential| credential.identity().trust_domain())
+        let updated = trust
+            .updated(bundles)
+            .map_err(|error| FieldError::new("bundles", error.to_string()))?;
+        if let Some(own) = self
+            .state
+            .credential
+            .as_ref()
+            .map(|credential| credential.identity().trust_domain())
             && updated.get(own).is_none()
         {
-            return Err(FieldError::new("bundles", format!("have none of our own trust domain {own}")));
+            return Err(FieldError::new(
+                "bundles",
+                format!("have none of our own trust domain {own}"),
+            ));
         }
         Ok(updated)
     }
 
     /// Refuses what refers to something that would not be there: the last good version stays, and its references with it.
     pub(super) fn refuse_dangling(&self, staged: &mut Staged) {
-        let Staged { services, endpoints, lookups, refused, .. } = staged;
+        let Staged {
+            services,
+            endpoints,
+            lookups,
+            refused,
+            ..
+        } = staged;
         services.retain(|key, service| {
             let there = |key: &str| self.state.endpoints.contains_key(key) || endpoints.contains_key(key);
-            let Some((field, missing)) = missing_endpoints(&service.value, there) else { return true };
+            let Some((field, missing)) = missing_endpoints(&service.value, there) else {
+                return true;
+            };
             let reason = format!("refers to the endpoint set {missing:?}, which is not here");
-            refused.push(Refused::of(&Name::new(Kind::Service, key), &service.wire.version, FieldError::new(field, reason)));
+            refused.push(Refused::of(
+                &Name::new(Kind::Service, key),
+                &service.wire.version,
+                FieldError::new(field, reason),
+            ));
             false
         });
         lookups.retain(|target, lookup| {
-            let Lookup::Service(key) = &*lookup.value else { return true };
+            let Lookup::Service(key) = &*lookup.value else {
+                return true;
+            };
             if self.state.services.contains_key(key) || services.contains_key(key) {
                 return true;
             }
@@ -190,9 +269,18 @@ impl Store {
         for (target, lookup) in staged.lookups {
             self.good(Kind::Lookup, &target.to_string());
             // The answer to a question that was taken back meanwhile.
-            let Some(follow) = self.follows.get(&target) else { continue };
+            let Some(follow) = self.follows.get(&target) else {
+                continue;
+            };
             let used = follow.used.clone();
-            self.state.lookups.insert(target, Found { lookup, heard: now, used });
+            self.state.lookups.insert(
+                target,
+                Found {
+                    lookup,
+                    heard: now,
+                    used,
+                },
+            );
         }
         if let Some(inbound) = staged.inbound {
             self.good(Kind::Inbound, INBOUND);
@@ -201,7 +289,11 @@ impl Store {
         if let Some(mesh) = staged.mesh {
             self.good(Kind::Mesh, MESH);
             let (networks, discovery_wait) = (Arc::new(mesh.value.networks()), mesh.value.discovery_wait);
-            self.state.mesh = Mesh { networks, discovery_wait, held: Some(mesh) };
+            self.state.mesh = Mesh {
+                networks,
+                discovery_wait,
+                held: Some(mesh),
+            };
         }
         if let Some(bundles) = staged.bundles {
             self.good(Kind::Bundles, BUNDLES);
@@ -210,7 +302,13 @@ impl Store {
         }
         for (name, reason) in staged.held {
             if self.wire(&name).is_some() {
-                self.state.notes.insert(name, Note { field: String::new(), reason });
+                self.state.notes.insert(
+                    name,
+                    Note {
+                        field: String::new(),
+                        reason,
+                    },
+                );
             }
         }
         for name in staged.removed {
@@ -221,7 +319,9 @@ impl Store {
             }
         }
         for refused in &staged.refused {
-            let Ok(name) = Name::from_wire(refused.name.clone()) else { continue };
+            let Ok(name) = Name::from_wire(refused.name.clone()) else {
+                continue;
+            };
             // Bounded: only what is held has a note, beside the few kinds of which there is one each.
             if self.wire(&name).is_some() || matches!(name.kind, Kind::Inbound | Kind::Bundles | Kind::Mesh) {
                 self.state.notes.insert(name, Note::of(&refused.error));
@@ -246,8 +346,15 @@ impl Store {
             })
             .collect();
         let gone = |kind, key: &str| self.doomed.contains(&Name::new(kind, key));
-        state.services.retain(|key, _| used.contains(key.as_str()) || !gone(Kind::Service, key));
-        let used: BTreeSet<&str> = state.services.values().flat_map(|held| references(&held.value)).map(|(_, key)| key).collect();
+        state
+            .services
+            .retain(|key, _| used.contains(key.as_str()) || !gone(Kind::Service, key));
+        let used: BTreeSet<&str> = state
+            .services
+            .values()
+            .flat_map(|held| references(&held.value))
+            .map(|(_, key)| key)
+            .collect();
         let doomed: Vec<String> = state
             .endpoints
             .keys()
@@ -262,7 +369,6 @@ impl Store {
             Kind::Endpoints => state.endpoints.contains_key(&name.key),
             _ => false,
         });
-        let Store { state, .. } = self;
         let (services, endpoints) = (&state.services, &state.endpoints);
         state.notes.retain(|name, _| match name.kind {
             Kind::Service => services.contains_key(&name.key),
@@ -281,7 +387,11 @@ impl Store {
 
 impl Refused {
     fn of(name: &Name, version: &Version, error: FieldError) -> Self {
-        Self { name: Some(name.to_wire()), version: Some(resource::name::version_to_wire(version)), error }
+        Self {
+            name: Some(name.to_wire()),
+            version: Some(resource::name::version_to_wire(version)),
+            error,
+        }
     }
 
     /// The kind, if it is one that is known here.
@@ -320,10 +430,13 @@ fn references(service: &Service) -> impl Iterator<Item = (Option<(usize, usize)>
     let own = (!service.endpoints.is_empty()).then_some((None, service.endpoints.as_str()));
     let rules = service.rules.iter().flat_map(|rules| rules.rules.iter().enumerate());
     let backends = rules.flat_map(|(rule_index, rule)| {
-        rule.backends.iter().enumerate().filter_map(move |(index, backend)| match &backend.place {
-            BackendPlace::Endpoints(key) => Some((Some((rule_index, index)), key.as_str())),
-            BackendPlace::Unresolved(_) => None,
-        })
+        rule.backends
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, backend)| match &backend.place {
+                BackendPlace::Endpoints(key) => Some((Some((rule_index, index)), key.as_str())),
+                BackendPlace::Unresolved(_) => None,
+            })
     });
     own.into_iter().chain(backends)
 }

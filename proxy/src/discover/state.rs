@@ -127,14 +127,20 @@ impl State {
 
 impl Note {
     pub(crate) fn of(error: &FieldError) -> Self {
-        Self { field: error.field.clone(), reason: error.reason.clone() }
+        Self {
+            field: error.field.clone(),
+            reason: error.reason.clone(),
+        }
     }
 }
 
 impl Used {
     /// Notes a use.
     pub fn touch(&self, since_start: Duration) {
-        self.0.store(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.store(
+            u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// When it was used last.
@@ -145,6 +151,9 @@ impl Used {
 
 impl<T> Clone for Held<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), wire: self.wire.clone() }
+        Self {
+            value: self.value.clone(),
+            wire: self.wire.clone(),
+        }
     }
 }

@@ -113,7 +113,15 @@ impl Store {
             notes: BTreeMap::new(),
         };
         let (follows, unacknowledged, doomed) = (HashMap::new(), VecDeque::new(), BTreeSet::new());
-        Self { state, follows, limit, unacknowledged, doomed, trust: None, credentials: 0 }
+        Self {
+            state,
+            follows,
+            limit,
+            unacknowledged,
+            doomed,
+            trust: None,
+            credentials: 0,
+        }
     }
 
     /// What is believed now.
@@ -146,16 +154,27 @@ impl Store {
         self.unacknowledged.push_back(Unacknowledged {
             generation: self.state.generation,
             nonce: batch.nonce,
-            refusals: refusals.into_iter().map(|r| resource::refusal(r.name, r.version, r.error)).collect(),
+            refusals: refusals
+                .into_iter()
+                .map(|r| resource::refusal(r.name, r.version, r.error))
+                .collect(),
         });
         Applied { refused, bundles }
     }
 
     /// The batches that every worker decides by, given the generation that the slowest one has applied.
     pub(crate) fn acknowledge(&mut self, applied_by_all: u64) -> Vec<discovery::Ack> {
-        let done = self.unacknowledged.iter().take_while(|batch| batch.generation <= applied_by_all).count();
+        let done = self
+            .unacknowledged
+            .iter()
+            .take_while(|batch| batch.generation <= applied_by_all)
+            .count();
         let done = self.unacknowledged.drain(..done);
-        done.map(|batch| discovery::Ack { nonce: batch.nonce, refusals: batch.refusals }).collect()
+        done.map(|batch| discovery::Ack {
+            nonce: batch.nonce,
+            refusals: batch.refusals,
+        })
+        .collect()
     }
 
     /// Forgets what was to be acknowledged: the stream that it came by has ended.
@@ -172,9 +191,15 @@ impl Store {
         discovery::Hello {
             pod: Some(pod),
             build: build.to_owned(),
-            features: weft_model::feature::SUPPORTED.iter().map(|&feature| feature.to_owned()).collect(),
+            features: weft_model::feature::SUPPORTED
+                .iter()
+                .map(|&feature| feature.to_owned())
+                .collect(),
             epoch: self.state.epoch,
-            held: held.into_iter().map(|(name, wire)| held_to_wire(&name, &wire.version)).collect(),
+            held: held
+                .into_iter()
+                .map(|(name, wire)| held_to_wire(&name, &wire.version))
+                .collect(),
             targets: targets.into_iter().map(target_to_wire).collect(),
         }
     }
@@ -248,7 +273,10 @@ impl Store {
         now: Instant,
     ) -> Result<(), NotTaken> {
         for target in targets.into_iter().take(self.limit) {
-            self.follows.entry(target).or_insert_with(|| Follow { asked: now, used: Arc::default() });
+            self.follows.entry(target).or_insert_with(|| Follow {
+                asked: now,
+                used: Arc::default(),
+            });
         }
         for batch in batches {
             let applied = self.apply(batch, now);
@@ -270,19 +298,47 @@ impl Store {
     pub(crate) fn wires(&self) -> impl Iterator<Item = (Name, &Arc<Wire>)> {
         let state = &self.state;
         let named = |kind: Kind, key: String| Name { kind, key };
-        let lookups = state.lookups.iter().map(move |(t, found)| (named(Kind::Lookup, t.to_string()), &found.lookup.wire));
-        let services = state.services.iter().map(move |(key, held)| (named(Kind::Service, key.clone()), &held.wire));
-        let endpoints = state.endpoints.iter().map(move |(key, held)| (named(Kind::Endpoints, key.clone()), &held.wire));
-        let inbound = state.inbound.iter().map(move |held| (named(Kind::Inbound, INBOUND.into()), &held.wire));
-        let bundles = state.bundles.iter().map(move |held| (named(Kind::Bundles, BUNDLES.into()), &held.wire));
-        let mesh = state.mesh.held.iter().map(move |held| (named(Kind::Mesh, MESH.into()), &held.wire));
-        bundles.chain(mesh).chain(inbound).chain(endpoints).chain(services).chain(lookups)
+        let lookups = state
+            .lookups
+            .iter()
+            .map(move |(t, found)| (named(Kind::Lookup, t.to_string()), &found.lookup.wire));
+        let services = state
+            .services
+            .iter()
+            .map(move |(key, held)| (named(Kind::Service, key.clone()), &held.wire));
+        let endpoints = state
+            .endpoints
+            .iter()
+            .map(move |(key, held)| (named(Kind::Endpoints, key.clone()), &held.wire));
+        let inbound = state
+            .inbound
+            .iter()
+            .map(move |held| (named(Kind::Inbound, INBOUND.into()), &held.wire));
+        let bundles = state
+            .bundles
+            .iter()
+            .map(move |held| (named(Kind::Bundles, BUNDLES.into()), &held.wire));
+        let mesh = state
+            .mesh
+            .held
+            .iter()
+            .map(move |held| (named(Kind::Mesh, MESH.into()), &held.wire));
+        bundles
+            .chain(mesh)
+            .chain(inbound)
+            .chain(endpoints)
+            .chain(services)
+            .chain(lookups)
     }
 
     pub(super) fn wire(&self, name: &Name) -> Option<&Arc<Wire>> {
         let key = name.key.as_str();
         match name.kind {
-            Kind::Lookup => self.state.lookups.get(&key.parse().ok()?).map(|found| &found.lookup.wire),
+            Kind::Lookup => self
+                .state
+                .lookups
+                .get(&key.parse().ok()?)
+                .map(|found| &found.lookup.wire),
             Kind::Service => self.state.services.get(key).map(|held| &held.wire),
             Kind::Endpoints => self.state.endpoints.get(key).map(|held| &held.wire),
             Kind::Inbound => self.state.inbound.as_ref().map(|held| &held.wire),

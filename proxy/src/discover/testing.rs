@@ -36,16 +36,27 @@ pub(crate) fn target(text: &str) -> Target {
 
 pub(crate) fn endpoint(pod: &str, last: u8) -> Endpoint {
     Endpoint {
-        key: EndpointKey { id: EndpointId(u64::from(last)), port: 9080 },
+        key: EndpointKey {
+            id: EndpointId(u64::from(last)),
+            port: 9080,
+        },
         address: SocketAddr::from(([10, 244, 0, last], 9080)),
         identity: Some(identity("shop", "reviews")),
         namespace: "shop".into(),
         pod: pod.into(),
         workload: "reviews".into(),
         version: "v1".into(),
-        place: Place { region: "north".into(), zone: "north-a".into(), cluster: "demo".into() },
+        place: Place {
+            region: "north".into(),
+            zone: "north-a".into(),
+            cluster: "demo".into(),
+        },
         draining: false,
-        source: Source { object: format!("Pod shop/{pod}"), uid: format!("uid-{pod}"), resource_version: 1 },
+        source: Source {
+            object: format!("Pod shop/{pod}"),
+            uid: format!("uid-{pod}"),
+            resource_version: 1,
+        },
     }
 }
 
@@ -61,7 +72,11 @@ pub(crate) fn endpoints(pods: &[(&str, u8)]) -> Body {
 }
 
 pub(crate) fn port(name: &str) -> ServicePort {
-    ServicePort { namespace: "shop".into(), name: name.into(), port: 80 }
+    ServicePort {
+        namespace: "shop".into(),
+        name: name.into(),
+        port: 80,
+    }
 }
 
 pub(crate) fn plain_service(name: &str, set: &str) -> Service {
@@ -80,10 +95,17 @@ pub(crate) fn service(set: &str) -> Body {
 
 pub(crate) fn routed_service(set: &str, backend: &str) -> Body {
     let rule = Rule {
-        route: ObjectRef { kind: "HTTPRoute".into(), namespace: "shop".into(), name: "reviews".into() },
+        route: ObjectRef {
+            kind: "HTTPRoute".into(),
+            namespace: "shop".into(),
+            name: "reviews".into(),
+        },
         index: 0,
         name: String::new(),
-        matches: Match { path: Some(PathMatch::Prefix("/".into())), ..Match::default() },
+        matches: Match {
+            path: Some(PathMatch::Prefix("/".into())),
+            ..Match::default()
+        },
         backends: vec![Backend {
             weight: 1,
             place: BackendPlace::Endpoints(backend.into()),
@@ -91,7 +113,12 @@ pub(crate) fn routed_service(set: &str, backend: &str) -> Body {
             subset: String::new(),
         }],
     };
-    Body::Service(Service { rules: Some(Rules { rules: vec![Arc::new(rule)] }), ..plain_service("reviews", set) })
+    Body::Service(Service {
+        rules: Some(Rules {
+            rules: vec![Arc::new(rule)],
+        }),
+        ..plain_service("reviews", set)
+    })
 }
 
 pub(crate) fn inbound(mode: Mode) -> Body {
@@ -102,7 +129,12 @@ pub(crate) fn inbound(mode: Mode) -> Body {
         service_account: "web".into(),
         place: Place::default(),
     };
-    Body::Inbound(Inbound { mode, ports: Vec::new(), policies: Vec::new(), workload })
+    Body::Inbound(Inbound {
+        mode,
+        ports: Vec::new(),
+        policies: Vec::new(),
+        workload,
+    })
 }
 
 pub(crate) fn mesh() -> Body {
@@ -121,11 +153,17 @@ pub(crate) fn bundles(authority: &Authority, sequence: u64) -> Body {
 
 pub(crate) fn roots(bundle: &Bundle) -> TrustRoots {
     let roots = bundle.roots().iter().map(|root| Bytes::copy_from_slice(root)).collect();
-    TrustRoots { trust_domain: bundle.trust_domain().clone(), roots, sequence: bundle.sequence() }
+    TrustRoots {
+        trust_domain: bundle.trust_domain().clone(),
+        roots,
+        sequence: bundle.sequence(),
+    }
 }
 
 pub(crate) fn outside(seconds: u64) -> Body {
-    Body::Lookup(Lookup::Outside { ttl: Duration::from_secs(seconds) })
+    Body::Lookup(Lookup::Outside {
+        ttl: Duration::from_secs(seconds),
+    })
 }
 
 pub(crate) fn lookup(service: &str) -> Body {
@@ -134,24 +172,52 @@ pub(crate) fn lookup(service: &str) -> Body {
 
 /// A resource, made of one object at a resource version.
 pub(crate) fn says(key: &str, body: &Body, resource_version: u64) -> Resource {
-    let source = Source { object: format!("Object {key}"), uid: format!("uid-{key}"), resource_version };
-    resource::to_wire(&Name::new(body.kind(), key), vec![source], &body.requires(), &resource::encode(body))
+    let source = Source {
+        object: format!("Object {key}"),
+        uid: format!("uid-{key}"),
+        resource_version,
+    };
+    resource::to_wire(
+        &Name::new(body.kind(), key),
+        vec![source],
+        &body.requires(),
+        &resource::encode(body),
+    )
 }
 
 pub(crate) fn hold(kind: Kind, key: &str) -> Resource {
-    let version = discovery::Version { hash: Bytes::from_static(&[0; 16]), sources: Vec::new() };
-    let state = discovery::resource::State::Hold(discovery::Hold { reason: "the source is invalid".into() });
+    let version = discovery::Version {
+        hash: Bytes::from_static(&[0; 16]),
+        sources: Vec::new(),
+    };
+    let state = discovery::resource::State::Hold(discovery::Hold {
+        reason: "the source is invalid".into(),
+    });
     let name = Some(Name::new(kind, key).to_wire());
-    Resource { name, version: Some(version), requires: Vec::new(), state: Some(state) }
+    Resource {
+        name,
+        version: Some(version),
+        requires: Vec::new(),
+        state: Some(state),
+    }
 }
 
 pub(crate) fn removed(kind: Kind, key: &str) -> Resource {
     let state = discovery::resource::State::Removed(discovery::Removed {});
-    Resource { name: Some(Name::new(kind, key).to_wire()), version: None, requires: Vec::new(), state: Some(state) }
+    Resource {
+        name: Some(Name::new(kind, key).to_wire()),
+        version: None,
+        requires: Vec::new(),
+        state: Some(state),
+    }
 }
 
 pub(crate) fn batch(nonce: u64, epoch: u64, resources: Vec<Resource>) -> Batch {
-    Batch { nonce, epoch, resources }
+    Batch {
+        nonce,
+        epoch,
+        resources,
+    }
 }
 
 /// What a new proxy is told at first.

@@ -41,8 +41,23 @@ impl Pod {
     fn settings(&self, control: &str) -> Settings {
         let at = |name: &str| self.directory.path().join(name).display().to_string();
         let (trust, token, state) = (at("trust"), at("token"), at("state"));
-        let fixed = ["weft-proxy", "--pod-ips", "127.0.0.1", "--pod-name", "web-1", "--workers", "2"];
-        let own = ["--pod-namespace", "shop", "--service-account", "web", "--control-address", control];
+        let fixed = [
+            "weft-proxy",
+            "--pod-ips",
+            "127.0.0.1",
+            "--pod-name",
+            "web-1",
+            "--workers",
+            "2",
+        ];
+        let own = [
+            "--pod-namespace",
+            "shop",
+            "--service-account",
+            "web",
+            "--control-address",
+            control,
+        ];
         let files = ["--trust-dir", &trust, "--token-file", &token, "--state-dir", &state];
         Settings::try_parse_from(fixed.iter().chain(&own).chain(&files)).unwrap()
     }
@@ -72,7 +87,13 @@ struct Proxy {
 fn proxy(pod: &Pod, control: &str) -> Proxy {
     let (registry, ready) = (Registry::new(), Ready::new());
     let (back, beliefs, views) = start(&pod.settings(control), &registry, &ready);
-    Proxy { back, beliefs, views, ready, registry }
+    Proxy {
+        back,
+        beliefs,
+        views,
+        ready,
+        registry,
+    }
 }
 
 /// Waits, bounded, until the proxy is complete. Every worker applies what it sees.
@@ -88,16 +109,22 @@ async fn complete(views: &[View]) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), complete).await.expect("complete in time");
+    tokio::time::timeout(Duration::from_secs(20), complete)
+        .await
+        .expect("complete in time");
 }
 
 /// A control plane that told a proxy the basics, which has acknowledged them.
 async fn introduced(control: &mut Control, views: &[View]) {
-    let Message::Hello(hello) = control.hear().await else { panic!("a stream begins with hello") };
+    let Message::Hello(hello) = control.hear().await else {
+        panic!("a stream begins with hello")
+    };
     assert_eq!(hello.pod.unwrap().name, "web-1");
     control.tell(batch(1, 1, basics()));
     complete(views).await;
-    let Message::Ack(ack) = control.hear().await else { panic!("the basics are acknowledged") };
+    let Message::Ack(ack) = control.hear().await else {
+        panic!("the basics are acknowledged")
+    };
     assert_eq!((ack.nonce, ack.refusals.len()), (1, 0));
 }
 
@@ -105,7 +132,9 @@ async fn introduced(control: &mut Control, views: &[View]) {
 async fn asked(control: &mut Control, views: &[View]) {
     let at = target(AT);
     let told = async {
-        let Message::Subscribe(asked) = control.hear().await else { panic!("the destination is asked for") };
+        let Message::Subscribe(asked) = control.hear().await else {
+            panic!("the destination is asked for")
+        };
         assert_eq!(asked.targets.len(), 1);
         control.tell(batch(2, 1, reviews(AT, &[("reviews-1", 1)], 5)));
     };
@@ -125,7 +154,13 @@ async fn beside<T>(back: Back, story: impl Future<Output = T>) -> T {
 async fn a_new_proxy_gets_a_certificate_its_configuration_and_what_it_asks_for() {
     let pod = Pod::new();
     let mut control = pod.control();
-    let Proxy { back, beliefs, views, ready, .. } = proxy(&pod, &control.address.to_string());
+    let Proxy {
+        back,
+        beliefs,
+        views,
+        ready,
+        ..
+    } = proxy(&pod, &control.address.to_string());
     assert_eq!(ready.missing(), ["certificate", "configuration"]);
     beside(back, async {
         introduced(&mut control, &views).await;
@@ -152,7 +187,9 @@ async fn a_batch_is_acknowledged_after_the_last_worker_and_not_before() {
         let _ = tokio::time::timeout(Duration::from_millis(50), views[0].lookup(&target("10.96.0.8:80"))).await;
         assert!(matches!(control.hear().await, Message::Subscribe(_)));
         views[1].applied(generation);
-        let Message::Ack(ack) = control.hear().await else { panic!("now it is acknowledged") };
+        let Message::Ack(ack) = control.hear().await else {
+            panic!("now it is acknowledged")
+        };
         assert_eq!(ack.nonce, 2);
     })
     .await;
@@ -162,7 +199,9 @@ async fn a_batch_is_acknowledged_after_the_last_worker_and_not_before() {
 async fn a_refused_resource_is_reported_with_its_field_and_the_last_good_one_stays() {
     let pod = Pod::new();
     let mut control = pod.control();
-    let Proxy { back, views, registry, .. } = proxy(&pod, &control.address.to_string());
+    let Proxy {
+        back, views, registry, ..
+    } = proxy(&pod, &control.address.to_string());
     beside(back, async {
         introduced(&mut control, &views).await;
         let mut broken = says("inbound", &inbound(Mode::Permissive), 2);
@@ -170,11 +209,18 @@ async fn a_refused_resource_is_reported_with_its_field_and_the_last_good_one_sta
         control.tell(batch(2, 1, vec![broken]));
         let state = views[0].newer(views[0].state().generation).await;
         views.iter().for_each(|view| view.applied(state.generation));
-        let Message::Ack(ack) = control.hear().await else { panic!("a refusal is acknowledged too") };
+        let Message::Ack(ack) = control.hear().await else {
+            panic!("a refusal is acknowledged too")
+        };
         assert_eq!(ack.refusals[0].field, "requires");
         assert_eq!(ack.refusals[0].missing_features, ["teleport/1"]);
         assert_eq!(state.inbound().unwrap().mode, Mode::Strict);
-        assert!(registry.text().finish().contains("weft_discovery_refused_total{kind=\"inbound\"} 1"));
+        assert!(
+            registry
+                .text()
+                .finish()
+                .contains("weft_discovery_refused_total{kind=\"inbound\"} 1")
+        );
     })
     .await;
 }
@@ -183,24 +229,41 @@ async fn a_refused_resource_is_reported_with_its_field_and_the_last_good_one_sta
 async fn somebody_else_at_the_control_planes_address_gets_no_token() {
     let pod = Pod::new();
     let other_root = Arc::new(authority());
-    let impostors = [(&pod.authority, identity("shop", "weft-control")), (&other_root, control_plane())];
+    let impostors = [
+        (&pod.authority, identity("shop", "weft-control")),
+        (&other_root, control_plane()),
+    ];
     for (authority, who) in impostors {
         let mut impostor = Control::start(authority, &who, LIFE);
-        let Proxy { back, views, ready, registry, .. } = proxy(&pod, &impostor.address.to_string());
+        let Proxy {
+            back,
+            views,
+            ready,
+            registry,
+            ..
+        } = proxy(&pod, &impostor.address.to_string());
         beside(back, async {
             let tried = async {
                 while impostor.connections.load(Ordering::SeqCst) < 2 {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(20), tried).await.expect("it tries again");
+            tokio::time::timeout(Duration::from_secs(20), tried)
+                .await
+                .expect("it tries again");
         })
         .await;
         assert!(impostor.tokens.lock().unwrap().is_empty(), "{who} got a token");
         assert!(impostor.said.try_recv().is_err(), "{who} heard something");
         let metrics = registry.text().finish();
-        assert!(!metrics.contains("weft_identity_issues_total{outcome=\"unreachable\"} 0"), "{metrics}");
-        assert!(metrics.contains("weft_identity_issues_total{outcome=\"issued\"} 0"), "{metrics}");
+        assert!(
+            !metrics.contains("weft_identity_issues_total{outcome=\"unreachable\"} 0"),
+            "{metrics}"
+        );
+        assert!(
+            metrics.contains("weft_identity_issues_total{outcome=\"issued\"} 0"),
+            "{metrics}"
+        );
         assert!(!ready.is_ready());
         assert_eq!(views[0].credential().unwrap_err(), Reason::NoCertificate);
     }
@@ -214,7 +277,12 @@ async fn a_certificate_for_somebody_else_is_not_taken() {
     settings.service_account = "other".into();
     let issuer = Issuer::new(&settings);
     let error = issuer.issue(None).await.unwrap_err();
-    assert!(error.to_string().contains("this pod is spiffe://demo.weft.internal/ns/shop/sa/other"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("this pod is spiffe://demo.weft.internal/ns/shop/sa/other"),
+        "{error}"
+    );
 }
 
 /// A pod whose proxy has written certificate and snapshot, and whose control plane is gone.
@@ -233,7 +301,9 @@ async fn left_behind() -> (Pod, String) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), written).await.expect("a snapshot");
+        tokio::time::timeout(Duration::from_secs(20), written)
+            .await
+            .expect("a snapshot");
     })
     .await;
     drop(control);
@@ -244,7 +314,9 @@ async fn left_behind() -> (Pod, String) {
 async fn a_proxy_that_restarts_while_the_control_plane_is_away_serves_at_once() {
     let (pod, address) = left_behind().await;
     let began = std::time::Instant::now();
-    let Proxy { views, ready, beliefs, .. } = proxy(&pod, &address);
+    let Proxy {
+        views, ready, beliefs, ..
+    } = proxy(&pod, &address);
     assert!(ready.is_ready());
     assert!(began.elapsed() < Duration::from_millis(200));
     assert_eq!(views[0].lookup(&target(AT)).await, Ok(Lookup::Service("svc".into())));
@@ -253,7 +325,11 @@ async fn a_proxy_that_restarts_while_the_control_plane_is_away_serves_at_once() 
     assert!(!beliefs.is_connected());
     for name in [crate::snapshot::FILE, "credential.pem"] {
         use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(std::fs::metadata(pod.state_file(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+        assert_eq!(
+            std::fs::metadata(pod.state_file(name)).unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{name}"
+        );
     }
 }
 
@@ -290,11 +366,16 @@ async fn after_a_restart_the_control_plane_hears_what_is_held_and_followed() {
     let mut control = pod.control();
     let Proxy { back, .. } = proxy(&pod, &control.address.to_string());
     beside(back, async {
-        let Message::Hello(hello) = control.hear().await else { panic!("a stream begins with hello") };
+        let Message::Hello(hello) = control.hear().await else {
+            panic!("a stream begins with hello")
+        };
         assert_eq!(hello.epoch, 1);
         assert_eq!(hello.targets.len(), 1);
         assert_eq!(hello.held.len(), 5);
-        assert!(control.tokens.lock().unwrap().is_empty(), "the certificate of before is good still");
+        assert!(
+            control.tokens.lock().unwrap().is_empty(),
+            "the certificate of before is good still"
+        );
     })
     .await;
 }
@@ -304,7 +385,9 @@ async fn a_control_plane_that_comes_back_finds_its_proxies() {
     let pod = Pod::new();
     let mut control = pod.control();
     let address = control.address;
-    let Proxy { back, beliefs, views, .. } = proxy(&pod, &address.to_string());
+    let Proxy {
+        back, beliefs, views, ..
+    } = proxy(&pod, &address.to_string());
     beside(back, async {
         introduced(&mut control, &views).await;
         drop(control);
@@ -315,7 +398,9 @@ async fn a_control_plane_that_comes_back_finds_its_proxies() {
             }
         };
         let mut control = Control::serve(listener, &pod.authority, &control_plane(), LIFE);
-        let Message::Hello(hello) = control.hear().await else { panic!("a stream begins with hello") };
+        let Message::Hello(hello) = control.hear().await else {
+            panic!("a stream begins with hello")
+        };
         assert_eq!((hello.epoch, hello.held.len()), (1, 2));
         control.tell(batch(1, 1, vec![says("inbound", &inbound(Mode::Permissive), 2)]));
         let state = views[0].newer(views[0].state().generation).await;
@@ -333,12 +418,18 @@ async fn a_renewed_certificate_opens_a_new_stream() {
     beside(back, async {
         introduced(&mut control, &views).await;
         let first = views[0].credential().unwrap();
-        let Message::Hello(hello) = control.hear().await else { panic!("another stream begins with hello") };
+        let Message::Hello(hello) = control.hear().await else {
+            panic!("another stream begins with hello")
+        };
         assert_eq!(hello.held.len(), 2);
         let second = views[0].credential().unwrap();
         assert!(second.generation() > first.generation());
         assert_ne!(second.chain(), first.chain());
-        assert_ne!(second.key().public().fingerprint(), first.key().public().fingerprint(), "the key is new too");
+        assert_ne!(
+            second.key().public().fingerprint(),
+            first.key().public().fingerprint(),
+            "the key is new too"
+        );
     })
     .await;
 }

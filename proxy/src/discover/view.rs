@@ -67,7 +67,11 @@ pub(crate) enum Ask {
 }
 
 /// Makes a view for each worker, and what the store needs of them. `current`: when the configuration was last known to be.
-pub(crate) fn channel(first: State, workers: usize, current: SystemTime) -> (Arc<Shared>, mpsc::Receiver<Ask>, Vec<View>) {
+pub(crate) fn channel(
+    first: State,
+    workers: usize,
+    current: SystemTime,
+) -> (Arc<Shared>, mpsc::Receiver<Ask>, Vec<View>) {
     let (asks, questions) = mpsc::channel(ASKS);
     let shared = Arc::new(Shared {
         states: watch::Sender::new(Arc::new(first)),
@@ -76,9 +80,14 @@ pub(crate) fn channel(first: State, workers: usize, current: SystemTime) -> (Arc
         connected: AtomicBool::new(false),
         followed: AtomicUsize::new(0),
         started: Instant::now(),
-        times: Mutex::new(Times { current, leaf_end: None }),
+        times: Mutex::new(Times {
+            current,
+            leaf_end: None,
+        }),
     });
-    let views = (0..workers).map(|worker| View::new(shared.clone(), worker, asks.clone())).collect();
+    let views = (0..workers)
+        .map(|worker| View::new(shared.clone(), worker, asks.clone()))
+        .collect();
     (shared, questions, views)
 }
 
@@ -98,7 +107,13 @@ impl View {
     fn new(shared: Arc<Shared>, worker: usize, asks: mpsc::Sender<Ask>) -> Self {
         let mut states = shared.states.subscribe();
         let current = states.borrow_and_update().clone();
-        Self { shared, worker, states: RefCell::new(states), current: RefCell::new(current), asks }
+        Self {
+            shared,
+            worker,
+            states: RefCell::new(states),
+            current: RefCell::new(current),
+            asks,
+        }
     }
 
     /// The newest state. Costs two atomic loads and a reference count where nothing changed.
@@ -162,7 +177,10 @@ impl View {
 
     /// What is known of a destination, without asking or waiting. For explanations; decisions use [`View::lookup`].
     pub fn peek(&self, target: &Target) -> Option<Lookup> {
-        self.state().lookups.get(target).map(|found| Lookup::clone(&found.lookup.value))
+        self.state()
+            .lookups
+            .get(target)
+            .map(|found| Lookup::clone(&found.lookup.value))
     }
 
     /// Says that what is known of a destination seems wrong (an endpoint showed another identity, say): the control plane
@@ -178,7 +196,9 @@ impl View {
     }
 
     fn known(&self, state: &State, target: &Target) -> Known {
-        let Some(found) = state.lookups.get(target) else { return by_networks(state, target) };
+        let Some(found) = state.lookups.get(target) else {
+            return by_networks(state, target);
+        };
         found.used.touch(self.shared.started.elapsed());
         let lookup = Lookup::clone(&found.lookup.value);
         match age(found) {
@@ -192,10 +212,16 @@ impl View {
     async fn ask(&self, target: &Target, heard: Option<Instant>) -> Result<Lookup, Reason> {
         let mut states = self.states.borrow().clone();
         if heard.is_some() {
-            self.asks.send(Ask::Renew(target.clone())).await.map_err(|_| Reason::DiscoveryTimeout)?;
+            self.asks
+                .send(Ask::Renew(target.clone()))
+                .await
+                .map_err(|_| Reason::DiscoveryTimeout)?;
         } else {
             let (reply, replied) = oneshot::channel();
-            self.asks.send(Ask::Follow(target.clone(), reply)).await.map_err(|_| Reason::DiscoveryTimeout)?;
+            self.asks
+                .send(Ask::Follow(target.clone(), reply))
+                .await
+                .map_err(|_| Reason::DiscoveryTimeout)?;
             replied.await.map_err(|_| Reason::DiscoveryTimeout)??;
         }
         let newer = |found: &Found| heard.is_none_or(|heard| found.heard > heard);
@@ -208,7 +234,10 @@ impl View {
                 _ => None,
             },
         };
-        let state = states.wait_for(|state| settled(state).is_some()).await.map_err(|_| Reason::DiscoveryTimeout)?;
+        let state = states
+            .wait_for(|state| settled(state).is_some())
+            .await
+            .map_err(|_| Reason::DiscoveryTimeout)?;
         settled(&state).ok_or(Reason::DiscoveryTimeout)
     }
 }
@@ -216,7 +245,11 @@ impl View {
 impl Shared {
     /// The generation that every worker decides by.
     pub(crate) fn applied_by_all(&self) -> u64 {
-        self.applied.iter().map(|applied| applied.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
+        self.applied
+            .iter()
+            .map(|applied| applied.load(Ordering::Acquire))
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     /// The stream is up, or not.
@@ -242,7 +275,9 @@ impl Shared {
 
     /// How long the proxy's own leaf lives still.
     pub(crate) fn leaf_left(&self) -> Duration {
-        self.times().leaf_end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
+        self.times()
+            .leaf_end
+            .map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
     }
 
     fn times(&self) -> MutexGuard<'_, Times> {
@@ -270,7 +305,9 @@ enum Age {
 
 /// Negative answers age; what the control plane says of the mesh is good until it says otherwise.
 fn age(found: &Found) -> Age {
-    let (Lookup::Outside { ttl } | Lookup::NoSuchPort { ttl, .. }) = &*found.lookup.value else { return Age::Good };
+    let (Lookup::Outside { ttl } | Lookup::NoSuchPort { ttl, .. }) = &*found.lookup.value else {
+        return Age::Good;
+    };
     let age = found.heard.elapsed();
     match ttl {
         ttl if ttl.is_zero() || age <= *ttl / 2 => Age::Good,

@@ -124,7 +124,10 @@ impl Issuer {
         let trust = Trust::read(&self.trust_dir)?;
         let key = Key::generate().map_err(|error| IssueError::Request(error.to_string()))?;
         let csr = csr::make(&key).map_err(|error| IssueError::Request(error.to_string()))?;
-        let channel = self.dial(&trust, current.as_deref()).await.map_err(IssueError::Unreachable)?;
+        let channel = self
+            .dial(&trust, current.as_deref())
+            .await
+            .map_err(IssueError::Unreachable)?;
         // Only now: whoever answers has proved to be the control plane.
         let token = match read(&self.token_file) {
             Ok(token) => token.trim().to_owned(),
@@ -133,7 +136,9 @@ impl Issuer {
             Err(error) => return Err(error),
         };
         let request = wire::IssueRequest { csr: csr.into(), token };
-        let answer = timeout(ANSWER, IdentityClient::new(channel).issue(request)).await.map_err(|_| IssueError::Slow)?;
+        let answer = timeout(ANSWER, IdentityClient::new(channel).issue(request))
+            .await
+            .map_err(|_| IssueError::Slow)?;
         self.check(&trust, key, answer.map_err(IssueError::Refused)?.into_inner())
     }
 
@@ -160,12 +165,20 @@ impl Issuer {
         let bundles = bundles::from_identity(answer.bundles).and_then(roots);
         let bundles = bundles.map_err(|error| invalid(format!("{}: {}", error.field, error.reason)))?;
         let bundles = TrustBundles::new(bundles).map_err(|error| invalid(error.to_string()))?;
-        let chain = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let credential = Credential::new(chain, key, Arc::new(bundles), 0).map_err(|error| invalid(dial::chain(&error)))?;
+        let chain = answer
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.to_vec()))
+            .collect();
+        let credential =
+            Credential::new(chain, key, Arc::new(bundles), 0).map_err(|error| invalid(dial::chain(&error)))?;
         let own = Identity::new(trust.trust_domain.clone(), &self.namespace, &self.service_account);
         let own = own.map_err(|error| invalid(error.to_string()))?;
         if *credential.identity() != own {
-            return Err(invalid(format!("it is for {}, and this pod is {own}", credential.identity())));
+            return Err(invalid(format!(
+                "it is for {}, and this pod is {own}",
+                credential.identity()
+            )));
         }
         let valid_for = Duration::from_millis(answer.valid_for_ms);
         if valid_for.is_zero() {
@@ -179,9 +192,16 @@ impl Issuer {
             Err(behind) => -behind.duration().as_secs_f64(),
         };
         if skew.abs() > 60.0 {
-            tracing::warn!(skew, "this clock and the control plane's differ: peers may refuse the certificate");
+            tracing::warn!(
+                skew,
+                "this clock and the control plane's differ: peers may refuse the certificate"
+            );
         }
-        Ok(Issued { credential: Arc::new(credential), valid_for, skew })
+        Ok(Issued {
+            credential: Arc::new(credential),
+            valid_for,
+            skew,
+        })
     }
 }
 
@@ -189,7 +209,10 @@ impl Trust {
     /// Reads the trust directory.
     pub fn read(directory: &Path) -> Result<Self, IssueError> {
         let file = |name: &str| directory.join(name);
-        let bad = |name: &str, reason: String| IssueError::File { path: file(name), reason };
+        let bad = |name: &str, reason: String| IssueError::File {
+            path: file(name),
+            reason,
+        };
         let trust_domain = TrustDomain::new(read(&file("trust-domain"))?.trim());
         let trust_domain = trust_domain.map_err(|error| bad("trust-domain", error.to_string()))?;
         let control = Identity::control_plane(trust_domain.clone(), read(&file("control-namespace"))?.trim());
@@ -197,7 +220,11 @@ impl Trust {
         let bundle = Bundle::from_pem(trust_domain.clone(), read(&file("roots.pem"))?.as_bytes(), 0);
         let bundles = bundle.and_then(|bundle| TrustBundles::new([bundle]));
         let bundles = Arc::new(bundles.map_err(|error| bad("roots.pem", error.to_string()))?);
-        Ok(Self { bundles, trust_domain, control })
+        Ok(Self {
+            bundles,
+            trust_domain,
+            control,
+        })
     }
 }
 
@@ -208,5 +235,8 @@ fn read(path: &Path) -> Result<String, IssueError> {
         std::fs::File::open(path)?.take(FILE_MAX).read_to_string(&mut text)?;
         Ok::<_, io::Error>(text)
     };
-    read().map_err(|error| IssueError::File { path: path.to_owned(), reason: error.to_string() })
+    read().map_err(|error| IssueError::File {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }

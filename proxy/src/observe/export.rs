@@ -48,7 +48,8 @@ pub struct Exporter {
 
 /// The collector's `host:port` of an OTLP endpoint. Errors say what would be right.
 pub fn collector(endpoint: &str) -> Result<String, String> {
-    let wrong = || format!("OTEL_EXPORTER_OTLP_ENDPOINT {endpoint:?} must be http://HOST:PORT, as in http://collector:4317");
+    let wrong =
+        || format!("OTEL_EXPORTER_OTLP_ENDPOINT {endpoint:?} must be http://HOST:PORT, as in http://collector:4317");
     let uri: http::Uri = endpoint.parse().map_err(|_| wrong())?;
     let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
     if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
@@ -90,6 +91,7 @@ impl Exporter {
             while self.take(&mut last) > 0 {
                 left = last.len();
                 self.send(&last).await?;
+                self.exported.add(left as u64);
                 left = 0;
                 last.clear();
             }
@@ -122,7 +124,11 @@ impl Exporter {
                     }
                     Err(error) => {
                         self.failed.add(count);
-                        tracing::warn!(error, collector = self.collector, "the collector did not take spans: dropped");
+                        tracing::warn!(
+                            error,
+                            collector = self.collector,
+                            "the collector did not take spans: dropped"
+                        );
                         self.channel = None;
                         not_before = Instant::now() + pause;
                         pause = (pause * 2).min(PAUSE_MAX);
@@ -148,17 +154,25 @@ impl Exporter {
             let channel = match &self.channel {
                 Some(channel) => channel.clone(),
                 None => {
-                    let channel = dial::channel(self.mark, &self.collector, None).await.map_err(|error| chain(&error))?;
+                    let channel = dial::channel(self.mark, &self.collector, None)
+                        .await
+                        .map_err(|error| chain(&error))?;
                     self.channel.insert(channel).clone()
                 }
             };
-            let request = otlp::request(batch, &self.pod, self.beliefs.state().inbound().map(|inbound| &**inbound));
+            let request = otlp::request(
+                batch,
+                &self.pod,
+                self.beliefs.state().inbound().map(|inbound| &**inbound),
+            );
             match TraceServiceClient::new(channel).export(request).await {
                 Ok(_) => Ok(()),
                 Err(status) => Err(format!("{}: {}", status.code(), status.message())),
             }
         };
-        timeout(ANSWER, send).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        timeout(ANSWER, send)
+            .await
+            .unwrap_or_else(|_| Err("no answer in time".to_owned()))
     }
 }
 

@@ -62,10 +62,13 @@ pub struct Labels {
 #[derive(Debug)]
 pub struct Metrics {
     writer: Rc<Writer>,
-    series: RefCell<HashMap<(Labels, Box<str>), Rc<Series>>>,
+    /// By labels and route.
+    series: RefCell<HashMap<SeriesKey, Rc<Series>>>,
     refusals: RefCell<HashMap<(Reason, Direction), Counter>>,
     methods: Rc<Methods>,
 }
+
+type SeriesKey = (Labels, Box<str>);
 
 /// The gRPC methods that a worker tells apart.
 #[derive(Debug, Default)]
@@ -99,7 +102,12 @@ impl Metrics {
         if let Some(series) = known.get(&key) {
             return series.clone();
         }
-        let series = Rc::new(Series::new(self.writer.clone(), self.methods.clone(), labels.clone(), route));
+        let series = Rc::new(Series::new(
+            self.writer.clone(),
+            self.methods.clone(),
+            labels.clone(),
+            route,
+        ));
         // The registry caps what is printed; this caps what a worker remembers. One over it counts all the same.
         if known.len() < registry::SERIES_MAX {
             known.insert(key, series.clone());
@@ -110,15 +118,18 @@ impl Metrics {
     /// Counts something that Weft refused or failed itself.
     pub fn refused(&self, reason: Reason, direction: Direction) {
         let mut refusals = self.refusals.borrow_mut();
-        let counter = refusals
-            .entry((reason, direction))
-            .or_insert_with(|| self.writer.counter(&table::REFUSALS, &[reason.code(), direction.as_str()]));
+        let counter = refusals.entry((reason, direction)).or_insert_with(|| {
+            self.writer
+                .counter(&table::REFUSALS, &[reason.code(), direction.as_str()])
+        });
         counter.add(1);
     }
 
     /// Counts an endpoint set aside. Rare, so it looks its counter up.
     pub fn ejected(&self, service: &ServicePort, reason: Reason) {
-        self.writer.counter(&table::EJECTIONS, &[&service.namespace, &service.name, reason.code()]).add(1);
+        self.writer
+            .counter(&table::EJECTIONS, &[&service.namespace, &service.name, reason.code()])
+            .add(1);
     }
 
     /// The counter of what went to a farther tier. Keep it.
@@ -127,14 +138,20 @@ impl Metrics {
             Spill::Absent => "absent",
             Spill::Unhealthy => "unhealthy",
         };
-        self.writer.counter(&table::SPILLOVER, &[&service.namespace, &service.name, subset, &tier.to_string(), why])
+        self.writer.counter(
+            &table::SPILLOVER,
+            &[&service.namespace, &service.name, subset, &tier.to_string(), why],
+        )
     }
 
     /// The gauges of a tier's endpoints: all, and those that are healthy. Keep them.
     pub fn endpoints(&self, service: &ServicePort, subset: &str, tier: u8) -> (Gauge, Gauge) {
         let gauge = |state| {
             let tier = tier.to_string();
-            self.writer.gauge(&table::ENDPOINTS, &[&service.namespace, &service.name, subset, &tier, state])
+            self.writer.gauge(
+                &table::ENDPOINTS,
+                &[&service.namespace, &service.name, subset, &tier, state],
+            )
         };
         (gauge("all"), gauge("healthy"))
     }
@@ -247,8 +264,16 @@ pub fn rpc_method(path: &str) -> Option<&str> {
 }
 
 fn is_rpc_method(method: &str) -> bool {
-    let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    method.len() <= 256 && method.split_once('/').is_some_and(|(service, name)| word(service) && word(name))
+    let word = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    method.len() <= 256
+        && method
+            .split_once('/')
+            .is_some_and(|(service, name)| word(service) && word(name))
 }
 
 #[cfg(test)]

@@ -150,7 +150,10 @@ impl Tracer {
             }
             None => {
                 let trace = worker.trace_id();
-                Begun::Root { trace, sampled: worker.tracing.sampler.without_parent(&trace) }
+                Begun::Root {
+                    trace,
+                    sampled: worker.tracing.sampler.without_parent(&trace),
+                }
             }
         }
     }
@@ -177,7 +180,11 @@ impl Tracer {
                 match (span, &self.tracing) {
                     (Some(span), _) => span.inject(headers),
                     (None, Some(worker)) => {
-                        let context = Context { trace, span: worker.span_id(), flags: 0 };
+                        let context = Context {
+                            trace,
+                            span: worker.span_id(),
+                            flags: 0,
+                        };
                         headers.insert(TRACEPARENT, context.header());
                     }
                     (None, None) => {}
@@ -195,7 +202,11 @@ impl Tracer {
         };
         let data = Finished {
             kind,
-            context: Context { trace, span: worker.span_id(), flags },
+            context: Context {
+                trace,
+                span: worker.span_id(),
+                flags,
+            },
             parent,
             start: SystemTime::now(),
             took: std::time::Duration::ZERO,
@@ -211,7 +222,11 @@ impl Tracer {
             outcome: Outcome::default(),
             cancelled: true,
         };
-        Some(Span { worker: worker.clone(), begun: Instant::now(), data: Some(Box::new(data)) })
+        Some(Span {
+            worker: worker.clone(),
+            begun: Instant::now(),
+            data: Some(Box::new(data)),
+        })
     }
 }
 
@@ -275,7 +290,11 @@ impl Finished {
             Some(method) => method.clone().into_string(),
             None => {
                 let method = if self.method == "_OTHER" { "HTTP" } else { self.method };
-                if self.route.is_empty() { method.to_owned() } else { format!("{method} {}", self.route) }
+                if self.route.is_empty() {
+                    method.to_owned()
+                } else {
+                    format!("{method} {}", self.route)
+                }
             }
         }
     }

@@ -12,11 +12,18 @@ fn store() -> Store {
 fn told() -> Store {
     let mut store = store();
     store.follow(&target(AT), Instant::now(), Duration::ZERO).unwrap();
-    store.follow(&target("10.9.9.9:80"), Instant::now(), Duration::ZERO).unwrap();
+    store
+        .follow(&target("10.9.9.9:80"), Instant::now(), Duration::ZERO)
+        .unwrap();
     let mut resources = basics();
     resources.push(says("bundles", &bundles(&authority(), 1), 1));
     assert_eq!(store.apply(batch(1, 1, resources), Instant::now()).refused, []);
-    assert_eq!(store.apply(batch(2, 3, reviews(AT, &[("reviews-1", 1)], 5)), Instant::now()).refused, []);
+    assert_eq!(
+        store
+            .apply(batch(2, 3, reviews(AT, &[("reviews-1", 1)], 5)), Instant::now())
+            .refused,
+        []
+    );
     store
 }
 
@@ -34,7 +41,10 @@ fn what_was_held_and_followed_is_so_again() {
     assert!(load(directory.path(), &mut after, Instant::now()).unwrap().is_some());
     let pod = weft_proto::discovery::Pod::default();
     assert_eq!(after.hello(pod.clone(), ""), before.hello(pod, ""));
-    assert_eq!(after.state().lookups[&target(AT)].lookup.value, before.state().lookups[&target(AT)].lookup.value);
+    assert_eq!(
+        after.state().lookups[&target(AT)].lookup.value,
+        before.state().lookups[&target(AT)].lookup.value
+    );
     assert_eq!(after.state().endpoint_set("eps"), before.state().endpoint_set("eps"));
     assert_eq!(after.state().inbound(), before.state().inbound());
     assert_eq!(after.trust(), before.trust());
@@ -49,16 +59,27 @@ fn each_resource_keeps_its_epoch() {
     assert_eq!(after.state().epoch, 3);
     let older = batch(1, 3, vec![says("eps", &endpoints(&[("older", 9)]), 4)]);
     assert_eq!(after.apply(older, Instant::now()).refused.len(), 1);
-    let of_epoch_1 = batch(2, 3, vec![says("inbound", &inbound(weft_model::inbound::Mode::Permissive), 0)]);
+    let of_epoch_1 = batch(
+        2,
+        3,
+        vec![says("inbound", &inbound(weft_model::inbound::Mode::Permissive), 0)],
+    );
     assert_eq!(after.apply(of_epoch_1, Instant::now()).refused, []);
 }
 
 #[test]
 fn nobody_else_may_read_it() {
     let (directory, _) = saved();
-    let mode = std::fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
+    let mode = std::fs::metadata(directory.path().join(FILE))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside");
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        1,
+        "nothing is left beside"
+    );
 }
 
 #[test]
@@ -66,7 +87,10 @@ fn the_directory_is_made_for_us_alone() {
     let above = tempfile::tempdir().unwrap();
     let directory = above.path().join("state");
     save(&directory, &told(), SystemTime::now()).unwrap();
-    assert_eq!(std::fs::metadata(directory).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        std::fs::metadata(directory).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
 }
 
 #[test]
@@ -106,7 +130,10 @@ fn another_format_is_not_read() {
     let good = std::fs::read(&path).unwrap();
     let newer = [b"weft-snapshot-2", &good[FORMAT.len()..]].concat();
     std::fs::write(&path, newer).unwrap();
-    assert!(matches!(load(directory.path(), &mut store(), Instant::now()), Err(SnapshotError::Format)));
+    assert!(matches!(
+        load(directory.path(), &mut store(), Instant::now()),
+        Err(SnapshotError::Format)
+    ));
 }
 
 #[test]

@@ -53,13 +53,27 @@ struct Services {
 impl Control {
     /// Starts one that shows this identity and issues leaves that live so long.
     pub(super) fn start(authority: &Arc<Authority>, who: &Identity, life: Duration) -> Self {
-        Self::serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), authority, who, life)
+        Self::serve(
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+            authority,
+            who,
+            life,
+        )
     }
 
-    pub(super) fn serve(listener: std::net::TcpListener, authority: &Arc<Authority>, who: &Identity, life: Duration) -> Self {
+    pub(super) fn serve(
+        listener: std::net::TcpListener,
+        authority: &Arc<Authority>,
+        who: &Identity,
+        life: Duration,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let (say, said) = mpsc::channel(64);
         let (batches, _) = broadcast::channel(64);
         let (tokens, connections): (Arc<Mutex<Vec<String>>>, Arc<AtomicUsize>) = Default::default();
@@ -90,7 +104,14 @@ impl Control {
                 .add_service(DiscoveryServer::new(services));
             server.serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();
         });
-        Self { address, said, tokens, connections, batches, runtime: Some(runtime) }
+        Self {
+            address,
+            said,
+            tokens,
+            connections,
+            batches,
+            runtime: Some(runtime),
+        }
     }
 
     /// Tells every proxy that listens.
@@ -100,7 +121,10 @@ impl Control {
 
     /// The next message.
     pub(super) async fn hear(&mut self) -> from_proxy::Message {
-        tokio::time::timeout(Duration::from_secs(20), self.said.recv()).await.expect("a message").unwrap()
+        tokio::time::timeout(Duration::from_secs(20), self.said.recv())
+            .await
+            .expect("a message")
+            .unwrap()
     }
 }
 
@@ -117,7 +141,10 @@ impl Issuing for Services {
         self.tokens.lock().unwrap().push(request.token);
         let key = csr::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = SystemTime::now();
-        let leaf = self.authority.issue(&key, &identity("shop", "web"), self.life, now).unwrap();
+        let leaf = self
+            .authority
+            .issue(&key, &identity("shop", "web"), self.life, now)
+            .unwrap();
         Ok(Response::new(wire::IssueResponse {
             chain: leaf.chain.iter().map(|der| der.to_vec().into()).collect(),
             bundles: to_identity(&[roots(&self.authority.bundle(1))]),

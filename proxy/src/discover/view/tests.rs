@@ -71,7 +71,10 @@ async fn the_answer_ends_the_wait_and_is_known_from_then_on() {
     let began = Instant::now();
     let (answer, ()) = tokio::join!(views[0].lookup(&at), told);
     assert_eq!(answer, Ok(Lookup::Service("svc".into())));
-    assert!(views[0].state().service("svc").is_some(), "the state has what the answer refers to");
+    assert!(
+        views[0].state().service("svc").is_some(),
+        "the state has what the answer refers to"
+    );
     assert_eq!(views[0].lookup(&at).await, Ok(Lookup::Service("svc".into())));
     assert!(back.asks.try_recv().is_err(), "nobody was asked again");
     assert_eq!(began.elapsed(), Duration::ZERO);
@@ -80,7 +83,10 @@ async fn the_answer_ends_the_wait_and_is_known_from_then_on() {
 #[tokio::test(start_paused = true)]
 async fn what_is_outside_the_mesh_is_neither_waited_for_nor_followed() {
     let (mut back, views) = back(4, 1);
-    assert_eq!(views[0].lookup(&target("203.0.113.9:443")).await, Ok(Lookup::Outside { ttl: Duration::ZERO }));
+    assert_eq!(
+        views[0].lookup(&target("203.0.113.9:443")).await,
+        Ok(Lookup::Outside { ttl: Duration::ZERO })
+    );
     assert!(back.asks.try_recv().is_err());
 }
 
@@ -88,7 +94,10 @@ async fn what_is_outside_the_mesh_is_neither_waited_for_nor_followed() {
 async fn nothing_is_outside_before_the_networks_are_known() {
     let store = Store::new(Duration::from_secs(3), 4);
     let (_shared, _asks, views) = channel(store.state().clone(), 1, SystemTime::now());
-    assert_eq!(views[0].lookup(&target("203.0.113.9:443")).await, Err(Reason::DiscoveryTimeout));
+    assert_eq!(
+        views[0].lookup(&target("203.0.113.9:443")).await,
+        Err(Reason::DiscoveryTimeout)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,7 +111,10 @@ async fn a_negative_answer_expires_and_is_then_asked_for_and_waited_for() {
     };
     tokio::join!(views[0].lookup(&at), told).0.unwrap();
     tokio::time::advance(Duration::from_secs(20)).await;
-    assert!(views[0].lookup(&at).await.is_ok(), "it ages, and is asked again meanwhile");
+    assert!(
+        views[0].lookup(&at).await.is_ok(),
+        "it ages, and is asked again meanwhile"
+    );
     assert_eq!(back.take().await, "renew");
     tokio::time::advance(Duration::from_secs(11)).await;
     let (answer, asked) = tokio::join!(views[0].lookup(&at), back.take());
@@ -119,7 +131,10 @@ async fn a_negative_answer_expires_and_is_then_asked_for_and_waited_for() {
 async fn while_nobody_can_be_asked_what_is_known_stays_good() {
     let (mut back, views) = back(8, 1);
     let (outside_at, service_at) = (target("10.0.0.1:80"), target(AT));
-    for (at, told) in [(&outside_at, vec![says("10.0.0.1:80", &outside(30), 5)]), (&service_at, reviews(AT, &[("r", 1)], 5))] {
+    for (at, told) in [
+        (&outside_at, vec![says("10.0.0.1:80", &outside(30), 5)]),
+        (&service_at, reviews(AT, &[("r", 1)], 5)),
+    ] {
         let told = async {
             back.take().await;
             back.apply(told);
@@ -129,13 +144,21 @@ async fn while_nobody_can_be_asked_what_is_known_stays_good() {
     tokio::time::advance(Duration::from_secs(24 * 3600)).await;
     assert!(views[0].lookup(&outside_at).await.is_ok());
     assert_eq!(views[0].lookup(&service_at).await, Ok(Lookup::Service("svc".into())));
-    assert_eq!(views[0].lookup(&target("10.0.0.2:80")).await, Err(Reason::DiscoveryTimeout), "what is not known is not guessed");
+    assert_eq!(
+        views[0].lookup(&target("10.0.0.2:80")).await,
+        Err(Reason::DiscoveryTimeout),
+        "what is not known is not guessed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_more_than_may_be_followed_is_refused_at_once() {
     let (mut back, views) = back(1, 1);
-    assert_eq!(back.store.follow(&target("10.0.0.1:80"), Instant::now(), Duration::ZERO), Ok(Followed::New { given_up: None }));
+    assert_eq!(
+        back.store
+            .follow(&target("10.0.0.1:80"), Instant::now(), Duration::ZERO),
+        Ok(Followed::New { given_up: None })
+    );
     let began = Instant::now();
     let at = target(AT);
     let (answer, _) = tokio::join!(views[0].lookup(&at), back.take());

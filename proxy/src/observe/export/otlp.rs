@@ -44,17 +44,32 @@ pub(super) fn request(batch: &[Finished], pod: &Pod, inbound: Option<&Inbound>) 
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
     };
-    let spans = ScopeSpans { scope: Some(scope), spans: batch.iter().map(span).collect(), ..ScopeSpans::default() };
+    let spans = ScopeSpans {
+        scope: Some(scope),
+        spans: batch.iter().map(span).collect(),
+        ..ScopeSpans::default()
+    };
     let resource = Some(resource(pod, inbound));
     ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans { resource, scope_spans: vec![spans], ..ResourceSpans::default() }],
+        resource_spans: vec![ResourceSpans {
+            resource,
+            scope_spans: vec![spans],
+            ..ResourceSpans::default()
+        }],
     }
 }
 
 /// The control plane's word for the workload counts, then the injector's, then the pod's name.
 fn resource(pod: &Pod, inbound: Option<&Inbound>) -> Resource {
-    let named = [inbound.map_or("", |inbound| &inbound.workload.name), &pod.workload, &pod.name];
-    let service = named.into_iter().find(|name| !name.is_empty()).unwrap_or("unknown_service:weft-proxy");
+    let named = [
+        inbound.map_or("", |inbound| &inbound.workload.name),
+        &pod.workload,
+        &pod.name,
+    ];
+    let service = named
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .unwrap_or("unknown_service:weft-proxy");
     let mut attributes = Attributes::default();
     attributes
         .text("service.name", service)
@@ -72,19 +87,36 @@ fn resource(pod: &Pod, inbound: Option<&Inbound>) -> Resource {
             .text("cloud.availability_zone", &inbound.workload.place.zone)
             .text("k8s.cluster.name", &inbound.workload.place.cluster);
     }
-    Resource { attributes: attributes.0, ..Resource::default() }
+    Resource {
+        attributes: attributes.0,
+        ..Resource::default()
+    }
 }
 
 fn span(finished: &Finished) -> Span {
-    let start = finished.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let start = finished
+        .start
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let parent = if finished.parent == [0; 8] { Vec::new() } else { finished.parent.to_vec() };
+    let parent = if finished.parent == [0; 8] {
+        Vec::new()
+    } else {
+        finished.parent.to_vec()
+    };
     let kind = match finished.kind {
         SpanKind::Server => WireKind::Server,
         SpanKind::Client => WireKind::Client,
     };
-    let code = if is_error(finished) { StatusCode::Error } else { StatusCode::Unset };
-    let message = finished.outcome.error.map_or(String::new(), |reason| reason.code().to_owned());
+    let code = if is_error(finished) {
+        StatusCode::Error
+    } else {
+        StatusCode::Unset
+    };
+    let message = finished
+        .outcome
+        .error
+        .map_or(String::new(), |reason| reason.code().to_owned());
     Span {
         trace_id: finished.context.trace.to_vec(),
         span_id: finished.context.span.to_vec(),
@@ -95,7 +127,10 @@ fn span(finished: &Finished) -> Span {
         start_time_unix_nano: nanos(start),
         end_time_unix_nano: nanos(start + finished.took),
         attributes: attributes(finished),
-        status: Some(Status { message, code: code.into() }),
+        status: Some(Status {
+            message,
+            code: code.into(),
+        }),
         ..Span::default()
     }
 }
@@ -111,7 +146,11 @@ fn is_error(finished: &Finished) -> bool {
     if finished.rpc_method.is_some() && outcome.status == 200 {
         let status = outcome.grpc_status.unwrap_or(2);
         // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-        return if server { matches!(status, 2 | 4 | 12 | 13 | 14 | 15) } else { status != 0 };
+        return if server {
+            matches!(status, 2 | 4 | 12 | 13 | 14 | 15)
+        } else {
+            status != 0
+        };
     }
     outcome.status >= if server { 500 } else { 400 }
 }
@@ -127,7 +166,10 @@ fn attributes(finished: &Finished) -> Vec<KeyValue> {
         .text("network.protocol.version", finished.version)
         .text("server.address", host)
         .number("server.port", port)
-        .number("http.response.status_code", (outcome.status > 0).then(|| i64::from(outcome.status)));
+        .number(
+            "http.response.status_code",
+            (outcome.status > 0).then(|| i64::from(outcome.status)),
+        );
     match finished.kind {
         SpanKind::Server => {
             attributes.text("url.scheme", "http").text("url.path", &finished.path);
@@ -142,7 +184,10 @@ fn attributes(finished: &Finished) -> Vec<KeyValue> {
                 attributes.text("network.peer.address", &peer.ip().to_string());
                 attributes.number("network.peer.port", Some(i64::from(peer.port())));
             }
-            attributes.number("http.request.resend_count", (finished.resend > 0).then(|| i64::from(finished.resend)));
+            attributes.number(
+                "http.request.resend_count",
+                (finished.resend > 0).then(|| i64::from(finished.resend)),
+            );
         }
     }
     if let Some(method) = &finished.rpc_method {
@@ -201,7 +246,11 @@ impl Attributes {
     }
 
     fn put(&mut self, key: &str, value: Value) -> &mut Self {
-        self.0.push(KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() });
+        self.0.push(KeyValue {
+            key: key.to_owned(),
+            value: Some(AnyValue { value: Some(value) }),
+            ..KeyValue::default()
+        });
         self
     }
 }

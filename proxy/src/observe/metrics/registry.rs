@@ -17,7 +17,9 @@ use super::table::{FAMILIES, Family, Kind, MESH_LABELS, Merge};
 pub const SERIES_MAX: usize = 2_000;
 
 /// Upper bounds of the duration buckets in seconds (OpenTelemetry semantic conventions, HTTP metrics).
-pub const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+pub const BUCKETS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
 
 /// The same in nanoseconds, to be compared without floating point.
 const BUCKETS_NANOS: [u64; 14] = [
@@ -88,7 +90,10 @@ impl Registry {
     pub fn writer(self: &Arc<Self>) -> Writer {
         let mut inner = self.lock();
         inner.writers += 1;
-        Writer { registry: self.clone(), id: inner.writers }
+        Writer {
+            registry: self.clone(),
+            id: inner.writers,
+        }
     }
 
     /// How many series of traffic there are.
@@ -120,8 +125,16 @@ impl Registry {
     /// The cells of one writer in one series: the same each time.
     fn cells(&self, writer: usize, family: &'static Family, values: &[&str], cells: usize) -> Cells {
         let mesh = if family.mesh { MESH_LABELS.len() } else { 0 };
-        debug_assert_eq!(values.len(), mesh + family.labels.len(), "{} has other labels", family.name);
-        let index = FAMILIES.iter().position(|known| *known == family).expect("every family is in the table");
+        debug_assert_eq!(
+            values.len(),
+            mesh + family.labels.len(),
+            "{} has other labels",
+            family.name
+        );
+        let index = FAMILIES
+            .iter()
+            .position(|known| *known == family)
+            .expect("every family is in the table");
         let mut values: Values = values.iter().map(|value| Box::from(*value)).collect();
         let mut inner = self.lock();
         let Inner { families, capped, .. } = &mut *inner;
@@ -213,7 +226,10 @@ impl Histogram {
     pub fn record(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         // Most requests are in the first buckets, so looking from the front beats halving.
-        let bucket = BUCKETS_NANOS.iter().position(|bound| nanos <= *bound).unwrap_or(BUCKETS.len());
+        let bucket = BUCKETS_NANOS
+            .iter()
+            .position(|bound| nanos <= *bound)
+            .unwrap_or(BUCKETS.len());
         add(&self.0[bucket], 1);
         add(&self.0[BUCKETS.len() + 1], nanos);
     }
@@ -225,13 +241,20 @@ fn add(cell: &AtomicU64, count: u64) {
 }
 
 fn sample(text: &mut Text, family: &Family, labels: &[(&str, &str)], writers: &[(usize, Cells)]) {
-    let sum = |cell: usize| writers.iter().map(|(_, cells)| cells[cell].load(Ordering::Relaxed)).sum::<u64>();
+    let sum = |cell: usize| {
+        writers
+            .iter()
+            .map(|(_, cells)| cells[cell].load(Ordering::Relaxed))
+            .sum::<u64>()
+    };
     match family.kind {
         // A counter of time counts nanoseconds.
         Kind::Counter if family.unit == "seconds" => text.sample(labels, sum(0) as f64 / 1e9),
         Kind::Counter => text.sample(labels, sum(0)),
         Kind::Gauge(merge) => {
-            let values = writers.iter().map(|(_, cells)| f64::from_bits(cells[0].load(Ordering::Relaxed)));
+            let values = writers
+                .iter()
+                .map(|(_, cells)| f64::from_bits(cells[0].load(Ordering::Relaxed)));
             text.sample(
                 labels,
                 match merge {

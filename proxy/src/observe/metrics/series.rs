@@ -114,7 +114,8 @@ impl Series {
         let asked = call.path.strip_prefix('/').unwrap_or(call.path);
         let mut seen = self.rpc.borrow_mut();
         let find = |seen: &[(u32, Box<str>, Histogram)], method: &str| {
-            seen.iter().position(|(known, name, _)| *known == key && **name == *method)
+            seen.iter()
+                .position(|(known, name, _)| *known == key && **name == *method)
         };
         // As asked first: only a method that is new here needs its label looked up.
         let at = find(&seen, asked).unwrap_or_else(|| {
@@ -135,7 +136,10 @@ impl Series {
         let tcp = self.tcp();
         tcp.opened.add(1);
         tcp.open.add(1.0);
-        OpenTcp { series: self.clone(), finished: false }
+        OpenTcp {
+            series: self.clone(),
+            finished: false,
+        }
     }
 
     fn tcp(&self) -> &Tcp {
@@ -158,7 +162,9 @@ impl Series {
             return counter.add(1);
         }
         let mesh = self.labels.values();
-        let counter = self.writer.counter(&table::TCP_CLOSED, &[&mesh[..], &[reason]].concat());
+        let counter = self
+            .writer
+            .counter(&table::TCP_CLOSED, &[&mesh[..], &[reason]].concat());
         counter.add(1);
         closed.push((reason, counter));
     }
@@ -174,8 +180,15 @@ impl Series {
             None if call.status >= first_error => &status,
             None => "",
         };
-        let own = [METHODS[usize::from(method_index(call.method))], &status, &self.route, version(call.version), error];
-        self.writer.histogram(family, &[&self.labels.values()[..], &own].concat())
+        let own = [
+            METHODS[usize::from(method_index(call.method))],
+            &status,
+            &self.route,
+            version(call.version),
+            error,
+        ];
+        self.writer
+            .histogram(family, &[&self.labels.values()[..], &own].concat())
     }
 
     fn rpc_histogram(&self, method: &str, status: u16, error: Option<Reason>) -> Histogram {
@@ -190,7 +203,8 @@ impl Series {
             None => status,
         };
         let own = ["grpc", method, status, error];
-        self.writer.histogram(family, &[&self.labels.values()[..], &own].concat())
+        self.writer
+            .histogram(family, &[&self.labels.values()[..], &own].concat())
     }
 }
 
@@ -221,12 +235,16 @@ impl Drop for OpenTcp {
 }
 
 /// The methods that HTTP's registry knows and semantic conventions name; others are `_OTHER`.
-const METHODS: [&str; 11] =
-    ["_OTHER", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY"];
+const METHODS: [&str; 11] = [
+    "_OTHER", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY",
+];
 
 fn method_index(method: &Method) -> u8 {
     let name = method.as_str();
-    METHODS.iter().position(|known| *known == name).map_or(0, |index| index as u8)
+    METHODS
+        .iter()
+        .position(|known| *known == name)
+        .map_or(0, |index| index as u8)
 }
 
 /// The method as semantic conventions write it.

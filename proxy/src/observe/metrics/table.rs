@@ -59,7 +59,12 @@ const HTTP: &[&str] = &[
     "network_protocol_version",
     "error_type",
 ];
-const RPC: &[&str] = &["rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type"];
+const RPC: &[&str] = &[
+    "rpc_system_name",
+    "rpc_method",
+    "rpc_response_status_code",
+    "error_type",
+];
 
 macro_rules! families {
     ($($id:ident = $name:literal, $kind:expr, $unit:literal, $labels:expr, mesh: $mesh:literal, $help:literal;)+) => {

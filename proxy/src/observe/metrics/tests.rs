@@ -9,11 +9,22 @@ use super::table::{FAMILIES, Kind, MESH_LABELS};
 use super::*;
 
 fn labels(workload: &str) -> Labels {
-    Labels { direction: Direction::Outbound, destination_workload: workload.into(), mutual_tls: true, ..Labels::default() }
+    Labels {
+        direction: Direction::Outbound,
+        destination_workload: workload.into(),
+        mutual_tls: true,
+        ..Labels::default()
+    }
 }
 
 fn get(status: u16, took: Duration) -> HttpCall<'static> {
-    HttpCall { method: &Method::GET, version: Version::HTTP_11, status, error: None, took }
+    HttpCall {
+        method: &Method::GET,
+        version: Version::HTTP_11,
+        status,
+        error: None,
+        took,
+    }
 }
 
 fn text(registry: &Registry) -> String {
@@ -44,8 +55,15 @@ fn parse(text: &str) -> Vec<Sample> {
         } else {
             let sample = parse_sample(line);
             let (name, kind) = family.as_ref().expect("a family stands before its samples");
-            let allowed: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-            assert!(allowed.iter().any(|suffix| sample.0 == format!("{name}{suffix}")), "{line} is not of {name}");
+            let allowed: &[&str] = if kind == "histogram" {
+                &["_bucket", "_sum", "_count"]
+            } else {
+                &[""]
+            };
+            assert!(
+                allowed.iter().any(|suffix| sample.0 == format!("{name}{suffix}")),
+                "{line} is not of {name}"
+            );
             assert!(once.insert((sample.0.clone(), sample.1.clone())), "{line} stands twice");
             assert!(kind == "gauge" || sample.2 >= 0.0, "{line}");
             samples.push(sample);
@@ -95,8 +113,13 @@ fn parse_sample(line: &str) -> Sample {
 }
 
 fn value(samples: &[Sample], name: &str, wanted: &[(&str, &str)]) -> f64 {
-    let has = |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(*k).is_some_and(|have| have == v));
-    samples.iter().filter(|(n, labels, _)| n == name && has(labels)).map(|(_, _, value)| value).sum()
+    let has =
+        |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(*k).is_some_and(|have| have == v));
+    samples
+        .iter()
+        .filter(|(n, labels, _)| n == name && has(labels))
+        .map(|(_, _, value)| value)
+        .sum()
 }
 
 #[test]
@@ -106,22 +129,47 @@ fn every_kind_of_metric_is_text_that_a_strict_parser_takes() {
     let odd = labels("a\"b\\c\nd{e}=,é");
     let series = metrics.series(&odd, "/reviews/*");
     series.http(&get(200, Duration::from_millis(7)));
-    series.rpc(&RpcCall { path: "/a.B/C", status: Some(0), error: None, took: Duration::from_secs(20) });
+    series.rpc(&RpcCall {
+        path: "/a.B/C",
+        status: Some(0),
+        error: None,
+        took: Duration::from_secs(20),
+    });
     let open = series.open_tcp();
     open.up(10);
     open.down(20);
     open.finish(Ok(()));
     metrics.refused(Reason::PlaintextRefused, Direction::Inbound);
-    let service = ServicePort { namespace: "shop".into(), name: "reviews".into(), port: 80 };
+    let service = ServicePort {
+        namespace: "shop".into(),
+        name: "reviews".into(),
+        port: 80,
+    };
     metrics.ejected(&service, Reason::ConnectFailed);
     metrics.spillover(&service, "v1", 1, Spill::Unhealthy).add(3);
     metrics.endpoints(&service, "v1", 0).0.set(2.0);
     let samples = parse(&text(&registry));
-    let odd_is_whole = samples.iter().any(|(_, labels, _)| labels.get("destination_workload") == Some(&"a\"b\\c\nd{e}=,é".to_owned()));
+    let odd_is_whole = samples
+        .iter()
+        .any(|(_, labels, _)| labels.get("destination_workload") == Some(&"a\"b\\c\nd{e}=,é".to_owned()));
     assert!(odd_is_whole);
     assert_eq!(value(&samples, "weft_tcp_bytes_total", &[("flow", "down")]), 20.0);
-    assert_eq!(value(&samples, "weft_refusals_total", &[("reason", "plaintext-refused"), ("direction", "inbound")]), 1.0);
-    assert_eq!(value(&samples, "weft_spillover_total", &[("tier", "1"), ("reason", "unhealthy"), ("subset", "v1")]), 3.0);
+    assert_eq!(
+        value(
+            &samples,
+            "weft_refusals_total",
+            &[("reason", "plaintext-refused"), ("direction", "inbound")]
+        ),
+        1.0
+    );
+    assert_eq!(
+        value(
+            &samples,
+            "weft_spillover_total",
+            &[("tier", "1"), ("reason", "unhealthy"), ("subset", "v1")]
+        ),
+        3.0
+    );
 }
 
 #[test]
@@ -132,8 +180,17 @@ fn a_histogram_counts_up_to_each_bound_and_the_bound_itself() {
         series.http(&get(200, Duration::from_millis(millis)));
     }
     let samples = parse(&text(&registry));
-    let upto = |bound| value(&samples, "http_client_request_duration_seconds_bucket", &[("le", bound)]);
-    assert_eq!([upto("0.005"), upto("0.01"), upto("10"), upto("+Inf")], [2.0, 3.0, 4.0, 5.0]);
+    let upto = |bound| {
+        value(
+            &samples,
+            "http_client_request_duration_seconds_bucket",
+            &[("le", bound)],
+        )
+    };
+    assert_eq!(
+        [upto("0.005"), upto("0.01"), upto("10"), upto("+Inf")],
+        [2.0, 3.0, 4.0, 5.0]
+    );
     assert_eq!(value(&samples, "http_client_request_duration_seconds_count", &[]), 5.0);
     assert!((value(&samples, "http_client_request_duration_seconds_sum", &[]) - 20.013).abs() < 1e-9);
 }
@@ -145,12 +202,20 @@ fn the_workers_make_one_number() {
         let metrics = Metrics::new(&registry);
         let series = metrics.series(&labels("x"), "");
         (0..count).for_each(|_| series.http(&get(200, Duration::ZERO)));
-        let service = ServicePort { namespace: "shop".into(), name: "reviews".into(), port: 80 };
+        let service = ServicePort {
+            namespace: "shop".into(),
+            name: "reviews".into(),
+            port: 80,
+        };
         metrics.endpoints(&service, "", 0).1.set(healthy);
     }
     let samples = parse(&text(&registry));
     assert_eq!(value(&samples, "http_client_request_duration_seconds_count", &[]), 7.0);
-    assert_eq!(value(&samples, "weft_endpoints", &[("state", "healthy")]), 1.0, "the worker that sees the fewest");
+    assert_eq!(
+        value(&samples, "weft_endpoints", &[("state", "healthy")]),
+        1.0,
+        "the worker that sees the fewest"
+    );
 }
 
 #[test]
@@ -160,15 +225,35 @@ fn calls_are_told_apart_by_method_status_route_version_and_error() {
     let series = metrics.series(&labels("x"), "/a/*");
     series.http(&get(200, Duration::ZERO));
     series.http(&get(503, Duration::ZERO));
-    let refused = HttpCall { error: Some(Reason::NoEndpoints), version: Version::HTTP_2, ..get(503, Duration::ZERO) };
+    let refused = HttpCall {
+        error: Some(Reason::NoEndpoints),
+        version: Version::HTTP_2,
+        ..get(503, Duration::ZERO)
+    };
     series.http(&refused);
     let odd = Method::from_bytes(b"BREW").unwrap();
-    series.http(&HttpCall { method: &odd, ..get(404, Duration::ZERO) });
+    series.http(&HttpCall {
+        method: &odd,
+        ..get(404, Duration::ZERO)
+    });
     let samples = parse(&text(&registry));
     let count = |labels: &[(&str, &str)]| value(&samples, "http_client_request_duration_seconds_count", labels);
-    assert_eq!(count(&[("http_response_status_code", "200"), ("error_type", ""), ("http_route", "/a/*")]), 1.0);
-    assert_eq!(count(&[("error_type", "503"), ("network_protocol_version", "1.1")]), 1.0);
-    assert_eq!(count(&[("error_type", "no-endpoints"), ("network_protocol_version", "2")]), 1.0);
+    assert_eq!(
+        count(&[
+            ("http_response_status_code", "200"),
+            ("error_type", ""),
+            ("http_route", "/a/*")
+        ]),
+        1.0
+    );
+    assert_eq!(
+        count(&[("error_type", "503"), ("network_protocol_version", "1.1")]),
+        1.0
+    );
+    assert_eq!(
+        count(&[("error_type", "no-endpoints"), ("network_protocol_version", "2")]),
+        1.0
+    );
     assert_eq!(count(&[("http_request_method", "_OTHER")]), 1.0);
     assert_eq!(count(&[("http_request_method", "BREW")]), 0.0);
 }
@@ -178,11 +263,33 @@ fn a_4xx_is_the_clients_error_and_not_the_servers() {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry);
     for direction in [Direction::Inbound, Direction::Outbound] {
-        metrics.series(&Labels { direction, ..labels("x") }, "").http(&get(404, Duration::ZERO));
+        metrics
+            .series(
+                &Labels {
+                    direction,
+                    ..labels("x")
+                },
+                "",
+            )
+            .http(&get(404, Duration::ZERO));
     }
     let samples = parse(&text(&registry));
-    assert_eq!(value(&samples, "http_client_request_duration_seconds_count", &[("error_type", "404")]), 1.0);
-    assert_eq!(value(&samples, "http_server_request_duration_seconds_count", &[("error_type", "")]), 1.0);
+    assert_eq!(
+        value(
+            &samples,
+            "http_client_request_duration_seconds_count",
+            &[("error_type", "404")]
+        ),
+        1.0
+    );
+    assert_eq!(
+        value(
+            &samples,
+            "http_server_request_duration_seconds_count",
+            &[("error_type", "")]
+        ),
+        1.0
+    );
 }
 
 #[test]
@@ -190,14 +297,23 @@ fn ten_thousand_labels_stay_under_the_cap_and_lose_no_count() {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry);
     for index in 0..10_000 {
-        metrics.series(&labels(&format!("w{index}")), "").http(&get(200, Duration::ZERO));
+        metrics
+            .series(&labels(&format!("w{index}")), "")
+            .http(&get(200, Duration::ZERO));
     }
     assert!(registry.series() <= SERIES_MAX);
     let samples = parse(&text(&registry));
-    let counts: Vec<_> = samples.iter().filter(|(name, ..)| name == "http_client_request_duration_seconds_count").collect();
+    let counts: Vec<_> = samples
+        .iter()
+        .filter(|(name, ..)| name == "http_client_request_duration_seconds_count")
+        .collect();
     assert_eq!(counts.len(), SERIES_MAX + 1);
     assert_eq!(counts.iter().map(|(.., count)| count).sum::<f64>(), 10_000.0);
-    let other = value(&samples, "http_client_request_duration_seconds_count", &[("destination_workload", "other")]);
+    let other = value(
+        &samples,
+        "http_client_request_duration_seconds_count",
+        &[("destination_workload", "other")],
+    );
     assert_eq!(other, (10_000 - SERIES_MAX) as f64);
 }
 
@@ -206,7 +322,12 @@ fn methods_of_strangers_do_not_become_labels() {
     let registry = Registry::new();
     let series = Metrics::new(&registry).series(&labels("x"), "");
     fn call(path: &str, status: u16) -> RpcCall<'_> {
-        RpcCall { path, status: Some(status), error: None, took: Duration::ZERO }
+        RpcCall {
+            path,
+            status: Some(status),
+            error: None,
+            took: Duration::ZERO,
+        }
     }
     for index in 0..10_000 {
         series.rpc(&call(&format!("/scan.S/M{index}"), 12));
@@ -220,7 +341,13 @@ fn methods_of_strangers_do_not_become_labels() {
     let count = |labels: &[(&str, &str)]| value(&samples, "rpc_client_call_duration_seconds_count", labels);
     assert_eq!(count(&[("rpc_method", "_OTHER")]), 10_002.0);
     assert_eq!(count(&[("rpc_method", "shop.Ratings/Get")]), 2.0);
-    assert_eq!(count(&[("rpc_response_status_code", "UNIMPLEMENTED"), ("rpc_system_name", "grpc")]), 10_001.0);
+    assert_eq!(
+        count(&[
+            ("rpc_response_status_code", "UNIMPLEMENTED"),
+            ("rpc_system_name", "grpc")
+        ]),
+        10_001.0
+    );
     assert_eq!(registry.series(), 4);
 }
 
@@ -229,10 +356,22 @@ fn a_server_with_very_many_methods_has_others() {
     let registry = Registry::new();
     let series = Metrics::new(&registry).series(&labels("x"), "");
     for index in 0..(RPC_METHODS_MAX + 10) {
-        series.rpc(&RpcCall { path: &format!("/a.B/M{index}"), status: Some(0), error: None, took: Duration::ZERO });
+        series.rpc(&RpcCall {
+            path: &format!("/a.B/M{index}"),
+            status: Some(0),
+            error: None,
+            took: Duration::ZERO,
+        });
     }
     let samples = parse(&text(&registry));
-    assert_eq!(value(&samples, "rpc_client_call_duration_seconds_count", &[("rpc_method", "_OTHER")]), 10.0);
+    assert_eq!(
+        value(
+            &samples,
+            "rpc_client_call_duration_seconds_count",
+            &[("rpc_method", "_OTHER")]
+        ),
+        10.0
+    );
 }
 
 #[test]
@@ -245,8 +384,22 @@ fn a_connection_that_nobody_finishes_counts_as_cancelled() {
     let samples = parse(&text(&registry));
     assert_eq!(value(&samples, "weft_tcp_connections_opened_total", &[]), 3.0);
     assert_eq!(value(&samples, "weft_tcp_connections_open", &[]), 1.0);
-    assert_eq!(value(&samples, "weft_tcp_connections_closed_total", &[("reason", "cancelled")]), 1.0);
-    assert_eq!(value(&samples, "weft_tcp_connections_closed_total", &[("reason", "connect-failed")]), 1.0);
+    assert_eq!(
+        value(
+            &samples,
+            "weft_tcp_connections_closed_total",
+            &[("reason", "cancelled")]
+        ),
+        1.0
+    );
+    assert_eq!(
+        value(
+            &samples,
+            "weft_tcp_connections_closed_total",
+            &[("reason", "connect-failed")]
+        ),
+        1.0
+    );
     kept.finish(Ok(()));
     assert_eq!(value(&parse(&text(&registry)), "weft_tcp_connections_open", &[]), 0.0);
 }
@@ -257,13 +410,26 @@ fn the_caller_on_inbound_is_its_verified_identity_and_nothing_else() {
         mode: weft_model::inbound::Mode::Strict,
         ports: Vec::new(),
         policies: Vec::new(),
-        workload: weft_model::inbound::Workload { name: "reviews".into(), ..Default::default() },
+        workload: weft_model::inbound::Workload {
+            name: "reviews".into(),
+            ..Default::default()
+        },
     };
     let identity = Identity::new(TrustDomain::new("demo").unwrap(), "shop", "web").unwrap();
     let verified = Labels::inbound(&inbound, 80, &Caller::Verified(identity));
-    assert_eq!((&*verified.source_workload, &*verified.source_namespace, verified.mutual_tls), ("web", "shop", true));
+    assert_eq!(
+        (
+            &*verified.source_workload,
+            &*verified.source_namespace,
+            verified.mutual_tls
+        ),
+        ("web", "shop", true)
+    );
     let plain = Labels::inbound(&inbound, 80, &Caller::Plaintext);
-    assert_eq!((&*plain.source_workload, &*plain.source_namespace, plain.mutual_tls), ("", "", false));
+    assert_eq!(
+        (&*plain.source_workload, &*plain.source_namespace, plain.mutual_tls),
+        ("", "", false)
+    );
 }
 
 #[test]
@@ -278,7 +444,13 @@ fn names_follow_the_conventions() {
         };
         assert!(family.name.ends_with(suffix), "{}", family.name);
         assert!(family.help.ends_with('.'), "{}", family.name);
-        assert!(!MESH_LABELS.iter().any(|label| family.mesh && family.labels.contains(label)), "{}", family.name);
+        assert!(
+            !MESH_LABELS
+                .iter()
+                .any(|label| family.mesh && family.labels.contains(label)),
+            "{}",
+            family.name
+        );
     }
 }
 
@@ -290,5 +462,8 @@ fn the_list_in_the_docs_is_this_table() {
         std::fs::write(path, &made).unwrap();
     }
     let written = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(written == made, "docs/metrics.md is old: run the test with WEFT_WRITE_DOCS=1 to write it anew");
+    assert!(
+        written == made,
+        "docs/metrics.md is old: run the test with WEFT_WRITE_DOCS=1 to write it anew"
+    );
 }

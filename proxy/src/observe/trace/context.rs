@@ -65,8 +65,11 @@ impl Context {
         if !allowed || head[2] != b'-' || head[35] != b'-' || head[52] != b'-' {
             return None;
         }
-        let context =
-            Self { trace: hex(&head[3..35])?, span: hex(&head[36..52])?, flags: hex::<1>(&head[53..55])?[0] & SAMPLED };
+        let context = Self {
+            trace: hex(&head[3..35])?,
+            span: hex(&head[36..52])?,
+            flags: hex::<1>(&head[53..55])?[0] & SAMPLED,
+        };
         (context.trace != [0; 16] && context.span != [0; 8]).then_some(context)
     }
 

@@ -27,7 +27,11 @@ impl Sampler {
             "traceidratio" if argument.is_empty() => ALL,
             "traceidratio" => match argument.parse::<f64>() {
                 Ok(ratio) if (0.0..=1.0).contains(&ratio) => (ratio * ALL as f64) as u64,
-                _ => return Err(format!("OTEL_TRACES_SAMPLER_ARG {argument:?} must be a number from 0 to 1, as in 0.1")),
+                _ => {
+                    return Err(format!(
+                        "OTEL_TRACES_SAMPLER_ARG {argument:?} must be a number from 0 to 1, as in 0.1"
+                    ));
+                }
             },
             _ => {
                 return Err(format!(
@@ -40,7 +44,11 @@ impl Sampler {
 
     /// Whether a trace whose caller sent a context is kept.
     pub fn with_parent(&self, parent: &Context) -> bool {
-        if self.parent_based { parent.flags & SAMPLED != 0 } else { self.without_parent(&parent.trace) }
+        if self.parent_based {
+            parent.flags & SAMPLED != 0
+        } else {
+            self.without_parent(&parent.trace)
+        }
     }
 
     /// Whether a trace that begins here is kept. By its id alone, so that all hops with the same ratio agree.

@@ -18,7 +18,11 @@ struct Fixture {
 fn fixture(sampler: &str, argument: &str) -> Fixture {
     let registry = Registry::new();
     let (tracing, spans) = Tracing::new(Sampler::parse(sampler, argument).unwrap());
-    Fixture { tracer: Tracer::new(Some(&tracing), &registry.writer()), spans, registry }
+    Fixture {
+        tracer: Tracer::new(Some(&tracing), &registry.writer()),
+        spans,
+        registry,
+    }
 }
 
 fn headers(parent: &str) -> HeaderMap {
@@ -81,7 +85,10 @@ fn a_server_span_is_the_callers_child_and_the_apps_parent() {
     let labels = Labels::default();
     let span = f.tracer.server(begun, &what(&labels, "/", "", false)).unwrap();
     f.tracer.carry(begun, Some(&span), &mut headers);
-    span.finish(Outcome { status: 200, ..Outcome::default() });
+    span.finish(Outcome {
+        status: 200,
+        ..Outcome::default()
+    });
     let span = f.spans.try_recv().unwrap();
     let parent = Context::parse(PARENT.as_bytes()).unwrap();
     assert_eq!((span.context.trace, span.parent), (parent.trace, parent.span));
@@ -122,7 +129,10 @@ fn a_request_without_a_parent_begins_a_trace() {
         let span = f.spans.try_recv().unwrap();
         assert_eq!(span.parent, [0; 8]);
         assert_eq!(sent(&headers), span.context);
-        assert!(!headers.contains_key(TRACESTATE), "a state without its parent belongs to nobody");
+        assert!(
+            !headers.contains_key(TRACESTATE),
+            "a state without its parent belongs to nobody"
+        );
     }
 }
 
@@ -168,10 +178,15 @@ fn without_a_collector_headers_pass_untouched() {
 
 #[test]
 fn a_ratio_keeps_about_its_share_and_every_hop_agrees() {
-    let (one, other) = (fixture("traceidratio", "0.25"), fixture("parentbased_traceidratio", "0.25"));
+    let (one, other) = (
+        fixture("traceidratio", "0.25"),
+        fixture("parentbased_traceidratio", "0.25"),
+    );
     let mut kept = 0;
     for _ in 0..20_000 {
-        let Begun::Root { trace, sampled } = one.tracer.begin(&HeaderMap::new()) else { panic!("a root") };
+        let Begun::Root { trace, sampled } = one.tracer.begin(&HeaderMap::new()) else {
+            panic!("a root")
+        };
         let hop = other.tracer.tracing.as_ref().unwrap();
         assert_eq!(hop.tracing.sampler.without_parent(&trace), sampled);
         kept += u32::from(sampled);
@@ -182,10 +197,17 @@ fn a_ratio_keeps_about_its_share_and_every_hop_agrees() {
 
 #[test]
 fn samplers_are_as_opentelemetry_names_them() {
-    let (sampled, unsampled) = (Context::parse(PARENT.as_bytes()).unwrap(), Context::parse(UNSAMPLED.as_bytes()).unwrap());
+    let (sampled, unsampled) = (
+        Context::parse(PARENT.as_bytes()).unwrap(),
+        Context::parse(UNSAMPLED.as_bytes()).unwrap(),
+    );
     let decides = |name: &str, argument: &str| {
         let sampler = Sampler::parse(name, argument).unwrap();
-        [sampler.with_parent(&sampled), sampler.with_parent(&unsampled), sampler.without_parent(&[7; 16])]
+        [
+            sampler.with_parent(&sampled),
+            sampler.with_parent(&unsampled),
+            sampler.without_parent(&[7; 16]),
+        ]
     };
     assert_eq!(decides("always_on", ""), [true; 3]);
     assert_eq!(decides("always_off", ""), [false; 3]);
@@ -195,7 +217,11 @@ fn samplers_are_as_opentelemetry_names_them() {
     assert_eq!(decides("parentbased_always_on", ""), [true, false, true]);
     assert_eq!(decides("parentbased_always_off", ""), [true, false, false]);
     assert_eq!(decides("parentbased_traceidratio", "0"), [true, false, false]);
-    for (name, argument, says) in [("jaeger", "", "must be always_on"), ("traceidratio", "2", "from 0 to 1"), ("traceidratio", "x", "from 0 to 1")] {
+    for (name, argument, says) in [
+        ("jaeger", "", "must be always_on"),
+        ("traceidratio", "2", "from 0 to 1"),
+        ("traceidratio", "x", "from 0 to 1"),
+    ] {
         let error = Sampler::parse(name, argument).unwrap_err();
         assert!(error.contains(says), "{error}");
     }
@@ -216,12 +242,22 @@ fn no_span_name_contains_what_a_request_said() {
     for (grpc, path, route, grpc_status, name) in cases {
         let begun = f.tracer.begin(&HeaderMap::new());
         let span = f.tracer.server(begun, &what(&labels, path, route, grpc)).unwrap();
-        span.finish(Outcome { status: 200, grpc_status, error: None });
+        span.finish(Outcome {
+            status: 200,
+            grpc_status,
+            error: None,
+        });
         assert_eq!(f.spans.try_recv().unwrap().name(), name);
     }
     let odd = Method::from_bytes(b"BREW4711").unwrap();
     let begun = f.tracer.begin(&HeaderMap::new());
-    drop(f.tracer.server(begun, &What { method: &odd, ..what(&labels, "/", "", false) }));
+    drop(f.tracer.server(
+        begun,
+        &What {
+            method: &odd,
+            ..what(&labels, "/", "", false)
+        },
+    ));
     assert_eq!(f.spans.try_recv().unwrap().name(), "HTTP");
 }
 
@@ -233,7 +269,11 @@ fn a_span_that_nobody_finishes_is_cancelled() {
     drop(f.tracer.server(begun, &what(&labels, "/", "", false)));
     assert!(f.spans.try_recv().unwrap().cancelled);
     let span = f.tracer.server(begun, &what(&labels, "/", "", false)).unwrap();
-    span.finish(Outcome { status: 503, grpc_status: None, error: Some(Reason::NoEndpoints) });
+    span.finish(Outcome {
+        status: 503,
+        grpc_status: None,
+        error: Some(Reason::NoEndpoints),
+    });
     assert!(!f.spans.try_recv().unwrap().cancelled);
 }
 
@@ -245,7 +285,12 @@ fn a_full_queue_costs_spans_and_a_counter_and_nothing_else() {
         let begun = f.tracer.begin(&HeaderMap::new());
         drop(f.tracer.server(begun, &what(&labels, "/", "", false)));
     }
-    assert!(f.registry.text().finish().contains("weft_traces_dropped_total{reason=\"queue\"} 10\n"));
+    assert!(
+        f.registry
+            .text()
+            .finish()
+            .contains("weft_traces_dropped_total{reason=\"queue\"} 10\n")
+    );
 }
 
 #[test]
