@@ -27,7 +27,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 pub struct Slots {
     direction: Direction,
     metrics: Rc<Metrics>,
-    free: Cell<usize>,
+    most: usize,
     open: Cell<usize>,
     changed: Notify,
 }
@@ -41,7 +41,7 @@ pub struct Slot {
 impl Slots {
     /// So many.
     pub fn new(most: usize, direction: Direction, metrics: Rc<Metrics>) -> Rc<Self> {
-        Rc::new(Self { direction, metrics, free: Cell::new(most.max(1)), open: Cell::new(0), changed: Notify::new() })
+        Rc::new(Self { direction, metrics, most: most.max(1), open: Cell::new(0), changed: Notify::new() })
     }
 
     /// How many are taken.
@@ -56,11 +56,13 @@ impl Slots {
         }
     }
 
-    async fn take(self: &Rc<Self>) -> Slot {
-        while self.free.get() == 0 {
+    async fn any_free(&self) {
+        while self.open.get() >= self.most {
             self.changed.notified().await;
         }
-        self.free.set(self.free.get() - 1);
+    }
+
+    fn take(self: &Rc<Self>) -> Slot {
         self.open.set(self.open.get() + 1);
         Slot { slots: self.clone() }
     }
@@ -69,7 +71,6 @@ impl Slots {
 impl Drop for Slot {
     fn drop(&mut self) {
         let slots = &self.slots;
-        slots.free.set(slots.free.get() + 1);
         slots.open.set(slots.open.get() - 1);
         slots.changed.notify_waiters();
         // A defect costs the one connection whose task unwinds here, and is counted.
@@ -96,17 +97,17 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// in the kernel.
 pub async fn accept(listener: &TcpListener, slots: &Rc<Slots>, each: impl Fn(TcpStream, SocketAddr, Slot)) {
     loop {
-        let slot = slots.take().await;
+        // Several listeners share the slots, so they may be overdrawn by one connection each.
+        slots.any_free().await;
         match listener.accept().await {
             Ok((socket, client)) => {
                 // The connection may be gone already; then its first read says so.
                 let _ = tune(&SockRef::from(&socket));
-                each(socket, client, slot);
+                each(socket, client, slots.take());
             }
             Err(error) if ends_soon(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "accepting failed");
-                drop(slot);
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
@@ -123,4 +124,84 @@ fn ends_soon(error: &io::Error) -> bool {
 pub fn reset(socket: &TcpStream) {
     // A socket that is gone needs no reset.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::observe::metrics::Registry;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_connection_and_is_counted() {
+        let registry = Registry::new();
+        let metrics = Rc::new(Metrics::new(&registry));
+        let slots = Slots::new(10, Direction::Inbound, metrics);
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let to = listener.local_addr().unwrap();
+        let local = LocalSet::new();
+        let seen = Rc::new(Cell::new(0));
+        let accepting = async {
+            let each = |socket: TcpStream, _, slot: Slot| {
+                let number = seen.get();
+                seen.set(number + 1);
+                spawn_local(async move {
+                    let _held = (slot, socket);
+                    assert!(number != 0, "a defect, in the first connection only");
+                    std::future::pending::<()>().await;
+                });
+            };
+            accept(&listener, &slots, each).await;
+        };
+        let clients = async {
+            let mut first = TcpStream::connect(to).await.unwrap();
+            // It ends with the task; the loop goes on.
+            let _ = first.read(&mut [0]).await;
+            let _second = TcpStream::connect(to).await.unwrap();
+            while seen.get() < 2 {
+                tokio::task::yield_now().await;
+            }
+            slots.open()
+        };
+        let open = local.run_until(async {
+            tokio::select! {
+                () = accepting => unreachable!(),
+                open = clients => open,
+            }
+        });
+        assert_eq!(open.await, 1, "the second");
+        let text = registry.text().finish();
+        assert!(text.lines().any(|l| l.starts_with("weft_refusals_total{") && l.contains("\"internal\"")), "{text}");
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_there_are_slots_wait_in_the_kernel() {
+        let metrics = Rc::new(Metrics::new(&Registry::new()));
+        let slots = Slots::new(1, Direction::Inbound, metrics);
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let to = listener.local_addr().unwrap();
+        let held = std::cell::RefCell::new(Vec::new());
+        let accepting = accept(&listener, &slots, |socket, _, slot| held.borrow_mut().push((socket, slot)));
+        let clients = async {
+            let _both = (TcpStream::connect(to).await.unwrap(), TcpStream::connect(to).await.unwrap());
+            while held.borrow().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(held.borrow().len(), 1);
+            let first = held.borrow_mut().pop();
+            drop(first);
+            while held.borrow().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = accepting => unreachable!(),
+            () = clients => {}
+        }
+    }
 }

@@ -184,8 +184,8 @@ async fn client_says(client: &mut Io, silence: Option<Duration>) -> io::Result<O
     }
 }
 
-/// The version of a connection that is declared to be HTTP, by the preface. `None`: the bytes are not HTTP, or none came.
-/// Cancel safe.
+/// The version of a connection that is declared to be HTTP, by the preface. `None`: the bytes are not HTTP. An error where
+/// none came. Cancel safe.
 pub async fn version(client: &mut Io, silence: Duration) -> io::Result<Option<HttpVersion>> {
     let mut deadline = Instant::now() + silence;
     loop {
@@ -197,8 +197,11 @@ pub async fn version(client: &mut Io, silence: Duration) -> io::Result<Option<Ht
             Some(first) => return Ok(first.is_ascii_alphabetic().then_some(HttpVersion::H1)),
             None => {}
         }
-        if timeout_at(deadline, client.read_ahead(LINE_MAX)).await.unwrap_or(Ok(0))? == 0 {
-            return Ok(None);
+        let read = timeout_at(deadline, client.read_ahead(LINE_MAX)).await;
+        match read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))? {
+            0 if client.ahead().is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => return Ok(None),
+            _ => {}
         }
     }
 }
@@ -243,7 +246,8 @@ pub async fn protocol(
                 return Ok(known.learn(destination, said?.unwrap_or(Verdict::Opaque), Some(server)));
             }
             read = server.read_ahead(LINE_MAX) => {
-                let ended = read? == 0;
+                // A destination that resets is as one that refuses.
+                let ended = read.map_err(|_| ProtocolError::Dial(Reason::UpstreamClosed))? == 0;
                 match classify_greeting(server.ahead()) {
                     Greeting::Opaque => {
                         known.remember(destination);

@@ -123,10 +123,16 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey)
                 Ok(())
             }
             Detected::Opaque => match dial_app(worker, journey.app).await {
-                Ok(app) => Ok(stream(worker, arrived, app, journey.app).await),
+                Ok(app) => {
+                    stream(worker, arrived, app, journey.app).await;
+                    Ok(())
+                }
                 Err(reason) => Err((Some(arrived.io), reason)),
             },
-            Detected::Dialled(app) => Ok(stream(worker, arrived, app, journey.app).await),
+            Detected::Dialled(app) => {
+                stream(worker, arrived, app, journey.app).await;
+                Ok(())
+            }
         };
     }
 }
@@ -137,10 +143,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
     let strict = worker.tables().inbound().is_none_or(|inbound| inbound.mode == Mode::Strict);
     // Strict never looks at who speaks first, so nothing is to be learnt from silence.
     let silence = if strict { within } else { worker.settings.detect_wait };
-    let hello = match mtls::hello(&mut io, silence, within).await {
-        Ok(hello) => hello,
-        Err(_) => return Err((None, Reason::ClientClosed)),
-    };
+    let Ok(hello) = mtls::hello(&mut io, silence, within).await else { return Err((None, Reason::ClientClosed)) };
     match hello {
         Hello::Mesh(accepted) => {
             let credential = match worker.credential() {

@@ -164,7 +164,7 @@ fn begins_tls(bytes: &[u8]) -> Option<bool> {
 }
 
 enum Fed {
-    Whole(Accepted),
+    Whole(Box<Accepted>),
     Part,
     Broken,
 }
@@ -177,15 +177,15 @@ fn feed(acceptor: &mut Acceptor, bytes: &[u8], fed: &mut usize) -> Fed {
         }
     }
     match acceptor.accept() {
-        Ok(Some(accepted)) => Fed::Whole(accepted),
+        Ok(Some(accepted)) => Fed::Whole(Box::new(accepted)),
         Ok(None) => Fed::Part,
         Err(_) => Fed::Broken,
     }
 }
 
-fn sort(accepted: Accepted) -> Hello {
+fn sort(accepted: Box<Accepted>) -> Hello {
     let is_mesh = accepted.client_hello().alpn().is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()));
-    if is_mesh { Hello::Mesh(Box::new(accepted)) } else { Hello::Foreign }
+    if is_mesh { Hello::Mesh(accepted) } else { Hello::Foreign }
 }
 
 /// Terminates mutual TLS on a plain stream whose ClientHello is the mesh's. Not cancel safe.

@@ -58,7 +58,10 @@ async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) ->
     let target = Target::Address(destination);
     let service = match worker.find(&target).await {
         Ok(Found::Service(service)) => service,
-        Ok(Found::Outside) => return Ok(streams::outside(worker, io, destination).await),
+        Ok(Found::Outside) => {
+            streams::outside(worker, io, destination).await;
+            return Ok(());
+        }
         Err(reason) => return Err((io, reason)),
     };
     let mut trial = None;

@@ -43,6 +43,10 @@ pub async fn connection(
     silence: Duration,
     context: ServeContext,
 ) {
+    if reason == Reason::ClientClosed {
+        // It went before it said anything, as port checks do: nothing was refused.
+        return;
+    }
     let Some(version) = detect::could_be_told(&mut io, silence).await else {
         metrics.refused(reason, direction);
         return close(&io);

@@ -131,3 +131,94 @@ fn foreign_hello() -> Vec<u8> {
     session.write_tls(&mut bytes).unwrap();
     bytes
 }
+
+/// Passes a stream on, the first bytes of the client one at a time and after a pause.
+async fn trickle(to: SocketAddr, pause: Duration) -> SocketAddr {
+    let listener = listen().await;
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(to).await.unwrap();
+            server.set_nodelay(true).unwrap();
+            spawn_local(async move {
+                tokio::time::sleep(pause).await;
+                for _ in 0..1_200 {
+                    let byte = client.read_u8().await.unwrap();
+                    server.write_u8(byte).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn the_meshs_hello_is_read_across_segments_and_however_late_it_comes() {
+    story(async {
+        let world = World::new();
+        let server = world.told("reviews").start(app("reviews").await, nobody().await).await;
+        // Longer than a silence that means something: by then the app has been dialled as well.
+        for pause in [Duration::ZERO, Duration::from_millis(120)] {
+            let slow = trickle(server.inbound, pause).await;
+            let mut told = world.told("web");
+            told.endpoints("all", vec![world.endpoint(1, slow, Some("reviews"))]);
+            let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+            let answer = Client::to(client.outbound).await.get("/").await.unwrap();
+            assert!(answer.body.contains("x-forwarded-client-cert"), "{pause:?}: {answer:?}");
+        }
+    });
+}
+
+#[test]
+fn a_stream_to_our_own_pod_is_handed_over_in_process() {
+    story(async {
+        let world = World::new();
+        let own = echo("220 hello\r\n").await;
+        let mut told = world.told("web");
+        told.strict();
+        let endpoint = weft_model::endpoint::Endpoint {
+            address: own,
+            pod: format!("pod-of-{own}"),
+            ..weft_model::endpoint::Endpoint::clone(&world.endpoint(1, own, Some("web")))
+        };
+        told.endpoints("all", vec![std::sync::Arc::new(endpoint)]);
+        let pod = told.start(own, VIP.parse().unwrap()).await;
+        let mut socket = TcpStream::connect(pod.outbound).await.unwrap();
+        let mut greeting = [0; 11];
+        socket.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 hello\r\n");
+        assert!(pod.metrics().contains("weft_tcp_connections_opened_total{direction=\"inbound\",source_workload=\"web\""));
+    });
+}
+
+#[test]
+fn declared_ports_of_a_pod_are_what_they_are_declared() {
+    story(async {
+        let world = World::new();
+        let opaque = echo("").await;
+        let mut told = world.told("reviews");
+        told.declare(opaque.port(), Protocol::Opaque);
+        let server = told.start(opaque, nobody().await).await;
+        let mut socket = TcpStream::connect(server.inbound).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\n\r\n";
+        socket.write_all(request).await.unwrap();
+        let mut back = vec![0; request.len()];
+        socket.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, request);
+
+        let http = app("reviews").await;
+        let mut told = world.told("reviews");
+        told.declare(http.port(), Protocol::Http);
+        let server = told.start(http, nobody().await).await;
+        assert_eq!(Client::to(server.inbound).await.get("/").await.unwrap().status, 200);
+        let mut socket = TcpStream::connect(server.inbound).await.unwrap();
+        socket.write_all(&[0, 1, 2]).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest).await;
+        assert!(rest.is_empty());
+        assert_eq!(server.refusals(weft_model::reason::Reason::NotHttp), 1);
+    });
+}

@@ -11,7 +11,8 @@ use clap::Parser as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
 use weft_certs::authority::Authority;
 use weft_certs::bundle::TrustBundles;
@@ -55,6 +56,8 @@ pub(super) struct Pod {
     /// Where the redirect would send what others dial.
     pub(super) inbound: SocketAddr,
     pub(super) phase: watch::Sender<Phase>,
+    /// Ends when the worker does.
+    pub(super) served: JoinHandle<()>,
     registry: Arc<Registry>,
     shared: Arc<Shared>,
 }
@@ -228,8 +231,8 @@ impl Told {
         let (inbound_at, outbound_at) = (inbound.local_addr().unwrap(), outbound.local_addr().unwrap());
         let (phase, phases) = watch::channel(Phase::Running);
         let listeners = Listeners { inbound: vec![inbound], outbound: vec![outbound], slots: 1000 };
-        spawn_local(serve(worker.clone(), listeners, phases));
-        Pod { worker, outbound: outbound_at, inbound: inbound_at, phase, registry, shared }
+        let served = spawn_local(serve(worker.clone(), listeners, phases));
+        Pod { worker, outbound: outbound_at, inbound: inbound_at, phase, served, registry, shared }
     }
 }
 
@@ -280,6 +283,29 @@ pub(super) async fn app(name: &'static str) -> SocketAddr {
         }
     });
     address
+}
+
+/// Holds an app's answer back.
+#[derive(Default)]
+pub(super) struct HeldAnswer {
+    pub(super) asked: Notify,
+    pub(super) answer: Notify,
+}
+
+/// An app that takes one request, and answers it when it is told.
+pub(super) async fn held_app() -> (Rc<HeldAnswer>, SocketAddr) {
+    let (listener, held) = (listen().await, Rc::new(HeldAnswer::default()));
+    let address = listener.local_addr().unwrap();
+    let told = held.clone();
+    spawn_local(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        read_head(&mut socket, &mut Vec::new()).await.unwrap();
+        told.asked.notify_one();
+        told.answer.notified().await;
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    (held, address)
 }
 
 /// An app that answers each request, once its head is there, with the same bytes.

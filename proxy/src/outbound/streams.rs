@@ -49,7 +49,10 @@ pub async fn opaque(
     service: &Rc<Service>,
 ) -> Result<(), (Io, Reason)> {
     match dial(worker, target, service).await {
-        Ok(stream) => Ok(stream.pump(io).await),
+        Ok(stream) => {
+            stream.pump(io).await;
+            Ok(())
+        }
         Err(reason) => Err((io, reason)),
     }
 }
