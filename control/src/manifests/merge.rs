@@ -21,6 +21,8 @@ pub(super) struct Merged {
     directories: Vec<Directory>,
     versions: Versions,
     files: BTreeMap<FileKey, Reading>,
+    /// The files with something to say, of very many perhaps.
+    noted: BTreeSet<FileKey>,
     faults: BTreeMap<FileKey, Vec<Problem>>,
     places: BTreeMap<ObjectRef, BTreeSet<Place>>,
     objects: BTreeMap<ObjectRef, Arc<Object>>,
@@ -38,6 +40,7 @@ impl Merged {
             directories,
             versions,
             files: BTreeMap::new(),
+            noted: BTreeSet::new(),
             faults: BTreeMap::new(),
             places: BTreeMap::new(),
             objects: BTreeMap::new(),
@@ -66,6 +69,13 @@ impl Merged {
     /// A file was read, or (`None`) is gone.
     pub(super) fn file(&mut self, key: &FileKey, reading: Option<Reading>) -> Delta {
         self.faults.remove(key);
+        match reading
+            .as_ref()
+            .is_some_and(|reading| !reading.problems.is_empty())
+        {
+            true => self.noted.insert(key.clone()),
+            false => self.noted.remove(key),
+        };
         let mut touched = BTreeSet::new();
         let old = match reading {
             Some(new) => {
@@ -163,11 +173,12 @@ impl Merged {
     /// All problems, in order of file and line.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let readable = self
-            .files
+            .noted
             .iter()
-            .filter(|(key, _)| !self.faults.contains_key(*key));
+            .filter(|key| !self.faults.contains_key(*key));
         let mut problems: Vec<Problem> = readable
-            .flat_map(|(_, reading)| reading.problems.iter().cloned())
+            .filter_map(|key| self.files.get(key))
+            .flat_map(|reading| reading.problems.iter().cloned())
             .collect();
         problems.extend(
             self.faults

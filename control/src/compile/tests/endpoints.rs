@@ -277,3 +277,18 @@ fn addresses_outside_the_private_ranges_count_as_inside_once_they_are_seen() {
     let value = networks(&world.index).value;
     assert_eq!((value.inside.len(), value.outside.len()), (1, 1));
 }
+
+#[test]
+fn odd_words_in_files_never_make_a_proxy_refuse_a_set() {
+    use weft_proto::resource::{Body, decode, encode};
+    let odd = pod("shop", "p1", "10.244.0.1", "'v 1\u{e9}'", "na", true).replace(
+        "uid: uid-p1",
+        "uid: uid-p1, ownerReferences: [{kind: ReplicaSet, name: 'a b'}]",
+    );
+    let bare = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {namespace: shop, name: bare, labels: {kubernetes.io/service-name: reviews}}\nports: [{name: http, port: 8080}]\nendpoints: [{addresses: ['fd00::'], zone: 'z z'}, {addresses: ['224.0.0.1']}, {addresses: ['0.0.0.0']}, {addresses: ['nonsense']}, {addresses: []}]\n";
+    let world = World::new(&(shop() + &odd + bare));
+    let set = endpoint_set(&world.index, "shop/reviews:80").unwrap().value;
+    assert_eq!(set.endpoints.len(), 4);
+    let body = Body::Endpoints(set);
+    decode(body.kind(), &encode(&body).bytes).unwrap();
+}

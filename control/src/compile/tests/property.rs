@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
+use weft_proto::resource::{self, Body};
 
 use super::*;
 
@@ -66,6 +67,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Whatever is compiled, a proxy takes: its own reader of the wire says so.
+#[track_caller]
+fn taken(body: Body) {
+    let bytes = resource::encode(&body).bytes;
+    let read =
+        resource::decode(body.kind(), &bytes).unwrap_or_else(|error| panic!("{error}: {body:?}"));
+    assert_eq!(resource::encode(&read).bytes, bytes);
+}
+
 /// Everything that can be asked, as text, and what it depends on.
 fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
     let mut answers = BTreeMap::new();
@@ -81,6 +91,7 @@ fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
                 service,
                 endpoints,
             } = closure(index, &target.parse().unwrap(), client);
+            taken(Body::Lookup(lookup.value.clone()));
             answers.insert(
                 format!("{target} {client}"),
                 (
@@ -89,6 +100,7 @@ fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
                 ),
             );
             if let Some((key, service)) = service {
+                taken(Body::Service(service.value.clone()));
                 answers.insert(
                     format!("service {key}"),
                     (
@@ -98,6 +110,7 @@ fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
                 );
             }
             for (key, set) in endpoints {
+                taken(Body::Endpoints(set.value.clone()));
                 answers.insert(
                     format!("set {key}"),
                     (format!("{:?} {:?}", set.value, set.sources), set.topics),
@@ -107,6 +120,7 @@ fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
     }
     for n in 0..3 {
         if let Some(inbound) = inbound(index, "shop", &format!("p{n}")) {
+            taken(Body::Inbound(inbound.value.clone()));
             answers.insert(
                 format!("inbound p{n}"),
                 (format!("{:?}", inbound.value), inbound.topics),

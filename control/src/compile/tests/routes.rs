@@ -555,3 +555,19 @@ fn a_traffic_policy_sets_the_locality_and_the_oldest_acts() {
         );
     }
 }
+
+#[test]
+fn the_demos_manifests_have_no_mistakes() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shop/manifests");
+    let mut objects = Vec::new();
+    for file in std::fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let parsed = parse(&path, &text, Writer::User, &Kinds::control()).unwrap();
+        assert_eq!(parsed.problems[..], []);
+        objects.extend(parsed.objects);
+    }
+    assert!(objects.iter().any(|object| object.kind == "HTTPRoute"));
+    // `local` gives Services their addresses, so here they have none; nothing else is amiss.
+    assert_eq!(check(settings(), &objects), []);
+}
