@@ -127,10 +127,8 @@ impl Client {
                     // Who asked may have gone meanwhile.
                     let _ = reply.send(followed.map(|_| ()));
                 }
-                Ask::Renew(target) if self.store.may_ask(&target, now) => {
-                    unsubscribe.push(target.clone());
-                    subscribe.push(target);
-                }
+                // What is asked for anew is answered anew, also where the control plane has nothing else to say.
+                Ask::Renew(target) if self.store.may_ask(&target, now) => subscribe.push(target),
                 Ask::Suspect(target) if self.store.may_ask(&target, now) => refresh.push(target),
                 Ask::Renew(_) | Ask::Suspect(_) => {}
             }
