@@ -185,7 +185,7 @@ impl Index {
         }
     }
 
-    /// Takes changes in.
+    /// Takes changes in, after [`Index::replace`] has taken in what there was.
     pub fn apply(&mut self, changes: &Changes) -> Changed {
         let mut changed = Changed::default();
         for name in &changes.deletes {

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::merge::{Delta, FileKey, Merged};
 use super::read::{MAX_BYTES, read};
@@ -44,6 +45,8 @@ pub(super) enum Signal {
 pub(super) struct Reader {
     merged: Merged,
     directories: Vec<PathBuf>,
+    /// The same, as events name them.
+    absolute: Vec<PathBuf>,
     watched: Vec<Option<u64>>,
     stamps: std::collections::BTreeMap<FileKey, Stamp>,
     restless: Restless,
@@ -65,6 +68,7 @@ impl Reader {
         let mut reader = Self {
             watched: vec![None; directories.len()],
             merged,
+            absolute: directories.iter().map(|path| absolute(path)).collect(),
             directories,
             stamps: std::collections::BTreeMap::new(),
             restless: Restless::default(),
@@ -99,7 +103,7 @@ impl Reader {
                     // Bounded by the channel; many events of one file are one touch.
                     for signal in self.signals.try_iter().take(EVENTS) {
                         match signal {
-                            Signal::Stop => return self.shared.close(),
+                            Signal::Stop => return,
                             Signal::Path(path) => paths.insert(path),
                         };
                     }
@@ -113,7 +117,6 @@ impl Reader {
             }
             self.read_due();
         }
-        self.shared.close();
     }
 
     /// Reads all files that were listed; waits, bounded, for those that are being written.
@@ -217,16 +220,9 @@ impl Reader {
     }
 
     fn path_event(&mut self, path: &Path) {
-        let name = path.file_name().and_then(file_name);
-        let index = path.parent().and_then(|parent| {
-            self.directories
-                .iter()
-                .position(|directory| directory == parent)
-        });
-        let (Some(name), Some(index)) = (name, index) else {
+        let Some(key) = key_of(&self.absolute, path) else {
             return;
         };
-        let key = (index, name);
         let stamp = self.stamp(&key);
         let patience = self.patience(&key, stamp);
         self.restless.touch(key, stamp, Instant::now(), patience);
@@ -301,6 +297,28 @@ impl Reader {
     }
 }
 
+impl Drop for Reader {
+    /// However the thread ends: whoever waits for changes is to know that none will come.
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// The path of a directory as events have it: they join the current directory and what was given.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The file that an event is about. `None`: none that is read.
+fn key_of(directories: &[PathBuf], path: &Path) -> Option<FileKey> {
+    let name = path.file_name().and_then(file_name)?;
+    let path = absolute(path);
+    let index = directories
+        .iter()
+        .position(|directory| path.parent() == Some(directory))?;
+    Some((index, name))
+}
+
 /// A file's bytes, or why not, for people.
 fn load(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
@@ -332,12 +350,9 @@ fn watcher(sender: SyncSender<Signal>, overflow: Arc<AtomicBool>) -> Option<Reco
         if event.need_rescan() {
             overflow.store(true, Ordering::Release);
         }
-        if event.kind.is_access()
-            && !matches!(
-                event.kind,
-                notify::EventKind::Access(notify::event::AccessKind::Close(_))
-            )
-        {
+        // Reading, ours included, is no change.
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        if event.kind.is_access() && event.kind != written {
             return;
         }
         for path in event.paths {
@@ -354,6 +369,22 @@ fn watcher(sender: SyncSender<Signal>, overflow: Arc<AtomicBool>) -> Option<Reco
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_find_their_directory_however_it_was_written() {
+        let here = std::env::current_dir().unwrap();
+        for given in ["manifests", "./manifests", "manifests/", "/srv/./manifests"] {
+            let directories =
+                [PathBuf::from("elsewhere"), PathBuf::from(given)].map(|path| absolute(&path));
+            let event = here.join(given).join("a.yaml");
+            assert_eq!(
+                key_of(&directories, &event),
+                Some((1, "a.yaml".to_owned())),
+                "{given}"
+            );
+            assert_eq!(key_of(&directories, &here.join("other/a.yaml")), None);
+        }
+    }
 
     #[test]
     fn only_manifests_are_read() {
