@@ -27,6 +27,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::listen;
+
 /// A request with its whole body.
 pub type Request = http::Request<Bytes>;
 /// A response with its whole body.
@@ -57,6 +59,15 @@ impl Default for Limits {
             body_bytes: 64 * 1024,
         }
     }
+}
+
+/// Who asks. In the extensions of each [`Request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A process of this user, by a unix socket.
+    Unix,
+    /// Somebody at this address.
+    Tcp(SocketAddr),
 }
 
 /// Routes under construction. Unknown paths get 404, unknown methods 405.
@@ -243,7 +254,7 @@ impl Listener {
     /// Listens on a TCP address.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
         Ok(Self {
-            socket: Socket::Tcp(TcpListener::bind(address).await?),
+            socket: Socket::Tcp(listen::tcp(address).await?),
         })
     }
 
@@ -324,6 +335,15 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
+/// Whether a request comes from this machine (or this pod): by a unix socket, or from a loopback address.
+pub fn is_local(request: &Request) -> bool {
+    match request.extensions().get::<Caller>() {
+        Some(Caller::Unix) => true,
+        Some(Caller::Tcp(from)) => from.ip().to_canonical().is_loopback(),
+        None => false,
+    }
+}
+
 /// A parameter of the query, as it was written (nothing is decoded).
 pub fn query<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
     let pairs = request.uri().query()?.split('&');
@@ -360,7 +380,7 @@ async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>) {
             return;
         };
         let accepted = match &listener.socket {
-            Socket::Tcp(tcp) => tcp.accept().await.map(|(io, _)| Stream::Tcp(io)),
+            Socket::Tcp(tcp) => tcp.accept().await.map(|(io, from)| Stream::Tcp(io, from)),
             Socket::Unix(unix, _) => unix.accept().await.map(|(io, _)| Stream::Unix(io)),
         };
         let stream = match accepted {
@@ -375,8 +395,8 @@ async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>) {
         let admin = admin.clone();
         connections.spawn(async move {
             match stream {
-                Stream::Tcp(io) => serve_connection(admin, io).await,
-                Stream::Unix(io) => serve_connection(admin, io).await,
+                Stream::Tcp(io, from) => serve_connection(admin, io, Caller::Tcp(from)).await,
+                Stream::Unix(io) => serve_connection(admin, io, Caller::Unix).await,
             }
             drop(slot);
         });
@@ -384,14 +404,19 @@ async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>) {
 }
 
 enum Stream {
-    Tcp(tokio::net::TcpStream),
+    Tcp(tokio::net::TcpStream, SocketAddr),
     Unix(tokio::net::UnixStream),
 }
 
-async fn serve_connection(admin: Arc<Admin>, io: impl AsyncRead + AsyncWrite + Unpin) {
+async fn serve_connection(
+    admin: Arc<Admin>,
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    caller: Caller,
+) {
     let limits = admin.limits;
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let admin = admin.clone();
+        request.extensions_mut().insert(caller);
         async move { Ok::<_, Infallible>(admin.handle(request).await.map(Full::new)) }
     });
     let connection = hyper::server::conn::http1::Builder::new()

@@ -3,6 +3,7 @@
 //! | module | what it gives |
 //! |---|---|
 //! | [`settings`] | how durations and lists are written in flags and `WEFT_*` variables |
+//! | [`listen`] | TCP listeners for both families |
 //! | [`log`] | events to stderr, as text or JSON, switchable at run time, never waited for |
 //! | [`admin`] | a small HTTP server on TCP and unix sockets, for people, probes and scrapers |
 //! | [`prometheus`] | the text that scrapers read |
@@ -16,6 +17,7 @@ pub mod exit;
 pub mod settings;
 
 pub mod admin;
+pub mod listen;
 pub mod log;
 pub mod prometheus;
 pub mod ready;

@@ -23,6 +23,9 @@ fn admin() -> Admin {
         .get("/probe/*", |request| {
             text(StatusCode::OK, request.uri().path().to_owned())
         })
+        .get("/local", |request| {
+            text(StatusCode::OK, is_local(request).to_string())
+        })
         .get_async("/slow", |_| async { std::future::pending().await })
 }
 
@@ -202,4 +205,23 @@ fn query_parameters_are_found_by_name() {
     assert_eq!(query(&request, "view"), Some("names"));
     assert_eq!(query(&request, "x"), Some(""));
     assert_eq!(query(&request, "vie"), None);
+}
+
+#[tokio::test]
+async fn a_request_says_where_it_comes_from() {
+    let answer = exchange(serve().await, "GET /local HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    check(&answer, "200", "true");
+    let mut request = Request::new(Bytes::new());
+    assert!(!is_local(&request));
+    for (from, local) in [
+        ("127.0.0.1:1", true),
+        ("[::ffff:127.0.0.1]:1", true),
+        ("[::1]:1", true),
+        ("10.0.0.1:1", false),
+    ] {
+        request
+            .extensions_mut()
+            .insert(Caller::Tcp(from.parse().unwrap()));
+        assert_eq!(is_local(&request), local, "{from}");
+    }
 }
