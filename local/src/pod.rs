@@ -1,15 +1,26 @@
 //! A running pod: its handle, and what is known of it.
 
+mod order;
+mod run;
+mod task;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+pub(crate) use self::task::start;
+use crate::container::{self, InitPlan};
+pub use crate::container::{Exec, ExecPlan, ExecStdio};
 use crate::net::PodNet;
 use crate::runtime::RuntimeError;
-use crate::spec::FileEntry;
+use crate::spec::{FileEntry, PodPlan};
+use crate::volumes::Volumes;
 
 /// `status.phase`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,7 +56,7 @@ pub struct PodStatus {
     pub initialized: bool,
     /// All containers that count (main and sidecars) are ready, and the pod is not ending.
     pub ready: bool,
-    /// [`PodHandle::stop`] was called.
+    /// It is being ended, or has done its work and ends its sidecars.
     pub ending: bool,
     /// Nothing of it runs any more, and nothing will.
     pub ended: bool,
@@ -70,6 +81,8 @@ pub struct ContainerStatus {
     pub started: bool,
     /// How often it was started again.
     pub restarts: u32,
+    /// Why a probe failed last, until it succeeds again.
+    pub probe_failure: Option<String>,
 }
 
 /// What a container does.
@@ -77,7 +90,7 @@ pub struct ContainerStatus {
 pub enum ContainerState {
     /// Not running yet, or not yet again.
     Waiting {
-        /// `PodInitializing`, `ContainerCreating`, `CrashLoopBackOff`, `RunContainerError`.
+        /// `PodInitializing`, `ContainerCreating`, `CrashLoopBackOff`.
         reason: &'static str,
         /// More, for people.
         message: String,
@@ -112,81 +125,96 @@ pub struct Terminated {
 
 /// A pod. Cheap to clone; all clones are the same pod.
 #[derive(Debug, Clone)]
-pub struct PodHandle {}
-
-/// What to run in a container.
-#[derive(Debug)]
-pub struct ExecPlan {
-    /// In which container; the first main container by default.
-    pub container: Option<String>,
-    /// The command; the first is looked up in the container's PATH.
-    pub command: Vec<String>,
-    /// Added to the container's environment (such as TERM).
-    pub env: Vec<(String, String)>,
-    /// Where its input and output go.
-    pub stdio: ExecStdio,
+pub struct PodHandle {
+    shared: Arc<Shared>,
 }
 
-/// Where input and output of an [`ExecPlan`] go.
 #[derive(Debug)]
-pub enum ExecStdio {
-    /// To these descriptors; `None` is `/dev/null`.
-    Fds {
-        /// Standard input.
-        stdin: Option<OwnedFd>,
-        /// Standard output.
-        stdout: Option<OwnedFd>,
-        /// Standard error.
-        stderr: Option<OwnedFd>,
-    },
-    /// To a new terminal of the container; [`Exec::terminal`] is its other end.
-    Terminal {
-        /// Size at the start.
-        rows: u16,
-        /// Size at the start.
-        columns: u16,
-    },
+struct Shared {
+    plan: PodPlan,
+    net: PodNet,
+    logs: PathBuf,
+    status: watch::Sender<PodStatus>,
+    /// How the pod is asked to end: the shortest grace period anyone granted.
+    stop: watch::Sender<Option<Duration>>,
+    /// Gone when the pod has ended.
+    volumes: Mutex<Option<Arc<Volumes>>>,
+    /// The containers that run now, by name: where to enter them, and as whom. Held for a look only.
+    live: Mutex<BTreeMap<String, Live>>,
 }
 
-/// A command that runs in a container. Dropping it kills the command.
-#[derive(Debug)]
-pub struct Exec {
-    /// The controlling end, if it runs in a terminal: read, write, and set its size (`TIOCSWINSZ`).
-    pub terminal: Option<OwnedFd>,
-}
-
-impl Exec {
-    /// Waits for the end: the exit code (128 + n for signal n; 126 or 127 if it could not be run). Cancel safe.
-    pub async fn wait(&mut self) -> i32 {
-        todo!()
-    }
+#[derive(Debug, Clone)]
+struct Live {
+    pidfd: Arc<OwnedFd>,
+    init: Arc<InitPlan>,
 }
 
 impl PodHandle {
+    /// The plan it was started from.
+    pub fn plan(&self) -> &PodPlan {
+        &self.shared.plan
+    }
+
     /// What is known of the pod, now and as it changes.
     pub fn status(&self) -> watch::Receiver<PodStatus> {
-        todo!()
+        self.shared.status.subscribe()
     }
 
     /// Its network.
     pub fn net(&self) -> &PodNet {
-        todo!()
+        &self.shared.net
+    }
+
+    /// Where a container's log is, if the pod has that container.
+    pub fn log(&self, container: &str) -> Option<PathBuf> {
+        let plan = &self.shared.plan;
+        let known = plan.all_containers().any(|one| one.name == container);
+        known.then(|| crate::logs::file(&self.shared.logs, &plan.namespace, &plan.name, container))
     }
 
     /// Replaces the files of a [`crate::spec::VolumeSource::Files`] all at once, as kubelet does (`..data` is swapped).
     ///
     /// # Errors
     /// There is no such volume, or the files could not be written; the old ones are still there then.
-    pub async fn update_volume(&self, volume: &str, files: &[FileEntry]) -> Result<(), RuntimeError> {
-        let _ = (volume, files);
-        todo!()
+    pub async fn update_volume(
+        &self,
+        volume: &str,
+        files: &[FileEntry],
+    ) -> Result<(), RuntimeError> {
+        let volumes = self
+            .shared
+            .volumes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let (name, files) = (volume.to_owned(), files.to_vec());
+        let work = tokio::task::spawn_blocking(move || {
+            volumes.and_then(|volumes| volumes.update(&name, &files))
+        });
+        match work.await {
+            Ok(Some(done)) => {
+                done.map_err(|source| self.step(format!("updating the volume {volume:?}"), source))
+            }
+            Ok(None) => Err(RuntimeError::NoVolume {
+                pod: self.name(),
+                volume: volume.to_owned(),
+            }),
+            Err(error) => Err(self.step(
+                format!("updating the volume {volume:?}"),
+                io::Error::other(error),
+            )),
+        }
     }
 
     /// Ends the pod in Kubernetes' order (`grace`: the plan's by default), and resolves when nothing of it is left. A
     /// second call with a shorter grace shortens it. Cancel safe: the pod goes on ending.
     pub async fn stop(&self, grace: Option<Duration>) {
-        let _ = grace;
-        todo!()
+        let grace = grace.unwrap_or(self.shared.plan.grace);
+        self.shared
+            .stop
+            .send_modify(|asked| *asked = Some(asked.map_or(grace, |before| before.min(grace))));
+        // An error would mean that the sender, which `shared` holds, is gone.
+        let _ = self.status().wait_for(|status| status.ended).await;
     }
 
     /// Runs a command in a container, as the container's user, with its environment and rights.
@@ -194,8 +222,43 @@ impl PodHandle {
     /// # Errors
     /// There is no such container, it isn't running, or it can't be entered.
     pub async fn exec(&self, plan: ExecPlan) -> Result<Exec, RuntimeError> {
-        let _ = plan;
-        todo!()
+        let spec = &self.shared.plan;
+        let container = match &plan.container {
+            Some(name) => name.clone(),
+            None => spec
+                .containers
+                .first()
+                .map(|first| first.name.clone())
+                .unwrap_or_default(),
+        };
+        if !spec.all_containers().any(|one| one.name == container) {
+            let known: Vec<&str> = spec.all_containers().map(|one| one.name.as_str()).collect();
+            return Err(RuntimeError::NoContainer {
+                pod: self.name(),
+                container,
+                known: known.join(", "),
+            });
+        }
+        let live = self
+            .shared
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&container)
+            .cloned();
+        let Some(live) = live else {
+            return Err(RuntimeError::NotRunning {
+                pod: self.name(),
+                container,
+            });
+        };
+        let started = container::exec(live.pidfd, live.init, plan).await;
+        started.map_err(|source| {
+            self.step(
+                format!("running a command in the container {container}"),
+                source,
+            )
+        })
     }
 
     /// Opens a TCP connection to `port` from within the pod (see [`PodNet::dial`]).
@@ -204,5 +267,16 @@ impl PodHandle {
     /// The last refusal.
     pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         self.net().dial(port).await
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.shared.plan.namespace, self.shared.plan.name)
+    }
+
+    fn step(&self, step: String, source: io::Error) -> RuntimeError {
+        RuntimeError::Step {
+            step: format!("pod {}: {step}", self.name()),
+            source,
+        }
     }
 }

@@ -1,10 +1,15 @@
 //! The container runtime: plans in, running pods out.
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::container::plan::Accounts;
 use crate::net::PodNet;
-use crate::pod::PodHandle;
+use crate::pod::{self, PodHandle};
 use crate::spec::{PodPlan, SpecError};
 
 /// What all pods of a mesh share.
@@ -34,22 +39,57 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), most: Duration::from_secs(300), reset: Duration::from_secs(600) }
+        Self {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(300),
+            reset: Duration::from_secs(600),
+        }
     }
 }
 
 /// Starts pods. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Runtime {}
+pub struct Runtime {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    accounts: Accounts,
+}
 
 impl Runtime {
     /// Prepares the directories of `settings`. Needs to run inside a sandbox.
     ///
     /// # Errors
-    /// A directory could not be made or emptied.
+    /// A directory could not be made or emptied, or this machine's users could not be read.
     pub fn new(settings: Settings) -> Result<Self, RuntimeError> {
-        let _ = settings;
-        todo!()
+        let step = |step: String| move |source| RuntimeError::Step { step, source };
+        // What an earlier run left behind; memory went with it.
+        match fs::remove_dir_all(&settings.volumes) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(step(format!("emptying {}", settings.volumes.display()))(
+                    error,
+                ));
+            }
+            _ => {}
+        }
+        for dir in [&settings.volumes, &settings.logs] {
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir);
+            made.map_err(step(format!("making {}", dir.display())))?;
+        }
+        let read = |path: &str| fs::read_to_string(path).map_err(step(format!("reading {path}")));
+        let accounts = Accounts {
+            passwd: read("/etc/passwd")?,
+            group: read("/etc/group")?,
+        };
+        Ok(Self {
+            shared: Arc::new(Shared { settings, accounts }),
+        })
     }
 
     /// Starts a pod in `net`, and returns as soon as its volumes are there; the rest shows in
@@ -58,8 +98,21 @@ impl Runtime {
     /// # Errors
     /// The plan is invalid, or a volume could not be made.
     pub async fn start(&self, plan: PodPlan, net: PodNet) -> Result<PodHandle, RuntimeError> {
-        let _ = (plan, net);
-        todo!()
+        plan.validate()?;
+        let name = format!("{}/{}", plan.namespace, plan.name);
+        let shared = Arc::clone(&self.shared);
+        let made = tokio::task::spawn_blocking(move || {
+            pod::start(plan, net, &shared.settings, &shared.accounts)
+        })
+        .await;
+        let (handle, task) = made
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|source| RuntimeError::Step {
+                step: format!("pod {name}: preparing it"),
+                source,
+            })?;
+        tokio::spawn(task);
+        Ok(handle)
     }
 }
 

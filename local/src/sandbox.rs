@@ -2,14 +2,39 @@
 //!
 //! In (outside): [`Settings`], before any thread exists. Out (outside): a [`Sandbox`] to wait for; (inside): the
 //! supervisor named in the settings runs with an [`Inside`].
+//!
+//! The tree: the caller; the *room*, which unshares the namespaces and waits; *init*, pid 1 of the new pid namespace,
+//! which prepares the mounts and reaps; the *supervisor*. The caller's death kills the room (`PR_SET_PDEATHSIG`), the
+//! room's death kills init, and with init the kernel kills everything inside, and with it every namespace and mount.
+
+mod control;
+mod room;
 
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, watch};
+
+use self::control::{AsyncControl, Control, Message};
+use crate::relay;
+use crate::stage;
+
+pub(crate) use self::room::{init, room, supervise};
+
+/// Inside: programs of Weft, first on every container's PATH.
+pub const BIN_DIR: &str = "/run/weft/bin";
+/// Inside, for the supervisor only: `/proc` as the host sees it, to name processes by the host's numbers.
+pub(crate) const HOST_PROC: &str = "/run/weft/host-proc";
 
 /// What the outside decides about a sandbox.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settings {
     /// The hostname inside.
     pub hostname: String,
@@ -21,6 +46,8 @@ pub struct Settings {
     pub aliases: Vec<String>,
     /// Other programs to show under `/run/weft/bin`: name and path on the host.
     pub programs: Vec<(String, PathBuf)>,
+    /// Directories that the supervisor needs although they lie below `/run`, which is new and empty inside.
+    pub keep: Vec<PathBuf>,
     /// The one address of the host that [`Inside::relay`] reaches.
     pub relay: Option<SocketAddr>,
 }
@@ -30,23 +57,129 @@ pub type Supervisor = fn(Inside) -> ExitCode;
 
 /// A running sandbox, seen from outside. Dropping it ends everything inside at once.
 #[derive(Debug)]
-pub struct Sandbox {}
+pub struct Sandbox {
+    room: Child,
+    control: Option<Control>,
+    relay: Option<SocketAddr>,
+}
 
 impl Sandbox {
-    /// Starts the sandbox. Call it from the main thread before any other thread exists: what is inside dies with the
-    /// thread that called this.
+    /// Starts the sandbox, and returns when its supervisor runs. Call it from the main thread before any other thread
+    /// exists: what is inside dies with the thread that called this.
     ///
     /// # Errors
     /// What the machine lacks, in one line with its fix.
     pub fn enter(settings: &Settings) -> Result<Self, SandboxError> {
-        let _ = settings;
-        todo!()
+        if !nix::unistd::geteuid().is_root() {
+            return Err(SandboxError::NotPermitted);
+        }
+        let step = |step| move |source| SandboxError::Step { step, source };
+        let (outside, inside) = Control::pair().map_err(step("making a socket pair"))?;
+        let mut command = Command::new("/proc/self/exe");
+        // A process group of its own: Ctrl-C on the terminal reaches the caller, who then asks for an orderly end.
+        command
+            .arg(stage::STAGE)
+            .arg("room")
+            .stdin(inside)
+            .process_group(0);
+        stage::attach(&mut command, settings).map_err(step("encoding the sandbox's settings"))?;
+        let room = command
+            .spawn()
+            .map_err(step("starting this program again"))?;
+        drop(command); // holds the other end of the wire
+        let sandbox = Self {
+            room,
+            control: Some(outside),
+            relay: settings.relay,
+        };
+        let control = sandbox.control.as_ref().expect("just set");
+        match control.receive().map_err(step("waiting for the sandbox"))? {
+            Some(Message::Ready) => Ok(sandbox),
+            Some(Message::Failed(message)) => Err(SandboxError::Inside { message }),
+            _ => Err(SandboxError::Inside {
+                message: "it ended before it was ready".into(),
+            }),
+        }
+    }
+
+    /// The process that holds everything together, as this process numbers it.
+    pub fn pid(&self) -> u32 {
+        self.room.id()
     }
 
     /// Serves the sandbox until it ends: the relay, and SIGINT, SIGTERM and SIGHUP, which ask the supervisor to stop (a
     /// second one ends everything at once). Returns the supervisor's exit code.
-    pub fn run(self) -> ExitCode {
-        todo!()
+    pub fn run(mut self) -> ExitCode {
+        let served = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .and_then(|runtime| runtime.block_on(self.serve()));
+        match served {
+            Ok(true) => match self.room.wait() {
+                Ok(status) => ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)),
+                Err(_) => ExitCode::FAILURE,
+            },
+            // Asked twice: dropping ends it.
+            Ok(false) => ExitCode::from(130),
+            Err(error) => {
+                eprintln!("weft: serving the sandbox: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Whether the sandbox has ended by itself (rather than being asked twice).
+    async fn serve(&mut self) -> io::Result<bool> {
+        let control = self
+            .control
+            .take()
+            .expect("run consumes the sandbox")
+            .into_async()?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut relays = tokio::task::JoinSet::new();
+        let mut asked = false;
+        loop {
+            let signalled = tokio::select! {
+                message = control.receive() => {
+                    match message? {
+                        None => return Ok(true),
+                        Some(Message::Relay(listener)) => {
+                            let listener = std::net::TcpListener::from(listener);
+                            listener.set_nonblocking(true)?;
+                            let listener = tokio::net::TcpListener::from_std(listener)?;
+                            if let Some(target) = self.relay && relays.is_empty() {
+                                relays.spawn(relay::serve(listener, target));
+                            }
+                        }
+                        Some(_) => {}
+                    }
+                    continue;
+                }
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                // The terminal is gone: nobody is there to ask a second time.
+                _ = hangup.recv() => false,
+            };
+            if asked && signalled {
+                return Ok(false);
+            }
+            asked = true;
+            // Already gone is what was wanted; the loop will see it.
+            let _ = control.get().send(&Message::Stop);
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // The room may have ended already, which is what these are for.
+        let _ = self.room.kill();
+        let _ = self.room.wait();
+        if let Some(control) = &self.control {
+            control.wait_gone(Duration::from_secs(5));
+        }
     }
 }
 
@@ -55,22 +188,62 @@ impl Sandbox {
 pub struct Inside {
     /// [`Settings::arguments`].
     pub arguments: Vec<OsString>,
+    control: Control,
 }
 
 impl Inside {
-    /// Resolves when the outside asks the supervisor to stop, or is gone. Needs a tokio runtime. Cancel safe.
+    /// Starts to listen to the outside. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The wire can't be registered with the runtime.
+    pub fn listen(self) -> io::Result<Outside> {
+        let control = self.control.into_async()?;
+        Ok(Outside {
+            control,
+            receiving: Mutex::new(()),
+            stopped: watch::Sender::new(false),
+        })
+    }
+}
+
+/// The outside, as the supervisor sees it.
+#[derive(Debug)]
+pub struct Outside {
+    control: AsyncControl,
+    /// Held by the one task that reads the wire; the others wait for `stopped`.
+    receiving: Mutex<()>,
+    stopped: watch::Sender<bool>,
+}
+
+impl Outside {
+    /// Resolves when the outside asks the supervisor to stop, or is gone, and from then on at once. Cancel safe.
     pub async fn stop_requested(&self) {
-        todo!()
+        let mut stopped = self.stopped.subscribe();
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+            () = self.read_stop() => {
+                self.stopped.send_replace(true);
+            }
+        }
+    }
+
+    async fn read_stop(&self) {
+        let _reading = self.receiving.lock().await;
+        loop {
+            match self.control.receive().await {
+                Ok(Some(Message::Stop) | None) | Err(_) => return,
+                Ok(Some(_)) => {}
+            }
+        }
     }
 
     /// Hands a listener of this side to the outside, which connects what it accepts to [`Settings::relay`], and to
-    /// nothing else.
+    /// nothing else. Without [`Settings::relay`] the listener is closed.
     ///
     /// # Errors
-    /// No relay was set, or the outside is gone.
-    pub fn relay(&self, listener: std::net::TcpListener) -> std::io::Result<()> {
-        let _ = listener;
-        todo!()
+    /// The outside is gone.
+    pub fn relay(&self, listener: std::net::TcpListener) -> io::Result<()> {
+        self.control.get().send(&Message::Relay(listener.into()))
     }
 }
 
@@ -78,7 +251,7 @@ impl Inside {
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// Namespaces need a right that this process does not have.
-    #[error("making namespaces needs root: run it with sudo")]
+    #[error("a local mesh needs root to make its namespaces: run the same command with sudo")]
     NotPermitted,
     /// A step failed.
     #[error("{step}")]
@@ -87,6 +260,12 @@ pub enum SandboxError {
         step: &'static str,
         /// Why it failed.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// The new processes could not prepare their namespaces.
+    #[error("making the sandbox: {message}")]
+    Inside {
+        /// The step, the kernel's answer, and the fix if one is known.
+        message: String,
     },
 }

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The uid (and gid) of Weft's proxy; no application may run as it.
 pub const PROXY_UID: u32 = 1882;
 /// The uid (and gid) of containers that name none.
@@ -110,7 +112,7 @@ pub enum Privilege {
 }
 
 /// Capabilities that one of Weft's own containers may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Capability {
     /// To edit the redirect rules.
     NetAdmin,
@@ -145,6 +147,13 @@ pub enum VolumeSource {
         /// Their owner; root by default.
         owner: Option<u32>,
     },
+    /// A directory of the supervisor's side, bind-mounted (not recursively) at [`Mount::path`]: what the control plane
+    /// reads and keeps (the user's manifests, `objects/`, `control/`). Only for containers with [`Privilege::Weft`];
+    /// `path` may lie under one of [`crate::runtime::Settings::masks`], so it is bound before the masks are laid.
+    Bind {
+        /// The directory, absolute.
+        path: PathBuf,
+    },
 }
 
 /// A file of a [`VolumeSource::Files`].
@@ -161,7 +170,13 @@ pub struct FileEntry {
 /// Contents may be secret: only their length is shown.
 impl std::fmt::Debug for FileEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FileEntry({} {:o}, {} bytes)", self.path.display(), self.mode, self.bytes.len())
+        write!(
+            f,
+            "FileEntry({} {:o}, {} bytes)",
+            self.path.display(),
+            self.mode,
+            self.bytes.len()
+        )
     }
 }
 
@@ -275,9 +290,16 @@ impl PodPlan {
                 message: message.to_owned(),
             })
         };
-        for (field, value) in [("namespace", &self.namespace), ("name", &self.name), ("uid", &self.uid)] {
+        for (field, value) in [
+            ("namespace", &self.namespace),
+            ("name", &self.name),
+            ("uid", &self.uid),
+        ] {
             if !is_file_name(value) {
-                return fail(format!("metadata.{field}"), "must be a name without slashes");
+                return fail(
+                    format!("metadata.{field}"),
+                    "must be a name without slashes",
+                );
             }
         }
         if self.containers.is_empty() {
@@ -286,21 +308,49 @@ impl PodPlan {
         let mut volumes = BTreeSet::new();
         for volume in &self.volumes {
             if !is_file_name(&volume.name) || !volumes.insert(volume.name.as_str()) {
-                return fail(format!("spec.volumes[{}].name", volume.name), "must be a unique name without slashes");
+                return fail(
+                    format!("spec.volumes[{}].name", volume.name),
+                    "must be a unique name without slashes",
+                );
             }
             if let VolumeSource::Files { files, .. } = &volume.source
-                && let Some(file) = files.iter().find(|file| !is_inside(&file.path) || starts_with_dots(&file.path))
+                && let Some(file) = files
+                    .iter()
+                    .find(|file| !is_inside(&file.path) || starts_with_dots(&file.path))
             {
                 let path = file.path.display();
-                return fail(format!("spec.volumes[{}]: {path}", volume.name), "must be a relative path without `..`");
+                return fail(
+                    format!("spec.volumes[{}]: {path}", volume.name),
+                    "must be a relative path without `..`",
+                );
             }
         }
         let mut names = BTreeSet::new();
-        let groups = [("initContainers", &self.init_containers), ("containers", &self.containers)];
-        for (group, container) in groups.iter().flat_map(|(group, list)| list.iter().map(move |c| (group, c))) {
+        let groups = [
+            ("initContainers", &self.init_containers),
+            ("containers", &self.containers),
+        ];
+        for (group, container) in groups
+            .iter()
+            .flat_map(|(group, list)| list.iter().map(move |c| (group, c)))
+        {
             let place = format!("spec.{group}[{}]", container.name);
             if !is_file_name(&container.name) || !names.insert(container.name.as_str()) {
-                return fail(format!("{place}.name"), "must be a unique name without slashes");
+                return fail(
+                    format!("{place}.name"),
+                    "must be a unique name without slashes",
+                );
+            }
+            if let Some(mount) = container
+                .mounts
+                .iter()
+                .find(|mount| !self.may_mount(container, mount))
+            {
+                let field = format!("{place}.volumeMounts[{}]", mount.path.display());
+                return fail(
+                    field,
+                    "a directory of the host is for Weft's own containers only",
+                );
             }
             if let Err((field, message)) = container.validate(&volumes) {
                 return fail(format!("{place}.{field}"), &message);
@@ -310,19 +360,34 @@ impl PodPlan {
     }
 }
 
+impl PodPlan {
+    fn may_mount(&self, container: &ContainerPlan, mount: &Mount) -> bool {
+        let binds = |volume: &Volume| {
+            volume.name == mount.volume && matches!(volume.source, VolumeSource::Bind { .. })
+        };
+        container.privilege != Privilege::App || !self.volumes.iter().any(binds)
+    }
+}
+
 impl ContainerPlan {
     fn validate(&self, volumes: &BTreeSet<&str>) -> Result<(), (String, String)> {
         let fail = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
         if self.command.first().is_none_or(String::is_empty) {
-            return fail("command", "must name a program of this machine: images, and so their entry points, are not used");
+            return fail(
+                "command",
+                "must name a program of this machine: images, and so their entry points, are not used",
+            );
         }
         if self.command.iter().any(|word| word.contains('\0')) {
             return fail("command", "must not contain NUL");
         }
-        if let Some((key, _)) =
-            self.env.iter().find(|(key, value)| key.is_empty() || key.contains(['=', '\0']) || value.contains('\0'))
-        {
-            return fail(&format!("env[{key}]"), "must be a name without `=`, and neither name nor value may contain NUL");
+        if let Some((key, _)) = self.env.iter().find(|(key, value)| {
+            key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
+        }) {
+            return fail(
+                &format!("env[{key}]"),
+                "must be a name without `=`, and neither name nor value may contain NUL",
+            );
         }
         if self.privilege == Privilege::App {
             for (field, id) in [("runAsUser", self.user), ("runAsGroup", self.group)] {
@@ -336,31 +401,53 @@ impl ContainerPlan {
                 return Err(("securityContext.supplementalGroups".to_owned(), message));
             }
         }
-        if self.working_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+        if self
+            .working_dir
+            .as_ref()
+            .is_some_and(|dir| !dir.is_absolute())
+        {
             return fail("workingDir", "must be an absolute path");
         }
         for mount in &self.mounts {
             let place = format!("volumeMounts[{}]", mount.path.display());
             if !volumes.contains(mount.volume.as_str()) {
-                return Err((format!("{place}.name"), format!("there is no volume {:?}", mount.volume)));
+                return Err((
+                    format!("{place}.name"),
+                    format!("there is no volume {:?}", mount.volume),
+                ));
             }
-            let up = mount.path.components().any(|part| part == Component::ParentDir);
+            let up = mount
+                .path
+                .components()
+                .any(|part| part == Component::ParentDir);
             if !mount.path.is_absolute() || up || mount.path == Path::new("/") {
-                return fail(&format!("{place}.mountPath"), "must be an absolute path below `/`, without `..`");
+                return fail(
+                    &format!("{place}.mountPath"),
+                    "must be an absolute path below `/`, without `..`",
+                );
             }
             if mount.sub_path.as_ref().is_some_and(|path| !is_inside(path)) {
-                return fail(&format!("{place}.subPath"), "must be a relative path without `..`");
+                return fail(
+                    &format!("{place}.subPath"),
+                    "must be a relative path without `..`",
+                );
             }
         }
-        let probes =
-            [("startupProbe", &self.startup), ("readinessProbe", &self.readiness), ("livenessProbe", &self.liveness)];
+        let probes = [
+            ("startupProbe", &self.startup),
+            ("readinessProbe", &self.readiness),
+            ("livenessProbe", &self.liveness),
+        ];
         for (name, probe) in probes {
             let Some(probe) = probe else { continue };
             if probe.period.is_zero() || probe.timeout.is_zero() {
                 return fail(name, "periodSeconds and timeoutSeconds must be at least 1");
             }
             if probe.success_threshold == 0 || probe.failure_threshold == 0 {
-                return fail(name, "successThreshold and failureThreshold must be at least 1");
+                return fail(
+                    name,
+                    "successThreshold and failureThreshold must be at least 1",
+                );
             }
             if name != "readinessProbe" && probe.success_threshold != 1 {
                 return fail(&format!("{name}.successThreshold"), "must be 1");
@@ -378,7 +465,10 @@ fn is_file_name(name: &str) -> bool {
 }
 
 fn is_inside(path: &Path) -> bool {
-    path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
+    path.components().next().is_some()
+        && path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Names that begin with `..` belong to the machinery that swaps the files.
@@ -449,7 +539,10 @@ pub(crate) mod tests {
         refused(&plan, "spec.containers[main].securityContext.runAsGroup");
         plan.containers[0].group = None;
         plan.containers[0].groups = vec![PROXY_UID];
-        refused(&plan, "spec.containers[main].securityContext.supplementalGroups");
+        refused(
+            &plan,
+            "spec.containers[main].securityContext.supplementalGroups",
+        );
         plan.containers[0].groups.clear();
         plan.containers[0].user = Some(PROXY_UID);
         plan.containers[0].privilege = Privilege::Weft(vec![Capability::NetRaw]);
@@ -460,10 +553,38 @@ pub(crate) mod tests {
     fn paths_can_not_leave_their_volume() {
         let mut plan = pod("web", &["true"]);
         for path in ["../x", "/etc/passwd", "a/../../b", "..data"] {
-            let files = vec![FileEntry { path: path.into(), mode: 0o644, bytes: Vec::new() }];
-            plan.volumes = vec![Volume { name: "v".into(), source: VolumeSource::Files { files, owner: None } }];
+            let files = vec![FileEntry {
+                path: path.into(),
+                mode: 0o644,
+                bytes: Vec::new(),
+            }];
+            plan.volumes = vec![Volume {
+                name: "v".into(),
+                source: VolumeSource::Files { files, owner: None },
+            }];
             refused(&plan, &format!("spec.volumes[v]: {path}"));
         }
+    }
+
+    #[test]
+    fn only_wefts_own_containers_see_directories_of_the_host() {
+        let mut plan = pod("control", &["true"]);
+        plan.volumes = vec![Volume {
+            name: "v".into(),
+            source: VolumeSource::Bind {
+                path: "/srv".into(),
+            },
+        }];
+        let mount = Mount {
+            volume: "v".into(),
+            path: "/srv".into(),
+            sub_path: None,
+            read_only: true,
+        };
+        plan.containers[0].mounts.push(mount);
+        refused(&plan, "spec.containers[main].volumeMounts[/srv]");
+        plan.containers[0].privilege = Privilege::Weft(Vec::new());
+        assert_eq!(plan.validate(), Ok(()));
     }
 
     #[test]
@@ -472,7 +593,12 @@ pub(crate) mod tests {
         plan.init_containers.push(container("main", &["true"]));
         refused(&plan, "spec.containers[main].name");
         plan.init_containers.clear();
-        let mount = Mount { volume: "gone".into(), path: "/data".into(), sub_path: None, read_only: false };
+        let mount = Mount {
+            volume: "gone".into(),
+            path: "/data".into(),
+            sub_path: None,
+            read_only: false,
+        };
         plan.containers[0].mounts.push(mount);
         refused(&plan, "spec.containers[main].volumeMounts[/data].name");
         plan.containers[0].mounts.clear();

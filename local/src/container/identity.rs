@@ -1,0 +1,97 @@
+//! Who a container's programs run as: put on by a thread, which then starts them.
+//!
+//! Linux keeps these per thread, so a thread can give its rights away for good and start a program that never had
+//! them: no privileged code of ours runs between, where a container's own libraries could reach it.
+
+use std::io;
+
+use rustix::fs::Mode;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::mounts::Context;
+use crate::spec::Capability;
+
+/// User, groups and capabilities.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Supplementary groups.
+    pub(crate) groups: Vec<u32>,
+    /// What it keeps, also over exec; empty for all but Weft's own containers.
+    pub(crate) capabilities: Vec<Capability>,
+}
+
+impl Identity {
+    /// The calling thread becomes this identity for good: bounding set cut down, `no_new_privs` set.
+    pub(crate) fn assume(&self) -> io::Result<()> {
+        let kept = self
+            .capabilities
+            .iter()
+            .fold(CapabilitySet::empty(), |set, one| set | bit(*one));
+        limit_bounding_set(kept).context("cutting down the bounding set")?;
+        set_keep_capabilities(true).context("keeping capabilities")?;
+        let groups: Vec<_> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        set_thread_groups(&groups).context("setting the supplementary groups")?;
+        set_thread_res_gid(gid, gid, gid).context("setting the group")?;
+        set_thread_res_uid(uid, uid, uid).context("setting the user")?;
+        set_exactly(kept, kept).context("dropping capabilities")?;
+        clear_ambient_capability_set().context("clearing the ambient set")?;
+        for capability in &self.capabilities {
+            configure_capability_in_ambient_set(bit(*capability), true)
+                .context("keeping a capability over exec")?;
+        }
+        set_no_new_privs(true).context("setting no_new_privs")?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        Ok(())
+    }
+}
+
+/// What is left for a container's own init: to signal its child, whoever that is.
+pub(crate) fn keep_only_kill() -> io::Result<()> {
+    limit_bounding_set(CapabilitySet::KILL).context("cutting down the bounding set")?;
+    set_exactly(CapabilitySet::KILL, CapabilitySet::empty()).context("dropping capabilities")?;
+    set_no_new_privs(true).context("setting no_new_privs")
+}
+
+fn set_exactly(own: CapabilitySet, inheritable: CapabilitySet) -> rustix::io::Result<()> {
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: own,
+            permitted: own,
+            inheritable,
+        },
+    )
+}
+
+fn limit_bounding_set(kept: CapabilitySet) -> rustix::io::Result<()> {
+    for index in 0..64 {
+        let one = CapabilitySet::from_bits_retain(1 << index);
+        if kept.contains(one) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            // The first number that this kernel has no name for.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn bit(capability: Capability) -> CapabilitySet {
+    match capability {
+        Capability::NetAdmin => CapabilitySet::NET_ADMIN,
+        Capability::NetRaw => CapabilitySet::NET_RAW,
+    }
+}
