@@ -255,4 +255,4 @@ fn strangers(desired: &mut Desired, problems: &mut Vec<Problem>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv,
+    recvmsg, sendmsg,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -74,8 +74,11 @@ impl Wire {
 
     /// Waits until the other end has closed, or says something. Cancel safe.
     pub async fn closed(&self) {
-        // Whatever it is, there is nobody to wait for any more.
-        let _ = self.0.readable().await;
+        // Looks, because readiness alone may be left over from what was read before. Whatever it is, there is nobody to
+        // wait for any more.
+        let mut byte = [0; 1];
+        let look = || Ok(recv(self.0.as_fd(), &mut byte, RecvFlags::PEEK).map(|_| ())?);
+        let _ = self.0.async_io(Interest::READABLE, look).await;
     }
 }
 
@@ -122,6 +125,18 @@ mod tests {
         assert_eq!(said, "through");
         drop(one);
         assert!(two.receive::<String>().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_still_open_is_not_taken_for_closed() {
+        let (one, two) = UnixStream::pair().unwrap();
+        let (mut one, mut two) = (Wire::new(one), Wire::new(two));
+        one.send(&"hello", &[]).await.unwrap();
+        two.receive::<String>().await.unwrap().unwrap();
+        let early = tokio::time::timeout(std::time::Duration::from_millis(20), two.closed()).await;
+        assert!(early.is_err());
+        drop(one);
+        two.closed().await;
     }
 
     #[tokio::test]

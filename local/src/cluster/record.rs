@@ -138,28 +138,28 @@ pub struct Found {
 
 impl Record {
     /// Whether it is ready, and not going.
-    pub fn ready(&self) -> bool {
+    pub(super) fn ready(&self) -> bool {
         self.status.ready && !self.deleting
     }
 
     /// Whether it has ended by itself, for good.
-    pub fn finished(&self) -> bool {
+    pub(super) fn finished(&self) -> bool {
         use crate::pod::Phase::{Failed, Succeeded};
         matches!(self.status.phase, Succeeded | Failed)
     }
 
     /// How often its containers were started again.
-    pub fn restarts(&self) -> u32 {
+    pub(super) fn restarts(&self) -> u32 {
         self.status.containers.iter().map(|container| container.restarts).sum()
     }
 
     /// Marks it as going. What is going does not come back.
-    pub fn delete(&mut self) {
+    pub(super) fn delete(&mut self) {
         self.deleting = true;
     }
 
     /// Takes the runtime's newest word.
-    pub fn update(&mut self, status: PodStatus) {
+    pub(super) fn update(&mut self, status: PodStatus) {
         if status.ready != self.status.ready {
             self.ready_since = status.ready.then(Instant::now);
             self.ready_changed = SystemTime::now();
@@ -168,7 +168,7 @@ impl Record {
     }
 
     /// When something is due without an event.
-    pub fn due(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let retry = match &self.stage {
             Stage::Failed(_, at) => Some(*at),
             _ => None,
@@ -180,7 +180,7 @@ impl Record {
     }
 
     /// The handle, once it runs.
-    pub fn handle(&self) -> Option<&PodHandle> {
+    pub(super) fn handle(&self) -> Option<&PodHandle> {
         match &self.stage {
             Stage::Running(handle) => Some(handle),
             _ => None,
@@ -188,7 +188,7 @@ impl Record {
     }
 
     /// Why it does not run, in one word and a sentence.
-    pub fn waiting(&self) -> Option<(&'static str, &str)> {
+    pub(super) fn waiting(&self) -> Option<(&'static str, &str)> {
         match &self.stage {
             Stage::Network | Stage::Starting => Some(("ContainerCreating", "")),
             Stage::Waiting(what) => Some(("CreateContainerConfigError", what)),
@@ -198,7 +198,7 @@ impl Record {
     }
 
     /// The pid of a container's main process, as the host numbers it.
-    pub fn pid(&self, container: &str) -> Option<u32> {
+    pub(super) fn pid(&self, container: &str) -> Option<u32> {
         let container = self.status.containers.iter().find(|status| status.name == container)?;
         match container.state {
             ContainerState::Running { pid, .. } => Some(pid),

@@ -1,0 +1,260 @@
+//! What can be typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::demo::DemoArgs;
+
+/// Weft: a service mesh.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft",
+    version,
+    about = "Weft, a service mesh: mutual TLS, routing by version and region, metrics and traces, without changing an app",
+    after_help = "Examples:
+  weft demo                                  # a working mesh, step by step
+  weft up -f ./manifests                     # run Kubernetes manifests as a mesh on this machine
+  weft status                                # what runs, and which proxies have which configuration
+  weft exec -n shop web -- curl -s http://reviews/
+  weft down
+
+Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Up(UpArgs),
+    Demo(DemoArgs),
+    Status(StatusArgs),
+    Exec(ExecArgs),
+    Logs(LogsArgs),
+    PortForward(ForwardArgs),
+    Down(DownArgs),
+    /// Role: the data plane beside an app (see `weft proxy --help`).
+    Proxy(RoleArgs),
+    /// Role: the control plane (see `weft control --help`).
+    Control(RoleArgs),
+    /// Role: redirects a pod's traffic to its proxy (see `weft init --help`).
+    Init(RoleArgs),
+}
+
+/// Which mesh.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MeshArgs {
+    /// The mesh's name. Meshes of different names run side by side.
+    #[arg(long, env = "WEFT_MESH", value_name = "NAME", default_value = weft_local::up::DEFAULT_MESH, value_parser = mesh_name)]
+    pub(crate) name: String,
+}
+
+/// Run a directory of Kubernetes manifests as a mesh on this machine.
+///
+/// Namespace, Node, ServiceAccount, Pod, Deployment, Service, ConfigMap, Secret, HTTPRoute, GRPCRoute, ServiceSubset and
+/// TrafficPolicy are understood; `image` is not used: containers run programs of this machine. The files are watched, and
+/// the running mesh follows. Nothing of this machine's network is touched.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft up -f ./shop
+  weft up -f ./shop --name second --pod-cidr 10.245.0.0/16
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317 weft up -f ./shop    # traces to a collector on this machine
+  weft up -f ./shop --detach && weft status && weft down")]
+pub(crate) struct UpArgs {
+    /// The directory of manifests: its files *.yaml, *.yml and *.json.
+    #[arg(short = 'f', value_name = "DIR", required = true)]
+    pub(crate) manifests: PathBuf,
+    #[command(flatten)]
+    pub(crate) mesh: MeshArgs,
+    /// Leave the mesh running in the background, and return when it is ready. `weft down` ends it.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// The addresses of pods; once for IPv4, once for IPv6. [default: 10.244.0.0/16 and fd00:10:244::/64]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) pod_cidr: Vec<IpNet>,
+    /// The addresses of Services; once for IPv4, once for IPv6. [default: 10.96.0.0/16 and fd00:10:96::/112]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) service_cidr: Vec<IpNet>,
+    /// The trust domain of the mesh's identities. [default: NAME.weft.internal]
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) trust_domain: Option<String>,
+    /// How long certificates live, such as 24h or 10s. Proxies renew after two thirds. [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    pub(crate) leaf_lifetime: Option<String>,
+}
+
+/// End a mesh.
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    pub(crate) mesh: MeshArgs,
+}
+
+/// Show pods, services, routes and proxies of a mesh.
+///
+/// Pods with the pids of proxy and containers, addresses, readiness, region and version; services; routes with what was
+/// refused and why, and which proxies have acknowledged which version.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft status
+  weft status -o json | jq '.pods[] | {name, ready, addresses}'")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) mesh: MeshArgs,
+    /// Only this namespace.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// As text for people, or as JSON.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+/// Which pod.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PodArgs {
+    #[command(flatten)]
+    pub(crate) mesh: MeshArgs,
+    /// The pod's namespace.
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+    /// The pod: its name, the beginning of its name, or deploy/NAME for any pod of a Deployment.
+    #[arg(value_name = "POD")]
+    pub(crate) pod: String,
+}
+
+/// Run a command in a container, as the container's user.
+///
+/// In a terminal of its own if standard input and output are one. The exit code is the command's.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft exec -n shop web -- curl -s http://reviews/
+  weft exec -n shop deploy/reviews-v1 -c weft-proxy -- curl -s http://127.0.0.1:15021/config
+  weft exec -n shop web -- sh")]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) pod: PodArgs,
+    /// The container. [default: the pod's first]
+    #[arg(short, long, value_name = "CONTAINER")]
+    pub(crate) container: Option<String>,
+    /// No terminal, even if standard input is one.
+    #[arg(short = 'T', long)]
+    pub(crate) no_tty: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// Show what a container printed.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft logs -n shop web
+  weft logs -n shop web -c weft-proxy -f")]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) pod: PodArgs,
+    /// The container. [default: the pod's first]
+    #[arg(short, long, value_name = "CONTAINER")]
+    pub(crate) container: Option<String>,
+    /// Go on as it prints more.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines.
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// With the time of each line.
+    #[arg(long)]
+    pub(crate) timestamps: bool,
+}
+
+/// Bring a pod's ports to this machine's loopback.
+///
+/// The connection is made from within the pod, as from a process of its own.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft port-forward -n shop web 8080:80
+  weft port-forward -n shop web 8080          # the same port on both sides
+  weft port-forward -n shop web 0:80          # any free port, which is printed")]
+pub(crate) struct ForwardArgs {
+    #[command(flatten)]
+    pub(crate) pod: PodArgs,
+    /// The port here and the port in the pod.
+    #[arg(value_name = "LOCAL:REMOTE", required = true, value_parser = ports)]
+    pub(crate) ports: Vec<(u16, u16)>,
+}
+
+/// What a role takes is read by the role.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct RoleArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _rest: Vec<OsString>,
+}
+
+fn mesh_name(name: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    match (1..=40).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('-') && !name.ends_with('-') {
+        true => Ok(name.to_owned()),
+        false => Err("a mesh's name has 1 to 40 characters of a-z, 0-9 and '-'".to_owned()),
+    }
+}
+
+fn lifetime(value: &str) -> Result<String, String> {
+    weft_daemon::settings::duration(value).map(|_| value.to_owned()).map_err(|error| error.to_string())
+}
+
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
+    let (local, remote) = match text.split_once(':') {
+        Some((local, remote)) => (port(local)?, port(remote)?),
+        None => (port(text)?, port(text)?),
+    };
+    if remote == 0 { Err("0 is no port of a pod".to_owned()) } else { Ok((local, remote)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_has_no_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_may_have_flags_of_its_own() {
+        let cli = Cli::try_parse_from(["weft", "exec", "--name", "x", "-n", "shop", "web", "--", "ls", "-l", "--help"]);
+        let Ok(Cli { verb: Verb::Exec(exec) }) = cli else { panic!("{cli:?}") };
+        assert_eq!(exec.command, ["ls", "-l", "--help"]);
+        assert_eq!(exec.pod.mesh.name, "x");
+    }
+
+    #[test]
+    fn ports_are_pairs_or_one_for_both() {
+        assert_eq!(ports("8080:80"), Ok((8080, 80)));
+        assert_eq!(ports("8080"), Ok((8080, 8080)));
+        assert_eq!(ports("0:80"), Ok((0, 80)));
+        for wrong in ["", "80:", ":80", "80:0", "0", "70000", "a:b", "1:2:3"] {
+            assert!(ports(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_that_make_no_directory_or_trust_domain_are_refused() {
+        assert!(mesh_name("demo-2").is_ok());
+        for wrong in ["", "Demo", "a/b", "..", "-a", "a_b", &"a".repeat(41)] {
+            assert!(mesh_name(wrong).is_err(), "{wrong}");
+        }
+    }
+}

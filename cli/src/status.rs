@@ -1,0 +1,253 @@
+//! `weft status`: what runs, what is configured, and which proxies know it.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::args::{Output, StatusArgs};
+use crate::table::Table;
+use crate::target::client;
+
+/// Prints the state of a mesh.
+pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
+    let mut status = client(&args.mesh).status().await?;
+    if let Some(namespace) = &args.namespace {
+        for list in ["pods", "services", "routes", "objects", "proxies"] {
+            if let Some(items) = status[list].as_array_mut() {
+                items.retain(|item| item["namespace"] == namespace.as_str());
+            }
+        }
+    }
+    match args.output {
+        Output::Json => println!("{status:#}"),
+        Output::Text => print!("{}", text(&status)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The state as text.
+fn text(status: &Value) -> String {
+    let mut out = String::new();
+    let control = &status["control"];
+    let state = match (control["ready"].as_bool(), control["answers"].as_bool()) {
+        (Some(true), Some(true)) => "ready".to_owned(),
+        (Some(true), _) => "ready, but it does not answer".to_owned(),
+        _ => format!("not ready {}", word(&control["reason"])).trim_end().to_owned(),
+    };
+    let place = format!("mesh {} · trust domain {}", word(&status["mesh"]), word(&status["trustDomain"]));
+    // A String takes all that is written to it, here and below.
+    let _ = writeln!(out, "{place} · control plane {state} (pid {})", number(&control["pid"]));
+    let parts = [
+        ("PODS", pods(status)),
+        ("SERVICES", services(status)),
+        ("ROUTES AND POLICIES", objects(status)),
+        ("PROXIES", proxies(status)),
+    ];
+    for (title, table) in parts.into_iter().filter(|(_, table)| !table.is_empty()) {
+        let _ = write!(out, "\n{title}\n{table}");
+    }
+    let refused = refusals(status);
+    if !refused.is_empty() {
+        let _ = write!(out, "\nREFUSED\n{refused}");
+    }
+    let problems = list(&status["problems"]);
+    if !problems.is_empty() {
+        let _ = writeln!(out, "\nPROBLEMS");
+        for problem in problems {
+            let _ = writeln!(out, "{}: {}", word(&problem["severity"]), word(&problem["text"]));
+        }
+    }
+    out
+}
+
+fn pods(status: &Value) -> Table {
+    let mut table = Table::new(&[
+        "NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "ADDRESSES", "REGION", "ZONE", "VERSION", "PROXY", "CONTAINERS",
+    ]);
+    for pod in list(&status["pods"]) {
+        let containers = list(&pod["containers"]);
+        let counted = || containers.iter().filter(|container| container["kind"] != "init");
+        let ready = counted().filter(|container| container["ready"] == true).count();
+        let apps = containers.iter().filter(|container| container["name"] != "weft-proxy" && !container["pid"].is_null());
+        let pids = apps.map(|container| format!("{} {}", word(&container["name"]), number(&container["pid"])));
+        table.row([
+            word(&pod["namespace"]),
+            word(&pod["name"]),
+            format!("{ready}/{}", counted().count()),
+            match word(&pod["reason"]) {
+                reason if reason.is_empty() => word(&pod["phase"]),
+                reason => reason,
+            },
+            number(&pod["restarts"]),
+            words(&pod["addresses"]),
+            word(&pod["region"]),
+            word(&pod["zone"]),
+            word(&pod["version"]),
+            if pod["meshed"] == true { number(&pod["proxyPid"]) } else { "none".to_owned() },
+            pids.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table
+}
+
+fn services(status: &Value) -> Table {
+    let mut table = Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORTS", "READY PODS"]);
+    for service in list(&status["services"]) {
+        let ports = list(&service["ports"]).iter().map(|port| {
+            let protocol = match word(&port["appProtocol"]) {
+                protocol if protocol.is_empty() => word(&port["protocol"]).to_ascii_lowercase(),
+                protocol => protocol,
+            };
+            format!("{}/{protocol}", number(&port["port"]))
+        });
+        let addresses = if service["headless"] == true { "headless".to_owned() } else { words(&service["addresses"]) };
+        let pods = &service["pods"];
+        table.row([
+            word(&service["namespace"]),
+            word(&service["name"]),
+            addresses,
+            ports.collect::<Vec<_>>().join(", "),
+            format!("{}/{}", number(&pods["ready"]), number(&pods["all"])),
+        ]);
+    }
+    table
+}
+
+/// Routes, subsets and policies: whether they act, and who has them.
+fn objects(status: &Value) -> Table {
+    let mut table = Table::new(&["KIND", "NAMESPACE", "NAME", "STATUS", "APPLIED", "WAITING FOR", "WRITTEN AT"]);
+    let shown = list(&status["objects"]).iter().filter(|object| {
+        !matches!(object["kind"].as_str(), Some("Service" | "Pod" | "EndpointSlice" | "Node" | "Namespace" | "ServiceAccount"))
+    });
+    for object in shown {
+        let bad = list(&object["conditions"]).iter().filter(|condition| {
+            let wanted = if condition["type"] == "PartiallyInvalid" { "False" } else { "True" };
+            condition["type"] != "Applied" && condition["status"] != wanted
+        });
+        let said = bad.map(|condition| {
+            let field = match word(&condition["field"]) {
+                field if field.is_empty() => field,
+                field => format!("{field}: "),
+            };
+            format!("{}: {field}{}", word(&condition["reason"]), word(&condition["message"]))
+        });
+        let said = said.collect::<Vec<_>>().join("; ");
+        let line = object["line"].as_u64().map(|line| format!(":{line}")).unwrap_or_default();
+        table.row([
+            word(&object["kind"]),
+            word(&object["namespace"]),
+            word(&object["name"]),
+            if said.is_empty() { "accepted".to_owned() } else { said },
+            format!("{}/{}", number(&object["applied"]), number(&object["subscribers"])),
+            words(&object["waiting"]),
+            format!("{}{line}", word(&object["file"])),
+        ]);
+    }
+    table
+}
+
+/// Which proxies have acknowledged which version.
+fn proxies(status: &Value) -> Table {
+    let mut table = Table::new(&["NAMESPACE", "POD", "CONNECTED", "SINCE", "RESOURCES", "NOT ACKNOWLEDGED"]);
+    for proxy in list(&status["proxies"]) {
+        let resources = list(&proxy["resources"]);
+        let acked = resources.iter().filter(|resource| resource["acked"] == true).count();
+        let waiting = resources.iter().filter(|resource| resource["acked"] != true);
+        let waiting = waiting.map(|r| format!("{} {} ({})", word(&r["kind"]), word(&r["key"]), word(&r["version"])));
+        table.row([
+            word(&proxy["namespace"]),
+            word(&proxy["pod"]),
+            if proxy["connected"] == true { "yes".to_owned() } else { "no".to_owned() },
+            word(&proxy["since"]),
+            format!("{acked}/{}", resources.len()),
+            waiting.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table
+}
+
+/// What proxies refused.
+fn refusals(status: &Value) -> String {
+    let mut out = String::new();
+    for proxy in list(&status["proxies"]) {
+        for refusal in list(&proxy["refusals"]) {
+            let pod = format!("{}/{}", word(&proxy["namespace"]), word(&proxy["pod"]));
+            let (object, field, reason) = (word(&refusal["object"]), word(&refusal["field"]), word(&refusal["reason"]));
+            let _ = writeln!(out, "{pod} refused {object}: {field}: {reason}");
+        }
+    }
+    out
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn words(value: &Value) -> String {
+    list(value).iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+fn number(value: &Value) -> String {
+    value.as_u64().map(|number| number.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_route_that_was_refused_says_field_reason_and_place() {
+        let status = json!({
+            "mesh": "shop", "control": {"ready": true, "answers": true, "pid": 7},
+            "objects": [{
+                "kind": "HTTPRoute", "namespace": "shop", "name": "reviews", "file": "/m/routes.yaml", "line": 4,
+                "conditions": [{"type": "Accepted", "status": "False", "reason": "UnsupportedValue",
+                    "field": "spec.rules[0].filters", "message": "filters are not honoured"}],
+                "subscribers": 3, "applied": 2, "waiting": ["shop/web-1"],
+            }],
+        });
+        let said = text(&status);
+        for part in ["UnsupportedValue: spec.rules[0].filters: filters are not honoured", "2/3", "shop/web-1", "/m/routes.yaml:4"] {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+    }
+
+    #[test]
+    fn a_condition_that_is_bad_when_true_is_told_when_true() {
+        let route = |status: &str| {
+            json!({"objects": [{"kind": "HTTPRoute", "name": "r", "conditions": [
+                {"type": "PartiallyInvalid", "status": status, "reason": "Dropped", "message": "one rule"}]}]})
+        };
+        assert!(text(&route("True")).contains("Dropped: one rule"));
+        assert!(text(&route("False")).contains("accepted"));
+    }
+
+    #[test]
+    fn pods_show_their_pids_and_what_is_wrong() {
+        let status = json!({"pods": [{
+            "namespace": "shop", "name": "web-1", "phase": "Running", "reason": "container web: CrashLoopBackOff",
+            "addresses": ["10.244.0.2", "fd00::2"], "meshed": true, "proxyPid": 41, "restarts": 3,
+            "containers": [
+                {"name": "weft-init", "kind": "init", "ready": true},
+                {"name": "weft-proxy", "kind": "sidecar", "ready": true, "pid": 41},
+                {"name": "web", "kind": "main", "ready": false, "pid": null},
+            ],
+        }]});
+        let said = text(&status);
+        for part in ["1/2", "CrashLoopBackOff", "10.244.0.2, fd00::2", "41"] {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+    }
+}
