@@ -1,5 +1,6 @@
 //! What people, probes and scrapers ask: `/status`, `/metrics`, `/ready`, `/live`. It only tells; nothing here changes
-//! anything.
+//! anything. `/status` shows the whole mesh, so it is for this machine (or pod) only: a workload elsewhere must not read
+//! through it what is none of its business.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,15 +29,24 @@ pub(crate) struct Sources {
 
 /// The routes.
 pub(crate) fn routes(sources: &Sources) -> Admin {
-    let (for_status, for_metrics, ready) = (sources.clone(), sources.clone(), sources.ready.clone());
+    let (for_status, for_metrics, ready) =
+        (sources.clone(), sources.clone(), sources.ready.clone());
     Admin::new()
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
         .get("/ready", move |_| ready.response())
-        .get_async("/status", move |_| status(for_status.clone()))
+        .get_async("/status", move |request| {
+            status(for_status.clone(), admin::is_local(&request))
+        })
         .get_async("/metrics", move |_| metrics(for_metrics.clone()))
 }
 
-async fn status(sources: Sources) -> Response {
+async fn status(sources: Sources, local: bool) -> Response {
+    if !local {
+        return admin::text(
+            StatusCode::FORBIDDEN,
+            "only from this machine: by the unix socket, or from loopback\n",
+        );
+    }
     match sources.desk.status().await {
         Ok(status) => admin::json(StatusCode::OK, &status),
         Err(closed) => admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
@@ -50,32 +60,83 @@ async fn metrics(sources: Sources) -> Response {
     };
     let mut text = Text::new();
     for (name, help, value) in [
-        ("weft_control_proxies_connected", "Proxies with a discovery stream.", figures.connected),
-        ("weft_control_resources", "Distinct resources that a proxy is subscribed to.", figures.resources),
-        ("weft_control_subscriptions", "Subscriptions of proxies to resources.", figures.subscriptions),
-        ("weft_control_resources_waiting", "Resources that wait to be sent, over all proxies.", figures.waiting),
-        ("weft_control_resources_refused", "Versions that a proxy refused and has nothing better for.", figures.refused),
-        ("weft_control_objects_not_accepted", "Objects that are not accepted.", figures.not_accepted),
-        ("weft_control_problems", "Problems with objects and files.", figures.problems),
+        (
+            "weft_control_proxies_connected",
+            "Proxies with a discovery stream.",
+            figures.connected,
+        ),
+        (
+            "weft_control_resources",
+            "Distinct resources that a proxy is subscribed to.",
+            figures.resources,
+        ),
+        (
+            "weft_control_subscriptions",
+            "Subscriptions of proxies to resources.",
+            figures.subscriptions,
+        ),
+        (
+            "weft_control_resources_waiting",
+            "Resources that wait to be sent, over all proxies.",
+            figures.waiting,
+        ),
+        (
+            "weft_control_resources_refused",
+            "Versions that a proxy refused and has nothing better for.",
+            figures.refused,
+        ),
+        (
+            "weft_control_objects_not_accepted",
+            "Objects that are not accepted.",
+            figures.not_accepted,
+        ),
+        (
+            "weft_control_problems",
+            "Problems with objects and files.",
+            figures.problems,
+        ),
     ] {
         text.gauge(name, help).sample(&[], value);
     }
-    text.gauge("weft_control_epoch", "The epoch of resource versions.").sample(&[], figures.epoch);
+    text.gauge("weft_control_epoch", "The epoch of resource versions.")
+        .sample(&[], figures.epoch);
     sources.metrics.write(&mut text);
     write_compile_times(&mut text, &sources.times);
-    let left = sources.issuer.credential().not_after().duration_since(SystemTime::now()).unwrap_or_default();
-    text.gauge("weft_leaf_expiry_seconds", "Seconds until the own certificate ends.").sample(&[], left.as_secs());
-    text.counter("weft_panics_total", "Panics that cost a task.").sample(&[], log::panics());
-    text.counter("weft_log_lines_dropped_total", "Log lines dropped because stderr was too slow.")
-        .sample(&[], sources.log.dropped());
+    let left = sources
+        .issuer
+        .credential()
+        .not_after()
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
+    text.gauge(
+        "weft_leaf_expiry_seconds",
+        "Seconds until the own certificate ends.",
+    )
+    .sample(&[], left.as_secs());
+    text.counter("weft_panics_total", "Panics that cost a task.")
+        .sample(&[], log::panics());
+    text.counter(
+        "weft_log_lines_dropped_total",
+        "Log lines dropped because stderr was too slow.",
+    )
+    .sample(&[], sources.log.dropped());
     text.response()
 }
 
 fn write_compile_times(text: &mut Text, times: &CompileTimes) {
     let read = |n: usize| times.buckets[n].load(Ordering::Relaxed);
-    let buckets = COMPILE_BUCKETS.iter().enumerate().map(|(n, bound)| (*bound, read(n)));
-    #[expect(clippy::cast_precision_loss, reason = "microseconds since the start, for a sum of seconds")]
+    let buckets = COMPILE_BUCKETS
+        .iter()
+        .enumerate()
+        .map(|(n, bound)| (*bound, read(n)));
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "microseconds since the start, for a sum of seconds"
+    )]
     let sum = times.micros.load(Ordering::Relaxed) as f64 / 1e6;
-    text.histogram("weft_control_compile_duration_seconds", "Time from a change of objects to changed resources.")
-        .histogram_sample(&[], buckets, read(COMPILE_BUCKETS.len()), sum);
+    text.histogram(
+        "weft_control_compile_duration_seconds",
+        "Time from a change of objects to changed resources.",
+    )
+    .histogram_sample(&[], buckets, read(COMPILE_BUCKETS.len()), sum);
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,7 +25,7 @@ use crate::epoch::{Epoch, EpochError};
 use crate::index::{self, Index};
 use crate::manifests::{self, OpenError};
 use crate::serve::cache::Facts;
-use crate::serve::desk::{CompileTimes, Desk};
+use crate::serve::desk::{CompileTimes, Desk, DeskEnd};
 use crate::serve::discovery::{self, Discovery, DiscoveryServer};
 use crate::serve::hub::Hub;
 use crate::serve::identity::{self, Identities, REQUEST_MAX};
@@ -63,8 +62,10 @@ pub(crate) enum StartError {
 #[derive(Debug)]
 pub(crate) struct App {
     /// Ends its tasks.
-    drain: Drain,
-    rest: Rest,
+    pub(crate) drain: Drain,
+    /// Without the desk there is nothing to serve.
+    pub(crate) desk_end: DeskEnd,
+    pub(crate) rest: Rest,
 }
 
 /// What goes on while tasks drain, and ends when this is dropped.
@@ -85,7 +86,8 @@ pub(crate) struct Rest {
 impl App {
     /// Starts everything. Listens before it returns.
     pub(crate) async fn start(settings: Settings, log: Switch) -> Result<Self, StartError> {
-        prepare_state(&settings.state_dir).map_err(|error| StartError::State(settings.state_dir.clone(), error))?;
+        prepare_state(&settings.state_dir)
+            .map_err(|error| StartError::State(settings.state_dir.clone(), error))?;
         let issuer = Issuer::open(
             &settings.state_dir,
             &settings.trust_domain,
@@ -93,20 +95,29 @@ impl App {
             settings.leaf_lifetime,
         );
         let issuer = Arc::new(issuer.map_err(StartError::Issuer)?);
-        issuer.publish(&settings.state_dir).map_err(StartError::Issuer)?;
+        issuer
+            .publish(&settings.state_dir)
+            .map_err(StartError::Issuer)?;
 
         let ready = Ready::new();
-        let objects = ready.gate("objects");
+        let serving = ready.gate("listener");
         let (drain, tasks) = Drain::new();
         let end = CancellationToken::new();
         let times = Arc::new(CompileTimes::default());
-        let desk = open_desk(&settings, &issuer, times.clone(), end.clone())?;
-        objects.open();
+        let (desk, desk_end) = open_desk(&settings, &issuer, times.clone(), end.clone())?;
 
         let metrics = Arc::new(Metrics::default());
-        let sources = admin::Sources { desk: desk.clone(), ready, metrics: metrics.clone(), times, issuer: issuer.clone(), log };
-        let (admin, serving) = serve_admin(&settings, &sources).await?;
+        let sources = admin::Sources {
+            desk: desk.clone(),
+            ready,
+            metrics: metrics.clone(),
+            times,
+            issuer: issuer.clone(),
+            log,
+        };
+        let (admin, admin_tasks) = serve_admin(&settings, &sources).await?;
         let address = serve_proxies(settings, desk, issuer.clone(), metrics, &tasks).await?;
+        serving.open();
         tasks.named("own certificate").spawn({
             let tasks = tasks.clone();
             async move {
@@ -122,15 +133,14 @@ impl App {
             address,
             #[cfg(test)]
             admin,
-            _admin: serving,
+            _admin: admin_tasks,
             _end: end.drop_guard(),
         };
-        Ok(Self { drain, rest })
-    }
-
-    /// What ends tasks, and what goes on meanwhile.
-    pub(crate) fn into_parts(self) -> (Drain, Rest) {
-        (self.drain, self.rest)
+        Ok(Self {
+            drain,
+            desk_end,
+            rest,
+        })
     }
 }
 
@@ -139,11 +149,19 @@ fn prepare_state(state: &Path) -> io::Result<()> {
     if state.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o711).create(state)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(state)?;
     std::fs::set_permissions(state, Permissions::from_mode(0o711))
 }
 
-fn open_desk(settings: &Settings, issuer: &Issuer, times: Arc<CompileTimes>, end: CancellationToken) -> Result<Desk, StartError> {
+fn open_desk(
+    settings: &Settings,
+    issuer: &Issuer,
+    times: Arc<CompileTimes>,
+    end: CancellationToken,
+) -> Result<(Desk, DeskEnd), StartError> {
     let epoch = Epoch::open(&settings.state_dir).map_err(StartError::Epoch)?;
     let index = Index::new(index::Settings {
         trust_domain: settings.trust_domain.clone(),
@@ -159,11 +177,15 @@ fn open_desk(settings: &Settings, issuer: &Issuer, times: Arc<CompileTimes>, end
         bundles: issuer.bundles().clone(),
     };
     let hub = Hub::new(index, facts, epoch, settings.subscriptions);
-    let manifests = manifests::Settings::control(&settings.manifests, Some(settings.state_dir.clone()));
+    let manifests =
+        manifests::Settings::control(&settings.manifests, Some(settings.state_dir.clone()));
     Desk::open(hub, manifests, times, end).map_err(StartError::Manifests)
 }
 
-async fn serve_admin(settings: &Settings, sources: &admin::Sources) -> Result<(SocketAddr, JoinSet<()>), StartError> {
+async fn serve_admin(
+    settings: &Settings,
+    sources: &admin::Sources,
+) -> Result<(SocketAddr, JoinSet<()>), StartError> {
     let failed = |error| StartError::Listen(settings.admin.to_string(), error);
     let tcp = Listener::tcp(settings.admin).await.map_err(failed)?;
     let address = tcp.address().unwrap_or(settings.admin);
@@ -186,9 +208,14 @@ async fn serve_proxies(
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Listen(settings.listen.to_string(), error);
-    let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
+    let listener = weft_daemon::listen::tcp(settings.listen)
+        .await
+        .map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let limits = listen::Limits { connections: settings.connections, per_address: settings.connections_per_address };
+    let limits = listen::Limits {
+        connections: settings.connections,
+        per_address: settings.connections_per_address,
+    };
     let connections = listen::connections(listener, issuer.clone(), limits, metrics.clone(), tasks);
 
     let tokens = TokenKeys::new(settings.token_jwks, settings.token_issuer);
@@ -204,7 +231,9 @@ async fn serve_proxies(
         targets_max: settings.subscriptions,
     };
     let discovery = Discovery::new(desk, issuer.trust_domain().clone(), metrics, tasks, rules);
-    tasks.named("server").spawn(serve(connections, identities, discovery, tasks.clone()));
+    tasks
+        .named("server")
+        .spawn(serve(connections, identities, discovery, tasks.clone()));
     Ok(address)
 }
 
@@ -223,7 +252,9 @@ async fn serve(
         .initial_connection_window_size(1024 * 1024)
         .add_service(IdentityServer::new(identities).max_decoding_message_size(REQUEST_MAX))
         .add_service(DiscoveryServer(Arc::new(discovery)))
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { tasks.draining().await })
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
+            tasks.draining().await
+        })
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the server ended");

@@ -50,38 +50,65 @@ pub(crate) enum IssuerError {
 
 impl Issuer {
     /// Loads or makes the authority in `STATE/authority`, and issues the first leaf of the control plane itself.
-    pub(crate) fn open(state: &Path, trust_domain: &TrustDomain, namespace: &str, lifetime: Duration) -> Result<Self, IssuerError> {
+    pub(crate) fn open(
+        state: &Path,
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        lifetime: Duration,
+    ) -> Result<Self, IssuerError> {
         let now = SystemTime::now();
-        let authority =
-            Authority::load_or_create(&state.join("authority"), trust_domain, now).map_err(IssuerError::Authority)?;
-        let identity = Identity::control_plane(trust_domain.clone(), namespace).map_err(IssuerError::Identity)?;
-        let bundles = Arc::new(TrustBundles::new([authority.bundle(1)]).map_err(IssuerError::Bundle)?);
+        let authority = Authority::load_or_create(&state.join("authority"), trust_domain, now)
+            .map_err(IssuerError::Authority)?;
+        let identity = Identity::control_plane(trust_domain.clone(), namespace)
+            .map_err(IssuerError::Identity)?;
+        let bundles =
+            Arc::new(TrustBundles::new([authority.bundle(1)]).map_err(IssuerError::Bundle)?);
         let first = own_leaf(&authority, &identity, &bundles, lifetime, 1)?;
         let credential = watch::Sender::new(Arc::new(first));
-        Ok(Self { authority, identity, bundles, lifetime, credential })
+        Ok(Self {
+            authority,
+            identity,
+            bundles,
+            lifetime,
+            credential,
+        })
     }
 
     /// Writes what proxies need in order to trust us: `STATE/trust/{roots.pem,trust-domain,control-namespace}`.
     pub(crate) fn publish(&self, state: &Path) -> Result<(), IssuerError> {
         let directory = state.join("trust");
         let failed = |error| IssuerError::Publish(directory.clone(), error);
-        DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(failed)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&directory)
+            .map_err(failed)?;
         // The umask may have taken bits away, and others are to read this.
         fs::set_permissions(&directory, Permissions::from_mode(0o755)).map_err(failed)?;
-        let roots: String = self.bundles.iter().map(weft_certs::bundle::Bundle::to_pem).collect();
+        let roots: String = self
+            .bundles
+            .iter()
+            .map(weft_certs::bundle::Bundle::to_pem)
+            .collect();
         for (name, text) in [
             ("roots.pem", roots.as_str()),
             ("trust-domain", self.identity.trust_domain().as_str()),
             ("control-namespace", self.identity.namespace()),
         ] {
             let path = directory.join(name);
-            file::replace(&path, 0o644, text.as_bytes()).map_err(|error| IssuerError::Publish(path.clone(), error))?;
+            file::replace(&path, 0o644, text.as_bytes())
+                .map_err(|error| IssuerError::Publish(path.clone(), error))?;
         }
         Ok(())
     }
 
     /// Issues a leaf. The caller has made sure that the key's holder is this identity.
-    pub(crate) fn issue(&self, key: &PublicKey, identity: &Identity, now: SystemTime) -> Result<IssuedLeaf, AuthorityError> {
+    pub(crate) fn issue(
+        &self,
+        key: &PublicKey,
+        identity: &Identity,
+        now: SystemTime,
+    ) -> Result<IssuedLeaf, AuthorityError> {
         self.authority.issue(key, identity, self.lifetime, now)
     }
 
@@ -104,18 +131,33 @@ impl Issuer {
     pub(crate) async fn keep_renewed(&self) {
         let mut received = Instant::now();
         loop {
-            let left = self.credential().not_after().duration_since(SystemTime::now()).unwrap_or_default();
-            let life = Life { received, valid_for: left };
+            let left = self
+                .credential()
+                .not_after()
+                .duration_since(SystemTime::now())
+                .unwrap_or_default();
+            let life = Life {
+                received,
+                valid_for: left,
+            };
             // Nobody else renews this leaf at the same time, so nothing needs to be spread.
             tokio::time::sleep_until(life.renewal(0).into()).await;
             received = Instant::now();
             let generation = self.credential().generation() + 1;
-            match own_leaf(&self.authority, &self.identity, &self.bundles, self.lifetime, generation) {
+            match own_leaf(
+                &self.authority,
+                &self.identity,
+                &self.bundles,
+                self.lifetime,
+                generation,
+            ) {
                 Ok(credential) => {
                     tracing::debug!(generation, "renewed the control plane's own certificate");
                     self.credential.send_replace(Arc::new(credential));
                 }
-                Err(error) => tracing::error!(error = %Chain(&error), "renewing the control plane's own certificate failed"),
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "renewing the control plane's own certificate failed")
+                }
             }
         }
     }
@@ -130,7 +172,9 @@ fn own_leaf(
     generation: u64,
 ) -> Result<Credential, IssuerError> {
     let key = Key::generate().map_err(IssuerError::Key)?;
-    let leaf = authority.issue(key.public(), identity, lifetime, SystemTime::now()).map_err(IssuerError::Authority)?;
+    let leaf = authority
+        .issue(key.public(), identity, lifetime, SystemTime::now())
+        .map_err(IssuerError::Authority)?;
     Credential::new(leaf.chain, key, bundles.clone(), generation).map_err(IssuerError::Credential)
 }
 
@@ -169,12 +213,16 @@ mod tests {
         let trust = state.path().join("trust");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&trust), 0o755);
-        for (name, text) in [("trust-domain", "shop.weft.internal"), ("control-namespace", "weft-system")] {
+        for (name, text) in [
+            ("trust-domain", "shop.weft.internal"),
+            ("control-namespace", "weft-system"),
+        ] {
             assert_eq!(fs::read_to_string(trust.join(name)).unwrap(), text);
             assert_eq!(mode(&trust.join(name)), 0o644);
         }
         let pem = fs::read(trust.join("roots.pem")).unwrap();
-        let read = weft_certs::bundle::Bundle::from_pem(first.trust_domain().clone(), &pem, 1).unwrap();
+        let read =
+            weft_certs::bundle::Bundle::from_pem(first.trust_domain().clone(), &pem, 1).unwrap();
         assert_eq!(read.roots(), [first.authority.root().clone()]);
         assert_eq!(mode(&state.path().join("authority")), 0o700);
     }
@@ -184,7 +232,10 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let issuer = open(state.path());
         let first = issuer.credential();
-        assert_eq!(first.identity().to_string(), "spiffe://shop.weft.internal/ns/weft-system/sa/weft-control");
+        assert_eq!(
+            first.identity().to_string(),
+            "spiffe://shop.weft.internal/ns/weft-system/sa/weft-control"
+        );
         let mut changed = issuer.credential.subscribe();
         tokio::select! {
             () = issuer.keep_renewed() => {}

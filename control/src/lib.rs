@@ -50,7 +50,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are asked for; they go to stdout. If that is closed, nobody reads the rest either.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
+            return ExitCode::from(if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::OK
+            });
         }
     };
     let log = match log::start() {
@@ -78,8 +82,18 @@ async fn run(settings: Settings, log: Switch) -> ExitCode {
         Ok(app) => app,
         Err(error) => return failed(&error, exit::FAILURE),
     };
-    let (drain, rest) = app.into_parts();
-    let ended = signals.end(drain, grace).await;
+    let app::App {
+        drain,
+        desk_end,
+        rest,
+    } = app;
+    let ended = tokio::select! {
+        ended = signals.end(drain, grace) => ended,
+        _ = desk_end => {
+            tracing::error!("the desk has ended: there is nothing to serve");
+            return ExitCode::from(exit::FAILURE);
+        }
+    };
     drop(rest);
     match ended {
         Ended::Gently => tracing::info!("ended"),
@@ -90,6 +104,9 @@ async fn run(settings: Settings, log: Switch) -> ExitCode {
 
 fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
     // Not through the log: this is the answer to whoever started the process. If stderr is closed, the code remains.
-    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("weft-control: {}\n", authority::Chain(error)));
+    let _ = std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("weft-control: {}\n", authority::Chain(error)),
+    );
     ExitCode::from(code)
 }

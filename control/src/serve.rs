@@ -27,8 +27,8 @@ pub(crate) mod outbox;
 pub(crate) mod wire;
 
 pub(crate) mod ages;
-pub(crate) mod rate;
 pub(crate) mod metrics;
+pub(crate) mod rate;
 pub(crate) mod tokens;
 
 use tonic::metadata::MetadataValue;
@@ -42,12 +42,17 @@ mod tests;
 /// Who calls.
 pub(crate) fn peer(extensions: &Extensions) -> Result<Peer, Status> {
     // The listener puts it there. Without it nobody can be told from anybody.
-    extensions.get::<Peer>().cloned().ok_or_else(|| Status::internal("the connection is not known"))
+    extensions
+        .get::<Peer>()
+        .cloned()
+        .ok_or_else(|| Status::internal("the connection is not known"))
 }
 
 /// A gRPC status with a stable word for its reason in the metadata.
 pub(crate) fn status_of(code: Code, reason: &'static str, message: &str) -> Status {
     let mut status = Status::new(code, format!("{reason}: {message}"));
-    status.metadata_mut().insert("weft-reason", MetadataValue::from_static(reason));
+    status
+        .metadata_mut()
+        .insert("weft-reason", MetadataValue::from_static(reason));
     status
 }

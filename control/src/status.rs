@@ -129,9 +129,19 @@ impl Hub {
     /// Everything, for people. Also forgets the proxies of pods that are gone for good.
     pub(crate) fn status(&mut self) -> Status {
         let index = &self.index;
-        self.gone.retain(|proxy| index.pod(&proxy.who.pod.namespace, &proxy.who.pod.name).is_some_and(|pod| pod.uid == proxy.who.uid));
-        let connected = self.proxies.values().map(|proxy| self.proxy_status(proxy, true));
-        let gone = self.gone.iter().map(|proxy| self.proxy_status(proxy, false));
+        self.gone.retain(|proxy| {
+            index
+                .pod(&proxy.who.pod.namespace, &proxy.who.pod.name)
+                .is_some_and(|pod| pod.uid == proxy.who.uid)
+        });
+        let connected = self
+            .proxies
+            .values()
+            .map(|proxy| self.proxy_status(proxy, true));
+        let gone = self
+            .gone
+            .iter()
+            .map(|proxy| self.proxy_status(proxy, false));
         let mut proxies: Vec<ProxyStatus> = connected.chain(gone).collect();
         proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
         Status {
@@ -146,16 +156,32 @@ impl Hub {
     /// Numbers, for scrapers.
     pub(crate) fn figures(&self) -> Figures {
         let not_accepted = |status: &crate::index::ObjectStatus| {
-            status.conditions.iter().any(|condition| condition.r#type == ConditionType::Accepted && !condition.status)
+            status
+                .conditions
+                .iter()
+                .any(|condition| condition.r#type == ConditionType::Accepted && !condition.status)
         };
         Figures {
             epoch: self.epoch.current(),
             connected: self.proxies.len(),
             resources: self.cache.entries().count(),
             subscriptions: self.proxies.values().map(|proxy| proxy.needs.len()).sum(),
-            waiting: self.proxies.values().map(|proxy| proxy.outlet.outbox().waiting()).sum(),
-            refused: self.proxies.values().map(|proxy| proxy.refusals.len()).sum(),
-            not_accepted: self.index.statuses().iter().filter(|status| not_accepted(status)).count(),
+            waiting: self
+                .proxies
+                .values()
+                .map(|proxy| proxy.outlet.outbox().waiting())
+                .sum(),
+            refused: self
+                .proxies
+                .values()
+                .map(|proxy| proxy.refusals.len())
+                .sum(),
+            not_accepted: self
+                .index
+                .statuses()
+                .iter()
+                .filter(|status| not_accepted(status))
+                .count(),
             problems: self.file_problems.len() + self.index.problems().len(),
         }
     }
@@ -163,10 +189,19 @@ impl Hub {
     fn proxy_status(&self, proxy: &Proxy, connected: bool) -> ProxyStatus {
         let resources = proxy.needs.iter().filter_map(|(name, item)| {
             let acked = proxy.acked.get(name);
-            let current = self.cache.get(item).and_then(|entry| entry.made.as_ref()).map(|made| made.version.hash);
+            let current = self
+                .cache
+                .get(item)
+                .and_then(|entry| entry.made.as_ref())
+                .map(|made| made.version.hash);
             let version = if connected { current? } else { *acked? };
             let acked = acked == Some(&version);
-            Some(ResourceStatus { kind: name.kind.as_str(), key: name.key.to_string(), version: hex(&version), acked })
+            Some(ResourceStatus {
+                kind: name.kind.as_str(),
+                key: name.key.to_string(),
+                version: hex(&version),
+                acked,
+            })
         });
         let refusals = proxy.refusals.values().map(|refused| RefusalStatus {
             object: refused.object.clone(),
@@ -188,30 +223,60 @@ impl Hub {
 
     fn object_statuses(&self) -> Vec<ObjectStatus> {
         let statuses = self.index.statuses();
-        let wanted: BTreeSet<String> = statuses.iter().map(|status| status.object.to_string()).collect();
+        let wanted: BTreeSet<String> = statuses
+            .iter()
+            .map(|status| status.object.to_string())
+            .collect();
         let needs = self.needs(&wanted);
         let none = Need::default();
-        statuses.into_iter().map(|status| self.object_status(status, &needs, &none)).collect()
+        statuses
+            .into_iter()
+            .map(|status| self.object_status(status, &needs, &none))
+            .collect()
     }
 
-    fn object_status(&self, status: crate::index::ObjectStatus, needs: &BTreeMap<String, Need>, none: &Need) -> ObjectStatus {
+    fn object_status(
+        &self,
+        status: crate::index::ObjectStatus,
+        needs: &BTreeMap<String, Need>,
+        none: &Need,
+    ) -> ObjectStatus {
         let need = needs.get(&status.object.to_string()).unwrap_or(none);
-        let accepted =
-            status.conditions.iter().all(|condition| condition.r#type != ConditionType::Accepted || condition.status);
-        let mut conditions: Vec<ConditionStatus> = status.conditions.iter().map(condition).collect();
+        let accepted = status
+            .conditions
+            .iter()
+            .all(|condition| condition.r#type != ConditionType::Accepted || condition.status);
+        let mut conditions: Vec<ConditionStatus> =
+            status.conditions.iter().map(condition).collect();
         conditions.push(applied(need, accepted));
-        let name = |id: &ProxyId| self.proxies.get(id).map(|proxy| format!("{}/{}", proxy.who.pod.namespace, proxy.who.pod.name));
-        let ObjectRef { kind, namespace, name: object } = status.object;
+        let name = |id: &ProxyId| {
+            self.proxies
+                .get(id)
+                .map(|proxy| format!("{}/{}", proxy.who.pod.namespace, proxy.who.pod.name))
+        };
+        let ObjectRef {
+            kind,
+            namespace,
+            name: object,
+        } = status.object;
         ObjectStatus {
             kind,
             namespace,
             name: object,
-            file: status.origin.as_ref().map(|origin| origin.file.display().to_string()),
+            file: status
+                .origin
+                .as_ref()
+                .map(|origin| origin.file.display().to_string()),
             line: status.origin.as_ref().map(|origin| origin.line),
             conditions,
             subscribers: need.subscribers.len(),
             applied: need.subscribers.len() - need.waiting.len(),
-            waiting: need.waiting.iter().filter_map(name).take(WAITING_MAX).collect(),
+            waiting: need
+                .waiting
+                .iter()
+                .filter_map(name)
+                .take(WAITING_MAX)
+                .collect(),
         }
     }
 
@@ -221,10 +286,17 @@ impl Hub {
         for entry in self.cache.entries() {
             let Some(made) = &entry.made else { continue };
             let late = |id: &&ProxyId| {
-                self.proxies.get(id).is_some_and(|proxy| proxy.acked.get(&made.name) != Some(&made.version.hash))
+                self.proxies
+                    .get(id)
+                    .is_some_and(|proxy| proxy.acked.get(&made.name) != Some(&made.version.hash))
             };
             let waiting: Vec<ProxyId> = entry.users.iter().filter(late).copied().collect();
-            for source in made.version.sources.iter().filter(|source| wanted.contains(&source.object)) {
+            for source in made
+                .version
+                .sources
+                .iter()
+                .filter(|source| wanted.contains(&source.object))
+            {
                 let need = needs.entry(source.object.clone()).or_default();
                 need.subscribers.extend(&entry.users);
                 need.waiting.extend(&waiting);
@@ -247,7 +319,12 @@ impl Hub {
                 Severity::Notice => "notice",
             },
         };
-        self.file_problems.iter().cloned().chain(self.index.problems()).map(problem).collect()
+        self.file_problems
+            .iter()
+            .cloned()
+            .chain(self.index.problems())
+            .map(problem)
+            .collect()
     }
 }
 
@@ -255,15 +332,37 @@ impl Hub {
 fn applied(need: &Need, accepted: bool) -> ConditionStatus {
     let (subscribers, waiting) = (need.subscribers.len(), need.waiting.len());
     let (status, reason, message) = if !accepted {
-        ("False", "NotAccepted", "the object is not accepted: its last valid form acts, or nothing".to_owned())
+        (
+            "False",
+            "NotAccepted",
+            "the object is not accepted: its last valid form acts, or nothing".to_owned(),
+        )
     } else if subscribers == 0 {
-        ("True", "NoSubscribers", "no connected proxy needs it".to_owned())
+        (
+            "True",
+            "NoSubscribers",
+            "no connected proxy needs it".to_owned(),
+        )
     } else if waiting == 0 {
-        ("True", "Acknowledged", format!("all {subscribers} proxies that need it decide by it"))
+        (
+            "True",
+            "Acknowledged",
+            format!("all {subscribers} proxies that need it decide by it"),
+        )
     } else {
-        ("False", "Waiting", format!("{waiting} of {subscribers} proxies that need it do not decide by it yet"))
+        (
+            "False",
+            "Waiting",
+            format!("{waiting} of {subscribers} proxies that need it do not decide by it yet"),
+        )
     };
-    ConditionStatus { r#type: "Applied", status, reason: reason.to_owned(), message, field: String::new() }
+    ConditionStatus {
+        r#type: "Applied",
+        status,
+        reason: reason.to_owned(),
+        message,
+        field: String::new(),
+    }
 }
 
 fn condition(condition: &crate::index::Condition) -> ConditionStatus {
@@ -281,6 +380,8 @@ fn hex(hash: &[u8]) -> String {
 }
 
 fn rfc3339(at: SystemTime) -> String {
-    let whole = OffsetDateTime::from(at).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let whole = OffsetDateTime::from(at)
+        .replace_nanosecond(0)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
     whole.format(&Rfc3339).unwrap_or_default()
 }

@@ -44,9 +44,15 @@ impl Ages {
     /// Whether somebody who knows this source knows something newer than we do. An object that we do not know counts if it
     /// is newer than all of its kind that we do: else it was deleted.
     pub(crate) fn behind(&self, source: &Source) -> bool {
-        let Some((kind, name)) = source.object.split_once(' ') else { return false };
+        let Some((kind, name)) = source.object.split_once(' ') else {
+            return false;
+        };
         let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-        let reference = ObjectRef { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
+        let reference = ObjectRef {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
         let ours = match self.objects.get(&reference) {
             Some(age) if age.uid == source.uid => age.resource_version,
             _ => self.highest.get(kind).copied().unwrap_or(0),
@@ -57,7 +63,10 @@ impl Ages {
     fn put(&mut self, object: &Arc<Object>) {
         let highest = self.highest.entry(object.kind.clone()).or_default();
         *highest = object.resource_version.max(*highest);
-        let age = Age { uid: object.uid.clone(), resource_version: object.resource_version };
+        let age = Age {
+            uid: object.uid.clone(),
+            resource_version: object.resource_version,
+        };
         self.objects.insert(object.reference(), age);
     }
 }
@@ -84,14 +93,25 @@ mod tests {
     }
 
     fn source(object: &str, uid: &str, resource_version: u64) -> Source {
-        Source { object: object.to_owned(), uid: uid.to_owned(), resource_version }
+        Source {
+            object: object.to_owned(),
+            uid: uid.to_owned(),
+            resource_version,
+        }
     }
 
     #[test]
     fn only_what_is_newer_than_ours_is_ahead() {
         let mut ages = Ages::default();
-        let upserts = vec![object("Service", "a", 5), object("Service", "b", 9), object("Pod", "p", 100)];
-        ages.apply(&Changes { upserts, ..Changes::default() });
+        let upserts = vec![
+            object("Service", "a", 5),
+            object("Service", "b", 9),
+            object("Pod", "p", 100),
+        ];
+        ages.apply(&Changes {
+            upserts,
+            ..Changes::default()
+        });
         for (object, uid, version, behind) in [
             ("Service shop/a", "uid-a", 5, false),
             ("Service shop/a", "uid-a", 6, true),
@@ -103,15 +123,25 @@ mod tests {
             ("HTTPRoute shop/r", "uid-r", 1, true),
             ("nonsense", "x", 1, false),
         ] {
-            assert_eq!(ages.behind(&source(object, uid, version)), behind, "{object} {uid} {version}");
+            assert_eq!(
+                ages.behind(&source(object, uid, version)),
+                behind,
+                "{object} {uid} {version}"
+            );
         }
     }
 
     #[test]
     fn the_newest_of_a_kind_may_be_deleted() {
         let mut ages = Ages::default();
-        ages.apply(&Changes { upserts: vec![object("Service", "a", 5)], ..Changes::default() });
-        ages.apply(&Changes { deletes: vec![object("Service", "a", 5).reference()], ..Changes::default() });
+        ages.apply(&Changes {
+            upserts: vec![object("Service", "a", 5)],
+            ..Changes::default()
+        });
+        ages.apply(&Changes {
+            deletes: vec![object("Service", "a", 5).reference()],
+            ..Changes::default()
+        });
         assert!(!ages.behind(&source("Service shop/a", "uid-a", 5)));
         ages.replace(&Snapshot::default());
         assert!(ages.behind(&source("Service shop/a", "uid-a", 5)));

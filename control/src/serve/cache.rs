@@ -107,7 +107,13 @@ impl Item {
 
 impl Cache {
     /// Subscribes a proxy to an item, which is made if nobody had it.
-    pub(crate) fn subscribe(&mut self, item: &Item, proxy: ProxyId, index: &Index, facts: &Facts) -> &Entry {
+    pub(crate) fn subscribe(
+        &mut self,
+        item: &Item,
+        proxy: ProxyId,
+        index: &Index,
+        facts: &Facts,
+    ) -> &Entry {
         if !self.entries.contains_key(item) {
             self.put(item.clone(), make(item, index, facts));
         }
@@ -118,7 +124,9 @@ impl Cache {
 
     /// Ends a proxy's subscription.
     pub(crate) fn unsubscribe(&mut self, item: &Item, proxy: ProxyId) {
-        let Some(entry) = self.entries.get_mut(item) else { return };
+        let Some(entry) = self.entries.get_mut(item) else {
+            return;
+        };
         entry.users.remove(&proxy);
         if entry.users.is_empty() {
             let topics = std::mem::take(&mut entry.topics);
@@ -139,12 +147,19 @@ impl Cache {
 
     /// The items that depend on any of these topics.
     pub(crate) fn affected(&self, topics: &BTreeSet<Topic>) -> HashSet<Item> {
-        topics.iter().filter_map(|topic| self.by_topic.get(topic)).flatten().cloned().collect()
+        topics
+            .iter()
+            .filter_map(|topic| self.by_topic.get(topic))
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Makes an item again, and says what that changed.
     pub(crate) fn make_again(&mut self, item: &Item, index: &Index, facts: &Facts) -> Difference {
-        let Some(old) = self.entries.get(item) else { return Difference::None };
+        let Some(old) = self.entries.get(item) else {
+            return Difference::None;
+        };
         let new = make(item, index, facts);
         let content = |entry: &Entry| entry.made.as_ref().map(|made| made.version.hash);
         let refers = |entry: &Entry| entry.made.as_ref().map(|made| made.refers.clone());
@@ -169,14 +184,19 @@ impl Cache {
             self.unlink(&item, &old.topics);
         }
         for topic in &new.topics {
-            self.by_topic.entry(topic.clone()).or_default().insert(item.clone());
+            self.by_topic
+                .entry(topic.clone())
+                .or_default()
+                .insert(item.clone());
         }
         self.entries.insert(item, new);
     }
 
     fn unlink(&mut self, item: &Item, topics: &BTreeSet<Topic>) {
         for topic in topics {
-            let Some(items) = self.by_topic.get_mut(topic) else { continue };
+            let Some(items) = self.by_topic.get_mut(topic) else {
+                continue;
+            };
             items.remove(item);
             if items.is_empty() {
                 self.by_topic.remove(topic);
@@ -192,25 +212,37 @@ fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
             let compiled = compile::lookup(index, target, namespace);
             let refers = match &compiled.value {
                 Lookup::Service(key) => vec![Name::new(Kind::Service, key.as_str())],
-                Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => Vec::new(),
+                Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => {
+                    Vec::new()
+                }
             };
             entry(item, compiled, refers, Body::Lookup)
         }
         Item::Service(key) => {
-            let Some(compiled) = compile::service(index, key) else { return Entry::default() };
+            let Some(compiled) = compile::service(index, key) else {
+                return Entry::default();
+            };
             let refers = service_refers(&compiled.value);
             let rules = compiled.value.rules.iter().flat_map(|rules| &rules.rules);
             let rules = rules.map(|rule| rule.route.clone()).collect();
-            Entry { rules, ..entry(item, compiled, refers, Body::Service) }
+            Entry {
+                rules,
+                ..entry(item, compiled, refers, Body::Service)
+            }
         }
         Item::Endpoints(key) => {
-            let Some(compiled) = compile::endpoint_set(index, key) else { return Entry::default() };
+            let Some(compiled) = compile::endpoint_set(index, key) else {
+                return Entry::default();
+            };
             entry(item, compiled, Vec::new(), Body::Endpoints)
         }
         Item::Inbound(pod) => {
             let Some(compiled) = compile::inbound(index, &pod.namespace, &pod.name) else {
                 // Only the pod itself can bring it back.
-                return Entry { topics: BTreeSet::from([Topic::Pod(pod.clone())]), ..Entry::default() };
+                return Entry {
+                    topics: BTreeSet::from([Topic::Pod(pod.clone())]),
+                    ..Entry::default()
+                };
             };
             entry(item, compiled, Vec::new(), Body::Inbound)
         }
@@ -226,15 +258,40 @@ fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
         Item::Bundles => {
             let (sources, requires, hold, topics) = (Vec::new(), Vec::new(), None, BTreeSet::new());
             let value = trust_roots(&facts.bundles);
-            entry(item, Compiled { value, sources, requires, hold, topics }, Vec::new(), Body::Bundles)
+            entry(
+                item,
+                Compiled {
+                    value,
+                    sources,
+                    requires,
+                    hold,
+                    topics,
+                },
+                Vec::new(),
+                Body::Bundles,
+            )
         }
     }
 }
 
-fn entry<T>(item: &Item, compiled: Compiled<T>, refers: Vec<Name>, body: impl FnOnce(T) -> Body) -> Entry {
+fn entry<T>(
+    item: &Item,
+    compiled: Compiled<T>,
+    refers: Vec<Name>,
+    body: impl FnOnce(T) -> Body,
+) -> Entry {
     let encoded = resource::encode(&body(compiled.value));
-    let version = Version { hash: encoded.hash, sources: compiled.sources };
-    let made = Made::new(item.name(), version, compiled.requires, refers, encoded.bytes);
+    let version = Version {
+        hash: encoded.hash,
+        sources: compiled.sources,
+    };
+    let made = Made::new(
+        item.name(),
+        version,
+        compiled.requires,
+        refers,
+        encoded.bytes,
+    );
     Entry {
         made: Some(Arc::new(made)),
         hold: compiled.hold.map(Into::into),
@@ -247,7 +304,11 @@ fn entry<T>(item: &Item, compiled: Compiled<T>, refers: Vec<Name>, body: impl Fn
 pub(crate) fn trust_roots(bundles: &TrustBundles) -> Vec<TrustRoots> {
     let roots = |bundle: &weft_certs::bundle::Bundle| TrustRoots {
         trust_domain: bundle.trust_domain().clone(),
-        roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root)).collect(),
+        roots: bundle
+            .roots()
+            .iter()
+            .map(|root| Bytes::copy_from_slice(root))
+            .collect(),
         sequence: bundle.sequence(),
     };
     bundles.iter().map(roots).collect()
@@ -255,10 +316,18 @@ pub(crate) fn trust_roots(bundles: &TrustBundles) -> Vec<TrustRoots> {
 
 fn service_refers(service: &Service) -> Vec<Name> {
     let rules = service.rules.iter().flat_map(|rules| &rules.rules);
-    let backends = rules.flat_map(|rule| &rule.backends).filter_map(|backend| match &backend.place {
-        BackendPlace::Endpoints(key) => Some(key.as_str()),
-        BackendPlace::Unresolved(_) => None,
-    });
-    let keys: BTreeSet<&str> = backends.chain([service.endpoints.as_str()]).filter(|key| !key.is_empty()).collect();
-    keys.into_iter().map(|key| Name::new(Kind::Endpoints, key)).collect()
+    let backends =
+        rules
+            .flat_map(|rule| &rule.backends)
+            .filter_map(|backend| match &backend.place {
+                BackendPlace::Endpoints(key) => Some(key.as_str()),
+                BackendPlace::Unresolved(_) => None,
+            });
+    let keys: BTreeSet<&str> = backends
+        .chain([service.endpoints.as_str()])
+        .filter(|key| !key.is_empty())
+        .collect();
+    keys.into_iter()
+        .map(|key| Name::new(Kind::Endpoints, key))
+        .collect()
 }

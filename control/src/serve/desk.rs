@@ -3,6 +3,7 @@
 //! Whoever asks waits for an answer through a bounded queue; the desk itself waits for nobody, so no proxy can hold up
 //! another.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,9 @@ const QUEUE: usize = 1024;
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// Upper bounds of the histogram of compile durations, in seconds.
 pub(crate) const COMPILE_BUCKETS: [f64; 8] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
+
+/// Resolves when the desk's thread ends, however that comes.
+pub(crate) type DeskEnd = oneshot::Receiver<Infallible>;
 
 /// The way to the desk. Clones lead to the same.
 #[derive(Clone, Debug)]
@@ -60,13 +64,32 @@ pub(crate) struct CompileTimes {
 }
 
 enum Question {
-    Pod { namespace: String, name: String, answer: oneshot::Sender<Option<PodFacts>> },
-    Join { join: Box<Join>, sources: Vec<Source>, answer: oneshot::Sender<(ProxyId, Arc<Outlet>)> },
+    Pod {
+        namespace: String,
+        name: String,
+        answer: oneshot::Sender<Option<PodFacts>>,
+    },
+    Join {
+        join: Box<Join>,
+        sources: Vec<Source>,
+        answer: oneshot::Sender<(ProxyId, Arc<Outlet>)>,
+    },
     Leave(ProxyId),
-    Subscribe { id: ProxyId, targets: Vec<Target>, answer: oneshot::Sender<usize> },
-    Unsubscribe { id: ProxyId, targets: Vec<Target> },
+    Subscribe {
+        id: ProxyId,
+        targets: Vec<Target>,
+        answer: oneshot::Sender<usize>,
+    },
+    Unsubscribe {
+        id: ProxyId,
+        targets: Vec<Target>,
+    },
     Refresh(ProxyId),
-    Settle { id: ProxyId, settled: Vec<Settled>, answer: oneshot::Sender<()> },
+    Settle {
+        id: ProxyId,
+        settled: Vec<Settled>,
+        answer: oneshot::Sender<()>,
+    },
     Status(oneshot::Sender<Status>),
     Figures(oneshot::Sender<Figures>),
 }
@@ -81,29 +104,52 @@ impl Desk {
         settings: manifests::Settings,
         times: Arc<CompileTimes>,
         end: CancellationToken,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<(Self, DeskEnd), OpenError> {
         let manifests = Manifests::open(settings.clone())?;
         let started = Instant::now();
         hub.replace(&manifests.snapshot());
         times.observe(started.elapsed());
         let (questions, asked) = mpsc::channel(QUEUE);
         let (tell, changed) = watch::channel(1);
-        let thread = Thread { hub, manifests, settings, times, tell };
+        let thread = Thread {
+            hub,
+            manifests,
+            settings,
+            times,
+            tell,
+        };
+        let (alive, ended) = oneshot::channel();
         let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            // Dropped with the thread, also when it panics.
+            let _alive = alive;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             match runtime {
                 Ok(runtime) => runtime.block_on(thread.serve(asked, end)),
                 Err(error) => tracing::error!(%error, "the desk's runtime did not start"),
             }
         };
-        thread::Builder::new().name("desk".to_owned()).spawn(run).map_err(OpenError::Thread)?;
-        Ok(Self { questions, changed })
+        thread::Builder::new()
+            .name("desk".to_owned())
+            .spawn(run)
+            .map_err(OpenError::Thread)?;
+        Ok((Self { questions, changed }, ended))
     }
 
     /// What is known of a pod now.
-    pub(crate) async fn pod(&self, namespace: &str, name: &str) -> Result<Option<PodFacts>, Closed> {
+    pub(crate) async fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<PodFacts>, Closed> {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        self.ask(|answer| Question::Pod { namespace, name, answer }).await
+        self.ask(|answer| Question::Pod {
+            namespace,
+            name,
+            answer,
+        })
+        .await
     }
 
     /// Waits for a pod to be as `fits` wants it: `Ok` ends the wait, `Err` goes on until the time is over and is then the
@@ -132,9 +178,18 @@ impl Desk {
     }
 
     /// A proxy is here, and holds what was made of these sources.
-    pub(crate) async fn join(&self, join: Join, sources: Vec<Source>) -> Result<(ProxyId, Arc<Outlet>), Closed> {
+    pub(crate) async fn join(
+        &self,
+        join: Join,
+        sources: Vec<Source>,
+    ) -> Result<(ProxyId, Arc<Outlet>), Closed> {
         let join = Box::new(join);
-        self.ask(|answer| Question::Join { join, sources, answer }).await
+        self.ask(|answer| Question::Join {
+            join,
+            sources,
+            answer,
+        })
+        .await
     }
 
     /// A proxy is gone.
@@ -143,12 +198,25 @@ impl Desk {
     }
 
     /// A proxy wants to know of more. Returns how many are over its limit.
-    pub(crate) async fn subscribe(&self, id: ProxyId, targets: Vec<Target>) -> Result<usize, Closed> {
-        self.ask(|answer| Question::Subscribe { id, targets, answer }).await
+    pub(crate) async fn subscribe(
+        &self,
+        id: ProxyId,
+        targets: Vec<Target>,
+    ) -> Result<usize, Closed> {
+        self.ask(|answer| Question::Subscribe {
+            id,
+            targets,
+            answer,
+        })
+        .await
     }
 
     /// A proxy wants to know of less.
-    pub(crate) async fn unsubscribe(&self, id: ProxyId, targets: Vec<Target>) -> Result<(), Closed> {
+    pub(crate) async fn unsubscribe(
+        &self,
+        id: ProxyId,
+        targets: Vec<Target>,
+    ) -> Result<(), Closed> {
         self.tell(Question::Unsubscribe { id, targets }).await
     }
 
@@ -159,7 +227,12 @@ impl Desk {
 
     /// A proxy has acknowledged a batch. When this returns, what follows from it is in the outbox.
     pub(crate) async fn settle(&self, id: ProxyId, settled: Vec<Settled>) -> Result<(), Closed> {
-        self.ask(|answer| Question::Settle { id, settled, answer }).await
+        self.ask(|answer| Question::Settle {
+            id,
+            settled,
+            answer,
+        })
+        .await
     }
 
     /// Everything, for people.
@@ -176,7 +249,10 @@ impl Desk {
         self.questions.send(question).await.map_err(|_| Closed)
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Closed> {
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Result<T, Closed> {
         let (answer, answered) = oneshot::channel();
         self.tell(question(answer)).await?;
         answered.await.map_err(|_| Closed)
@@ -186,9 +262,15 @@ impl Desk {
 impl CompileTimes {
     fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let bucket = COMPILE_BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(COMPILE_BUCKETS.len());
+        let bucket = COMPILE_BUCKETS
+            .iter()
+            .position(|bound| seconds <= *bound)
+            .unwrap_or(COMPILE_BUCKETS.len());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.micros.fetch_add(
+            u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -204,8 +286,8 @@ struct Thread {
 impl Thread {
     async fn serve(mut self, mut asked: mpsc::Receiver<Question>, end: CancellationToken) {
         loop {
+            // Not biased: neither a flood of changes nor one of questions may keep the other waiting.
             tokio::select! {
-                biased; // the end first, then changes: a flood of questions must not delay them
                 () = end.cancelled() => return,
                 changes = self.manifests.changed() => match changes {
                     Some(changes) => self.change(&changes),
@@ -241,8 +323,16 @@ impl Thread {
     fn answer(&mut self, question: Question) {
         let hub = &mut self.hub;
         match question {
-            Question::Pod { namespace, name, answer } => drop(answer.send(pod_facts(hub, &namespace, &name))),
-            Question::Join { join, sources, answer } => {
+            Question::Pod {
+                namespace,
+                name,
+                answer,
+            } => drop(answer.send(pod_facts(hub, &namespace, &name))),
+            Question::Join {
+                join,
+                sources,
+                answer,
+            } => {
                 self.settle_epoch(join.epoch, &sources);
                 let (id, outlet) = self.hub.join(*join);
                 if answer.send((id, outlet)).is_err() {
@@ -250,10 +340,18 @@ impl Thread {
                 }
             }
             Question::Leave(id) => hub.leave(id),
-            Question::Subscribe { id, targets, answer } => drop(answer.send(hub.subscribe(id, targets))),
+            Question::Subscribe {
+                id,
+                targets,
+                answer,
+            } => drop(answer.send(hub.subscribe(id, targets))),
             Question::Unsubscribe { id, targets } => hub.unsubscribe(id, &targets),
             Question::Refresh(id) => hub.refresh(id),
-            Question::Settle { id, settled, answer } => {
+            Question::Settle {
+                id,
+                settled,
+                answer,
+            } => {
                 hub.settle(id, settled);
                 let _ = answer.send(());
             }
@@ -267,14 +365,22 @@ impl Thread {
     fn settle_epoch(&mut self, epoch: u64, held: &[Source]) {
         let mut behind = self.hub.behind(epoch, held).cloned();
         if let Some(source) = &behind {
-            tracing::warn!(object = source.object, resource_version = source.resource_version, "a proxy is ahead of us: looking again");
+            tracing::warn!(
+                object = source.object,
+                resource_version = source.resource_version,
+                "a proxy is ahead of us: looking again"
+            );
             self.open_again();
             behind = self.hub.behind(epoch, held).cloned();
         }
         let settled = match &behind {
             None => self.hub.join_epoch(epoch),
             Some(source) => {
-                tracing::warn!(object = source.object, seen = epoch, "a proxy is still ahead of us: a new epoch begins");
+                tracing::warn!(
+                    object = source.object,
+                    seen = epoch,
+                    "a proxy is still ahead of us: a new epoch begins"
+                );
                 self.hub.begin_epoch(epoch)
             }
         };
@@ -293,7 +399,9 @@ impl Thread {
                 self.times.observe(started.elapsed());
                 self.tell.send_modify(|changes| *changes += 1);
             }
-            Err(error) => tracing::error!(error = %Chain(&error), "the manifests could not be read again"),
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "the manifests could not be read again")
+            }
         }
     }
 }

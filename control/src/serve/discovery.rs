@@ -8,24 +8,20 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codegen::{BoxFuture, http};
-use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Code, Request, Response, Status, Streaming};
 use weft_daemon::drain::Tasks;
-use weft_model::identity::{Identity, TrustDomain};
-use weft_model::version::Source;
+use weft_model::identity::TrustDomain;
 use weft_proto::discovery::{self, FromProxy, from_proxy::Message};
 use weft_proto::resource::name;
 
 use super::cache::ProxyId;
-use super::desk::{Closed, Desk, PodFacts};
-use super::hub::{Join, Outlet, Settled, Who};
+use super::desk::{Closed, Desk};
+use super::hub::{Outlet, Settled};
 use super::listen::{Leaf, Peer};
 use super::metrics::{Ended, Metrics, add};
 use super::outbox::{Hash, Sent};
@@ -33,23 +29,31 @@ use super::rate::{Buckets, Rate};
 use super::wire::{Batch, FromControl, Name};
 use crate::index;
 
+mod hello;
+mod server;
+
+pub(crate) use server::DiscoveryServer;
+
 /// The largest message of a proxy: a Hello that holds a few thousand resources with their sources.
 const MESSAGE_MAX: usize = 8 << 20;
 /// A batch of about this size is sent at once; a closure that is larger goes whole.
 const BATCH_BYTES: usize = 1 << 20;
-/// A caller that opens a stream says Hello at once.
-const HELLO_WAIT: Duration = Duration::from_secs(10);
+/// Changes go to one proxy no more often than this, and coalesce meanwhile. Answers do not wait.
+const SPACING: Duration = Duration::from_millis(50);
 /// What a caller that is told to go may take to read it.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Messages of one proxy: a new destination each few milliseconds, for long.
-const MESSAGES: Rate = Rate { per_second: 200.0, burst: 2000.0 };
+const MESSAGES: Rate = Rate {
+    per_second: 200.0,
+    burst: 2000.0,
+};
 /// Streams of one pod: reconnects have back-off.
-const STREAMS: Rate = Rate { per_second: 1.0, burst: 10.0 };
+const STREAMS: Rate = Rate {
+    per_second: 1.0,
+    burst: 10.0,
+};
 /// Pods that are told apart at a time.
 const PODS: usize = 16 * 1024;
-/// Names of features and builds that are kept for status.
-const WORDS_MAX: usize = 64;
-const WORD_MAX: usize = 128;
 
 /// The service.
 pub(crate) struct Discovery {
@@ -78,7 +82,10 @@ struct End {
 
 impl End {
     fn new(why: Ended, code: Code, message: &str) -> Self {
-        Self { why, status: Some(super::status_of(code, why.word(), message)) }
+        Self {
+            why,
+            status: Some(super::status_of(code, why.word(), message)),
+        }
     }
 
     fn broken(message: &str) -> Self {
@@ -97,19 +104,39 @@ impl From<Closed> for End {
 }
 
 impl Discovery {
-    pub(crate) fn new(desk: Desk, trust_domain: TrustDomain, metrics: Arc<Metrics>, tasks: &Tasks, rules: Rules) -> Self {
+    pub(crate) fn new(
+        desk: Desk,
+        trust_domain: TrustDomain,
+        metrics: Arc<Metrics>,
+        tasks: &Tasks,
+        rules: Rules,
+    ) -> Self {
         let streams = Mutex::new(Buckets::new(STREAMS, PODS));
-        Self { desk, trust_domain, metrics, tasks: tasks.named("discovery streams"), rules, streams }
+        Self {
+            desk,
+            trust_domain,
+            metrics,
+            tasks: tasks.named("discovery streams"),
+            rules,
+            streams,
+        }
     }
 
     /// Begins a stream. Callers without a certificate of this mesh do not get so far.
-    fn open(self: Arc<Self>, request: Request<Streaming<FromProxy>>) -> Result<Response<Answers>, Status> {
+    fn open(
+        self: Arc<Self>,
+        request: Request<Streaming<FromProxy>>,
+    ) -> Result<Response<Answers>, Status> {
         let peer = super::peer(request.extensions())?;
         let leaf = match &peer.leaf {
-            None => Err((Code::Unauthenticated, "discovery needs a certificate of the mesh".to_owned())),
-            Some(leaf) if *leaf.identity.trust_domain() != self.trust_domain => {
-                Err((Code::PermissionDenied, format!("{} is not of this mesh", leaf.identity)))
-            }
+            None => Err((
+                Code::Unauthenticated,
+                "discovery needs a certificate of the mesh".to_owned(),
+            )),
+            Some(leaf) if *leaf.identity.trust_domain() != self.trust_domain => Err((
+                Code::PermissionDenied,
+                format!("{} is not of this mesh", leaf.identity),
+            )),
             Some(leaf) => Ok(leaf.clone()),
         };
         let leaf = leaf.map_err(|(code, message)| {
@@ -118,7 +145,13 @@ impl Discovery {
         })?;
         // One batch is in flight at a time, and then perhaps the end.
         let (out, answers) = mpsc::channel(2);
-        let stream = Stream { discovery: self.clone(), peer, leaf, messages: request.into_inner(), out };
+        let stream = Stream {
+            discovery: self.clone(),
+            peer,
+            leaf,
+            messages: request.into_inner(),
+            out,
+        };
         self.tasks.spawn(stream.run());
         Ok(Response::new(ReceiverStream::new(answers)))
     }
@@ -126,7 +159,10 @@ impl Discovery {
     fn may_open(&self, pod: &index::Name) -> Result<(), End> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.take(pod.clone(), Instant::now()).map_err(|wait| {
-            let message = format!("this pod opens streams too often; try again in {} ms", wait.as_millis());
+            let message = format!(
+                "this pod opens streams too often; try again in {} ms",
+                wait.as_millis()
+            );
             End::new(Ended::Refused, Code::ResourceExhausted, &message)
         })
     }
@@ -167,7 +203,11 @@ impl Stream {
 
     async fn serve(&mut self) -> End {
         // The wall clock tells how long; from here on the monotonic one counts.
-        let left = self.leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = self
+            .leaf
+            .not_after
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
         let discovery = self.discovery.clone();
         tokio::select! {
             biased; // what ends a stream before what it says
@@ -190,7 +230,11 @@ impl Stream {
             Err(closed) => return closed.into(),
         };
         tracing::info!(pod = %pod, address = %self.peer.address, "a proxy has connected");
-        let leaving = Leaving { desk: self.discovery.desk.clone(), tasks: self.discovery.tasks.clone(), id: Some(id) };
+        let leaving = Leaving {
+            desk: self.discovery.desk.clone(),
+            tasks: self.discovery.tasks.clone(),
+            id: Some(id),
+        };
         let end = match self.follow(id, &outlet).await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -200,64 +244,24 @@ impl Stream {
         end
     }
 
-    /// Reads and checks the first message.
-    async fn hello(&mut self) -> Result<(Join, Vec<Source>), End> {
-        let first = timeout(HELLO_WAIT, self.messages.message());
-        let hello = match first.await {
-            Ok(Ok(Some(FromProxy { message: Some(Message::Hello(hello)) }))) => hello,
-            Ok(Ok(Some(_))) => return Err(End::broken("the first message of a stream is Hello")),
-            Ok(Ok(None) | Err(_)) => return Err(End { why: Ended::Closed, status: None }),
-            Err(_) => return Err(End::broken("no Hello came")),
-        };
-        let claimed = hello.pod.unwrap_or_default();
-        let pod = index::Name { namespace: claimed.namespace, name: claimed.name };
-        self.check_pod(&pod, &claimed.uid).await?;
-        self.discovery.may_open(&pod)?;
-        let mut held = HashMap::with_capacity(hello.held.len());
-        let mut sources = Vec::new();
-        for one in hello.held {
-            // A resource of a kind that we do not know is of no concern to us: the proxy keeps it.
-            let Ok((name, version)) = name::held_from_wire(one) else { continue };
-            held.insert(Name::from(name), version.hash);
-            sources.extend(version.sources);
-        }
-        let targets = read_targets(hello.targets, self.discovery.rules.targets_max)?;
-        let word = |word: String| word.chars().filter(|c| !c.is_control()).take(WORD_MAX).collect::<String>();
-        let who = Who {
-            pod,
-            uid: claimed.uid,
-            build: word(hello.build),
-            features: hello.features.into_iter().take(WORDS_MAX).map(word).collect(),
-            since: SystemTime::now(),
-        };
-        Ok((Join { who, epoch: hello.epoch, held: held.into_iter().collect(), targets }, sources))
-    }
-
-    /// The pod must exist, with this uid, and run as the service account of the certificate.
-    async fn check_pod(&self, pod: &index::Name, uid: &str) -> Result<(), End> {
-        let identity = &self.leaf.identity;
-        if pod.namespace != identity.namespace() {
-            return Err(End::refused(&format!("Pod {pod} is not of the namespace of {identity}")));
-        }
-        let fits = |facts: Option<PodFacts>| fits(pod, uid, identity, facts.as_ref());
-        let patience = self.discovery.rules.pod_wait;
-        let fitted = self.discovery.desk.wait_for_pod(&pod.namespace, &pod.name, patience, fits).await?;
-        fitted.map_err(|message| End::refused(&message))
-    }
-
     /// Sends what changes, takes what the proxy says.
     async fn follow(&mut self, id: ProxyId, outlet: &Outlet) -> Result<Infallible, End> {
         let mut rate = Buckets::new(MESSAGES, 1);
         let mut in_flight: Option<InFlight> = None;
         let mut nonce = 0;
+        let mut next = tokio::time::Instant::now();
         loop {
-            if in_flight.is_none() {
+            let waits = in_flight.is_none() && (nonce == 0 || outlet.outbox().waiting() > 0);
+            if waits && (outlet.is_urgent() || tokio::time::Instant::now() >= next) {
+                outlet.calm();
                 // The first batch is sent even where it is empty: it says that the proxy is up to date.
                 let taken = outlet.outbox().take(BATCH_BYTES);
                 if nonce == 0 || !taken.is_empty() {
                     nonce += 1;
                     in_flight = Some(self.send(nonce, outlet.epoch(), taken)?);
+                    next = tokio::time::Instant::now() + SPACING;
                 }
+                continue;
             }
             let deadline = in_flight.as_ref().map(|batch| batch.deadline);
             tokio::select! {
@@ -266,7 +270,11 @@ impl Stream {
                     return Err(End::new(Ended::Replaced, Code::Aborted, "another stream of this pod has come"));
                 }
                 message = self.messages.message() => {
-                    let Ok(Some(message)) = message else { return Err(End { why: Ended::Closed, status: None }) };
+                    let message = match message {
+                        Ok(Some(message)) => message,
+                        Ok(None) => return Err(End { why: Ended::Closed, status: None }),
+                        Err(status) => return Err(unread(&status)),
+                    };
                     if let Err(pause) = rate.take((), Instant::now()) {
                         sleep(pause).await;
                     }
@@ -276,39 +284,73 @@ impl Stream {
                     return Err(End::new(Ended::Stalled, Code::DeadlineExceeded, "a batch was not acknowledged in time"));
                 }
                 () = outlet.wake.notified(), if in_flight.is_none() => {}
+                () = sleep_until(next), if waits => {}
             }
         }
     }
 
     /// Sends one batch.
-    fn send(&self, nonce: u64, epoch: u64, sent: Vec<(Sent, Option<Hash>)>) -> Result<InFlight, End> {
-        let resources: Vec<bytes::Bytes> = sent.iter().map(|(sent, _)| sent.bytes.clone()).collect();
+    fn send(
+        &self,
+        nonce: u64,
+        epoch: u64,
+        sent: Vec<(Sent, Option<Hash>)>,
+    ) -> Result<InFlight, End> {
+        let resources: Vec<bytes::Bytes> =
+            sent.iter().map(|(sent, _)| sent.bytes.clone()).collect();
         let metrics = &self.discovery.metrics;
         add(&metrics.batches, 1);
         add(&metrics.resources, resources.len() as u64);
-        add(&metrics.bytes, resources.iter().map(|resource| resource.len() as u64).sum());
-        let batch = Batch { nonce, epoch, resources };
+        add(
+            &metrics.bytes,
+            resources.iter().map(|resource| resource.len() as u64).sum(),
+        );
+        let batch = Batch {
+            nonce,
+            epoch,
+            resources,
+        };
         // The one before is acknowledged, so it was read, and there is room.
-        if self.out.try_send(Ok(FromControl { batch: Some(batch) })).is_err() {
-            return Err(End { why: Ended::Closed, status: None });
+        if self
+            .out
+            .try_send(Ok(FromControl { batch: Some(batch) }))
+            .is_err()
+        {
+            return Err(End {
+                why: Ended::Closed,
+                status: None,
+            });
         }
-        Ok(InFlight { nonce, sent, deadline: tokio::time::Instant::now() + self.discovery.rules.ack_wait })
+        Ok(InFlight {
+            nonce,
+            sent,
+            deadline: tokio::time::Instant::now() + self.discovery.rules.ack_wait,
+        })
     }
 
     /// Takes one message.
-    async fn hear(&self, id: ProxyId, outlet: &Outlet, message: FromProxy, in_flight: &mut Option<InFlight>) -> Result<(), End> {
+    async fn hear(
+        &self,
+        id: ProxyId,
+        outlet: &Outlet,
+        message: FromProxy,
+        in_flight: &mut Option<InFlight>,
+    ) -> Result<(), End> {
         let desk = &self.discovery.desk;
         let limit = self.discovery.rules.targets_max;
         match message.message {
             Some(Message::Subscribe(subscribe)) => {
-                let left_out = desk.subscribe(id, read_targets(subscribe.targets, limit)?).await?;
+                let left_out = desk
+                    .subscribe(id, read_targets(subscribe.targets, limit)?)
+                    .await?;
                 if left_out > 0 {
                     add(&self.discovery.metrics.targets_left_out, left_out as u64);
                     tracing::warn!(address = %self.peer.address, left_out, "a proxy follows as many destinations as it may");
                 }
             }
             Some(Message::Unsubscribe(unsubscribe)) => {
-                desk.unsubscribe(id, read_targets(unsubscribe.targets, limit)?).await?;
+                desk.unsubscribe(id, read_targets(unsubscribe.targets, limit)?)
+                    .await?;
             }
             Some(Message::Refresh(refresh)) => {
                 read_targets(refresh.targets, limit)?;
@@ -320,11 +362,18 @@ impl Stream {
                 };
                 add(&self.discovery.metrics.acknowledgements, 1);
                 let settled = settle(outlet, batch.sent, ack.refusals);
-                let refused = settled.iter().filter(|settled| settled.refused.is_some()).count();
+                let refused = settled
+                    .iter()
+                    .filter(|settled| settled.refused.is_some())
+                    .count();
                 add(&self.discovery.metrics.refusals, refused as u64);
                 desk.settle(id, settled).await?;
             }
-            Some(Message::Hello(_)) => return Err(End::broken("Hello is the first message of a stream, and no other")),
+            Some(Message::Hello(_)) => {
+                return Err(End::broken(
+                    "Hello is the first message of a stream, and no other",
+                ));
+            }
             // Something of a newer version: not understood, so not acted on.
             None => {}
         }
@@ -332,41 +381,64 @@ impl Stream {
     }
 }
 
+/// A message that could not be read: it is none, or is too large; or the caller has gone.
+fn unread(status: &Status) -> End {
+    match status.code() {
+        Code::OutOfRange | Code::Internal | Code::InvalidArgument => End::broken(status.message()),
+        _ => End {
+            why: Ended::Closed,
+            status: None,
+        },
+    }
+}
+
 /// What became of each resource of a batch. Refusals of what was not in it are nobody's.
-fn settle(outlet: &Outlet, sent: Vec<(Sent, Option<Hash>)>, refusals: Vec<discovery::Refusal>) -> Vec<Settled> {
-    let refusals = refusals.into_iter().filter_map(|refusal| Some((Name::read(refusal.name.clone()).ok()?, refusal)));
+fn settle(
+    outlet: &Outlet,
+    sent: Vec<(Sent, Option<Hash>)>,
+    refusals: Vec<discovery::Refusal>,
+) -> Vec<Settled> {
+    let refusals = refusals
+        .into_iter()
+        .filter_map(|refusal| Some((Name::read(refusal.name.clone()).ok()?, refusal)));
     let mut refusals: HashMap<Name, discovery::Refusal> = refusals.collect();
     let mut outbox = outlet.outbox();
     let settle = |(sent, before): (Sent, Option<Hash>)| match refusals.remove(&sent.name) {
-        None => Settled { name: sent.name, has: sent.hash, refused: None },
+        None => Settled {
+            name: sent.name,
+            has: sent.hash,
+            refused: None,
+        },
         Some(refusal) => {
             let hash = sent.hash.unwrap_or_default();
             outbox.refused(&sent.name, hash, before);
-            let words = |words: String| words.chars().filter(|c| !c.is_control()).take(1024).collect::<String>();
+            let words = |words: String| {
+                words
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(1024)
+                    .collect::<String>()
+            };
             let mut reason = words(refusal.reason);
             if !refusal.missing_features.is_empty() && reason.is_empty() {
                 reason = words(format!("lacks {}", refusal.missing_features.join(", ")));
             }
-            Settled { name: sent.name, has: before, refused: Some((hash, words(refusal.field), reason)) }
+            Settled {
+                name: sent.name,
+                has: before,
+                refused: Some((hash, words(refusal.field), reason)),
+            }
         }
     };
     sent.into_iter().map(settle).collect()
 }
 
-fn read_targets(wire: Vec<discovery::Target>, limit: usize) -> Result<Vec<weft_model::destination::Target>, End> {
-    name::targets_from_wire(wire, limit).map_err(|error| End::broken(&format!("{}: {}", error.field, error.reason)))
-}
-
-/// Whether this is the pod of the certificate. Outer error: not yet, but a little later perhaps.
-fn fits(pod: &index::Name, uid: &str, identity: &Identity, facts: Option<&PodFacts>) -> Result<Result<(), String>, String> {
-    let Some(facts) = facts else { return Err(format!("Pod {pod} is not known")) };
-    if facts.uid != uid {
-        return Err(format!("Pod {pod} has the uid {}, not {uid:?}", facts.uid));
-    }
-    if facts.service_account != identity.service_account() {
-        return Ok(Err(format!("Pod {pod} runs as {}, and the certificate is of {identity}", facts.service_account)));
-    }
-    Ok(Ok(()))
+fn read_targets(
+    wire: Vec<discovery::Target>,
+    limit: usize,
+) -> Result<Vec<weft_model::destination::Target>, End> {
+    name::targets_from_wire(wire, limit)
+        .map_err(|error| End::broken(&format!("{}: {}", error.field, error.reason)))
 }
 
 /// Tells the desk that a proxy is gone, also when its task is dropped.
@@ -386,47 +458,5 @@ impl Drop for Leaving {
                 let _ = desk.leave(id).await;
             });
         }
-    }
-}
-
-/// The service as the server takes it. Written by hand, for the sake of batches whose resources are encoded already.
-#[derive(Clone)]
-pub(crate) struct DiscoveryServer(pub(crate) Arc<Discovery>);
-
-impl NamedService for DiscoveryServer {
-    const NAME: &'static str = "weft.discovery.v1.Discovery";
-}
-
-impl tonic::codegen::Service<http::Request<tonic::body::Body>> for DiscoveryServer {
-    type Response = http::Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let discover = Discover(self.0.clone());
-        Box::pin(async move {
-            if request.uri().path() != "/weft.discovery.v1.Discovery/Discover" {
-                return Ok(Status::unimplemented("discovery has one method: Discover").into_http());
-            }
-            let codec = tonic_prost::ProstCodec::<FromControl, FromProxy>::default();
-            let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
-            Ok(grpc.streaming(discover, request).await)
-        })
-    }
-}
-
-struct Discover(Arc<Discovery>);
-
-impl StreamingService<FromProxy> for Discover {
-    type Response = FromControl;
-    type ResponseStream = Answers;
-    type Future = std::future::Ready<Result<Response<Answers>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<FromProxy>>) -> Self::Future {
-        std::future::ready(self.0.clone().open(request))
     }
 }

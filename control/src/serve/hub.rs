@@ -4,24 +4,26 @@
 //! the hub; streams talk to it through the [`desk`](super::desk).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use weft_model::destination::Target;
 use weft_model::version::Source;
 use weft_proto::resource::Kind;
 
 use super::ages::Ages;
-use super::cache::{Cache, Difference, Entry, Facts, Item, ProxyId};
+use super::cache::{Cache, Difference, Facts, Item, ProxyId};
 use super::outbox::{Hash, Outbox};
-use super::wire::{Made, Name};
+use super::wire::Name;
 use crate::epoch::{Epoch, EpochError};
-use crate::index::{self, Changed, Index};
+use crate::index::{Changed, Index};
 use crate::manifests::{Changes, Snapshot};
 use crate::objects::Problem;
+
+mod proxy;
+
+use proxy::blame;
+pub(crate) use proxy::{Join, Outlet, Proxy, Refused, Settled, Who};
 
 /// Proxies that are gone but still told of in status.
 const GONE_MAX: usize = 1024;
@@ -45,87 +47,6 @@ pub(crate) struct Hub {
     next: ProxyId,
     /// How many destinations one proxy may subscribe to.
     targets_max: usize,
-}
-
-/// Who a proxy is.
-#[derive(Clone, Debug)]
-pub(crate) struct Who {
-    pub(crate) pod: index::Name,
-    pub(crate) uid: String,
-    pub(crate) build: String,
-    pub(crate) features: Vec<String>,
-    pub(crate) since: SystemTime,
-}
-
-/// A proxy's first word.
-#[derive(Debug)]
-pub(crate) struct Join {
-    pub(crate) who: Who,
-    pub(crate) epoch: u64,
-    pub(crate) held: Vec<(Name, Hash)>,
-    pub(crate) targets: Vec<Target>,
-}
-
-/// A proxy, as the hub knows it.
-#[derive(Debug)]
-pub(crate) struct Proxy {
-    pub(crate) who: Who,
-    pub(crate) outlet: Arc<Outlet>,
-    targets: BTreeSet<Target>,
-    /// What it needs now: its own configuration, its targets, and all that those refer to.
-    pub(crate) needs: BTreeMap<Name, Item>,
-    /// What every worker of it decides by.
-    pub(crate) acked: HashMap<Name, Hash>,
-    /// What it would not take.
-    pub(crate) refusals: BTreeMap<Name, Refused>,
-    /// What it had when it came, and has not heard of since.
-    inherited: HashMap<Name, Hash>,
-}
-
-/// A version that a proxy would not take, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) hash: Hash,
-    pub(crate) field: String,
-    pub(crate) reason: String,
-    /// The object that the field is of, as far as one can tell.
-    pub(crate) object: String,
-}
-
-/// What became of one resource of an acknowledged batch.
-#[derive(Debug)]
-pub(crate) struct Settled {
-    pub(crate) name: Name,
-    /// What the proxy has now. `None`: nothing.
-    pub(crate) has: Option<Hash>,
-    /// What it refused: version, field and reason.
-    pub(crate) refused: Option<(Hash, String, String)>,
-}
-
-/// Between hub and stream: what waits to be sent.
-#[derive(Debug)]
-pub(crate) struct Outlet {
-    /// Held for map operations only, on either side.
-    outbox: Mutex<Outbox>,
-    pub(crate) wake: Notify,
-    /// Another stream of the same pod has come, and this one is to end.
-    pub(crate) replaced: CancellationToken,
-    epoch: AtomicU64,
-}
-
-impl Outlet {
-    fn new(has: HashMap<Name, Hash>, epoch: u64) -> Self {
-        let (wake, replaced) = (Notify::new(), CancellationToken::new());
-        Self { outbox: Mutex::new(Outbox::new(has)), wake, replaced, epoch: AtomicU64::new(epoch) }
-    }
-
-    pub(crate) fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
 }
 
 impl Hub {
@@ -185,7 +106,10 @@ impl Hub {
 
     fn tell_epoch(&self) {
         for proxy in self.proxies.values() {
-            proxy.outlet.epoch.store(self.epoch.current(), Ordering::Release);
+            proxy
+                .outlet
+                .epoch
+                .store(self.epoch.current(), Ordering::Release);
         }
     }
 
@@ -194,7 +118,11 @@ impl Hub {
         let id = self.next;
         self.next += 1;
         let same = |proxy: &Proxy| proxy.who.pod == join.who.pod;
-        let replaced = self.proxies.iter().find(|(_, proxy)| same(proxy)).map(|(id, _)| *id);
+        let replaced = self
+            .proxies
+            .iter()
+            .find(|(_, proxy)| same(proxy))
+            .map(|(id, _)| *id);
         if let Some(replaced) = replaced {
             self.leave(replaced);
         }
@@ -217,7 +145,9 @@ impl Hub {
 
     /// A proxy is gone.
     pub(crate) fn leave(&mut self, id: ProxyId) {
-        let Some(mut proxy) = self.proxies.remove(&id) else { return };
+        let Some(mut proxy) = self.proxies.remove(&id) else {
+            return;
+        };
         for item in proxy.needs.values() {
             self.cache.unsubscribe(item, id);
         }
@@ -234,7 +164,9 @@ impl Hub {
 
     /// A proxy wants to know of more. What is over the limit is left out; returns how much that was.
     pub(crate) fn subscribe(&mut self, id: ProxyId, targets: Vec<Target>) -> usize {
-        let Some(proxy) = self.proxies.get_mut(&id) else { return 0 };
+        let Some(proxy) = self.proxies.get_mut(&id) else {
+            return 0;
+        };
         let mut left_out = 0;
         {
             let mut outbox = proxy.outlet.outbox();
@@ -248,13 +180,16 @@ impl Hub {
                 proxy.targets.insert(target);
             }
         }
+        proxy.outlet.urgent.store(true, Ordering::Release);
         self.follow(id, &BTreeSet::from([Kind::Lookup]));
         left_out
     }
 
     /// A proxy does not want to know of these any more.
     pub(crate) fn unsubscribe(&mut self, id: ProxyId, targets: &[Target]) {
-        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        let Some(proxy) = self.proxies.get_mut(&id) else {
+            return;
+        };
         for target in targets {
             proxy.targets.remove(target);
         }
@@ -263,19 +198,26 @@ impl Hub {
 
     /// A proxy suspects that it was told something old: what it has not got is offered again, what it refused as well.
     pub(crate) fn refresh(&mut self, id: ProxyId) {
-        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        let Some(proxy) = self.proxies.get_mut(&id) else {
+            return;
+        };
         {
             let mut outbox = proxy.outlet.outbox();
             for name in proxy.refusals.keys() {
                 outbox.ask_again(name);
             }
         }
-        self.follow(id, &BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints]));
+        self.follow(
+            id,
+            &BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints]),
+        );
     }
 
     /// A proxy has acknowledged a batch.
     pub(crate) fn settle(&mut self, id: ProxyId, settled: Vec<Settled>) {
-        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        let Some(proxy) = self.proxies.get_mut(&id) else {
+            return;
+        };
         let refused_before = !proxy.refusals.is_empty();
         for Settled { name, has, refused } in settled {
             match has {
@@ -287,9 +229,18 @@ impl Hub {
                 continue;
             };
             let entry = proxy.needs.get(&name).and_then(|item| self.cache.get(item));
-            let object = entry.map_or_else(|| name.to_string(), |entry| blame(entry, &name, &field));
+            let object =
+                entry.map_or_else(|| name.to_string(), |entry| blame(entry, &name, &field));
             tracing::warn!(pod = %proxy.who.pod, resource = %name, object, field, reason, "a proxy refused a resource");
-            proxy.refusals.insert(name, Refused { hash, field, reason, object });
+            proxy.refusals.insert(
+                name,
+                Refused {
+                    hash,
+                    field,
+                    reason,
+                    object,
+                },
+            );
         }
         let refuses = !proxy.refusals.is_empty();
         if refuses != refused_before {
@@ -305,7 +256,12 @@ impl Hub {
             if difference == Difference::None {
                 continue;
             }
-            for user in self.cache.get(&item).into_iter().flat_map(|entry| &entry.users) {
+            for user in self
+                .cache
+                .get(&item)
+                .into_iter()
+                .flat_map(|entry| &entry.users)
+            {
                 let (items, rewire) = touched.entry(*user).or_default();
                 items.push(item.clone());
                 *rewire |= difference == Difference::References;
@@ -314,119 +270,72 @@ impl Hub {
         for (id, (items, rewire)) in touched {
             if rewire {
                 // All kinds that can have changed: what has not is not sent.
-                self.follow(id, &BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints, Kind::Inbound, Kind::Mesh]));
+                self.follow(
+                    id,
+                    &BTreeSet::from([
+                        Kind::Lookup,
+                        Kind::Service,
+                        Kind::Endpoints,
+                        Kind::Inbound,
+                        Kind::Mesh,
+                    ]),
+                );
                 continue;
             }
-            let Some(proxy) = self.proxies.get_mut(&id) else { continue };
-            proxy.push(items.iter().filter_map(|item| Some((item.name(), self.cache.get(item)?))));
+            let Some(proxy) = self.proxies.get_mut(&id) else {
+                continue;
+            };
+            proxy.push(
+                items
+                    .iter()
+                    .filter_map(|item| Some((item.name(), self.cache.get(item)?))),
+            );
         }
     }
 
     /// Finds again what a proxy needs; tells it what is new to it, what it does not need any more, and all it needs of
     /// some kinds.
     fn follow(&mut self, id: ProxyId, kinds: &BTreeSet<Kind>) {
-        let Self { index, cache, proxies, facts, .. } = self;
-        let Some(proxy) = proxies.get_mut(&id) else { return };
+        let Self {
+            index,
+            cache,
+            proxies,
+            facts,
+            ..
+        } = self;
+        let Some(proxy) = proxies.get_mut(&id) else {
+            return;
+        };
         let mut needs = proxy.reach(id, index, cache, facts);
         if proxy.keeps_old(&needs, cache) {
             let old = proxy.acked.keys().filter(|name| !needs.contains_key(*name));
-            let old = old.filter_map(|name| Some((name.clone(), Item::referred(name)?))).take(KEPT_MAX);
+            let old = old
+                .filter_map(|name| Some((name.clone(), Item::referred(name)?)))
+                .take(KEPT_MAX);
             for (name, item) in old.collect::<Vec<_>>() {
                 cache.subscribe(&item, id, index, facts);
                 needs.insert(name, item);
             }
         }
         let before = std::mem::replace(&mut proxy.needs, needs);
-        let told = proxy.needs.iter().filter(|(name, _)| kinds.contains(&name.kind) || !before.contains_key(*name));
+        let told = proxy
+            .needs
+            .iter()
+            .filter(|(name, _)| kinds.contains(&name.kind) || !before.contains_key(*name));
         let told: Vec<Item> = told.map(|(_, item)| item.clone()).collect();
         proxy.drop_all_but_needs(&before);
-        for (name, item) in before.iter().filter(|(name, _)| !proxy.needs.contains_key(*name)) {
+        for (name, item) in before
+            .iter()
+            .filter(|(name, _)| !proxy.needs.contains_key(*name))
+        {
             debug_assert_eq!(*name, item.name());
             cache.unsubscribe(item, id);
         }
-        proxy.push(told.iter().filter_map(|item| Some((item.name(), cache.get(item)?))));
+        proxy.push(
+            told.iter()
+                .filter_map(|item| Some((item.name(), cache.get(item)?))),
+        );
     }
-}
-
-impl Proxy {
-    /// All that it needs, as things are now, subscribed to.
-    fn reach(&self, id: ProxyId, index: &Index, cache: &mut Cache, facts: &Facts) -> BTreeMap<Name, Item> {
-        let namespace: Arc<str> = self.who.pod.namespace.as_str().into();
-        let mut open = vec![Item::Bundles, Item::Mesh, Item::Inbound(self.who.pod.clone())];
-        open.extend(self.targets.iter().map(|target| Item::Lookup(target.clone(), namespace.clone())));
-        let mut needs = BTreeMap::new();
-        while let Some(item) = open.pop() {
-            let name = item.name();
-            if needs.contains_key(&name) {
-                continue;
-            }
-            let entry = cache.subscribe(&item, id, index, facts);
-            let refers = entry.made.as_ref().map_or(&[][..], |made| &made.refers);
-            open.extend(refers.iter().filter_map(Item::referred));
-            needs.insert(name, item);
-        }
-        needs
-    }
-
-    /// Whether it decides by something that we would not send: a version that is held, or the one before a refused one.
-    /// What that may refer to is kept then, and kept current.
-    fn keeps_old(&self, needs: &BTreeMap<Name, Item>, cache: &Cache) -> bool {
-        let held = |(name, item): (&Name, &Item)| cache.get(item).is_some_and(|entry| self.holds(name, entry).is_some());
-        !self.refusals.is_empty() || needs.iter().any(held)
-    }
-
-    /// Whether it is to keep what it came with, and why.
-    fn holds<'a>(&self, name: &Name, entry: &'a Entry) -> Option<&'a Arc<str>> {
-        let reason = entry.hold.as_ref()?;
-        let has = self.inherited.get(name)?;
-        let same = entry.made.as_ref().is_some_and(|made| made.version.hash == *has);
-        (!same).then_some(reason)
-    }
-
-    /// Puts what these are now into the outbox, all at once.
-    fn push<'a>(&mut self, entries: impl Iterator<Item = (Name, &'a Entry)>) {
-        let outlet = self.outlet.clone();
-        let mut outbox = outlet.outbox();
-        for (name, entry) in entries {
-            if let Some(reason) = self.holds(&name, entry) {
-                outbox.hold(name, reason.clone());
-            } else if let Some(made) = &entry.made {
-                self.inherited.remove(&name);
-                outbox.set(made.clone());
-            } else if name.kind != Kind::Inbound {
-                // Kept because of something old that may refer to it. (The inbound side of a pod that is going away stays.)
-                outbox.hold(name, "it is not there any more, but what is held may refer to it".into());
-            }
-        }
-        drop(outbox);
-        outlet.wake.notify_one();
-    }
-
-    /// Removes what it has and does not need.
-    fn drop_all_but_needs(&mut self, before: &BTreeMap<Name, Item>) {
-        let needs = &self.needs;
-        let mut outbox = self.outlet.outbox();
-        for name in before.keys().chain(self.inherited.keys()).filter(|name| !needs.contains_key(*name)) {
-            outbox.remove(name);
-        }
-        self.inherited.retain(|name, _| needs.contains_key(name));
-    }
-}
-
-/// The object that a field of a resource is of: the route of the rule, or else what the resource was first made of.
-fn blame(entry: &Entry, name: &Name, field: &str) -> String {
-    let rule = field.strip_prefix("rules[").and_then(|rest| rest.split(']').next()).and_then(|n| n.parse::<usize>().ok());
-    if let Some(route) = rule.and_then(|rule| entry.rules.get(rule)) {
-        return route.to_string();
-    }
-    let sources = entry.made.as_ref().map(|made: &Arc<Made>| made.version.sources.as_slice()).unwrap_or_default();
-    let kind = match name.kind {
-        Kind::Lookup | Kind::Service | Kind::Endpoints => "Service ",
-        Kind::Inbound => "Pod ",
-        Kind::Bundles | Kind::Mesh => "",
-    };
-    let own = sources.iter().find(|source| source.object.starts_with(kind));
-    own.or(sources.first()).map_or_else(|| name.to_string(), |source| source.object.clone())
 }
 
 #[cfg(test)]

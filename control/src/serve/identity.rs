@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
+use weft_certs::csr;
 use weft_certs::key::PublicKey;
 use weft_certs::token::Bearer;
-use weft_certs::csr;
 use weft_model::identity::Identity;
 use weft_proto::identity::{IssueRequest, IssueResponse, identity_server};
 use weft_proto::resource::bundles::to_identity;
@@ -30,11 +30,20 @@ pub(crate) const REQUEST_MAX: usize = 32 * 1024;
 /// Requests at once. Each waits for its pod at most, and costs two signatures.
 const AT_ONCE: usize = 512;
 /// From one address, before anything is verified: a pod asks a few times when it starts; a node may masquerade for many.
-const BY_ADDRESS: Rate = Rate { per_second: 50.0, burst: 500.0 };
+const BY_ADDRESS: Rate = Rate {
+    per_second: 50.0,
+    burst: 500.0,
+};
 /// For one pod: leaves of seconds are renewed about each second.
-const BY_POD: Rate = Rate { per_second: 2.0, burst: 10.0 };
+const BY_POD: Rate = Rate {
+    per_second: 2.0,
+    burst: 10.0,
+};
 /// For one identity: as many pods as a large Deployment starts at once.
-const BY_IDENTITY: Rate = Rate { per_second: 50.0, burst: 500.0 };
+const BY_IDENTITY: Rate = Rate {
+    per_second: 50.0,
+    burst: 500.0,
+};
 /// Callers that are told apart at a time.
 const CALLERS: usize = 16 * 1024;
 
@@ -136,7 +145,9 @@ impl Outcome {
             Self::CsrInvalid => Code::InvalidArgument,
             Self::TokenMissing | Self::TokenRefused => Code::Unauthenticated,
             Self::TokenUnverifiable => Code::Unavailable,
-            Self::LeafMismatch | Self::PodUnknown | Self::PodMismatch | Self::AddressMismatch => Code::PermissionDenied,
+            Self::LeafMismatch | Self::PodUnknown | Self::PodMismatch | Self::AddressMismatch => {
+                Code::PermissionDenied
+            }
             Self::RateLimited | Self::Overloaded => Code::ResourceExhausted,
             Self::Failed => Code::Internal,
         }
@@ -152,13 +163,20 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     fn new(outcome: Outcome, message: impl Into<String>) -> Self {
-        Self { outcome, message: message.into() }
+        Self {
+            outcome,
+            message: message.into(),
+        }
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        super::status_of(refusal.outcome.code(), refusal.outcome.word(), &refusal.message)
+        super::status_of(
+            refusal.outcome.code(),
+            refusal.outcome.word(),
+            &refusal.message,
+        )
     }
 }
 
@@ -170,7 +188,13 @@ struct Caller {
 }
 
 impl Identities {
-    pub(crate) fn new(desk: Desk, issuer: Arc<Issuer>, tokens: TokenKeys, rules: Rules, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        desk: Desk,
+        issuer: Arc<Issuer>,
+        tokens: TokenKeys,
+        rules: Rules,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             desk,
             issuer,
@@ -184,19 +208,31 @@ impl Identities {
         }
     }
 
-    async fn answer(&self, peer: &Peer, request: &IssueRequest) -> Result<(Outcome, IssueResponse), Refusal> {
+    async fn answer(
+        &self,
+        peer: &Peer,
+        request: &IssueRequest,
+    ) -> Result<(Outcome, IssueResponse), Refusal> {
         let Ok(_one) = self.at_once.try_acquire() else {
-            return Err(Refusal::new(Outcome::Overloaded, "too many requests at once; ask again"));
+            return Err(Refusal::new(
+                Outcome::Overloaded,
+                "too many requests at once; ask again",
+            ));
         };
         let now = Instant::now();
         limited(&self.by_address, peer.address.ip(), now)?;
         let caller = self.caller(peer, &request.token)?;
         limited(&self.by_identity, caller.identity.clone(), now)?;
         if let Some(bearer) = &caller.bearer {
-            limited(&self.by_pod, (bearer.namespace.clone(), bearer.pod.uid.clone()), now)?;
+            limited(
+                &self.by_pod,
+                (bearer.namespace.clone(), bearer.pod.uid.clone()),
+                now,
+            )?;
             self.check_pod(peer, bearer).await?;
         }
-        let key = csr::check(&request.csr).map_err(|error| Refusal::new(Outcome::CsrInvalid, Chain(&error).to_string()))?;
+        let key = csr::check(&request.csr)
+            .map_err(|error| Refusal::new(Outcome::CsrInvalid, Chain(&error).to_string()))?;
         let outcome = match (&caller.bearer, &peer.leaf) {
             (Some(_), None) => Outcome::Issued,
             (Some(_), Some(_)) => Outcome::Renewed,
@@ -212,10 +248,16 @@ impl Identities {
         let now = SystemTime::now();
         if let Some(leaf) = &peer.leaf {
             if leaf.not_after <= now {
-                return Err(Refusal::new(Outcome::LeafMismatch, "the certificate of this connection has ended"));
+                return Err(Refusal::new(
+                    Outcome::LeafMismatch,
+                    "the certificate of this connection has ended",
+                ));
             }
             if leaf.identity.trust_domain() != self.issuer.trust_domain() {
-                return Err(Refusal::new(Outcome::LeafMismatch, format!("{} is not of this mesh", leaf.identity)));
+                return Err(Refusal::new(
+                    Outcome::LeafMismatch,
+                    format!("{} is not of this mesh", leaf.identity),
+                ));
             }
         }
         if token.is_empty() {
@@ -223,18 +265,29 @@ impl Identities {
         }
         let bearer = match self.tokens.verify(token, now) {
             Ok(claims) => claims.bearer,
-            Err(Unverified::Refused(error)) => return Err(Refusal::new(Outcome::TokenRefused, error.to_string())),
+            Err(Unverified::Refused(error)) => {
+                return Err(Refusal::new(Outcome::TokenRefused, error.to_string()));
+            }
             Err(Unverified::NoKeys(why)) => return self.caller_by_leaf(peer, &why),
         };
-        let identity =
-            Identity::new(self.issuer.trust_domain().clone(), &bearer.namespace, &bearer.service_account.name)
-                .map_err(|error| Refusal::new(Outcome::TokenRefused, error.to_string()))?;
+        let identity = Identity::new(
+            self.issuer.trust_domain().clone(),
+            &bearer.namespace,
+            &bearer.service_account.name,
+        )
+        .map_err(|error| Refusal::new(Outcome::TokenRefused, error.to_string()))?;
         match &peer.leaf {
             Some(leaf) if leaf.identity != identity => {
-                let message = format!("the certificate is of {} and the token of {identity}", leaf.identity);
+                let message = format!(
+                    "the certificate is of {} and the token of {identity}",
+                    leaf.identity
+                );
                 Err(Refusal::new(Outcome::LeafMismatch, message))
             }
-            _ => Ok(Caller { identity, bearer: Some(bearer) }),
+            _ => Ok(Caller {
+                identity,
+                bearer: Some(bearer),
+            }),
         }
     }
 
@@ -242,20 +295,35 @@ impl Identities {
     fn caller_by_leaf(&self, peer: &Peer, why: &str) -> Result<Caller, Refusal> {
         let verifiable = self.tokens.available();
         match (&peer.leaf, self.rules.renew_by_leaf) {
-            (Some(leaf), RenewByLeaf::Unverifiable) if !verifiable => {
-                Ok(Caller { identity: leaf.identity.clone(), bearer: None })
-            }
+            (Some(leaf), RenewByLeaf::Unverifiable) if !verifiable => Ok(Caller {
+                identity: leaf.identity.clone(),
+                bearer: None,
+            }),
             _ if verifiable => Err(Refusal::new(Outcome::TokenMissing, why)),
-            _ => Err(Refusal::new(Outcome::TokenUnverifiable, format!("{why}; no token can be checked now"))),
+            _ => Err(Refusal::new(
+                Outcome::TokenUnverifiable,
+                format!("{why}; no token can be checked now"),
+            )),
         }
     }
 
     /// The pod that the token names must be the one that calls.
     async fn check_pod(&self, peer: &Peer, bearer: &Bearer) -> Result<(), Refusal> {
         let fits = |facts: Option<PodFacts>| fits(bearer, peer.address.ip(), facts.as_ref());
-        let checked = self.desk.wait_for_pod(&bearer.namespace, &bearer.pod.name, self.rules.pod_wait, fits).await;
+        let checked = self
+            .desk
+            .wait_for_pod(
+                &bearer.namespace,
+                &bearer.pod.name,
+                self.rules.pod_wait,
+                fits,
+            )
+            .await;
         match checked.map_err(|error| Refusal::new(Outcome::Overloaded, error.to_string()))? {
-            Err(refusal) if refusal.outcome == Outcome::AddressMismatch && self.rules.address_check == AddressCheck::Warn => {
+            Err(refusal)
+                if refusal.outcome == Outcome::AddressMismatch
+                    && self.rules.address_check == AddressCheck::Warn =>
+            {
                 tracing::warn!(pod = %bearer.pod.name, namespace = bearer.namespace, reason = refusal.message, "issuing to another address");
                 self.metrics.tolerated_address();
                 Ok(())
@@ -268,58 +336,99 @@ impl Identities {
         let now = SystemTime::now();
         let leaf = self.issuer.issue(key, identity, now).map_err(|error| {
             tracing::error!(error = %Chain(&error), %identity, "issuing a certificate failed");
-            Refusal::new(Outcome::Failed, "the authority did not issue; its log says why")
+            Refusal::new(
+                Outcome::Failed,
+                "the authority did not issue; its log says why",
+            )
         })?;
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Ok(IssueResponse {
-            chain: leaf.chain.iter().map(|der| bytes::Bytes::copy_from_slice(der)).collect(),
+            chain: leaf
+                .chain
+                .iter()
+                .map(|der| bytes::Bytes::copy_from_slice(der))
+                .collect(),
             bundles: to_identity(&trust_roots(self.issuer.bundles())),
             valid_for_ms: millis(leaf.not_after.duration_since(now).unwrap_or_default()),
-            now_unix_ms: millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
+            now_unix_ms: millis(
+                now.duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default(),
+            ),
         })
     }
 }
 
 /// Whether this is the pod of the token, at the caller's address. Outer error: not yet, but a little later perhaps.
-fn fits(bearer: &Bearer, address: IpAddr, facts: Option<&PodFacts>) -> Result<Result<(), Refusal>, Refusal> {
+fn fits(
+    bearer: &Bearer,
+    address: IpAddr,
+    facts: Option<&PodFacts>,
+) -> Result<Result<(), Refusal>, Refusal> {
     let pod = format!("Pod {}/{}", bearer.namespace, bearer.pod.name);
     let Some(facts) = facts else {
-        return Err(Refusal::new(Outcome::PodUnknown, format!("{pod} is not known")));
+        return Err(Refusal::new(
+            Outcome::PodUnknown,
+            format!("{pod} is not known"),
+        ));
     };
     if facts.uid != bearer.pod.uid {
         // One of the same name that took its place, and that we have not heard of yet; or the other way round.
-        let message = format!("{pod} has the uid {}, and the token names {}", facts.uid, bearer.pod.uid);
+        let message = format!(
+            "{pod} has the uid {}, and the token names {}",
+            facts.uid, bearer.pod.uid
+        );
         return Err(Refusal::new(Outcome::PodMismatch, message));
     }
     if facts.service_account != bearer.service_account.name {
-        let message =
-            format!("{pod} runs as {}, and the token is of {}", facts.service_account, bearer.service_account.name);
+        let message = format!(
+            "{pod} runs as {}, and the token is of {}",
+            facts.service_account, bearer.service_account.name
+        );
         return Ok(Err(Refusal::new(Outcome::PodMismatch, message)));
     }
     if facts.finished {
-        return Ok(Err(Refusal::new(Outcome::PodMismatch, format!("{pod} has ended"))));
+        return Ok(Err(Refusal::new(
+            Outcome::PodMismatch,
+            format!("{pod} has ended"),
+        )));
     }
     if facts.ips.is_empty() {
-        return Err(Refusal::new(Outcome::AddressMismatch, format!("no address of {pod} is known")));
+        return Err(Refusal::new(
+            Outcome::AddressMismatch,
+            format!("no address of {pod} is known"),
+        ));
     }
     if !facts.ips.contains(&address) {
         let known: Vec<String> = facts.ips.iter().map(ToString::to_string).collect();
-        let message = format!("{pod} has the address {}, and the caller {address}", known.join(" or "));
+        let message = format!(
+            "{pod} has the address {}, and the caller {address}",
+            known.join(" or ")
+        );
         return Ok(Err(Refusal::new(Outcome::AddressMismatch, message)));
     }
     Ok(Ok(()))
 }
 
-fn limited<K: Eq + std::hash::Hash>(buckets: &Mutex<Buckets<K>>, key: K, now: Instant) -> Result<(), Refusal> {
+fn limited<K: Eq + std::hash::Hash>(
+    buckets: &Mutex<Buckets<K>>,
+    key: K,
+    now: Instant,
+) -> Result<(), Refusal> {
     let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
     buckets.take(key, now).map_err(|wait| {
-        Refusal::new(Outcome::RateLimited, format!("too often; ask again in {} ms", wait.as_millis()))
+        Refusal::new(
+            Outcome::RateLimited,
+            format!("too often; ask again in {} ms", wait.as_millis()),
+        )
     })
 }
 
 #[tonic::async_trait] // the generated trait asks for it
 impl identity_server::Identity for Identities {
-    async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
+    async fn issue(
+        &self,
+        request: Request<IssueRequest>,
+    ) -> Result<Response<IssueResponse>, Status> {
         let peer = super::peer(request.extensions())?;
         let _call = peer.call();
         match self.answer(&peer, request.get_ref()).await {
@@ -343,34 +452,88 @@ mod tests {
     use weft_certs::token::NamedObject;
 
     fn bearer() -> Bearer {
-        let named = |name: &str, uid: &str| NamedObject { name: name.to_owned(), uid: uid.to_owned() };
+        let named = |name: &str, uid: &str| NamedObject {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+        };
         let (service_account, pod) = (named("web", "s"), named("web-1", "u"));
-        Bearer { namespace: "shop".to_owned(), service_account, pod, node: None }
+        Bearer {
+            namespace: "shop".to_owned(),
+            service_account,
+            pod,
+            node: None,
+        }
     }
 
     fn facts() -> PodFacts {
         let ips = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        PodFacts { uid: "u".to_owned(), service_account: "web".to_owned(), ips, finished: false }
+        PodFacts {
+            uid: "u".to_owned(),
+            service_account: "web".to_owned(),
+            ips,
+            finished: false,
+        }
     }
 
     fn check(facts: Option<PodFacts>, address: &str) -> Result<Result<(), Outcome>, Outcome> {
         let fitted = fits(&bearer(), address.parse().unwrap(), facts.as_ref());
-        fitted.map(|now| now.map_err(|refusal| refusal.outcome)).map_err(|refusal| refusal.outcome)
+        fitted
+            .map(|now| now.map_err(|refusal| refusal.outcome))
+            .map_err(|refusal| refusal.outcome)
     }
 
     #[test]
     fn the_tokens_pod_must_be_the_caller() {
         assert_eq!(check(Some(facts()), "10.0.0.1"), Ok(Ok(())));
         assert_eq!(check(Some(facts()), "fd00::1"), Ok(Ok(())));
-        assert_eq!(check(Some(facts()), "10.0.0.2"), Ok(Err(Outcome::AddressMismatch)));
-        assert_eq!(check(Some(PodFacts { service_account: "db".to_owned(), ..facts() }), "10.0.0.1"), Ok(Err(Outcome::PodMismatch)));
-        assert_eq!(check(Some(PodFacts { finished: true, ..facts() }), "10.0.0.1"), Ok(Err(Outcome::PodMismatch)));
+        assert_eq!(
+            check(Some(facts()), "10.0.0.2"),
+            Ok(Err(Outcome::AddressMismatch))
+        );
+        assert_eq!(
+            check(
+                Some(PodFacts {
+                    service_account: "db".to_owned(),
+                    ..facts()
+                }),
+                "10.0.0.1"
+            ),
+            Ok(Err(Outcome::PodMismatch))
+        );
+        assert_eq!(
+            check(
+                Some(PodFacts {
+                    finished: true,
+                    ..facts()
+                }),
+                "10.0.0.1"
+            ),
+            Ok(Err(Outcome::PodMismatch))
+        );
     }
 
     #[test]
     fn what_may_come_is_waited_for() {
         assert_eq!(check(None, "10.0.0.1"), Err(Outcome::PodUnknown));
-        assert_eq!(check(Some(PodFacts { ips: Vec::new(), ..facts() }), "10.0.0.1"), Err(Outcome::AddressMismatch));
-        assert_eq!(check(Some(PodFacts { uid: "old".to_owned(), ..facts() }), "10.0.0.1"), Err(Outcome::PodMismatch));
+        assert_eq!(
+            check(
+                Some(PodFacts {
+                    ips: Vec::new(),
+                    ..facts()
+                }),
+                "10.0.0.1"
+            ),
+            Err(Outcome::AddressMismatch)
+        );
+        assert_eq!(
+            check(
+                Some(PodFacts {
+                    uid: "old".to_owned(),
+                    ..facts()
+                }),
+                "10.0.0.1"
+            ),
+            Err(Outcome::PodMismatch)
+        );
     }
 }

@@ -106,7 +106,11 @@ impl Peer {
 
     #[cfg(test)]
     pub(crate) fn of(address: SocketAddr, leaf: Option<Leaf>) -> Self {
-        Self { address, leaf, connection: Arc::default() }
+        Self {
+            address,
+            leaf,
+            connection: Arc::default(),
+        }
     }
 }
 
@@ -126,7 +130,17 @@ pub(crate) fn connections(
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (out, connections) = mpsc::channel(QUEUE);
     let handshakes = tasks.named("connections");
-    tasks.named("accept").spawn(accept(listener, Accepted { issuer, metrics, out, seats: Seats::default() }, limits, handshakes));
+    tasks.named("accept").spawn(accept(
+        listener,
+        Accepted {
+            issuer,
+            metrics,
+            out,
+            seats: Seats::default(),
+        },
+        limits,
+        handshakes,
+    ));
     connections
 }
 
@@ -181,7 +195,13 @@ async fn accept(listener: TcpListener, accepted: Accepted, limits: Limits, hands
 }
 
 impl Accepted {
-    async fn handshake(&self, tcp: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit, seat: Seat) -> Option<Arc<Shared>> {
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+        slot: OwnedSemaphorePermit,
+        seat: Seat,
+    ) -> Option<Arc<Shared>> {
         // A batch is a few packets that somebody waits for. Without it everything still works.
         let _ = tcp.set_nodelay(true);
         let config = self.issuer.credential().server_config_optional(&[b"h2"]);
@@ -199,8 +219,13 @@ impl Accepted {
         };
         let leaf = match io.get_ref().1.peer_certificates() {
             None => None,
-            Some(chain) => match verify::peer_identity(chain).and_then(|identity| Ok((identity, verify::peer_not_after(chain)?))) {
-                Ok((identity, not_after)) => Some(Leaf { identity, not_after }),
+            Some(chain) => match verify::peer_identity(chain)
+                .and_then(|identity| Ok((identity, verify::peer_not_after(chain)?)))
+            {
+                Ok((identity, not_after)) => Some(Leaf {
+                    identity,
+                    not_after,
+                }),
                 Err(error) => {
                     // The handshake has verified it, so this cannot be; and if it were, it is nobody.
                     tracing::error!(%address, %error, "a verified certificate cannot be read");
@@ -210,9 +235,19 @@ impl Accepted {
             },
         };
         let shared = Arc::new(Shared::default());
-        let peer = Peer { address, leaf, connection: shared.clone() };
+        let peer = Peer {
+            address,
+            leaf,
+            connection: shared.clone(),
+        };
         let cut = Box::pin(shared.cut.clone().cancelled_owned());
-        let connection = Connection { io, peer, cut, _slot: slot, _seat: seat };
+        let connection = Connection {
+            io,
+            peer,
+            cut,
+            _slot: slot,
+            _seat: seat,
+        };
         self.out.send(Ok(connection)).await.ok()?;
         Some(shared)
     }
@@ -259,14 +294,22 @@ impl Drop for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.cut(context)?;
         Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
@@ -287,7 +330,10 @@ impl Seats {
             return None;
         }
         *taken += 1;
-        Some(Seat { seats: self.clone(), address })
+        Some(Seat {
+            seats: self.clone(),
+            address,
+        })
     }
 }
 
@@ -326,8 +372,14 @@ mod tests {
         assert!(idle.cut.is_cancelled());
         let peer = Peer::of("10.0.0.1:1".parse().unwrap(), None);
         let call = peer.call();
-        assert!(timeout(IDLE * 10, watch_idle(&peer.connection)).await.is_err());
+        assert!(
+            timeout(IDLE * 10, watch_idle(&peer.connection))
+                .await
+                .is_err()
+        );
         drop(call);
-        timeout(IDLE * 3, watch_idle(&peer.connection)).await.unwrap();
+        timeout(IDLE * 3, watch_idle(&peer.connection))
+            .await
+            .unwrap();
     }
 }

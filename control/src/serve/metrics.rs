@@ -68,8 +68,15 @@ impl Turned {
 }
 
 impl Ended {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Closed, Self::Refused, Self::Broken, Self::Stalled, Self::Expired, Self::Replaced, Self::Draining];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Closed,
+        Self::Refused,
+        Self::Broken,
+        Self::Stalled,
+        Self::Expired,
+        Self::Replaced,
+        Self::Draining,
+    ];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -103,15 +110,24 @@ impl Metrics {
 
     /// Writes what was counted.
     pub(crate) fn write(&self, text: &mut weft_daemon::prometheus::Text) {
-        text.counter("weft_control_issuances_total", "Requests for certificates, by result.");
+        text.counter(
+            "weft_control_issuances_total",
+            "Requests for certificates, by result.",
+        );
         for (outcome, count) in Outcome::ALL.iter().zip(&self.issuances) {
             text.sample(&[("result", outcome.word())], read(count));
         }
-        text.counter("weft_control_connections_turned_away_total", "Connections that did not come to a call, by reason.");
+        text.counter(
+            "weft_control_connections_turned_away_total",
+            "Connections that did not come to a call, by reason.",
+        );
         for (why, count) in Turned::ALL.iter().zip(&self.turned_away) {
             text.sample(&[("reason", why.word())], read(count));
         }
-        text.counter("weft_control_streams_ended_total", "Discovery streams that ended, by reason.");
+        text.counter(
+            "weft_control_streams_ended_total",
+            "Discovery streams that ended, by reason.",
+        );
         for (why, count) in Ended::ALL.iter().zip(&self.streams_ended) {
             text.sample(&[("reason", why.word())], read(count));
         }
@@ -121,11 +137,31 @@ impl Metrics {
                 "Certificates issued although the caller's address was not its pod's (--address-check warn).",
                 &self.tolerated_addresses,
             ),
-            ("weft_control_batches_sent_total", "Batches sent to proxies.", &self.batches),
-            ("weft_control_resources_sent_total", "Resources sent to proxies.", &self.resources),
-            ("weft_control_resources_sent_bytes_total", "Bytes of resources sent to proxies.", &self.bytes),
-            ("weft_control_acknowledgements_total", "Batches that proxies acknowledged.", &self.acknowledgements),
-            ("weft_control_resources_refused_total", "Resources that a proxy would not take.", &self.refusals),
+            (
+                "weft_control_batches_sent_total",
+                "Batches sent to proxies.",
+                &self.batches,
+            ),
+            (
+                "weft_control_resources_sent_total",
+                "Resources sent to proxies.",
+                &self.resources,
+            ),
+            (
+                "weft_control_resources_sent_bytes_total",
+                "Bytes of resources sent to proxies.",
+                &self.bytes,
+            ),
+            (
+                "weft_control_acknowledgements_total",
+                "Batches that proxies acknowledged.",
+                &self.acknowledgements,
+            ),
+            (
+                "weft_control_resources_refused_total",
+                "Resources that a proxy would not take.",
+                &self.refusals,
+            ),
             (
                 "weft_control_subscriptions_left_out_total",
                 "Destinations that a proxy asked for over its limit.",

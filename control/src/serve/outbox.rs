@@ -45,7 +45,10 @@ pub(crate) struct Sent {
 impl Outbox {
     /// For a proxy that says it has this.
     pub(crate) fn new(has: HashMap<Name, Hash>) -> Self {
-        Self { has, ..Self::default() }
+        Self {
+            has,
+            ..Self::default()
+        }
     }
 
     /// The proxy is to have this.
@@ -102,24 +105,43 @@ impl Outbox {
     /// resource what the proxy had before. Empty: there is nothing that it does not have.
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<(Sent, Option<Hash>)> {
         self.drop_unneeded();
-        let sets: Vec<Name> =
-            self.pending.iter().filter(|(_, change)| !matches!(change, Change::Remove)).map(|(name, _)| name.clone()).collect();
+        let sets: Vec<Name> = self
+            .pending
+            .iter()
+            .filter(|(_, change)| !matches!(change, Change::Remove))
+            .map(|(name, _)| name.clone())
+            .collect();
         let names = match sets.is_empty() {
             true => self.pending.keys().cloned().collect(),
             false => self.closures(sets, bytes),
         };
-        names.into_iter().filter_map(|name| self.take_one(name)).collect()
+        names
+            .into_iter()
+            .filter_map(|name| self.take_one(name))
+            .collect()
     }
 
     fn take_one(&mut self, name: Name) -> Option<(Sent, Option<Hash>)> {
         let before = self.has(&name);
         let sent = match self.pending.remove(&name)? {
-            Change::Set(made) => Sent { name, hash: Some(made.version.hash), bytes: made.bytes.clone() },
+            Change::Set(made) => Sent {
+                name,
+                hash: Some(made.version.hash),
+                bytes: made.bytes.clone(),
+            },
             Change::Hold(reason) => {
                 let bytes = wire::hold(&name, &before?, &reason);
-                Sent { name, hash: before, bytes }
+                Sent {
+                    name,
+                    hash: before,
+                    bytes,
+                }
             }
-            Change::Remove => Sent { bytes: wire::removed(&name), name, hash: None },
+            Change::Remove => Sent {
+                bytes: wire::removed(&name),
+                name,
+                hash: None,
+            },
         };
         match sent.hash {
             Some(hash) => self.has.insert(sent.name.clone(), hash),
@@ -130,7 +152,11 @@ impl Outbox {
 
     /// Forgets what waits but would tell the proxy nothing.
     fn drop_unneeded(&mut self) {
-        let Self { has, refused, pending } = self;
+        let Self {
+            has,
+            refused,
+            pending,
+        } = self;
         pending.retain(|name, change| match change {
             Change::Set(made) => {
                 let hash = Some(&made.version.hash);
@@ -156,8 +182,14 @@ impl Outbox {
         }
         let mut neighbours: HashMap<&Name, Vec<&Name>> = HashMap::new();
         for name in &sets {
-            let Change::Set(made) = &self.pending[name] else { continue };
-            for referred in made.refers.iter().filter(|referred| self.pending.contains_key(referred)) {
+            let Change::Set(made) = &self.pending[name] else {
+                continue;
+            };
+            for referred in made
+                .refers
+                .iter()
+                .filter(|referred| self.pending.contains_key(referred))
+            {
                 neighbours.entry(name).or_default().push(referred);
                 neighbours.entry(referred).or_default().push(name);
             }
@@ -171,7 +203,13 @@ impl Outbox {
             let mut closure = BTreeSet::from([start]);
             let mut open = vec![start];
             while let Some(name) = open.pop() {
-                open.extend(neighbours.get(name).into_iter().flatten().filter(|next| closure.insert(next)));
+                open.extend(
+                    neighbours
+                        .get(name)
+                        .into_iter()
+                        .flatten()
+                        .filter(|next| closure.insert(next)),
+                );
             }
             total += closure.iter().map(|name| size(name)).sum::<usize>();
             if total > bytes && !taken.is_empty() {
@@ -179,7 +217,11 @@ impl Outbox {
             }
             taken.extend(closure);
         }
-        taken.into_iter().filter(|name| !matches!(self.pending[*name], Change::Remove)).cloned().collect()
+        taken
+            .into_iter()
+            .filter(|name| !matches!(self.pending[*name], Change::Remove))
+            .cloned()
+            .collect()
     }
 }
 
@@ -190,9 +232,18 @@ mod tests {
     use weft_proto::resource::Kind;
 
     fn made(kind: Kind, key: &str, content: u8, refers: &[&Name]) -> Arc<Made> {
-        let version = Version { hash: [content; 16], sources: Vec::new() };
+        let version = Version {
+            hash: [content; 16],
+            sources: Vec::new(),
+        };
         let refers = refers.iter().map(|name| (*name).clone()).collect();
-        Arc::new(Made::new(Name::new(kind, key), version, Vec::new(), refers, Bytes::from(vec![content; 1000])))
+        Arc::new(Made::new(
+            Name::new(kind, key),
+            version,
+            Vec::new(),
+            refers,
+            Bytes::from(vec![content; 1000]),
+        ))
     }
 
     fn service(key: &str, content: u8, refers: &[&Name]) -> Arc<Made> {
@@ -200,7 +251,10 @@ mod tests {
     }
 
     fn keys(taken: &[(Sent, Option<Hash>)]) -> Vec<&str> {
-        taken.iter().map(|(sent, _)| sent.name.key.as_ref()).collect()
+        taken
+            .iter()
+            .map(|(sent, _)| sent.name.key.as_ref())
+            .collect()
     }
 
     #[test]
@@ -229,7 +283,10 @@ mod tests {
         assert!(outbox.take(usize::MAX).is_empty());
         outbox.set(service("a", 2, &[]));
         let taken = outbox.take(usize::MAX);
-        assert_eq!((taken[0].0.hash, taken[0].1), (Some([2; 16]), Some([1; 16])));
+        assert_eq!(
+            (taken[0].0.hash, taken[0].1),
+            (Some([2; 16]), Some([1; 16]))
+        );
     }
 
     #[test]
@@ -299,7 +356,9 @@ mod tests {
     fn batches_are_split_between_closures_and_never_within() {
         let mut outbox = Outbox::default();
         for n in 0..10u8 {
-            let endpoints: Vec<_> = (0..3).map(|e| made(Kind::Endpoints, &format!("{n}.{e}"), n, &[])).collect();
+            let endpoints: Vec<_> = (0..3)
+                .map(|e| made(Kind::Endpoints, &format!("{n}.{e}"), n, &[]))
+                .collect();
             let names: Vec<&Name> = endpoints.iter().map(|made| &made.name).collect();
             outbox.set(service(&n.to_string(), n, &names));
             endpoints.into_iter().for_each(|made| outbox.set(made));
@@ -307,12 +366,25 @@ mod tests {
         let mut batches = 0;
         while outbox.waiting() > 0 {
             let taken = outbox.take(10_000);
-            let services: Vec<_> = taken.iter().filter(|(sent, _)| sent.name.kind == Kind::Service).collect();
+            let services: Vec<_> = taken
+                .iter()
+                .filter(|(sent, _)| sent.name.kind == Kind::Service)
+                .collect();
             assert_eq!(taken.len(), services.len() * 4);
-            assert!(taken[..services.len() * 3].iter().all(|(sent, _)| sent.name.kind == Kind::Endpoints));
+            assert!(
+                taken[..services.len() * 3]
+                    .iter()
+                    .all(|(sent, _)| sent.name.kind == Kind::Endpoints)
+            );
             for (sent, _) in services {
                 let of_service = format!("{}.", sent.name.key);
-                assert_eq!(keys(&taken).iter().filter(|key| key.starts_with(&of_service)).count(), 3);
+                assert_eq!(
+                    keys(&taken)
+                        .iter()
+                        .filter(|key| key.starts_with(&of_service))
+                        .count(),
+                    3
+                );
             }
             batches += 1;
         }

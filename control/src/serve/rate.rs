@@ -30,24 +30,34 @@ struct Bucket {
 impl<K: Eq + Hash> Buckets<K> {
     /// No callers yet. At most `capacity` are told apart at a time; when there are more, new ones wait.
     pub(crate) fn new(rate: Rate, capacity: usize) -> Self {
-        Self { rate, capacity, buckets: HashMap::new() }
+        Self {
+            rate,
+            capacity,
+            buckets: HashMap::new(),
+        }
     }
 
     /// Takes one token, or says how long to wait for it.
     pub(crate) fn take(&mut self, key: K, now: Instant) -> Result<(), Duration> {
         if self.buckets.len() >= self.capacity && !self.buckets.contains_key(&key) {
             let rate = self.rate;
-            self.buckets.retain(|_, bucket| bucket.filled(rate, now) < rate.burst);
+            self.buckets
+                .retain(|_, bucket| bucket.filled(rate, now) < rate.burst);
             if self.buckets.len() >= self.capacity {
                 return Err(Duration::from_secs(1));
             }
         }
         let rate = self.rate;
-        let bucket = self.buckets.entry(key).or_insert(Bucket { level: rate.burst, at: now });
+        let bucket = self.buckets.entry(key).or_insert(Bucket {
+            level: rate.burst,
+            at: now,
+        });
         bucket.level = bucket.filled(rate, now);
         bucket.at = now;
         if bucket.level < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.level) / rate.per_second));
+            return Err(Duration::from_secs_f64(
+                (1.0 - bucket.level) / rate.per_second,
+            ));
         }
         bucket.level -= 1.0;
         Ok(())
@@ -65,7 +75,10 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { per_second: 2.0, burst: 3.0 };
+    const RATE: Rate = Rate {
+        per_second: 2.0,
+        burst: 3.0,
+    };
 
     #[test]
     fn a_burst_passes_and_then_the_rate_holds() {
@@ -76,19 +89,29 @@ mod tests {
         }
         assert_eq!(buckets.take("a", start), Err(Duration::from_millis(500)));
         buckets.take("b", start).unwrap();
-        buckets.take("a", start + Duration::from_millis(500)).unwrap();
-        assert!(buckets.take("a", start + Duration::from_millis(501)).is_err());
+        buckets
+            .take("a", start + Duration::from_millis(500))
+            .unwrap();
+        assert!(
+            buckets
+                .take("a", start + Duration::from_millis(501))
+                .is_err()
+        );
     }
 
     #[test]
     fn a_million_callers_cost_no_more_than_the_capacity() {
         let mut buckets = Buckets::new(RATE, 100);
         let start = Instant::now();
-        let refused = (0..1_000_000).filter(|caller| buckets.take(*caller, start).is_err()).count();
+        let refused = (0..1_000_000)
+            .filter(|caller| buckets.take(*caller, start).is_err())
+            .count();
         assert_eq!(refused, 1_000_000 - 100);
         assert_eq!(buckets.buckets.len(), 100);
         // Those that were quiet are forgotten, and others have their turn.
-        buckets.take(1_000_001, start + Duration::from_secs(2)).unwrap();
+        buckets
+            .take(1_000_001, start + Duration::from_secs(2))
+            .unwrap();
         assert_eq!(buckets.buckets.len(), 1);
     }
 }

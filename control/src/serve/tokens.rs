@@ -44,7 +44,11 @@ pub(crate) enum Unverified {
 impl TokenKeys {
     /// Keys from a file. `None`: no token can be checked.
     pub(crate) fn new(path: Option<PathBuf>, issuer: String) -> Self {
-        Self { path, issuer, state: Mutex::default() }
+        Self {
+            path,
+            issuer,
+            state: Mutex::default(),
+        }
     }
 
     /// Verifies a token for this audience of ours.
@@ -73,24 +77,35 @@ impl TokenKeys {
             return state.keys.clone();
         }
         state.looked = Some(Instant::now());
-        let file = std::fs::metadata(path).ok().filter(|file| file.len() <= FILE_MAX);
+        let file = std::fs::metadata(path)
+            .ok()
+            .filter(|file| file.len() <= FILE_MAX);
         if file.as_ref().map(which) == state.file && state.keys.is_some() {
             return state.keys.clone();
         }
-        match std::fs::read(path).map_err(|error| error.to_string()).and_then(|text| {
-            Jwks::from_json(&text).map_err(|error| Chain(&error).to_string())
-        }) {
+        match std::fs::read(path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| Jwks::from_json(&text).map_err(|error| Chain(&error).to_string()))
+        {
             Ok(keys) => {
                 tracing::info!(path = %path.display(), "read the key set of tokens");
                 state.keys = Some(Arc::new(keys));
                 state.file = file.as_ref().map(which);
             }
-            Err(error) => tracing::warn!(path = %path.display(), error, "the key set of tokens cannot be read"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), error, "the key set of tokens cannot be read")
+            }
         }
         state.keys.clone()
     }
 }
 
 fn which(file: &Metadata) -> (u64, u64, u64, i64, i64) {
-    (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec())
+    (
+        file.dev(),
+        file.ino(),
+        file.len(),
+        file.mtime(),
+        file.mtime_nsec(),
+    )
 }

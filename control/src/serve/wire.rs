@@ -52,7 +52,10 @@ pub(crate) struct Batch {
 
 impl Name {
     pub(crate) fn new(kind: Kind, key: impl Into<Arc<str>>) -> Self {
-        Self { kind, key: key.into() }
+        Self {
+            kind,
+            key: key.into(),
+        }
     }
 
     /// Reads a name.
@@ -61,7 +64,10 @@ impl Name {
     }
 
     fn write(&self) -> discovery::ResourceName {
-        discovery::ResourceName { kind: self.kind.to_wire().into(), key: self.key.to_string() }
+        discovery::ResourceName {
+            kind: self.kind.to_wire().into(),
+            key: self.key.to_string(),
+        }
     }
 
     fn rank(&self) -> u8 {
@@ -78,20 +84,37 @@ impl Name {
 
 impl Made {
     /// Encodes a resource with its body.
-    pub(crate) fn new(name: Name, version: Version, requires: Vec<String>, refers: Vec<Name>, body: Bytes) -> Self {
+    pub(crate) fn new(
+        name: Name,
+        version: Version,
+        requires: Vec<String>,
+        refers: Vec<Name>,
+        body: Bytes,
+    ) -> Self {
         let resource = discovery::Resource {
             name: Some(name.write()),
             version: Some(resource::name::version_to_wire(&version)),
             requires,
             state: Some(State::Body(body)),
         };
-        Self { name, version, refers, bytes: resource.encode_to_vec().into() }
+        Self {
+            name,
+            version,
+            refers,
+            bytes: resource.encode_to_vec().into(),
+        }
     }
 }
 
 /// Encodes: keep what you have of this.
 pub(crate) fn hold(name: &Name, held: &[u8; 16], reason: &str) -> Bytes {
-    bodiless(name, held, State::Hold(discovery::Hold { reason: reason.to_owned() }))
+    bodiless(
+        name,
+        held,
+        State::Hold(discovery::Hold {
+            reason: reason.to_owned(),
+        }),
+    )
 }
 
 /// Encodes: this is gone.
@@ -101,9 +124,19 @@ pub(crate) fn removed(name: &Name) -> Bytes {
 }
 
 fn bodiless(name: &Name, hash: &[u8; 16], state: State) -> Bytes {
-    let version = discovery::Version { hash: Bytes::copy_from_slice(hash), sources: Vec::new() };
+    let version = discovery::Version {
+        hash: Bytes::copy_from_slice(hash),
+        sources: Vec::new(),
+    };
     let (name, version) = (Some(name.write()), Some(version));
-    discovery::Resource { name, version, requires: Vec::new(), state: Some(state) }.encode_to_vec().into()
+    discovery::Resource {
+        name,
+        version,
+        requires: Vec::new(),
+        state: Some(state),
+    }
+    .encode_to_vec()
+    .into()
 }
 
 impl From<resource::Name> for Name {
@@ -114,7 +147,9 @@ impl From<resource::Name> for Name {
 
 impl Ord for Name {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.rank().cmp(&other.rank()).then_with(|| self.key.cmp(&other.key))
+        self.rank()
+            .cmp(&other.rank())
+            .then_with(|| self.key.cmp(&other.key))
     }
 }
 
@@ -138,17 +173,47 @@ mod tests {
     #[test]
     fn what_was_encoded_once_is_the_message_of_the_proto_file() {
         let name = Name::new(Kind::Endpoints, "shop/reviews:80");
-        let source = Source { object: "Pod shop/a".to_owned(), uid: "u".to_owned(), resource_version: 7 };
-        let version = Version { hash: [3; 16], sources: vec![source] };
-        let made = Made::new(name.clone(), version, vec!["f".to_owned()], Vec::new(), Bytes::from_static(b"body"));
-        let resources = vec![made.bytes.clone(), hold(&name, &[9; 16], "bad"), removed(&name)];
-        let ours = FromControl { batch: Some(Batch { nonce: 5, epoch: 2, resources }) };
+        let source = Source {
+            object: "Pod shop/a".to_owned(),
+            uid: "u".to_owned(),
+            resource_version: 7,
+        };
+        let version = Version {
+            hash: [3; 16],
+            sources: vec![source],
+        };
+        let made = Made::new(
+            name.clone(),
+            version,
+            vec!["f".to_owned()],
+            Vec::new(),
+            Bytes::from_static(b"body"),
+        );
+        let resources = vec![
+            made.bytes.clone(),
+            hold(&name, &[9; 16], "bad"),
+            removed(&name),
+        ];
+        let ours = FromControl {
+            batch: Some(Batch {
+                nonce: 5,
+                epoch: 2,
+                resources,
+            }),
+        };
         let theirs = discovery::FromControl::decode(ours.encode_to_vec().as_slice()).unwrap();
-        let Some(discovery::from_control::Message::Batch(batch)) = theirs.message else { panic!("no batch") };
+        let Some(discovery::from_control::Message::Batch(batch)) = theirs.message else {
+            panic!("no batch")
+        };
         assert_eq!((batch.nonce, batch.epoch, batch.resources.len()), (5, 2, 3));
-        let [body, hold, removed] = &batch.resources[..] else { panic!("three") };
+        let [body, hold, removed] = &batch.resources[..] else {
+            panic!("three")
+        };
         assert_eq!(Name::read(body.name.clone()).unwrap(), name);
-        assert_eq!(body.version.as_ref().unwrap().sources[0].resource_version, 7);
+        assert_eq!(
+            body.version.as_ref().unwrap().sources[0].resource_version,
+            7
+        );
         assert_eq!(body.version.as_ref().unwrap().hash.as_ref(), [3; 16]);
         assert_eq!(body.state, Some(State::Body(Bytes::from_static(b"body"))));
         assert_eq!(hold.version.as_ref().unwrap().hash.as_ref(), [9; 16]);
@@ -161,6 +226,9 @@ mod tests {
         let kinds = [Kind::Lookup, Kind::Service, Kind::Endpoints, Kind::Bundles];
         let mut names: Vec<Name> = kinds.map(|kind| Name::new(kind, "x")).into();
         names.sort();
-        assert_eq!(names.iter().map(|n| n.kind).collect::<Vec<_>>(), [Kind::Bundles, Kind::Endpoints, Kind::Service, Kind::Lookup]);
+        assert_eq!(
+            names.iter().map(|n| n.kind).collect::<Vec<_>>(),
+            [Kind::Bundles, Kind::Endpoints, Kind::Service, Kind::Lookup]
+        );
     }
 }

@@ -8,12 +8,21 @@ use weft_certs::bundle::TrustBundles;
 use weft_model::identity::TrustDomain;
 
 use super::*;
-use crate::index::Settings;
+use crate::index::{self, Settings};
 use crate::objects::Object;
 
-fn object(kind: &str, api_version: &str, name: &str, version: u64, labels: &[(&str, &str)], rest: &Value) -> Arc<Object> {
+fn object(
+    kind: &str,
+    api_version: &str,
+    name: &str,
+    version: u64,
+    labels: &[(&str, &str)],
+    rest: &Value,
+) -> Arc<Object> {
     let mut raw = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
-    raw.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    raw.as_object_mut()
+        .unwrap()
+        .extend(rest.as_object().unwrap().clone());
     Arc::new(Object {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
@@ -22,7 +31,10 @@ fn object(kind: &str, api_version: &str, name: &str, version: u64, labels: &[(&s
         uid: format!("uid-{name}"),
         resource_version: version,
         generation: 0,
-        labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        labels: labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect(),
         annotations: Default::default(),
         raw,
         origin: None,
@@ -44,7 +56,14 @@ fn slice(version: u64, ips: &[&str]) -> Arc<Object> {
         "endpoints": ips.iter().map(endpoint).collect::<Vec<_>>(),
         "ports": [{"name": "http", "port": 8080}],
     });
-    object("EndpointSlice", "discovery.k8s.io/v1", "reviews-v4", version, &[("kubernetes.io/service-name", "reviews")], &rest)
+    object(
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+        "reviews-v4",
+        version,
+        &[("kubernetes.io/service-name", "reviews")],
+        &rest,
+    )
 }
 
 fn hub(state: &std::path::Path) -> Hub {
@@ -57,12 +76,24 @@ fn hub(state: &std::path::Path) -> Hub {
         outside: Vec::new(),
     });
     let bundles = Arc::new(TrustBundles::new([]).unwrap());
-    let facts = Facts { trust_domain, cluster: "c".to_owned(), discovery_wait: Duration::from_secs(3), bundles };
+    let facts = Facts {
+        trust_domain,
+        cluster: "c".to_owned(),
+        discovery_wait: Duration::from_secs(3),
+        bundles,
+    };
     let mut hub = Hub::new(index, facts, Epoch::open(state).unwrap(), 3);
     let service = json!({"spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "selector": {"app": "reviews"},
         "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
     let service = object("Service", "v1", "reviews", 1, &[], &service);
-    hub.replace(&Snapshot { objects: vec![pod("web-1", "10.244.0.1"), service, slice(2, &["10.244.0.9"])], ..Snapshot::default() });
+    hub.replace(&Snapshot {
+        objects: vec![
+            pod("web-1", "10.244.0.1"),
+            service,
+            slice(2, &["10.244.0.9"]),
+        ],
+        ..Snapshot::default()
+    });
     hub
 }
 
@@ -74,11 +105,19 @@ fn join(hub: &mut Hub, targets: &[&str]) -> (ProxyId, Arc<Outlet>) {
         features: Vec::new(),
         since: SystemTime::UNIX_EPOCH,
     };
-    hub.join(Join { who, epoch: 0, held: Vec::new(), targets: targets.iter().map(|t| t.parse().unwrap()).collect() })
+    hub.join(Join {
+        who,
+        epoch: 0,
+        held: Vec::new(),
+        targets: targets.iter().map(|t| t.parse().unwrap()).collect(),
+    })
 }
 
 fn change(hub: &mut Hub, object: Arc<Object>) {
-    hub.apply(&Changes { upserts: vec![object], ..Changes::default() });
+    hub.apply(&Changes {
+        upserts: vec![object],
+        ..Changes::default()
+    });
 }
 
 #[test]
@@ -112,7 +151,10 @@ fn destinations_over_the_limit_are_left_out() {
     let mut hub = hub(state.path());
     let (id, _) = join(&mut hub, &["10.96.0.7:80"]);
     let target = |n: u8| Target::Address((IpAddr::from([10, 0, 0, n]), 80).into());
-    assert_eq!(hub.subscribe(id, vec![target(1), target(2), target(3), target(4)]), 2);
+    assert_eq!(
+        hub.subscribe(id, vec![target(1), target(2), target(3), target(4)]),
+        2
+    );
     // One that is followed already is not one more.
     assert_eq!(hub.subscribe(id, vec![target(1)]), 0);
     hub.unsubscribe(id, &[target(1), target(2)]);
@@ -127,7 +169,13 @@ fn what_is_asked_for_is_answered_even_where_it_was_known() {
     outlet.outbox().take(usize::MAX);
     hub.subscribe(id, vec!["10.96.0.7:80".parse().unwrap()]);
     let taken = outlet.outbox().take(usize::MAX);
-    assert_eq!(taken.iter().map(|(sent, _)| sent.name.kind).collect::<Vec<_>>(), [Kind::Lookup]);
+    assert_eq!(
+        taken
+            .iter()
+            .map(|(sent, _)| sent.name.kind)
+            .collect::<Vec<_>>(),
+        [Kind::Lookup]
+    );
     // A suspicion is not a question: nothing is sent that the proxy has.
     hub.refresh(id);
     assert!(outlet.outbox().take(usize::MAX).is_empty());
@@ -141,5 +189,12 @@ fn nothing_is_left_of_proxies_that_are_gone() {
         let (id, _) = join(&mut hub, &["10.96.0.7:80"]);
         hub.leave(id);
     }
-    assert_eq!((hub.cache.entries().count(), hub.proxies.len(), hub.gone.len()), (0, 0, 1));
+    assert_eq!(
+        (
+            hub.cache.entries().count(),
+            hub.proxies.len(),
+            hub.gone.len()
+        ),
+        (0, 0, 1)
+    );
 }

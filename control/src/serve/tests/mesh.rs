@@ -27,7 +27,9 @@ use weft_daemon::log::{self, Format};
 use weft_model::destination::Target;
 use weft_model::identity::{Identity, TrustDomain};
 use weft_proto::discovery::discovery_client::DiscoveryClient;
-use weft_proto::discovery::{self, Batch, FromControl, FromProxy, Hello, from_control, from_proxy::Message, resource::State};
+use weft_proto::discovery::{
+    self, Batch, FromControl, FromProxy, Hello, from_control, from_proxy::Message, resource::State,
+};
 use weft_proto::identity::identity_client::IdentityClient;
 use weft_proto::identity::{IssueRequest, IssueResponse};
 use weft_proto::resource::name::{held_to_wire, target_to_wire};
@@ -73,14 +75,42 @@ impl Mesh {
         let signer = Signer::new(ISSUER, &Key::generate().unwrap()).unwrap();
         std::fs::write(path("jwks.json"), signer.jwks().to_json()).unwrap();
         let text = |name: &str| path(name).to_str().unwrap().to_owned();
-        let (user, objects, state, jwks) = (text("user"), text("objects"), text("state"), text("jwks.json"));
+        let (user, objects, state, jwks) = (
+            text("user"),
+            text("objects"),
+            text("state"),
+            text("jwks.json"),
+        );
         let flags = [
-            "weft-control", "--manifests", &user, "--manifests", &objects, "--state-dir", &state, "--token-jwks", &jwks,
-            "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--trust-domain", TRUST_DOMAIN, "--token-issuer", ISSUER,
-            "--pod-wait", "500ms", "--drain", "1s",
+            "weft-control",
+            "--manifests",
+            &user,
+            "--manifests",
+            &objects,
+            "--state-dir",
+            &state,
+            "--token-jwks",
+            &jwks,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--trust-domain",
+            TRUST_DOMAIN,
+            "--token-issuer",
+            ISSUER,
+            "--pod-wait",
+            "500ms",
+            "--drain",
+            "1s",
         ];
         let settings = <Settings as clap::Parser>::try_parse_from(flags).unwrap();
-        let mesh = Self { directory, signer, settings, running: None };
+        let mesh = Self {
+            directory,
+            signer,
+            settings,
+            running: None,
+        };
         mesh.pod("web-1", "web", "127.0.0.1", 10);
         mesh.pod("reviews-1", "reviews", "10.244.0.11", 11);
         mesh.pod("reviews-2", "reviews", "10.244.0.12", 12);
@@ -98,10 +128,16 @@ impl Mesh {
 
     pub(super) async fn start(&mut self) {
         // One for all tests of this process; `WEFT_LOG` chooses.
-        let log = log::start_with(&std::env::var("WEFT_LOG").unwrap_or("off".to_owned()), Format::Text).unwrap();
-        let app = App::start(self.settings.clone(), log.switch()).await.unwrap();
+        let log = log::start_with(
+            &std::env::var("WEFT_LOG").unwrap_or("off".to_owned()),
+            Format::Text,
+        )
+        .unwrap();
+        let app = App::start(self.settings.clone(), log.switch())
+            .await
+            .unwrap();
         std::mem::forget(log);
-        self.running = Some(app.into_parts());
+        self.running = Some((app.drain, app.rest));
     }
 
     pub(super) async fn stop(&mut self) {
@@ -120,8 +156,17 @@ impl Mesh {
 
     /// Writes an object as a machine does.
     pub(super) fn object(&self, object: &Value) {
-        let name = format!("{}-{}.json", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
-        weft_daemon::file::replace(&self.path("objects").join(name), 0o644, object.to_string().as_bytes()).unwrap();
+        let name = format!(
+            "{}-{}.json",
+            object["kind"].as_str().unwrap(),
+            object["metadata"]["name"].as_str().unwrap()
+        );
+        weft_daemon::file::replace(
+            &self.path("objects").join(name),
+            0o644,
+            object.to_string().as_bytes(),
+        )
+        .unwrap();
     }
 
     pub(super) fn delete(&self, kind: &str, name: &str) {
@@ -146,12 +191,14 @@ impl Mesh {
 
     /// The endpoints of the Service reviews.
     pub(super) fn slice(&self, pods: &[&str], version: u64) {
-        let endpoint = |pod: &&str| json!({
-            "addresses": [format!("10.244.0.1{}", pod.rsplit('-').next().unwrap())],
-            "conditions": {"ready": true, "serving": true, "terminating": false},
-            "nodeName": "node-1",
-            "targetRef": {"kind": "Pod", "namespace": "shop", "name": pod, "uid": format!("uid-{pod}")},
-        });
+        let endpoint = |pod: &&str| {
+            json!({
+                "addresses": [format!("10.244.0.1{}", pod.rsplit('-').next().unwrap())],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": "node-1",
+                "targetRef": {"kind": "Pod", "namespace": "shop", "name": pod, "uid": format!("uid-{pod}")},
+            })
+        };
         self.object(&json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": "reviews-v4", "namespace": "shop", "uid": "uid-slice", "resourceVersion": version.to_string(),
@@ -197,52 +244,97 @@ impl Mesh {
 
     /// A connection that shows no certificate.
     pub(super) async fn stranger(&self) -> Caller {
-        dial(self.rest().address, bootstrap_client_config(self.bundles(), &Self::control_plane(), &[b"h2"])).await
+        dial(
+            self.rest().address,
+            bootstrap_client_config(self.bundles(), &Self::control_plane(), &[b"h2"]),
+        )
+        .await
     }
 
     /// A connection that shows a certificate.
     pub(super) async fn caller(&self, credential: &Credential) -> Caller {
-        dial(self.rest().address, credential.client_config_expecting(&Self::control_plane(), &[b"h2"])).await
+        dial(
+            self.rest().address,
+            credential.client_config_expecting(&Self::control_plane(), &[b"h2"]),
+        )
+        .await
     }
 
     /// A token as the kubelet would project it into a pod.
     pub(super) fn token(&self, pod: &str, account: &str) -> String {
-        self.token_for(pod, account, AUDIENCE, Duration::from_secs(3600), SystemTime::now())
+        self.token_for(
+            pod,
+            account,
+            AUDIENCE,
+            Duration::from_secs(3600),
+            SystemTime::now(),
+        )
     }
 
-    pub(super) fn token_for(&self, pod: &str, account: &str, audience: &str, lifetime: Duration, now: SystemTime) -> String {
+    pub(super) fn token_for(
+        &self,
+        pod: &str,
+        account: &str,
+        audience: &str,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> String {
         sign(&self.signer, pod, account, audience, lifetime, now)
     }
 
     /// Asks for a certificate with a key of its own.
-    pub(super) async fn issue(&self, caller: Caller, token: String) -> Result<(Key, IssueResponse), Status> {
+    pub(super) async fn issue(
+        &self,
+        caller: Caller,
+        token: String,
+    ) -> Result<(Key, IssueResponse), Status> {
         let key = Key::generate().unwrap();
-        let request = IssueRequest { csr: csr::make(&key).unwrap().into(), token };
-        let response = timeout(LONG, IdentityClient::new(caller).issue(request)).await.expect("an answer")?;
+        let request = IssueRequest {
+            csr: csr::make(&key).unwrap().into(),
+            token,
+        };
+        let response = timeout(LONG, IdentityClient::new(caller).issue(request))
+            .await
+            .expect("an answer")?;
         Ok((key, response.into_inner()))
     }
 
     /// The certificate of web-1.
     pub(super) async fn web(&self) -> Credential {
-        let (key, response) = self.issue(self.stranger().await, self.token("web-1", "web")).await.unwrap();
+        let (key, response) = self
+            .issue(self.stranger().await, self.token("web-1", "web"))
+            .await
+            .unwrap();
         self.credential(key, &response)
     }
 
     pub(super) fn credential(&self, key: Key, response: &IssueResponse) -> Credential {
-        let chain = response.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let chain = response
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.to_vec()))
+            .collect();
         Credential::new(chain, key, self.bundles(), 1).unwrap()
     }
 
     /// The stream of web-1, which follows these targets.
     pub(super) async fn web_proxy(&self, targets: &[&str]) -> Proxy {
-        Proxy::open(self.caller(&self.web().await).await, hello("web-1", targets)).await.unwrap()
+        Proxy::open(
+            self.caller(&self.web().await).await,
+            hello("web-1", targets),
+        )
+        .await
+        .unwrap()
     }
 
     /// What admin says.
     pub(super) async fn get(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = TcpStream::connect(self.rest().admin).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
@@ -264,15 +356,32 @@ impl Mesh {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
-        waited.await.unwrap_or_else(|_| panic!("status stays {last:#}"));
+        waited
+            .await
+            .unwrap_or_else(|_| panic!("status stays {last:#}"));
         last
     }
 }
 
 /// Signs a token.
-pub(super) fn sign(signer: &Signer, pod: &str, account: &str, audience: &str, lifetime: Duration, now: SystemTime) -> String {
-    let named = |name: &str| NamedObject { name: name.to_owned(), uid: format!("uid-{name}") };
-    let bearer = Bearer { namespace: "shop".to_owned(), service_account: named(account), pod: named(pod), node: None };
+pub(super) fn sign(
+    signer: &Signer,
+    pod: &str,
+    account: &str,
+    audience: &str,
+    lifetime: Duration,
+    now: SystemTime,
+) -> String {
+    let named = |name: &str| NamedObject {
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+    };
+    let bearer = Bearer {
+        namespace: "shop".to_owned(),
+        service_account: named(account),
+        pod: named(pod),
+        node: None,
+    };
     signer.sign(&bearer, audience, lifetime, now).unwrap()
 }
 
@@ -282,7 +391,10 @@ async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Caller {
         async move {
             let tcp = TcpStream::connect(address).await?;
             let name = ServerName::try_from("weft-control").unwrap();
-            TlsConnector::from(config).connect(name, tcp).await.map(TokioIo::new)
+            TlsConnector::from(config)
+                .connect(name, tcp)
+                .await
+                .map(TokioIo::new)
         }
     });
     Endpoint::from_static("http://weft.test").connect_with_connector_lazy(connector)
@@ -291,13 +403,22 @@ async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Caller {
 /// The object in status, by kind and name.
 pub(super) fn object<'a>(status: &'a Value, kind: &str, name: &str) -> &'a Value {
     let objects = status["objects"].as_array().unwrap();
-    objects.iter().find(|object| object["kind"] == kind && object["name"] == name).unwrap_or(&Value::Null)
+    objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["name"] == name)
+        .unwrap_or(&Value::Null)
 }
 
 /// The status of an object's condition.
 pub(super) fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
-    let conditions = object["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    conditions.iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
+    let conditions = object["conditions"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .find(|condition| condition["type"] == kind)
+        .unwrap_or(&Value::Null)
 }
 
 pub(super) fn target(address: &str) -> Target {
@@ -305,33 +426,63 @@ pub(super) fn target(address: &str) -> Target {
 }
 
 pub(super) fn hello(pod: &str, targets: &[&str]) -> Hello {
-    let claimed = discovery::Pod { namespace: "shop".to_owned(), name: pod.to_owned(), uid: format!("uid-{pod}") };
+    let claimed = discovery::Pod {
+        namespace: "shop".to_owned(),
+        name: pod.to_owned(),
+        uid: format!("uid-{pod}"),
+    };
     Hello {
         pod: Some(claimed),
         build: "0.0-test".to_owned(),
-        features: weft_model::feature::SUPPORTED.iter().map(|feature| (*feature).to_owned()).collect(),
+        features: weft_model::feature::SUPPORTED
+            .iter()
+            .map(|feature| (*feature).to_owned())
+            .collect(),
         epoch: 0,
         held: Vec::new(),
-        targets: targets.iter().map(|address| target_to_wire(&target(address))).collect(),
+        targets: targets
+            .iter()
+            .map(|address| target_to_wire(&target(address)))
+            .collect(),
     }
 }
 
 impl Proxy {
     pub(super) async fn open(caller: Caller, hello: Hello) -> Result<Self, Status> {
         let (say, said) = mpsc::channel(64);
-        say.send(FromProxy { message: Some(Message::Hello(hello)) }).await.unwrap();
+        say.send(FromProxy {
+            message: Some(Message::Hello(hello)),
+        })
+        .await
+        .unwrap();
         let mut client = DiscoveryClient::new(caller).max_decoding_message_size(64 << 20);
-        let hear = timeout(LONG, client.discover(ReceiverStream::new(said))).await.expect("an answer")?.into_inner();
-        Ok(Self { say, hear, held: Default::default(), epoch: 0, nonce: 0 })
+        let hear = timeout(LONG, client.discover(ReceiverStream::new(said)))
+            .await
+            .expect("an answer")?
+            .into_inner();
+        Ok(Self {
+            say,
+            hear,
+            held: Default::default(),
+            epoch: 0,
+            nonce: 0,
+        })
     }
 
     pub(super) async fn say(&self, message: Message) {
-        self.say.send(FromProxy { message: Some(message) }).await.unwrap();
+        self.say
+            .send(FromProxy {
+                message: Some(message),
+            })
+            .await
+            .unwrap();
     }
 
     /// The next batch, not acknowledged.
     pub(super) async fn next(&mut self) -> Result<Batch, Status> {
-        let heard = timeout(LONG, self.hear.message()).await.expect("something")?;
+        let heard = timeout(LONG, self.hear.message())
+            .await
+            .expect("something")?;
         match heard.and_then(|heard| heard.message) {
             Some(from_control::Message::Batch(batch)) => Ok(batch),
             None => Err(Status::ok("the stream ended")),
@@ -339,7 +490,8 @@ impl Proxy {
     }
 
     pub(super) async fn ack(&self, nonce: u64, refusals: Vec<discovery::Refusal>) {
-        self.say(Message::Ack(discovery::Ack { nonce, refusals })).await;
+        self.say(Message::Ack(discovery::Ack { nonce, refusals }))
+            .await;
     }
 
     /// Takes the next batch in, acknowledges it, and gives the names of what it changed.
@@ -372,7 +524,10 @@ impl Proxy {
     pub(super) async fn until(&mut self, kind: Kind, change: &str) -> Vec<(Name, &'static str)> {
         loop {
             let changes = self.take().await;
-            if changes.iter().any(|(name, what)| name.kind == kind && *what == change) {
+            if changes
+                .iter()
+                .any(|(name, what)| name.kind == kind && *what == change)
+            {
                 return changes;
             }
         }
@@ -380,7 +535,15 @@ impl Proxy {
 
     /// A Hello that says what is held.
     pub(super) fn hello_again(&self, pod: &str, targets: &[&str]) -> Hello {
-        let held = self.held.iter().map(|(name, version)| held_to_wire(name, version)).collect();
-        Hello { held, epoch: self.epoch, ..hello(pod, targets) }
+        let held = self
+            .held
+            .iter()
+            .map(|(name, version)| held_to_wire(name, version))
+            .collect();
+        Hello {
+            held,
+            epoch: self.epoch,
+            ..hello(pod, targets)
+        }
     }
 }

@@ -22,18 +22,52 @@ async fn a_proxy_is_told_what_it_needs_and_nothing_else() {
     mesh.service("ratings", "10.96.0.8");
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
     let changes = proxy.take().await;
-    let all = BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints, Kind::Inbound, Kind::Bundles, Kind::Mesh]);
+    let all = BTreeSet::from([
+        Kind::Lookup,
+        Kind::Service,
+        Kind::Endpoints,
+        Kind::Inbound,
+        Kind::Bundles,
+        Kind::Mesh,
+    ]);
     assert_eq!(kinds(&changes), all);
-    assert!(changes.iter().all(|(name, what)| *what == "body" && !name.key.contains("ratings")), "{changes:?}");
+    assert!(
+        changes
+            .iter()
+            .all(|(name, what)| *what == "body" && !name.key.contains("ratings")),
+        "{changes:?}"
+    );
     // Another one, on demand: in one batch, with all that it refers to.
-    proxy.say(Message::Subscribe(Subscribe { targets: vec![target_to_wire(&target("10.96.0.8:80"))] })).await;
+    proxy
+        .say(Message::Subscribe(Subscribe {
+            targets: vec![target_to_wire(&target("10.96.0.8:80"))],
+        }))
+        .await;
     let changes = proxy.until(Kind::Service, "body").await;
-    assert!(changes.iter().any(|(name, _)| name.kind == Kind::Service && name.key.contains("ratings")), "{changes:?}");
-    assert!(kinds(&changes).is_superset(&BTreeSet::from([Kind::Lookup, Kind::Endpoints])), "{changes:?}");
+    assert!(
+        changes
+            .iter()
+            .any(|(name, _)| name.kind == Kind::Service && name.key.contains("ratings")),
+        "{changes:?}"
+    );
+    assert!(
+        kinds(&changes).is_superset(&BTreeSet::from([Kind::Lookup, Kind::Endpoints])),
+        "{changes:?}"
+    );
     // And gone again.
-    proxy.say(Message::Unsubscribe(Unsubscribe { targets: vec![target_to_wire(&target("10.96.0.8:80"))] })).await;
+    proxy
+        .say(Message::Unsubscribe(Unsubscribe {
+            targets: vec![target_to_wire(&target("10.96.0.8:80"))],
+        }))
+        .await;
     let changes = proxy.until(Kind::Lookup, "removed").await;
-    assert!(changes.iter().all(|(name, what)| *what == "removed" && name.key.contains("ratings") || name.kind == Kind::Lookup), "{changes:?}");
+    assert!(
+        changes.iter().all(
+            |(name, what)| *what == "removed" && name.key.contains("ratings")
+                || name.kind == Kind::Lookup
+        ),
+        "{changes:?}"
+    );
     assert!(proxy.held.keys().any(|name| name.key.contains("reviews")));
 }
 
@@ -47,21 +81,48 @@ fn refused(status: &Status, code: Code, part: &str) {
 async fn nobody_without_the_pods_own_certificate_gets_its_configuration() {
     let mesh = Mesh::running().await;
     let stranger = Proxy::open(mesh.stranger().await, hello("web-1", &[])).await;
-    refused(&stranger.err().unwrap(), Code::Unauthenticated, "certificate");
+    refused(
+        &stranger.err().unwrap(),
+        Code::Unauthenticated,
+        "certificate",
+    );
     let web = mesh.web().await;
     for (pod, part) in [("reviews-1", "runs as reviews"), ("gone-1", "not known")] {
-        let mut proxy = Proxy::open(mesh.caller(&web).await, hello(pod, &[REVIEWS])).await.unwrap();
-        refused(&proxy.next().await.unwrap_err(), Code::PermissionDenied, part);
+        let mut proxy = Proxy::open(mesh.caller(&web).await, hello(pod, &[REVIEWS]))
+            .await
+            .unwrap();
+        refused(
+            &proxy.next().await.unwrap_err(),
+            Code::PermissionDenied,
+            part,
+        );
     }
     let mut other_namespace = hello("web-1", &[]);
     other_namespace.pod.as_mut().unwrap().namespace = "bank".to_owned();
-    let mut proxy = Proxy::open(mesh.caller(&web).await, other_namespace).await.unwrap();
-    refused(&proxy.next().await.unwrap_err(), Code::PermissionDenied, "namespace");
+    let mut proxy = Proxy::open(mesh.caller(&web).await, other_namespace)
+        .await
+        .unwrap();
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::PermissionDenied,
+        "namespace",
+    );
     let mut other_uid = hello("web-1", &[]);
     other_uid.pod.as_mut().unwrap().uid = "another".to_owned();
-    let mut proxy = Proxy::open(mesh.caller(&web).await, other_uid).await.unwrap();
-    refused(&proxy.next().await.unwrap_err(), Code::PermissionDenied, "uid");
-    assert!(mesh.status().await["proxies"].as_array().unwrap().is_empty());
+    let mut proxy = Proxy::open(mesh.caller(&web).await, other_uid)
+        .await
+        .unwrap();
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::PermissionDenied,
+        "uid",
+    );
+    assert!(
+        mesh.status().await["proxies"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -75,15 +136,25 @@ async fn a_change_reaches_those_concerned_as_one_batch() {
     let started = Instant::now();
     mesh.slice(&["reviews-1"], 100);
     let changes = proxy.take().await;
-    assert_eq!(kinds(&changes), BTreeSet::from([Kind::Endpoints]), "{changes:?}");
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(
+        kinds(&changes),
+        BTreeSet::from([Kind::Endpoints]),
+        "{changes:?}"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn what_a_proxy_holds_is_not_sent_again() {
     let mut mesh = Mesh::running().await;
     let web = mesh.web().await;
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS])).await.unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS]))
+        .await
+        .unwrap();
     proxy.take().await;
     let again = proxy.hello_again("web-1", &[REVIEWS]);
     // The same holds across a restart of the control plane.
@@ -92,7 +163,9 @@ async fn what_a_proxy_holds_is_not_sent_again() {
             mesh.stop().await;
             mesh.start().await;
         }
-        let mut proxy = Proxy::open(mesh.caller(&web).await, again.clone()).await.unwrap();
+        let mut proxy = Proxy::open(mesh.caller(&web).await, again.clone())
+            .await
+            .unwrap();
         let batch = proxy.next().await.unwrap();
         assert!(batch.resources.is_empty(), "{:?}", batch.resources);
         assert_eq!(batch.epoch, 1);
@@ -109,11 +182,19 @@ async fn what_a_proxy_holds_is_not_sent_again() {
 async fn a_second_stream_of_a_pod_replaces_the_first() {
     let mesh = Mesh::running().await;
     let web = mesh.web().await;
-    let mut first = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
+    let mut first = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
+        .await
+        .unwrap();
     first.take().await;
-    let mut second = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
+    let mut second = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
+        .await
+        .unwrap();
     second.take().await;
-    refused(&first.next().await.unwrap_err(), Code::Aborted, "another stream");
+    refused(
+        &first.next().await.unwrap_err(),
+        Code::Aborted,
+        "another stream",
+    );
     assert_eq!(mesh.status().await["proxies"].as_array().unwrap().len(), 1);
 }
 
@@ -124,7 +205,11 @@ async fn the_stream_ends_with_the_leaf() {
     mesh.start().await;
     let mut proxy = mesh.web_proxy(&[]).await;
     proxy.take().await;
-    refused(&proxy.next().await.unwrap_err(), Code::Unauthenticated, "certificate");
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::Unauthenticated,
+        "certificate",
+    );
 }
 
 #[tokio::test]
@@ -135,19 +220,41 @@ async fn one_that_does_not_acknowledge_is_cut_and_delays_nobody() {
     mesh.pod("slow-1", "web", "127.0.0.1", 70);
     let web = mesh.web().await;
     mesh.until(|_| true).await;
-    let mut slow = Proxy::open(mesh.caller(&web).await, hello("slow-1", &[REVIEWS])).await.unwrap();
+    let mut slow = Proxy::open(mesh.caller(&web).await, hello("slow-1", &[REVIEWS]))
+        .await
+        .unwrap();
     slow.next().await.unwrap();
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS])).await.unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS]))
+        .await
+        .unwrap();
     proxy.take().await;
-    for (n, pods) in [&["reviews-1"][..], &["reviews-2"], &["reviews-1", "reviews-2"]].into_iter().enumerate() {
+    for (n, pods) in [
+        &["reviews-1"][..],
+        &["reviews-2"],
+        &["reviews-1", "reviews-2"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
         mesh.slice(pods, 100 + n as u64);
         let changes = proxy.take().await;
         assert_eq!(kinds(&changes), BTreeSet::from([Kind::Endpoints]));
     }
     // Only one batch ever came, and then the end.
     assert!(slow.next().await.is_err());
-    mesh.until(|status| status["proxies"].as_array().unwrap().iter().any(|p| p["pod"] == "slow-1" && p["connected"] == false)).await;
-    assert!(mesh.get("/metrics").await.contains("weft_control_streams_ended_total{reason=\"stalled\"} 1"));
+    mesh.until(|status| {
+        status["proxies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|p| p["pod"] == "slow-1" && p["connected"] == false)
+    })
+    .await;
+    assert!(
+        mesh.get("/metrics")
+            .await
+            .contains("weft_control_streams_ended_total{reason=\"stalled\"} 1")
+    );
 }
 
 #[tokio::test]
@@ -160,7 +267,8 @@ async fn one_that_does_not_acknowledge_in_time_gets_the_sum_of_all_changes() {
         mesh.route(&format!("/v{n}"));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let rules = |status: &serde_json::Value| object(status, "HTTPRoute", "reviews")["subscribers"] == 1;
+    let rules =
+        |status: &serde_json::Value| object(status, "HTTPRoute", "reviews")["subscribers"] == 1;
     mesh.until(rules).await;
     proxy.ack(first.nonce, Vec::new()).await;
     let mut names = BTreeSet::new();
@@ -174,7 +282,10 @@ async fn one_that_does_not_acknowledge_in_time_gets_the_sum_of_all_changes() {
         _ = mesh.until(|status| condition(object(status, "HTTPRoute", "reviews"), "Applied")["status"] == "True") => {}
     }
     assert!(proxy.nonce < 8, "{}", proxy.nonce);
-    assert_eq!(names.iter().map(|name| name.kind).collect::<BTreeSet<_>>(), BTreeSet::from([Kind::Service, Kind::Endpoints]));
+    assert_eq!(
+        names.iter().map(|name| name.kind).collect::<BTreeSet<_>>(),
+        BTreeSet::from([Kind::Service, Kind::Endpoints])
+    );
 }
 
 #[tokio::test]
@@ -189,7 +300,9 @@ async fn many_proxies_are_back_soon_after_a_restart_and_nothing_is_sent_twice() 
     let mut again = Vec::new();
     for n in 0..PROXIES {
         let pod = format!("many-{n}");
-        let mut proxy = Proxy::open(mesh.caller(&web).await, hello(&pod, &[REVIEWS])).await.unwrap();
+        let mut proxy = Proxy::open(mesh.caller(&web).await, hello(&pod, &[REVIEWS]))
+            .await
+            .unwrap();
         proxy.take().await;
         again.push(proxy.hello_again(&pod, &[REVIEWS]));
     }
@@ -205,31 +318,54 @@ async fn many_proxies_are_back_soon_after_a_restart_and_nothing_is_sent_twice() 
         });
     }
     let back = back.join_all().await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    assert!(back.iter().all(|(changes, proxy)| changes.is_empty() && proxy.epoch == 1));
-    assert!(mesh.get("/metrics").await.contains("weft_control_resources_sent_total 0"));
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(
+        back.iter()
+            .all(|(changes, proxy)| changes.is_empty() && proxy.epoch == 1)
+    );
+    assert!(
+        mesh.get("/metrics")
+            .await
+            .contains("weft_control_resources_sent_total 0")
+    );
 }
 
 #[tokio::test]
 async fn a_proxy_that_is_ahead_begins_a_new_epoch_only_when_looking_again_does_not_help() {
     let mut mesh = Mesh::running().await;
     let web = mesh.web().await;
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS])).await.unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS]))
+        .await
+        .unwrap();
     proxy.take().await;
     // A file that was written just now: the watch may not have seen it, but looking again does.
     mesh.slice(&["reviews-1"], 500);
     let mut ahead = proxy.hello_again("web-1", &[REVIEWS]);
-    for source in ahead.held.iter_mut().flat_map(|held| &mut held.version.as_mut().unwrap().sources) {
+    for source in ahead
+        .held
+        .iter_mut()
+        .flat_map(|held| &mut held.version.as_mut().unwrap().sources)
+    {
         if source.object == "EndpointSlice shop/reviews-v4" {
             source.resource_version = 500;
         }
     }
-    let mut proxy = Proxy::open(mesh.caller(&web).await, ahead.clone()).await.unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, ahead.clone())
+        .await
+        .unwrap();
     proxy.take().await;
     assert_eq!(proxy.epoch, 1);
     // The same files, but resource versions of a later life: a state directory that was restored.
     ahead.epoch = 7;
-    for source in ahead.held.iter_mut().flat_map(|held| &mut held.version.as_mut().unwrap().sources) {
+    for source in ahead
+        .held
+        .iter_mut()
+        .flat_map(|held| &mut held.version.as_mut().unwrap().sources)
+    {
         source.resource_version += 1000;
     }
     let mut proxy = Proxy::open(mesh.caller(&web).await, ahead).await.unwrap();
@@ -246,7 +382,9 @@ async fn a_lost_state_directory_is_noticed_by_its_proxies() {
     mesh.route("/v0");
     mesh.start().await;
     let web = mesh.web().await;
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS])).await.unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS]))
+        .await
+        .unwrap();
     proxy.take().await;
     for n in 1..4 {
         mesh.route(&format!("/v{n}"));
@@ -270,18 +408,85 @@ async fn a_lost_state_directory_is_noticed_by_its_proxies() {
 async fn hello_comes_first_and_once() {
     let mesh = Mesh::running().await;
     let web = mesh.web().await;
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
+        .await
+        .unwrap();
     proxy.take().await;
     proxy.say(Message::Hello(hello("web-1", &[]))).await;
-    refused(&proxy.next().await.unwrap_err(), Code::InvalidArgument, "Hello");
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::InvalidArgument,
+        "Hello",
+    );
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
+        .await
+        .unwrap();
     proxy.take().await;
     proxy.ack(99, Vec::new()).await;
-    refused(&proxy.next().await.unwrap_err(), Code::InvalidArgument, "not in flight");
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::InvalidArgument,
+        "not in flight",
+    );
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
+        .await
+        .unwrap();
     proxy.take().await;
-    proxy.say(Message::Subscribe(Subscribe { targets: vec![discovery::Target { target: None }] })).await;
-    refused(&proxy.next().await.unwrap_err(), Code::InvalidArgument, "targets[0]");
+    proxy
+        .say(Message::Subscribe(Subscribe {
+            targets: vec![discovery::Target { target: None }],
+        }))
+        .await;
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::InvalidArgument,
+        "targets[0]",
+    );
+}
+
+#[tokio::test]
+async fn answers_do_not_wait_for_the_pace_of_changes() {
+    let mesh = Mesh::running().await;
+    let mut proxy = mesh.web_proxy(&[]).await;
+    proxy.take().await;
+    let started = Instant::now();
+    for n in 1..=40 {
+        let targets = vec![target_to_wire(&target(&format!("10.97.0.{n}:80")))];
+        proxy.say(Message::Subscribe(Subscribe { targets })).await;
+        proxy.until(Kind::Lookup, "body").await;
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_storm_of_changes_is_paced() {
+    let mesh = Mesh::running().await;
+    let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
+    proxy.take().await;
+    let started = Instant::now();
+    let storm = async {
+        for n in 0..200u64 {
+            mesh.slice(&[["reviews-1", "reviews-2"][n as usize % 2]], 1000 + n);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut batches = 0;
+    let count = async {
+        loop {
+            proxy.take().await;
+            batches += 1;
+        }
+    };
+    tokio::select! {
+        () = storm => {}
+        () = count => {}
+    }
+    let most = started.elapsed().as_millis() / 50 + 2;
+    assert!(batches <= most && batches > 1, "{batches} of {most}");
 }
 
 #[tokio::test]
@@ -301,26 +506,59 @@ async fn an_object_that_was_bad_before_a_restart_takes_nothing_away() {
     mesh.route("/v1");
     mesh.start().await;
     let web = mesh.web().await;
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS])).await.unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS]))
+        .await
+        .unwrap();
     proxy.take().await;
     mesh.stop().await;
     let route = std::fs::read_to_string(mesh.path("user/route.yaml")).unwrap();
     mesh.manifest("route.yaml", &route.replace("PathPrefix", "PathSuffix"));
     mesh.start().await;
-    let mut again = Proxy::open(mesh.caller(&web).await, proxy.hello_again("web-1", &[REVIEWS])).await.unwrap();
+    let mut again = Proxy::open(
+        mesh.caller(&web).await,
+        proxy.hello_again("web-1", &[REVIEWS]),
+    )
+    .await
+    .unwrap();
     let batch = again.next().await.unwrap();
-    let of_service: Vec<_> = batch.resources.iter().filter(|r| r.name.as_ref().unwrap().kind == Kind::Service.to_wire() as i32).collect();
-    assert!(of_service.iter().all(|r| matches!(r.state, Some(State::Hold(_)))), "{of_service:?}");
-    assert!(batch.resources.iter().all(|r| !matches!(r.state, Some(State::Removed(_)))), "{:?}", batch.resources);
+    let of_service: Vec<_> = batch
+        .resources
+        .iter()
+        .filter(|r| r.name.as_ref().unwrap().kind == Kind::Service.to_wire() as i32)
+        .collect();
+    assert!(
+        of_service
+            .iter()
+            .all(|r| matches!(r.state, Some(State::Hold(_)))),
+        "{of_service:?}"
+    );
+    assert!(
+        batch
+            .resources
+            .iter()
+            .all(|r| !matches!(r.state, Some(State::Removed(_)))),
+        "{:?}",
+        batch.resources
+    );
     again.ack(batch.nonce, Vec::new()).await;
     // Endpoints that what is held refers to stay current.
     mesh.slice(&["reviews-2"], 200);
-    assert_eq!(kinds(&again.take().await), BTreeSet::from([Kind::Endpoints]));
+    assert_eq!(
+        kinds(&again.take().await),
+        BTreeSet::from([Kind::Endpoints])
+    );
     // One that has nothing gets the Service without the route.
     mesh.pod("web-2", "web", "127.0.0.1", 201);
-    let mut fresh = Proxy::open(mesh.caller(&web).await, hello("web-2", &[REVIEWS])).await.unwrap();
+    let mut fresh = Proxy::open(mesh.caller(&web).await, hello("web-2", &[REVIEWS]))
+        .await
+        .unwrap();
     let changes = fresh.take().await;
-    assert!(changes.iter().any(|(name, what)| name.kind == Kind::Service && *what == "body"), "{changes:?}");
+    assert!(
+        changes
+            .iter()
+            .any(|(name, what)| name.kind == Kind::Service && *what == "body"),
+        "{changes:?}"
+    );
     // Mended: everybody gets it.
     mesh.manifest("route.yaml", &route.replace("value: /v1", "value: /v2"));
     again.until(Kind::Service, "body").await;

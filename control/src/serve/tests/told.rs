@@ -18,8 +18,13 @@ fn route(status: &Value) -> &Value {
 async fn applied_means_that_everybody_who_needs_it_decides_by_it() {
     let mesh = Mesh::running().await;
     mesh.route("/v1");
-    let status = mesh.until(|status| condition(route(status), "Applied")["status"] == "True").await;
-    assert_eq!(condition(route(&status), "Applied")["reason"], "NoSubscribers");
+    let status = mesh
+        .until(|status| condition(route(status), "Applied")["status"] == "True")
+        .await;
+    assert_eq!(
+        condition(route(&status), "Applied")["reason"],
+        "NoSubscribers"
+    );
     assert_eq!(route(&status)["subscribers"], 0);
 
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
@@ -29,12 +34,27 @@ async fn applied_means_that_everybody_who_needs_it_decides_by_it() {
     assert_eq!(route(&status)["waiting"], serde_json::json!(["shop/web-1"]));
 
     proxy.ack(batch.nonce, Vec::new()).await;
-    let status = mesh.until(|status| condition(route(status), "Applied")["status"] == "True").await;
+    let status = mesh
+        .until(|status| condition(route(status), "Applied")["status"] == "True")
+        .await;
     assert_eq!(route(&status)["applied"], 1);
-    assert_eq!(condition(route(&status), "Applied")["reason"], "Acknowledged");
+    assert_eq!(
+        condition(route(&status), "Applied")["reason"],
+        "Acknowledged"
+    );
     let seen = &status["proxies"][0];
-    assert_eq!((&seen["pod"], &seen["connected"], &seen["build"]), (&"web-1".into(), &true.into(), &"0.0-test".into()));
-    assert!(seen["resources"].as_array().unwrap().iter().all(|resource| resource["acked"] == true), "{seen:#}");
+    assert_eq!(
+        (&seen["pod"], &seen["connected"], &seen["build"]),
+        (&"web-1".into(), &true.into(), &"0.0-test".into())
+    );
+    assert!(
+        seen["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|resource| resource["acked"] == true),
+        "{seen:#}"
+    );
     assert!(seen["since"].as_str().unwrap().ends_with('Z'));
 }
 
@@ -48,18 +68,44 @@ async fn a_broken_edit_keeps_the_last_good_version_and_names_object_and_field() 
     mesh.until(|status| route(status)["applied"] == 1).await;
     let good = std::fs::read_to_string(mesh.path("user/route.yaml")).unwrap();
     mesh.manifest("route.yaml", &good.replace("PathPrefix", "PathSuffix"));
-    let status = mesh.until(|status| condition(route(status), "Accepted")["status"] == "False").await;
+    let status = mesh
+        .until(|status| condition(route(status), "Accepted")["status"] == "False")
+        .await;
     let accepted = condition(route(&status), "Accepted");
-    assert_eq!(accepted["field"], "spec.rules[0].matches[0].path.type", "{accepted:#}");
-    assert!(route(&status)["file"].as_str().unwrap().ends_with("route.yaml"));
-    assert_eq!(condition(route(&status), "Applied")["reason"], "NotAccepted");
+    assert_eq!(
+        accepted["field"], "spec.rules[0].matches[0].path.type",
+        "{accepted:#}"
+    );
+    assert!(
+        route(&status)["file"]
+            .as_str()
+            .unwrap()
+            .ends_with("route.yaml")
+    );
+    assert_eq!(
+        condition(route(&status), "Applied")["reason"],
+        "NotAccepted"
+    );
     let problems = status["problems"].as_array().unwrap();
-    assert!(problems.iter().any(|p| p["object"] == "HTTPRoute shop/reviews" && p["severity"] == "error" && p["line"].is_u64()), "{problems:#?}");
+    assert!(
+        problems
+            .iter()
+            .any(|p| p["object"] == "HTTPRoute shop/reviews"
+                && p["severity"] == "error"
+                && p["line"].is_u64()),
+        "{problems:#?}"
+    );
     // Nothing was sent: the next thing to come is the mended one.
     mesh.manifest("route.yaml", &good.replace("value: /v1", "value: /v2"));
     let changes = proxy.take().await;
-    assert!(changes.iter().all(|(name, what)| name.kind == Kind::Service && *what == "body"), "{changes:?}");
-    mesh.until(|status| condition(route(status), "Applied")["status"] == "True").await;
+    assert!(
+        changes
+            .iter()
+            .all(|(name, what)| name.kind == Kind::Service && *what == "body"),
+        "{changes:?}"
+    );
+    mesh.until(|status| condition(route(status), "Applied")["status"] == "True")
+        .await;
 }
 
 #[tokio::test]
@@ -70,7 +116,11 @@ async fn a_file_that_cannot_be_parsed_is_told_of_and_keeps_its_objects() {
     mesh.manifest("route.yaml", "kind: [unclosed");
     let file = |status: &Value| {
         let problems = status["problems"].as_array().unwrap();
-        problems.iter().any(|problem| problem["file"].as_str().is_some_and(|file| file.ends_with("route.yaml")))
+        problems.iter().any(|problem| {
+            problem["file"]
+                .as_str()
+                .is_some_and(|file| file.ends_with("route.yaml"))
+        })
     };
     let status = mesh.until(file).await;
     assert_eq!(condition(route(&status), "Accepted")["status"], "True");
@@ -83,7 +133,11 @@ async fn what_a_proxy_refuses_is_named_and_not_repeated() {
     proxy.take().await;
     mesh.route("/v1");
     let batch = proxy.next().await.unwrap();
-    let service = batch.resources.iter().find(|r| r.name.as_ref().unwrap().kind == Kind::Service.to_wire() as i32).unwrap();
+    let service = batch
+        .resources
+        .iter()
+        .find(|r| r.name.as_ref().unwrap().kind == Kind::Service.to_wire() as i32)
+        .unwrap();
     let refusal = discovery::Refusal {
         name: service.name.clone(),
         version: service.version.clone(),
@@ -92,7 +146,11 @@ async fn what_a_proxy_refuses_is_named_and_not_repeated() {
         missing_features: Vec::new(),
     };
     proxy.ack(batch.nonce, vec![refusal]).await;
-    let refused = |status: &Value| status["proxies"][0]["refusals"].as_array().is_some_and(|refusals| refusals.len() == 1);
+    let refused = |status: &Value| {
+        status["proxies"][0]["refusals"]
+            .as_array()
+            .is_some_and(|refusals| refusals.len() == 1)
+    };
     let status = mesh.until(refused).await;
     let told = &status["proxies"][0]["refusals"][0];
     assert_eq!(told["object"], "HTTPRoute shop/reviews");
@@ -103,12 +161,21 @@ async fn what_a_proxy_refuses_is_named_and_not_repeated() {
     // Something else changes: the refused version does not come again, a new one does.
     mesh.slice(&["reviews-1"], 300);
     let changes = proxy.take().await;
-    assert!(changes.iter().all(|(name, _)| name.kind == Kind::Endpoints), "{changes:?}");
+    assert!(
+        changes.iter().all(|(name, _)| name.kind == Kind::Endpoints),
+        "{changes:?}"
+    );
     mesh.route("/v2");
     let changes = proxy.until(Kind::Service, "body").await;
     assert!(!changes.is_empty());
-    mesh.until(|status| condition(route(status), "Applied")["status"] == "True").await;
-    assert!(mesh.status().await["proxies"][0]["refusals"].as_array().unwrap().is_empty());
+    mesh.until(|status| condition(route(status), "Applied")["status"] == "True")
+        .await;
+    assert!(
+        mesh.status().await["proxies"][0]["refusals"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -120,16 +187,30 @@ async fn what_the_version_before_a_refused_one_refers_to_stays_and_stays_current
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
     let changes = proxy.take().await;
     let ratings = |changes: &[(weft_proto::resource::Name, &str)], what: &str| {
-        changes.iter().any(|(name, change)| name.kind == Kind::Endpoints && name.key.contains("ratings") && *change == what)
+        changes.iter().any(|(name, change)| {
+            name.kind == Kind::Endpoints && name.key.contains("ratings") && *change == what
+        })
     };
     assert!(ratings(&changes, "body"), "{changes:?}");
     mesh.route_to("/v2", "reviews");
     let batch = proxy.next().await.unwrap();
-    let [service] = &batch.resources[..] else { panic!("{:?}", batch.resources) };
+    let [service] = &batch.resources[..] else {
+        panic!("{:?}", batch.resources)
+    };
     let (name, version) = (service.name.clone(), service.version.clone());
-    let refusal = discovery::Refusal { name, version, field: "rules".to_owned(), ..Default::default() };
+    let refusal = discovery::Refusal {
+        name,
+        version,
+        field: "rules".to_owned(),
+        ..Default::default()
+    };
     proxy.ack(batch.nonce, vec![refusal]).await;
-    mesh.until(|status| status["proxies"][0]["refusals"].as_array().is_some_and(|refusals| !refusals.is_empty())).await;
+    mesh.until(|status| {
+        status["proxies"][0]["refusals"]
+            .as_array()
+            .is_some_and(|refusals| !refusals.is_empty())
+    })
+    .await;
     // The old version goes on, and so do changes of the endpoints that it refers to.
     mesh.service("ratings", "10.96.0.9");
     mesh.slice(&["reviews-1"], 300);
@@ -154,13 +235,22 @@ async fn a_proxy_that_has_gone_is_told_of_until_its_pod_is_gone_too() {
     let mesh = Mesh::running().await;
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
     proxy.take().await;
-    mesh.until(|status| status["proxies"][0]["resources"][0]["acked"] == true).await;
+    mesh.until(|status| status["proxies"][0]["resources"][0]["acked"] == true)
+        .await;
     drop(proxy);
-    let status = mesh.until(|status| status["proxies"][0]["connected"] == false).await;
+    let status = mesh
+        .until(|status| status["proxies"][0]["connected"] == false)
+        .await;
     assert_eq!(status["proxies"][0]["pod"], "web-1");
-    assert!(!status["proxies"][0]["resources"].as_array().unwrap().is_empty());
+    assert!(
+        !status["proxies"][0]["resources"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
     mesh.delete("Pod", "web-1");
-    mesh.until(|status| status["proxies"].as_array().unwrap().is_empty()).await;
+    mesh.until(|status| status["proxies"].as_array().unwrap().is_empty())
+        .await;
 }
 
 #[tokio::test]
@@ -171,7 +261,11 @@ async fn admin_tells_of_readiness_and_figures() {
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
     proxy.take().await;
     tokio::time::timeout(Duration::from_secs(10), async {
-        while !mesh.get("/metrics").await.contains("weft_control_acknowledgements_total 1") {}
+        while !mesh
+            .get("/metrics")
+            .await
+            .contains("weft_control_acknowledgements_total 1")
+        {}
     })
     .await
     .unwrap();

@@ -1,0 +1,56 @@
+//! The service as the server takes it. Written by hand, for the sake of batches whose resources are encoded already.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tonic::codegen::{BoxFuture, http};
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use weft_proto::discovery::FromProxy;
+
+use super::{Answers, Discovery, MESSAGE_MAX};
+use crate::serve::wire::FromControl;
+
+/// See the head of the file.
+#[derive(Clone)]
+pub(crate) struct DiscoveryServer(pub(crate) Arc<Discovery>);
+
+impl NamedService for DiscoveryServer {
+    const NAME: &'static str = "weft.discovery.v1.Discovery";
+}
+
+impl tonic::codegen::Service<http::Request<tonic::body::Body>> for DiscoveryServer {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let discover = Discover(self.0.clone());
+        Box::pin(async move {
+            if request.uri().path() != "/weft.discovery.v1.Discovery/Discover" {
+                return Ok(Status::unimplemented("discovery has one method: Discover").into_http());
+            }
+            let codec = tonic_prost::ProstCodec::<FromControl, FromProxy>::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
+            Ok(grpc.streaming(discover, request).await)
+        })
+    }
+}
+
+struct Discover(Arc<Discovery>);
+
+impl StreamingService<FromProxy> for Discover {
+    type Response = FromControl;
+    type ResponseStream = Answers;
+    type Future = Ready<Result<Response<Answers>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<FromProxy>>) -> Self::Future {
+        ready(self.0.clone().open(request))
+    }
+}
