@@ -97,6 +97,12 @@ pub struct Settings {
     /// Where traces go: an OTLP/gRPC endpoint, `http://host:4317`. Unset: nowhere.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
+    /// The service's name in traces. Unset: the workload's.
+    #[arg(long, env = "OTEL_SERVICE_NAME", default_value = "")]
+    pub service_name: String,
+    /// More attributes of the service in traces: `key=value,key=value`, percent-encoded.
+    #[arg(long, env = "OTEL_RESOURCE_ATTRIBUTES", default_value = "")]
+    pub resource_attributes: String,
     /// Which traces are kept: as OpenTelemetry's OTEL_TRACES_SAMPLER.
     #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on")]
     pub traces_sampler: String,

@@ -49,8 +49,8 @@ pub(super) fn state(state: &State, by_names: bool) -> Value {
         "mesh": state.mesh.held.as_ref().map(|held| view.versioned(held, json!({
             "trust_domain": held.value.trust_domain.to_string(),
             "cluster": held.value.cluster,
-            "inside": strings(&held.value.inside),
-            "outside": strings(&held.value.outside),
+            "inside": networks(&held.value.inside, view),
+            "outside": networks(&held.value.outside, view),
             "discovery_wait_ms": held.value.discovery_wait.as_millis() as u64,
         }))),
         "inbound": state.inbound.as_ref().map(|held| view.versioned(held, inbound(&held.value))),
@@ -96,6 +96,14 @@ fn version(wire: &Wire) -> Value {
         .collect();
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     json!({ "hash": hash, "epoch": wire.epoch, "sources": sources })
+}
+
+/// The view by names leaves single addresses out: they are those of pods.
+fn networks(networks: &[ipnet::IpNet], view: View) -> Vec<String> {
+    let shown = networks
+        .iter()
+        .filter(|network| !view.by_names || network.prefix_len() < network.max_prefix_len());
+    shown.map(ToString::to_string).collect()
 }
 
 /// The roots that are trusted: the credential's own, which are the stream's as soon as there are any.

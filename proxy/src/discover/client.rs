@@ -185,9 +185,16 @@ impl Client {
                 self.take_batch(batch);
             }
             Event::Ended(error) => {
-                tracing::info!(error = chain(&error), "the stream to the control plane ended");
-                if !self.shared.connected.load(Ordering::Relaxed) {
+                let error = chain(&error);
+                if self.shared.connected.load(Ordering::Relaxed) {
+                    tracing::info!(error, "the stream to the control plane ended");
+                } else {
                     self.meters.failed.add(1);
+                    // Said once: the metrics tell how it goes on.
+                    match self.pause {
+                        PAUSE_MIN => tracing::warn!(error, "the control plane is not reached"),
+                        _ => tracing::debug!(error, "the control plane is not reached"),
+                    }
                 }
                 self.drop_link();
                 self.open_at = Instant::now() + self.pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);

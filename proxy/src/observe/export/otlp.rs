@@ -1,5 +1,6 @@
 //! Observe: spans in OpenTelemetry's words (semantic conventions v1.44).
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -23,6 +24,8 @@ pub(super) struct Pod {
     uid: String,
     node: String,
     workload: String,
+    /// Of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES: they count before all else.
+    given: Vec<(String, String)>,
 }
 
 impl Pod {
@@ -33,8 +36,45 @@ impl Pod {
             uid: settings.pod_uid.clone(),
             node: settings.node_name.clone(),
             workload: settings.workload.clone(),
+            given: given(&settings.service_name, &settings.resource_attributes),
         }
     }
+}
+
+/// What the settings give, the service's name of its own variable first. A pair without `=` is left out, as OpenTelemetry's
+/// resource specification has it.
+fn given(service_name: &str, attributes: &str) -> Vec<(String, String)> {
+    let named = (!service_name.is_empty()).then(|| ("service.name".to_owned(), service_name.to_owned()));
+    let pairs = attributes.split(',').filter_map(|pair| pair.split_once('='));
+    let pairs = pairs.map(|(key, value)| (decoded(key.trim()), decoded(value.trim())));
+    named
+        .into_iter()
+        .chain(pairs.filter(|(key, _)| !key.is_empty()))
+        .collect()
+}
+
+/// Percent-decoding (W3C Baggage). Bad escapes stay as they are.
+fn decoded(text: &str) -> String {
+    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let digits = bytes
+            .get(at + 1..at + 3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits
+            .filter(|digits| bytes[at] == b'%' && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+        {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A batch as one request.
@@ -71,6 +111,9 @@ fn resource(pod: &Pod, inbound: Option<&Inbound>) -> Resource {
         .find(|name| !name.is_empty())
         .unwrap_or("unknown_service:weft-proxy");
     let mut attributes = Attributes::default();
+    for (key, value) in &pod.given {
+        attributes.text(key, value);
+    }
     attributes
         .text("service.name", service)
         .text("service.namespace", &pod.namespace)
@@ -87,6 +130,9 @@ fn resource(pod: &Pod, inbound: Option<&Inbound>) -> Resource {
             .text("cloud.availability_zone", &inbound.workload.place.zone)
             .text("k8s.cluster.name", &inbound.workload.place.cluster);
     }
+    // The first of a key counts.
+    let mut seen = HashSet::new();
+    attributes.0.retain(|attribute| seen.insert(attribute.key.clone()));
     Resource {
         attributes: attributes.0,
         ..Resource::default()
@@ -252,5 +298,49 @@ impl Attributes {
             ..KeyValue::default()
         });
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(pod: &Pod, key: &str) -> Vec<String> {
+        let all = resource(pod, None)
+            .attributes
+            .into_iter()
+            .filter(|attribute| attribute.key == key);
+        all.map(|attribute| match attribute.value.and_then(|value| value.value) {
+            Some(Value::StringValue(text)) => text,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+    }
+
+    fn pod(service_name: &str, attributes: &str) -> Pod {
+        let word = |word: &str| word.to_owned();
+        let (namespace, name, workload) = (word("shop"), word("web-1"), word("web"));
+        Pod {
+            namespace,
+            name,
+            uid: word("u"),
+            node: word(""),
+            workload,
+            given: given(service_name, attributes),
+        }
+    }
+
+    #[test]
+    fn what_is_given_counts_first_and_each_key_once() {
+        assert_eq!(attribute(&pod("", ""), "service.name"), ["web"]);
+        let named = pod(
+            "shop-web",
+            "service.name=other,team=a%20b%2C%zz, k8s.pod.name = mine ,broken,=x",
+        );
+        assert_eq!(attribute(&named, "service.name"), ["shop-web"]);
+        assert_eq!(attribute(&named, "team"), ["a b,%zz"]);
+        assert_eq!(attribute(&named, "k8s.pod.name"), ["mine"]);
+        assert_eq!(attribute(&pod("", "service.name=other"), "service.name"), ["other"]);
+        assert!(attribute(&named, "broken").is_empty());
     }
 }
