@@ -59,7 +59,7 @@ pub type Supervisor = fn(Inside) -> ExitCode;
 #[derive(Debug)]
 pub struct Sandbox {
     room: Child,
-    control: Option<Control>,
+    control: Control,
     relay: Option<SocketAddr>,
 }
 
@@ -89,11 +89,14 @@ impl Sandbox {
         drop(command); // holds the other end of the wire
         let sandbox = Self {
             room,
-            control: Some(outside),
+            control: outside,
             relay: settings.relay,
         };
-        let control = sandbox.control.as_ref().expect("just set");
-        match control.receive().map_err(step("waiting for the sandbox"))? {
+        match sandbox
+            .control
+            .receive()
+            .map_err(step("waiting for the sandbox"))?
+        {
             Some(Message::Ready) => Ok(sandbox),
             Some(Message::Failed(message)) => Err(SandboxError::Inside { message }),
             _ => Err(SandboxError::Inside {
@@ -129,12 +132,8 @@ impl Sandbox {
     }
 
     /// Whether the sandbox has ended by itself (rather than being asked twice).
-    async fn serve(&mut self) -> io::Result<bool> {
-        let control = self
-            .control
-            .take()
-            .expect("run consumes the sandbox")
-            .into_async()?;
+    async fn serve(&self) -> io::Result<bool> {
+        let control = self.control.to_async()?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -177,9 +176,7 @@ impl Drop for Sandbox {
         // The room may have ended already, which is what these are for.
         let _ = self.room.kill();
         let _ = self.room.wait();
-        if let Some(control) = &self.control {
-            control.wait_gone(Duration::from_secs(5));
-        }
+        self.control.wait_gone(Duration::from_secs(5));
     }
 }
 
@@ -197,7 +194,7 @@ impl Inside {
     /// # Errors
     /// The wire can't be registered with the runtime.
     pub fn listen(self) -> io::Result<Outside> {
-        let control = self.control.into_async()?;
+        let control = self.control.to_async()?;
         Ok(Outside {
             control,
             receiving: Mutex::new(()),

@@ -92,7 +92,7 @@ fn parts(mut text: &str) -> io::Result<Vec<&str>> {
     let mut parts = Vec::new();
     while !text.is_empty() {
         if parts.len() == PARTS {
-            let limit = PART * PARTS >> 10;
+            let limit = (PART * PARTS) >> 10;
             return Err(io::Error::other(format!(
                 "command and environment of a container exceed {limit} KiB"
             )));

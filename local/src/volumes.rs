@@ -123,6 +123,13 @@ impl Volumes {
         let VolumeSource::Files { owner, .. } = &volume.source else {
             return None;
         };
+        if let Some(file) = files.iter().find(|file| !file.is_well_placed()) {
+            let message = format!(
+                "{}: must be a relative path without `..`",
+                file.path.display()
+            );
+            return Some(Err(io::Error::new(io::ErrorKind::InvalidInput, message)));
+        }
         let _one = self.swap.lock().unwrap_or_else(PoisonError::into_inner);
         Some(swap_files(&self.path(name), files, *owner, self.fs_group))
     }
@@ -182,7 +189,16 @@ fn swap_files(
             fs::remove_file(volume.join(entry))?;
         }
     }
-    old.map_or(Ok(()), |old| remove_if_there(&volume.join(old)))
+    // The version before stays until the next update: a reader may be on its way through it.
+    for entry in fs::read_dir(volume)? {
+        let entry = entry?.file_name();
+        let is_version = entry.to_string_lossy().starts_with("..v");
+        if is_version && entry != *name && old.as_ref().is_none_or(|old| entry != *old.as_os_str())
+        {
+            remove_if_there(&volume.join(entry))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_version(
@@ -262,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn all_files_change_at_once_and_old_versions_go() {
+    fn all_files_change_at_once_and_all_but_the_last_version_go() {
         let dir = tempfile::tempdir().unwrap();
         swap(
             dir.path(),
@@ -275,12 +291,13 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "2");
         assert_eq!(fs::read_to_string(dir.path().join("deep/b")).unwrap(), "2");
         assert_eq!(io::read_to_string(held).unwrap(), "1");
+        swap(dir.path(), &[entry("a", "3"), entry("deep/b", "3")]);
         let mut left: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
         left.sort();
-        assert_eq!(left, ["..data", "..v2", "a", "deep"]);
+        assert_eq!(left, ["..data", "..v2", "..v3", "a", "deep"]);
     }
 
     #[test]

@@ -71,11 +71,7 @@ pub(crate) struct Bind {
 
 /// Builds the root and moves into it.
 pub(crate) fn enter(plan: &RootPlan) -> io::Result<()> {
-    let new = Path::new(NEW_ROOT);
-    let layer = Path::new(LAYER);
-    for dir in [new, layer] {
-        fs::create_dir_all(dir).context(&format!("making {}", dir.display()))?;
-    }
+    // Copies of what the old root has and the new one needs: afterwards no path leads there.
     let binds = plan
         .binds
         .iter()
@@ -87,15 +83,51 @@ pub(crate) fn enter(plan: &RootPlan) -> io::Result<()> {
         .ok();
     let devices =
         DEVICES.map(|name| clone_tree(open_path(&Path::new("/dev").join(name))?.as_fd(), false));
+    layer_host(&plan.masks)?;
+    pivot(Path::new(NEW_ROOT))?;
 
+    private_dirs()?;
+    for (name, device) in DEVICES.iter().zip(devices) {
+        place(&device?, &Path::new("/dev").join(name))?;
+    }
+    kernel_dirs(cgroup.as_ref())?;
+    for (path, text) in &plan.files {
+        replace_file(path, text)?;
+    }
+    let masks: Vec<_> = plan.masks.iter().filter(|mask| mask.is_dir()).collect();
+    for mask in &masks {
+        tmpfs(mask, "mode=0755,size=16k")?;
+    }
+    place(&programs, Path::new(BIN_DIR))?;
+    make_home(&plan.home)?;
+    for (bind, tree) in plan.binds.iter().zip(&binds) {
+        place(tree, &bind.target)?;
+        if bind.read_only {
+            read_only(&bind.target)?
+        } else {
+            harmless(&bind.target)?
+        }
+    }
+    // Only now: a volume of Weft's own containers may lie below a mask.
+    for mask in masks {
+        read_only(mask)?;
+    }
+    if plan.read_only {
+        read_only(Path::new("/"))
+    } else {
+        Ok(())
+    }
+}
+
+/// The host's file systems at [`NEW_ROOT`], each under a writable layer or read-only.
+fn layer_host(masks: &[PathBuf]) -> io::Result<()> {
+    let (new, layer) = (Path::new(NEW_ROOT), Path::new(LAYER));
+    for dir in [new, layer] {
+        fs::create_dir_all(dir).context(&format!("making {}", dir.display()))?;
+    }
     tmpfs(layer, LAYER_OPTIONS)?;
-    for (index, host) in host_mounts(
-        &fs::read_to_string("/proc/self/mountinfo").context("mountinfo")?,
-        &plan.masks,
-    )
-    .into_iter()
-    .enumerate()
-    {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("mountinfo")?;
+    for (index, host) in host_mounts(&table, masks).into_iter().enumerate() {
         let target = if host.path == Path::new("/") {
             new.to_owned()
         } else {
@@ -111,42 +143,15 @@ pub(crate) fn enter(plan: &RootPlan) -> io::Result<()> {
             done.context("layering the host's file system (overlayfs is needed)")?;
         }
     }
-    pivot(new)?;
+    Ok(())
+}
 
-    private_dirs()?;
-    for (name, device) in DEVICES.iter().zip(devices) {
-        place(&device?, &Path::new("/dev").join(name))?;
-    }
-    kernel_dirs(cgroup.as_ref())?;
-    for (path, text) in &plan.files {
-        replace_file(path, text)?;
-    }
-    for mask in plan.masks.iter().filter(|mask| mask.is_dir()) {
-        tmpfs(mask, "mode=0755,size=16k")?;
-    }
-    place(&programs, Path::new(BIN_DIR))?;
-    let (home, uid, gid) = &plan.home;
+fn make_home((home, uid, gid): &(PathBuf, u32, u32)) -> io::Result<()> {
     fs::create_dir_all(home).context("making the home directory")?;
     std::os::unix::fs::chown(home, Some(*uid), Some(*gid))
         .context("giving the home directory away")?;
     fs::set_permissions(home, fs::Permissions::from_mode(0o700))
-        .context("restricting the home directory")?;
-    for (bind, tree) in plan.binds.iter().zip(&binds) {
-        place(tree, &bind.target)?;
-        if bind.read_only {
-            read_only(&bind.target)?
-        } else {
-            harmless(&bind.target)?
-        }
-    }
-    // Only now: a volume of Weft's own containers may lie below a mask.
-    for mask in plan.masks.iter().filter(|mask| mask.is_dir()) {
-        read_only(mask)?;
-    }
-    if plan.read_only {
-        read_only(Path::new("/"))?;
-    }
-    Ok(())
+        .context("restricting the home directory")
 }
 
 /// Swaps the roots and lets go of the old one: nothing of it can be reached by any path any more.

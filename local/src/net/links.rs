@@ -103,13 +103,34 @@ impl Netlink {
             .up()
             .build();
         let step = format!("making the link {outer}");
-        self.handle
+        let made = self
+            .handle
             .link()
-            .add(pair)
+            .add(pair.clone())
             .execute()
             .await
-            .map_err(kernel)
-            .context(&step)
+            .map_err(kernel);
+        match made {
+            // The last pod of that address: what is left of its namespace goes without the link too.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let old = self.index(outer).await?;
+                self.handle
+                    .link()
+                    .del(old)
+                    .execute()
+                    .await
+                    .map_err(kernel)
+                    .context(&step)?;
+                self.handle
+                    .link()
+                    .add(pair)
+                    .execute()
+                    .await
+                    .map_err(kernel)
+                    .context(&step)
+            }
+            made => made.context(&step),
+        }
     }
 
     /// Brings a pod's links up, with its addresses and its default routes.

@@ -245,6 +245,9 @@ impl Order {
         }
         if late {
             for (index, slot) in self.slots.iter_mut().enumerate() {
+                if slot.state == State::Starting {
+                    slot.kill_at = Some(now); // there is nobody to ask yet
+                }
                 ask(index, slot, now + LAST_GRACE);
             }
         } else if !others_alive {

@@ -208,6 +208,17 @@ fn a_container_that_was_just_starting_is_asked_as_soon_as_it_runs() {
 }
 
 #[test]
+fn a_container_that_never_gets_to_run_is_killed_all_the_same() {
+    let mut order = order("m", RestartPolicy::Always);
+    order.next(s(0));
+    order.stop(s(0), None);
+    assert_eq!(order.wake(), Some(s(30)));
+    assert_eq!(order.next(s(30)), [Kill(0)]);
+    order.ended(0, s(30), false);
+    assert!(order.is_ended());
+}
+
+#[test]
 fn an_unhealthy_container_is_asked_then_killed_then_started_again() {
     let mut order = running("m");
     assert_eq!(order.unhealthy(0, s(5), Some(s(3))), Some(Terminate(0)));

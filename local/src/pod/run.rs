@@ -1,5 +1,6 @@
 //! One run of one container: from its start to its end, with its probes in between.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -50,23 +51,26 @@ impl Run {
     /// Runs the container once.
     pub(crate) async fn run(mut self) {
         let began = SystemTime::now();
-        let ended = match container::start(&self.init, &self.net, &self.log).await {
+        let started = tokio::select! {
+            started = container::start(&self.init, &self.net, &self.log) => started,
+            // What was half started goes with the call.
+            () = killed(&mut self.asks) => Err(io::Error::other("killed before it had started")),
+        };
+        let ended = match started {
             Ok(running) => self.attend(running).await,
             Err(error) => {
                 let message = error.to_string();
-                self.log.write(
-                    "stderr",
-                    true,
-                    format!("weft: the container did not start: {message}").as_bytes(),
-                );
+                let line = format!("weft: the container did not start: {message}");
+                self.log.write("stderr", true, line.as_bytes());
                 let (exit_code, signal, reason) = (128, None, "StartError");
+                let finished = SystemTime::now();
                 Terminated {
                     exit_code,
                     signal,
                     reason,
                     message,
                     started: began,
-                    finished: SystemTime::now(),
+                    finished,
                 }
             }
         };
@@ -123,6 +127,16 @@ impl Run {
         // Nobody listens any more if the whole runtime is going.
         let _ = self.events.send((self.index, event)).await;
     }
+}
+
+/// Resolves when the run is to be killed; asking is of no use yet.
+async fn killed(asks: &mut mpsc::Receiver<Ask>) {
+    while let Some(ask) = asks.recv().await {
+        if ask == Ask::Kill {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// The startup probe first, then liveness and readiness side by side.

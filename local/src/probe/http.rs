@@ -282,6 +282,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn over_tls_any_certificate_will_do_but_not_any_status() {
+        let made = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).unwrap();
+        let key =
+            rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        for (answer, well) in [("200 OK", true), ("500 Error", false)] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let get = Get {
+                host: "127.0.0.1".into(),
+                port,
+                path: "/".into(),
+                https: true,
+                headers: &[],
+            };
+            let serve = async {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                let _request = stream.read(&mut [0; 1024]).await.unwrap();
+                let head = format!("HTTP/1.1 {answer}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            };
+            let (result, ()) = tokio::join!(super::get(&get), serve);
+            assert_eq!(result.is_ok(), well, "{answer}: {result:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn redirects_are_followed_on_this_host_only() {
         let (well, asked) = probe(
             &[

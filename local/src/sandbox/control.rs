@@ -122,15 +122,16 @@ impl Control {
         let _ = poll(&mut fds, timeout);
     }
 
-    /// For use on a tokio runtime.
-    pub(crate) fn into_async(self) -> io::Result<AsyncControl> {
-        nix::fcntl::fcntl(&self.0, nix::fcntl::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    /// The same end, for use on a tokio runtime; this one doesn't block any more either.
+    pub(crate) fn to_async(&self) -> io::Result<AsyncControl> {
+        let control = Self(self.0.try_clone()?);
+        nix::fcntl::fcntl(
+            &control.0,
+            nix::fcntl::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
         // The type says stream, but the socket keeps its messages' bounds: it is used for waiting only.
         let stream = UnixStream::from_std(self.0.try_clone()?.into())?;
-        Ok(AsyncControl {
-            control: self,
-            stream,
-        })
+        Ok(AsyncControl { control, stream })
     }
 }
 

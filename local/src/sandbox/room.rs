@@ -74,6 +74,8 @@ pub(crate) fn init() -> ExitCode {
     let started = (|| {
         die_with_parent(&control)?;
         let settings: Settings = stage::attached().context("reading its settings")?;
+        // Away from the caller's terminal: nothing inside could ever type on it.
+        nix::unistd::setsid().context("starting a session")?;
         nix::unistd::sethostname(&settings.hostname).context("setting the hostname")?;
         prepare_mounts(&settings)?;
         let stdin = control

@@ -75,7 +75,6 @@ pub(crate) async fn order(stage: Stage) -> anyhow::Result<()> {
         ..quick(ProbeAction::Exec { command })
     });
     share(&mut plan);
-    let mut reader = plan.clone();
     let pod = stage.ready(plan).await?;
     let seen = until(&pod, "initialized", |status| status.initialized).await?;
     ensure!(
@@ -90,27 +89,23 @@ pub(crate) async fn order(stage: Stage) -> anyhow::Result<()> {
     }
     let lines: Vec<_> = diary.lines().filter(|line| *line != "+tail").collect();
     ensure!(lines == ["one", "+side", "two", "+main"], "{diary}");
-    // The diary ends with the volume: the last lines are read by a sidecar that outlives all.
-    pod.stop(None).await;
-    reader.name = "reversed".into();
-    reader.uid = "reversed".into();
-    reader.init_containers = vec![
-        container(
-            "watcher",
-            &[
-                "sh",
-                "-c",
-                "trap 'cat /shared/diary; exit 0' TERM; while :; do sleep 0.05; done",
-            ],
-        ),
-        container("side", &["sh", "-c", &self::diary("side")]),
-        container("tail", &["sh", "-c", &self::diary("tail")]),
+    Ok(())
+}
+
+pub(crate) async fn reverse(stage: Stage) -> anyhow::Result<()> {
+    let mut plan = pod("reversed", &["sh", "-c", &diary("main")]);
+    // The diary ends with the volume: its last lines are read by the sidecar that outlives all.
+    let watch = "trap 'cat /shared/diary; exit 0' TERM; while :; do sleep 0.05; done";
+    plan.init_containers = vec![
+        container("watcher", &["sh", "-c", watch]),
+        container("side", &["sh", "-c", &diary("side")]),
+        container("tail", &["sh", "-c", &diary("tail")]),
     ];
-    for init in &mut reader.init_containers {
+    for init in &mut plan.init_containers {
         init.sidecar = true;
-        init.mounts = reader.containers[0].mounts.clone();
     }
-    let pod = stage.ready(reader).await?;
+    share(&mut plan);
+    let pod = stage.ready(plan).await?;
     while well(&pod, &["cat", "/shared/diary"]).await?.lines().count() < 3 {}
     pod.stop(None).await;
     let ends = said(&pod, "watcher")?;
@@ -248,12 +243,15 @@ pub(crate) async fn probes(stage: Stage) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn grace(stage: Stage) -> anyhow::Result<()> {
-    let pod = stage
-        .ready(pod(
-            "stubborn",
-            &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
-        ))
-        .await?;
+    let deaf = "trap '' TERM; echo deaf; while :; do sleep 1; done";
+    let pod = stage.ready(pod("stubborn", &["sh", "-c", deaf])).await?;
+    let path = pod.log("main").context("a log")?;
+    tokio::time::timeout(
+        Duration::from_secs(10),
+        Reader::open(&path, None, false)?.follow(),
+    )
+    .await
+    .context("it is deaf")??;
     let (began, grace) = (Instant::now(), Duration::from_millis(500));
     pod.stop(Some(grace)).await;
     let took = began.elapsed();
@@ -285,7 +283,11 @@ pub(crate) async fn orphans(stage: Stage) -> anyhow::Result<()> {
     .await?;
     let began = Instant::now();
     loop {
-        let all = well(&pod, &["sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null"]).await?;
+        let all = well(
+            &pod,
+            &["sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null; true"],
+        )
+        .await?;
         if !all.contains(") Z ") && !all.contains("(sleep)") {
             return Ok(());
         }

@@ -7,6 +7,7 @@ mod host;
 mod lifecycle;
 mod network;
 mod rights;
+mod servers;
 mod story;
 mod volumes;
 
@@ -42,8 +43,11 @@ const STORIES: &[(&str, Story)] = &[
     ("the_host_s_secrets_are_out_of_sight", |stage| {
         Box::pin(rights::hidden(stage))
     }),
-    ("containers_start_and_end_in_order", |stage| {
+    ("containers_start_in_order", |stage| {
         Box::pin(lifecycle::order(stage))
+    }),
+    ("containers_end_in_reverse", |stage| {
+        Box::pin(lifecycle::reverse(stage))
     }),
     ("a_job_completes_without_its_sidecar", |stage| {
         Box::pin(lifecycle::job(stage))
@@ -73,17 +77,27 @@ const STORIES: &[(&str, Story)] = &[
     ("volumes_are_what_they_say", |stage| {
         Box::pin(volumes::kinds(stage))
     }),
+    ("volumes_live_as_long_as_their_pod", |stage| {
+        Box::pin(volumes::life(stage))
+    }),
     ("files_are_replaced_all_at_once", |stage| {
         Box::pin(volumes::update(stage))
     }),
     ("a_volume_s_links_do_not_lead_out", |stage| {
         Box::pin(volumes::links(stage))
     }),
+    ("redis_runs", |stage| Box::pin(servers::redis(stage))),
+    ("postgresql_runs", |stage| {
+        Box::pin(servers::postgresql(stage))
+    }),
+    ("nginx_runs", |stage| Box::pin(servers::nginx(stage))),
     (host::STAY, |stage| Box::pin(host::stay(stage))),
 ];
 
+type Test = fn() -> anyhow::Result<()>;
+
 /// The stories told from outside.
-const OUTSIDE: &[(&str, fn() -> anyhow::Result<()>)] = &[
+const OUTSIDE: &[(&str, Test)] = &[
     (
         "nothing_is_left_after_kill_9",
         host::nothing_is_left_after_kill_9,

@@ -97,7 +97,27 @@ pub(crate) async fn kinds(stage: Stage) -> anyhow::Result<()> {
             == "abb"
     );
     refused(&pod, &["sh", "-c", "echo x > /etc/web/a.conf"]).await?;
-    // A restart keeps the volumes; the pod's end removes them.
+    Ok(())
+}
+
+pub(crate) async fn life(stage: Stage) -> anyhow::Result<()> {
+    let empty = |memory| VolumeSource::EmptyDir {
+        memory,
+        size_limit: None,
+    };
+    let mut plan = pod("web", &["app", "sleep"]);
+    mount(&mut plan, "memory", "/memory", None, empty(true));
+    mount(&mut plan, "disk", "/srv/new/place", None, empty(false));
+    let pod = stage.ready(plan).await?;
+    well(
+        &pod,
+        &[
+            "sh",
+            "-c",
+            "echo x > /memory/file; echo y > /srv/new/place/file",
+        ],
+    )
+    .await?;
     crate::story::kill_main(&pod).await?;
     until(&pod, "back", |status| {
         status.ready && status.containers[0].restarts == 1
