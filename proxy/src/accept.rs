@@ -41,7 +41,13 @@ pub struct Slot {
 impl Slots {
     /// So many.
     pub fn new(most: usize, direction: Direction, metrics: Rc<Metrics>) -> Rc<Self> {
-        Rc::new(Self { direction, metrics, most: most.max(1), open: Cell::new(0), changed: Notify::new() })
+        Rc::new(Self {
+            direction,
+            metrics,
+            most: most.max(1),
+            open: Cell::new(0),
+            changed: Notify::new(),
+        })
     }
 
     /// How many are taken.
@@ -64,7 +70,9 @@ impl Slots {
 
     fn take(self: &Rc<Self>) -> Slot {
         self.open.set(self.open.get() + 1);
-        Slot { slots: self.clone() }
+        Slot {
+            slots: self.clone(),
+        }
     }
 }
 
@@ -82,7 +90,11 @@ impl Drop for Slot {
 
 /// A listener that shares its port with those of the other workers. A v6 wildcard takes v4 as well.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
@@ -95,7 +107,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Takes connections for ever, and hands each to `each`, which spawns its task. While all slots are taken, connections wait
 /// in the kernel.
-pub async fn accept(listener: &TcpListener, slots: &Rc<Slots>, each: impl Fn(TcpStream, SocketAddr, Slot)) {
+pub async fn accept(
+    listener: &TcpListener,
+    slots: &Rc<Slots>,
+    each: impl Fn(TcpStream, SocketAddr, Slot),
+) {
     loop {
         // Several listeners share the slots, so they may be overdrawn by one connection each.
         slots.any_free().await;
@@ -117,7 +133,10 @@ pub async fn accept(listener: &TcpListener, slots: &Rc<Slots>, each: impl Fn(Tcp
 /// Errors of the one connection that was to be accepted, not of the listener.
 fn ends_soon(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
 }
 
 /// Lets the other side see a reset instead of an orderly end.
@@ -173,7 +192,11 @@ mod tests {
         });
         assert_eq!(open.await, 1, "the second");
         let text = registry.text().finish();
-        assert!(text.lines().any(|l| l.starts_with("weft_refusals_total{") && l.contains("\"internal\"")), "{text}");
+        assert!(
+            text.lines()
+                .any(|l| l.starts_with("weft_refusals_total{") && l.contains("\"internal\"")),
+            "{text}"
+        );
     }
 
     #[tokio::test]
@@ -183,9 +206,14 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let to = listener.local_addr().unwrap();
         let held = std::cell::RefCell::new(Vec::new());
-        let accepting = accept(&listener, &slots, |socket, _, slot| held.borrow_mut().push((socket, slot)));
+        let accepting = accept(&listener, &slots, |socket, _, slot| {
+            held.borrow_mut().push((socket, slot))
+        });
         let clients = async {
-            let _both = (TcpStream::connect(to).await.unwrap(), TcpStream::connect(to).await.unwrap());
+            let _both = (
+                TcpStream::connect(to).await.unwrap(),
+                TcpStream::connect(to).await.unwrap(),
+            );
             while held.borrow().is_empty() {
                 tokio::task::yield_now().await;
             }

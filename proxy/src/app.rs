@@ -86,7 +86,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         tracing::error!(error = format!("{error:#}"), "the proxy ends");
     }
     drop(log);
-    ExitCode::from(if result.is_ok() { exit::OK } else { exit::FAILURE })
+    ExitCode::from(if result.is_ok() {
+        exit::OK
+    } else {
+        exit::FAILURE
+    })
 }
 
 fn usage(mistakes: &[String]) -> ExitCode {
@@ -99,18 +103,34 @@ fn usage(mistakes: &[String]) -> ExitCode {
 /// Checks all that clap cannot, and reports every mistake at once.
 fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
     let mut mistakes = Vec::new();
-    let address = settings.pod_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let probes = Probes::new(&settings.probes, address, Dialer::new(settings)).map_err(|error| error.to_string());
+    let address = settings
+        .pod_ips
+        .first()
+        .copied()
+        .unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let probes = Probes::new(&settings.probes, address, Dialer::new(settings))
+        .map_err(|error| error.to_string());
     let sampler = Sampler::parse(&settings.traces_sampler, &settings.traces_sampler_arg);
-    let wanted = settings.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty());
+    let wanted = settings
+        .otlp_endpoint
+        .as_deref()
+        .filter(|endpoint| !endpoint.is_empty());
     let collector = wanted.map(collector).transpose();
     if settings.workers == 0 {
         mistakes.push("WEFT_WORKERS 0 must be at least 1".to_owned());
     }
     match (probes, sampler, collector) {
-        (Ok(probes), Ok(sampler), Ok(collector)) if mistakes.is_empty() => Ok(Meant { probes, sampler, collector }),
+        (Ok(probes), Ok(sampler), Ok(collector)) if mistakes.is_empty() => Ok(Meant {
+            probes,
+            sampler,
+            collector,
+        }),
         (probes, sampler, collector) => {
-            mistakes.extend([probes.err(), sampler.err(), collector.err()].into_iter().flatten());
+            mistakes.extend(
+                [probes.err(), sampler.err(), collector.err()]
+                    .into_iter()
+                    .flatten(),
+            );
             Err(mistakes)
         }
     }
@@ -118,8 +138,16 @@ fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
 
 fn run(settings: Settings, meant: Meant) -> anyhow::Result<()> {
     let slots = slots(&settings);
-    tracing::info!(build = env!("CARGO_PKG_VERSION"), slots, ?settings, "weft proxy");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    tracing::info!(
+        build = env!("CARGO_PKG_VERSION"),
+        slots,
+        ?settings,
+        "weft proxy"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     LocalSet::new().block_on(&runtime, back(Arc::new(settings), meant, slots))
 }
 
@@ -139,8 +167,12 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let (over, exporter_ends) = oneshot::channel();
     let (tracing, exporter) = match meant.collector {
         Some(collector) => {
-            let (tracing, exporter) = exporter(collector, meant.sampler, &settings, &beliefs, &registry);
-            (Some(tracing), Some(tokio::task::spawn_local(exporter.run(ended(exporter_ends)))))
+            let (tracing, exporter) =
+                exporter(collector, meant.sampler, &settings, &beliefs, &registry);
+            (
+                Some(tracing),
+                Some(tokio::task::spawn_local(exporter.run(ended(exporter_ends)))),
+            )
         }
         None => (None, None),
     };
@@ -149,9 +181,24 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let threads = views.into_iter().enumerate().map(|(number, view)| {
         let (settings, registry, tracing) = (settings.clone(), registry.clone(), tracing.clone());
         let (phase, listening) = (phases.clone(), listening.clone());
-        spawn(number, Crew { settings, view, registry, tracing, phase, slots, listening })
+        spawn(
+            number,
+            Crew {
+                settings,
+                view,
+                registry,
+                tracing,
+                phase,
+                slots,
+                listening,
+            },
+        )
     });
-    let mut threads = Threads(threads.collect::<io::Result<_>>().context("starting a worker")?);
+    let mut threads = Threads(
+        threads
+            .collect::<io::Result<_>>()
+            .context("starting a worker")?,
+    );
     drop(listening);
 
     let life = async {
@@ -210,7 +257,13 @@ fn exporter(
     registry: &Arc<Registry>,
 ) -> (Tracing, Exporter) {
     let (tracing, spans) = Tracing::new(sampler);
-    let exporter = Exporter::new(collector, settings, beliefs.clone(), spans, &registry.writer());
+    let exporter = Exporter::new(
+        collector,
+        settings,
+        beliefs.clone(),
+        spans,
+        &registry.writer(),
+    );
     (tracing, exporter)
 }
 
@@ -237,10 +290,13 @@ fn spawn(number: usize, crew: Crew) -> io::Result<oneshot::Receiver<io::Result<(
     let (done, ended) = oneshot::channel();
     let thread = thread::Builder::new().name(format!("weft-worker-{number}"));
     thread.spawn(move || {
-        let result = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let local = LocalSet::new();
-            local.block_on(&runtime, work(crew))
-        });
+        let result = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .and_then(|runtime| {
+                let local = LocalSet::new();
+                local.block_on(&runtime, work(crew))
+            });
         // Whoever asked may be gone: then the process ends anyway.
         let _ = done.send(result);
     })?;
@@ -249,15 +305,30 @@ fn spawn(number: usize, crew: Crew) -> io::Result<oneshot::Receiver<io::Result<(
 
 /// One worker's life.
 async fn work(crew: Crew) -> io::Result<()> {
-    let Crew { settings, view, registry, tracing, mut phase, slots, listening } = crew;
+    let Crew {
+        settings,
+        view,
+        registry,
+        tracing,
+        mut phase,
+        slots,
+        listening,
+    } = crew;
     tokio::select! {
         () = complete(&view) => {}
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return Ok(()),
     }
     let metrics = Rc::new(Metrics::new(&registry));
     let tracer = Tracer::new(tracing.as_ref(), &registry.writer());
-    let origins = Origins { inbound: Origin::Socket, outbound: Origin::Socket };
-    let listeners = Listeners { inbound: inbound(&settings)?, outbound: outbound(&settings)?, slots };
+    let origins = Origins {
+        inbound: Origin::Socket,
+        outbound: Origin::Socket,
+    };
+    let listeners = Listeners {
+        inbound: inbound(&settings)?,
+        outbound: outbound(&settings)?,
+        slots,
+    };
     let worker = Worker::new(settings, view, metrics, tracer, origins);
     // An error says that nobody waits any more.
     let _ = listening.send(()).await;
@@ -279,17 +350,29 @@ async fn complete(view: &View) {
 }
 
 fn inbound(settings: &Settings) -> io::Result<Vec<TcpListener>> {
-    let dual = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, settings.inbound_port)));
+    let dual = bind(SocketAddr::from((
+        Ipv6Addr::UNSPECIFIED,
+        settings.inbound_port,
+    )));
     let listener = dual.or_else(|error| match no_v6(&error) {
-        true => bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.inbound_port))),
+        true => bind(SocketAddr::from((
+            Ipv4Addr::UNSPECIFIED,
+            settings.inbound_port,
+        ))),
         false => Err(error),
     });
     Ok(vec![listener?])
 }
 
 fn outbound(settings: &Settings) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = vec![bind(SocketAddr::from((Ipv4Addr::LOCALHOST, settings.outbound_port)))?];
-    match bind(SocketAddr::from((Ipv6Addr::LOCALHOST, settings.outbound_port))) {
+    let mut listeners = vec![bind(SocketAddr::from((
+        Ipv4Addr::LOCALHOST,
+        settings.outbound_port,
+    )))?];
+    match bind(SocketAddr::from((
+        Ipv6Addr::LOCALHOST,
+        settings.outbound_port,
+    ))) {
         Ok(v6) => listeners.push(v6),
         Err(error) if no_v6(&error) => {}
         Err(error) => return Err(error),
@@ -299,19 +382,26 @@ fn outbound(settings: &Settings) -> io::Result<Vec<TcpListener>> {
 
 /// Whether IPv6 is off here: then there is only v4 to serve.
 fn no_v6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL))
+    matches!(
+        error.raw_os_error(),
+        Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)
+    )
 }
 
 async fn wildcard(port: u16) -> anyhow::Result<Listener> {
     match Listener::tcp(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
         Ok(listener) => Ok(listener),
-        Err(error) if no_v6(&error) => listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await,
+        Err(error) if no_v6(&error) => {
+            listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
+        }
         Err(error) => Err(error).with_context(|| format!("listening on port {port}")),
     }
 }
 
 async fn listener(address: SocketAddr) -> anyhow::Result<Listener> {
-    Listener::tcp(address).await.with_context(|| format!("listening on {address}"))
+    Listener::tcp(address)
+        .await
+        .with_context(|| format!("listening on {address}"))
 }
 
 /// How many connections one worker holds per direction: each takes two files. The limit on files is raised as far as it may.

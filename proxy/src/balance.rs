@@ -129,13 +129,23 @@ impl Endpoints {
 
     /// Forgets endpoints that are in no set any more.
     pub fn sweep(&self) {
-        self.loads.borrow_mut().retain(|_, load| load.strong_count() > 0);
-        self.remotes.borrow_mut().retain(|_, remote| remote.strong_count() > 0);
+        self.loads
+            .borrow_mut()
+            .retain(|_, load| load.strong_count() > 0);
+        self.remotes
+            .borrow_mut()
+            .retain(|_, remote| remote.strong_count() > 0);
     }
 
     /// The endpoint as this worker knows it; `fair`: what a new one is taken to cost.
-    fn remote(&self, endpoint: &Arc<Endpoint>, service: Option<&ServicePort>, fair: Duration) -> Rc<Remote> {
-        let (namespace, name) = service.map_or(("", ""), |service| (&service.namespace, &service.name));
+    fn remote(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        service: Option<&ServicePort>,
+        fair: Duration,
+    ) -> Rc<Remote> {
+        let (namespace, name) =
+            service.map_or(("", ""), |service| (&service.namespace, &service.name));
         let key = (endpoint.key, namespace.to_owned(), name.to_owned());
         let mut remotes = self.remotes.borrow_mut();
         let known = remotes.get(&key).and_then(Weak::upgrade);
@@ -145,7 +155,9 @@ impl Endpoints {
             return known.clone();
         }
         // Connections lead to an address and an identity: where either is another, they are not for the new endpoint.
-        let same = known.filter(|k| k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity);
+        let same = known.filter(|k| {
+            k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity
+        });
         let remote = Rc::new(Remote {
             sni: sni_of(endpoint, service),
             pool: same.map_or_else(|| self.pools.open(), |known| known.pool.clone()),
@@ -164,7 +176,11 @@ impl Endpoints {
             return load;
         }
         let ewma = Ewma::new(fair, Instant::now());
-        let load = Rc::new(Load { ewma, in_flight: Cell::new(0), health: Health::default() });
+        let load = Rc::new(Load {
+            ewma,
+            in_flight: Cell::new(0),
+            health: Health::default(),
+        });
         loads.insert(key, Rc::downgrade(&load));
         load
     }
@@ -173,16 +189,30 @@ impl Endpoints {
     fn fair(&self, endpoints: &[Arc<Endpoint>]) -> Duration {
         let loads = self.loads.borrow();
         let now = Instant::now();
-        let known = endpoints.iter().filter_map(|e| loads.get(&e.key)).filter_map(Weak::upgrade);
-        let (sum, count) = known.fold((0.0, 0.0), |(sum, count), load| (sum + load.ewma.cost(now), count + 1.0));
-        if count == 0.0 { UNKNOWN_LATENCY } else { Duration::from_secs_f64(sum / count) }
+        let known = endpoints
+            .iter()
+            .filter_map(|e| loads.get(&e.key))
+            .filter_map(Weak::upgrade);
+        let (sum, count) = known.fold((0.0, 0.0), |(sum, count), load| {
+            (sum + load.ewma.cost(now), count + 1.0)
+        });
+        if count == 0.0 {
+            UNKNOWN_LATENCY
+        } else {
+            Duration::from_secs_f64(sum / count)
+        }
     }
 }
 
 fn sni_of(endpoint: &Endpoint, service: Option<&ServicePort>) -> Option<ServerName<'static>> {
     let trust_domain = endpoint.identity.as_ref()?.trust_domain().as_str();
     let name = match service {
-        Some(service) => sni::of_service(endpoint.key, &service.name, &service.namespace, trust_domain),
+        Some(service) => sni::of_service(
+            endpoint.key,
+            &service.name,
+            &service.namespace,
+            trust_domain,
+        ),
         None => sni::of_pod(endpoint.key, &endpoint.namespace, trust_domain),
     };
     ServerName::try_from(name).ok()
@@ -192,7 +222,9 @@ impl Remote {
     /// Counts a request or stream on its way there.
     pub fn begin(&self) -> InFlight {
         self.load.in_flight.set(self.load.in_flight.get() + 1);
-        InFlight { load: self.load.clone() }
+        InFlight {
+            load: self.load.clone(),
+        }
     }
 
     /// Whether it may be chosen.
@@ -201,7 +233,12 @@ impl Remote {
     }
 
     /// The metrics of traffic there under a rule's path template. Resolved once.
-    pub fn series(&self, metrics: &Metrics, own: Option<&Inbound>, template: &Rc<str>) -> Rc<Series> {
+    pub fn series(
+        &self,
+        metrics: &Metrics,
+        own: Option<&Inbound>,
+        template: &Rc<str>,
+    ) -> Rc<Series> {
         let mut known = self.series.borrow_mut();
         if let Some((_, series)) = known.iter().find(|(key, _)| Rc::ptr_eq(key, template)) {
             return series.clone();
@@ -228,7 +265,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.load.in_flight.set(self.load.in_flight.get().saturating_sub(1));
+        self.load
+            .in_flight
+            .set(self.load.in_flight.get().saturating_sub(1));
     }
 }
 
@@ -244,11 +283,17 @@ impl Balancer {
     ) -> Self {
         let fair = endpoints.fair(&set.endpoints);
         let member = |endpoint: &Arc<Endpoint>| {
-            (locality.tier(here, &endpoint.place), endpoints.remote(endpoint, service.as_ref(), fair))
+            (
+                locality.tier(here, &endpoint.place),
+                endpoints.remote(endpoint, service.as_ref(), fair),
+            )
         };
         let members: Vec<_> = set.endpoints.iter().map(member).collect();
         let nearest = members.iter().map(|(tier, _)| *tier).min();
-        let home = nearest.into_iter().chain(previous.and_then(|previous| previous.home)).min();
+        let home = nearest
+            .into_iter()
+            .chain(previous.and_then(|previous| previous.home))
+            .min();
         let balancer = Self {
             set,
             service,
@@ -281,10 +326,17 @@ impl Balancer {
                 return Some(chosen);
             }
             // Only after a failure, so this may take its time.
-            places.iter().copied().filter(untried).min_by(|a, b| cost(*a).total_cmp(&cost(*b)))
+            places
+                .iter()
+                .copied()
+                .filter(untried)
+                .min_by(|a, b| cost(*a).total_cmp(&cost(*b)))
         })?;
         self.count_spill(tier, &tiers);
-        Some(Picked { remote: member(place).clone(), tier })
+        Some(Picked {
+            remote: member(place).clone(),
+            tier,
+        })
     }
 
     /// An endpoint whose ejection has lasted long enough. The caller connects to it once, and says how that went.
@@ -295,8 +347,13 @@ impl Balancer {
             return None;
         }
         self.probe_at.set(Some(now + PROBE_LOOK));
-        let mut ill = self.members.iter().map(|(_, remote)| remote).filter(|remote| !remote.is_well());
-        ill.find(|remote| remote.load.health.take_probe(now)).cloned()
+        let mut ill = self
+            .members
+            .iter()
+            .map(|(_, remote)| remote)
+            .filter(|remote| !remote.is_well());
+        ill.find(|remote| remote.load.health.take_probe(now))
+            .cloned()
     }
 
     /// Says that an endpoint could be connected to.
@@ -309,10 +366,18 @@ impl Balancer {
 
     /// Says that an endpoint could not be connected to, or that no byte reached its app.
     pub fn failed(&self, remote: &Remote, failure: Failure, reason: Reason, now: Instant) {
-        let ejected = self.members.iter().filter(|(_, remote)| !remote.is_well()).count();
+        let ejected = self
+            .members
+            .iter()
+            .filter(|(_, remote)| !remote.is_well())
+            .count();
         // Never more than half on a mere doubt: then it is rather our own network.
         let spared = (ejected + 1) * 2 > self.members.len();
-        if !remote.load.health.failed(failure, spared, now, self.endpoints.chance.unit()) {
+        if !remote
+            .load
+            .health
+            .failed(failure, spared, now, self.endpoints.chance.unit())
+        {
             return;
         }
         self.endpoints.changes.set(self.endpoints.changes.get() + 1);
@@ -322,20 +387,26 @@ impl Balancer {
         }
     }
 
-    /// Whether there is any endpoint at all.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
     fn look(&self) {
-        let seen: Vec<Seen> = self.members.iter().map(|(tier, remote)| see(*tier, remote)).collect();
+        let seen: Vec<Seen> = self
+            .members
+            .iter()
+            .map(|(tier, remote)| see(*tier, remote))
+            .collect();
         *self.tiers.borrow_mut() = Tiers::new(&self.locality, &seen);
         self.seen.set(self.endpoints.changes.get());
-        self.probe_at.set(seen.iter().any(|s| !s.well).then(|| self.probe_at.get().unwrap_or_else(Instant::now)));
+        self.probe_at.set(
+            seen.iter()
+                .any(|s| !s.well)
+                .then(|| self.probe_at.get().unwrap_or_else(Instant::now)),
+        );
         let Some(service) = &self.service else { return };
         for tier in 0..=2 {
             let here: Vec<&Seen> = seen.iter().filter(|s| s.tier == Tier(tier)).collect();
-            let (all, healthy) = self.endpoints.metrics.endpoints(service, &self.set.subset, tier);
+            let (all, healthy) = self
+                .endpoints
+                .metrics
+                .endpoints(service, &self.set.subset, tier);
             all.set(here.len() as f64);
             healthy.set(here.iter().filter(|s| s.well && !s.draining).count() as f64);
         }
@@ -343,15 +414,24 @@ impl Balancer {
 
     /// Counts what goes farther than this set has been.
     fn count_spill(&self, tier: Tier, tiers: &Tiers) {
-        let (Some(home), Some(service)) = (self.home, &self.service) else { return };
+        let (Some(home), Some(service)) = (self.home, &self.service) else {
+            return;
+        };
         if tier > home {
             let absent = tiers.nearest() > Some(home);
-            let why = if absent { Spill::Absent } else { Spill::Unhealthy };
+            let why = if absent {
+                Spill::Absent
+            } else {
+                Spill::Unhealthy
+            };
             let mut spills = self.spills.borrow_mut();
             if let Some((_, _, counter)) = spills.iter().find(|(t, w, _)| (*t, *w) == (tier, why)) {
                 return counter.add(1);
             }
-            let counter = self.endpoints.metrics.spillover(service, &self.set.subset, tier.0, why);
+            let counter = self
+                .endpoints
+                .metrics
+                .spillover(service, &self.set.subset, tier.0, why);
             counter.add(1);
             spills.push((tier, why, counter));
         }
@@ -359,7 +439,11 @@ impl Balancer {
 }
 
 fn see(tier: Tier, remote: &Remote) -> Seen {
-    Seen { tier, draining: remote.endpoint.draining, well: remote.is_well() }
+    Seen {
+        tier,
+        draining: remote.endpoint.draining,
+        well: remote.is_well(),
+    }
 }
 
 #[cfg(test)]

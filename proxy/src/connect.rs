@@ -91,7 +91,11 @@ impl Dialer {
     }
 
     /// Opens a TCP connection, from a certain address if one is given. Cancel safe.
-    pub async fn tcp(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, ConnectError> {
+    pub async fn tcp(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+    ) -> Result<TcpStream, ConnectError> {
         let socket = self.socket(to, from)?;
         match timeout(self.connect_timeout, socket.connect(to)).await {
             Ok(connected) => Ok(connected?),
@@ -100,7 +104,11 @@ impl Dialer {
     }
 
     fn socket(&self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpSocket> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(to),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
@@ -117,7 +125,11 @@ impl Dialer {
 /// What holds for every connection: no delay, and an end when the other side is gone.
 pub fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 3),
+    )?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
@@ -150,6 +162,9 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let to = listener.local_addr().unwrap();
         drop(listener);
-        assert_eq!(DIALER.tcp(to, None).await.unwrap_err(), ConnectError::Refused);
+        assert_eq!(
+            DIALER.tcp(to, None).await.unwrap_err(),
+            ConnectError::Refused
+        );
     }
 }

@@ -94,7 +94,8 @@ pub fn classify(bytes: &[u8]) -> Verdict {
 /// because `GET a` is Redis as well.
 fn classify_line(bytes: &[u8]) -> Verdict {
     const METHOD_MAX: usize = 32;
-    let in_method = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+    let in_method =
+        |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
     let method = bytes.iter().take_while(|b| in_method(b)).count();
     if method == 0 || method > METHOD_MAX {
         return Verdict::Opaque;
@@ -105,14 +106,25 @@ fn classify_line(bytes: &[u8]) -> Verdict {
         Some(_) => return Verdict::Opaque,
     }
     let rest = &bytes[method + 1..];
-    let Some(end) = rest.iter().take(LINE_MAX).position(|b| *b == b'\n' || is_control(*b)) else {
-        return if rest.len() < LINE_MAX { Verdict::Undecided } else { Verdict::Opaque };
+    let Some(end) = rest
+        .iter()
+        .take(LINE_MAX)
+        .position(|b| *b == b'\n' || is_control(*b))
+    else {
+        return if rest.len() < LINE_MAX {
+            Verdict::Undecided
+        } else {
+            Verdict::Opaque
+        };
     };
     if rest[end] != b'\n' {
         return Verdict::Opaque;
     }
     let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-    let version = line.len().checked_sub(b" HTTP/1.1".len()).map(|at| &line[at..]);
+    let version = line
+        .len()
+        .checked_sub(b" HTTP/1.1".len())
+        .map(|at| &line[at..]);
     match version {
         Some(version) if version.starts_with(b" HTTP/1.") && version[8].is_ascii_digit() => {
             Verdict::Http(HttpVersion::H1)
@@ -139,12 +151,24 @@ pub fn classify_greeting(bytes: &[u8]) -> Greeting {
         return Greeting::Undecided;
     }
     // Length (3 bytes), type SETTINGS, no flags, stream 0 (RFC 9113 sections 4.1 and 6.5).
-    let length = bytes.iter().take(3).fold(0, |length, b| length << 8 | usize::from(*b));
+    let length = bytes
+        .iter()
+        .take(3)
+        .fold(0, |length, b| length << 8 | usize::from(*b));
     let so_far = bytes.len().min(FRAME_HEADER);
     let fixed = [4, 0, 0, 0, 0, 0];
-    let matches_fixed = bytes[..so_far].iter().skip(3).zip(fixed).all(|(b, want)| *b == want);
+    let matches_fixed = bytes[..so_far]
+        .iter()
+        .skip(3)
+        .zip(fixed)
+        .all(|(b, want)| *b == want);
     let plausible = match so_far {
-        0..=2 => bytes.first().is_none_or(|b| *b == 0) && bytes.get(1).is_none_or(|b| usize::from(*b) << 8 <= SETTINGS_MAX),
+        0..=2 => {
+            bytes.first().is_none_or(|b| *b == 0)
+                && bytes
+                    .get(1)
+                    .is_none_or(|b| usize::from(*b) << 8 <= SETTINGS_MAX)
+        }
         _ => length <= SETTINGS_MAX && length % 6 == 0 && matches_fixed,
     };
     match plausible {
@@ -176,7 +200,9 @@ async fn client_says(client: &mut Io, silence: Option<Duration>) -> io::Result<O
             Verdict::Undecided => {}
             decided => return Ok(Some(decided)),
         }
-        let read = timeout_at(deadline, client.read_ahead(LINE_MAX)).await.unwrap_or(Ok(0))?;
+        let read = timeout_at(deadline, client.read_ahead(LINE_MAX))
+            .await
+            .unwrap_or(Ok(0))?;
         if read == 0 {
             // It ended, or stopped, in the middle of what might have become HTTP.
             return Ok(Some(Verdict::Opaque));
@@ -192,7 +218,9 @@ pub async fn version(client: &mut Io, silence: Duration) -> io::Result<Option<Ht
         let ahead = client.ahead();
         match ahead.first() {
             Some(_) if ahead.starts_with(PREFACE) => return Ok(Some(HttpVersion::H2)),
-            Some(_) if PREFACE.starts_with(ahead) => deadline = deadline.min(Instant::now() + PATIENCE),
+            Some(_) if PREFACE.starts_with(ahead) => {
+                deadline = deadline.min(Instant::now() + PATIENCE)
+            }
             // The parser says what is wrong with a request line.
             Some(first) => return Ok(first.is_ascii_alphabetic().then_some(HttpVersion::H1)),
             None => {}
@@ -223,7 +251,11 @@ pub async fn protocol(
     known: &ServerFirst,
     dial: impl AsyncFnOnce() -> Result<Io, ProtocolError>,
 ) -> Result<Detected, ProtocolError> {
-    let silence = if known.contains(destination) { Duration::ZERO } else { silence };
+    let silence = if known.contains(destination) {
+        Duration::ZERO
+    } else {
+        silence
+    };
     if let Some(verdict) = client_says(client, Some(silence)).await? {
         return Ok(known.learn(destination, verdict, None));
     }
@@ -280,7 +312,10 @@ impl ProtocolError {
 impl ServerFirst {
     /// Whether the server at a destination is known to speak first.
     pub fn contains(&self, destination: SocketAddr) -> bool {
-        self.until.borrow().get(&destination).is_some_and(|until| *until > Instant::now())
+        self.until
+            .borrow()
+            .get(&destination)
+            .is_some_and(|until| *until > Instant::now())
     }
 
     fn remember(&self, destination: SocketAddr) {
@@ -317,12 +352,18 @@ mod tests {
 
     const H1: Verdict = Verdict::Http(HttpVersion::H1);
     const H2: Verdict = Verdict::Http(HttpVersion::H2);
-    const DESTINATION: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5432);
+    const DESTINATION: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5432);
     const SILENCE: Duration = Duration::from_millis(50);
 
     #[track_caller]
     fn check(bytes: &[u8], want: Verdict) {
-        assert_eq!(classify(bytes), want, "{:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(
+            classify(bytes),
+            want,
+            "{:?}",
+            String::from_utf8_lossy(bytes)
+        );
     }
 
     #[test]
@@ -401,15 +442,24 @@ mod tests {
             "[A-Z]{0,5} [a-z/]{0,5} HTTP/1.[019]\r?\n?".prop_map(String::into_bytes),
             proptest::collection::vec(any::<u8>(), 0..40),
         ];
-        (begin, 0_usize..30, proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(mut begin, keep, rest)| {
-            begin.truncate(keep);
-            begin.extend(rest);
-            begin
-        })
+        (
+            begin,
+            0_usize..30,
+            proptest::collection::vec(any::<u8>(), 0..60),
+        )
+            .prop_map(|(mut begin, keep, rest)| {
+                begin.truncate(keep);
+                begin.extend(rest);
+                begin
+            })
     }
 
     /// The client's end, and what detection made of the other, with a destination that answers `greeting`.
-    async fn detect(known: &ServerFirst, script: &[(u64, &[u8])], greeting: Option<&[u8]>) -> Detected {
+    async fn detect(
+        known: &ServerFirst,
+        script: &[(u64, &[u8])],
+        greeting: Option<&[u8]>,
+    ) -> Detected {
         let (mut near, mut far) = Io::pipe(64 * 1024);
         let talk = async {
             for (after, bytes) in script {
@@ -440,12 +490,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_speaks_at_once_costs_no_trial() {
-        for (bytes, want_http) in [(&b"GET / HTTP/1.1\r\n"[..], true), (&b"\x00\x01"[..], false)] {
+        for (bytes, want_http) in [
+            (&b"GET / HTTP/1.1\r\n"[..], true),
+            (&b"\x00\x01"[..], false),
+        ] {
             let (mut near, mut far) = Io::pipe(1024);
             far.write_all(bytes).await.unwrap();
             let known = ServerFirst::default();
-            let detected = protocol(&mut near, DESTINATION, SILENCE, &known, never_dialled).await.unwrap();
-            assert_eq!(matches!(detected, Detected::Http(HttpVersion::H1)), want_http);
+            let detected = protocol(&mut near, DESTINATION, SILENCE, &known, never_dialled)
+                .await
+                .unwrap();
+            assert_eq!(
+                matches!(detected, Detected::Http(HttpVersion::H1)),
+                want_http
+            );
             assert_eq!(matches!(detected, Detected::Opaque), !want_http);
             assert_eq!(near.ahead(), bytes, "nothing is taken");
         }
@@ -455,18 +513,29 @@ mod tests {
     async fn a_request_line_one_byte_at_a_time_is_http() {
         let line = b"GET / HTTP/1.1\r\n";
         let script: Vec<(u64, &[u8])> = line.chunks(1).map(|byte| (100, byte)).collect();
-        assert!(matches!(detect(&ServerFirst::default(), &script, None).await, Detected::Http(HttpVersion::H1)));
+        assert!(matches!(
+            detect(&ServerFirst::default(), &script, None).await,
+            Detected::Http(HttpVersion::H1)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_greets_makes_the_port_opaque_and_remembered() {
         let known = ServerFirst::default();
         let begun = Instant::now();
-        assert!(matches!(detect(&known, &[], Some(b"220 mail\r\n")).await, Detected::Dialled(io) if io.ahead() == b"220 mail\r\n"));
+        assert!(
+            matches!(detect(&known, &[], Some(b"220 mail\r\n")).await, Detected::Dialled(io) if io.ahead() == b"220 mail\r\n")
+        );
         assert_eq!(begun.elapsed(), SILENCE);
         let again = Instant::now();
-        assert!(matches!(detect(&known, &[], Some(b"220 mail\r\n")).await, Detected::Dialled(_)));
-        assert!(again.elapsed() <= Duration::from_millis(1), "the second time nothing is waited for");
+        assert!(matches!(
+            detect(&known, &[], Some(b"220 mail\r\n")).await,
+            Detected::Dialled(_)
+        ));
+        assert!(
+            again.elapsed() <= Duration::from_millis(1),
+            "the second time nothing is waited for"
+        );
         tokio::time::advance(REMEMBER).await;
         assert!(!known.contains(DESTINATION));
     }
@@ -476,7 +545,10 @@ mod tests {
         let known = ServerFirst::default();
         known.remember(DESTINATION);
         let script: &[(u64, &[u8])] = &[(15_000, b"GET / HTTP/1.1\r\n")];
-        assert!(matches!(detect(&known, script, None).await, Detected::Http(HttpVersion::H1)));
+        assert!(matches!(
+            detect(&known, script, None).await,
+            Detected::Http(HttpVersion::H1)
+        ));
         assert!(!known.contains(DESTINATION));
     }
 
@@ -485,14 +557,20 @@ mod tests {
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let known = ServerFirst::default();
         let script: &[(u64, &[u8])] = &[(3_000, PREFACE)];
-        assert!(matches!(detect(&known, script, Some(&settings)).await, Detected::Http(HttpVersion::H2)));
+        assert!(matches!(
+            detect(&known, script, Some(&settings)).await,
+            Detected::Http(HttpVersion::H2)
+        ));
         assert!(!known.contains(DESTINATION));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_of_an_opaque_protocol_gets_the_trial_connection() {
         let script: &[(u64, &[u8])] = &[(500, &[1, 2, 3])];
-        assert!(matches!(detect(&ServerFirst::default(), script, None).await, Detected::Dialled(_)));
+        assert!(matches!(
+            detect(&ServerFirst::default(), script, None).await,
+            Detected::Dialled(_)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
@@ -500,13 +578,18 @@ mod tests {
         let (mut near, _far) = Io::pipe(64);
         let known = ServerFirst::default();
         let refused = async || Err::<Io, _>(ProtocolError::Dial(Reason::ConnectFailed));
-        let error = protocol(&mut near, DESTINATION, SILENCE, &known, refused).await.unwrap_err();
+        let error = protocol(&mut near, DESTINATION, SILENCE, &known, refused)
+            .await
+            .unwrap_err();
         assert_eq!(error.reason(), Reason::ConnectFailed);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         let _guard = runtime.enter();
         let known = ServerFirst::default();
         for n in 0..2_000_u32 {

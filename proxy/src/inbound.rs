@@ -57,14 +57,21 @@ type Refused = (Option<Io>, Reason);
 /// Serves one connection to its end. What goes wrong is counted by its reason.
 pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
     let Ok(app) = worker.origins.inbound.of(&socket) else {
-        return worker.metrics.refused(Reason::ClientClosed, Direction::Inbound);
+        return worker
+            .metrics
+            .refused(Reason::ClientClosed, Direction::Inbound);
     };
     let io = Io::plain(socket);
     if worker.is_own_listener(app) || !worker.settings.pod_ips.contains(&app.ip()) {
-        worker.metrics.refused(Reason::OwnListener, Direction::Inbound);
+        worker
+            .metrics
+            .refused(Reason::OwnListener, Direction::Inbound);
         return refuse::close(&io);
     }
-    let journey = Journey { client: Some(client), app };
+    let journey = Journey {
+        client: Some(client),
+        app,
+    };
     match identify(worker, io).await {
         Ok(arrived) => finish(worker, arrived, journey).await,
         Err((io, reason)) => turn_away(worker, io, reason, journey).await,
@@ -80,7 +87,16 @@ pub fn from_self(worker: &Rc<Worker>, io: Io, app: SocketAddr) {
         match worker.credential() {
             Ok(credential) => {
                 let caller = Caller::Verified(credential.identity().clone());
-                finish(&worker, Arrived { io, caller, hop: Some(Hop::Tcp) }, journey).await;
+                finish(
+                    &worker,
+                    Arrived {
+                        io,
+                        caller,
+                        hop: Some(Hop::Tcp),
+                    },
+                    journey,
+                )
+                .await;
             }
             Err(reason) => worker.metrics.refused(reason, Direction::Inbound),
         }
@@ -94,7 +110,11 @@ async fn finish(worker: &Rc<Worker>, arrived: Arrived, journey: Journey) {
 }
 
 /// The rooms in their order, once it is known who calls.
-async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey) -> Result<(), Refused> {
+async fn connection(
+    worker: &Rc<Worker>,
+    mut arrived: Arrived,
+    journey: Journey,
+) -> Result<(), Refused> {
     let port = journey.app.port();
     loop {
         // Admit: whoever it is, as nobody knows or as verified.
@@ -116,7 +136,12 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey)
         return match detected {
             Detected::Http(version) => {
                 let context = context(worker, &arrived.caller, journey.app);
-                let requests = Rc::new(Requests::new(worker.clone(), arrived.caller, journey.client, journey.app));
+                let requests = Rc::new(Requests::new(
+                    worker.clone(),
+                    arrived.caller,
+                    journey.client,
+                    journey.app,
+                ));
                 if let Err(error) = serve_http(arrived.io, version, requests, context).await {
                     tracing::debug!(app = %journey.app, %error, "inbound HTTP connection ended");
                 }
@@ -140,10 +165,19 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey)
 /// mTLS: who calls. A stream that says nothing yet, or nothing of ours, is plaintext.
 async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
     let within = worker.dialer.handshake_timeout;
-    let strict = worker.tables().inbound().is_none_or(|inbound| inbound.mode == Mode::Strict);
+    let strict = worker
+        .tables()
+        .inbound()
+        .is_none_or(|inbound| inbound.mode == Mode::Strict);
     // Strict never looks at who speaks first, so nothing is to be learnt from silence.
-    let silence = if strict { within } else { worker.settings.detect_wait };
-    let Ok(hello) = mtls::hello(&mut io, silence, within).await else { return Err((None, Reason::ClientClosed)) };
+    let silence = if strict {
+        within
+    } else {
+        worker.settings.detect_wait
+    };
+    let Ok(hello) = mtls::hello(&mut io, silence, within).await else {
+        return Err((None, Reason::ClientClosed));
+    };
     match hello {
         Hello::Mesh(accepted) => {
             let credential = match worker.credential() {
@@ -152,30 +186,50 @@ async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
             };
             let handshake = Box::pin(mtls::terminate(io, *accepted, &credential, within));
             let terminated = handshake.await.map_err(|error| {
-                tracing::debug!(error = &error as &dyn std::error::Error, "inbound handshake failed");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "inbound handshake failed"
+                );
                 (None, Reason::TlsFailed)
             })?;
-            Ok(Arrived { io: terminated.io, caller: Caller::Verified(terminated.peer), hop: Some(terminated.hop) })
+            Ok(Arrived {
+                io: terminated.io,
+                caller: Caller::Verified(terminated.peer),
+                hop: Some(terminated.hop),
+            })
         }
-        Hello::Foreign | Hello::Plaintext | Hello::Silent | Hello::Ended => {
-            Ok(Arrived { io, caller: Caller::Plaintext, hop: None })
-        }
+        Hello::Foreign | Hello::Plaintext | Hello::Silent | Hello::Ended => Ok(Arrived {
+            io,
+            caller: Caller::Plaintext,
+            hop: None,
+        }),
     }
 }
 
 /// Detect. Where nothing was said yet, a peer's ClientHello may still come: the caller looks.
-async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey) -> Result<Detected, Reason> {
+async fn detect(
+    worker: &Rc<Worker>,
+    arrived: &mut Arrived,
+    journey: Journey,
+) -> Result<Detected, Reason> {
     if let Some(hop) = arrived.hop {
         return Ok(hop.http().map_or(Detected::Opaque, Detected::Http));
     }
-    let declared = worker.tables().inbound().and_then(|inbound| inbound.port(journey.app.port())).map(|p| p.protocol);
+    let declared = worker
+        .tables()
+        .inbound()
+        .and_then(|inbound| inbound.port(journey.app.port()))
+        .map(|p| p.protocol);
     let io = &mut arrived.io;
     let is_opaque = matches!(declared, Some(Protocol::Opaque | Protocol::Tls));
     match declared {
         Some(Protocol::Opaque | Protocol::Tls) if !io.ahead().is_empty() => Ok(Detected::Opaque),
         Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc) => {
             let idle = worker.settings.idle_timeout;
-            match detect::version(io, idle).await.map_err(|_| Reason::ClientClosed)? {
+            match detect::version(io, idle)
+                .await
+                .map_err(|_| Reason::ClientClosed)?
+            {
                 Some(version) => Ok(Detected::Http(version)),
                 None if mtls::may_be_hello(io.ahead()) => Ok(Detected::Opaque),
                 None => Err(Reason::NotHttp),
@@ -184,8 +238,13 @@ async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey) ->
         _ => {
             // The silence that means something has passed already, in `identify`.
             let silence = Duration::ZERO;
-            let dial = async || dial_app(worker, journey.app).await.map_err(ProtocolError::Dial);
-            let detected = detect::protocol(io, journey.app, silence, &worker.server_first, dial).await;
+            let dial = async || {
+                dial_app(worker, journey.app)
+                    .await
+                    .map_err(ProtocolError::Dial)
+            };
+            let detected =
+                detect::protocol(io, journey.app, silence, &worker.server_first, dial).await;
             match detected.map_err(|error| error.reason())? {
                 Detected::Http(_) if is_opaque => Ok(Detected::Opaque),
                 detected => Ok(detected),
@@ -203,7 +262,10 @@ async fn dial_app(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
 /// Forward, opaque: one stream for as long as it lasts.
 async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) {
     let tables = worker.tables();
-    let labels = tables.inbound().map(|own| Labels::inbound(own, at.port(), &arrived.caller)).unwrap_or_default();
+    let labels = tables
+        .inbound()
+        .map(|own| Labels::inbound(own, at.port(), &arrived.caller))
+        .unwrap_or_default();
     drop(tables);
     let open = worker.metrics.series(&labels, "").open_tcp();
     let outcome = pump(arrived.io, app, |flow, bytes| moved(&open, flow, bytes)).await;
@@ -213,10 +275,20 @@ async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) 
 /// Refuses, with the reason where the other side can hear it.
 async fn turn_away(worker: &Rc<Worker>, io: Option<Io>, reason: Reason, journey: Journey) {
     tracing::debug!(client = ?journey.client, app = %journey.app, %reason, "inbound connection refused");
-    let Some(io) = io else { return worker.metrics.refused(reason, Direction::Inbound) };
+    let Some(io) = io else {
+        return worker.metrics.refused(reason, Direction::Inbound);
+    };
     let context = context(worker, &Caller::Plaintext, journey.app);
     let silence = worker.settings.detect_wait;
-    refuse::connection(io, reason, Direction::Inbound, &worker.metrics, silence, context).await;
+    refuse::connection(
+        io,
+        reason,
+        Direction::Inbound,
+        &worker.metrics,
+        silence,
+        context,
+    )
+    .await;
 }
 
 /// What HTTP is served with.
@@ -226,7 +298,10 @@ fn context(worker: &Worker, caller: &Caller, app: SocketAddr) -> ServeContext {
         Caller::Plaintext => (crate::http::Origin::Outside, worker.settings.idle_timeout),
     };
     ServeContext {
-        limits: Limits { idle_time, ..Limits::default() },
+        limits: Limits {
+            idle_time,
+            ..Limits::default()
+        },
         closing: worker.inbound_closing.clone(),
         origin,
         authority: Authority::try_from(app.to_string()).ok(),

@@ -118,7 +118,9 @@ impl From<HttpVersion> for Hop {
 /// byte, `whole` the wait for the rest of a ClientHello. Cancel safe.
 pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Hello> {
     if io.ahead().is_empty() {
-        let Ok(read) = timeout(silence, io.read_ahead(HELLO_MAX)).await else { return Ok(Hello::Silent) };
+        let Ok(read) = timeout(silence, io.read_ahead(HELLO_MAX)).await else {
+            return Ok(Hello::Silent);
+        };
         if read? == 0 {
             return Ok(Hello::Ended);
         }
@@ -139,10 +141,16 @@ pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Resul
         if io.ahead().len() >= HELLO_MAX {
             return Ok(Hello::Foreign);
         }
-        let read = timeout_at(deadline, io.read_ahead(HELLO_MAX)).await.unwrap_or(Ok(0))?;
+        let read = timeout_at(deadline, io.read_ahead(HELLO_MAX))
+            .await
+            .unwrap_or(Ok(0))?;
         if read == 0 {
             // It ended or stopped in the middle: whatever it is, it is not the mesh.
-            return Ok(if begins_tls(io.ahead()) == Some(true) { Hello::Foreign } else { Hello::Plaintext });
+            return Ok(if begins_tls(io.ahead()) == Some(true) {
+                Hello::Foreign
+            } else {
+                Hello::Plaintext
+            });
         }
     }
 }
@@ -157,7 +165,10 @@ fn begins_tls(bytes: &[u8]) -> Option<bool> {
     const HANDSHAKE: u8 = 22;
     const CLIENT_HELLO: u8 = 1;
     let wanted = [(0, HANDSHAKE), (1, 3), (5, CLIENT_HELLO)];
-    if wanted.iter().any(|(at, byte)| bytes.get(*at).is_some_and(|b| b != byte)) {
+    if wanted
+        .iter()
+        .any(|(at, byte)| bytes.get(*at).is_some_and(|b| b != byte))
+    {
         return Some(false);
     }
     (bytes.len() > 5).then_some(true)
@@ -184,8 +195,15 @@ fn feed(acceptor: &mut Acceptor, bytes: &[u8], fed: &mut usize) -> Fed {
 }
 
 fn sort(accepted: Box<Accepted>) -> Hello {
-    let is_mesh = accepted.client_hello().alpn().is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()));
-    if is_mesh { Hello::Mesh(accepted) } else { Hello::Foreign }
+    let is_mesh = accepted
+        .client_hello()
+        .alpn()
+        .is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()));
+    if is_mesh {
+        Hello::Mesh(accepted)
+    } else {
+        Hello::Foreign
+    }
 }
 
 /// Terminates mutual TLS on a plain stream whose ClientHello is the mesh's. Not cancel safe.
@@ -200,13 +218,22 @@ pub async fn terminate(
     let socket = io.into_socket().map_err(|_| TerminateError::Token)?;
     let config = credential.server_config(&Hop::ALL.map(Hop::token));
     let handshake = StartHandshake::from_parts(hello, socket).into_stream(config);
-    let stream = timeout(within, handshake).await.map_err(|_| TerminateError::Timeout)?;
+    let stream = timeout(within, handshake)
+        .await
+        .map_err(|_| TerminateError::Timeout)?;
     let stream = stream.map_err(TerminateError::Handshake)?;
     let session = stream.get_ref().1;
     let peer = verify::peer_identity(session.peer_certificates().unwrap_or_default());
     let peer = peer.map_err(TerminateError::Certificate)?;
-    let hop = session.alpn_protocol().and_then(Hop::of_token).ok_or(TerminateError::Token)?;
-    Ok(Terminated { io: Io::server(stream), peer, hop })
+    let hop = session
+        .alpn_protocol()
+        .and_then(Hop::of_token)
+        .ok_or(TerminateError::Token)?;
+    Ok(Terminated {
+        io: Io::server(stream),
+        peer,
+        hop,
+    })
 }
 
 /// Opens mutual TLS to exactly one identity. Nothing but the handshake has been sent when this returns. Not cancel safe.
@@ -226,7 +253,8 @@ pub async fn originate(
     };
     let session = stream.get_ref().1;
     // The verifier has refused everything else already; said twice because everything rests on it.
-    verify::expect_identity(session.peer_certificates(), expected).map_err(|_| ConnectError::Identity)?;
+    verify::expect_identity(session.peer_certificates(), expected)
+        .map_err(|_| ConnectError::Identity)?;
     if session.alpn_protocol() != Some(hop.token()) {
         return Err(ConnectError::Tls);
     }
@@ -234,7 +262,9 @@ pub async fn originate(
 }
 
 fn tls_error(error: &io::Error) -> ConnectError {
-    let tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    let tls = error
+        .get_ref()
+        .and_then(|source| source.downcast_ref::<rustls::Error>());
     match tls {
         Some(tls) if verify::is_certificate_error(tls) => ConnectError::Identity,
         Some(_) => ConnectError::Tls,

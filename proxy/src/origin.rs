@@ -34,10 +34,21 @@ fn original_destination(socket: &TcpStream) -> io::Result<SocketAddr> {
     let is_v4 = local.ip().to_canonical().is_ipv4();
     let socket = SockRef::from(socket);
     // A v4 peer of a v6 listener is still known by the v4 table.
-    let found = if is_v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let found = if is_v4 {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
     let address = match found {
         Ok(address) => address.as_socket().ok_or(io::ErrorKind::InvalidData)?,
-        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENOPROTOOPT)) => local,
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(nix::libc::ENOENT | nix::libc::ENOPROTOOPT)
+            ) =>
+        {
+            local
+        }
         Err(error) => return Err(error),
     };
     Ok(canonical(address))
@@ -67,7 +78,13 @@ mod tests {
         let (dialled, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
         let (socket, _) = accepted.unwrap();
         assert_eq!(Origin::Socket.of(&socket).unwrap(), at);
-        assert_eq!(Origin::Fixed("10.0.0.1:1".parse().unwrap()).of(&socket).unwrap().port(), 1);
+        assert_eq!(
+            Origin::Fixed("10.0.0.1:1".parse().unwrap())
+                .of(&socket)
+                .unwrap()
+                .port(),
+            1
+        );
         drop(dialled);
     }
 }

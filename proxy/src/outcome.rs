@@ -9,9 +9,9 @@ use http::{Method, Version};
 use tokio::time::Instant;
 use weft_model::reason::Reason;
 
+use crate::forward::tcp::{Ended, Flow, Outcome as Streamed};
 use crate::http::exchange::{Done, Exchange};
 use crate::http::refuse::grpc_code;
-use crate::forward::tcp::{Ended, Flow, Outcome as Streamed};
 use crate::observe::metrics::{Direction, HttpCall, Labels, OpenTcp, RpcCall, Series};
 use crate::observe::trace::{Outcome, Span, What};
 
@@ -41,7 +41,12 @@ impl Asked {
     }
 
     /// The request as a span sees it.
-    pub fn what<'a>(&'a self, labels: &'a Labels, route: &'a str, peer: Option<SocketAddr>) -> What<'a> {
+    pub fn what<'a>(
+        &'a self,
+        labels: &'a Labels,
+        route: &'a str,
+        peer: Option<SocketAddr>,
+    ) -> What<'a> {
         What {
             method: &self.method,
             path: self.path(),
@@ -58,10 +63,21 @@ impl Asked {
     pub fn count(&self, series: &Series, outcome: Outcome, now: Instant) {
         let took = now.saturating_duration_since(self.started);
         if self.grpc {
-            series.rpc(&RpcCall { path: self.path(), status: outcome.grpc_status, error: outcome.error, took });
+            series.rpc(&RpcCall {
+                path: self.path(),
+                status: outcome.grpc_status,
+                error: outcome.error,
+                took,
+            });
         } else {
             let Outcome { status, error, .. } = outcome;
-            series.http(&HttpCall { method: &self.method, version: self.version, status, error, took });
+            series.http(&HttpCall {
+                method: &self.method,
+                version: self.version,
+                status,
+                error,
+                took,
+            });
         }
     }
 
@@ -72,12 +88,20 @@ impl Asked {
 
 /// The outcome of an exchange that came to its end.
 pub fn done(done: &Done) -> Outcome {
-    Outcome { status: done.status, grpc_status: done.grpc_status, error: None }
+    Outcome {
+        status: done.status,
+        grpc_status: done.grpc_status,
+        error: None,
+    }
 }
 
 /// The outcome of an exchange that was refused, or cut after it had begun.
 pub fn failed(reason: Reason) -> Outcome {
-    Outcome { status: reason.status(), grpc_status: Some(grpc_code(reason)), error: Some(reason) }
+    Outcome {
+        status: reason.status(),
+        grpc_status: Some(grpc_code(reason)),
+        error: Some(reason),
+    }
 }
 
 /// Ends a span, if there is one.
@@ -102,6 +126,12 @@ pub fn stream_ended(outcome: Streamed, open: OpenTcp, direction: Direction) {
         Ended::Downstream(_) => Err(Reason::ClientClosed),
         Ended::Upstream(_) => Err(Reason::UpstreamClosed),
     };
-    tracing::debug!(up = outcome.up, down = outcome.down, ?ended, direction = direction.as_str(), "stream ended");
+    tracing::debug!(
+        up = outcome.up,
+        down = outcome.down,
+        ?ended,
+        direction = direction.as_str(),
+        "stream ended"
+    );
     open.finish(ended);
 }

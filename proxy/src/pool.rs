@@ -88,7 +88,11 @@ impl Pool {
     pub fn put_h1(&self, client: H1Client, leaf: u64, now: Instant) {
         let mut idle = self.h1.borrow_mut();
         if idle.len() < IDLE_H1 {
-            idle.push(Idle { client, leaf, since: now });
+            idle.push(Idle {
+                client,
+                leaf,
+                since: now,
+            });
         }
     }
 
@@ -103,7 +107,10 @@ impl Pool {
             let Some(gate) = under_way else {
                 let gate = Rc::new(Gate::default());
                 *self.dialling.borrow_mut() = Some(gate.clone());
-                return Ok(Turn::Dial(Ticket { pool: self.clone(), gate }));
+                return Ok(Turn::Dial(Ticket {
+                    pool: self.clone(),
+                    gate,
+                }));
             };
             gate.done.notified().await;
             if let Some(error) = gate.failed.get() {
@@ -118,7 +125,12 @@ impl Pool {
         shared.retain(|shared| shared.leaf == leaf && shared.client.is_open());
         let with_room = shared.iter().find(|shared| shared.client.has_room());
         let full = shared.len() >= SHARED_H2;
-        let least = || shared.iter().filter(|_| full).min_by_key(|shared| shared.client.streams());
+        let least = || {
+            shared
+                .iter()
+                .filter(|_| full)
+                .min_by_key(|shared| shared.client.streams())
+        };
         let found = with_room.or_else(least)?;
         found.used.set(now);
         Some(found.client.clone())
@@ -127,7 +139,9 @@ impl Pool {
     /// Drops what has been idle for long, or was closed by the other side. Says whether anything is left.
     fn sweep(&self, now: Instant) {
         let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE_TIME;
-        self.h1.borrow_mut().retain_mut(|idle| fresh(idle.since) && idle.client.is_quiet());
+        self.h1
+            .borrow_mut()
+            .retain_mut(|idle| fresh(idle.since) && idle.client.is_quiet());
         self.h2.borrow_mut().retain(|shared| {
             shared.client.is_open() && (shared.client.streams() > 0 || fresh(shared.used.get()))
         });
@@ -137,12 +151,6 @@ impl Pool {
     pub fn is_empty(&self) -> bool {
         self.h1.borrow().is_empty() && self.h2.borrow().is_empty()
     }
-
-    /// Drops every connection that waits. Those in use end with what they carry.
-    pub fn clear(&self) {
-        self.h1.borrow_mut().clear();
-        self.h2.borrow_mut().clear();
-    }
 }
 
 impl Ticket {
@@ -150,7 +158,11 @@ impl Ticket {
     pub fn dialled(self, result: Result<(&H2Client, u64), ConnectError>, now: Instant) {
         match result {
             Ok((client, leaf)) => {
-                let shared = Shared { client: client.clone(), leaf, used: Cell::new(now) };
+                let shared = Shared {
+                    client: client.clone(),
+                    leaf,
+                    used: Cell::new(now),
+                };
                 self.pool.h2.borrow_mut().push(shared);
             }
             Err(error) => self.gate.failed.set(Some(error)),
@@ -180,14 +192,11 @@ impl Pools {
 
     /// Drops what has been idle for long, everywhere.
     pub fn sweep(&self, now: Instant) {
-        self.pools.borrow_mut().retain(|pool| pool.upgrade().is_some_and(|pool| {
-            pool.sweep(now);
-            true
-        }));
-    }
-
-    /// Drops every connection that waits, everywhere.
-    pub fn clear(&self) {
-        self.pools.borrow().iter().filter_map(Weak::upgrade).for_each(|pool| pool.clear());
+        self.pools.borrow_mut().retain(|pool| {
+            pool.upgrade().is_some_and(|pool| {
+                pool.sweep(now);
+                true
+            })
+        });
     }
 }

@@ -51,7 +51,11 @@ pub async fn connection(
         metrics.refused(reason, direction);
         return close(&io);
     };
-    let service = Rc::new(Refusing { reason, direction, metrics: metrics.clone() });
+    let service = Rc::new(Refusing {
+        reason,
+        direction,
+        metrics: metrics.clone(),
+    });
     // How it ends concerns nobody any more.
     let _ = serve(io, version, service, context).await;
 }

@@ -78,7 +78,10 @@ pub struct Choice {
 impl Tables {
     /// Tables of a state, with what `previous` knows.
     pub fn new(endpoints: &Rc<Endpoints>, state: Arc<State>, previous: Option<&Self>) -> Self {
-        let here = state.inbound().map(|inbound| inbound.workload.place.clone()).unwrap_or_default();
+        let here = state
+            .inbound()
+            .map(|inbound| inbound.workload.place.clone())
+            .unwrap_or_default();
         // Tiers depend on where this pod runs; that is told once, so starting over then costs nothing.
         let previous = previous.filter(|previous| previous.here == here);
         let mut tables = Self {
@@ -86,20 +89,39 @@ impl Tables {
             here,
             services: HashMap::new(),
             balancers: HashMap::new(),
-            templates: previous.map(|previous| previous.templates.clone()).unwrap_or_default(),
+            templates: previous
+                .map(|previous| previous.templates.clone())
+                .unwrap_or_default(),
             direct: RefCell::default(),
             state: state.clone(),
         };
-        tables.templates.entry(String::new()).or_insert_with(|| Rc::from(""));
+        tables
+            .templates
+            .entry(String::new())
+            .or_insert_with(|| Rc::from(""));
         for (key, held) in &state.services {
-            let service = tables.service(&held.value, previous, previous.and_then(|p| p.services.get(key)));
+            let service = tables.service(
+                &held.value,
+                previous,
+                previous.and_then(|p| p.services.get(key)),
+            );
             tables.services.insert(key.clone(), service);
         }
         if let Some(previous) = previous {
             tables.keep_direct(previous);
-            let used: Vec<&Rc<str>> = tables.services.values().flat_map(|s| s.rules.iter().flatten()).map(|r| &r.template).collect();
-            let keep: Vec<String> = used.into_iter().map(|template| template.to_string()).collect();
-            tables.templates.retain(|template, _| template.is_empty() || keep.contains(template));
+            let used: Vec<&Rc<str>> = tables
+                .services
+                .values()
+                .flat_map(|s| s.rules.iter().flatten())
+                .map(|r| &r.template)
+                .collect();
+            let keep: Vec<String> = used
+                .into_iter()
+                .map(|template| template.to_string())
+                .collect();
+            tables
+                .templates
+                .retain(|template, _| template.is_empty() || keep.contains(template));
         }
         endpoints.sweep();
         tables
@@ -114,16 +136,26 @@ impl Tables {
     pub fn find(&self, lookup: &Lookup) -> Result<Option<Found>, Reason> {
         match lookup {
             Lookup::Service(key) => Ok(self.services.get(key).cloned().map(Found::Service)),
-            Lookup::Direct { endpoint, protocol } => Ok(Some(Found::Service(self.direct(endpoint, *protocol)))),
+            Lookup::Direct { endpoint, protocol } => {
+                Ok(Some(Found::Service(self.direct(endpoint, *protocol))))
+            }
             Lookup::Outside { .. } => Ok(Some(Found::Outside)),
             Lookup::NoSuchPort { .. } => Err(Reason::NoSuchPort),
         }
     }
 
-    fn service(&mut self, model: &Arc<ServiceModel>, old: Option<&Self>, known: Option<&Rc<Service>>) -> Rc<Service> {
+    fn service(
+        &mut self,
+        model: &Arc<ServiceModel>,
+        old: Option<&Self>,
+        known: Option<&Rc<Service>>,
+    ) -> Rc<Service> {
         let default = self.balancer(&model.endpoints, model.locality, old);
         let rules = model.rules.as_ref().map(|rules| {
-            let rules = rules.rules.iter().map(|rule| self.rule(rule, model.locality, old));
+            let rules = rules
+                .rules
+                .iter()
+                .map(|rule| self.rule(rule, model.locality, old));
             rules.collect::<Vec<_>>()
         });
         let service = Service {
@@ -145,16 +177,31 @@ impl Tables {
             BackendPlace::Unresolved(_) => None,
         });
         let backends = backends.collect();
-        Rule { model: model.clone(), template: self.template(route_template(&model.matches)), backends }
+        Rule {
+            model: model.clone(),
+            template: self.template(route_template(&model.matches)),
+            backends,
+        }
     }
 
     fn template(&mut self, template: String) -> Rc<str> {
-        self.templates.entry(template).or_insert_with_key(|template| Rc::from(template.as_str())).clone()
+        self.templates
+            .entry(template)
+            .or_insert_with_key(|template| Rc::from(template.as_str()))
+            .clone()
     }
 
-    fn balancer(&mut self, key: &str, locality: Locality, old: Option<&Self>) -> Option<Rc<Balancer>> {
+    fn balancer(
+        &mut self,
+        key: &str,
+        locality: Locality,
+        old: Option<&Self>,
+    ) -> Option<Rc<Balancer>> {
         let with = |balancers: &HashMap<String, Vec<(Locality, Rc<Balancer>)>>| {
-            let same = balancers.get(key)?.iter().find(|(known, _)| *known == locality);
+            let same = balancers
+                .get(key)?
+                .iter()
+                .find(|(known, _)| *known == locality);
             same.map(|(_, balancer)| balancer.clone())
         };
         if let Some(made) = with(&self.balancers) {
@@ -165,13 +212,26 @@ impl Tables {
         let balancer = match known {
             Some(known) if Arc::ptr_eq(&known.set, &set) => known,
             known => {
-                let service =
-                    ServicePort { namespace: set.namespace.clone(), name: set.service.clone(), port: set.port };
+                let service = ServicePort {
+                    namespace: set.namespace.clone(),
+                    name: set.service.clone(),
+                    port: set.port,
+                };
                 let service = Some(service);
-                Rc::new(Balancer::new(&self.endpoints, set, service, locality, &self.here, known.as_deref()))
+                Rc::new(Balancer::new(
+                    &self.endpoints,
+                    set,
+                    service,
+                    locality,
+                    &self.here,
+                    known.as_deref(),
+                ))
             }
         };
-        self.balancers.entry(key.to_owned()).or_default().push((locality, balancer.clone()));
+        self.balancers
+            .entry(key.to_owned())
+            .or_default()
+            .push((locality, balancer.clone()));
         Some(balancer)
     }
 
@@ -179,7 +239,10 @@ impl Tables {
         let mut direct = self.direct.borrow_mut();
         if let Some(known) = direct.get(&endpoint.key)
             && known.protocol == protocol
-            && known.default.as_ref().is_some_and(|balancer| *balancer.set.endpoints[0] == **endpoint)
+            && known
+                .default
+                .as_ref()
+                .is_some_and(|balancer| *balancer.set.endpoints[0] == **endpoint)
         {
             return known.clone();
         }
@@ -191,13 +254,24 @@ impl Tables {
             endpoints: vec![endpoint.clone()],
         };
         let locality = Locality::default();
-        let balancer = Balancer::new(&self.endpoints, Arc::new(set), None, locality, &self.here, None);
+        let balancer = Balancer::new(
+            &self.endpoints,
+            Arc::new(set),
+            None,
+            locality,
+            &self.here,
+            None,
+        );
         let service = Rc::new(Service {
             protocol,
             model: None,
             rules: None,
             default: Some(Rc::new(balancer)),
-            no_template: self.templates.get("").cloned().unwrap_or_else(|| Rc::from("")),
+            no_template: self
+                .templates
+                .get("")
+                .cloned()
+                .unwrap_or_else(|| Rc::from("")),
         });
         direct.insert(endpoint.key, service.clone());
         service
@@ -205,10 +279,14 @@ impl Tables {
 
     /// Pods addressed directly are kept, with their pools, as long as discovery follows them.
     fn keep_direct(&self, previous: &Self) {
-        let followed = self.state.lookups.values().filter_map(|found| match &*found.lookup.value {
-            Lookup::Direct { endpoint, .. } => Some(endpoint.key),
-            _ => None,
-        });
+        let followed = self
+            .state
+            .lookups
+            .values()
+            .filter_map(|found| match &*found.lookup.value {
+                Lookup::Direct { endpoint, .. } => Some(endpoint.key),
+                _ => None,
+            });
         let known = previous.direct.borrow();
         let kept = followed.filter_map(|key| known.get(&key).map(|service| (key, service.clone())));
         self.direct.borrow_mut().extend(kept);
@@ -219,12 +297,23 @@ impl Service {
     /// Where a request goes. `drawn`: uniform from all of `u64`.
     pub fn choose(&self, request: &RequestHead<'_>, drawn: u64) -> Result<Choice, Reason> {
         let Some(rules) = &self.rules else {
-            return self.opaque().map(|balancer| Choice { balancer, template: self.no_template.clone() });
+            return self.opaque().map(|balancer| Choice {
+                balancer,
+                template: self.no_template.clone(),
+            });
         };
-        let rule = rules.iter().find(|rule| rule.model.matches.matches(request)).ok_or(Reason::NoRoute)?;
+        let rule = rules
+            .iter()
+            .find(|rule| rule.model.matches.matches(request))
+            .ok_or(Reason::NoRoute)?;
         let backend = rule.model.backend(drawn).ok_or(Reason::BackendUnresolved)?;
-        let balancer = rule.backends[backend].clone().ok_or(Reason::BackendUnresolved)?;
-        Ok(Choice { balancer, template: rule.template.clone() })
+        let balancer = rule.backends[backend]
+            .clone()
+            .ok_or(Reason::BackendUnresolved)?;
+        Ok(Choice {
+            balancer,
+            template: rule.template.clone(),
+        })
     }
 
     /// Where an opaque stream goes: routes are about requests.
@@ -243,10 +332,17 @@ impl Service {
             (None, None) => true,
             _ => false,
         };
-        let same_model = matches!((&self.model, &other.model), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
-        let all_same = |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same(a, b));
+        let same_model =
+            matches!((&self.model, &other.model), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        let all_same =
+            |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same(a, b));
         same_model
             && same(&self.default, &other.default)
-            && self.rules.iter().flatten().zip(other.rules.iter().flatten()).all(|(a, b)| all_same(a, b))
+            && self
+                .rules
+                .iter()
+                .flatten()
+                .zip(other.rules.iter().flatten())
+                .all(|(a, b)| all_same(a, b))
     }
 }

@@ -69,7 +69,13 @@ pub struct Origins {
 
 impl Worker {
     /// What connections need, before the first one.
-    pub fn new(settings: Arc<Settings>, view: View, metrics: Rc<Metrics>, tracer: Tracer, origins: Origins) -> Rc<Self> {
+    pub fn new(
+        settings: Arc<Settings>,
+        view: View,
+        metrics: Rc<Metrics>,
+        tracer: Tracer,
+        origins: Origins,
+    ) -> Rc<Self> {
         let endpoints = Endpoints::new(rand::random(), metrics.clone());
         let tables = Rc::new(Tables::new(&endpoints, view.state(), None));
         view.applied(tables.state.generation);
@@ -102,7 +108,12 @@ impl Worker {
 
     /// Our own credential.
     pub fn credential(&self) -> Result<Arc<Credential>, Reason> {
-        self.tables.borrow().state.credential.clone().ok_or(Reason::NoCertificate)
+        self.tables
+            .borrow()
+            .state
+            .credential
+            .clone()
+            .ok_or(Reason::NoCertificate)
     }
 
     /// What is at a destination; waits, bounded, where nobody knows yet. Cancel safe.
@@ -120,7 +131,11 @@ impl Worker {
 
     /// The connections to one port of the app.
     pub fn app(&self, port: SocketAddr) -> Rc<Pool> {
-        self.apps.borrow_mut().entry(port).or_insert_with(|| self.endpoints.pools.open()).clone()
+        self.apps
+            .borrow_mut()
+            .entry(port)
+            .or_insert_with(|| self.endpoints.pools.open())
+            .clone()
     }
 
     /// Decides by a state from now on, and says so.
@@ -144,7 +159,8 @@ impl Worker {
 
     /// Whether a connection was going to one of Weft's own listeners.
     pub fn is_own_listener(&self, destination: SocketAddr) -> bool {
-        let here = destination.ip().is_loopback() || self.settings.pod_ips.contains(&destination.ip());
+        let here =
+            destination.ip().is_loopback() || self.settings.pod_ips.contains(&destination.ip());
         here && self.settings.own_ports().contains(&destination.port())
     }
 
@@ -162,7 +178,9 @@ impl Worker {
             tokio::time::sleep(SWEEP).await;
             self.endpoints.pools.sweep(Instant::now());
             // A pool that only this map holds, and that is empty, is not needed until somebody comes again.
-            self.apps.borrow_mut().retain(|_, pool| Rc::strong_count(pool) > 1 || !pool.is_empty());
+            self.apps
+                .borrow_mut()
+                .retain(|_, pool| Rc::strong_count(pool) > 1 || !pool.is_empty());
         }
     }
 }

@@ -24,14 +24,21 @@ pub struct Ewma {
 impl Ewma {
     /// Begins with an estimate, which fades like a sample.
     pub fn new(initial: Duration, now: Instant) -> Self {
-        Self { seconds: Cell::new(initial.as_secs_f64()), at: Cell::new(now) }
+        Self {
+            seconds: Cell::new(initial.as_secs_f64()),
+            at: Cell::new(now),
+        }
     }
 
     /// Takes a sample in.
     pub fn observe(&self, latency: Duration, now: Instant) {
         let sample = latency.as_secs_f64();
         let faded = self.faded(now);
-        self.seconds.set(if sample >= faded { sample } else { faded + sample * (1.0 - self.weight(now)) });
+        self.seconds.set(if sample >= faded {
+            sample
+        } else {
+            faded + sample * (1.0 - self.weight(now))
+        });
         self.at.set(now);
     }
 
@@ -63,8 +70,14 @@ mod tests {
         ewma.observe(100 * MS, start);
         assert!(ewma.cost(start) >= 0.1);
         ewma.observe(10 * MS, start + 100 * MS);
-        assert!(ewma.cost(start + 100 * MS) > 0.09, "one fast answer forgives little");
-        assert!(ewma.cost(start + Duration::from_secs(30)) < 0.01, "silence forgives");
+        assert!(
+            ewma.cost(start + 100 * MS) > 0.09,
+            "one fast answer forgives little"
+        );
+        assert!(
+            ewma.cost(start + Duration::from_secs(30)) < 0.01,
+            "silence forgives"
+        );
     }
 
     #[tokio::test(start_paused = true)]

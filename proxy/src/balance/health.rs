@@ -72,13 +72,21 @@ impl Health {
             // A request that was under way, or a last resort, failed as well: nothing new.
             return false;
         }
-        if self.recovered.get().is_some_and(|at| now.saturating_duration_since(at) > FORGET) {
+        if self
+            .recovered
+            .get()
+            .is_some_and(|at| now.saturating_duration_since(at) > FORGET)
+        {
             self.ejections.set(0);
         }
-        let doubled = FIRST.saturating_mul(1 << self.ejections.get().min(16)).min(LONGEST);
+        let doubled = FIRST
+            .saturating_mul(1 << self.ejections.get().min(16))
+            .min(LONGEST);
         self.ejections.set(self.ejections.get().saturating_add(1));
         // Three quarters to five quarters, so that workers and proxies do not probe in step.
-        self.state.set(State::Ejected { until: now + doubled.mul_f64(0.75 + jitter / 2.0) });
+        self.state.set(State::Ejected {
+            until: now + doubled.mul_f64(0.75 + jitter / 2.0),
+        });
         was_well
     }
 
@@ -121,7 +129,10 @@ mod tests {
         assert!(!slow.failed(Failure::Doubt, false, now, HALF));
         assert!(slow.is_well());
         slow.succeeded(now);
-        assert!(!slow.failed(Failure::Doubt, false, now, HALF), "a success in between forgives");
+        assert!(
+            !slow.failed(Failure::Doubt, false, now, HALF),
+            "a success in between forgives"
+        );
         assert!(slow.failed(Failure::Doubt, false, now, HALF));
     }
 
@@ -150,10 +161,20 @@ mod tests {
             }
             assert!(!health.take_probe(now), "one probe is under way");
             waits.push(now - begun);
-            assert!(!health.failed(Failure::Doubt, false, now, HALF), "it was ejected before");
+            assert!(
+                !health.failed(Failure::Doubt, false, now, HALF),
+                "it was ejected before"
+            );
         }
-        assert!(waits.windows(2).all(|w| w[1] > w[0] || w[1] >= LONGEST), "{waits:?}");
-        assert!(waits.iter().all(|w| *w <= LONGEST + Duration::from_millis(100)));
+        assert!(
+            waits.windows(2).all(|w| w[1] > w[0] || w[1] >= LONGEST),
+            "{waits:?}"
+        );
+        assert!(
+            waits
+                .iter()
+                .all(|w| *w <= LONGEST + Duration::from_millis(100))
+        );
         now += LONGEST * 2;
         assert!(health.take_probe(now));
         assert!(health.succeeded(now));

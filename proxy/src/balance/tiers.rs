@@ -63,19 +63,40 @@ impl Tiers {
             .map(|tier| {
                 let here = |s: &Seen| s.tier == tier && counts(s);
                 let all = seen.iter().filter(|s| here(s)).count();
-                let places = (0..).zip(seen).filter(|(_, s)| here(s) && open(s)).map(|(i, _)| i).collect();
+                let places = (0..)
+                    .zip(seen)
+                    .filter(|(_, s)| here(s) && open(s))
+                    .map(|(i, _)| i)
+                    .collect();
                 (tier, all, places)
             })
             .collect();
-        let counts: Vec<(usize, usize)> = tiers.iter().map(|(_, all, places)| (*all, places.len())).collect();
+        let counts: Vec<(usize, usize)> = tiers
+            .iter()
+            .map(|(_, all, places)| (*all, places.len()))
+            .collect();
         let shares = locality.shares(&counts);
-        let tiers = tiers.into_iter().zip(shares).map(|((tier, _, places), share)| Open { tier, places, share });
-        Self { tiers: tiers.collect(), panic }
+        let tiers = tiers
+            .into_iter()
+            .zip(shares)
+            .map(|((tier, _, places), share)| Open {
+                tier,
+                places,
+                share,
+            });
+        Self {
+            tiers: tiers.collect(),
+            panic,
+        }
     }
 
     /// Draws a tier by its share, then asks `choose` for one of its places; where that finds none, the other tiers are
     /// asked, nearest first.
-    pub fn draw(&self, chance: &Chance, mut choose: impl FnMut(&[u32]) -> Option<u32>) -> Option<(Tier, u32)> {
+    pub fn draw(
+        &self,
+        chance: &Chance,
+        mut choose: impl FnMut(&[u32]) -> Option<u32>,
+    ) -> Option<(Tier, u32)> {
         let total: usize = self.tiers.iter().map(|open| open.share as usize).sum();
         let drawn = match self.tiers.as_slice() {
             [] => return None,
@@ -90,7 +111,12 @@ impl Tiers {
                 place.unwrap_or(0)
             }
         };
-        let others = self.tiers.iter().enumerate().filter(|(i, _)| *i != drawn).map(|(_, open)| open);
+        let others = self
+            .tiers
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| *i != drawn)
+            .map(|(_, open)| open);
         let mut in_turn = self.tiers.get(drawn).into_iter().chain(others);
         in_turn.find_map(|open| choose(&open.places).map(|place| (open.tier, place)))
     }
@@ -105,14 +131,22 @@ impl Tiers {
 mod tests {
     use super::*;
 
-    const WELL: Seen = Seen { tier: Tier(0), draining: false, well: true };
+    const WELL: Seen = Seen {
+        tier: Tier(0),
+        draining: false,
+        well: true,
+    };
 
     fn hits(seen: &[Seen]) -> Vec<u32> {
         let tiers = Tiers::new(&Locality::default(), seen);
         let chance = Chance::new(3);
         let mut hits = vec![0; seen.len()];
         for _ in 0..10_000 {
-            let (_, place) = tiers.draw(&chance, |places| places.get(chance.below(places.len())).copied()).unwrap();
+            let (_, place) = tiers
+                .draw(&chance, |places| {
+                    places.get(chance.below(places.len())).copied()
+                })
+                .unwrap();
             hits[place as usize] += 1;
         }
         hits
@@ -120,14 +154,23 @@ mod tests {
 
     #[test]
     fn the_nearest_tier_takes_all_while_it_is_well() {
-        let far = Seen { tier: Tier(2), ..WELL };
+        let far = Seen {
+            tier: Tier(2),
+            ..WELL
+        };
         assert_eq!(hits(&[WELL, WELL, far])[2], 0);
     }
 
     #[test]
     fn a_tier_half_ill_spills_over_in_proportion() {
-        let ill = Seen { well: false, ..WELL };
-        let far = Seen { tier: Tier(1), ..WELL };
+        let ill = Seen {
+            well: false,
+            ..WELL
+        };
+        let far = Seen {
+            tier: Tier(1),
+            ..WELL
+        };
         // 50 % well, threshold 70 %: five sevenths stay.
         let hits = hits(&[WELL, ill, far]);
         assert_eq!(hits[1], 0);
@@ -136,22 +179,37 @@ mod tests {
 
     #[test]
     fn a_tier_that_is_lost_leaves_all_to_the_next() {
-        let ill = Seen { well: false, ..WELL };
-        let far = Seen { tier: Tier(2), ..WELL };
+        let ill = Seen {
+            well: false,
+            ..WELL
+        };
+        let far = Seen {
+            tier: Tier(2),
+            ..WELL
+        };
         assert_eq!(hits(&[ill, far]), [0, 10_000]);
     }
 
     #[test]
     fn draining_endpoints_serve_only_when_nothing_else_is_left() {
-        let draining = Seen { draining: true, ..WELL };
-        let ill = Seen { well: false, ..WELL };
+        let draining = Seen {
+            draining: true,
+            ..WELL
+        };
+        let ill = Seen {
+            well: false,
+            ..WELL
+        };
         assert_eq!(hits(&[draining, WELL]), [0, 10_000]);
         assert_eq!(hits(&[draining, ill]), [10_000, 0]);
     }
 
     #[test]
     fn with_none_well_all_are_tried() {
-        let ill = Seen { well: false, ..WELL };
+        let ill = Seen {
+            well: false,
+            ..WELL
+        };
         let hits = hits(&[ill, ill]);
         assert!(hits.iter().all(|n| *n > 4_000), "{hits:?}");
         assert!(Tiers::new(&Locality::default(), &[ill]).panic);
@@ -159,6 +217,9 @@ mod tests {
 
     #[test]
     fn no_endpoints_no_choice() {
-        assert_eq!(Tiers::new(&Locality::default(), &[]).draw(&Chance::new(1), |_| Some(0)), None);
+        assert_eq!(
+            Tiers::new(&Locality::default(), &[]).draw(&Chance::new(1), |_| Some(0)),
+            None
+        );
     }
 }

@@ -63,11 +63,17 @@ impl RequestService for Requests {
 
 /// Answers a request that the outbound side of this very pod sends to an endpoint that is this pod: as one of mutual TLS,
 /// admission included.
-pub async fn from_self(worker: &Rc<Worker>, exchange: &mut Exchange<'_>, app: SocketAddr) -> Outcome {
+pub async fn from_self(
+    worker: &Rc<Worker>,
+    exchange: &mut Exchange<'_>,
+    app: SocketAddr,
+) -> Outcome {
     match worker.credential() {
         Ok(credential) => {
             let caller = Caller::Verified(credential.identity().clone());
-            Requests::new(worker.clone(), caller, None, app).answer(exchange).await
+            Requests::new(worker.clone(), caller, None, app)
+                .answer(exchange)
+                .await
         }
         Err(reason) => {
             worker.metrics.refused(reason, Direction::Inbound);
@@ -79,9 +85,21 @@ pub async fn from_self(worker: &Rc<Worker>, exchange: &mut Exchange<'_>, app: So
 
 impl Requests {
     /// For a caller's connection to a port of the app.
-    pub fn new(worker: Rc<Worker>, caller: Caller, client: Option<SocketAddr>, app: SocketAddr) -> Self {
+    pub fn new(
+        worker: Rc<Worker>,
+        caller: Caller,
+        client: Option<SocketAddr>,
+        app: SocketAddr,
+    ) -> Self {
         let pool = worker.app(app);
-        Self { worker, caller, client, app, pool, permitted: RefCell::default() }
+        Self {
+            worker,
+            caller,
+            client,
+            app,
+            pool,
+            permitted: RefCell::default(),
+        }
     }
 
     async fn answer(&self, exchange: &mut Exchange<'_>) -> Outcome {
@@ -96,7 +114,10 @@ impl Requests {
         let asked = Asked::of(exchange);
         let tracer = &self.worker.tracer;
         let begun = tracer.begin(&exchange.head().headers);
-        let span = tracer.server(begun, &asked.what(permitted.series.labels(), "", self.client));
+        let span = tracer.server(
+            begun,
+            &asked.what(permitted.series.labels(), "", self.client),
+        );
         tracer.carry(begun, span.as_ref(), exchange.headers_mut());
         if let Some(caller) = permitted.caller {
             exchange.headers_mut().insert(CALLER, caller);
@@ -118,12 +139,19 @@ impl Requests {
     /// Admit: anew once the configuration has changed.
     fn permit(&self) -> Result<Permitted, Reason> {
         let generation = self.worker.generation();
-        if let Some(permitted) = self.permitted.borrow().as_ref().filter(|p| p.generation == generation) {
+        if let Some(permitted) = self
+            .permitted
+            .borrow()
+            .as_ref()
+            .filter(|p| p.generation == generation)
+        {
             return Ok(permitted.clone());
         }
         let tables = self.worker.tables();
         admit(&tables, self.app.port(), self.caller.clone())?;
-        let labels = tables.inbound().map(|own| Labels::inbound(own, self.app.port(), &self.caller));
+        let labels = tables
+            .inbound()
+            .map(|own| Labels::inbound(own, self.app.port(), &self.caller));
         let permitted = Permitted {
             generation,
             series: self.worker.metrics.series(&labels.unwrap_or_default(), ""),
@@ -135,7 +163,9 @@ impl Requests {
 
     /// Written once, and then only counted: it is the same for every request of a connection.
     fn caller_header(&self) -> Option<HeaderValue> {
-        let Caller::Verified(peer) = &self.caller else { return None };
+        let Caller::Verified(peer) = &self.caller else {
+            return None;
+        };
         let credential = self.worker.credential().ok()?;
         let mut headers = HeaderMap::new();
         set_caller(&mut headers, credential.identity(), peer);
@@ -171,26 +201,46 @@ impl Requests {
 
     async fn h1(&self, fresh: bool) -> Result<Lent, ConnectError> {
         if !fresh && let Some(client) = self.pool.take_h1(0) {
-            return Ok(Lent { upstream: Upstream::H1(client), pooled: true });
+            return Ok(Lent {
+                upstream: Upstream::H1(client),
+                pooled: true,
+            });
         }
         let client = handshake_h1(Box::pin(self.dial()).await?);
-        Ok(Lent { upstream: Upstream::H1(client), pooled: false })
+        Ok(Lent {
+            upstream: Upstream::H1(client),
+            pooled: false,
+        })
     }
 
     async fn h2(&self) -> Result<Lent, ConnectError> {
         match self.pool.turn_h2(0, Instant::now()).await? {
-            Turn::Use(client) => Ok(Lent { upstream: Upstream::H2(client), pooled: true }),
+            Turn::Use(client) => Ok(Lent {
+                upstream: Upstream::H2(client),
+                pooled: true,
+            }),
             Turn::Dial(ticket) => {
                 let dialled = Box::pin(self.dial_h2()).await;
-                ticket.dialled(dialled.as_ref().map(|client| (client, 0)).map_err(|error| *error), Instant::now());
-                Ok(Lent { upstream: Upstream::H2(dialled?), pooled: false })
+                ticket.dialled(
+                    dialled
+                        .as_ref()
+                        .map(|client| (client, 0))
+                        .map_err(|error| *error),
+                    Instant::now(),
+                );
+                Ok(Lent {
+                    upstream: Upstream::H2(dialled?),
+                    pooled: false,
+                })
             }
         }
     }
 
     async fn dial_h2(&self) -> Result<crate::http::client::H2Client, ConnectError> {
         let io = self.dial().await?;
-        let (client, driver) = handshake_h2(io, Limits::default()).await.map_err(|_| ConnectError::Closed)?;
+        let (client, driver) = handshake_h2(io, Limits::default())
+            .await
+            .map_err(|_| ConnectError::Closed)?;
         tokio::task::spawn_local(async move {
             // How it ends is told to each stream.
             let _ = driver.run().await;
@@ -199,6 +249,10 @@ impl Requests {
     }
 
     async fn dial(&self) -> Result<Io, ConnectError> {
-        self.worker.dialer.tcp(self.app, Some(self.app.ip())).await.map(Io::plain)
+        self.worker
+            .dialer
+            .tcp(self.app, Some(self.app.ip()))
+            .await
+            .map(Io::plain)
     }
 }

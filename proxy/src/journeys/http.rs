@@ -9,16 +9,28 @@ fn a_request_goes_from_app_to_app_over_mutual_tls() {
     story(async {
         let world = World::new();
         let reviews = app("reviews").await;
-        let server = world.told("reviews").strict().start(reviews, nobody().await).await;
+        let server = world
+            .told("reviews")
+            .strict()
+            .start(reviews, nobody().await)
+            .await;
         let mut told = world.told("web");
-        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+        told.endpoints(
+            "all",
+            vec![world.endpoint(1, server.inbound, Some("reviews"))],
+        );
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
 
         let mut connection = Client::to(client.outbound).await;
         for path in ["/one", "/two"] {
             let answer = connection.get(path).await.unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
-            assert!(answer.body.starts_with(&format!("reviews\nGET {path} HTTP/1.1\r\n")), "{answer:?}");
+            assert!(
+                answer
+                    .body
+                    .starts_with(&format!("reviews\nGET {path} HTTP/1.1\r\n")),
+                "{answer:?}"
+            );
             let caller = "x-forwarded-client-cert: By=spiffe://demo.weft.internal/ns/shop/sa/reviews;\
                           URI=spiffe://demo.weft.internal/ns/shop/sa/web";
             assert!(answer.body.contains(caller), "{answer:?}");
@@ -26,9 +38,15 @@ fn a_request_goes_from_app_to_app_over_mutual_tls() {
         let answer = connection.post("/three", "body").await.unwrap();
         assert!(answer.body.ends_with("body"), "{answer:?}");
         let counted = server.metrics();
-        let inbound = counted.lines().find(|line| line.starts_with("http_server_request_duration_seconds_count"));
+        let inbound = counted
+            .lines()
+            .find(|line| line.starts_with("http_server_request_duration_seconds_count"));
         let inbound = inbound.expect("inbound requests are counted");
-        for label in ["source_workload=\"web\"", "mutual_tls=\"true\"", "destination_workload=\"reviews\""] {
+        for label in [
+            "source_workload=\"web\"",
+            "mutual_tls=\"true\"",
+            "destination_workload=\"reviews\"",
+        ] {
             assert!(inbound.contains(label), "{inbound}");
         }
     });
@@ -38,17 +56,30 @@ fn a_request_goes_from_app_to_app_over_mutual_tls() {
 fn an_endpoint_that_refuses_is_passed_over_and_ejected() {
     story(async {
         let world = World::new();
-        let server = world.told("reviews").start(app("reviews").await, nobody().await).await;
+        let server = world
+            .told("reviews")
+            .start(app("reviews").await, nobody().await)
+            .await;
         let mut told = world.told("web");
         let dead = world.endpoint(1, nobody().await, Some("reviews"));
-        told.endpoints("all", vec![dead, world.endpoint(2, server.inbound, Some("reviews"))]);
+        told.endpoints(
+            "all",
+            vec![dead, world.endpoint(2, server.inbound, Some("reviews"))],
+        );
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         for n in 0..20 {
-            let answer = Client::to(client.outbound).await.post(&format!("/{n}"), "x").await.unwrap();
+            let answer = Client::to(client.outbound)
+                .await
+                .post(&format!("/{n}"), "x")
+                .await
+                .unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
         }
         let ejections = client.metrics();
-        assert!(ejections.contains("weft_endpoint_ejections_total{"), "{ejections}");
+        assert!(
+            ejections.contains("weft_endpoint_ejections_total{"),
+            "{ejections}"
+        );
     });
 }
 
@@ -56,10 +87,19 @@ fn an_endpoint_that_refuses_is_passed_over_and_ejected() {
 fn another_identity_at_the_endpoint_is_never_spoken_to() {
     story(async {
         let world = World::new();
-        let wrong = world.told("intruder").start(app("intruder").await, nobody().await).await;
-        let right = world.told("reviews").start(app("reviews").await, nobody().await).await;
+        let wrong = world
+            .told("intruder")
+            .start(app("intruder").await, nobody().await)
+            .await;
+        let right = world
+            .told("reviews")
+            .start(app("reviews").await, nobody().await)
+            .await;
         let mut told = world.told("web");
-        told.endpoints("all", vec![world.endpoint(1, wrong.inbound, Some("reviews"))]);
+        told.endpoints(
+            "all",
+            vec![world.endpoint(1, wrong.inbound, Some("reviews"))],
+        );
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
 
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
@@ -83,12 +123,21 @@ fn another_identity_at_the_endpoint_is_never_spoken_to() {
 fn a_certificate_of_another_authority_is_never_spoken_to() {
     story(async {
         let (world, foreign) = (World::new(), World::new());
-        let server = foreign.told("reviews").start(app("reviews").await, nobody().await).await;
+        let server = foreign
+            .told("reviews")
+            .start(app("reviews").await, nobody().await)
+            .await;
         let mut told = world.told("web");
-        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+        told.endpoints(
+            "all",
+            vec![world.endpoint(1, server.inbound, Some("reviews"))],
+        );
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
-        assert_eq!(answer.status, 502, "the same names under another root are another mesh");
+        assert_eq!(
+            answer.status, 502,
+            "the same names under another root are another mesh"
+        );
     });
 }
 
@@ -96,8 +145,14 @@ fn a_certificate_of_another_authority_is_never_spoken_to() {
 fn a_changed_configuration_holds_from_the_next_request_of_the_same_connection() {
     story(async {
         let world = World::new();
-        let one = world.told("reviews").start(app("one").await, nobody().await).await;
-        let two = world.told("reviews").start(app("two").await, nobody().await).await;
+        let one = world
+            .told("reviews")
+            .start(app("one").await, nobody().await)
+            .await;
+        let two = world
+            .told("reviews")
+            .start(app("two").await, nobody().await)
+            .await;
         let mut told = world.told("web");
         told.endpoints("all", vec![world.endpoint(1, one.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
@@ -108,11 +163,16 @@ fn a_changed_configuration_holds_from_the_next_request_of_the_same_connection() 
         assert!(connection.get("/").await.unwrap().body.starts_with("two\n"));
         // The inbound side likewise: what is not admitted any more is refused on the connection that exists.
         let policy = weft_model::policy::Policy {
-            object: weft_model::name::ObjectRef { kind: "AccessPolicy".into(), namespace: "shop".into(), name: "x".into() },
+            object: weft_model::name::ObjectRef {
+                kind: "AccessPolicy".into(),
+                namespace: "shop".into(),
+                name: "x".into(),
+            },
             missing: vec!["something-new/1".into()],
             ports: vec![],
         };
-        two.tell(|told| _ = told.inbound(|inbound| inbound.policies.push(policy))).await;
+        two.tell(|told| _ = told.inbound(|inbound| inbound.policies.push(policy)))
+            .await;
         let answer = connection.get("/").await.unwrap();
         assert_eq!(answer.status, 403, "{answer:?}");
     });
@@ -121,7 +181,10 @@ fn a_changed_configuration_holds_from_the_next_request_of_the_same_connection() 
 #[test]
 fn without_endpoints_the_reason_is_told() {
     story(async {
-        let client = World::new().told("web").start(nobody().await, VIP.parse().unwrap()).await;
+        let client = World::new()
+            .told("web")
+            .start(nobody().await, VIP.parse().unwrap())
+            .await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
         assert_eq!(answer.status, 503);
         assert!(answer.head.contains("no-endpoints"), "{answer:?}");
@@ -139,12 +202,20 @@ fn plaintext_goes_only_where_discovery_says_there_is_no_identity() {
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
         assert!(answer.body.starts_with("plain\n"));
-        assert!(!answer.body.contains("x-forwarded-client-cert"), "{answer:?}");
+        assert!(
+            !answer.body.contains("x-forwarded-client-cert"),
+            "{answer:?}"
+        );
         // The same app, expected to have an identity: refused, and never in plaintext.
         let expected = vec![world.endpoint(2, plain, Some("reviews"))];
-        client.tell(|told| _ = told.endpoints("all", expected)).await;
+        client
+            .tell(|told| _ = told.endpoints("all", expected))
+            .await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
-        assert_eq!(answer.status, 504, "the app waits for HTTP, and never gets any: {answer:?}");
+        assert_eq!(
+            answer.status, 504,
+            "the app waits for HTTP, and never gets any: {answer:?}"
+        );
     });
 }
 
@@ -168,7 +239,13 @@ fn draining_lets_a_request_finish_and_then_ends() {
         let (answer, ()) = tokio::join!(request, drain);
         let answer = answer.unwrap();
         assert_eq!(answer.status, 200);
-        assert!(answer.head.to_ascii_lowercase().contains("connection: close"), "{answer:?}");
+        assert!(
+            answer
+                .head
+                .to_ascii_lowercase()
+                .contains("connection: close"),
+            "{answer:?}"
+        );
         (&mut server.served).await.unwrap();
     });
 }
@@ -176,11 +253,17 @@ fn draining_lets_a_request_finish_and_then_ends() {
 #[test]
 fn with_nothing_left_draining_ends_at_once() {
     story(async {
-        let mut server = World::new().told("reviews").start(app("reviews").await, nobody().await).await;
+        let mut server = World::new()
+            .told("reviews")
+            .start(app("reviews").await, nobody().await)
+            .await;
         let mut connection = Client::to(server.inbound).await;
         assert_eq!(connection.get("/").await.unwrap().status, 200);
         server.phase.send_replace(crate::serve::Phase::Draining);
         (&mut server.served).await.unwrap();
-        assert!(connection.get("/").await.is_none(), "an idle connection is closed");
+        assert!(
+            connection.get("/").await.is_none(),
+            "an idle connection is closed"
+        );
     });
 }

@@ -12,7 +12,11 @@ use super::world::*;
 #[test]
 fn strict_tells_plaintext_http_why_and_closes_the_rest() {
     story(async {
-        let server = World::new().told("reviews").strict().start(app("reviews").await, nobody().await).await;
+        let server = World::new()
+            .told("reviews")
+            .strict()
+            .start(app("reviews").await, nobody().await)
+            .await;
         let answer = Client::to(server.inbound).await.get("/").await.unwrap();
         assert_eq!(answer.status, 403);
         assert!(answer.head.contains("plaintext-refused"), "{answer:?}");
@@ -33,11 +37,17 @@ const FOREIGN_HELLO: &[u8] = &[22, 3, 1, 0, 5, 1, 0, 0, 1, 0];
 #[test]
 fn permissive_takes_plaintext_as_from_nobody() {
     story(async {
-        let server = World::new().told("reviews").start(app("reviews").await, nobody().await).await;
+        let server = World::new()
+            .told("reviews")
+            .start(app("reviews").await, nobody().await)
+            .await;
         let forged = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://demo/ns/a/sa/b\r\n\r\n";
         let answer = Client::to(server.inbound).await.send(forged).await.unwrap();
         assert_eq!(answer.status, 200);
-        assert!(!answer.body.contains("x-forwarded-client-cert"), "{answer:?}");
+        assert!(
+            !answer.body.contains("x-forwarded-client-cert"),
+            "{answer:?}"
+        );
         assert!(server.metrics().contains("mutual_tls=\"false\""));
     });
 }
@@ -54,7 +64,13 @@ fn what_discovery_does_not_know_is_refused_with_the_reason() {
 
         let mut told = world.told("web");
         let ttl = std::time::Duration::from_secs(60);
-        told.lookup("10.1.1.1:80", Lookup::NoSuchPort { reason: "reviews has no port 80".into(), ttl });
+        told.lookup(
+            "10.1.1.1:80",
+            Lookup::NoSuchPort {
+                reason: "reviews has no port 80".into(),
+                ttl,
+            },
+        );
         let client = told.start(nobody().await, unknown).await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
         assert!(answer.head.contains("no-such-port"), "{answer:?}");
@@ -66,7 +82,10 @@ fn a_connection_to_our_own_listener_is_closed() {
     story(async {
         let world = World::new();
         let own: SocketAddr = "127.0.0.1:15006".parse().unwrap();
-        let pod = world.told("web").start(own, "127.0.0.1:15001".parse().unwrap()).await;
+        let pod = world
+            .told("web")
+            .start(own, "127.0.0.1:15001".parse().unwrap())
+            .await;
         for listener in [pod.inbound, pod.outbound] {
             let mut socket = TcpStream::connect(listener).await.unwrap();
             // Reset or ended: nothing comes.
@@ -82,7 +101,10 @@ fn a_connection_to_our_own_listener_is_closed() {
 fn an_app_that_does_not_listen_is_named() {
     story(async {
         let world = World::new();
-        let server = world.told("reviews").start(nobody().await, nobody().await).await;
+        let server = world
+            .told("reviews")
+            .start(nobody().await, nobody().await)
+            .await;
         let answer = Client::to(server.inbound).await.get("/").await.unwrap();
         assert_eq!(answer.status, 502);
         assert!(answer.head.contains("app-unreachable"), "{answer:?}");

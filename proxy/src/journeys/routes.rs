@@ -15,18 +15,35 @@ fn backend(weight: u32, key: Option<&str>) -> Backend {
             Some(key) => BackendPlace::Endpoints(key.into()),
             None => BackendPlace::Unresolved("Service shop/none does not exist".into()),
         },
-        service: ServicePort { namespace: "shop".into(), name: "reviews".into(), port: 80 },
+        service: ServicePort {
+            namespace: "shop".into(),
+            name: "reviews".into(),
+            port: 80,
+        },
         subset: key.unwrap_or_default().into(),
     }
 }
 
 fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
-    let route = ObjectRef { kind: "HTTPRoute".into(), namespace: "shop".into(), name: "reviews".into() };
-    Arc::new(Rule { route, index: 0, name: String::new(), matches, backends })
+    let route = ObjectRef {
+        kind: "HTTPRoute".into(),
+        namespace: "shop".into(),
+        name: "reviews".into(),
+    };
+    Arc::new(Rule {
+        route,
+        index: 0,
+        name: String::new(),
+        matches,
+        backends,
+    })
 }
 
 fn prefix(path: &str) -> Match {
-    Match { path: Some(PathMatch::Prefix(path.into())), ..Match::default() }
+    Match {
+        path: Some(PathMatch::Prefix(path.into())),
+        ..Match::default()
+    }
 }
 
 #[test]
@@ -38,13 +55,19 @@ fn weights_headers_and_misses_hold_and_change_under_a_connection() {
         told.endpoints("v1", vec![world.endpoint(1, v1, None)]);
         told.endpoints("v2", vec![world.endpoint(2, v2, None)]);
         let pinned = Match {
-            headers: vec![("x-user".parse().unwrap(), ValueMatch::Exact("tester".into()))],
+            headers: vec![(
+                "x-user".parse().unwrap(),
+                ValueMatch::Exact("tester".into()),
+            )],
             ..prefix("/reviews")
         };
         let rules = |one, two| Rules {
             rules: vec![
                 rule(pinned.clone(), vec![backend(1, Some("v2"))]),
-                rule(prefix("/reviews"), vec![backend(one, Some("v1")), backend(two, Some("v2"))]),
+                rule(
+                    prefix("/reviews"),
+                    vec![backend(one, Some("v1")), backend(two, Some("v2"))],
+                ),
                 rule(prefix("/broken"), vec![backend(1, None)]),
             ],
         };
@@ -54,19 +77,38 @@ fn weights_headers_and_misses_hold_and_change_under_a_connection() {
 
         let v2s = split(&mut connection).await;
         assert!((60..140).contains(&v2s), "about a tenth of 1000: {v2s}");
-        client.tell(|told| _ = told.service(Protocol::Http, Some(rules(50, 50)))).await;
+        client
+            .tell(|told| _ = told.service(Protocol::Http, Some(rules(50, 50))))
+            .await;
         let v2s = split(&mut connection).await;
         assert!((430..570).contains(&v2s), "about half of 1000: {v2s}");
 
         let pinned = "GET /reviews/1 HTTP/1.1\r\nhost: reviews\r\nx-user: tester\r\n\r\n";
         for _ in 0..20 {
-            assert!(connection.send(pinned).await.unwrap().body.starts_with("v2\n"));
+            assert!(
+                connection
+                    .send(pinned)
+                    .await
+                    .unwrap()
+                    .body
+                    .starts_with("v2\n")
+            );
         }
         let miss = connection.get("/other").await.unwrap();
-        assert!(miss.status == 404 && miss.head.contains("no-route"), "{miss:?}");
+        assert!(
+            miss.status == 404 && miss.head.contains("no-route"),
+            "{miss:?}"
+        );
         let broken = connection.get("/broken").await.unwrap();
-        assert!(broken.status == 500 && broken.head.contains("backend-unresolved"), "{broken:?}");
-        assert!(client.metrics().contains("http_route=\"/reviews/*\""), "{}", client.metrics());
+        assert!(
+            broken.status == 500 && broken.head.contains("backend-unresolved"),
+            "{broken:?}"
+        );
+        assert!(
+            client.metrics().contains("http_route=\"/reviews/*\""),
+            "{}",
+            client.metrics()
+        );
     });
 }
 

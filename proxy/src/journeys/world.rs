@@ -10,8 +10,8 @@ use bytes::Bytes;
 use clap::Parser as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
 use weft_certs::authority::Authority;
@@ -69,9 +69,14 @@ pub(super) struct Told {
 
 /// Runs a story on one thread, as a worker does.
 pub(super) fn story(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(Duration::from_secs(20), story).await.expect("the story comes to its end");
+        tokio::time::timeout(Duration::from_secs(20), story)
+            .await
+            .expect("the story comes to its end");
     });
 }
 
@@ -81,19 +86,33 @@ impl World {
     }
 
     pub(super) fn of(trust_domain: &str) -> Self {
-        let authority = Authority::create(TrustDomain::new(trust_domain).unwrap(), SystemTime::now()).unwrap();
+        let authority =
+            Authority::create(TrustDomain::new(trust_domain).unwrap(), SystemTime::now()).unwrap();
         let bundles = Arc::new(TrustBundles::new([authority.bundle(1)]).unwrap());
         Self { authority, bundles }
     }
 
     pub(super) fn identity(&self, service_account: &str) -> Identity {
-        Identity::new(self.authority.trust_domain().clone(), "shop", service_account).unwrap()
+        Identity::new(
+            self.authority.trust_domain().clone(),
+            "shop",
+            service_account,
+        )
+        .unwrap()
     }
 
     pub(super) fn credential(&self, service_account: &str) -> Arc<Credential> {
         let key = Key::generate().unwrap();
         let identity = self.identity(service_account);
-        let leaf = self.authority.issue(key.public(), &identity, Duration::from_secs(3600), SystemTime::now()).unwrap();
+        let leaf = self
+            .authority
+            .issue(
+                key.public(),
+                &identity,
+                Duration::from_secs(3600),
+                SystemTime::now(),
+            )
+            .unwrap();
         Arc::new(Credential::new(leaf.chain, key, self.bundles.clone(), 1).unwrap())
     }
 
@@ -105,7 +124,12 @@ impl World {
             service_account: service_account.into(),
             ..Workload::default()
         };
-        let inbound = Inbound { mode: Mode::Permissive, ports: vec![], policies: vec![], workload };
+        let inbound = Inbound {
+            mode: Mode::Permissive,
+            ports: vec![],
+            policies: vec![],
+            workload,
+        };
         let mesh = weft_proto::resource::Mesh {
             trust_domain: self.authority.trust_domain().clone(),
             cluster: "demo".into(),
@@ -137,9 +161,17 @@ impl World {
     }
 
     /// A pod's port as discovery would name it: reached at `inbound`, where the redirect of the peer would catch it.
-    pub(super) fn endpoint(&self, id: u64, inbound: SocketAddr, service_account: Option<&str>) -> Arc<Endpoint> {
+    pub(super) fn endpoint(
+        &self,
+        id: u64,
+        inbound: SocketAddr,
+        service_account: Option<&str>,
+    ) -> Arc<Endpoint> {
         Arc::new(Endpoint {
-            key: EndpointKey { id: EndpointId(id), port: 8080 },
+            key: EndpointKey {
+                id: EndpointId(id),
+                port: 8080,
+            },
             address: inbound,
             identity: service_account.map(|name| self.identity(name)),
             namespace: "shop".into(),
@@ -154,15 +186,27 @@ impl World {
 }
 
 pub(super) fn held<T>(value: T) -> Held<T> {
-    let wire = Wire { version: Version::default(), epoch: 1, requires: vec![], body: Bytes::new() };
-    Held { value: Arc::new(value), wire: Arc::new(wire) }
+    let wire = Wire {
+        version: Version::default(),
+        epoch: 1,
+        requires: vec![],
+        body: Bytes::new(),
+    };
+    Held {
+        value: Arc::new(value),
+        wire: Arc::new(wire),
+    }
 }
 
 impl Told {
     /// The service at [`VIP`].
     pub(super) fn service(&mut self, protocol: Protocol, rules: Option<Rules>) -> &mut Self {
         let service = Service {
-            port: ServicePort { namespace: "shop".into(), name: "reviews".into(), port: 80 },
+            port: ServicePort {
+                namespace: "shop".into(),
+                name: "reviews".into(),
+                port: 80,
+            },
             protocol,
             rules,
             endpoints: "all".into(),
@@ -173,8 +217,14 @@ impl Told {
     }
 
     pub(super) fn lookup(&mut self, address: &str, lookup: Lookup) -> &mut Self {
-        let found = Found { lookup: held(lookup), heard: Instant::now(), used: Arc::default() };
-        self.state.lookups.insert(Target::Address(address.parse().unwrap()), found);
+        let found = Found {
+            lookup: held(lookup),
+            heard: Instant::now(),
+            used: Arc::default(),
+        };
+        self.state
+            .lookups
+            .insert(Target::Address(address.parse().unwrap()), found);
         self
     }
 
@@ -202,7 +252,12 @@ impl Told {
     }
 
     pub(super) fn declare(&mut self, port: u16, protocol: Protocol) -> &mut Self {
-        let declared = InboundPort { port, protocol, foreign: vec![], services: vec!["reviews".into()] };
+        let declared = InboundPort {
+            port,
+            protocol,
+            foreign: vec![],
+            services: vec!["reviews".into()],
+        };
         self.inbound(|inbound| inbound.ports.push(declared))
     }
 
@@ -222,24 +277,51 @@ impl Told {
         let registry = Registry::new();
         let metrics = Rc::new(Metrics::new(&registry));
         let tracer = Tracer::new(None, &registry.writer());
-        let (shared, questions, mut views) = view::channel(self.state.clone(), 1, SystemTime::now());
+        let (shared, questions, mut views) =
+            view::channel(self.state.clone(), 1, SystemTime::now());
         // Nobody answers what is not told.
         std::mem::forget(questions);
-        let origins = Origins { inbound: Origin::Fixed(app), outbound: Origin::Fixed(dials) };
-        let worker = Worker::new(Arc::new(settings.unwrap()), views.remove(0), metrics, tracer, origins);
+        let origins = Origins {
+            inbound: Origin::Fixed(app),
+            outbound: Origin::Fixed(dials),
+        };
+        let worker = Worker::new(
+            Arc::new(settings.unwrap()),
+            views.remove(0),
+            metrics,
+            tracer,
+            origins,
+        );
         let (inbound, outbound) = (listen().await, listen().await);
-        let (inbound_at, outbound_at) = (inbound.local_addr().unwrap(), outbound.local_addr().unwrap());
+        let (inbound_at, outbound_at) = (
+            inbound.local_addr().unwrap(),
+            outbound.local_addr().unwrap(),
+        );
         let (phase, phases) = watch::channel(Phase::Running);
-        let listeners = Listeners { inbound: vec![inbound], outbound: vec![outbound], slots: 1000 };
+        let listeners = Listeners {
+            inbound: vec![inbound],
+            outbound: vec![outbound],
+            slots: 1000,
+        };
         let served = spawn_local(serve(worker.clone(), listeners, phases));
-        Pod { worker, outbound: outbound_at, inbound: inbound_at, phase, served, registry, shared }
+        Pod {
+            worker,
+            outbound: outbound_at,
+            inbound: inbound_at,
+            phase,
+            served,
+            registry,
+            shared,
+        }
     }
 }
 
 impl Pod {
     /// Tells it something new, and waits until it decides by it.
     pub(super) async fn tell(&self, change: impl FnOnce(&mut Told)) {
-        let mut told = Told { state: State::clone(&self.worker.tables().state) };
+        let mut told = Told {
+            state: State::clone(&self.worker.tables().state),
+        };
         change(&mut told);
         told.state.generation += 1;
         let generation = told.state.generation;
@@ -253,8 +335,12 @@ impl Pod {
     pub(super) fn refusals(&self, reason: Reason) -> u64 {
         let text = self.registry.text().finish();
         let code = format!("reason=\"{}\"", reason.code());
-        let lines = text.lines().filter(|line| line.starts_with("weft_refusals_total{") && line.contains(&code));
-        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>() as u64
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("weft_refusals_total{") && line.contains(&code));
+        lines
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum::<f64>() as u64
     }
 
     /// All that it counts.
@@ -264,7 +350,9 @@ impl Pod {
 }
 
 pub(super) async fn listen() -> TcpListener {
-    TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0)).await.unwrap()
+    TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0))
+        .await
+        .unwrap()
 }
 
 /// An address where nobody listens.
@@ -302,7 +390,10 @@ pub(super) async fn held_app() -> (Rc<HeldAnswer>, SocketAddr) {
         read_head(&mut socket, &mut Vec::new()).await.unwrap();
         told.asked.notify_one();
         told.answer.notified().await;
-        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        socket
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
         std::future::pending::<()>().await;
     });
     (held, address)
@@ -334,7 +425,9 @@ pub(super) async fn scripted(response: &'static str) -> SocketAddr {
 async fn serve_app(mut socket: TcpStream, name: &'static str) {
     let mut buffer = Vec::new();
     loop {
-        let Some(head) = read_head(&mut socket, &mut buffer).await else { return };
+        let Some(head) = read_head(&mut socket, &mut buffer).await else {
+            return;
+        };
         let length = content_length(&head);
         while buffer.len() < length {
             if socket.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
@@ -343,7 +436,10 @@ async fn serve_app(mut socket: TcpStream, name: &'static str) {
         }
         let body: Vec<u8> = buffer.drain(..length).collect();
         let answer = format!("{name}\n{head}{}", String::from_utf8_lossy(&body));
-        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+        let response = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}",
+            answer.len()
+        );
         if socket.write_all(response.as_bytes()).await.is_err() {
             return;
         }
@@ -364,7 +460,11 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Strin
 }
 
 fn content_length(head: &str) -> usize {
-    let line = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
+    let line = head.lines().find_map(|line| {
+        line.to_ascii_lowercase()
+            .strip_prefix("content-length:")
+            .map(str::to_owned)
+    });
     line.map_or(0, |value| value.trim().parse().unwrap())
 }
 
@@ -384,17 +484,24 @@ pub(super) struct Answer {
 
 impl Client {
     pub(super) async fn to(address: SocketAddr) -> Self {
-        Self { socket: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
+        Self {
+            socket: TcpStream::connect(address).await.unwrap(),
+            buffer: Vec::new(),
+        }
     }
 
     /// Asks for a path. `None`: the connection ended.
     pub(super) async fn get(&mut self, path: &str) -> Option<Answer> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nhost: reviews\r\n\r\n")).await
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: reviews\r\n\r\n"))
+            .await
     }
 
     pub(super) async fn post(&mut self, path: &str, body: &str) -> Option<Answer> {
         let length = body.len();
-        self.send(&format!("POST {path} HTTP/1.1\r\nhost: reviews\r\ncontent-length: {length}\r\n\r\n{body}")).await
+        self.send(&format!(
+            "POST {path} HTTP/1.1\r\nhost: reviews\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))
+        .await
     }
 
     pub(super) async fn send(&mut self, request: &str) -> Option<Answer> {

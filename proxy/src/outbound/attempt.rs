@@ -61,7 +61,10 @@ impl Attempt<'_> {
                 HttpVersion::H1 => self.h1(fresh).await,
                 HttpVersion::H2 => self.h2().await,
             };
-            let mut lent = lent.map_err(|error| Failed { reason: error.reason(), again: true })?;
+            let mut lent = lent.map_err(|error| Failed {
+                reason: error.reason(),
+                again: true,
+            })?;
             match exchange.forward(&mut lent.upstream).await {
                 Ok(done) => {
                     flight.observe(done.first_byte, Instant::now());
@@ -78,38 +81,80 @@ impl Attempt<'_> {
     fn failed(&self, error: &ForwardError) -> Failed {
         tracing::debug!(endpoint = %self.remote.endpoint.key, %error, source = ?error.source, "forwarding failed");
         if error.replayable && error.reason == Reason::AppUnreachable {
-            self.balancer.failed(self.remote, Failure::Proof, error.reason, Instant::now());
+            self.balancer
+                .failed(self.remote, Failure::Proof, error.reason, Instant::now());
         }
-        Failed { reason: error.reason, again: error.replayable && !error.answered }
+        Failed {
+            reason: error.reason,
+            again: error.replayable && !error.answered,
+        }
     }
 
     async fn h1(&self, fresh: bool) -> Result<Lent, ConnectError> {
         let leaf = leaf_for(self.worker, self.remote)?;
         if !fresh && let Some(client) = self.remote.pool.take_h1(leaf) {
-            return Ok(Lent { upstream: Upstream::H1(client), leaf, pooled: true });
+            return Ok(Lent {
+                upstream: Upstream::H1(client),
+                leaf,
+                pooled: true,
+            });
         }
         // Boxed, as everything that happens once per connection: a request's own future stays small.
-        let reached = Box::pin(reach(self.worker, self.target, self.balancer, self.remote, Hop::H1)).await?;
+        let reached = Box::pin(reach(
+            self.worker,
+            self.target,
+            self.balancer,
+            self.remote,
+            Hop::H1,
+        ))
+        .await?;
         let client = handshake_h1(reached.io);
-        Ok(Lent { upstream: Upstream::H1(client), leaf: reached.leaf, pooled: false })
+        Ok(Lent {
+            upstream: Upstream::H1(client),
+            leaf: reached.leaf,
+            pooled: false,
+        })
     }
 
     async fn h2(&self) -> Result<Lent, ConnectError> {
         let leaf = leaf_for(self.worker, self.remote)?;
         match self.remote.pool.turn_h2(leaf, Instant::now()).await? {
-            Turn::Use(client) => Ok(Lent { upstream: Upstream::H2(client), leaf, pooled: true }),
+            Turn::Use(client) => Ok(Lent {
+                upstream: Upstream::H2(client),
+                leaf,
+                pooled: true,
+            }),
             Turn::Dial(ticket) => {
                 let dialled = Box::pin(self.dial_h2()).await;
-                ticket.dialled(dialled.as_ref().map(|(client, leaf)| (client, *leaf)).map_err(|e| *e), Instant::now());
+                ticket.dialled(
+                    dialled
+                        .as_ref()
+                        .map(|(client, leaf)| (client, *leaf))
+                        .map_err(|e| *e),
+                    Instant::now(),
+                );
                 let (client, leaf) = dialled?;
-                Ok(Lent { upstream: Upstream::H2(client), leaf, pooled: false })
+                Ok(Lent {
+                    upstream: Upstream::H2(client),
+                    leaf,
+                    pooled: false,
+                })
             }
         }
     }
 
     async fn dial_h2(&self) -> Result<(H2Client, u64), ConnectError> {
-        let reached = reach(self.worker, self.target, self.balancer, self.remote, Hop::H2).await?;
-        let (client, driver) = handshake_h2(reached.io, Limits::default()).await.map_err(|_| ConnectError::Closed)?;
+        let reached = reach(
+            self.worker,
+            self.target,
+            self.balancer,
+            self.remote,
+            Hop::H2,
+        )
+        .await?;
+        let (client, driver) = handshake_h2(reached.io, Limits::default())
+            .await
+            .map_err(|_| ConnectError::Closed)?;
         tokio::task::spawn_local(async move {
             // How it ends is told to each stream.
             let _ = driver.run().await;

@@ -31,7 +31,10 @@ pub struct Reached {
 pub fn leaf_for(worker: &Worker, remote: &Remote) -> Result<u64, ConnectError> {
     match &remote.endpoint.identity {
         None => Ok(0),
-        Some(_) => Ok(worker.credential().map_err(|_| ConnectError::NoCertificate)?.generation()),
+        Some(_) => Ok(worker
+            .credential()
+            .map_err(|_| ConnectError::NoCertificate)?
+            .generation()),
     }
 }
 
@@ -60,14 +63,22 @@ pub async fn reach(
 async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop) -> Result<Reached, ConnectError> {
     let endpoint = &remote.endpoint;
     let Some(expected) = &endpoint.identity else {
-        return Ok(Reached { io: Io::plain(worker.dialer.tcp(endpoint.address, None).await?), leaf: 0 });
+        return Ok(Reached {
+            io: Io::plain(worker.dialer.tcp(endpoint.address, None).await?),
+            leaf: 0,
+        });
     };
-    let credential = worker.credential().map_err(|_| ConnectError::NoCertificate)?;
+    let credential = worker
+        .credential()
+        .map_err(|_| ConnectError::NoCertificate)?;
     let sni = remote.sni.clone().ok_or(ConnectError::Tls)?;
     let socket = worker.dialer.tcp(endpoint.address, None).await?;
     let within = worker.dialer.handshake_timeout;
     let io = mtls::originate(socket, &credential, sni, expected, hop, within).await?;
-    Ok(Reached { io, leaf: credential.generation() })
+    Ok(Reached {
+        io,
+        leaf: credential.generation(),
+    })
 }
 
 fn failed(
@@ -87,7 +98,9 @@ fn failed(
         ConnectError::NoCertificate => return,
     };
     if error == ConnectError::Identity {
-        worker.metrics.refused(Reason::IdentityMismatch, Direction::Outbound);
+        worker
+            .metrics
+            .refused(Reason::IdentityMismatch, Direction::Outbound);
         worker.view.suspect(target);
     }
     balancer.failed(remote, failure, error.reason(), now);
@@ -95,7 +108,9 @@ fn failed(
 
 /// Connects to an endpoint whose ejection has lasted long enough, so that no request has to try it.
 pub fn probe(worker: &Rc<Worker>, target: &Target, balancer: &Rc<Balancer>) {
-    let Some(remote) = balancer.due_for_probe(Instant::now()) else { return };
+    let Some(remote) = balancer.due_for_probe(Instant::now()) else {
+        return;
+    };
     let (worker, target, balancer) = (worker.clone(), target.clone(), balancer.clone());
     tokio::task::spawn_local(async move {
         // Health has heard how it went; the connection itself is of no use.

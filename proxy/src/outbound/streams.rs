@@ -58,13 +58,19 @@ pub async fn opaque(
 }
 
 /// Connects to an endpoint of a service, as an opaque stream: one after the other until one can be connected to.
-pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -> Result<Stream, Reason> {
+pub async fn dial(
+    worker: &Rc<Worker>,
+    target: &Target,
+    service: &Rc<Service>,
+) -> Result<Stream, Reason> {
     let balancer = service.opaque()?;
     probe(worker, target, &balancer);
     let mut tried: Vec<EndpointKey> = Vec::with_capacity(ATTEMPTS);
     let mut reason = Reason::NoEndpoints;
     while tried.len() < ATTEMPTS {
-        let Some(picked) = balancer.pick(&tried, Instant::now()) else { break };
+        let Some(picked) = balancer.pick(&tried, Instant::now()) else {
+            break;
+        };
         let remote = picked.remote;
         tried.push(remote.endpoint.key);
         let load = remote.begin();
@@ -73,14 +79,22 @@ pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -
             inbound::from_self(worker, theirs, remote.endpoint.address);
             Ok(ours)
         } else {
-            reach(worker, target, &balancer, &remote, Hop::Tcp).await.map(|reached| reached.io)
+            reach(worker, target, &balancer, &remote, Hop::Tcp)
+                .await
+                .map(|reached| reached.io)
         };
         match reached {
             Ok(io) => {
                 let tables = worker.tables();
                 let own = tables.inbound().map(|own| &**own);
                 let series = remote.series(&worker.metrics, own, service.no_template());
-                return Ok(Stream { io, flight: Flight { _load: load, series } });
+                return Ok(Stream {
+                    io,
+                    flight: Flight {
+                        _load: load,
+                        series,
+                    },
+                });
             }
             Err(error) => reason = error.reason(),
         }
@@ -99,12 +113,19 @@ impl Stream {
 
 /// Passes a stream on to where it was going: there is nothing of the mesh.
 pub async fn outside(worker: &Rc<Worker>, client: Io, destination: SocketAddr) {
-    let labels = worker.tables().inbound().map(|own| Labels::outside(own)).unwrap_or_default();
+    let labels = worker
+        .tables()
+        .inbound()
+        .map(|own| Labels::outside(own))
+        .unwrap_or_default();
     let series = worker.metrics.series(&labels, "");
     match worker.dialer.tcp(destination, None).await {
         Ok(socket) => {
             let open = series.open_tcp();
-            let outcome = pump(client, Io::plain(socket), |flow, bytes| moved(&open, flow, bytes)).await;
+            let outcome = pump(client, Io::plain(socket), |flow, bytes| {
+                moved(&open, flow, bytes)
+            })
+            .await;
             stream_ended(outcome, open, Direction::Outbound);
         }
         Err(error) => {
