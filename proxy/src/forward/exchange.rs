@@ -33,13 +33,17 @@ impl Exchange<'_> {
         let reused = matches!(upstream, Upstream::H1(client) if client.uses > 0);
         let idempotent = self.head.method.is_idempotent();
         let peer = upstream.is_to_peer();
-        self.replay.begin(peer || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
+        self.replay
+            .begin(peer || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
         let _open = match upstream {
             Upstream::H2(client) => Some(client.count()),
             Upstream::H1(_) => None,
         };
         let up = self.send_head(upstream)?;
-        let mut attempt = Attempt { peer, ..Attempt::new(self, up, reused) };
+        let mut attempt = Attempt {
+            peer,
+            ..Attempt::new(self, up, reused)
+        };
         let result = poll_fn(|cx| attempt.poll(cx)).await;
         let (result, reusable) = attempt.conclude(result);
         if let Upstream::H1(client) = upstream {
@@ -67,19 +71,33 @@ impl Exchange<'_> {
                     return Err(failure(Reason::Internal, false, false, None));
                 }
                 let ends = self.head.length == Length::Empty && self.head.method != Method::CONNECT;
-                let request =
-                    convert::to_request(&self.head, fallback).map_err(|reason| failure(reason, false, false, None))?;
+                let request = convert::to_request(&self.head, fallback)
+                    .map_err(|reason| failure(reason, false, false, None))?;
                 let opened = Stream::open(&mut client.sender, request, ends);
-                let stream =
-                    opened.map_err(|e| failure(Reason::UpstreamClosed, true, false, Broken::H2(e).into_io()))?;
+                let stream = opened.map_err(|e| {
+                    failure(Reason::UpstreamClosed, true, false, Broken::H2(e).into_io())
+                })?;
                 Ok(Message::H2(stream))
             }
         }
     }
 }
 
-fn failure(reason: Reason, replayable: bool, answered: bool, source: Option<std::io::Error>) -> ForwardError {
-    ForwardError { reason, replayable, answered, status: None, request_bytes: 0, response_bytes: 0, source }
+fn failure(
+    reason: Reason,
+    replayable: bool,
+    answered: bool,
+    source: Option<std::io::Error>,
+) -> ForwardError {
+    ForwardError {
+        reason,
+        replayable,
+        answered,
+        status: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        source,
+    }
 }
 
 /// One try to forward.
@@ -126,7 +144,11 @@ struct Stall {
 impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
     fn new(exchange: &'e mut Exchange<'a>, up: Message<'u>, reused: bool) -> Self {
         // What follows CONNECT belongs to the tunnel, and waits for it: bytes sent earlier could be read as a request.
-        let request = if exchange.head.method == Method::CONNECT { Transfer::only_the_end() } else { Transfer::new() };
+        let request = if exchange.head.method == Method::CONNECT {
+            Transfer::only_the_end()
+        } else {
+            Transfer::new()
+        };
         Self {
             written_before: up.written(),
             exchange,
@@ -170,8 +192,15 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             break;
         }
         if let Some(response) = &mut self.response {
-            match response.poll(cx, &mut self.up, &mut self.exchange.side, &mut self.no_replay) {
-                Poll::Ready(Ok(())) if !self.tunnel || self.request.is_done() || self.cut.is_some() => {
+            match response.poll(
+                cx,
+                &mut self.up,
+                &mut self.exchange.side,
+                &mut self.no_replay,
+            ) {
+                Poll::Ready(Ok(()))
+                    if !self.tunnel || self.request.is_done() || self.cut.is_some() =>
+                {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -190,7 +219,10 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             return Ok(());
         }
         let exchange = &mut *self.exchange;
-        match self.request.poll(cx, &mut exchange.side, &mut self.up, &mut exchange.replay) {
+        match self
+            .request
+            .poll(cx, &mut exchange.side, &mut self.up, &mut exchange.replay)
+        {
             Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
             Poll::Ready(Err(Fault::From(broken))) => Err(Stop::Down(broken)),
             Poll::Ready(Err(Fault::To(broken))) => {
@@ -202,8 +234,14 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
 
     /// Why the peer's proxy did not pass the request on, if that is what it says, and it can be passed to another.
     fn unsent(&self, head: &ResponseHead) -> Option<Reason> {
-        let code = head.unsent.as_ref().filter(|_| self.peer && self.interims == 0 && self.exchange.replay.is_whole())?;
-        Reason::ALL.iter().copied().find(|reason| reason.code().as_bytes() == code.as_bytes())
+        let code = head
+            .unsent
+            .as_ref()
+            .filter(|_| self.peer && self.interims == 0 && self.exchange.replay.is_whole())?;
+        Reason::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.code().as_bytes() == code.as_bytes())
     }
 
     fn begin_response(&mut self, head: ResponseHead) -> Result<(), Stop> {
@@ -223,11 +261,15 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         self.grpc_status = grpc_status(&head.headers);
         self.tunnel = head.upgrade.is_some() || (connect && head.status.is_success());
         if self.tunnel {
+            // What was the request's body has ended; what comes now is kept for nobody.
+            self.exchange.replay = Replay::default();
             self.request = Transfer::new();
         }
         self.response = Some(Transfer::new());
         let may_follow = self.exchange.may_follow();
-        self.exchange.begin_response(head, may_follow).map_err(Stop::Down)
+        self.exchange
+            .begin_response(head, may_follow)
+            .map_err(Stop::Down)
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
@@ -242,11 +284,20 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             _ => Instant::now(),
         };
         self.stall.seen = Some((written, since));
-        if self.stall.timer.poll(cx, since + self.exchange.context.limits.stall_time).is_pending() {
+        if self
+            .stall
+            .timer
+            .poll(cx, since + self.exchange.context.limits.stall_time)
+            .is_pending()
+        {
             return Poll::Pending;
         }
         let broken = Broken::Io(std::io::ErrorKind::TimedOut.into());
-        Poll::Ready(Err(if down { Stop::Down(broken) } else { Stop::Up(broken) }))
+        Poll::Ready(Err(if down {
+            Stop::Down(broken)
+        } else {
+            Stop::Up(broken)
+        }))
     }
 
     /// What came of it, and whether the upstream connection can take another request.
@@ -257,7 +308,10 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             Ok(()) => {
                 let sent = self.request.is_done() && self.cut.is_none();
                 let reusable = sent && !self.tunnel && self.up.may_go_on();
-                let trailers = self.response.as_ref().and_then(|response| response.grpc_status);
+                let trailers = self
+                    .response
+                    .as_ref()
+                    .and_then(|response| response.grpc_status);
                 let done = Done {
                     status: self.status,
                     grpc_status: self.grpc_status.or(trailers),
@@ -279,7 +333,15 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             }
         };
         let status = (self.status != 0).then_some(self.status);
-        (Err(ForwardError { status, request_bytes, response_bytes, ..error }), false)
+        (
+            Err(ForwardError {
+                status,
+                request_bytes,
+                response_bytes,
+                ..error
+            }),
+            false,
+        )
     }
 
     fn client_failed(&mut self, broken: Broken) -> ForwardError {
@@ -310,7 +372,9 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
         if !self.exchange.answered {
             let replayable = self.is_replayable(&broken);
-            if let (false, Some(code), Message::H2(down)) = (replayable, by_app, &mut self.exchange.side) {
+            if let (false, Some(code), Message::H2(down)) =
+                (replayable, by_app, &mut self.exchange.side)
+            {
                 // The app's own word, which its client understands better than ours.
                 down.cancel(code);
                 self.exchange.answered = true;
@@ -319,11 +383,15 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
         let grpc = self.exchange.head.is_grpc();
         let told = match (&mut self.exchange.side, by_app) {
-            (Message::H2(down), None) if grpc => down.finish(Some(refuse::grpc_trailers(reason))).is_ok(),
+            (Message::H2(down), None) if grpc => {
+                down.finish(Some(refuse::grpc_trailers(reason))).is_ok()
+            }
             _ => false,
         };
         if !told {
-            self.exchange.side.abort(by_app.unwrap_or(::h2::Reason::INTERNAL_ERROR));
+            self.exchange
+                .side
+                .abort(by_app.unwrap_or(::h2::Reason::INTERNAL_ERROR));
         }
         failure(reason, false, true, broken.into_io())
     }
@@ -347,9 +415,13 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             }
             (Message::H2(_), Broken::H2(error)) => {
                 // GOAWAY reaches only the streams above the last one that the peer has worked on (RFC 9113 section 6.8).
-                error.is_remote() && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM))
+                error.is_remote()
+                    && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM))
             }
             (Message::H2(_), _) => false,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,27 +58,30 @@ pub enum Ended {
 pub async fn pump(mut downstream: Io, mut upstream: Io, moved: impl Fn(Flow, u64)) -> Outcome {
     let mut up = Direction::default();
     let mut down = Direction::default();
-    let ended = std::future::poll_fn(|cx| {
-        let went_up = up.poll(cx, &mut downstream, &mut upstream, |n| moved(Flow::Up, n));
-        let went_down = down.poll(cx, &mut upstream, &mut downstream, |n| moved(Flow::Down, n));
-        match (went_up, went_down) {
-            (Poll::Ready(Err(Fault::From(error))), _) | (_, Poll::Ready(Err(Fault::To(error)))) => {
-                Poll::Ready(Ended::Downstream(error))
+    let ended =
+        std::future::poll_fn(|cx| {
+            let went_up = up.poll(cx, &mut downstream, &mut upstream, |n| moved(Flow::Up, n));
+            let went_down = down.poll(cx, &mut upstream, &mut downstream, |n| moved(Flow::Down, n));
+            match (went_up, went_down) {
+                (Poll::Ready(Err(Fault::From(error))), _)
+                | (_, Poll::Ready(Err(Fault::To(error)))) => Poll::Ready(Ended::Downstream(error)),
+                (Poll::Ready(Err(Fault::To(error))), _)
+                | (_, Poll::Ready(Err(Fault::From(error)))) => Poll::Ready(Ended::Upstream(error)),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Cleanly),
+                _ => Poll::Pending,
             }
-            (Poll::Ready(Err(Fault::To(error))), _) | (_, Poll::Ready(Err(Fault::From(error)))) => {
-                Poll::Ready(Ended::Upstream(error))
-            }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Cleanly),
-            _ => Poll::Pending,
-        }
-    })
-    .await;
+        })
+        .await;
     match &ended {
         Ended::Cleanly => {}
         Ended::Downstream(_) => break_off(&upstream),
         Ended::Upstream(_) => break_off(&downstream),
     }
-    Outcome { up: up.bytes, down: down.bytes, ended }
+    Outcome {
+        up: up.bytes,
+        down: down.bytes,
+        ended,
+    }
 }
 
 /// Has the kernel reset the connection when it is dropped, instead of ending it as if all had been said.
@@ -147,7 +150,9 @@ impl Direction {
                     match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
                         // A peer that has gone already cannot be told.
                         Ok(()) => self.state = State::Shut,
-                        Err(error) if error.kind() == io::ErrorKind::NotConnected => self.state = State::Shut,
+                        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                            self.state = State::Shut
+                        }
                         Err(error) => return Poll::Ready(Err(Fault::To(error))),
                     }
                 }
@@ -178,7 +183,8 @@ impl Direction {
             if n > 0 {
                 self.count(n, moved);
             }
-            self.left.extend_from_slice(read.get(n..).unwrap_or_default());
+            self.left
+                .extend_from_slice(read.get(n..).unwrap_or_default());
             Poll::Ready(Ok(read.len()))
         })
     }
@@ -261,7 +267,11 @@ mod tests {
             () = writer => unreachable!("it writes for ever"),
             () = async { for _ in 0..10_000 { tokio::task::yield_now().await } } => {}
         }
-        assert!(sent.get() <= 2 * 1024 + STEP, "{} bytes were taken of a stream that nobody reads", sent.get());
+        assert!(
+            sent.get() <= 2 * 1024 + STEP,
+            "{} bytes were taken of a stream that nobody reads",
+            sent.get()
+        );
         drop(server);
     }
 
@@ -273,7 +283,11 @@ mod tests {
         let hearing = heard.clone();
         let pump = pump(near, far, move |flow, n| {
             let (up, down) = hearing.get();
-            hearing.set(if flow == Flow::Up { (up + n, down) } else { (up, down + n) });
+            hearing.set(if flow == Flow::Up {
+                (up + n, down)
+            } else {
+                (up, down + n)
+            });
         });
         let talk = async move {
             client.write_all(&[1; 500]).await.unwrap();
@@ -295,10 +309,13 @@ mod tests {
     async fn a_side_that_breaks_ends_both() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (dialled, accepted) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let (dialled, accepted) =
+            tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
         let (client, near) = (dialled.unwrap(), accepted.unwrap().0);
         let (far, mut server) = Io::pipe(64);
-        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
         drop(client);
         let outcome = pump(Io::plain(near), far, |_, _| ()).await;
         assert!(matches!(outcome.ended, Ended::Downstream(_)), "{outcome:?}");

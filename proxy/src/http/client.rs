@@ -14,7 +14,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::http::h1::Connection;
 use crate::http::h2::guard::{Guard, State};
-use crate::http::limits::{CONNECTION_WINDOW, HEAD_BYTES, Limits, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS};
+use crate::http::limits::{
+    CONNECTION_WINDOW, HEAD_BYTES, Limits, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS,
+};
 use crate::http::server::ConnError;
 use crate::http::timer::Timer;
 use crate::io::{Io, IoKind};
@@ -24,6 +26,10 @@ use crate::io::{Io, IoKind};
 const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// A connection that a request can be forwarded to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and dropped on the stack; a box would be an allocation per request"
+)]
 #[derive(Debug)]
 pub enum Upstream {
     /// HTTP/1.1: one request at a time, driven by whoever forwards.
@@ -71,7 +77,11 @@ pub struct H2Driver {
 
 /// Takes a connection for HTTP/1.1. Nothing is sent.
 pub fn handshake_h1(io: Io) -> H1Client {
-    H1Client { connection: Connection::new(io), uses: 0, sound: true }
+    H1Client {
+        connection: Connection::new(io),
+        uses: 0,
+        sound: true,
+    }
 }
 
 /// Takes a connection for HTTP/2 and sends the preface. Bounded by [`Limits::header_time`].
@@ -86,9 +96,23 @@ pub async fn handshake_h2(io: Io, limits: Limits) -> Result<(H2Client, H2Driver)
         .max_header_list_size(HEAD_BYTES as u32)
         .max_send_buffer_size(STREAM_SEND_BUFFER);
     let handshake = timeout(limits.header_time, builder.handshake(guard)).await;
-    let (sender, connection) = handshake.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    let (sender, connection) =
+        handshake.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let streams = Streams::default();
-    Ok((H2Client { sender, streams: streams.clone(), peer: asks }, H2Driver { connection, state, streams, limits, asks }))
+    Ok((
+        H2Client {
+            sender,
+            streams: streams.clone(),
+            peer: asks,
+        },
+        H2Driver {
+            connection,
+            state,
+            streams,
+            limits,
+            asks,
+        },
+    ))
 }
 
 impl Upstream {
@@ -118,7 +142,10 @@ impl H2Client {
     /// Whether new streams may still be opened: no GOAWAY came, and the connection stands.
     pub fn is_open(&self) -> bool {
         let mut sender = self.sender.clone();
-        !matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+        !matches!(
+            sender.poll_ready(&mut Context::from_waker(Waker::noop())),
+            Poll::Ready(Err(_))
+        )
     }
 
     /// Exchanges that are under way on it now.
@@ -152,7 +179,11 @@ impl H2Driver {
         let mut ping = self.connection.ping_pong().filter(|_| self.asks);
         let mut asked = false;
         let mut read = self.state.bytes_read();
-        let step = if self.asks { PING_AFTER } else { self.limits.stall_time };
+        let step = if self.asks {
+            PING_AFTER
+        } else {
+            self.limits.stall_time
+        };
         let mut due = Instant::now() + step;
         poll_fn(|cx| {
             if let Poll::Ready(ended) = std::pin::Pin::new(&mut self.connection).poll(cx) {
@@ -161,12 +192,20 @@ impl H2Driver {
             while timer.poll(cx, due).is_ready() {
                 let now = Instant::now();
                 due = now + step;
-                let blocked = self.state.blocked_since().is_some_and(|since| now - since >= self.limits.stall_time);
+                let blocked = self
+                    .state
+                    .blocked_since()
+                    .is_some_and(|since| now - since >= self.limits.stall_time);
                 let silent = self.state.bytes_read() == read && self.streams.0.get() > 0;
                 if blocked || (silent && asked) {
-                    return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+                    return Poll::Ready(Err(
+                        std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+                    ));
                 }
-                asked = silent && ping.as_mut().is_some_and(|ping| ping.send_ping(::h2::Ping::opaque()).is_ok());
+                asked = silent
+                    && ping
+                        .as_mut()
+                        .is_some_and(|ping| ping.send_ping(::h2::Ping::opaque()).is_ok());
                 read = self.state.bytes_read();
             }
             if let Some(ping) = &mut ping

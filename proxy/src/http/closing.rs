@@ -38,7 +38,13 @@ impl Closing {
     /// Every connection of this worker is to end when it can. May be called more than once.
     pub fn begin(&self) {
         self.shared.begun.set(true);
-        let wakers: Vec<Waker> = self.shared.wakers.borrow_mut().iter_mut().filter_map(Option::take).collect();
+        let wakers: Vec<Waker> = self
+            .shared
+            .wakers
+            .borrow_mut()
+            .iter_mut()
+            .filter_map(Option::take)
+            .collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -54,7 +60,10 @@ impl Closing {
             wakers.push(None);
             wakers.len() - 1
         });
-        Watch { shared: self.shared.clone(), slot }
+        Watch {
+            shared: self.shared.clone(),
+            slot,
+        }
     }
 }
 
@@ -111,7 +120,11 @@ mod tests {
     fn a_watch_says_nothing_before() {
         let closing = Closing::new();
         let watch = closing.watch();
-        assert!(watch.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(
+            watch
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::headers::UNSENT;
 use crate::http::limits::LINGER_BYTES;
 use crate::http::message::{Broken, Message, Replay};
-use crate::http::refuse;
 use crate::http::server::ServeContext;
+use crate::http::{refuse, spare};
 
 /// One request, and the way to answer it. Handed to [`RequestService::handle`](crate::http::server::RequestService::handle),
 /// which answers it by `forward` or [`Exchange::refuse`]; what it leaves unanswered is answered with
@@ -77,7 +77,15 @@ pub struct ForwardError {
 impl<'a> Exchange<'a> {
     pub(crate) fn new(side: Message<'a>, head: RequestHead, context: &'a ServeContext) -> Self {
         let started = Instant::now();
-        Self { side, head, replay: Replay::default(), context, started, answered: false, continued: false }
+        Self {
+            side,
+            head,
+            replay: Replay::default(),
+            context,
+            started,
+            answered: false,
+            continued: false,
+        }
     }
 
     /// The request's head. Hop-by-hop headers and those reserved to the mesh are gone already.
@@ -114,7 +122,8 @@ impl<'a> Exchange<'a> {
         self.answered = true;
         let (mut head, body) = refuse::response(reason, self.head.is_grpc());
         if self.context.origin == Origin::Mesh && refuse::is_unsent(reason) {
-            head.headers.insert(UNSENT, http::HeaderValue::from_static(reason.code()));
+            head.headers
+                .insert(UNSENT, http::HeaderValue::from_static(reason.code()));
         }
         let read_all = self.skip_what_came().await;
         let may_follow = read_all && !self.context.closing.has_begun();
@@ -144,7 +153,9 @@ impl<'a> Exchange<'a> {
 
     /// Takes what has already come of a body that nobody wants: whether that was all of it.
     async fn skip_what_came(&mut self) -> bool {
-        let Message::H1(connection) = &mut self.side else { return true };
+        let Message::H1(connection) = &mut self.side else {
+            return true;
+        };
         let mut skipped = 0;
         poll_fn(|cx| {
             while skipped < LINGER_BYTES {
@@ -163,10 +174,15 @@ impl<'a> Exchange<'a> {
     }
 
     /// Queues a response's head.
-    pub(crate) fn begin_response(&mut self, head: ResponseHead, may_follow: bool) -> Result<(), Broken> {
+    pub(crate) fn begin_response(
+        &mut self,
+        head: ResponseHead,
+        may_follow: bool,
+    ) -> Result<(), Broken> {
         match &mut self.side {
             Message::H1(connection) => {
                 connection.send_response(&head, &self.head.method, self.head.version, may_follow);
+                spare::keep_map(head.headers);
                 Ok(())
             }
             Message::H2(stream) => stream.send_response(head, &self.head),
@@ -176,7 +192,9 @@ impl<'a> Exchange<'a> {
     /// Whether another request may follow the response that begins now. A client that waits for 100 and gets an answer instead
     /// may or may not send its body: nobody could tell what comes next.
     pub(crate) fn may_follow(&self) -> bool {
-        let unclear = !self.continued && self.head.headers.contains_key(header::EXPECT) && !self.side.has_read_all();
+        let unclear = !self.continued
+            && self.head.headers.contains_key(header::EXPECT)
+            && !self.side.has_read_all();
         !unclear && !self.context.closing.has_begun()
     }
 
@@ -189,5 +207,11 @@ impl<'a> Exchange<'a> {
     pub(crate) fn was_hasty(&self) -> bool {
         let reset = matches!(&self.side, Message::H2(stream) if stream.reset_by_peer().is_some());
         reset && self.started.elapsed() < Duration::from_secs(1)
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        spare::keep_map(std::mem::take(&mut self.head.headers));
     }
 }

@@ -76,18 +76,32 @@ impl RequestHead {
 
     /// What routing looks at.
     pub fn for_routing(&self) -> route::RequestHead<'_> {
-        route::RequestHead { method: &self.method, path: self.path(), query: self.query(), headers: &self.headers }
+        route::RequestHead {
+            method: &self.method,
+            path: self.path(),
+            query: self.query(),
+            headers: &self.headers,
+        }
     }
 }
 
 impl ResponseHead {
     /// A head without fields.
     pub fn new(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), length: Length::Empty, declared: None, upgrade: None, unsent: None }
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            length: Length::Empty,
+            declared: None,
+            upgrade: None,
+            unsent: None,
+        }
     }
 
     /// Whether responses with this status have no body, whatever they say (RFC 9112 section 6.3).
     pub fn never_has_body(status: StatusCode) -> bool {
-        status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+        status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
     }
 }

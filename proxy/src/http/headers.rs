@@ -41,7 +41,10 @@ pub(crate) fn is_of_hop(name: &HeaderName) -> bool {
         | header::UPGRADE
         | header::CONTENT_LENGTH
         | header::HOST => true,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings"),
+        _ => matches!(
+            name.as_str(),
+            "keep-alive" | "proxy-connection" | "http2-settings"
+        ),
     }
 }
 
@@ -50,10 +53,20 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     let unfit = |name: &HeaderName| {
         is_of_hop(name)
             || is_reserved(name, Origin::Outside)
-            || matches!(*name, header::TRAILER | header::AUTHORIZATION | header::CONTENT_TYPE | header::CONTENT_ENCODING)
+            || matches!(
+                *name,
+                header::TRAILER
+                    | header::AUTHORIZATION
+                    | header::CONTENT_TYPE
+                    | header::CONTENT_ENCODING
+            )
     };
     if trailers.keys().any(unfit) {
-        let names: Vec<HeaderName> = trailers.keys().filter(|name| unfit(name)).cloned().collect();
+        let names: Vec<HeaderName> = trailers
+            .keys()
+            .filter(|name| unfit(name))
+            .cloned()
+            .collect();
         for name in names {
             trailers.remove(name);
         }
@@ -81,7 +94,8 @@ impl Options {
             } else if token.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
             } else {
-                self.named.push(HeaderName::from_bytes(token).map_err(|_| Reason::BadRequest)?);
+                self.named
+                    .push(HeaderName::from_bytes(token).map_err(|_| Reason::BadRequest)?);
             }
         }
         Ok(())
@@ -121,10 +135,19 @@ impl Options {
 
 /// Refuses what HTTP/2 has no place for (RFC 9113 section 8.2.2).
 pub(crate) fn refuse_connection_specific(headers: &HeaderMap) -> Result<(), Reason> {
-    let te_is_right = headers.get_all(header::TE).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    let specific = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+    let te_is_right = headers
+        .get_all(header::TE)
+        .iter()
+        .all(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let specific = [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
     let named = ["keep-alive", "proxy-connection"];
-    if !te_is_right || specific.iter().any(|n| headers.contains_key(n)) || named.iter().any(|n| headers.contains_key(*n))
+    if !te_is_right
+        || specific.iter().any(|n| headers.contains_key(n))
+        || named.iter().any(|n| headers.contains_key(*n))
     {
         return Err(Reason::BadRequest);
     }
@@ -134,8 +157,16 @@ pub(crate) fn refuse_connection_specific(headers: &HeaderMap) -> Result<(), Reas
 /// Drops what is reserved to the mesh.
 pub(crate) fn strip_reserved(headers: &mut HeaderMap, origin: Origin) {
     headers.remove(CALLER);
-    if origin == Origin::Outside && headers.keys().any(|name| name.as_str().starts_with(INTERNAL)) {
-        let names: Vec<HeaderName> = headers.keys().filter(|n| n.as_str().starts_with(INTERNAL)).cloned().collect();
+    if origin == Origin::Outside
+        && headers
+            .keys()
+            .any(|name| name.as_str().starts_with(INTERNAL))
+    {
+        let names: Vec<HeaderName> = headers
+            .keys()
+            .filter(|n| n.as_str().starts_with(INTERNAL))
+            .cloned()
+            .collect();
         for name in names {
             headers.remove(name);
         }
@@ -145,13 +176,20 @@ pub(crate) fn strip_reserved(headers: &mut HeaderMap, origin: Origin) {
 /// Whether a list has a token, parameters aside.
 pub(crate) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
     tokens(value).any(|token| {
-        let name = token.split(|b| *b == b';' || *b == b'/').next().unwrap_or_default();
+        let name = token
+            .split(|b| *b == b';' || *b == b'/')
+            .next()
+            .unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
     })
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+    value
+        .as_bytes()
+        .split(|b| *b == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
 }
 
 /// A content-length: digits and nothing else.
@@ -169,17 +207,24 @@ pub(crate) fn authority(text: Bytes) -> Result<Option<Authority>, Reason> {
         return Ok(None);
     }
     refuse_authority(&text)?;
-    Authority::from_maybe_shared(text).map(Some).map_err(|_| Reason::BadRequest)
+    Authority::from_maybe_shared(text)
+        .map(Some)
+        .map_err(|_| Reason::BadRequest)
 }
 
 /// The check of [`authority`].
 pub(crate) fn refuse_authority(text: &[u8]) -> Result<(), Reason> {
     let (host, port) = match text.strip_prefix(b"[") {
         Some(rest) => {
-            let end = rest.iter().position(|b| *b == b']').ok_or(Reason::BadRequest)?;
+            let end = rest
+                .iter()
+                .position(|b| *b == b']')
+                .ok_or(Reason::BadRequest)?;
             let (address, behind) = rest.split_at(end);
             let address = std::str::from_utf8(address).map_err(|_| Reason::BadRequest)?;
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| Reason::BadRequest)?;
+            address
+                .parse::<std::net::Ipv6Addr>()
+                .map_err(|_| Reason::BadRequest)?;
             (None, behind.strip_prefix(b"]").unwrap_or_default())
         }
         None => {
@@ -216,7 +261,10 @@ pub(crate) fn refuse_path(text: &[u8], method: &Method) -> Result<(), Reason> {
         return Err(Reason::BadRequest);
     }
     // A fragment never travels; a control character or a backslash is read as something else by somebody.
-    if text.iter().any(|b| *b <= b' ' || matches!(b, b'#' | b'\\' | 0x7f)) {
+    if text
+        .iter()
+        .any(|b| *b <= b' ' || matches!(b, b'#' | b'\\' | 0x7f))
+    {
         return Err(Reason::BadRequest);
     }
     let end = text.iter().position(|b| *b == b'?').unwrap_or(text.len());

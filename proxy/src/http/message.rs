@@ -34,13 +34,19 @@ impl Broken {
         match self {
             Self::Ended => None,
             Self::Io(error) => Some(error),
-            Self::Refused(reason) => Some(io::Error::new(io::ErrorKind::InvalidData, reason.meaning())),
+            Self::Refused(reason) => {
+                Some(io::Error::new(io::ErrorKind::InvalidData, reason.meaning()))
+            }
             Self::H2(error) => Some(io::Error::other(error)),
         }
     }
 }
 
 /// One side of an exchange.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation per request"
+)]
 #[derive(Debug)]
 pub(crate) enum Message<'a> {
     /// An HTTP/1.1 connection, for as long as the exchange lasts.
@@ -122,7 +128,11 @@ impl Message<'_> {
     }
 
     /// The response's head, or an interim one; `to` is the request.
-    pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>, to: &RequestHead) -> Poll<Result<ResponseHead, Broken>> {
+    pub(crate) fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &RequestHead,
+    ) -> Poll<Result<ResponseHead, Broken>> {
         match self {
             Self::H1(connection) => connection.poll_response(cx, &to.method, to.upgrade.is_some()),
             Self::H2(stream) => stream.poll_response(cx, to),
@@ -157,7 +167,9 @@ impl Message<'_> {
     pub(crate) fn reset_by_app(&self) -> Option<::h2::Reason> {
         match self {
             Self::H1(_) => None,
-            Self::H2(stream) => stream.reset_by_peer().filter(|reason| *reason != ::h2::Reason::REFUSED_STREAM),
+            Self::H2(stream) => stream
+                .reset_by_peer()
+                .filter(|reason| *reason != ::h2::Reason::REFUSED_STREAM),
         }
     }
 
@@ -207,12 +219,20 @@ enum State {
 impl Transfer {
     /// A body that has yet to be moved.
     pub(crate) fn new() -> Self {
-        Self { state: State::Moving, bytes: 0, grpc_status: None }
+        Self {
+            state: State::Moving,
+            bytes: 0,
+            grpc_status: None,
+        }
     }
 
     /// No body: only what was queued before it is handed over.
     pub(crate) fn only_the_end() -> Self {
-        Self { state: State::Finishing, bytes: 0, grpc_status: None }
+        Self {
+            state: State::Finishing,
+            bytes: 0,
+            grpc_status: None,
+        }
     }
 
     /// Whether all of it, its end included, was handed over.
@@ -271,12 +291,15 @@ impl Transfer {
     ) -> Poll<Result<(usize, bool), Fault>> {
         match to {
             Message::H1(connection) => {
-                let n = ready!(connection.poll_send(cx, replay.data(from, here))).map_err(Fault::To)?;
+                let n =
+                    ready!(connection.poll_send(cx, replay.data(from, here))).map_err(Fault::To)?;
                 replay.consume(from, n);
                 Poll::Ready(Ok((n, false)))
             }
             Message::H2(stream) => {
-                let n = ready!(stream.poll_capacity(cx, here)).map_err(Fault::To)?.min(here);
+                let n = ready!(stream.poll_capacity(cx, here))
+                    .map_err(Fault::To)?
+                    .min(here);
                 let data = replay.take(from, n);
                 // The end travels with the last data where it is known.
                 let ended = replay.has_given_all() && from.has_read_all();
@@ -333,7 +356,11 @@ impl Replay {
         self.given == self.kept.len()
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>, from: &mut Message<'_>) -> Poll<Result<Option<usize>, Broken>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Message<'_>,
+    ) -> Poll<Result<Option<usize>, Broken>> {
         if !self.has_given_all() {
             return Poll::Ready(Ok(Some(self.kept.len() - self.given)));
         }
@@ -344,7 +371,11 @@ impl Replay {
     }
 
     fn data<'m>(&'m self, from: &'m Message<'_>, n: usize) -> &'m [u8] {
-        if self.has_given_all() { from.data(n) } else { self.kept.get(self.given..).unwrap_or_default() }
+        if self.has_given_all() {
+            from.data(n)
+        } else {
+            self.kept.get(self.given..).unwrap_or_default()
+        }
     }
 
     fn consume(&mut self, from: &mut Message<'_>, n: usize) {
@@ -384,11 +415,19 @@ impl Replay {
             self.ended = true;
             self.trailers = from.take_trailers();
         }
-        if self.keeping { self.trailers.clone() } else { self.trailers.take() }
+        if self.keeping {
+            self.trailers.clone()
+        } else {
+            self.trailers.take()
+        }
     }
 }
 
 /// A piece of a body that an HTTP/2 stream holds.
 pub(crate) fn split(held: &mut Bytes, n: usize) -> Bytes {
-    if n >= held.remaining() { std::mem::take(held) } else { held.split_to(n) }
+    if n >= held.remaining() {
+        std::mem::take(held)
+    } else {
+        held.split_to(n)
+    }
 }

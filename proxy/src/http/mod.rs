@@ -12,10 +12,22 @@
 //! | [`exchange`] | one request and its response, seen from the side that asks |
 //! | [`server`] | serves a connection that was accepted |
 //! | [`client`] | speaks on a connection that was dialled |
+//! | `spare` | memory that requests hand on to each other |
 //! | `timer` | one coarse timer per connection |
 //! | [`closing`] | tells connections that this process is ending |
 //!
 //! What moves an exchange to the other side is the next room, [`crate::forward`].
+
+// Peers choose the bytes here: nothing may depend on where they end.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::expect_used,
+        clippy::unwrap_used
+    )
+)]
 
 pub mod limits;
 
@@ -26,6 +38,7 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod message;
 pub(crate) mod refuse;
+pub(crate) mod spare;
 pub(crate) mod timer;
 
 pub mod client;

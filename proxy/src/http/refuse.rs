@@ -19,13 +19,23 @@ pub(crate) fn response(reason: Reason, grpc: bool) -> (ResponseHead, Bytes) {
     if grpc {
         let mut head = ResponseHead::new(StatusCode::OK);
         head.headers = grpc_trailers(reason);
-        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        head.headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
         return (head, Bytes::new());
     }
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = Bytes::from(format!("weft: {}: {}\n", reason.code(), reason.meaning().trim()));
+    let body = Bytes::from(format!(
+        "weft: {}: {}\n",
+        reason.code(),
+        reason.meaning().trim()
+    ));
     let mut head = ResponseHead::new(status);
-    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    head.headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     head.headers.insert(PROXY_STATUS, proxy_status(reason));
     head.declared = Some(body.len() as u64);
     head.length = Length::Exact(body.len() as u64);
@@ -44,7 +54,11 @@ pub(crate) fn grpc_trailers(reason: Reason) -> HeaderMap {
 }
 
 fn proxy_status(reason: Reason) -> HeaderValue {
-    value(format!("weft; error={}; details=\"{}\"", reason.proxy_status(), reason.code()))
+    value(format!(
+        "weft; error={}; details=\"{}\"",
+        reason.proxy_status(),
+        reason.code()
+    ))
 }
 
 fn value(text: String) -> HeaderValue {
@@ -53,7 +67,10 @@ fn value(text: String) -> HeaderValue {
 
 /// Whether a reason says that not a byte of the request reached the app here, and that it might at another endpoint.
 pub(crate) fn is_unsent(reason: Reason) -> bool {
-    matches!(reason, Reason::AppUnreachable | Reason::Overloaded | Reason::Draining | Reason::NoCertificate)
+    matches!(
+        reason,
+        Reason::AppUnreachable | Reason::Overloaded | Reason::Draining | Reason::NoCertificate
+    )
 }
 
 /// gRPC's code for a reason. What a client may try again is UNAVAILABLE, a connect timeout too: the request never left.
@@ -80,7 +97,13 @@ mod tests {
             assert_eq!(head.status.as_u16(), reason.status());
             assert_eq!(head.length, Length::Exact(body.len() as u64));
             let status = head.headers["proxy-status"].to_str().unwrap();
-            assert_eq!(status, format!("weft; error={}; details=\"{reason}\"", reason.proxy_status()));
+            assert_eq!(
+                status,
+                format!(
+                    "weft; error={}; details=\"{reason}\"",
+                    reason.proxy_status()
+                )
+            );
             assert!(String::from_utf8_lossy(&body).contains(reason.code()));
         }
     }
@@ -89,9 +112,15 @@ mod tests {
     fn every_reason_has_a_grpc_status_and_a_message_without_a_byte_to_encode() {
         for reason in Reason::ALL {
             let (head, body) = response(*reason, true);
-            assert_eq!((head.status, body.len(), head.length), (StatusCode::OK, 0, Length::Empty));
+            assert_eq!(
+                (head.status, body.len(), head.length),
+                (StatusCode::OK, 0, Length::Empty)
+            );
             let message = head.headers["grpc-message"].to_str().unwrap();
-            assert!(message.contains(reason.code()) && !message.contains('%') && message.is_ascii(), "{message}");
+            assert!(
+                message.contains(reason.code()) && !message.contains('%') && message.is_ascii(),
+                "{message}"
+            );
             assert_ne!(head.headers["grpc-status"], "0");
         }
     }

@@ -73,9 +73,16 @@ pub async fn serve<S: RequestService + 'static>(
     }
 }
 
-async fn serve_h1<S: RequestService>(io: Io, service: &S, context: &ServeContext) -> Result<(), ConnError> {
+async fn serve_h1<S: RequestService>(
+    io: Io,
+    service: &S,
+    context: &ServeContext,
+) -> Result<(), ConnError> {
     let mut connection = Connection::new(io);
-    let mut rest = Rest { watch: context.closing.watch(), timer: Timer::default() };
+    let mut rest = Rest {
+        watch: context.closing.watch(),
+        timer: Timer::default(),
+    };
     let ended = loop {
         match rest.next_request(&mut connection, context).await {
             Ok(Some(head)) => {
@@ -84,7 +91,9 @@ async fn serve_h1<S: RequestService>(io: Io, service: &S, context: &ServeContext
                 exchange.end().await;
             }
             Ok(None) => break Ok(()),
-            Err(broken) => break Err(refuse_connection(&mut connection, broken, service, context).await),
+            Err(broken) => {
+                break Err(refuse_connection(&mut connection, broken, service, context).await);
+            }
         }
         if !connection.may_go_on() && !discard_body(&mut connection, context).await {
             break Ok(());
@@ -183,7 +192,10 @@ async fn discard_body(connection: &mut Connection, context: &ServeContext) -> bo
                     connection.consume(n);
                 }
                 Poll::Ready(Ok(None)) => return Poll::Ready(()),
-                Poll::Ready(_) => return Poll::Ready(connection.end_after_this()),
+                Poll::Ready(_) => {
+                    connection.end_after_this();
+                    return Poll::Ready(());
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }

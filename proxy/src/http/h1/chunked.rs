@@ -48,14 +48,24 @@ impl Chunked {
         loop {
             match self.state {
                 State::Size => {
-                    let Some(line) = line(input)? else { return Ok(Next::More) };
+                    let Some(line) = line(input)? else {
+                        return Ok(Next::More);
+                    };
                     let size = size(input.get(..line).unwrap_or_default())?;
                     input.advance(line + 2);
-                    self.state = if size == 0 { State::Trailers(0) } else { State::Data(size) };
+                    self.state = if size == 0 {
+                        State::Trailers(0)
+                    } else {
+                        State::Data(size)
+                    };
                 }
                 State::Data(left) => {
                     let here = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-                    return Ok(if here == 0 { Next::More } else { Next::Data(here) });
+                    return Ok(if here == 0 {
+                        Next::More
+                    } else {
+                        Next::Data(here)
+                    });
                 }
                 State::DataEnd => match input.get(..2) {
                     Some(b"\r\n") => {
@@ -87,6 +97,7 @@ impl Chunked {
                 input.advance(2);
                 return Ok(Next::End(None));
             }
+            Some([b'\r', _]) => return Err(Reason::BadRequest),
             None if input.first().is_none_or(|b| *b == b'\r') => return Ok(Next::More),
             _ => {}
         }
@@ -134,3 +145,6 @@ fn size(line: &[u8]) -> Result<u64, Reason> {
     let text = std::str::from_utf8(digits).map_err(|_| Reason::BadRequest)?;
     u64::from_str_radix(text, 16).map_err(|_| Reason::BadRequest)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,29 +9,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::uri::Authority;
-use http::{HeaderMap, Method, Version};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http::{HeaderMap, Method};
+use tokio::io::{AsyncRead, ReadBuf};
 use weft_model::reason::Reason;
 
 use super::chunked::{Chunked, Next};
 use super::parse::{self, Framing};
-use super::write::{self, Body};
 use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::message::Broken;
 use crate::io::{Io, IoKind};
+
+mod send;
 
 /// What one read takes through the thread's buffer. One that is filled means that there is more where it came from: then
 /// reads go to a buffer of the connection's own.
 const STEP: usize = 16 * 1024;
 /// The connection's own buffer, while a body streams in.
 const BULK: usize = 32 * 1024;
-/// Pieces of a body up to this size are gathered behind what waits to be written; larger ones are written from where they
-/// lie.
-const GATHER: usize = 8 * 1024;
-/// What may wait to be written before no more of a body is taken.
-const WAITING: usize = 16 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; STEP].into_boxed_slice());
@@ -113,8 +108,14 @@ impl Connection {
         cx: &mut Context<'_>,
         origin: Origin,
     ) -> Poll<Result<Option<RequestHead>, Broken>> {
-        let Some(head) = ready!(self.poll_head(cx))? else { return Poll::Ready(Ok(None)) };
-        let parse::Request { head, chunked, keep_alive } = parse::request(head, origin).map_err(Broken::Refused)?;
+        let Some(head) = ready!(self.poll_head(cx))? else {
+            return Poll::Ready(Ok(None));
+        };
+        let parse::Request {
+            head,
+            chunked,
+            keep_alive,
+        } = parse::request(head, origin).map_err(Broken::Refused)?;
         self.keep_alive = keep_alive;
         self.writing = Writing::Rest;
         self.reading = match head.length {
@@ -137,7 +138,9 @@ impl Connection {
             Broken::Refused(_) => Broken::Refused(Reason::UpstreamProtocol),
             other => other,
         };
-        let Some(head) = ready!(self.poll_head(cx)).map_err(upstream)? else { return Poll::Ready(Err(Broken::Ended)) };
+        let Some(head) = ready!(self.poll_head(cx)).map_err(upstream)? else {
+            return Poll::Ready(Err(Broken::Ended));
+        };
         let parsed = parse::response(head, method, upgrade).map_err(Broken::Refused)?;
         if parsed.head.status.is_informational() && parsed.framing != Framing::Tunnel {
             return Poll::Ready(Ok(parsed.head));
@@ -158,7 +161,9 @@ impl Connection {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         loop {
-            if let Some(end) = parse::find_end(&self.input, &mut self.scanned).map_err(Broken::Refused)? {
+            if let Some(end) =
+                parse::find_end(&self.input, &mut self.scanned).map_err(Broken::Refused)?
+            {
                 self.scanned = 0;
                 // The usual case hands the buffer on as it is, and leaves none behind.
                 let head = if end == self.input.len() {
@@ -178,21 +183,28 @@ impl Connection {
     // --- bodies, coming
 
     /// How many bytes of the body lie in front: not 0. None: it has ended.
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<usize>, Broken>> {
         loop {
             let here = match &mut self.reading {
                 Reading::Rest | Reading::Ended(_) => return Poll::Ready(Ok(None)),
-                Reading::Exact(left) => usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len()),
+                Reading::Exact(left) => usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(self.input.len()),
                 Reading::UntilEnd => self.input.len(),
-                Reading::Chunked(chunked) => match chunked.next(&mut self.input).map_err(Broken::Refused)? {
-                    Next::Data(n) => n,
-                    Next::More => 0,
-                    Next::End(trailers) => {
-                        self.reading = Reading::Ended(trailers);
-                        self.give_back();
-                        return Poll::Ready(Ok(None));
+                Reading::Chunked(chunked) => {
+                    match chunked.next(&mut self.input).map_err(Broken::Refused)? {
+                        Next::Data(n) => n,
+                        Next::More => 0,
+                        Next::End(trailers) => {
+                            self.reading = Reading::Ended(trailers);
+                            self.give_back();
+                            return Poll::Ready(Ok(None));
+                        }
                     }
-                },
+                }
             };
             if here > 0 {
                 return Poll::Ready(Ok(Some(here)));
@@ -254,7 +266,11 @@ impl Connection {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if self.ended { Poll::Ready(()) } else { Poll::Pending }
+        if self.ended {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Reads once. 0: the other side has ended.
@@ -262,7 +278,11 @@ impl Connection {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
-        let read = if self.bulk { self.poll_fill_own(cx) } else { self.poll_fill_shared(cx) };
+        let read = if self.bulk {
+            self.poll_fill_own(cx)
+        } else {
+            self.poll_fill_shared(cx)
+        };
         let n = ready!(read).map_err(Broken::Io)?;
         self.ended = n == 0;
         Poll::Ready(Ok(n))
@@ -280,7 +300,8 @@ impl Connection {
     }
 
     fn poll_fill_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.reserve(BULK.saturating_sub(self.input.len()).max(1));
+        self.input
+            .reserve(BULK.saturating_sub(self.input.len()).max(1));
         let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
         if read.is_pending() {
             self.bulk = false;
@@ -297,158 +318,16 @@ impl Connection {
         }
     }
 
-    // --- messages, going
-
-    /// Queues a request's head, and expects a response.
-    pub(crate) fn send_request(&mut self, head: &RequestHead, fallback: Option<&Authority>) {
-        self.reading = Reading::Rest;
-        let body = write::request(&mut self.output, head, fallback);
-        self.begin_body(body);
-    }
-
-    /// Queues a response's head. `may_follow`: whether we would take another request.
-    pub(crate) fn send_response(&mut self, head: &ResponseHead, to: &Method, version: Version, may_follow: bool) {
-        if head.status.is_informational() && head.upgrade.is_none() {
-            if version != Version::HTTP_10 {
-                write::response(&mut self.output, head, to, version, true);
-            }
-            return;
-        }
-        self.keep_alive &= may_follow;
-        let body = write::response(&mut self.output, head, to, version, self.keep_alive);
-        self.keep_alive &= body != Body::UntilEnd;
-        self.begin_body(body);
-    }
-
-    fn begin_body(&mut self, body: Body) {
-        self.writing = match body {
-            Body::Empty => Writing::Ended,
-            Body::Exact(n) => Writing::Exact(n),
-            Body::Chunked => Writing::Chunked,
-            Body::UntilEnd => Writing::UntilEnd,
-            Body::Tunnel => {
-                self.enter_tunnel();
-                Writing::UntilEnd
-            }
-        };
-    }
-
-    /// No HTTP from here on, in either direction.
-    fn enter_tunnel(&mut self) {
-        self.keep_alive = false;
-        self.reading = Reading::UntilEnd;
-        self.writing = Writing::UntilEnd;
-    }
-
-    /// Takes what it can of a piece of the body: how much, at least 1 byte.
-    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, Broken>> {
-        let data = match self.writing {
-            Writing::Exact(left) => {
-                let most = usize::try_from(left).unwrap_or(usize::MAX);
-                // More than was announced: nobody could tell it from the next message.
-                if data.len() > most {
-                    return Poll::Ready(Err(Broken::Refused(Reason::UpstreamProtocol)));
-                }
-                data
-            }
-            Writing::Chunked | Writing::UntilEnd => data,
-            // HEAD and the like: what comes in spite of it goes nowhere.
-            Writing::Rest | Writing::Ended => return Poll::Ready(Ok(data.len())),
-        };
-        if self.output.len() >= WAITING {
-            ready!(self.poll_write_out(cx))?;
-        }
-        let sent = if self.writing == Writing::Chunked {
-            let piece = data.get(..data.len().min(WAITING)).unwrap_or_default();
-            write::chunk(&mut self.output, piece);
-            piece.len()
-        } else if data.len() <= GATHER {
-            self.output.extend_from_slice(data);
-            data.len()
-        } else {
-            ready!(self.poll_write_out(cx))?;
-            let n = ready!(self.poll_write(cx, data))?;
-            self.unflushed = true;
-            n
-        };
-        if let Writing::Exact(left) = &mut self.writing {
-            *left = left.saturating_sub(sent as u64);
-            if *left == 0 {
-                self.writing = Writing::Ended;
-            }
-        }
-        Poll::Ready(Ok(sent))
-    }
-
-    /// Queues the end of the body. [`Connection::poll_flush`] is still to be called.
-    pub(crate) fn finish(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Broken> {
-        match self.writing {
-            Writing::Exact(_) => return Err(Broken::Ended),
-            Writing::Chunked => write::last_chunk(&mut self.output, trailers),
-            Writing::Rest | Writing::UntilEnd | Writing::Ended => {}
-        }
-        if self.writing != Writing::UntilEnd {
-            self.writing = Writing::Ended;
-        }
-        Ok(())
-    }
-
-    /// Whether the end of the body is told by ending the stream.
-    pub(crate) fn ends_by_closing(&self) -> bool {
-        self.writing == Writing::UntilEnd
-    }
-
-    /// Hands everything to the transport.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        ready!(self.poll_write_out(cx))?;
-        if self.unflushed {
-            let flushed = Pin::new(&mut self.io).poll_flush(cx);
-            self.blocked = flushed.is_pending();
-            ready!(flushed).map_err(Broken::Io)?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Tells the other side that nothing more comes.
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        ready!(self.poll_flush(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx).map_err(Broken::Io)
-    }
-
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        while !self.output.is_empty() {
-            let written = Pin::new(&mut self.io).poll_write(cx, &self.output);
-            self.blocked = written.is_pending();
-            let n = self.count(ready!(written))?;
-            self.output.advance(n);
-            self.unflushed = true;
-        }
-        self.output = BytesMut::new();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, Broken>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, data);
-        self.blocked = written.is_pending();
-        Poll::Ready(self.count(ready!(written)))
-    }
-
-    fn count(&mut self, written: io::Result<usize>) -> Result<usize, Broken> {
-        let n = written.map_err(Broken::Io)?;
-        if n == 0 {
-            return Err(Broken::Io(io::ErrorKind::WriteZero.into()));
-        }
-        self.written += n as u64;
-        Ok(n)
-    }
-
     // --- between messages
 
     /// Whether the message that came and the one that went have both ended, and another may follow.
     pub(crate) fn may_go_on(&self) -> bool {
         let read = matches!(self.reading, Reading::Ended(_) | Reading::Rest);
-        self.keep_alive && !self.ended && read && self.writing == Writing::Ended && self.output.is_empty()
+        self.keep_alive
+            && !self.ended
+            && read
+            && self.writing == Writing::Ended
+            && self.output.is_empty()
     }
 
     /// Whether another message may follow once the one that comes has ended.
@@ -492,6 +371,7 @@ impl Connection {
     }
 
     /// What is held in buffers.
+    #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.input.capacity() + self.output.capacity()
     }

@@ -16,6 +16,7 @@ use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::headers::{self, Options};
 use crate::http::limits::{HEAD_BYTES, HEAD_FIELDS};
+use crate::http::spare;
 
 /// Looks for the end of a head in all that was read so far. `scanned` remembers how much of it has been looked at, so that
 /// bytes which come one by one cost no more than bytes which come at once.
@@ -26,17 +27,27 @@ pub(crate) fn find_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize
     let rest = window.get(*scanned..).unwrap_or_default();
     for at in memchr_iter(b'\n', rest).map(|offset| *scanned + offset) {
         let line = input.get(..at).unwrap_or_default();
-        let Some(before) = line.strip_suffix(b"\r") else { return Err(Reason::BadRequest) };
+        let Some(before) = line.strip_suffix(b"\r") else {
+            return Err(Reason::BadRequest);
+        };
         // An empty line ends the head, except a single one before it begins (RFC 9112 section 2.2).
         if before.is_empty() {
             continue;
         }
         if before.ends_with(b"\n") {
-            return if before.len() > 2 { Ok(Some(at + 1)) } else { Err(Reason::BadRequest) };
+            return if before.len() > 2 {
+                Ok(Some(at + 1))
+            } else {
+                Err(Reason::BadRequest)
+            };
         }
     }
     *scanned = window.len();
-    if input.len() >= HEAD_BYTES { Err(Reason::HeadersTooLarge) } else { Ok(None) }
+    if input.len() >= HEAD_BYTES {
+        Err(Reason::HeadersTooLarge)
+    } else {
+        Ok(None)
+    }
 }
 
 /// What a request says of its connection, beside its head.
@@ -82,12 +93,15 @@ pub(crate) fn request(mut head: Bytes, origin: Origin) -> Result<Request, Reason
     refuse_controls(&head)?;
     let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEAD_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
-    let status = parsed.parse_with_uninit_headers(&head, &mut slots).map_err(refusal)?;
+    let status = parsed
+        .parse_with_uninit_headers(&head, &mut slots)
+        .map_err(refusal)?;
     if status != httparse::Status::Complete(head.len()) {
         return Err(Reason::BadRequest);
     }
     let version = version(parsed.version)?;
-    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| Reason::BadRequest)?;
+    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
+        .map_err(|_| Reason::BadRequest)?;
     let mut fields = Fields::read(&head, parsed.headers, origin)?;
     let (target, named) = target(&head, &method, parsed.path.unwrap_or_default().as_bytes())?;
     let authority = authority(&mut fields, version, named)?;
@@ -98,7 +112,9 @@ pub(crate) fn request(mut head: Bytes, origin: Origin) -> Result<Request, Reason
     let options = fields.options.take(&mut fields.map)?;
     let keep_alive = options.keeps_alive(version);
     // Only an upgrade without a body: with one, two messages would be under way when the protocol changes.
-    let upgrade = fields.upgrade.filter(|_| options.upgrade && length == Length::Empty && version == Version::HTTP_11);
+    let upgrade = fields
+        .upgrade
+        .filter(|_| options.upgrade && length == Length::Empty && version == Version::HTTP_11);
     let head = RequestHead {
         method,
         target,
@@ -109,7 +125,11 @@ pub(crate) fn request(mut head: Bytes, origin: Origin) -> Result<Request, Reason
         upgrade,
         length,
     };
-    Ok(Request { head, chunked, keep_alive })
+    Ok(Request {
+        head,
+        chunked,
+        keep_alive,
+    })
 }
 
 /// Reads a response's head: the bytes that [`find_end`] has found. `to` is the method that it answers, `upgrade` whether an
@@ -126,7 +146,8 @@ pub(crate) fn response(head: Bytes, to: &Method, upgrade: bool) -> Result<Respon
         return Err(Reason::UpstreamProtocol);
     }
     let version = version(parsed.version).map_err(broken)?;
-    let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| Reason::UpstreamProtocol)?;
+    let status = StatusCode::from_u16(parsed.code.unwrap_or_default())
+        .map_err(|_| Reason::UpstreamProtocol)?;
     let mut fields = Fields::read(&head, parsed.headers, Origin::Outside).map_err(broken)?;
     if fields.chunked && (version == Version::HTTP_10 || fields.length.is_some()) {
         return Err(Reason::UpstreamProtocol);
@@ -158,8 +179,13 @@ pub(crate) fn response(head: Bytes, to: &Method, upgrade: bool) -> Result<Respon
         unsent: fields.unsent,
         headers: fields.map,
     };
-    let keep_alive = options.keeps_alive(version) && !matches!(framing, Framing::UntilEnd | Framing::Tunnel);
-    Ok(Response { head, framing, keep_alive })
+    let keep_alive =
+        options.keeps_alive(version) && !matches!(framing, Framing::UntilEnd | Framing::Tunnel);
+    Ok(Response {
+        head,
+        framing,
+        keep_alive,
+    })
 }
 
 /// Reads the trailer section behind the last chunk: field lines and the empty line.
@@ -171,7 +197,8 @@ pub(crate) fn trailers(section: Bytes) -> Result<HeaderMap, Reason> {
         httparse::Status::Complete((n, fields)) if n == section.len() => {
             for field in fields {
                 let (name, value) = checked(&section, field)?;
-                map.try_append(name, value).map_err(|_| Reason::HeadersTooLarge)?;
+                map.try_append(name, value)
+                    .map_err(|_| Reason::HeadersTooLarge)?;
             }
         }
         _ => return Err(Reason::BadRequest),
@@ -182,7 +209,9 @@ pub(crate) fn trailers(section: Bytes) -> Result<HeaderMap, Reason> {
 
 /// NUL, and carriage returns that end no line, are nowhere allowed. Line feeds were looked at by [`find_end`].
 fn refuse_controls(head: &[u8]) -> Result<(), Reason> {
-    if memchr(0, head).is_some() || memchr_iter(b'\r', head).any(|at| head.get(at + 1) != Some(&b'\n')) {
+    if memchr(0, head).is_some()
+        || memchr_iter(b'\r', head).any(|at| head.get(at + 1) != Some(&b'\n'))
+    {
         return Err(Reason::BadRequest);
     }
     Ok(())
@@ -206,7 +235,8 @@ fn version(minor: Option<u8>) -> Result<Version, Reason> {
 /// A field as `http` knows it. The value shares the head's memory.
 fn checked(head: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), Reason> {
     let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Reason::BadRequest)?;
-    let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| Reason::BadRequest)?;
+    let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
+        .map_err(|_| Reason::BadRequest)?;
     Ok((name, value))
 }
 
@@ -226,7 +256,10 @@ struct Fields {
 
 impl Fields {
     fn read(head: &Bytes, fields: &[Header<'_>], origin: Origin) -> Result<Self, Reason> {
-        let mut read = Self { map: HeaderMap::with_capacity(fields.len()), ..Self::default() };
+        let mut read = Self {
+            map: spare::map(fields.len()),
+            ..Self::default()
+        };
         for field in fields {
             let (name, value) = checked(head, field)?;
             if name == header::HOST {
@@ -266,7 +299,9 @@ impl Fields {
             _ if name == headers::UNSENT => self.unsent = Some(value),
             _ if headers::is_of_hop(&name) || headers::is_reserved(&name, origin) => {}
             _ => {
-                self.map.try_append(name, value).map_err(|_| Reason::HeadersTooLarge)?;
+                self.map
+                    .try_append(name, value)
+                    .map_err(|_| Reason::HeadersTooLarge)?;
             }
         }
         Ok(())
@@ -292,7 +327,11 @@ fn target(
     let text = head.slice_ref(text);
     if *method == Method::CONNECT {
         let named = headers::authority(text)?.ok_or(Reason::BadRequest)?;
-        return if named.port_u16().is_some() { Ok((None, Some(named))) } else { Err(Reason::BadRequest) };
+        return if named.port_u16().is_some() {
+            Ok((None, Some(named)))
+        } else {
+            Err(Reason::BadRequest)
+        };
     }
     if text.starts_with(b"/") || text.as_ref() == b"*" {
         return Ok((Some(headers::path(text, method)?), None));
@@ -306,7 +345,10 @@ fn target(
         return Err(Reason::BadRequest);
     };
     let rest = text.slice(from.min(text.len())..);
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let end = rest
+        .iter()
+        .position(|b| matches!(b, b'/' | b'?' | b'#'))
+        .unwrap_or(rest.len());
     let named = headers::authority(rest.slice(..end))?.ok_or(Reason::BadRequest)?;
     let path = match rest.get(end) {
         None if *method == Method::OPTIONS => Bytes::from_static(b"*"),
@@ -318,13 +360,23 @@ fn target(
 }
 
 /// The authority of a request: `Host`, which a target in absolute form must agree with.
-fn authority(fields: &mut Fields, version: Version, named: Option<Authority>) -> Result<Option<Authority>, Reason> {
+fn authority(
+    fields: &mut Fields,
+    version: Version,
+    named: Option<Authority>,
+) -> Result<Option<Authority>, Reason> {
     let Some(host) = fields.host.take() else {
-        return if version == Version::HTTP_10 { Ok(named) } else { Err(Reason::BadRequest) };
+        return if version == Version::HTTP_10 {
+            Ok(named)
+        } else {
+            Err(Reason::BadRequest)
+        };
     };
     let host = headers::authority(host)?;
     match (host, named) {
-        (Some(host), Some(named)) if host.as_str().eq_ignore_ascii_case(named.as_str()) => Ok(Some(host)),
+        (Some(host), Some(named)) if host.as_str().eq_ignore_ascii_case(named.as_str()) => {
+            Ok(Some(host))
+        }
         (_, Some(_)) => Err(Reason::BadRequest),
         (host, None) => Ok(host),
     }

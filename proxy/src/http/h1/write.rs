@@ -24,12 +24,30 @@ pub(crate) enum Body {
 }
 
 /// Writes a request's head. `fallback` stands in for an authority that the request lacks.
-pub(crate) fn request(out: &mut BytesMut, head: &RequestHead, fallback: Option<&Authority>) -> Body {
-    let authority = head.authority.as_ref().or(fallback).map_or("", Authority::as_str);
-    out.reserve(size_of_head(&head.headers) + authority.len() + 64 + head.target.as_ref().map_or(0, |t| t.as_str().len()));
+pub(crate) fn request(
+    out: &mut BytesMut,
+    head: &RequestHead,
+    fallback: Option<&Authority>,
+) -> Body {
+    let authority = head
+        .authority
+        .as_ref()
+        .or(fallback)
+        .map_or("", Authority::as_str);
+    out.reserve(
+        size_of_head(&head.headers)
+            + authority.len()
+            + 64
+            + head.target.as_ref().map_or(0, |t| t.as_str().len()),
+    );
     out.put_slice(head.method.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(head.target.as_ref().map_or(authority, |target| target.as_str()).as_bytes());
+    out.put_slice(
+        head.target
+            .as_ref()
+            .map_or(authority, |target| target.as_str())
+            .as_bytes(),
+    );
     out.put_slice(b" HTTP/1.1\r\nhost: ");
     out.put_slice(authority.as_bytes());
     out.put_slice(b"\r\n");
@@ -140,7 +158,10 @@ pub(crate) fn chunk(out: &mut BytesMut, data: &[u8]) {
 }
 
 fn size_of_head(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
 }
 
 fn fields(out: &mut BytesMut, headers: &HeaderMap) {

@@ -16,19 +16,34 @@ use crate::http::headers;
 use crate::http::limits::HEAD_FIELDS;
 
 /// A request's head. `ends`: there is no body.
-pub(crate) fn request(parts: request::Parts, ends: bool, origin: Origin) -> Result<RequestHead, Reason> {
-    let request::Parts { method, uri, mut headers, .. } = parts;
+pub(crate) fn request(
+    parts: request::Parts,
+    ends: bool,
+    origin: Origin,
+) -> Result<RequestHead, Reason> {
+    let request::Parts {
+        method,
+        uri,
+        mut headers,
+        ..
+    } = parts;
     if headers.len() > HEAD_FIELDS {
         return Err(Reason::HeadersTooLarge);
     }
     headers::refuse_connection_specific(&headers)?;
     let uri = uri.into_parts();
-    if uri.scheme.is_some_and(|scheme| scheme != Scheme::HTTP && scheme != Scheme::HTTPS) {
+    if uri
+        .scheme
+        .is_some_and(|scheme| scheme != Scheme::HTTP && scheme != Scheme::HTTPS)
+    {
         return Err(Reason::BadRequest);
     }
     let authority = authority(&mut headers, uri.authority)?;
     let target = if method == Method::CONNECT {
-        if authority.as_ref().is_none_or(|authority| authority.port_u16().is_none()) {
+        if authority
+            .as_ref()
+            .is_none_or(|authority| authority.port_u16().is_none())
+        {
             return Err(Reason::BadRequest);
         }
         None
@@ -48,11 +63,23 @@ pub(crate) fn request(parts: request::Parts, ends: bool, origin: Origin) -> Resu
     headers.remove(HeaderName::from_static("http2-settings"));
     headers::strip_reserved(&mut headers, origin);
     join_cookies(&mut headers)?;
-    Ok(RequestHead { method, target, authority, headers, version: Version::HTTP_2, upgrade: None, takes_trailers, length })
+    Ok(RequestHead {
+        method,
+        target,
+        authority,
+        headers,
+        version: Version::HTTP_2,
+        upgrade: None,
+        takes_trailers,
+        length,
+    })
 }
 
 /// `:authority`, or else `host`; where both stand they must agree.
-fn authority(headers: &mut HeaderMap, named: Option<Authority>) -> Result<Option<Authority>, Reason> {
+fn authority(
+    headers: &mut HeaderMap,
+    named: Option<Authority>,
+) -> Result<Option<Authority>, Reason> {
     let checked = |text: &[u8]| headers::authority(Bytes::copy_from_slice(text));
     let named = match named {
         Some(named) => {
@@ -67,17 +94,30 @@ fn authority(headers: &mut HeaderMap, named: Option<Authority>) -> Result<Option
     match (headers.remove(header::HOST), named) {
         (None, named) => Ok(named),
         (Some(host), None) => checked(host.as_bytes()),
-        (Some(host), Some(named)) if host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()) => Ok(Some(named)),
+        (Some(host), Some(named))
+            if host
+                .as_bytes()
+                .eq_ignore_ascii_case(named.as_str().as_bytes()) =>
+        {
+            Ok(Some(named))
+        }
         _ => Err(Reason::BadRequest),
     }
 }
 
 fn declared_length(headers: &mut HeaderMap) -> Result<Option<u64>, Reason> {
-    if headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+    if headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .nth(1)
+        .is_some()
+    {
         return Err(Reason::BadRequest);
     }
     match headers.remove(header::CONTENT_LENGTH) {
-        Some(value) => headers::content_length(value.as_bytes()).map(Some).ok_or(Reason::BadRequest),
+        Some(value) => headers::content_length(value.as_bytes())
+            .map(Some)
+            .ok_or(Reason::BadRequest),
         None => Ok(None),
     }
 }
@@ -87,14 +127,22 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Reason> {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return Ok(());
     }
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    let whole = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..]))).map_err(|_| Reason::BadRequest)?;
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let whole = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..])))
+        .map_err(|_| Reason::BadRequest)?;
     headers.insert(header::COOKIE, whole);
     Ok(())
 }
 
 /// A request for `h2` to send. `fallback` stands in for an authority that it lacks.
-pub(crate) fn to_request(head: &RequestHead, fallback: Option<&Authority>) -> Result<Request<()>, Reason> {
+pub(crate) fn to_request(
+    head: &RequestHead,
+    fallback: Option<&Authority>,
+) -> Result<Request<()>, Reason> {
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     let mut uri = http::uri::Parts::default();
@@ -102,29 +150,48 @@ pub(crate) fn to_request(head: &RequestHead, fallback: Option<&Authority>) -> Re
     uri.path_and_query = head.target.clone();
     if head.method != Method::CONNECT {
         uri.scheme = uri.authority.is_some().then_some(Scheme::HTTP);
-        uri.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        uri.path_and_query
+            .get_or_insert(PathAndQuery::from_static("/"));
     }
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Reason::BadRequest)?;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = head.headers.clone();
     if let Length::Exact(n) = head.length {
-        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(n));
+        request
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(n));
     }
     if head.takes_trailers {
-        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        request
+            .headers_mut()
+            .insert(header::TE, HeaderValue::from_static("trailers"));
     }
     Ok(request)
 }
 
 /// A response's head. `ends`: there is no body.
-pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> Result<ResponseHead, Reason> {
-    let response::Parts { status, mut headers, .. } = parts;
+pub(crate) fn response(
+    parts: response::Parts,
+    to: &RequestHead,
+    ends: bool,
+) -> Result<ResponseHead, Reason> {
+    let response::Parts {
+        status,
+        mut headers,
+        ..
+    } = parts;
     if headers.len() > HEAD_FIELDS {
         return Err(Reason::UpstreamProtocol);
     }
     let declared = declared_length(&mut headers).map_err(|_| Reason::UpstreamProtocol)?;
     // What has no place here is harmless in a response, since its end is told by the stream: it goes no further.
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, header::HOST] {
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::HOST,
+    ] {
         headers.remove(name);
     }
     for name in ["keep-alive", "proxy-connection", "http2-settings"] {
@@ -140,7 +207,14 @@ pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> 
         Some(n) if n > 0 && !trailers => Length::Exact(n),
         _ => Length::Unknown,
     };
-    Ok(ResponseHead { status, headers, length, declared, upgrade: None, unsent })
+    Ok(ResponseHead {
+        status,
+        headers,
+        length,
+        declared,
+        upgrade: None,
+        unsent,
+    })
 }
 
 /// A response for `h2` to send, and whether it ends with its head.
@@ -154,7 +228,9 @@ pub(crate) fn to_response(head: ResponseHead, to: &RequestHead) -> (Response<()>
     *response.headers_mut() = head.headers;
     let says = !tunnel && head.status != http::StatusCode::NO_CONTENT;
     if let Some(n) = head.declared.filter(|_| says) {
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(n));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(n));
     }
     (response, ends)
 }

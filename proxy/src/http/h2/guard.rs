@@ -31,7 +31,13 @@ pub(crate) struct State {
 impl Guard {
     pub(crate) fn new(io: Io) -> (Self, Rc<State>) {
         let state = Rc::new(State::default());
-        (Self { io, state: state.clone() }, state)
+        (
+            Self {
+                io,
+                state: state.clone(),
+            },
+            state,
+        )
     }
 
     fn note<T>(&self, written: &Poll<io::Result<T>>) {
@@ -58,7 +64,11 @@ impl State {
 }
 
 impl AsyncRead for Guard {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         let n = buffer.filled().len().saturating_sub(before) as u64;
@@ -68,7 +78,11 @@ impl AsyncRead for Guard {
 }
 
 impl AsyncWrite for Guard {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.note(&written);
         written

@@ -16,7 +16,7 @@ use super::guard::Guard;
 use super::{Stream, convert};
 use crate::http::exchange::Exchange;
 use crate::http::limits::{
-    CONNECTION_WINDOW, HASTY_RESETS, HEAD_BYTES, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS,
+    CONNECTION_WINDOW, HASTY_RESETS, HEAD_BYTES, Limits, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS,
 };
 use crate::http::message::Message;
 use crate::http::refuse;
@@ -43,6 +43,7 @@ struct Running<S: RequestService> {
     service: Rc<S>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for a moment")]
 enum Event {
     Stream(Request<RecvStream>, SendResponse<Bytes>),
     Failed(::h2::Error),
@@ -60,7 +61,8 @@ pub(crate) async fn serve<S: RequestService + 'static>(
     let (guard, transport) = Guard::new(io);
     let limits = context.limits;
     let handshake = timeout(limits.header_time, builder().handshake::<_, Bytes>(guard)).await;
-    let mut connection = handshake.map_err(|_| ConnError::Refused(reason::Reason::RequestTimeout))??;
+    let mut connection =
+        handshake.map_err(|_| ConnError::Refused(reason::Reason::RequestTimeout))??;
     let load = Rc::new(Load::new());
     let watch = context.closing.watch();
     let mut timer = Timer::default();
@@ -69,7 +71,9 @@ pub(crate) async fn serve<S: RequestService + 'static>(
     loop {
         let event = poll_fn(|cx| {
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => return Poll::Ready(Event::Stream(request, respond)),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    return Poll::Ready(Event::Stream(request, respond));
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Failed(error)),
                 Poll::Ready(None) => return Poll::Ready(Event::Ended),
                 Poll::Pending => {}
@@ -77,12 +81,9 @@ pub(crate) async fn serve<S: RequestService + 'static>(
             if !closing && watch.poll(cx).is_ready() {
                 return Poll::Ready(Event::Closing);
             }
-            let due = if load.running.get() > 0 {
-                looked + limits.stall_time
-            } else {
-                load.changed.get().max(looked) + if closing { limits.header_time } else { limits.idle_time }
-            };
-            timer.poll(cx, due).map(|()| Event::Due)
+            timer
+                .poll(cx, load.due(looked, closing, &limits))
+                .map(|()| Event::Due)
         })
         .await;
         match event {
@@ -90,11 +91,14 @@ pub(crate) async fn serve<S: RequestService + 'static>(
                 load.count_accepted();
                 if load.is_flooded() {
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    let _ = timeout(limits.linger_time, poll_fn(|cx| connection.poll_closed(cx))).await;
+                    let _ =
+                        timeout(limits.linger_time, poll_fn(|cx| connection.poll_closed(cx))).await;
                     return Err(ConnError::Refused(reason::Reason::Overloaded));
                 }
                 spawn(request, respond, &service, &context, &load);
             }
+            // A peer that was told to go has gone.
+            Event::Failed(_) if closing && load.running.get() == 0 => return Ok(()),
             Event::Failed(error) => return Err(error.into()),
             Event::Ended => return Ok(()),
             Event::Closing => {
@@ -103,7 +107,10 @@ pub(crate) async fn serve<S: RequestService + 'static>(
             }
             Event::Due => {
                 looked = Instant::now();
-                if transport.blocked_since().is_some_and(|since| looked - since >= limits.stall_time) {
+                if transport
+                    .blocked_since()
+                    .is_some_and(|since| looked - since >= limits.stall_time)
+                {
                     return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
                 }
                 if load.running.get() == 0 && looked - load.changed.get() >= limits.header_time {
@@ -143,7 +150,10 @@ fn spawn<S: RequestService + 'static>(
     match convert::request(parts, recv.is_end_stream(), context.origin) {
         Ok(head) => {
             load.running.set(load.running.get() + 1);
-            let running = Running { load: load.clone(), service: service.clone() };
+            let running = Running {
+                load: load.clone(),
+                service: service.clone(),
+            };
             let context = context.clone();
             tokio::task::spawn_local(async move {
                 let side = Message::H2(Stream::accepted(recv, respond));
@@ -187,6 +197,15 @@ impl Load {
         }
     }
 
+    /// When the connection is to be looked at again.
+    fn due(&self, looked: Instant, closing: bool, limits: &Limits) -> Instant {
+        match (self.running.get(), closing) {
+            (0, false) => self.changed.get().max(looked) + limits.idle_time,
+            (0, true) => self.changed.get().max(looked) + limits.header_time,
+            _ => looked + limits.stall_time,
+        }
+    }
+
     fn count_accepted(&self) {
         self.accepted.set(self.accepted.get() + 1);
         self.changed.set(Instant::now());
@@ -196,13 +215,16 @@ impl Load {
     /// limit of the protocol's (CVE-2023-44487). Clients that cancel some of many are not meant.
     fn is_flooded(&self) -> bool {
         let hasty = self.hasty.get();
-        (hasty >= HASTY_RESETS && hasty * 2 >= self.accepted.get()) || self.running.get() >= 2 * STREAMS as usize
+        (hasty >= HASTY_RESETS && hasty * 2 >= self.accepted.get())
+            || self.running.get() >= 2 * STREAMS as usize
     }
 }
 
 impl<S: RequestService> Drop for Running<S> {
     fn drop(&mut self) {
-        self.load.running.set(self.load.running.get().saturating_sub(1));
+        self.load
+            .running
+            .set(self.load.running.get().saturating_sub(1));
         self.load.changed.set(Instant::now());
         if std::thread::panicking() {
             self.service.refused(reason::Reason::Internal);

@@ -47,7 +47,11 @@ impl Stream {
     }
 
     /// Opens a stream for a request. An error means that nothing of it was sent.
-    pub(crate) fn open(sender: &mut SendRequest<Bytes>, request: Request<()>, ends: bool) -> Result<Self, ::h2::Error> {
+    pub(crate) fn open(
+        sender: &mut SendRequest<Bytes>,
+        request: Request<()>,
+        ends: bool,
+    ) -> Result<Self, ::h2::Error> {
         let (response, send) = sender.send_request(request, ends)?;
         Ok(Self::new(None, None, Some(response), Some(send), ends))
     }
@@ -79,8 +83,14 @@ impl Stream {
     // --- coming
 
     /// The response's head, or an interim one (client).
-    pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>, to: &RequestHead) -> Poll<Result<ResponseHead, Broken>> {
-        let Some(response) = &mut self.response else { return Poll::Ready(Err(Broken::Ended)) };
+    pub(crate) fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &RequestHead,
+    ) -> Poll<Result<ResponseHead, Broken>> {
+        let Some(response) = &mut self.response else {
+            return Poll::Ready(Err(Broken::Ended));
+        };
         match response.poll_informational(cx) {
             Poll::Ready(Some(Ok(interim))) => {
                 let (parts, ()) = interim.into_parts();
@@ -100,12 +110,17 @@ impl Stream {
     }
 
     /// How many bytes of the body lie in front: not 0. None: it has ended.
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<usize>, Broken>> {
         loop {
             if !self.held.is_empty() {
                 return Poll::Ready(Ok(Some(self.held.len())));
             }
-            let Some(recv) = self.recv.as_mut().filter(|_| !self.ended) else { return Poll::Ready(Ok(None)) };
+            let Some(recv) = self.recv.as_mut().filter(|_| !self.ended) else {
+                return Poll::Ready(Ok(None));
+            };
             match ready!(recv.poll_data(cx)) {
                 Some(Ok(piece)) => self.held = piece,
                 Some(Err(error)) => return Poll::Ready(Err(self.failed(error))),
@@ -118,7 +133,9 @@ impl Stream {
                     self.trailers = trailers;
                     if let Some(trailers) = &mut self.trailers {
                         if trailers.len() > HEAD_FIELDS {
-                            return Poll::Ready(Err(Broken::Refused(reason::Reason::HeadersTooLarge)));
+                            return Poll::Ready(Err(Broken::Refused(
+                                reason::Reason::HeadersTooLarge,
+                            )));
                         }
                         headers::strip_trailers(trailers);
                     }
@@ -169,8 +186,14 @@ impl Stream {
     // --- going
 
     /// Begins the response (server).
-    pub(crate) fn send_response(&mut self, head: ResponseHead, to: &RequestHead) -> Result<(), Broken> {
-        let Some(respond) = &mut self.respond else { return Err(Broken::Ended) };
+    pub(crate) fn send_response(
+        &mut self,
+        head: ResponseHead,
+        to: &RequestHead,
+    ) -> Result<(), Broken> {
+        let Some(respond) = &mut self.respond else {
+            return Err(Broken::Ended);
+        };
         if head.status.is_informational() {
             let mut interim = Response::new(());
             *interim.status_mut() = head.status;
@@ -186,8 +209,14 @@ impl Stream {
     }
 
     /// How many of `wanted` bytes may be sent now: not 0.
-    pub(crate) fn poll_capacity(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
-        let Some(send) = &mut self.send else { return Poll::Ready(Err(Broken::Ended)) };
+    pub(crate) fn poll_capacity(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+    ) -> Poll<Result<usize, Broken>> {
+        let Some(send) = &mut self.send else {
+            return Poll::Ready(Err(Broken::Ended));
+        };
         if self.finished {
             // HEAD and the like: what comes in spite of it goes nowhere.
             return Poll::Ready(Ok(wanted));
@@ -210,7 +239,9 @@ impl Stream {
     }
 
     pub(crate) fn send_data(&mut self, data: Bytes, ends: bool) -> Result<(), Broken> {
-        let Some(send) = self.send.as_mut().filter(|_| !self.finished) else { return Ok(()) };
+        let Some(send) = self.send.as_mut().filter(|_| !self.finished) else {
+            return Ok(());
+        };
         self.written += data.len() as u64;
         send.send_data(data, ends).map_err(Broken::H2)?;
         self.finished = ends;
@@ -218,7 +249,9 @@ impl Stream {
     }
 
     pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
-        let Some(send) = self.send.as_mut().filter(|_| !self.finished) else { return Ok(()) };
+        let Some(send) = self.send.as_mut().filter(|_| !self.finished) else {
+            return Ok(());
+        };
         match trailers {
             Some(trailers) => send.send_trailers(trailers),
             None => send.send_data(Bytes::new(), true),
@@ -261,6 +294,9 @@ impl Stream {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("ended", &self.ended).field("finished", &self.finished).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("ended", &self.ended)
+            .field("finished", &self.finished)
+            .finish_non_exhaustive()
     }
 }
