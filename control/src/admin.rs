@@ -29,8 +29,7 @@ pub(crate) struct Sources {
 
 /// The routes.
 pub(crate) fn routes(sources: &Sources) -> Admin {
-    let (for_status, for_metrics, ready) =
-        (sources.clone(), sources.clone(), sources.ready.clone());
+    let (for_status, for_metrics, ready) = (sources.clone(), sources.clone(), sources.ready.clone());
     Admin::new()
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
         .get("/ready", move |_| ready.response())
@@ -108,11 +107,8 @@ async fn metrics(sources: Sources) -> Response {
         .not_after()
         .duration_since(SystemTime::now())
         .unwrap_or_default();
-    text.gauge(
-        "weft_leaf_expiry_seconds",
-        "Seconds until the own certificate ends.",
-    )
-    .sample(&[], left.as_secs());
+    text.gauge("weft_leaf_expiry_seconds", "Seconds until the own certificate ends.")
+        .sample(&[], left.as_secs());
     text.counter("weft_panics_total", "Panics that cost a task.")
         .sample(&[], log::panics());
     text.counter(
@@ -125,10 +121,7 @@ async fn metrics(sources: Sources) -> Response {
 
 fn write_compile_times(text: &mut Text, times: &CompileTimes) {
     let read = |n: usize| times.buckets[n].load(Ordering::Relaxed);
-    let buckets = COMPILE_BUCKETS
-        .iter()
-        .enumerate()
-        .map(|(n, bound)| (*bound, read(n)));
+    let buckets = COMPILE_BUCKETS.iter().enumerate().map(|(n, bound)| (*bound, read(n)));
     #[expect(
         clippy::cast_precision_loss,
         reason = "microseconds since the start, for a sum of seconds"

@@ -86,8 +86,7 @@ pub(crate) struct Rest {
 impl App {
     /// Starts everything. Listens before it returns.
     pub(crate) async fn start(settings: Settings, log: Switch) -> Result<Self, StartError> {
-        prepare_state(&settings.state_dir)
-            .map_err(|error| StartError::State(settings.state_dir.clone(), error))?;
+        prepare_state(&settings.state_dir).map_err(|error| StartError::State(settings.state_dir.clone(), error))?;
         let issuer = Issuer::open(
             &settings.state_dir,
             &settings.trust_domain,
@@ -95,9 +94,7 @@ impl App {
             settings.leaf_lifetime,
         );
         let issuer = Arc::new(issuer.map_err(StartError::Issuer)?);
-        issuer
-            .publish(&settings.state_dir)
-            .map_err(StartError::Issuer)?;
+        issuer.publish(&settings.state_dir).map_err(StartError::Issuer)?;
 
         let ready = Ready::new();
         let serving = ready.gate("listener");
@@ -136,11 +133,7 @@ impl App {
             _admin: admin_tasks,
             _end: end.drop_guard(),
         };
-        Ok(Self {
-            drain,
-            desk_end,
-            rest,
-        })
+        Ok(Self { drain, desk_end, rest })
     }
 }
 
@@ -149,10 +142,7 @@ fn prepare_state(state: &Path) -> io::Result<()> {
     if state.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(state)?;
+    DirBuilder::new().recursive(true).mode(0o711).create(state)?;
     std::fs::set_permissions(state, Permissions::from_mode(0o711))
 }
 
@@ -177,15 +167,11 @@ fn open_desk(
         bundles: issuer.bundles().clone(),
     };
     let hub = Hub::new(index, facts, epoch, settings.subscriptions);
-    let manifests =
-        manifests::Settings::control(&settings.manifests, Some(settings.state_dir.clone()));
+    let manifests = manifests::Settings::control(&settings.manifests, Some(settings.state_dir.clone()));
     Desk::open(hub, manifests, times, end).map_err(StartError::Manifests)
 }
 
-async fn serve_admin(
-    settings: &Settings,
-    sources: &admin::Sources,
-) -> Result<(SocketAddr, JoinSet<()>), StartError> {
+async fn serve_admin(settings: &Settings, sources: &admin::Sources) -> Result<(SocketAddr, JoinSet<()>), StartError> {
     let failed = |error| StartError::Listen(settings.admin.to_string(), error);
     let tcp = Listener::tcp(settings.admin).await.map_err(failed)?;
     let address = tcp.address().unwrap_or(settings.admin);
@@ -208,9 +194,7 @@ async fn serve_proxies(
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Listen(settings.listen.to_string(), error);
-    let listener = weft_daemon::listen::tcp(settings.listen)
-        .await
-        .map_err(failed)?;
+    let listener = weft_daemon::listen::tcp(settings.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let limits = listen::Limits {
         connections: settings.connections,
@@ -252,9 +236,7 @@ async fn serve(
         .initial_connection_window_size(1024 * 1024)
         .add_service(IdentityServer::new(identities).max_decoding_message_size(REQUEST_MAX))
         .add_service(DiscoveryServer(Arc::new(discovery)))
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
-            tasks.draining().await
-        })
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { tasks.draining().await })
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the server ended");

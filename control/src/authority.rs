@@ -57,12 +57,10 @@ impl Issuer {
         lifetime: Duration,
     ) -> Result<Self, IssuerError> {
         let now = SystemTime::now();
-        let authority = Authority::load_or_create(&state.join("authority"), trust_domain, now)
-            .map_err(IssuerError::Authority)?;
-        let identity = Identity::control_plane(trust_domain.clone(), namespace)
-            .map_err(IssuerError::Identity)?;
-        let bundles =
-            Arc::new(TrustBundles::new([authority.bundle(1)]).map_err(IssuerError::Bundle)?);
+        let authority =
+            Authority::load_or_create(&state.join("authority"), trust_domain, now).map_err(IssuerError::Authority)?;
+        let identity = Identity::control_plane(trust_domain.clone(), namespace).map_err(IssuerError::Identity)?;
+        let bundles = Arc::new(TrustBundles::new([authority.bundle(1)]).map_err(IssuerError::Bundle)?);
         let first = own_leaf(&authority, &identity, &bundles, lifetime, 1)?;
         let credential = watch::Sender::new(Arc::new(first));
         Ok(Self {
@@ -85,19 +83,14 @@ impl Issuer {
             .map_err(failed)?;
         // The umask may have taken bits away, and others are to read this.
         fs::set_permissions(&directory, Permissions::from_mode(0o755)).map_err(failed)?;
-        let roots: String = self
-            .bundles
-            .iter()
-            .map(weft_certs::bundle::Bundle::to_pem)
-            .collect();
+        let roots: String = self.bundles.iter().map(weft_certs::bundle::Bundle::to_pem).collect();
         for (name, text) in [
             ("roots.pem", roots.as_str()),
             ("trust-domain", self.identity.trust_domain().as_str()),
             ("control-namespace", self.identity.namespace()),
         ] {
             let path = directory.join(name);
-            file::replace(&path, 0o644, text.as_bytes())
-                .map_err(|error| IssuerError::Publish(path.clone(), error))?;
+            file::replace(&path, 0o644, text.as_bytes()).map_err(|error| IssuerError::Publish(path.clone(), error))?;
         }
         Ok(())
     }
@@ -221,8 +214,7 @@ mod tests {
             assert_eq!(mode(&trust.join(name)), 0o644);
         }
         let pem = fs::read(trust.join("roots.pem")).unwrap();
-        let read =
-            weft_certs::bundle::Bundle::from_pem(first.trust_domain().clone(), &pem, 1).unwrap();
+        let read = weft_certs::bundle::Bundle::from_pem(first.trust_domain().clone(), &pem, 1).unwrap();
         assert_eq!(read.roots(), [first.authority.root().clone()]);
         assert_eq!(mode(&state.path().join("authority")), 0o700);
     }

@@ -130,13 +130,12 @@ pub fn closure(index: &Index, target: &Target, client_namespace: &str) -> Closur
 /// The keys of the endpoint sets that a Service refers to.
 fn endpoint_keys(service: &Service) -> impl Iterator<Item = String> {
     let rules = service.rules.iter().flat_map(|rules| &rules.rules);
-    let backends =
-        rules
-            .flat_map(|rule| &rule.backends)
-            .filter_map(|backend| match &backend.place {
-                BackendPlace::Endpoints(key) => Some(key.clone()),
-                BackendPlace::Unresolved(_) => None,
-            });
+    let backends = rules
+        .flat_map(|rule| &rule.backends)
+        .filter_map(|backend| match &backend.place {
+            BackendPlace::Endpoints(key) => Some(key.clone()),
+            BackendPlace::Unresolved(_) => None,
+        });
     backends.chain([service.endpoints.clone()])
 }
 

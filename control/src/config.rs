@@ -44,12 +44,7 @@ pub struct Settings {
     #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "NAME", default_value = "local.weft.internal", value_parser = trust_domain)]
     pub trust_domain: TrustDomain,
     /// This cluster's name.
-    #[arg(
-        long,
-        env = "WEFT_CLUSTER",
-        value_name = "NAME",
-        default_value = "local"
-    )]
+    #[arg(long, env = "WEFT_CLUSTER", value_name = "NAME", default_value = "local")]
     pub cluster: String,
     /// The namespace of the control plane itself: part of the identity that proxies require of it.
     #[arg(
@@ -75,12 +70,7 @@ pub struct Settings {
     )]
     pub token_issuer: String,
     /// What happens when a caller's address is not that of its token's pod. `warn` is for networks that masquerade.
-    #[arg(
-        long,
-        env = "WEFT_ADDRESS_CHECK",
-        value_name = "WHAT",
-        default_value = "enforce"
-    )]
+    #[arg(long, env = "WEFT_ADDRESS_CHECK", value_name = "WHAT", default_value = "enforce")]
     pub address_check: AddressCheck,
     /// Whether a leaf may be renewed with itself alone. It never is while tokens can be checked.
     #[arg(
@@ -92,12 +82,7 @@ pub struct Settings {
     pub renew_by_leaf: RenewByLeaf,
 
     /// Networks that belong to the mesh, beside the private ranges and what is seen. Separated by commas.
-    #[arg(
-        long,
-        env = "WEFT_NETWORKS",
-        value_name = "CIDR",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "WEFT_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
     pub networks: Vec<IpNet>,
     /// Networks that never belong to the mesh: passed through untouched. Separated by commas.
     #[arg(long, env = "WEFT_OUTSIDE", value_name = "CIDR", value_delimiter = ',')]
@@ -107,28 +92,13 @@ pub struct Settings {
     pub discovery_wait: Duration,
 
     /// Connections to identity and discovery at once.
-    #[arg(
-        long,
-        env = "WEFT_CONNECTIONS",
-        value_name = "N",
-        default_value_t = 8192
-    )]
+    #[arg(long, env = "WEFT_CONNECTIONS", value_name = "N", default_value_t = 8192)]
     pub connections: usize,
     /// Connections at once from one address.
-    #[arg(
-        long,
-        env = "WEFT_CONNECTIONS_PER_ADDRESS",
-        value_name = "N",
-        default_value_t = 512
-    )]
+    #[arg(long, env = "WEFT_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 512)]
     pub connections_per_address: usize,
     /// Destinations that one proxy may subscribe to.
-    #[arg(
-        long,
-        env = "WEFT_SUBSCRIPTIONS",
-        value_name = "N",
-        default_value_t = 4096
-    )]
+    #[arg(long, env = "WEFT_SUBSCRIPTIONS", value_name = "N", default_value_t = 4096)]
     pub subscriptions: usize,
     /// How long a proxy may leave a batch unacknowledged before its stream is cut.
     #[arg(long, env = "WEFT_ACK_WAIT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
@@ -186,13 +156,7 @@ mod tests {
     use super::*;
 
     fn read(flags: &[&str]) -> Result<Settings, clap::Error> {
-        Settings::try_parse_from(
-            [
-                &["weft-control", "--manifests", "m", "--state-dir", "s"],
-                flags,
-            ]
-            .concat(),
-        )
+        Settings::try_parse_from([&["weft-control", "--manifests", "m", "--state-dir", "s"], flags].concat())
     }
 
     #[test]

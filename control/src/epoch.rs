@@ -19,9 +19,7 @@ pub(crate) enum EpochError {
     #[error("{0}")]
     File(PathBuf, #[source] io::Error),
     /// The file does not hold a number. Deleting it is safe: proxies say which epochs they have seen.
-    #[error(
-        "{0} does not hold a number; delete it to begin anew above every epoch that a proxy has seen"
-    )]
+    #[error("{0} does not hold a number; delete it to begin anew above every epoch that a proxy has seen")]
     Number(PathBuf),
 }
 
@@ -95,10 +93,7 @@ mod tests {
         for text in ["", "0", "x", "-1"] {
             std::fs::write(state.path().join("epoch"), text).unwrap();
             assert!(
-                Epoch::open(state.path())
-                    .unwrap_err()
-                    .to_string()
-                    .contains("delete it"),
+                Epoch::open(state.path()).unwrap_err().to_string().contains("delete it"),
                 "{text:?}"
             );
         }

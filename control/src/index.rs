@@ -201,16 +201,8 @@ impl Index {
     /// been valid before this process began, so what proxies hold of it is held.
     pub fn replace(&mut self, snapshot: &Snapshot) -> Changed {
         let mut changed = Changed::default();
-        let there: BTreeSet<ObjectRef> = snapshot
-            .objects
-            .iter()
-            .map(|object| object.reference())
-            .collect();
-        for name in self
-            .references()
-            .into_iter()
-            .filter(|name| !there.contains(name))
-        {
+        let there: BTreeSet<ObjectRef> = snapshot.objects.iter().map(|object| object.reference()).collect();
+        for name in self.references().into_iter().filter(|name| !there.contains(name)) {
             self.delete(&name, &mut changed);
         }
         for object in &snapshot.objects {
@@ -232,10 +224,7 @@ impl Index {
 
     /// The pods that are part of the mesh and have not ended, with their names.
     pub fn meshed_pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
-        let forms = self
-            .pods
-            .iter()
-            .filter_map(|(name, kept)| Some((name, kept.form()?)));
+        let forms = self.pods.iter().filter_map(|(name, kept)| Some((name, kept.form()?)));
         forms.filter(|(_, pod)| pod.injected && !pod.finished)
     }
 
@@ -255,9 +244,7 @@ impl Index {
             cluster: self.settings.cluster.clone(),
             ..Place::default()
         };
-        self.nodes
-            .get(node)
-            .map_or_else(unknown, |(_, place)| place.clone())
+        self.nodes.get(node).map_or_else(unknown, |(_, place)| place.clone())
     }
 }
 

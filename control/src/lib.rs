@@ -50,11 +50,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are asked for; they go to stdout. If that is closed, nobody reads the rest either.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() {
-                exit::USAGE
-            } else {
-                exit::OK
-            });
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
         }
     };
     let log = match log::start() {
@@ -82,11 +78,7 @@ async fn run(settings: Settings, log: Switch) -> ExitCode {
         Ok(app) => app,
         Err(error) => return failed(&error, exit::FAILURE),
     };
-    let app::App {
-        drain,
-        desk_end,
-        rest,
-    } = app;
+    let app::App { drain, desk_end, rest } = app;
     let ended = tokio::select! {
         ended = signals.end(drain, grace) => ended,
         _ = desk_end => {

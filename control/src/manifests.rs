@@ -144,11 +144,7 @@ impl Settings {
             },
             false => {
                 let kinds = Kinds::control();
-                let kinds = if any_machine {
-                    kinds.elsewhere("", "Pod")
-                } else {
-                    kinds
-                };
+                let kinds = if any_machine { kinds.elsewhere("", "Pod") } else { kinds };
                 Directory {
                     path: path.clone(),
                     writer: Writer::User,
@@ -170,35 +166,20 @@ impl Manifests {
     /// # Errors
     /// A directory is not readable, or the versions cannot be kept. Bad files are problems, not errors.
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
-        let Settings {
-            directories,
-            state_dir,
-        } = settings;
+        let Settings { directories, state_dir } = settings;
         // If the counter is lost, seconds since 1970 are above all that it can have counted to.
-        let later = SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(1 << 32, |age| age.as_secs());
-        let versions =
-            Versions::open(state_dir.as_deref(), later).map_err(|source| OpenError::Versions {
-                path: state_dir.unwrap_or_default(),
-                source,
-            })?;
-        let paths: Vec<PathBuf> = directories
-            .iter()
-            .map(|directory| directory.path.clone())
-            .collect();
+        let later = SystemTime::UNIX_EPOCH.elapsed().map_or(1 << 32, |age| age.as_secs());
+        let versions = Versions::open(state_dir.as_deref(), later).map_err(|source| OpenError::Versions {
+            path: state_dir.unwrap_or_default(),
+            source,
+        })?;
+        let paths: Vec<PathBuf> = directories.iter().map(|directory| directory.path.clone()).collect();
         let shared = Arc::new(Shared::default());
-        let (reader, stop) = Reader::start(
-            Merged::new(directories, versions),
-            paths,
-            Arc::clone(&shared),
-        )
-        .map_err(|(path, source)| OpenError::Directory { path, source })?;
+        let (reader, stop) = Reader::start(Merged::new(directories, versions), paths, Arc::clone(&shared))
+            .map_err(|(path, source)| OpenError::Directory { path, source })?;
         shared.lock().forget_pending();
         let thread = std::thread::Builder::new().name("weft-manifests".to_owned());
-        let thread = thread
-            .spawn(move || reader.run())
-            .map_err(OpenError::Thread)?;
+        let thread = thread.spawn(move || reader.run()).map_err(OpenError::Thread)?;
         Ok(Self {
             shared,
             stop,
@@ -239,12 +220,7 @@ impl Manifests {
 ///
 /// # Errors
 /// Why the text cannot be read.
-pub fn parse(
-    path: &Path,
-    text: &str,
-    writer: Writer,
-    kinds: &Kinds,
-) -> Result<Snapshot, Vec<Problem>> {
+pub fn parse(path: &Path, text: &str, writer: Writer, kinds: &Kinds) -> Result<Snapshot, Vec<Problem>> {
     let reading = read::read(path, text.as_bytes(), writer, kinds)?;
     let finish = |written: read::Written| {
         let mut object = written.object;
@@ -348,9 +324,7 @@ mod tests {
     }
 
     fn service(name: &str, port: u16) -> String {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n---\n"
-        )
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n---\n")
     }
 
     /// Changes, until they are like this.
@@ -424,11 +398,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("b.yaml"), service("a", 1)).unwrap();
         let mut manifests = open(directory.path(), Writer::User);
-        fs::rename(
-            directory.path().join("b.yaml"),
-            directory.path().join("c.yaml"),
-        )
-        .unwrap();
+        fs::rename(directory.path().join("b.yaml"), directory.path().join("c.yaml")).unwrap();
         let moved = |changes: &Changes| {
             assert!(changes.deletes.is_empty(), "{changes:?}");
             changes
@@ -446,17 +416,10 @@ mod tests {
         let mut manifests = open(directory.path(), Writer::Machine);
         let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "9"}}"#;
         fs::write(directory.path().join(".pod"), pod).unwrap();
-        fs::rename(
-            directory.path().join(".pod"),
-            directory.path().join("pod.json"),
-        )
-        .unwrap();
+        fs::rename(directory.path().join(".pod"), directory.path().join("pod.json")).unwrap();
         let changes = until(&mut manifests, |changes| !changes.upserts.is_empty()).await;
         assert_eq!(
-            (
-                changes.upserts[0].uid.as_str(),
-                changes.upserts[0].resource_version
-            ),
+            (changes.upserts[0].uid.as_str(), changes.upserts[0].resource_version),
             ("u", 9)
         );
     }
@@ -484,14 +447,8 @@ mod tests {
                 .kinds
                 .standing("v1", "Pod")
         };
-        assert!(matches!(
-            of(&["user"]),
-            crate::objects::Standing::Understood(_)
-        ));
-        assert_eq!(
-            of(&["user", "state/objects"]),
-            crate::objects::Standing::Elsewhere
-        );
+        assert!(matches!(of(&["user"]), crate::objects::Standing::Understood(_)));
+        assert_eq!(of(&["user", "state/objects"]), crate::objects::Standing::Elsewhere);
         assert!(matches!(
             of(&["state/objects"]),
             crate::objects::Standing::Understood(_)

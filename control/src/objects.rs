@@ -77,16 +77,12 @@ impl Object {
 
     /// The API group: `gateway.networking.k8s.io`, or empty for the core group.
     pub fn group(&self) -> &str {
-        self.api_version
-            .split_once('/')
-            .map_or("", |(group, _)| group)
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
 
     /// `metadata.creationTimestamp`, if it has one. RFC 3339 in UTC, so that text order is time order.
     pub fn created(&self) -> Option<&str> {
-        self.raw
-            .pointer("/metadata/creationTimestamp")
-            .and_then(Value::as_str)
+        self.raw.pointer("/metadata/creationTimestamp").and_then(Value::as_str)
     }
 
     /// Begins a problem with this object: the line is that of the field.
@@ -100,10 +96,7 @@ impl Object {
         Problem {
             object: Some(self.reference()),
             file: self.origin.as_ref().map(|origin| origin.file.clone()),
-            line: self
-                .origin
-                .as_ref()
-                .map(|origin| origin.line_of_field(field)),
+            line: self.origin.as_ref().map(|origin| origin.line_of_field(field)),
             field: field.to_owned(),
             message: message.into(),
             fix: fix.into(),
@@ -160,18 +153,8 @@ pub fn pointer_of(field: &str) -> String {
 /// The uid of an object that nobody gave one: a hash of kind, namespace and name, in the form of a UUID.
 pub fn uid_of(kind: &str, namespace: &str, name: &str) -> String {
     let hash = digest(&SHA256, format!("{kind}/{namespace}/{name}").as_bytes());
-    let hex: String = hash.as_ref()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ]
-    .join("-")
+    let hex: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 impl fmt::Display for Origin {

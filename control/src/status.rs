@@ -134,14 +134,8 @@ impl Hub {
                 .pod(&proxy.who.pod.namespace, &proxy.who.pod.name)
                 .is_some_and(|pod| pod.uid == proxy.who.uid)
         });
-        let connected = self
-            .proxies
-            .values()
-            .map(|proxy| self.proxy_status(proxy, true));
-        let gone = self
-            .gone
-            .iter()
-            .map(|proxy| self.proxy_status(proxy, false));
+        let connected = self.proxies.values().map(|proxy| self.proxy_status(proxy, true));
+        let gone = self.gone.iter().map(|proxy| self.proxy_status(proxy, false));
         let mut proxies: Vec<ProxyStatus> = connected.chain(gone).collect();
         proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
         Status {
@@ -166,16 +160,8 @@ impl Hub {
             connected: self.proxies.len(),
             resources: self.cache.entries().count(),
             subscriptions: self.proxies.values().map(|proxy| proxy.needs.len()).sum(),
-            waiting: self
-                .proxies
-                .values()
-                .map(|proxy| proxy.outlet.outbox().waiting())
-                .sum(),
-            refused: self
-                .proxies
-                .values()
-                .map(|proxy| proxy.refusals.len())
-                .sum(),
+            waiting: self.proxies.values().map(|proxy| proxy.outlet.outbox().waiting()).sum(),
+            refused: self.proxies.values().map(|proxy| proxy.refusals.len()).sum(),
             not_accepted: self
                 .index
                 .statuses()
@@ -223,10 +209,7 @@ impl Hub {
 
     fn object_statuses(&self) -> Vec<ObjectStatus> {
         let statuses = self.index.statuses();
-        let wanted: BTreeSet<String> = statuses
-            .iter()
-            .map(|status| status.object.to_string())
-            .collect();
+        let wanted: BTreeSet<String> = statuses.iter().map(|status| status.object.to_string()).collect();
         let needs = self.needs(&wanted);
         let none = Need::default();
         statuses
@@ -246,8 +229,7 @@ impl Hub {
             .conditions
             .iter()
             .all(|condition| condition.r#type != ConditionType::Accepted || condition.status);
-        let mut conditions: Vec<ConditionStatus> =
-            status.conditions.iter().map(condition).collect();
+        let mut conditions: Vec<ConditionStatus> = status.conditions.iter().map(condition).collect();
         conditions.push(applied(need, accepted));
         let name = |id: &ProxyId| {
             self.proxies
@@ -263,20 +245,12 @@ impl Hub {
             kind,
             namespace,
             name: object,
-            file: status
-                .origin
-                .as_ref()
-                .map(|origin| origin.file.display().to_string()),
+            file: status.origin.as_ref().map(|origin| origin.file.display().to_string()),
             line: status.origin.as_ref().map(|origin| origin.line),
             conditions,
             subscribers: need.subscribers.len(),
             applied: need.subscribers.len() - need.waiting.len(),
-            waiting: need
-                .waiting
-                .iter()
-                .filter_map(name)
-                .take(WAITING_MAX)
-                .collect(),
+            waiting: need.waiting.iter().filter_map(name).take(WAITING_MAX).collect(),
         }
     }
 
@@ -338,11 +312,7 @@ fn applied(need: &Need, accepted: bool) -> ConditionStatus {
             "the object is not accepted: its last valid form acts, or nothing".to_owned(),
         )
     } else if subscribers == 0 {
-        (
-            "True",
-            "NoSubscribers",
-            "no connected proxy needs it".to_owned(),
-        )
+        ("True", "NoSubscribers", "no connected proxy needs it".to_owned())
     } else if waiting == 0 {
         (
             "True",

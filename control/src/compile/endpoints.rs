@@ -53,9 +53,7 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
                 return kept.hold().map(|_| ledger.close(empty));
             };
             ledger.source(object);
-            Some(subset)
-                .filter(|subset| subset.service == *name)
-                .map(Some)?
+            Some(subset).filter(|subset| subset.service == *name).map(Some)?
         }
     };
     let kept = index.services.get(name)?;
@@ -66,10 +64,7 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
     ledger.source(object);
     let port_name = &service.port(*port)?.name;
     let found = members(index, name, service, port_name, subset, &mut ledger);
-    let mut endpoints: Vec<Arc<Endpoint>> = found
-        .into_values()
-        .map(|found| Arc::new(found.endpoint))
-        .collect();
+    let mut endpoints: Vec<Arc<Endpoint>> = found.into_values().map(|found| Arc::new(found.endpoint)).collect();
     if endpoints.len() > ENDPOINTS_MAX {
         tracing::error!(service = %name, endpoints = endpoints.len(), limit = ENDPOINTS_MAX, "endpoints left out");
         endpoints.truncate(ENDPOINTS_MAX);
@@ -87,11 +82,7 @@ fn members(
 ) -> BTreeMap<EndpointKey, Found> {
     let mut found: BTreeMap<EndpointKey, Found> = BTreeMap::new();
     for slice_name in index.slices_by_service.of(name) {
-        let Some((object, slice)) = index
-            .slices
-            .get(slice_name)
-            .and_then(|kept| kept.valid.as_ref())
-        else {
+        let Some((object, slice)) = index.slices.get(slice_name).and_then(|kept| kept.valid.as_ref()) else {
             continue;
         };
         ledger.source(object);
@@ -100,14 +91,12 @@ fn members(
                 let Some(draining) = draining(written, service.publish_not_ready) else {
                     continue;
                 };
-                let Some(new) = member(index, object, written, *port, draining, subset, ledger)
-                else {
+                let Some(new) = member(index, object, written, *port, draining, subset, ledger) else {
                     continue;
                 };
                 match found.get(&new.endpoint.key) {
                     // Serving before draining, then the pod's own first choice of family.
-                    Some(old)
-                        if (!old.endpoint.draining, old.primary) >= (!draining, new.primary) => {}
+                    Some(old) if (!old.endpoint.draining, old.primary) >= (!draining, new.primary) => {}
                     _ => _ = found.insert(new.endpoint.key, new),
                 }
             }
@@ -158,13 +147,8 @@ fn member(
         });
     };
     let (object, pod) = index.pods.get(&name)?.valid.as_ref()?;
-    let named = written
-        .pod
-        .as_ref()
-        .map(|pod| pod.uid.as_str())
-        .unwrap_or_default();
-    let same = (named.is_empty() || named == object.uid)
-        && pod.ips.iter().any(|ip| ip.to_canonical() == address.ip());
+    let named = written.pod.as_ref().map(|pod| pod.uid.as_str()).unwrap_or_default();
+    let same = (named.is_empty() || named == object.uid) && pod.ips.iter().any(|ip| ip.to_canonical() == address.ip());
     if !same || pod.finished {
         return None;
     }
@@ -176,10 +160,7 @@ fn member(
     let endpoint = of_pod(index, object, pod, address, draining, ledger)?;
     Some(Found {
         endpoint,
-        primary: pod
-            .ips
-            .first()
-            .is_some_and(|ip| ip.to_canonical() == address.ip()),
+        primary: pod.ips.first().is_some_and(|ip| ip.to_canonical() == address.ip()),
     })
 }
 
@@ -268,11 +249,7 @@ fn address_name(ip: IpAddr) -> String {
 }
 
 pub(super) fn place(index: &Index, node: &str) -> Place {
-    let Place {
-        region,
-        zone,
-        cluster,
-    } = index.place(node);
+    let Place { region, zone, cluster } = index.place(node);
     Place {
         region: word(&region),
         zone: word(&zone),
@@ -282,8 +259,5 @@ pub(super) fn place(index: &Index, node: &str) -> Place {
 
 /// A word that a proxy takes for telemetry. API servers let nothing else through; files might.
 pub(super) fn word(text: &str) -> String {
-    text.chars()
-        .filter(char::is_ascii_graphic)
-        .take(253)
-        .collect()
+    text.chars().filter(char::is_ascii_graphic).take(253).collect()
 }

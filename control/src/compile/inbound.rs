@@ -112,19 +112,13 @@ mod tests {
             .iter()
             .map(|ip| ip.parse().unwrap())
             .collect();
-        assert_eq!(
-            aggregated(&few),
-            ["198.51.100.4/31".parse::<IpNet>().unwrap()]
-        );
+        assert_eq!(aggregated(&few), ["198.51.100.4/31".parse::<IpNet>().unwrap()]);
         let many: BTreeSet<IpAddr> = (0..60_000u32)
             .map(|i| IpAddr::from((0x0900_0000u32 + i * 512).to_be_bytes()))
             .collect();
         let networks = aggregated(&many);
         assert!(networks.len() <= NETWORKS_MAX);
-        assert!(
-            many.iter()
-                .all(|ip| networks.iter().any(|net| net.contains(ip)))
-        );
+        assert!(many.iter().all(|ip| networks.iter().any(|net| net.contains(ip))));
         assert!(
             !networks
                 .iter()

@@ -27,10 +27,7 @@ pub(super) struct SetKey {
 fn service_and_port(text: &str) -> Option<(Name, u16)> {
     let (name, port) = text.rsplit_once(':')?;
     let (namespace, name) = name.split_once('/')?;
-    Some((
-        Name::new(namespace, name),
-        port.parse().ok().filter(|&port| port != 0)?,
-    ))
+    Some((Name::new(namespace, name), port.parse().ok().filter(|&port| port != 0)?))
 }
 
 fn split(text: &str, mark: char) -> (&str, Option<String>) {
@@ -44,11 +41,7 @@ impl FromStr for ServiceKey {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (front, client) = split(text, '@');
         let (service, port) = service_and_port(front).ok_or(())?;
-        Ok(Self {
-            service,
-            port,
-            client,
-        })
+        Ok(Self { service, port, client })
     }
 }
 
@@ -58,29 +51,21 @@ impl FromStr for SetKey {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (front, subset) = split(text, '#');
         let (service, port) = service_and_port(front).ok_or(())?;
-        Ok(Self {
-            service,
-            port,
-            subset,
-        })
+        Ok(Self { service, port, subset })
     }
 }
 
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.service, self.port)?;
-        self.client
-            .iter()
-            .try_for_each(|client| write!(f, "@{client}"))
+        self.client.iter().try_for_each(|client| write!(f, "@{client}"))
     }
 }
 
 impl fmt::Display for SetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.service, self.port)?;
-        self.subset
-            .iter()
-            .try_for_each(|subset| write!(f, "#{subset}"))
+        self.subset.iter().try_for_each(|subset| write!(f, "#{subset}"))
     }
 }
 
@@ -96,13 +81,7 @@ mod tests {
         for text in ["shop/reviews:80", "shop/reviews:80#v1"] {
             assert_eq!(text.parse::<SetKey>().unwrap().to_string(), text);
         }
-        for text in [
-            "",
-            "shop/reviews",
-            "reviews:80",
-            "shop/reviews:0",
-            "shop/reviews:x",
-        ] {
+        for text in ["", "shop/reviews", "reviews:80", "shop/reviews:0", "shop/reviews:x"] {
             assert!(
                 text.parse::<ServiceKey>().is_err() && text.parse::<SetKey>().is_err(),
                 "{text}"

@@ -21,8 +21,7 @@ impl Ledger {
     /// An object went into it.
     pub(super) fn source(&mut self, object: &Object) {
         let source = source_of(object);
-        self.sources
-            .insert((source.uid.clone(), source.object.clone()), source);
+        self.sources.insert((source.uid.clone(), source.object.clone()), source);
     }
 
     /// It would be another if this changed.

@@ -23,13 +23,12 @@ pub(super) fn lookup(index: &Index, target: &Target, client: &str) -> Compiled<L
             let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             at_address(index, address, client, &mut ledger)
         }
-        Target::Host { host, port } => {
-            match service_of_host(host, client, &index.settings.cluster_domain) {
-                Some(name) => at_service(index, &name, *port, client, &mut ledger)
-                    .unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
-                None => Lookup::Outside { ttl: NEGATIVE },
+        Target::Host { host, port } => match service_of_host(host, client, &index.settings.cluster_domain) {
+            Some(name) => {
+                at_service(index, &name, *port, client, &mut ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE })
             }
-        }
+            None => Lookup::Outside { ttl: NEGATIVE },
+        },
     };
     ledger.close(value)
 }
@@ -52,25 +51,15 @@ fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Led
         return lookup;
     }
     match pod_at(index, ip) {
-        Some(name) => {
-            direct(index, name, address, ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE })
-        }
+        Some(name) => direct(index, name, address, ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
         None => Lookup::Outside { ttl: NEGATIVE },
     }
 }
 
 /// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.
 pub(super) fn pod_at(index: &Index, ip: IpAddr) -> Option<&Name> {
-    let version = |name: &&Name| {
-        index
-            .pods
-            .get(*name)
-            .map(|kept| kept.object.resource_version)
-    };
-    index
-        .pods_by_ip
-        .of(&ip)
-        .max_by_key(|name| (version(name), *name))
+    let version = |name: &&Name| index.pods.get(*name).map(|kept| kept.object.resource_version);
+    index.pods_by_ip.of(&ip).max_by_key(|name| (version(name), *name))
 }
 
 fn direct(index: &Index, name: &Name, address: SocketAddr, ledger: &mut Ledger) -> Option<Lookup> {
@@ -86,13 +75,7 @@ fn direct(index: &Index, name: &Name, address: SocketAddr, ledger: &mut Ledger) 
 }
 
 /// `None`: there is no such Service, or none that the mesh serves.
-fn at_service(
-    index: &Index,
-    name: &Name,
-    port: u16,
-    client: &str,
-    ledger: &mut Ledger,
-) -> Option<Lookup> {
+fn at_service(index: &Index, name: &Name, port: u16, client: &str, ledger: &mut Ledger) -> Option<Lookup> {
     ledger.topic(Topic::Service(name.clone()));
     let kept = index.services.get(name)?;
     ledger.hold(kept.hold());
@@ -108,10 +91,7 @@ fn at_service(
     ledger.source(object);
     if service.port(port).is_none() {
         let reason = format!("the Service {name} has no TCP port {port}");
-        return Some(Lookup::NoSuchPort {
-            reason,
-            ttl: NEGATIVE,
-        });
+        return Some(Lookup::NoSuchPort { reason, ttl: NEGATIVE });
     }
     let client = acts_on(index, name, client).then(|| client.to_owned());
     Some(Lookup::Service(
@@ -143,9 +123,7 @@ fn service_of_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<
     let parts: Vec<&str> = front.unwrap_or(&host).split('.').collect();
     match (parts[..].as_ref(), front.is_some()) {
         ([service], false) => Some(Name::new(namespace, *service)),
-        ([service, namespace], false) | ([service, namespace, "svc"], _) => {
-            Some(Name::new(*namespace, *service))
-        }
+        ([service, namespace], false) | ([service, namespace, "svc"], _) => Some(Name::new(*namespace, *service)),
         _ => None,
     }
 }

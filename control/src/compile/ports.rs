@@ -38,16 +38,13 @@ pub(super) fn of_service(
         if reference.namespace != name.namespace && Some(reference.namespace.as_str()) != client {
             continue;
         }
-        let Some((object, route)) = index
-            .routes
-            .get(reference)
-            .and_then(|kept| kept.valid.as_ref())
-        else {
+        let Some((object, route)) = index.routes.get(reference).and_then(|kept| kept.valid.as_ref()) else {
             continue;
         };
-        let names_it = route.parents.iter().any(|parent| {
-            parent.service == *name && parent.names_port() && parent.covers(port.port, &port.name)
-        });
+        let names_it = route
+            .parents
+            .iter()
+            .any(|parent| parent.service == *name && parent.names_port() && parent.covers(port.port, &port.name));
         if !names_it {
             continue;
         }
@@ -65,42 +62,21 @@ pub(super) fn of_service(
 ///
 /// EndpointSlices and routes are no sources of it: of them it takes only which ports there are and their kind, and they
 /// change with every other pod of the Service and every shift of a weight.
-pub(super) fn of_pod(
-    index: &Index,
-    name: &Name,
-    pod: &Pod,
-    ledger: &mut Ledger,
-) -> BTreeMap<u16, PodPort> {
+pub(super) fn of_pod(index: &Index, name: &Name, pod: &Pod, ledger: &mut Ledger) -> BTreeMap<u16, PodPort> {
     let by_address = pod.ips.iter().flat_map(|ip| index.slices_by_ip.of(ip));
     let slices: BTreeSet<&(Name, Name)> = index.slices_by_pod.of(name).chain(by_address).collect();
     let mut ports: BTreeMap<u16, PodPort> = BTreeMap::new();
     for (service_name, slice_name) in slices {
-        let service = index
-            .services
-            .get(service_name)
-            .and_then(|kept| kept.valid.as_ref());
-        let slice = index
-            .slices
-            .get(slice_name)
-            .and_then(|kept| kept.valid.as_ref());
+        let service = index.services.get(service_name).and_then(|kept| kept.valid.as_ref());
+        let slice = index.slices.get(slice_name).and_then(|kept| kept.valid.as_ref());
         let (Some((service_object, service)), Some((_, slice))) = (service, slice) else {
             continue;
         };
         ledger.source(service_object);
         for port in &service.ports {
-            let protocol = of_service(
-                index,
-                service_name,
-                service,
-                port,
-                None,
-                &mut Ledger::default(),
-            );
+            let protocol = of_service(index, service_name, service, port, None, &mut Ledger::default());
             for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
-                ports
-                    .entry(*number)
-                    .or_default()
-                    .lead(&service_name.name, protocol);
+                ports.entry(*number).or_default().lead(&service_name.name, protocol);
             }
         }
     }
@@ -115,10 +91,6 @@ impl PodPort {
         }
         self.disputed = self.protocol != Protocol::Undeclared;
         // Where Services disagree, the bytes decide.
-        self.protocol = if self.disputed {
-            Protocol::Undeclared
-        } else {
-            protocol
-        };
+        self.protocol = if self.disputed { Protocol::Undeclared } else { protocol };
     }
 }

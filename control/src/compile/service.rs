@@ -46,14 +46,7 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
     };
     let declared = service.port(*port).filter(|_| !service.external)?;
     ledger.source(object);
-    value.protocol = ports::of_service(
-        index,
-        name,
-        service,
-        declared,
-        client.as_deref(),
-        &mut ledger,
-    );
+    value.protocol = ports::of_service(index, name, service, declared, client.as_deref(), &mut ledger);
     value.locality = locality(index, name, &mut ledger);
     if takes_routes(service) {
         value.rules = rules(
@@ -121,18 +114,11 @@ impl Candidate<'_> {
 }
 
 /// `None`: no route is attached.
-fn rules(
-    index: &Index,
-    service: &Name,
-    port: (u16, &str),
-    client: Option<&str>,
-    ledger: &mut Ledger,
-) -> Option<Rules> {
+fn rules(index: &Index, service: &Name, port: (u16, &str), client: Option<&str>, ledger: &mut Ledger) -> Option<Rules> {
     let mut candidates = Vec::new();
     let mut attached = false;
     for reference in index.routes_by_service.of(service) {
-        if reference.namespace != service.namespace && Some(reference.namespace.as_str()) != client
-        {
+        if reference.namespace != service.namespace && Some(reference.namespace.as_str()) != client {
             continue;
         }
         let Some(kept) = index.routes.get(reference) else {
@@ -151,9 +137,7 @@ fn rules(
         }
         attached = true;
         ledger.source(object);
-        candidates.extend(candidates_of(
-            index, object, reference, route, service, ledger,
-        ));
+        candidates.extend(candidates_of(index, object, reference, route, service, ledger));
     }
     if !attached {
         return None;
@@ -217,10 +201,7 @@ fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> Back
     ledger.topics(topics);
     match resolved {
         Ok(resolved) => {
-            resolved
-                .objects
-                .into_iter()
-                .for_each(|object| ledger.source(object));
+            resolved.objects.into_iter().for_each(|object| ledger.source(object));
             let (service, subset) = (resolved.service, resolved.subset);
             let key = SetKey {
                 service: service.clone(),

@@ -53,13 +53,7 @@ impl World {
     }
 
     fn objects(&mut self, yaml: &str) -> Vec<Arc<Object>> {
-        let snapshot = parse(
-            Path::new("a.yaml"),
-            yaml,
-            Writer::Machine,
-            &Kinds::control(),
-        )
-        .unwrap();
+        let snapshot = parse(Path::new("a.yaml"), yaml, Writer::Machine, &Kinds::control()).unwrap();
         self.version += 1;
         let numbered = |object: Arc<Object>| {
             let mut object = Arc::unwrap_or_clone(object);
@@ -137,9 +131,9 @@ impl World {
             query: query.as_deref(),
             headers: &headers,
         };
-        rules.pick(&head).map_or("404".to_owned(), |rule| {
-            format!("{}#{}", rule.route.name, rule.index)
-        })
+        rules
+            .pick(&head)
+            .map_or("404".to_owned(), |rule| format!("{}#{}", rule.route.name, rule.index))
     }
 
     /// `BACKEND WEIGHT` of all backends of a Service's only rule.
@@ -175,11 +169,7 @@ impl World {
     }
 
     fn problems(&self) -> Vec<String> {
-        self.index
-            .problems()
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        self.index.problems().iter().map(ToString::to_string).collect()
     }
 }
 
@@ -248,9 +238,7 @@ fn rule(matches: &str) -> String {
     } else {
         format!("    matches: [{matches}]\n")
     };
-    format!(
-        "  - name: r\n{matches}    backendRefs: [{{name: reviews, namespace: shop, port: 80}}]\n"
-    )
+    format!("  - name: r\n{matches}    backendRefs: [{{name: reviews, namespace: shop, port: 80}}]\n")
 }
 
 /// Service `reviews` of `shop` at 10.96.0.1:80, and three pods: v1 in regions a and b, v2 in region a.

@@ -37,12 +37,7 @@ pub(crate) struct Refusal {
 
 impl<T> Kept<T> {
     /// Takes a new version of the object, after an older one if there was one. `initial`: the process just began.
-    pub(crate) fn new(
-        object: Arc<Object>,
-        formed: Formed<T>,
-        before: Option<Self>,
-        initial: bool,
-    ) -> Self {
+    pub(crate) fn new(object: Arc<Object>, formed: Formed<T>, before: Option<Self>, initial: bool) -> Self {
         match formed {
             Ok((form, unknown)) => Self {
                 valid: Some((Arc::clone(&object), form)),
@@ -52,8 +47,7 @@ impl<T> Kept<T> {
                 from_before: false,
             },
             Err(refusals) => {
-                let (valid, from_before) =
-                    before.map_or((None, initial), |before| (before.valid, before.from_before));
+                let (valid, from_before) = before.map_or((None, initial), |before| (before.valid, before.from_before));
                 Self {
                     object,
                     valid,
@@ -87,11 +81,7 @@ impl<T> Kept<T> {
 
 impl Refusal {
     /// A value that is wrong, or not honoured.
-    pub(crate) fn value(
-        field: impl Into<String>,
-        message: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn value(field: impl Into<String>, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             reason: "UnsupportedValue",
             field: field.into(),

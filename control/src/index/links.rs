@@ -10,9 +10,7 @@ pub(crate) struct Links<K, V> {
 
 impl<K: Ord, V: Ord> Default for Links<K, V> {
     fn default() -> Self {
-        Self {
-            links: BTreeMap::new(),
-        }
+        Self { links: BTreeMap::new() }
     }
 }
 

@@ -62,11 +62,7 @@ impl Matching for HttpMatch {
         let before = refusals.len();
         let path = http_path(self, &format!("{field}.path"), refusals);
         let headers = headers(&self.headers, &format!("{field}.headers"), refusals);
-        let query = query(
-            &self.query_params,
-            &format!("{field}.queryParams"),
-            refusals,
-        );
+        let query = query(&self.query_params, &format!("{field}.queryParams"), refusals);
         let method = method(self.method.as_deref(), &format!("{field}.method"), refusals);
         if refusals.len() > before {
             return None;
@@ -97,8 +93,9 @@ impl Matching for GrpcMatch {
     fn ranked(&self, field: &str, refusals: &mut Vec<Refusal>) -> Option<Ranked> {
         let before = refusals.len();
         let path = match &self.method {
-            Some(method) => grpc_path(method, &format!("{field}.method"), refusals)
-                .map(|(path, rank)| (Some(path), rank)),
+            Some(method) => {
+                grpc_path(method, &format!("{field}.method"), refusals).map(|(path, rank)| (Some(path), rank))
+            }
             None => Some((None, PathRank::Any)),
         };
         let headers = headers(&self.headers, &format!("{field}.headers"), refusals);
@@ -139,15 +136,9 @@ fn rank_of(matches: Match, path: PathRank) -> Ranked {
     Ranked { matches, rank }
 }
 
-fn http_path(
-    matches: &HttpMatch,
-    field: &str,
-    refusals: &mut Vec<Refusal>,
-) -> Option<(PathMatch, PathRank)> {
+fn http_path(matches: &HttpMatch, field: &str, refusals: &mut Vec<Refusal>) -> Option<(PathMatch, PathRank)> {
     let path = matches.path.as_ref();
-    let kind = path
-        .and_then(|path| path.r#type.as_deref())
-        .unwrap_or("PathPrefix");
+    let kind = path.and_then(|path| path.r#type.as_deref()).unwrap_or("PathPrefix");
     let value = path.and_then(|path| path.value.as_deref()).unwrap_or("/");
     let value_field = format!("{field}.value");
     match kind {
@@ -173,10 +164,7 @@ fn http_path(
         }
         "RegularExpression" => {
             let regex = regex(value, &value_field, refusals)?;
-            Some((
-                PathMatch::Regex(regex),
-                PathRank::Pattern(Reverse(0), Reverse(0)),
-            ))
+            Some((PathMatch::Regex(regex), PathRank::Pattern(Reverse(0), Reverse(0))))
         }
         other => {
             let fix = "Exact, PathPrefix or RegularExpression";
@@ -206,10 +194,7 @@ fn check_path(path: &str) -> Result<(), (String, &'static str)> {
         .find(|odd| path.contains(odd));
     let odd = odd.or_else(|| ["/..", "/."].into_iter().find(|odd| path.ends_with(odd)));
     match odd {
-        Some(odd) => Err((
-            format!("no request's path can match {path:?}"),
-            odd_fix(odd),
-        )),
+        Some(odd) => Err((format!("no request's path can match {path:?}"), odd_fix(odd))),
         None => Ok(()),
     }
 }
@@ -222,15 +207,8 @@ fn odd_fix(odd: &str) -> &'static str {
     }
 }
 
-fn grpc_path(
-    method: &GrpcMethodMatch,
-    field: &str,
-    refusals: &mut Vec<Refusal>,
-) -> Option<(PathMatch, PathRank)> {
-    let service = method
-        .service
-        .as_deref()
-        .filter(|service| !service.is_empty());
+fn grpc_path(method: &GrpcMethodMatch, field: &str, refusals: &mut Vec<Refusal>) -> Option<(PathMatch, PathRank)> {
+    let service = method.service.as_deref().filter(|service| !service.is_empty());
     let name = method.method.as_deref().filter(|name| !name.is_empty());
     if service.is_none() && name.is_none() {
         refusals.push(Refusal::value(
@@ -244,16 +222,13 @@ fn grpc_path(
     let rank = PathRank::Pattern(characters(service), characters(name));
     match method.r#type.as_deref().unwrap_or("Exact") {
         "Exact" => {
-            let valid = is_grpc_part(service, "service", field, refusals)
-                & is_grpc_part(name, "method", field, refusals);
+            let valid =
+                is_grpc_part(service, "service", field, refusals) & is_grpc_part(name, "method", field, refusals);
             if !valid {
                 return None;
             }
             match (service, name) {
-                (Some(service), Some(name)) => Some((
-                    PathMatch::Exact(format!("/{service}/{name}")),
-                    PathRank::Exact,
-                )),
+                (Some(service), Some(name)) => Some((PathMatch::Exact(format!("/{service}/{name}")), PathRank::Exact)),
                 (Some(service), None) => {
                     let prefix = format!("/{service}");
                     let rank = PathRank::Prefix(Reverse(prefix.chars().count()));
@@ -282,16 +257,9 @@ fn grpc_path(
 }
 
 /// The pattern of one part: alone first, so that an error names its field, and so that it cannot break out of its group.
-fn grpc_pattern(
-    text: Option<&str>,
-    part: &str,
-    field: &str,
-    refusals: &mut Vec<Refusal>,
-) -> Option<String> {
+fn grpc_pattern(text: Option<&str>, part: &str, field: &str, refusals: &mut Vec<Refusal>) -> Option<String> {
     match text {
-        Some(text) => {
-            regex(text, &format!("{field}.{part}"), refusals).map(|_| format!("(?:{text})"))
-        }
+        Some(text) => regex(text, &format!("{field}.{part}"), refusals).map(|_| format!("(?:{text})")),
         None => Some("[^/]+".to_owned()),
     }
 }
@@ -311,19 +279,10 @@ fn is_grpc_name(text: &str, dots: bool) -> bool {
         part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
-    text.len() <= PATH_MAX
-        && if dots {
-            text.split('.').all(part)
-        } else {
-            part(text)
-        }
+    text.len() <= PATH_MAX && if dots { text.split('.').all(part) } else { part(text) }
 }
 
-fn headers(
-    written: &[NamedMatch],
-    field: &str,
-    refusals: &mut Vec<Refusal>,
-) -> Vec<(HeaderName, ValueMatch)> {
+fn headers(written: &[NamedMatch], field: &str, refusals: &mut Vec<Refusal>) -> Vec<(HeaderName, ValueMatch)> {
     let mut headers: Vec<(HeaderName, ValueMatch)> = Vec::new();
     at_most(written.len(), field, refusals);
     for (i, header) in written.iter().enumerate() {
@@ -352,11 +311,7 @@ fn headers(
     headers
 }
 
-fn query(
-    written: &[NamedMatch],
-    field: &str,
-    refusals: &mut Vec<Refusal>,
-) -> Vec<(String, ValueMatch)> {
+fn query(written: &[NamedMatch], field: &str, refusals: &mut Vec<Refusal>) -> Vec<(String, ValueMatch)> {
     let mut parameters: Vec<(String, ValueMatch)> = Vec::new();
     at_most(written.len(), field, refusals);
     for (i, parameter) in written.iter().enumerate() {
@@ -395,10 +350,7 @@ fn value(named: &NamedMatch, field: &str, refusals: &mut Vec<Refusal>) -> Option
     let value_field = format!("{field}.value");
     match named.r#type.as_deref().unwrap_or("Exact") {
         "Exact" if named.value.len() > VALUE_MAX => {
-            let message = format!(
-                "has {} bytes, and {VALUE_MAX} is the limit",
-                named.value.len()
-            );
+            let message = format!("has {} bytes, and {VALUE_MAX} is the limit", named.value.len());
             refusals.push(Refusal::value(value_field, message, "shorten it"));
             None
         }
@@ -420,11 +372,7 @@ fn method(written: Option<&str>, field: &str, refusals: &mut Vec<Refusal>) -> Op
     let written = written?;
     if !METHODS.contains(&written) {
         let message = format!("{written:?} is no HTTP method that routes know");
-        refusals.push(Refusal::value(
-            field,
-            message,
-            format!("one of {}", METHODS.join(", ")),
-        ));
+        refusals.push(Refusal::value(field, message, format!("one of {}", METHODS.join(", "))));
         return None;
     }
     Method::from_bytes(written.as_bytes()).ok()

@@ -7,9 +7,7 @@ use weft_model::locality::{Locality, Prefer, SPILL_BELOW_PERCENT};
 use super::Name;
 use super::kept::{Formed, Refusal};
 use crate::objects::names::is_service_name;
-use crate::objects::weft::{
-    PreferSpec, ServiceSubset, ServiceSubsetSpec, TargetRef, TrafficPolicy, TrafficPolicySpec,
-};
+use crate::objects::weft::{PreferSpec, ServiceSubset, ServiceSubsetSpec, TargetRef, TrafficPolicy, TrafficPolicySpec};
 use crate::objects::{Object, decode};
 
 /// Services of one policy, and regions of one subset.
@@ -87,9 +85,7 @@ impl Subset {
 
     /// Whether a pod with these labels in this region belongs to it.
     pub(crate) fn has(&self, labels: &BTreeMap<String, String>, region: &str) -> bool {
-        self.selector
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
+        self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
             && (self.regions.is_empty() || self.regions.iter().any(|wanted| wanted == region))
     }
 }
@@ -97,12 +93,8 @@ impl Subset {
 impl Policy {
     /// Reads a TrafficPolicy object.
     pub(crate) fn of(object: &Object) -> Formed<Self> {
-        let decoded =
-            decode::<TrafficPolicy>(&object.raw).map_err(|error| vec![Refusal::from(error)])?;
-        let TrafficPolicySpec {
-            target_refs,
-            locality,
-        } = decoded.value.spec;
+        let decoded = decode::<TrafficPolicy>(&object.raw).map_err(|error| vec![Refusal::from(error)])?;
+        let TrafficPolicySpec { target_refs, locality } = decoded.value.spec;
         let mut refusals = Vec::new();
         if target_refs.is_empty() || target_refs.len() > ENTRIES_MAX {
             let message = format!("must have 1 to {ENTRIES_MAX} entries");

@@ -34,10 +34,7 @@ pub(crate) struct Unresolved {
 
 impl Index {
     /// What a backend leads to, with the topics that the answer depends on.
-    pub(crate) fn resolve(
-        &self,
-        backend: &Backend,
-    ) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
+    pub(crate) fn resolve(&self, backend: &Backend) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
         match &backend.kind {
             BackendKind::Service => {
                 let topics = vec![Topic::Service(backend.name.clone())];
@@ -93,10 +90,7 @@ impl Index {
 
     fn resolve_service(&self, name: &Name, port: u16) -> Result<&Arc<Object>, Unresolved> {
         let Some(kept) = self.services.get(name) else {
-            return Err(Unresolved::not_found(
-                "name",
-                format!("there is no Service {name}"),
-            ));
+            return Err(Unresolved::not_found("name", format!("there is no Service {name}")));
         };
         let Some((object, service)) = &kept.valid else {
             let message = format!("the Service {name} is invalid");
@@ -106,8 +100,7 @@ impl Index {
             });
         };
         if service.external {
-            let message =
-                format!("the Service {name} is of type ExternalName, and has no endpoints");
+            let message = format!("the Service {name} is of type ExternalName, and has no endpoints");
             return Err(Unresolved::not_found("name", message));
         }
         match service.port(port) {
@@ -137,9 +130,7 @@ impl Index {
             return Some(refused("name", format!("there is no Service {name}")));
         };
         if !takes_routes(service) {
-            let message = format!(
-                "the Service {name} has no cluster address of its own, so no call to it can be told"
-            );
+            let message = format!("the Service {name} has no cluster address of its own, so no call to it can be told");
             return Some(refused("name", message));
         }
         let covered: Vec<&ServicePort> = service
@@ -148,11 +139,7 @@ impl Index {
             .filter(|declared| parent.covers(declared.port, &declared.name))
             .collect();
         if covered.is_empty() {
-            let part = if port.is_some() {
-                "port"
-            } else {
-                "sectionName"
-            };
+            let part = if port.is_some() { "port" } else { "sectionName" };
             let wanted = port
                 .map(|port| port.to_string())
                 .or_else(|| section.clone())
@@ -162,8 +149,7 @@ impl Index {
                 format!("the Service {name} has no such TCP port: {wanted}"),
             ));
         }
-        let opaque =
-            |declared: &&ServicePort| matches!(declared.protocol, Protocol::Opaque | Protocol::Tls);
+        let opaque = |declared: &&ServicePort| matches!(declared.protocol, Protocol::Opaque | Protocol::Tls);
         match covered.iter().find(|declared| opaque(declared)) {
             Some(declared) if parent.names_port() || covered.iter().all(opaque) => {
                 let message = format!(

@@ -89,8 +89,7 @@ impl Parent {
 
     /// Whether this port of the Service is meant.
     pub(crate) fn covers(&self, port: u16, name: &str) -> bool {
-        self.port.is_none_or(|wanted| wanted == port)
-            && self.section.as_deref().is_none_or(|wanted| wanted == name)
+        self.port.is_none_or(|wanted| wanted == port) && self.section.as_deref().is_none_or(|wanted| wanted == name)
     }
 }
 
@@ -102,10 +101,8 @@ pub(crate) fn possible_services(object: &Object, pointer: &str) -> Vec<Name> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten();
-    let service =
-        entries.filter(|entry| entry.get("kind").and_then(Value::as_str) == Some("Service"));
-    let text =
-        |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
+    let service = entries.filter(|entry| entry.get("kind").and_then(Value::as_str) == Some("Service"));
+    let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
     service
         .filter_map(|entry| {
             let namespace = text(entry, "namespace").unwrap_or_else(|| object.namespace.clone());
@@ -119,8 +116,7 @@ pub(crate) fn possible_services(object: &Object, pointer: &str) -> Vec<Name> {
 }
 
 fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<Route> {
-    let decoded =
-        decode::<route::Route<M>>(&object.raw).map_err(|error| vec![Refusal::from(error)])?;
+    let decoded = decode::<route::Route<M>>(&object.raw).map_err(|error| vec![Refusal::from(error)])?;
     let RouteSpec {
         parent_refs,
         hostnames,
@@ -132,8 +128,7 @@ fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<R
         .as_ref()
         .is_some_and(|hostnames| hostnames.as_array().is_none_or(|all| !all.is_empty()))
     {
-        let message =
-            "a route of the mesh matches the Service that was called, and no host names (GEP-1294)";
+        let message = "a route of the mesh matches the Service that was called, and no host names (GEP-1294)";
         refusals.push(Refusal::value(
             "spec.hostnames",
             message,
@@ -142,18 +137,9 @@ fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<R
     }
     if use_default_gateways.is_some() {
         let message = "is about gateways, and this is none";
-        refusals.push(Refusal::value(
-            "spec.useDefaultGateways",
-            message,
-            "remove it",
-        ));
+        refusals.push(Refusal::value("spec.useDefaultGateways", message, "remove it"));
     }
-    bound(
-        parent_refs.len(),
-        PARENTS_MAX,
-        "spec.parentRefs",
-        &mut refusals,
-    );
+    bound(parent_refs.len(), PARENTS_MAX, "spec.parentRefs", &mut refusals);
     bound(rules.len(), RULES_MAX, "spec.rules", &mut refusals);
     let parents = parent_refs
         .iter()
@@ -174,14 +160,7 @@ fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<R
             .collect(),
     };
     match refusals.is_empty() {
-        true => Ok((
-            Route {
-                grpc,
-                parents,
-                rules,
-            },
-            decoded.unknown,
-        )),
+        true => Ok((Route { grpc, parents, rules }, decoded.unknown)),
         false => Err(refusals),
     }
 }
@@ -196,8 +175,7 @@ fn read_parent(object: &Object, i: usize, parent: &ParentRef) -> Option<Parent> 
         port,
     } = parent;
     // `core` is what the documentation's examples write for the group without a name.
-    let service =
-        matches!(group.as_deref(), Some("" | "core")) && kind.as_deref() == Some("Service");
+    let service = matches!(group.as_deref(), Some("" | "core")) && kind.as_deref() == Some("Service");
     service.then(|| Parent {
         service: Name {
             namespace: namespace.as_ref().unwrap_or(&object.namespace).clone(),
@@ -209,12 +187,7 @@ fn read_parent(object: &Object, i: usize, parent: &ParentRef) -> Option<Parent> 
     })
 }
 
-fn read_rule<M: Matching>(
-    object: &Object,
-    i: usize,
-    rule: RouteRule<M>,
-    refusals: &mut Vec<Refusal>,
-) -> Rule {
+fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusals: &mut Vec<Refusal>) -> Rule {
     let field = format!("spec.rules[{i}]");
     let RouteRule {
         name,
@@ -248,12 +221,7 @@ fn read_rule<M: Matching>(
             "a-z, 0-9 and '-', at most 253",
         ));
     }
-    bound(
-        matches.len(),
-        MATCHES_MAX,
-        &format!("{field}.matches"),
-        refusals,
-    );
+    bound(matches.len(), MATCHES_MAX, &format!("{field}.matches"), refusals);
     bound(
         backend_refs.len(),
         BACKENDS_MAX,
@@ -293,10 +261,7 @@ fn filters_refused(filters: Option<&Value>, field: &str, refusals: &mut Vec<Refu
         .iter()
         .filter_map(|filter| filter.get("type").and_then(Value::as_str))
         .collect();
-    let message = format!(
-        "filters are not honoured by this version of Weft: {}",
-        kinds.join(", ")
-    );
+    let message = format!("filters are not honoured by this version of Weft: {}", kinds.join(", "));
     let fix = "remove the filters".to_owned();
     refusals.push(Refusal {
         reason: "IncompatibleFilters",
@@ -306,12 +271,7 @@ fn filters_refused(filters: Option<&Value>, field: &str, refusals: &mut Vec<Refu
     });
 }
 
-fn read_backend(
-    object: &Object,
-    field: String,
-    backend: &BackendRef,
-    refusals: &mut Vec<Refusal>,
-) -> Option<Backend> {
+fn read_backend(object: &Object, field: String, backend: &BackendRef, refusals: &mut Vec<Refusal>) -> Option<Backend> {
     let BackendRef {
         group,
         kind,

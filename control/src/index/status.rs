@@ -22,9 +22,7 @@ pub(super) fn statuses(index: &Index) -> Vec<ObjectStatus> {
     let mut statuses: Vec<ObjectStatus> = with
         .map(
             |Report {
-                 object,
-                 mut conditions,
-                 ..
+                 object, mut conditions, ..
              }| {
                 conditions.sort_by_key(|condition| condition.r#type);
                 ObjectStatus {
@@ -40,10 +38,7 @@ pub(super) fn statuses(index: &Index) -> Vec<ObjectStatus> {
 }
 
 pub(super) fn problems(index: &Index) -> Vec<Problem> {
-    let mut problems: Vec<Problem> = reports(index)
-        .into_iter()
-        .flat_map(|report| report.problems)
-        .collect();
+    let mut problems: Vec<Problem> = reports(index).into_iter().flat_map(|report| report.problems).collect();
     problems.sort();
     problems
 }
@@ -56,12 +51,7 @@ fn reports(index: &Index) -> Vec<Report<'_>> {
     reports.extend(index.slices.values().map(plain));
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
-    reports.extend(
-        index
-            .policies
-            .iter()
-            .map(|(name, kept)| policy(index, name, kept)),
-    );
+    reports.extend(index.policies.iter().map(|(name, kept)| policy(index, name, kept)));
     reports
 }
 
@@ -74,14 +64,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    fn condition(
-        &mut self,
-        r#type: ConditionType,
-        status: bool,
-        reason: &str,
-        field: &str,
-        message: String,
-    ) {
+    fn condition(&mut self, r#type: ConditionType, status: bool, reason: &str, field: &str, message: String) {
         self.conditions.push(Condition {
             r#type,
             status,
@@ -93,17 +76,13 @@ impl<'a> Report<'a> {
     }
 
     fn problem(&mut self, severity: Severity, field: &str, message: String, fix: &str) {
-        self.problems
-            .push(self.object.problem(severity, field, message, fix));
+        self.problems.push(self.object.problem(severity, field, message, fix));
     }
 
     /// Accepted=False for an object that is refused. Returns whether it is.
     fn refused<T>(&mut self, kept: &Kept<T>) -> bool {
         let Some(Refusal {
-            reason,
-            field,
-            message,
-            ..
+            reason, field, message, ..
         }) = kept.refusals.first()
         else {
             return false;
@@ -125,10 +104,7 @@ impl<'a> Report<'a> {
             format!("{message}{more}; {acts}"),
         );
         for Refusal {
-            field,
-            message,
-            fix,
-            ..
+            field, message, fix, ..
         } in &kept.refusals
         {
             self.problem(Severity::Error, field, message.clone(), fix);
@@ -145,13 +121,7 @@ impl<'a> Report<'a> {
             "fields that are not understood are ignored: {}",
             kept.unknown.join(", ")
         );
-        self.condition(
-            ConditionType::PartiallyInvalid,
-            true,
-            "UnknownField",
-            first,
-            message,
-        );
+        self.condition(ConditionType::PartiallyInvalid, true, "UnknownField", first, message);
         for field in &kept.unknown {
             let fix = "check the spelling, or remove it";
             self.problem(
@@ -198,12 +168,9 @@ fn pod<'a>(index: &Index, kept: &'a Kept<crate::objects::pod::Pod>) -> Report<'a
     let mut report = plain(kept);
     match inbound_mode(&kept.object) {
         Some(Err(value)) => bad_mode(&mut report, &value),
-        Some(Ok(Mode::Permissive))
-            if index.namespace_mode(&kept.object.namespace) == Mode::Strict =>
-        {
+        Some(Ok(Mode::Permissive)) if index.namespace_mode(&kept.object.namespace) == Mode::Strict => {
             let field = format!("metadata.annotations[{INBOUND_ANNOTATION}]");
-            let message =
-                "the namespace is strict, and a pod may only tighten: it stays strict".to_owned();
+            let message = "the namespace is strict, and a pod may only tighten: it stays strict".to_owned();
             report.condition(
                 ConditionType::PartiallyInvalid,
                 true,
@@ -241,18 +208,9 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
         let field = format!("{}.{}", backend.field, unresolved.part);
         if std::mem::take(&mut resolved) {
             let message = unresolved.message.clone();
-            report.condition(
-                ConditionType::ResolvedRefs,
-                false,
-                unresolved.reason,
-                &field,
-                message,
-            );
+            report.condition(ConditionType::ResolvedRefs, false, unresolved.reason, &field, message);
         }
-        let message = format!(
-            "{}: its share of the requests is answered with 500",
-            unresolved.message
-        );
+        let message = format!("{}: its share of the requests is answered with 500", unresolved.message);
         report.problem(
             Severity::Warning,
             &field,
@@ -286,12 +244,7 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
             field,
             message.clone(),
         );
-        report.problem(
-            Severity::Notice,
-            field,
-            message,
-            "group: \"\", kind: Service",
-        );
+        report.problem(Severity::Notice, field, message, "group: \"\", kind: Service");
         return;
     }
     let refused: Vec<_> = route
@@ -309,13 +262,7 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
         ),
         Some((parent, why)) => {
             let field = format!("{}.{}", parent.field, why.part);
-            report.condition(
-                ConditionType::Accepted,
-                false,
-                why.reason,
-                &field,
-                why.message.clone(),
-            );
+            report.condition(ConditionType::Accepted, false, why.reason, &field, why.message.clone());
         }
     }
     for (parent, why) in refused {
@@ -344,13 +291,7 @@ fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
         match index.services.contains_key(&subset.service) {
             true => {
                 let message = "the Service is there".to_owned();
-                report.condition(
-                    ConditionType::ResolvedRefs,
-                    true,
-                    "ResolvedRefs",
-                    "",
-                    message,
-                );
+                report.condition(ConditionType::ResolvedRefs, true, "ResolvedRefs", "", message);
             }
             false => {
                 let message = format!("there is no Service {}", subset.service);
@@ -380,31 +321,21 @@ fn policy<'a>(index: &Index, name: &Name, kept: &'a Kept<super::Policy>) -> Repo
     if let (false, Some(policy)) = (refused, kept.form()) {
         let mut accepted = true;
         for (i, target) in policy.targets.iter().enumerate() {
-            let (reason, message, fix) = match (
-                index.services.contains_key(target),
-                index.acting_policy(target),
-            ) {
+            let (reason, message, fix) = match (index.services.contains_key(target), index.acting_policy(target)) {
                 (false, _) => (
                     "TargetNotFound",
                     format!("there is no Service {target}"),
                     "name a Service of this namespace",
                 ),
                 (true, Some(acting)) if acting != name => {
-                    let message =
-                        format!("the older TrafficPolicy {acting} acts on the Service {target}");
+                    let message = format!("the older TrafficPolicy {acting} acts on the Service {target}");
                     ("Conflicted", message, "keep one policy for each Service")
                 }
                 _ => continue,
             };
             let field = format!("spec.targetRefs[{i}].name");
             if std::mem::take(&mut accepted) {
-                report.condition(
-                    ConditionType::Accepted,
-                    false,
-                    reason,
-                    &field,
-                    message.clone(),
-                );
+                report.condition(ConditionType::Accepted, false, reason, &field, message.clone());
             }
             report.problem(Severity::Warning, &field, message, fix);
         }
@@ -425,20 +356,13 @@ fn policy<'a>(index: &Index, name: &Name, kept: &'a Kept<super::Policy>) -> Repo
 impl Index {
     /// Whether pods of a namespace accept plaintext. What cannot be understood is strict.
     pub(crate) fn namespace_mode(&self, namespace: &str) -> Mode {
-        let says = self
-            .namespaces
-            .get(namespace)
-            .and_then(|object| inbound_mode(object));
+        let says = self.namespaces.get(namespace).and_then(|object| inbound_mode(object));
         says.map_or(Mode::Permissive, |mode| mode.unwrap_or(Mode::Strict))
     }
 
     /// The policy that acts on a Service: the oldest.
     pub(crate) fn acting_policy(&self, service: &Name) -> Option<&Name> {
-        let valid = |name: &&Name| {
-            self.policies
-                .get(*name)
-                .is_some_and(|kept| kept.form().is_some())
-        };
+        let valid = |name: &&Name| self.policies.get(*name).is_some_and(|kept| kept.form().is_some());
         let policies = self.policies_by_service.of(service).filter(valid);
         policies.min_by_key(|name| self.policies.get(*name).map(|kept| age(&kept.object)))
     }

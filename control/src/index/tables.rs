@@ -19,9 +19,7 @@ type Member = (Name, u16, String);
 impl Index {
     /// The names of all objects.
     pub(super) fn references(&self) -> Vec<ObjectRef> {
-        let cluster = |kind: &'static str| {
-            move |name: &String| reference(kind, &Name::new("", name.as_str()))
-        };
+        let cluster = |kind: &'static str| move |name: &String| reference(kind, &Name::new("", name.as_str()));
         let named = |kind: &'static str| move |name: &Name| reference(kind, name);
         let mut all: Vec<ObjectRef> = self.namespaces.keys().map(cluster("Namespace")).collect();
         all.extend(self.nodes.keys().map(cluster("Node")));
@@ -43,12 +41,7 @@ impl Index {
         self.change(object, None, changed);
     }
 
-    fn change(
-        &mut self,
-        reference: &ObjectRef,
-        object: Option<&Arc<Object>>,
-        changed: &mut Changed,
-    ) {
+    fn change(&mut self, reference: &ObjectRef, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let name = Name::new(reference.namespace.as_str(), reference.name.as_str());
         match reference.kind.as_str() {
             "Namespace" => self.namespace(&reference.name, object, changed),
@@ -73,9 +66,7 @@ impl Index {
         let says = |object: Option<&Arc<Object>>| {
             object.and_then(|object| object.annotations.get(INBOUND_ANNOTATION).cloned())
         };
-        let version = |object: Option<&Arc<Object>>| {
-            object.map(|object| (object.uid.clone(), object.resource_version))
-        };
+        let version = |object: Option<&Arc<Object>>| object.map(|object| (object.uid.clone(), object.resource_version));
         let old = match object {
             Some(object) => self.namespaces.insert(name.to_owned(), Arc::clone(object)),
             None => self.namespaces.remove(name),
@@ -84,13 +75,8 @@ impl Index {
             return;
         }
         let first = Name::new(name, "");
-        let pods = self
-            .pods
-            .range(first..)
-            .take_while(|(pod, _)| pod.namespace == name);
-        changed
-            .topics
-            .extend(pods.map(|(pod, _)| Topic::Pod(pod.clone())));
+        let pods = self.pods.range(first..).take_while(|(pod, _)| pod.namespace == name);
+        changed.topics.extend(pods.map(|(pod, _)| Topic::Pod(pod.clone())));
     }
 
     fn node(&mut self, name: &str, object: Option<&Arc<Object>>, changed: &mut Changed) {
@@ -135,11 +121,7 @@ impl Index {
             .of(name)
             .map(|(service, _)| Topic::Endpoints(service.clone()));
         changed.topics.extend(services);
-        let ips: &[IpAddr] = self
-            .pods
-            .get(name)
-            .and_then(Kept::form)
-            .map_or(&[], |pod| &pod.ips);
+        let ips: &[IpAddr] = self.pods.get(name).and_then(Kept::form).map_or(&[], |pod| &pod.ips);
         for ip in ips {
             changed.topics.insert(Topic::Address(*ip));
             let services = self
@@ -153,30 +135,17 @@ impl Index {
     fn pod_change(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         self.touch_pod(&name, changed);
         let old = self.pods.remove(&name);
-        let old_ips = old
-            .as_ref()
-            .and_then(Kept::form)
-            .map(addresses)
-            .unwrap_or_default();
+        let old_ips = old.as_ref().and_then(Kept::form).map(addresses).unwrap_or_default();
         if let Some(pod) = old.as_ref().and_then(Kept::form) {
-            pod.ips
-                .iter()
-                .for_each(|ip| self.pods_by_ip.unlink(ip, &name));
+            pod.ips.iter().for_each(|ip| self.pods_by_ip.unlink(ip, &name));
             self.pods_by_node.unlink(&pod.node, &name);
         }
         if let Some(object) = object {
-            let kept = Kept::new(
-                Arc::clone(object),
-                formed(Pod::of(object)),
-                old,
-                self.initial,
-            );
+            let kept = Kept::new(Arc::clone(object), formed(Pod::of(object)), old, self.initial);
             if let Some(pod) = kept.form() {
                 // A pod that has ended has given its address back; one on its node's network has none of its own.
                 if !pod.finished && !pod.host_network {
-                    pod.ips
-                        .iter()
-                        .for_each(|ip| self.pods_by_ip.link(ip, name.clone()));
+                    pod.ips.iter().for_each(|ip| self.pods_by_ip.link(ip, name.clone()));
                 }
                 self.pods_by_node.link(&pod.node, name.clone());
             }
@@ -195,26 +164,15 @@ impl Index {
     fn service(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let old = self.services.remove(&name);
         let old_ips: BTreeSet<IpAddr> = old.as_ref().map(service_addresses).unwrap_or_default();
-        old_ips
-            .iter()
-            .for_each(|ip| self.services_by_ip.unlink(ip, &name));
+        old_ips.iter().for_each(|ip| self.services_by_ip.unlink(ip, &name));
         if let Some(object) = object {
-            let kept = Kept::new(
-                Arc::clone(object),
-                formed(Service::of(object)),
-                old,
-                self.initial,
-            );
+            let kept = Kept::new(Arc::clone(object), formed(Service::of(object)), old, self.initial);
             service_addresses(&kept)
                 .iter()
                 .for_each(|ip| self.services_by_ip.link(ip, name.clone()));
             self.services.insert(name.clone(), kept);
         }
-        let new_ips = self
-            .services
-            .get(&name)
-            .map(service_addresses)
-            .unwrap_or_default();
+        let new_ips = self.services.get(&name).map(service_addresses).unwrap_or_default();
         changed
             .topics
             .extend(old_ips.union(&new_ips).map(|ip| Topic::Address(*ip)));
@@ -232,9 +190,7 @@ impl Index {
             };
             for endpoint in &slice.endpoints {
                 match &endpoint.pod {
-                    Some(pod) => {
-                        self.touch_inbound(&Name::new(&*pod.namespace, &*pod.name), changed)
-                    }
+                    Some(pod) => self.touch_inbound(&Name::new(&*pod.namespace, &*pod.name), changed),
                     None => self
                         .pods_by_ip
                         .of(&endpoint.address)
@@ -245,14 +201,8 @@ impl Index {
     }
 
     fn touch_inbound(&self, pod: &Name, changed: &mut Changed) {
-        let ips: &[IpAddr] = self
-            .pods
-            .get(pod)
-            .and_then(Kept::form)
-            .map_or(&[], |pod| &pod.ips);
-        changed
-            .topics
-            .extend(ips.iter().map(|ip| Topic::Address(*ip)));
+        let ips: &[IpAddr] = self.pods.get(pod).and_then(Kept::form).map_or(&[], |pod| &pod.ips);
+        changed.topics.extend(ips.iter().map(|ip| Topic::Address(*ip)));
         changed.topics.insert(Topic::Pod(pod.clone()));
     }
 
@@ -261,12 +211,7 @@ impl Index {
         let old_members = self.link_slice(&name, old.as_ref(), false);
         let old_service = old.as_ref().and_then(slice_service);
         if let Some(object) = object {
-            let kept = Kept::new(
-                Arc::clone(object),
-                formed(EndpointSlice::of(object)),
-                old,
-                self.initial,
-            );
+            let kept = Kept::new(Arc::clone(object), formed(EndpointSlice::of(object)), old, self.initial);
             self.slices.insert(name.clone(), kept);
         }
         let new = self.slices.get(&name).cloned();
@@ -277,10 +222,7 @@ impl Index {
         }
         let moved = old_service != new_service;
         let pods: BTreeSet<&Name> = match moved {
-            true => old_members
-                .union(&new_members)
-                .map(|(pod, ..)| pod)
-                .collect(),
+            true => old_members.union(&new_members).map(|(pod, ..)| pod).collect(),
             false => old_members
                 .symmetric_difference(&new_members)
                 .map(|(pod, ..)| pod)
@@ -292,12 +234,7 @@ impl Index {
     }
 
     /// Adds a slice's links, or takes them away. Returns the pods' ports that it says something of.
-    fn link_slice(
-        &mut self,
-        name: &Name,
-        kept: Option<&Kept<EndpointSlice>>,
-        add: bool,
-    ) -> BTreeSet<Member> {
+    fn link_slice(&mut self, name: &Name, kept: Option<&Kept<EndpointSlice>>, add: bool) -> BTreeSet<Member> {
         let mut members = BTreeSet::new();
         let (Some(kept), Some(service)) = (kept, kept.and_then(slice_service)) else {
             return members;
@@ -340,21 +277,13 @@ impl Index {
         members
     }
 
-    fn route(
-        &mut self,
-        reference: &ObjectRef,
-        object: Option<&Arc<Object>>,
-        changed: &mut Changed,
-    ) {
+    fn route(&mut self, reference: &ObjectRef, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let old = self.routes.remove(reference);
         let old_services = old.as_ref().map(route_services).unwrap_or_default();
         old_services
             .iter()
             .for_each(|service| self.routes_by_service.unlink(service, reference));
-        let old_parents = old
-            .as_ref()
-            .and_then(Kept::form)
-            .map(|route| route.parents.clone());
+        let old_parents = old.as_ref().and_then(Kept::form).map(|route| route.parents.clone());
         if let Some(object) = object {
             let kept = Kept::new(Arc::clone(object), Route::of(object), old, self.initial);
             route_services(&kept)
@@ -376,9 +305,7 @@ impl Index {
                 self.touch_pods_behind(service, changed);
             }
         }
-        changed
-            .topics
-            .extend(services.into_iter().map(Topic::Service));
+        changed.topics.extend(services.into_iter().map(Topic::Service));
     }
 
     fn subset(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
@@ -396,34 +323,22 @@ impl Index {
         old_services
             .iter()
             .for_each(|service| self.policies_by_service.unlink(service, &name));
-        changed
-            .topics
-            .extend(old_services.into_iter().map(Topic::Service));
+        changed.topics.extend(old_services.into_iter().map(Topic::Service));
         if let Some(object) = object {
             let kept = Kept::new(Arc::clone(object), Policy::of(object), old, self.initial);
             let services = policy_services(&kept);
             services
                 .iter()
                 .for_each(|service| self.policies_by_service.link(service, name.clone()));
-            changed
-                .topics
-                .extend(services.into_iter().map(Topic::Service));
+            changed.topics.extend(services.into_iter().map(Topic::Service));
             self.policies.insert(name, kept);
         }
     }
 
     /// Addresses of the private ranges are inside anyway.
-    fn touch_networks(
-        &self,
-        old: &BTreeSet<IpAddr>,
-        new: &BTreeSet<IpAddr>,
-        changed: &mut Changed,
-    ) {
+    fn touch_networks(&self, old: &BTreeSet<IpAddr>, new: &BTreeSet<IpAddr>, changed: &mut Changed) {
         let built_in = Networks::default();
-        if old
-            .symmetric_difference(new)
-            .any(|ip| !built_in.contains(*ip))
-        {
+        if old.symmetric_difference(new).any(|ip| !built_in.contains(*ip)) {
             changed.topics.insert(Topic::Networks);
         }
     }
@@ -471,11 +386,7 @@ fn slice_service(kept: &Kept<EndpointSlice>) -> Option<Name> {
 
 fn route_services(kept: &Kept<Route>) -> BTreeSet<Name> {
     match kept.form() {
-        Some(route) => route
-            .parents
-            .iter()
-            .map(|parent| parent.service.clone())
-            .collect(),
+        Some(route) => route.parents.iter().map(|parent| parent.service.clone()).collect(),
         None => possible_services(&kept.object, "/spec/parentRefs")
             .into_iter()
             .collect(),

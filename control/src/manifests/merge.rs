@@ -59,20 +59,15 @@ impl Merged {
 
     /// The files that are known, readable or not.
     pub(super) fn files(&self) -> impl Iterator<Item = &FileKey> {
-        self.files.keys().chain(
-            self.faults
-                .keys()
-                .filter(|key| !self.files.contains_key(*key)),
-        )
+        self.files
+            .keys()
+            .chain(self.faults.keys().filter(|key| !self.files.contains_key(*key)))
     }
 
     /// A file was read, or (`None`) is gone.
     pub(super) fn file(&mut self, key: &FileKey, reading: Option<Reading>) -> Delta {
         self.faults.remove(key);
-        match reading
-            .as_ref()
-            .is_some_and(|reading| !reading.problems.is_empty())
-        {
+        match reading.as_ref().is_some_and(|reading| !reading.problems.is_empty()) {
             true => self.noted.insert(key.clone()),
             false => self.noted.remove(key),
         };
@@ -101,10 +96,7 @@ impl Merged {
                 touched.insert(object);
             }
         }
-        touched
-            .into_iter()
-            .filter_map(|object| self.settle(object))
-            .collect()
+        touched.into_iter().filter_map(|object| self.settle(object)).collect()
     }
 
     /// A file cannot be read: its objects stay. Where none are known, since the process just began, what the state
@@ -172,10 +164,7 @@ impl Merged {
 
     /// All problems, in order of file and line.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let readable = self
-            .noted
-            .iter()
-            .filter(|key| !self.faults.contains_key(*key));
+        let readable = self.noted.iter().filter(|key| !self.faults.contains_key(*key));
         let mut problems: Vec<Problem> = readable
             .filter_map(|key| self.files.get(key))
             .flat_map(|reading| reading.problems.iter().cloned())
@@ -194,10 +183,7 @@ impl Merged {
 
     /// Forgets a place, unless the file's new reading has the same object there.
     fn forget_place(&mut self, object: &ObjectRef, key: &FileKey, i: usize) {
-        let still = self
-            .files
-            .get(key)
-            .and_then(|reading| reading.objects.get(i));
+        let still = self.files.get(key).and_then(|reading| reading.objects.get(i));
         if still.is_some_and(|written| written.object.reference() == *object) {
             return;
         }
@@ -218,13 +204,7 @@ impl Merged {
 
     /// Decides which of an object's places counts. `None`: nothing changed.
     fn settle(&mut self, object: ObjectRef) -> Option<(ObjectRef, Option<Arc<Object>>)> {
-        let places: Vec<Place> = self
-            .places
-            .get(&object)
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
+        let places: Vec<Place> = self.places.get(&object).into_iter().flatten().cloned().collect();
         self.note_duplicates(&object, &places);
         let Some(first) = places.first() else {
             self.versions.forget(&version_key(&object));
@@ -235,9 +215,9 @@ impl Merged {
         if first.0 || new.uid.is_empty() || new.resource_version == 0 {
             let file = self.path(&first.1);
             new.uid = uid_of(&new.kind, &new.namespace, &new.name);
-            new.resource_version =
-                self.versions
-                    .number(&version_key(&object), &written.hash, &file, &new.raw);
+            new.resource_version = self
+                .versions
+                .number(&version_key(&object), &written.hash, &file, &new.raw);
         } else {
             self.versions.forget(&version_key(&object));
             // People know the file that they wrote themselves, not the machine's.
@@ -270,12 +250,9 @@ impl Merged {
             };
             for other in same.filter_map(|place| self.written(place)) {
                 let message = format!("is written twice; the one at {acts} acts");
-                let problem = other.object.problem(
-                    Severity::Error,
-                    "metadata.name",
-                    message,
-                    "keep one of the two",
-                );
+                let problem = other
+                    .object
+                    .problem(Severity::Error, "metadata.name", message, "keep one of the two");
                 problems.push(problem);
             }
         }
@@ -303,10 +280,7 @@ mod tests {
             writer,
             kinds: Kinds::control(),
         };
-        let directories = vec![
-            directory("user", Writer::User),
-            directory("objects", Writer::Machine),
-        ];
+        let directories = vec![directory("user", Writer::User), directory("objects", Writer::Machine)];
         Merged::new(directories, Versions::open(None, 1).unwrap())
     }
 
@@ -320,16 +294,11 @@ mod tests {
     }
 
     fn service(name: &str, port: u16) -> String {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  ports: [{{port: {port}}}]\n---\n"
-        )
+        format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  ports: [{{port: {port}}}]\n---\n")
     }
 
     fn port(merged: &Merged, name: &str) -> Option<u64> {
-        let object = merged
-            .objects()
-            .values()
-            .find(|object| object.name == name)?;
+        let object = merged.objects().values().find(|object| object.name == name)?;
         object.raw.pointer("/spec/ports/0/port")?.as_u64()
     }
 
@@ -337,24 +306,12 @@ mod tests {
     fn only_what_changed_is_told() {
         let mut merged = merged();
         assert_eq!(
-            put(
-                &mut merged,
-                (0, "a.yaml"),
-                &(service("a", 1) + &service("b", 1))
-            )
-            .len(),
+            put(&mut merged, (0, "a.yaml"), &(service("a", 1) + &service("b", 1))).len(),
             2
         );
-        let delta = put(
-            &mut merged,
-            (0, "a.yaml"),
-            &(service("a", 1) + &service("b", 2)),
-        );
+        let delta = put(&mut merged, (0, "a.yaml"), &(service("a", 1) + &service("b", 2)));
         assert_eq!(
-            delta
-                .keys()
-                .map(|object| object.name.as_str())
-                .collect::<Vec<_>>(),
+            delta.keys().map(|object| object.name.as_str()).collect::<Vec<_>>(),
             ["b"]
         );
         let delta = put(&mut merged, (0, "a.yaml"), &service("b", 2));
@@ -369,11 +326,7 @@ mod tests {
     fn of_duplicates_the_first_by_file_name_acts_and_both_are_named() {
         let mut merged = merged();
         put(&mut merged, (0, "b.yaml"), &service("a", 2));
-        put(
-            &mut merged,
-            (0, "a.yaml"),
-            &(service("x", 1) + &service("a", 1)),
-        );
+        put(&mut merged, (0, "a.yaml"), &(service("x", 1) + &service("a", 1)));
         assert_eq!(port(&merged, "a"), Some(1));
         let [problem] = &merged.problems()[..] else {
             panic!("{:?}", merged.problems())
@@ -401,11 +354,7 @@ mod tests {
     #[test]
     fn one_broken_document_keeps_the_whole_file_as_it_was() {
         let mut merged = merged();
-        put(
-            &mut merged,
-            (0, "a.yaml"),
-            &(service("a", 1) + &service("b", 1)),
-        );
+        put(&mut merged, (0, "a.yaml"), &(service("a", 1) + &service("b", 1)));
         put(
             &mut merged,
             (0, "a.yaml"),
@@ -422,10 +371,7 @@ mod tests {
         put(&mut merged, (1, "s.json"), machine);
         let object = merged.objects().values().next().unwrap();
         assert_eq!((object.uid.as_str(), object.resource_version), ("u", 7));
-        assert_eq!(
-            object.origin.as_ref().unwrap().file,
-            Path::new("user/a.yaml")
-        );
+        assert_eq!(object.origin.as_ref().unwrap().file, Path::new("user/a.yaml"));
         assert_eq!(port(&merged, "a"), Some(2));
         assert!(merged.problems().is_empty());
     }
@@ -461,10 +407,7 @@ mod tests {
         put(&mut after, (0, "a.yaml"), "a: b: c");
         after.complete();
         assert_eq!(port(&after, "a"), Some(1));
-        assert_eq!(
-            after.objects().values().next().unwrap().resource_version,
-            number
-        );
+        assert_eq!(after.objects().values().next().unwrap().resource_version, number);
         assert_eq!(port(&after, "b"), None, "its file was deleted meanwhile");
         assert_eq!(after.problems().len(), 1);
     }

@@ -38,12 +38,7 @@ pub(super) struct Written {
 ///
 /// # Errors
 /// What makes the file unreadable as a whole: its former objects are to be kept.
-pub(super) fn read(
-    path: &Path,
-    bytes: &[u8],
-    writer: Writer,
-    kinds: &Kinds,
-) -> Result<Reading, Vec<Problem>> {
+pub(super) fn read(path: &Path, bytes: &[u8], writer: Writer, kinds: &Kinds) -> Result<Reading, Vec<Problem>> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()]
             .iter()
@@ -68,11 +63,7 @@ pub(super) fn read(
             Err(problem) => faults.push(*problem),
         }
     }
-    if faults.is_empty() {
-        Ok(reading)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(reading) } else { Err(faults) }
 }
 
 /// An object from content that was kept of it. `None`: it is not one.
@@ -92,9 +83,7 @@ pub(super) fn restored(path: &Path, value: Value, kinds: &Kinds) -> Option<Writt
 }
 
 fn documents(path: &Path, text: &str, writer: Writer) -> Result<Vec<Document>, Box<Problem>> {
-    let json = path
-        .extension()
-        .is_some_and(|extension| extension == "json");
+    let json = path.extension().is_some_and(|extension| extension == "json");
     let whole = |value| {
         vec![Document {
             value,
@@ -105,12 +94,7 @@ fn documents(path: &Path, text: &str, writer: Writer) -> Result<Vec<Document>, B
     if json && writer == Writer::Machine {
         return serde_json::from_str(text).map(whole).map_err(|error| {
             let line = u32::try_from(error.line()).ok();
-            Box::new(Problem::of_file(
-                path,
-                line,
-                format!("no JSON: {error}"),
-                "",
-            ))
+            Box::new(Problem::of_file(path, line, format!("no JSON: {error}"), ""))
         });
     }
     let documents = yaml::documents(text);
@@ -119,14 +103,7 @@ fn documents(path: &Path, text: &str, writer: Writer) -> Result<Vec<Document>, B
         (true, Err(fault)) => serde_json::from_str(text).map(whole).map_err(|_| fault),
         (_, documents) => documents,
     }
-    .map_err(|fault| {
-        Box::new(Problem::of_file(
-            path,
-            Some(fault.line),
-            fault.message,
-            fault.fix,
-        ))
-    })
+    .map_err(|fault| Box::new(Problem::of_file(path, Some(fault.line), fault.message, fault.fix)))
 }
 
 enum Taken {
@@ -140,12 +117,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn problem(
-        &self,
-        field: &str,
-        message: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Box<Problem> {
+    fn problem(&self, field: &str, message: impl Into<String>, fix: impl Into<String>) -> Box<Problem> {
         let line = self
             .document
             .lines
@@ -161,9 +133,7 @@ impl Place<'_> {
         let field = pointer[1..].replace('/', ".");
         match self.document.value.pointer(pointer) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text),
-            None | Some(Value::Null) => {
-                Err(self.problem(&field, "is missing", "every object needs it"))
-            }
+            None | Some(Value::Null) => Err(self.problem(&field, "is missing", "every object needs it")),
             Some(_) => Err(self.problem(&field, "is no text", "put it in quotes")),
         }
     }
@@ -194,9 +164,7 @@ impl Place<'_> {
         let namespace = match (scope, self.document.value.pointer("/metadata/namespace")) {
             (Scope::Cluster, _) => String::new(),
             (Scope::Namespaced, None | Some(Value::Null)) => "default".to_owned(),
-            (Scope::Namespaced, Some(Value::String(namespace))) if is_label(namespace) => {
-                namespace.clone()
-            }
+            (Scope::Namespaced, Some(Value::String(namespace))) if is_label(namespace) => namespace.clone(),
             (Scope::Namespaced, Some(_)) => {
                 return Err(self.problem(
                     "metadata.namespace",
@@ -206,17 +174,11 @@ impl Place<'_> {
             }
         };
         let metadata = |field: &str| self.document.value.pointer(&format!("/metadata/{field}"));
-        let number = |field| {
-            metadata(field)
-                .and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok()))
-        };
+        let number = |field| metadata(field).and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok()));
         let object = Object {
             labels: self.texts("labels")?,
             annotations: self.texts("annotations")?,
-            uid: metadata("uid")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned(),
+            uid: metadata("uid").and_then(Value::as_str).unwrap_or_default().to_owned(),
             resource_version: number("resourceVersion").unwrap_or_default(),
             generation: number("generation").unwrap_or_default(),
             api_version,
@@ -231,11 +193,7 @@ impl Place<'_> {
             raw: self.document.value,
         };
         let hash = digest(&SHA256, object.raw.to_string().as_bytes());
-        let hash = hash
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hash = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Taken::Object(Box::new(Written { object, hash })))
     }
 
@@ -247,18 +205,11 @@ impl Place<'_> {
                 "a-z, 0-9 and '-', beginning with a letter, at most 63",
             ),
             "Namespace" => (is_label(name), "a-z, 0-9 and '-', at most 63"),
-            _ => (
-                is_subdomain(name),
-                "a-z, 0-9, '-' and '.', each part at most 63",
-            ),
+            _ => (is_subdomain(name), "a-z, 0-9, '-' and '.', each part at most 63"),
         };
         match valid {
             true => Ok(name.to_owned()),
-            false => Err(self.problem(
-                "metadata.name",
-                format!("{name:?} is no name of a {kind}"),
-                rule,
-            )),
+            false => Err(self.problem("metadata.name", format!("{name:?} is no name of a {kind}"), rule)),
         }
     }
 
@@ -337,39 +288,24 @@ mod tests {
     use super::*;
 
     fn user(text: &str) -> Result<Reading, Vec<Problem>> {
-        read(
-            Path::new("a.yaml"),
-            text.as_bytes(),
-            Writer::User,
-            &Kinds::control(),
-        )
+        read(Path::new("a.yaml"), text.as_bytes(), Writer::User, &Kinds::control())
     }
 
     #[track_caller]
     fn refused(text: &str, want: &str) {
         let problems = user(text).unwrap_err();
-        assert_eq!(
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            [want]
-        );
+        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [want]);
     }
 
     #[test]
     fn an_object_is_read_with_its_names_and_lines() {
-        let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels: {x: y}\nspec:\n  ports:\n  - port: 80\n";
+        let text =
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels: {x: y}\nspec:\n  ports:\n  - port: 80\n";
         let reading = user(text).unwrap();
         let object = &reading.objects[0].object;
-        assert_eq!(
-            (object.namespace.as_str(), object.name.as_str()),
-            ("default", "a")
-        );
+        assert_eq!((object.namespace.as_str(), object.name.as_str()), ("default", "a"));
         assert_eq!(object.labels["x"], "y");
-        let problem = object.problem(
-            Severity::Error,
-            "spec.ports[0].targetPort",
-            "is odd",
-            "make it even",
-        );
+        let problem = object.problem(Severity::Error, "spec.ports[0].targetPort", "is odd", "make it even");
         assert_eq!(
             problem.to_string(),
             "a.yaml:8: Service default/a: spec.ports[0].targetPort: is odd (fix: make it even)"
@@ -378,8 +314,7 @@ mod tests {
 
     #[test]
     fn a_namespace_has_no_namespace() {
-        let reading =
-            user("apiVersion: v1\nkind: Namespace\nmetadata: {name: a, namespace: b}\n").unwrap();
+        let reading = user("apiVersion: v1\nkind: Namespace\nmetadata: {name: a, namespace: b}\n").unwrap();
         assert_eq!(reading.objects[0].object.namespace, "");
     }
 
@@ -405,13 +340,7 @@ mod tests {
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels:\n    version: 1\n",
             "a.yaml:6: metadata.labels[version]: is no text (fix: put it in quotes: \"1\")",
         );
-        let bad = read(
-            Path::new("a.yaml"),
-            b"a: 1\nb: \xff\n",
-            Writer::User,
-            &Kinds::control(),
-        )
-        .unwrap_err();
+        let bad = read(Path::new("a.yaml"), b"a: 1\nb: \xff\n", Writer::User, &Kinds::control()).unwrap_err();
         assert_eq!(
             bad[0].to_string(),
             "a.yaml:2: the text is not UTF-8 (fix: save the file as UTF-8)"
@@ -421,8 +350,7 @@ mod tests {
     #[test]
     fn kinds_that_are_not_understood_are_named() {
         let of = |api: &str, kind: &str| {
-            let text =
-                format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\n");
+            let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\n");
             let reading = user(&text).unwrap();
             assert!(reading.objects.is_empty());
             reading
@@ -440,39 +368,21 @@ mod tests {
             "a.yaml:2: Job b/a: kind: Job (batch/v1) is not understood and is ignored"
         );
         for kind in ["AccessPolicy", "EgressPolicy", "ClusterPeer", "Nonsense"] {
-            assert_eq!(
-                of("weft.dev/v1alpha1", kind)[0].0,
-                Severity::Error,
-                "{kind}"
-            );
+            assert_eq!(of("weft.dev/v1alpha1", kind)[0].0, Severity::Error, "{kind}");
         }
-        assert_eq!(
-            of("networking.k8s.io/v1", "NetworkPolicy")[0].0,
-            Severity::Warning
-        );
+        assert_eq!(of("networking.k8s.io/v1", "NetworkPolicy")[0].0, Severity::Warning);
         let [(Severity::Error, text)] = &of("weft.dev/v2", "ServiceSubset")[..] else {
             panic!()
         };
-        assert!(
-            text.ends_with("(fix: apiVersion: weft.dev/v1alpha1)"),
-            "{text}"
-        );
-        assert_eq!(
-            of("serving.knative.dev/v1", "Service")[0].0,
-            Severity::Notice
-        );
+        assert!(text.ends_with("(fix: apiVersion: weft.dev/v1alpha1)"), "{text}");
+        assert_eq!(of("serving.knative.dev/v1", "Service")[0].0, Severity::Notice);
     }
 
     #[test]
     fn json_with_surrogates_is_read_too() {
-        let text = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "annotations": {"x": "\ud83d\ude00"}}}"#;
-        let reading = read(
-            Path::new("a.json"),
-            text.as_bytes(),
-            Writer::User,
-            &Kinds::control(),
-        )
-        .unwrap();
+        let text =
+            r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "annotations": {"x": "\ud83d\ude00"}}}"#;
+        let reading = read(Path::new("a.json"), text.as_bytes(), Writer::User, &Kinds::control()).unwrap();
         assert_eq!(reading.objects[0].object.annotations["x"], "😀");
     }
 }

@@ -36,13 +36,7 @@ pub(super) struct Restless {
 
 impl Restless {
     /// Something happened to a file: it now looks like this (`None`: it is not there), and is to be still for `patience`.
-    pub(super) fn touch(
-        &mut self,
-        key: FileKey,
-        stamp: Option<Stamp>,
-        now: Instant,
-        patience: Duration,
-    ) {
+    pub(super) fn touch(&mut self, key: FileKey, stamp: Option<Stamp>, now: Instant, patience: Duration) {
         self.files.insert(key, (stamp, now + patience));
     }
 

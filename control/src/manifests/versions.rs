@@ -163,10 +163,7 @@ mod tests {
     fn unchanged_objects_keep_their_number_across_restarts_and_changes_rise() {
         let directory = tempfile::tempdir().unwrap();
         let mut versions = Versions::open(Some(directory.path()), 1000).unwrap();
-        let (a, b) = (
-            number(&mut versions, "a", "1"),
-            number(&mut versions, "b", "1"),
-        );
+        let (a, b) = (number(&mut versions, "a", "1"), number(&mut versions, "b", "1"));
         assert!(a < b);
         versions.save().unwrap();
         let mut again = Versions::open(Some(directory.path()), 1000).unwrap();

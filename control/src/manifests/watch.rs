@@ -126,11 +126,7 @@ impl Reader {
         while let Some(next) = self.restless.next() {
             std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
             let late = Instant::now() >= end;
-            let now = if late {
-                next.max(end) + STILL
-            } else {
-                Instant::now()
-            };
+            let now = if late { next.max(end) + STILL } else { Instant::now() };
             for (key, stamp) in self.restless.due(now) {
                 self.read(key, stamp, late, &mut delta);
             }
@@ -183,14 +179,8 @@ impl Reader {
         for index in 0..self.directories.len() {
             self.watch(index);
             let problem = self.list(index, Instant::now()).err().map(|error| {
-                let message =
-                    format!("the directory cannot be read, its objects are kept: {error}");
-                Problem::of_file(
-                    &self.directories[index],
-                    None,
-                    message,
-                    "make it readable again",
-                )
+                let message = format!("the directory cannot be read, its objects are kept: {error}");
+                Problem::of_file(&self.directories[index], None, message, "make it readable again")
             });
             self.merged.directory_fault(index, problem);
         }
@@ -235,9 +225,7 @@ impl Reader {
             return;
         }
         let patience = match self.patience(key, stamp) {
-            patience if stamp.is_some() && !patience.is_zero() => {
-                patience.saturating_sub(self.age(key))
-            }
+            patience if stamp.is_some() && !patience.is_zero() => patience.saturating_sub(self.age(key)),
             patience => patience,
         };
         self.restless.touch(key.clone(), stamp, now, patience);
@@ -280,16 +268,14 @@ impl Reader {
             delta.extend(self.merged.file(&key, None));
             return;
         };
-        let result = load(&path)
-            .map_err(|message| vec![Problem::of_file(&path, None, message, "make it readable")]);
+        let result = load(&path).map_err(|message| vec![Problem::of_file(&path, None, message, "make it readable")]);
         if self.stamp(&key) != Some(stamp) && !late {
             let patience = self.patience(&key, Some(stamp));
             return self.restless.touch(key, None, Instant::now(), patience);
         }
         self.stamps.insert(key.clone(), stamp);
         let directory = self.merged.directory(&key);
-        let reading =
-            result.and_then(|bytes| read(&path, &bytes, directory.writer, &directory.kinds));
+        let reading = result.and_then(|bytes| read(&path, &bytes, directory.writer, &directory.kinds));
         delta.extend(match reading {
             Ok(reading) => self.merged.file(&key, Some(reading)),
             Err(problems) => self.merged.unreadable(&key, problems),
@@ -374,14 +360,9 @@ mod tests {
     fn events_find_their_directory_however_it_was_written() {
         let here = std::env::current_dir().unwrap();
         for given in ["manifests", "./manifests", "manifests/", "/srv/./manifests"] {
-            let directories =
-                [PathBuf::from("elsewhere"), PathBuf::from(given)].map(|path| absolute(&path));
+            let directories = [PathBuf::from("elsewhere"), PathBuf::from(given)].map(|path| absolute(&path));
             let event = here.join(given).join("a.yaml");
-            assert_eq!(
-                key_of(&directories, &event),
-                Some((1, "a.yaml".to_owned())),
-                "{given}"
-            );
+            assert_eq!(key_of(&directories, &event), Some((1, "a.yaml".to_owned())), "{given}");
             assert_eq!(key_of(&directories, &here.join("other/a.yaml")), None);
         }
     }

@@ -91,10 +91,7 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Fault> {
-        self.parser
-            .next_event()
-            .transpose()
-            .map_err(|error| scan_fault(&error))
+        self.parser.next_event().transpose().map_err(|error| scan_fault(&error))
     }
 
     fn must(&mut self) -> Result<(Event<'a>, Span), Fault> {
@@ -119,13 +116,7 @@ impl<'a> Loader<'a> {
     }
 
     /// The value that begins with this event. `pointer` is where it stands.
-    fn node(
-        &mut self,
-        event: Event<'a>,
-        span: Span,
-        pointer: &mut String,
-        depth: usize,
-    ) -> Result<Value, Fault> {
+    fn node(&mut self, event: Event<'a>, span: Span, pointer: &mut String, depth: usize) -> Result<Value, Fault> {
         if depth > MAX_DEPTH {
             return Err(fault(
                 &span,
@@ -135,9 +126,7 @@ impl<'a> Loader<'a> {
         }
         self.count(1, &span)?;
         let (value, anchor) = match event {
-            Event::Scalar(text, style, anchor, tag) => {
-                (scalar(text, style, tag.as_deref(), &span)?, anchor)
-            }
+            Event::Scalar(text, style, anchor, tag) => (scalar(text, style, tag.as_deref(), &span)?, anchor),
             Event::SequenceStart(anchor, tag) => {
                 collection_tag(tag.as_deref(), "seq", &span)?;
                 (self.sequence(pointer, depth)?, anchor)
@@ -148,13 +137,8 @@ impl<'a> Loader<'a> {
             }
             Event::Alias(anchor) => {
                 let value = self.anchors.get(&anchor).cloned();
-                let value = value.ok_or_else(|| {
-                    fault(
-                        &span,
-                        "an alias inside of what it stands for",
-                        "write it out",
-                    )
-                })?;
+                let value =
+                    value.ok_or_else(|| fault(&span, "an alias inside of what it stands for", "write it out"))?;
                 if depth + height(&value) > MAX_DEPTH {
                     return Err(fault(
                         &span,
@@ -198,15 +182,11 @@ impl<'a> Loader<'a> {
             if matches!(event, Event::MappingEnd) {
                 break;
             }
-            let merge =
-                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
             let key = self.key(event, &span)?;
             let (event, value_span) = self.must()?;
             if merge {
-                merged.push((
-                    self.node(event, value_span, pointer, depth + 1)?,
-                    value_span,
-                ));
+                merged.push((self.node(event, value_span, pointer, depth + 1)?, value_span));
                 continue;
             }
             let length = pointer.len();
@@ -234,9 +214,7 @@ impl<'a> Loader<'a> {
     fn key(&mut self, event: Event<'a>, span: &Span) -> Result<String, Fault> {
         let refused = || fault(span, "this key is no text", "put the key in quotes");
         let value = match event {
-            Event::Scalar(..) | Event::Alias(_) => {
-                self.node(event, *span, &mut String::new(), 0)?
-            }
+            Event::Scalar(..) | Event::Alias(_) => self.node(event, *span, &mut String::new(), 0)?,
             _ => return Err(refused()),
         };
         match value {
@@ -273,19 +251,8 @@ fn merge_into(fields: &mut Map<String, Value>, value: Value, span: &Span) -> Res
     }
 }
 
-fn scalar(
-    text: Cow<'_, str>,
-    style: ScalarStyle,
-    tag: Option<&Tag>,
-    span: &Span,
-) -> Result<Value, Fault> {
-    let refused = |tag: &Tag| {
-        fault(
-            span,
-            format!("the tag {tag} is not understood here"),
-            "remove the tag",
-        )
-    };
+fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, span: &Span) -> Result<Value, Fault> {
+    let refused = |tag: &Tag| fault(span, format!("the tag {tag} is not understood here"), "remove the tag");
     let tag = match tag {
         None => None,
         Some(tag) if tag.is_yaml_core_schema() => Some((tag.suffix.as_str(), tag)),
@@ -311,11 +278,7 @@ fn scalar(
     };
     match fits {
         true => Ok(value),
-        false => Err(fault(
-            span,
-            format!("{text:?} is no {suffix}"),
-            "remove the tag",
-        )),
+        false => Err(fault(span, format!("{text:?} is no {suffix}"), "remove the tag")),
     }
 }
 
@@ -341,10 +304,8 @@ fn plain(text: &str, span: &Span) -> Result<Value, Fault> {
     if let Some(number) = integer(text) {
         return Ok(Value::Number(number));
     }
-    if matches!(
-        text.trim_start_matches(['-', '+']),
-        ".inf" | ".Inf" | ".INF"
-    ) || matches!(text, ".nan" | ".NaN" | ".NAN")
+    if matches!(text.trim_start_matches(['-', '+']), ".inf" | ".Inf" | ".INF")
+        || matches!(text, ".nan" | ".NaN" | ".NAN")
     {
         return Err(fault(
             span,
@@ -365,9 +326,7 @@ fn integer(text: &str) -> Option<Number> {
     let (digits, radix) = match digits.as_bytes() {
         [b'0', b'o', ..] if digits.len() == text.len() => (&digits[2..], 8),
         [b'0', b'x', ..] if digits.len() == text.len() => (&digits[2..], 16),
-        [b'0', rest @ ..]
-            if !rest.is_empty() && rest.iter().all(|digit| (b'0'..b'8').contains(digit)) =>
-        {
+        [b'0', rest @ ..] if !rest.is_empty() && rest.iter().all(|digit| (b'0'..b'8').contains(digit)) => {
             (&digits[1..], 8)
         }
         _ => (digits, 10),
@@ -377,9 +336,7 @@ fn integer(text: &str) -> Option<Number> {
     }
     let magnitude = u64::from_str_radix(digits, radix).ok()?;
     match text.starts_with('-') {
-        true => i64::try_from(magnitude)
-            .ok()
-            .map(|number| Number::from(-number)),
+        true => i64::try_from(magnitude).ok().map(|number| Number::from(-number)),
         false => Some(Number::from(magnitude)),
     }
 }
@@ -429,9 +386,7 @@ fn fault(span: &Span, message: impl Into<String>, fix: &str) -> Fault {
 }
 
 fn scan_fault(error: &ScanError) -> Fault {
-    let line = u32::try_from(error.marker().line())
-        .unwrap_or(u32::MAX)
-        .max(1);
+    let line = u32::try_from(error.marker().line()).unwrap_or(u32::MAX).max(1);
     let column = error.marker().col() + 1;
     Fault {
         line,
@@ -523,10 +478,7 @@ mod tests {
     fn documents_are_split_and_empty_ones_left_out() {
         let text = "---\na: 1\n---\n# nothing\n---\nb: 2\n...\n";
         let all = documents(text).unwrap();
-        assert_eq!(
-            all.iter().map(|document| document.line).collect::<Vec<_>>(),
-            [2, 6]
-        );
+        assert_eq!(all.iter().map(|document| document.line).collect::<Vec<_>>(), [2, 6]);
         assert_eq!(all[1].value, json!({"b": 2}));
         assert_eq!(documents("").unwrap(), []);
         assert_eq!(documents("# only a comment\n").unwrap(), []);
@@ -561,20 +513,9 @@ mod tests {
                 vec![format!("*a{}", i - 1); 10].join(", ")
             ));
         }
-        assert!(
-            documents(&bomb)
-                .unwrap_err()
-                .message
-                .contains("aliases expanded")
-        );
-        refuses(
-            &format!("{}1{}", "[".repeat(70), "]".repeat(70)),
-            1,
-            "deeper",
-        );
-        let block: String = (0..100)
-            .map(|depth| format!("{}a:\n", " ".repeat(depth)))
-            .collect();
+        assert!(documents(&bomb).unwrap_err().message.contains("aliases expanded"));
+        refuses(&format!("{}1{}", "[".repeat(70), "]".repeat(70)), 1, "deeper");
+        let block: String = (0..100).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
         refuses(&block, 66, "deeper");
         assert!(
             documents(&"---\na: 1\n".repeat(MAX_DOCUMENTS + 1))

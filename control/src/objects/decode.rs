@@ -86,9 +86,7 @@ fn written(path: &Path<'_>) -> String {
                 }
                 out.push_str(key);
             }
-            Path::Some { parent }
-            | Path::NewtypeStruct { parent }
-            | Path::NewtypeVariant { parent } => {
+            Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
                 write(parent, out);
             }
         }
@@ -100,9 +98,7 @@ fn written(path: &Path<'_>) -> String {
 
 fn has_null(value: &Value) -> bool {
     match value {
-        Value::Object(fields) => fields
-            .values()
-            .any(|value| value.is_null() || has_null(value)),
+        Value::Object(fields) => fields.values().any(|value| value.is_null() || has_null(value)),
         Value::Array(items) => items.iter().any(has_null),
         _ => false,
     }
@@ -142,9 +138,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_field() {
-        let error =
-            decode::<View>(&json!({"metadata": {}, "rules": [{"weight": 1}, {"weight": "x"}]}))
-                .unwrap_err();
+        let error = decode::<View>(&json!({"metadata": {}, "rules": [{"weight": 1}, {"weight": "x"}]})).unwrap_err();
         assert_eq!(error.field, "rules[1].weight");
         assert!(error.message.contains("expected u32"), "{}", error.message);
     }

@@ -63,31 +63,11 @@ impl Kinds {
             .with("", "ServiceAccount", &["v1"], Scope::Namespaced)
             .with("", "Pod", &["v1"], Scope::Namespaced)
             .with("", "Service", &["v1"], Scope::Namespaced)
-            .with(
-                "discovery.k8s.io",
-                "EndpointSlice",
-                &["v1"],
-                Scope::Namespaced,
-            )
-            .with(
-                GATEWAY_GROUP,
-                "HTTPRoute",
-                &["v1", "v1beta1"],
-                Scope::Namespaced,
-            )
+            .with("discovery.k8s.io", "EndpointSlice", &["v1"], Scope::Namespaced)
+            .with(GATEWAY_GROUP, "HTTPRoute", &["v1", "v1beta1"], Scope::Namespaced)
             .with(GATEWAY_GROUP, "GRPCRoute", &["v1"], Scope::Namespaced)
-            .with(
-                WEFT_GROUP,
-                "ServiceSubset",
-                &["v1alpha1"],
-                Scope::Namespaced,
-            )
-            .with(
-                WEFT_GROUP,
-                "TrafficPolicy",
-                &["v1alpha1"],
-                Scope::Namespaced,
-            )
+            .with(WEFT_GROUP, "ServiceSubset", &["v1alpha1"], Scope::Namespaced)
+            .with(WEFT_GROUP, "TrafficPolicy", &["v1alpha1"], Scope::Namespaced)
             .elsewhere("apps", "Deployment")
             .elsewhere("", "ConfigMap")
             .elsewhere("", "Secret")
@@ -105,16 +85,8 @@ impl Kinds {
         self.add(group, kind, &[], Scope::Namespaced, true)
     }
 
-    fn add(
-        mut self,
-        group: &str,
-        kind: &str,
-        versions: &[&str],
-        scope: Scope,
-        elsewhere: bool,
-    ) -> Self {
-        self.known
-            .retain(|known| known.group != group || known.kind != kind);
+    fn add(mut self, group: &str, kind: &str, versions: &[&str], scope: Scope, elsewhere: bool) -> Self {
+        self.known.retain(|known| known.group != group || known.kind != kind);
         let versions = versions.iter().map(|&version| version.to_owned()).collect();
         self.known.push(Kind {
             group: group.to_owned(),
@@ -135,12 +107,8 @@ impl Kinds {
             .find(|known| known.group == group && known.kind == kind)
         {
             return match known {
-                Kind {
-                    elsewhere: true, ..
-                } => Standing::Elsewhere,
-                Kind {
-                    versions, scope, ..
-                } if versions.iter().any(|understood| understood == version) => {
+                Kind { elsewhere: true, .. } => Standing::Elsewhere,
+                Kind { versions, scope, .. } if versions.iter().any(|understood| understood == version) => {
                     Standing::Understood(*scope)
                 }
                 Kind { versions, .. } => {

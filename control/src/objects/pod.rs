@@ -101,11 +101,7 @@ impl Pod {
     /// # Errors
     /// A field that is needed has the wrong type.
     pub fn of(object: &Object) -> Result<Self, DecodeError> {
-        let Raw {
-            metadata,
-            spec,
-            status,
-        } = decode::<Raw>(&object.raw)?.value;
+        let Raw { metadata, spec, status } = decode::<Raw>(&object.raw)?.value;
         let mut ips: Vec<IpAddr> = status.pod_ip.into_iter().collect();
         for PodIp { ip } in status.pod_ips {
             if !ips.contains(&ip) {
@@ -143,20 +139,13 @@ fn first_label<'a>(object: &'a Object, names: &[&str]) -> Option<&'a str> {
 /// The Deployment's name, where the owner is a ReplicaSet that carries the pod's template hash; else the owner's; else
 /// what the labels say; else the pod's own.
 fn workload(object: &Object, owners: &[Owner]) -> String {
-    if let Some(owner) = owners
-        .iter()
-        .find(|owner| owner.controller)
-        .or_else(|| owners.first())
-    {
+    if let Some(owner) = owners.iter().find(|owner| owner.controller).or_else(|| owners.first()) {
         let hash = object
             .labels
             .get("pod-template-hash")
             .map(String::as_str)
             .unwrap_or_default();
-        let deployment = owner
-            .name
-            .strip_suffix(hash)
-            .and_then(|name| name.strip_suffix('-'));
+        let deployment = owner.name.strip_suffix(hash).and_then(|name| name.strip_suffix('-'));
         return match deployment {
             Some(name) if owner.kind == "ReplicaSet" && !hash.is_empty() => name.to_owned(),
             _ => owner.name.clone(),

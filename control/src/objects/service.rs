@@ -205,10 +205,7 @@ impl Service {
                 .collect(),
         };
         let mut addresses = Vec::new();
-        for (field, ip) in written
-            .into_iter()
-            .filter(|(_, ip)| !ip.is_empty() && ip != "None")
-        {
+        for (field, ip) in written.into_iter().filter(|(_, ip)| !ip.is_empty() && ip != "None") {
             let message = format!("{ip:?} is no IP address");
             addresses.push(ip.parse().map_err(|_| DecodeError { field, message })?);
         }
@@ -249,10 +246,7 @@ fn service_ports(raw: Vec<RawServicePort>) -> Result<Vec<ServicePort>, DecodeErr
             "" | "TCP" => {}
             "UDP" | "SCTP" => continue,
             other => {
-                return Err(wrong(
-                    "protocol",
-                    format!("{other:?} is none of TCP, UDP and SCTP"),
-                ));
+                return Err(wrong("protocol", format!("{other:?} is none of TCP, UDP and SCTP")));
             }
         }
         if port == 0 {

@@ -107,13 +107,7 @@ impl Item {
 
 impl Cache {
     /// Subscribes a proxy to an item, which is made if nobody had it.
-    pub(crate) fn subscribe(
-        &mut self,
-        item: &Item,
-        proxy: ProxyId,
-        index: &Index,
-        facts: &Facts,
-    ) -> &Entry {
+    pub(crate) fn subscribe(&mut self, item: &Item, proxy: ProxyId, index: &Index, facts: &Facts) -> &Entry {
         if !self.entries.contains_key(item) {
             self.put(item.clone(), make(item, index, facts));
         }
@@ -184,10 +178,7 @@ impl Cache {
             self.unlink(&item, &old.topics);
         }
         for topic in &new.topics {
-            self.by_topic
-                .entry(topic.clone())
-                .or_default()
-                .insert(item.clone());
+            self.by_topic.entry(topic.clone()).or_default().insert(item.clone());
         }
         self.entries.insert(item, new);
     }
@@ -212,9 +203,7 @@ fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
             let compiled = compile::lookup(index, target, namespace);
             let refers = match &compiled.value {
                 Lookup::Service(key) => vec![Name::new(Kind::Service, key.as_str())],
-                Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => {
-                    Vec::new()
-                }
+                Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => Vec::new(),
             };
             entry(item, compiled, refers, Body::Lookup)
         }
@@ -274,24 +263,13 @@ fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
     }
 }
 
-fn entry<T>(
-    item: &Item,
-    compiled: Compiled<T>,
-    refers: Vec<Name>,
-    body: impl FnOnce(T) -> Body,
-) -> Entry {
+fn entry<T>(item: &Item, compiled: Compiled<T>, refers: Vec<Name>, body: impl FnOnce(T) -> Body) -> Entry {
     let encoded = resource::encode(&body(compiled.value));
     let version = Version {
         hash: encoded.hash,
         sources: compiled.sources,
     };
-    let made = Made::new(
-        item.name(),
-        version,
-        compiled.requires,
-        refers,
-        encoded.bytes,
-    );
+    let made = Made::new(item.name(), version, compiled.requires, refers, encoded.bytes);
     Entry {
         made: Some(Arc::new(made)),
         hold: compiled.hold.map(Into::into),
@@ -304,11 +282,7 @@ fn entry<T>(
 pub(crate) fn trust_roots(bundles: &TrustBundles) -> Vec<TrustRoots> {
     let roots = |bundle: &weft_certs::bundle::Bundle| TrustRoots {
         trust_domain: bundle.trust_domain().clone(),
-        roots: bundle
-            .roots()
-            .iter()
-            .map(|root| Bytes::copy_from_slice(root))
-            .collect(),
+        roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root)).collect(),
         sequence: bundle.sequence(),
     };
     bundles.iter().map(roots).collect()
@@ -316,18 +290,15 @@ pub(crate) fn trust_roots(bundles: &TrustBundles) -> Vec<TrustRoots> {
 
 fn service_refers(service: &Service) -> Vec<Name> {
     let rules = service.rules.iter().flat_map(|rules| &rules.rules);
-    let backends =
-        rules
-            .flat_map(|rule| &rule.backends)
-            .filter_map(|backend| match &backend.place {
-                BackendPlace::Endpoints(key) => Some(key.as_str()),
-                BackendPlace::Unresolved(_) => None,
-            });
+    let backends = rules
+        .flat_map(|rule| &rule.backends)
+        .filter_map(|backend| match &backend.place {
+            BackendPlace::Endpoints(key) => Some(key.as_str()),
+            BackendPlace::Unresolved(_) => None,
+        });
     let keys: BTreeSet<&str> = backends
         .chain([service.endpoints.as_str()])
         .filter(|key| !key.is_empty())
         .collect();
-    keys.into_iter()
-        .map(|key| Name::new(Kind::Endpoints, key))
-        .collect()
+    keys.into_iter().map(|key| Name::new(Kind::Endpoints, key)).collect()
 }

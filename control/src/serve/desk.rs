@@ -122,9 +122,7 @@ impl Desk {
         let run = move || {
             // Dropped with the thread, also when it panics.
             let _alive = alive;
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => runtime.block_on(thread.serve(asked, end)),
                 Err(error) => tracing::error!(%error, "the desk's runtime did not start"),
@@ -138,11 +136,7 @@ impl Desk {
     }
 
     /// What is known of a pod now.
-    pub(crate) async fn pod(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<PodFacts>, Closed> {
+    pub(crate) async fn pod(&self, namespace: &str, name: &str) -> Result<Option<PodFacts>, Closed> {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         self.ask(|answer| Question::Pod {
             namespace,
@@ -178,18 +172,9 @@ impl Desk {
     }
 
     /// A proxy is here, and holds what was made of these sources.
-    pub(crate) async fn join(
-        &self,
-        join: Join,
-        sources: Vec<Source>,
-    ) -> Result<(ProxyId, Arc<Outlet>), Closed> {
+    pub(crate) async fn join(&self, join: Join, sources: Vec<Source>) -> Result<(ProxyId, Arc<Outlet>), Closed> {
         let join = Box::new(join);
-        self.ask(|answer| Question::Join {
-            join,
-            sources,
-            answer,
-        })
-        .await
+        self.ask(|answer| Question::Join { join, sources, answer }).await
     }
 
     /// A proxy is gone.
@@ -198,25 +183,12 @@ impl Desk {
     }
 
     /// A proxy wants to know of more. Returns how many are over its limit.
-    pub(crate) async fn subscribe(
-        &self,
-        id: ProxyId,
-        targets: Vec<Target>,
-    ) -> Result<usize, Closed> {
-        self.ask(|answer| Question::Subscribe {
-            id,
-            targets,
-            answer,
-        })
-        .await
+    pub(crate) async fn subscribe(&self, id: ProxyId, targets: Vec<Target>) -> Result<usize, Closed> {
+        self.ask(|answer| Question::Subscribe { id, targets, answer }).await
     }
 
     /// A proxy wants to know of less.
-    pub(crate) async fn unsubscribe(
-        &self,
-        id: ProxyId,
-        targets: Vec<Target>,
-    ) -> Result<(), Closed> {
+    pub(crate) async fn unsubscribe(&self, id: ProxyId, targets: Vec<Target>) -> Result<(), Closed> {
         self.tell(Question::Unsubscribe { id, targets }).await
     }
 
@@ -227,12 +199,7 @@ impl Desk {
 
     /// A proxy has acknowledged a batch. When this returns, what follows from it is in the outbox.
     pub(crate) async fn settle(&self, id: ProxyId, settled: Vec<Settled>) -> Result<(), Closed> {
-        self.ask(|answer| Question::Settle {
-            id,
-            settled,
-            answer,
-        })
-        .await
+        self.ask(|answer| Question::Settle { id, settled, answer }).await
     }
 
     /// Everything, for people.
@@ -249,10 +216,7 @@ impl Desk {
         self.questions.send(question).await.map_err(|_| Closed)
     }
 
-    async fn ask<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<T>) -> Question,
-    ) -> Result<T, Closed> {
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Closed> {
         let (answer, answered) = oneshot::channel();
         self.tell(question(answer)).await?;
         answered.await.map_err(|_| Closed)
@@ -267,10 +231,8 @@ impl CompileTimes {
             .position(|bound| seconds <= *bound)
             .unwrap_or(COMPILE_BUCKETS.len());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.micros.fetch_add(
-            u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        self.micros
+            .fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -328,11 +290,7 @@ impl Thread {
                 name,
                 answer,
             } => drop(answer.send(pod_facts(hub, &namespace, &name))),
-            Question::Join {
-                join,
-                sources,
-                answer,
-            } => {
+            Question::Join { join, sources, answer } => {
                 self.settle_epoch(join.epoch, &sources);
                 let (id, outlet) = self.hub.join(*join);
                 if answer.send((id, outlet)).is_err() {
@@ -340,18 +298,10 @@ impl Thread {
                 }
             }
             Question::Leave(id) => hub.leave(id),
-            Question::Subscribe {
-                id,
-                targets,
-                answer,
-            } => drop(answer.send(hub.subscribe(id, targets))),
+            Question::Subscribe { id, targets, answer } => drop(answer.send(hub.subscribe(id, targets))),
             Question::Unsubscribe { id, targets } => hub.unsubscribe(id, &targets),
             Question::Refresh(id) => hub.refresh(id),
-            Question::Settle {
-                id,
-                settled,
-                answer,
-            } => {
+            Question::Settle { id, settled, answer } => {
                 hub.settle(id, settled);
                 let _ = answer.send(());
             }

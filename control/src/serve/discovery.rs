@@ -123,20 +123,16 @@ impl Discovery {
     }
 
     /// Begins a stream. Callers without a certificate of this mesh do not get so far.
-    fn open(
-        self: Arc<Self>,
-        request: Request<Streaming<FromProxy>>,
-    ) -> Result<Response<Answers>, Status> {
+    fn open(self: Arc<Self>, request: Request<Streaming<FromProxy>>) -> Result<Response<Answers>, Status> {
         let peer = super::peer(request.extensions())?;
         let leaf = match &peer.leaf {
             None => Err((
                 Code::Unauthenticated,
                 "discovery needs a certificate of the mesh".to_owned(),
             )),
-            Some(leaf) if *leaf.identity.trust_domain() != self.trust_domain => Err((
-                Code::PermissionDenied,
-                format!("{} is not of this mesh", leaf.identity),
-            )),
+            Some(leaf) if *leaf.identity.trust_domain() != self.trust_domain => {
+                Err((Code::PermissionDenied, format!("{} is not of this mesh", leaf.identity)))
+            }
             Some(leaf) => Ok(leaf.clone()),
         };
         let leaf = leaf.map_err(|(code, message)| {
@@ -159,10 +155,7 @@ impl Discovery {
     fn may_open(&self, pod: &index::Name) -> Result<(), End> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.take(pod.clone(), Instant::now()).map_err(|wait| {
-            let message = format!(
-                "this pod opens streams too often; try again in {} ms",
-                wait.as_millis()
-            );
+            let message = format!("this pod opens streams too often; try again in {} ms", wait.as_millis());
             End::new(Ended::Refused, Code::ResourceExhausted, &message)
         })
     }
@@ -290,14 +283,8 @@ impl Stream {
     }
 
     /// Sends one batch.
-    fn send(
-        &self,
-        nonce: u64,
-        epoch: u64,
-        sent: Vec<(Sent, Option<Hash>)>,
-    ) -> Result<InFlight, End> {
-        let resources: Vec<bytes::Bytes> =
-            sent.iter().map(|(sent, _)| sent.bytes.clone()).collect();
+    fn send(&self, nonce: u64, epoch: u64, sent: Vec<(Sent, Option<Hash>)>) -> Result<InFlight, End> {
+        let resources: Vec<bytes::Bytes> = sent.iter().map(|(sent, _)| sent.bytes.clone()).collect();
         let metrics = &self.discovery.metrics;
         add(&metrics.batches, 1);
         add(&metrics.resources, resources.len() as u64);
@@ -311,11 +298,7 @@ impl Stream {
             resources,
         };
         // The one before is acknowledged, so it was read, and there is room.
-        if self
-            .out
-            .try_send(Ok(FromControl { batch: Some(batch) }))
-            .is_err()
-        {
+        if self.out.try_send(Ok(FromControl { batch: Some(batch) })).is_err() {
             return Err(End {
                 why: Ended::Closed,
                 status: None,
@@ -340,17 +323,14 @@ impl Stream {
         let limit = self.discovery.rules.targets_max;
         match message.message {
             Some(Message::Subscribe(subscribe)) => {
-                let left_out = desk
-                    .subscribe(id, read_targets(subscribe.targets, limit)?)
-                    .await?;
+                let left_out = desk.subscribe(id, read_targets(subscribe.targets, limit)?).await?;
                 if left_out > 0 {
                     add(&self.discovery.metrics.targets_left_out, left_out as u64);
                     tracing::warn!(address = %self.peer.address, left_out, "a proxy follows as many destinations as it may");
                 }
             }
             Some(Message::Unsubscribe(unsubscribe)) => {
-                desk.unsubscribe(id, read_targets(unsubscribe.targets, limit)?)
-                    .await?;
+                desk.unsubscribe(id, read_targets(unsubscribe.targets, limit)?).await?;
             }
             Some(Message::Refresh(refresh)) => {
                 read_targets(refresh.targets, limit)?;
@@ -362,17 +342,12 @@ impl Stream {
                 };
                 add(&self.discovery.metrics.acknowledgements, 1);
                 let settled = settle(outlet, batch.sent, ack.refusals);
-                let refused = settled
-                    .iter()
-                    .filter(|settled| settled.refused.is_some())
-                    .count();
+                let refused = settled.iter().filter(|settled| settled.refused.is_some()).count();
                 add(&self.discovery.metrics.refusals, refused as u64);
                 desk.settle(id, settled).await?;
             }
             Some(Message::Hello(_)) => {
-                return Err(End::broken(
-                    "Hello is the first message of a stream, and no other",
-                ));
+                return Err(End::broken("Hello is the first message of a stream, and no other"));
             }
             // Something of a newer version: not understood, so not acted on.
             None => {}
@@ -393,11 +368,7 @@ fn unread(status: &Status) -> End {
 }
 
 /// What became of each resource of a batch. Refusals of what was not in it are nobody's.
-fn settle(
-    outlet: &Outlet,
-    sent: Vec<(Sent, Option<Hash>)>,
-    refusals: Vec<discovery::Refusal>,
-) -> Vec<Settled> {
+fn settle(outlet: &Outlet, sent: Vec<(Sent, Option<Hash>)>, refusals: Vec<discovery::Refusal>) -> Vec<Settled> {
     let refusals = refusals
         .into_iter()
         .filter_map(|refusal| Some((Name::read(refusal.name.clone()).ok()?, refusal)));
@@ -412,13 +383,7 @@ fn settle(
         Some(refusal) => {
             let hash = sent.hash.unwrap_or_default();
             outbox.refused(&sent.name, hash, before);
-            let words = |words: String| {
-                words
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(1024)
-                    .collect::<String>()
-            };
+            let words = |words: String| words.chars().filter(|c| !c.is_control()).take(1024).collect::<String>();
             let mut reason = words(refusal.reason);
             if !refusal.missing_features.is_empty() && reason.is_empty() {
                 reason = words(format!("lacks {}", refusal.missing_features.join(", ")));
@@ -433,12 +398,8 @@ fn settle(
     sent.into_iter().map(settle).collect()
 }
 
-fn read_targets(
-    wire: Vec<discovery::Target>,
-    limit: usize,
-) -> Result<Vec<weft_model::destination::Target>, End> {
-    name::targets_from_wire(wire, limit)
-        .map_err(|error| End::broken(&format!("{}: {}", error.field, error.reason)))
+fn read_targets(wire: Vec<discovery::Target>, limit: usize) -> Result<Vec<weft_model::destination::Target>, End> {
+    name::targets_from_wire(wire, limit).map_err(|error| End::broken(&format!("{}: {}", error.field, error.reason)))
 }
 
 /// Tells the desk that a proxy is gone, also when its task is dropped.

@@ -106,10 +106,7 @@ impl Hub {
 
     fn tell_epoch(&self) {
         for proxy in self.proxies.values() {
-            proxy
-                .outlet
-                .epoch
-                .store(self.epoch.current(), Ordering::Release);
+            proxy.outlet.epoch.store(self.epoch.current(), Ordering::Release);
         }
     }
 
@@ -118,11 +115,7 @@ impl Hub {
         let id = self.next;
         self.next += 1;
         let same = |proxy: &Proxy| proxy.who.pod == join.who.pod;
-        let replaced = self
-            .proxies
-            .iter()
-            .find(|(_, proxy)| same(proxy))
-            .map(|(id, _)| *id);
+        let replaced = self.proxies.iter().find(|(_, proxy)| same(proxy)).map(|(id, _)| *id);
         if let Some(replaced) = replaced {
             self.leave(replaced);
         }
@@ -207,10 +200,7 @@ impl Hub {
                 outbox.ask_again(name);
             }
         }
-        self.follow(
-            id,
-            &BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints]),
-        );
+        self.follow(id, &BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints]));
     }
 
     /// A proxy has acknowledged a batch.
@@ -229,8 +219,7 @@ impl Hub {
                 continue;
             };
             let entry = proxy.needs.get(&name).and_then(|item| self.cache.get(item));
-            let object =
-                entry.map_or_else(|| name.to_string(), |entry| blame(entry, &name, &field));
+            let object = entry.map_or_else(|| name.to_string(), |entry| blame(entry, &name, &field));
             tracing::warn!(pod = %proxy.who.pod, resource = %name, object, field, reason, "a proxy refused a resource");
             proxy.refusals.insert(
                 name,
@@ -256,12 +245,7 @@ impl Hub {
             if difference == Difference::None {
                 continue;
             }
-            for user in self
-                .cache
-                .get(&item)
-                .into_iter()
-                .flat_map(|entry| &entry.users)
-            {
+            for user in self.cache.get(&item).into_iter().flat_map(|entry| &entry.users) {
                 let (items, rewire) = touched.entry(*user).or_default();
                 items.push(item.clone());
                 *rewire |= difference == Difference::References;
@@ -272,13 +256,7 @@ impl Hub {
                 // All kinds that can have changed: what has not is not sent.
                 self.follow(
                     id,
-                    &BTreeSet::from([
-                        Kind::Lookup,
-                        Kind::Service,
-                        Kind::Endpoints,
-                        Kind::Inbound,
-                        Kind::Mesh,
-                    ]),
+                    &BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints, Kind::Inbound, Kind::Mesh]),
                 );
                 continue;
             }
@@ -324,17 +302,11 @@ impl Hub {
             .filter(|(name, _)| kinds.contains(&name.kind) || !before.contains_key(*name));
         let told: Vec<Item> = told.map(|(_, item)| item.clone()).collect();
         proxy.drop_all_but_needs(&before);
-        for (name, item) in before
-            .iter()
-            .filter(|(name, _)| !proxy.needs.contains_key(*name))
-        {
+        for (name, item) in before.iter().filter(|(name, _)| !proxy.needs.contains_key(*name)) {
             debug_assert_eq!(*name, item.name());
             cache.unsubscribe(item, id);
         }
-        proxy.push(
-            told.iter()
-                .filter_map(|item| Some((item.name(), cache.get(item)?))),
-        );
+        proxy.push(told.iter().filter_map(|item| Some((item.name(), cache.get(item)?))));
     }
 }
 

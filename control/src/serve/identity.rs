@@ -145,9 +145,7 @@ impl Outcome {
             Self::CsrInvalid => Code::InvalidArgument,
             Self::TokenMissing | Self::TokenRefused => Code::Unauthenticated,
             Self::TokenUnverifiable => Code::Unavailable,
-            Self::LeafMismatch | Self::PodUnknown | Self::PodMismatch | Self::AddressMismatch => {
-                Code::PermissionDenied
-            }
+            Self::LeafMismatch | Self::PodUnknown | Self::PodMismatch | Self::AddressMismatch => Code::PermissionDenied,
             Self::RateLimited | Self::Overloaded => Code::ResourceExhausted,
             Self::Failed => Code::Internal,
         }
@@ -172,11 +170,7 @@ impl Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        super::status_of(
-            refusal.outcome.code(),
-            refusal.outcome.word(),
-            &refusal.message,
-        )
+        super::status_of(refusal.outcome.code(), refusal.outcome.word(), &refusal.message)
     }
 }
 
@@ -188,13 +182,7 @@ struct Caller {
 }
 
 impl Identities {
-    pub(crate) fn new(
-        desk: Desk,
-        issuer: Arc<Issuer>,
-        tokens: TokenKeys,
-        rules: Rules,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(desk: Desk, issuer: Arc<Issuer>, tokens: TokenKeys, rules: Rules, metrics: Arc<Metrics>) -> Self {
         Self {
             desk,
             issuer,
@@ -208,11 +196,7 @@ impl Identities {
         }
     }
 
-    async fn answer(
-        &self,
-        peer: &Peer,
-        request: &IssueRequest,
-    ) -> Result<(Outcome, IssueResponse), Refusal> {
+    async fn answer(&self, peer: &Peer, request: &IssueRequest) -> Result<(Outcome, IssueResponse), Refusal> {
         let Ok(_one) = self.at_once.try_acquire() else {
             return Err(Refusal::new(
                 Outcome::Overloaded,
@@ -224,15 +208,11 @@ impl Identities {
         let caller = self.caller(peer, &request.token)?;
         limited(&self.by_identity, caller.identity.clone(), now)?;
         if let Some(bearer) = &caller.bearer {
-            limited(
-                &self.by_pod,
-                (bearer.namespace.clone(), bearer.pod.uid.clone()),
-                now,
-            )?;
+            limited(&self.by_pod, (bearer.namespace.clone(), bearer.pod.uid.clone()), now)?;
             self.check_pod(peer, bearer).await?;
         }
-        let key = csr::check(&request.csr)
-            .map_err(|error| Refusal::new(Outcome::CsrInvalid, Chain(&error).to_string()))?;
+        let key =
+            csr::check(&request.csr).map_err(|error| Refusal::new(Outcome::CsrInvalid, Chain(&error).to_string()))?;
         let outcome = match (&caller.bearer, &peer.leaf) {
             (Some(_), None) => Outcome::Issued,
             (Some(_), Some(_)) => Outcome::Renewed,
@@ -278,10 +258,7 @@ impl Identities {
         .map_err(|error| Refusal::new(Outcome::TokenRefused, error.to_string()))?;
         match &peer.leaf {
             Some(leaf) if leaf.identity != identity => {
-                let message = format!(
-                    "the certificate is of {} and the token of {identity}",
-                    leaf.identity
-                );
+                let message = format!("the certificate is of {} and the token of {identity}", leaf.identity);
                 Err(Refusal::new(Outcome::LeafMismatch, message))
             }
             _ => Ok(Caller {
@@ -312,17 +289,11 @@ impl Identities {
         let fits = |facts: Option<PodFacts>| fits(bearer, peer.address.ip(), facts.as_ref());
         let checked = self
             .desk
-            .wait_for_pod(
-                &bearer.namespace,
-                &bearer.pod.name,
-                self.rules.pod_wait,
-                fits,
-            )
+            .wait_for_pod(&bearer.namespace, &bearer.pod.name, self.rules.pod_wait, fits)
             .await;
         match checked.map_err(|error| Refusal::new(Outcome::Overloaded, error.to_string()))? {
             Err(refusal)
-                if refusal.outcome == Outcome::AddressMismatch
-                    && self.rules.address_check == AddressCheck::Warn =>
+                if refusal.outcome == Outcome::AddressMismatch && self.rules.address_check == AddressCheck::Warn =>
             {
                 tracing::warn!(pod = %bearer.pod.name, namespace = bearer.namespace, reason = refusal.message, "issuing to another address");
                 self.metrics.tolerated_address();
@@ -336,10 +307,7 @@ impl Identities {
         let now = SystemTime::now();
         let leaf = self.issuer.issue(key, identity, now).map_err(|error| {
             tracing::error!(error = %Chain(&error), %identity, "issuing a certificate failed");
-            Refusal::new(
-                Outcome::Failed,
-                "the authority did not issue; its log says why",
-            )
+            Refusal::new(Outcome::Failed, "the authority did not issue; its log says why")
         })?;
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Ok(IssueResponse {
@@ -350,26 +318,16 @@ impl Identities {
                 .collect(),
             bundles: to_identity(&trust_roots(self.issuer.bundles())),
             valid_for_ms: millis(leaf.not_after.duration_since(now).unwrap_or_default()),
-            now_unix_ms: millis(
-                now.duration_since(SystemTime::UNIX_EPOCH)
-                    .unwrap_or_default(),
-            ),
+            now_unix_ms: millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
         })
     }
 }
 
 /// Whether this is the pod of the token, at the caller's address. Outer error: not yet, but a little later perhaps.
-fn fits(
-    bearer: &Bearer,
-    address: IpAddr,
-    facts: Option<&PodFacts>,
-) -> Result<Result<(), Refusal>, Refusal> {
+fn fits(bearer: &Bearer, address: IpAddr, facts: Option<&PodFacts>) -> Result<Result<(), Refusal>, Refusal> {
     let pod = format!("Pod {}/{}", bearer.namespace, bearer.pod.name);
     let Some(facts) = facts else {
-        return Err(Refusal::new(
-            Outcome::PodUnknown,
-            format!("{pod} is not known"),
-        ));
+        return Err(Refusal::new(Outcome::PodUnknown, format!("{pod} is not known")));
     };
     if facts.uid != bearer.pod.uid {
         // One of the same name that took its place, and that we have not heard of yet; or the other way round.
@@ -387,10 +345,7 @@ fn fits(
         return Ok(Err(Refusal::new(Outcome::PodMismatch, message)));
     }
     if facts.finished {
-        return Ok(Err(Refusal::new(
-            Outcome::PodMismatch,
-            format!("{pod} has ended"),
-        )));
+        return Ok(Err(Refusal::new(Outcome::PodMismatch, format!("{pod} has ended"))));
     }
     if facts.ips.is_empty() {
         return Err(Refusal::new(
@@ -400,20 +355,13 @@ fn fits(
     }
     if !facts.ips.contains(&address) {
         let known: Vec<String> = facts.ips.iter().map(ToString::to_string).collect();
-        let message = format!(
-            "{pod} has the address {}, and the caller {address}",
-            known.join(" or ")
-        );
+        let message = format!("{pod} has the address {}, and the caller {address}", known.join(" or "));
         return Ok(Err(Refusal::new(Outcome::AddressMismatch, message)));
     }
     Ok(Ok(()))
 }
 
-fn limited<K: Eq + std::hash::Hash>(
-    buckets: &Mutex<Buckets<K>>,
-    key: K,
-    now: Instant,
-) -> Result<(), Refusal> {
+fn limited<K: Eq + std::hash::Hash>(buckets: &Mutex<Buckets<K>>, key: K, now: Instant) -> Result<(), Refusal> {
     let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
     buckets.take(key, now).map_err(|wait| {
         Refusal::new(
@@ -425,10 +373,7 @@ fn limited<K: Eq + std::hash::Hash>(
 
 #[tonic::async_trait] // the generated trait asks for it
 impl identity_server::Identity for Identities {
-    async fn issue(
-        &self,
-        request: Request<IssueRequest>,
-    ) -> Result<Response<IssueResponse>, Status> {
+    async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let peer = super::peer(request.extensions())?;
         let _call = peer.call();
         match self.answer(&peer, request.get_ref()).await {
@@ -486,10 +431,7 @@ mod tests {
     fn the_tokens_pod_must_be_the_caller() {
         assert_eq!(check(Some(facts()), "10.0.0.1"), Ok(Ok(())));
         assert_eq!(check(Some(facts()), "fd00::1"), Ok(Ok(())));
-        assert_eq!(
-            check(Some(facts()), "10.0.0.2"),
-            Ok(Err(Outcome::AddressMismatch))
-        );
+        assert_eq!(check(Some(facts()), "10.0.0.2"), Ok(Err(Outcome::AddressMismatch)));
         assert_eq!(
             check(
                 Some(PodFacts {

@@ -219,20 +219,17 @@ impl Accepted {
         };
         let leaf = match io.get_ref().1.peer_certificates() {
             None => None,
-            Some(chain) => match verify::peer_identity(chain)
-                .and_then(|identity| Ok((identity, verify::peer_not_after(chain)?)))
-            {
-                Ok((identity, not_after)) => Some(Leaf {
-                    identity,
-                    not_after,
-                }),
-                Err(error) => {
-                    // The handshake has verified it, so this cannot be; and if it were, it is nobody.
-                    tracing::error!(%address, %error, "a verified certificate cannot be read");
-                    self.metrics.turned_away(Turned::Handshake);
-                    return None;
+            Some(chain) => {
+                match verify::peer_identity(chain).and_then(|identity| Ok((identity, verify::peer_not_after(chain)?))) {
+                    Ok((identity, not_after)) => Some(Leaf { identity, not_after }),
+                    Err(error) => {
+                        // The handshake has verified it, so this cannot be; and if it were, it is nobody.
+                        tracing::error!(%address, %error, "a verified certificate cannot be read");
+                        self.metrics.turned_away(Turned::Handshake);
+                        return None;
+                    }
                 }
-            },
+            }
         };
         let shared = Arc::new(Shared::default());
         let peer = Peer {
@@ -305,11 +302,7 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
@@ -372,14 +365,8 @@ mod tests {
         assert!(idle.cut.is_cancelled());
         let peer = Peer::of("10.0.0.1:1".parse().unwrap(), None);
         let call = peer.call();
-        assert!(
-            timeout(IDLE * 10, watch_idle(&peer.connection))
-                .await
-                .is_err()
-        );
+        assert!(timeout(IDLE * 10, watch_idle(&peer.connection)).await.is_err());
         drop(call);
-        timeout(IDLE * 3, watch_idle(&peer.connection))
-            .await
-            .unwrap();
+        timeout(IDLE * 3, watch_idle(&peer.connection)).await.unwrap();
     }
 }

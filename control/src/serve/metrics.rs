@@ -110,10 +110,7 @@ impl Metrics {
 
     /// Writes what was counted.
     pub(crate) fn write(&self, text: &mut weft_daemon::prometheus::Text) {
-        text.counter(
-            "weft_control_issuances_total",
-            "Requests for certificates, by result.",
-        );
+        text.counter("weft_control_issuances_total", "Requests for certificates, by result.");
         for (outcome, count) in Outcome::ALL.iter().zip(&self.issuances) {
             text.sample(&[("result", outcome.word())], read(count));
         }

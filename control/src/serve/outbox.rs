@@ -45,10 +45,7 @@ pub(crate) struct Sent {
 impl Outbox {
     /// For a proxy that says it has this.
     pub(crate) fn new(has: HashMap<Name, Hash>) -> Self {
-        Self {
-            has,
-            ..Self::default()
-        }
+        Self { has, ..Self::default() }
     }
 
     /// The proxy is to have this.
@@ -115,10 +112,7 @@ impl Outbox {
             true => self.pending.keys().cloned().collect(),
             false => self.closures(sets, bytes),
         };
-        names
-            .into_iter()
-            .filter_map(|name| self.take_one(name))
-            .collect()
+        names.into_iter().filter_map(|name| self.take_one(name)).collect()
     }
 
     fn take_one(&mut self, name: Name) -> Option<(Sent, Option<Hash>)> {
@@ -152,11 +146,7 @@ impl Outbox {
 
     /// Forgets what waits but would tell the proxy nothing.
     fn drop_unneeded(&mut self) {
-        let Self {
-            has,
-            refused,
-            pending,
-        } = self;
+        let Self { has, refused, pending } = self;
         pending.retain(|name, change| match change {
             Change::Set(made) => {
                 let hash = Some(&made.version.hash);
@@ -251,10 +241,7 @@ mod tests {
     }
 
     fn keys(taken: &[(Sent, Option<Hash>)]) -> Vec<&str> {
-        taken
-            .iter()
-            .map(|(sent, _)| sent.name.key.as_ref())
-            .collect()
+        taken.iter().map(|(sent, _)| sent.name.key.as_ref()).collect()
     }
 
     #[test]
@@ -283,10 +270,7 @@ mod tests {
         assert!(outbox.take(usize::MAX).is_empty());
         outbox.set(service("a", 2, &[]));
         let taken = outbox.take(usize::MAX);
-        assert_eq!(
-            (taken[0].0.hash, taken[0].1),
-            (Some([2; 16]), Some([1; 16]))
-        );
+        assert_eq!((taken[0].0.hash, taken[0].1), (Some([2; 16]), Some([1; 16])));
     }
 
     #[test]
@@ -379,10 +363,7 @@ mod tests {
             for (sent, _) in services {
                 let of_service = format!("{}.", sent.name.key);
                 assert_eq!(
-                    keys(&taken)
-                        .iter()
-                        .filter(|key| key.starts_with(&of_service))
-                        .count(),
+                    keys(&taken).iter().filter(|key| key.starts_with(&of_service)).count(),
                     3
                 );
             }

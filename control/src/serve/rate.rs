@@ -41,8 +41,7 @@ impl<K: Eq + Hash> Buckets<K> {
     pub(crate) fn take(&mut self, key: K, now: Instant) -> Result<(), Duration> {
         if self.buckets.len() >= self.capacity && !self.buckets.contains_key(&key) {
             let rate = self.rate;
-            self.buckets
-                .retain(|_, bucket| bucket.filled(rate, now) < rate.burst);
+            self.buckets.retain(|_, bucket| bucket.filled(rate, now) < rate.burst);
             if self.buckets.len() >= self.capacity {
                 return Err(Duration::from_secs(1));
             }
@@ -55,9 +54,7 @@ impl<K: Eq + Hash> Buckets<K> {
         bucket.level = bucket.filled(rate, now);
         bucket.at = now;
         if bucket.level < 1.0 {
-            return Err(Duration::from_secs_f64(
-                (1.0 - bucket.level) / rate.per_second,
-            ));
+            return Err(Duration::from_secs_f64((1.0 - bucket.level) / rate.per_second));
         }
         bucket.level -= 1.0;
         Ok(())
@@ -89,14 +86,8 @@ mod tests {
         }
         assert_eq!(buckets.take("a", start), Err(Duration::from_millis(500)));
         buckets.take("b", start).unwrap();
-        buckets
-            .take("a", start + Duration::from_millis(500))
-            .unwrap();
-        assert!(
-            buckets
-                .take("a", start + Duration::from_millis(501))
-                .is_err()
-        );
+        buckets.take("a", start + Duration::from_millis(500)).unwrap();
+        assert!(buckets.take("a", start + Duration::from_millis(501)).is_err());
     }
 
     #[test]
@@ -109,9 +100,7 @@ mod tests {
         assert_eq!(refused, 1_000_000 - 100);
         assert_eq!(buckets.buckets.len(), 100);
         // Those that were quiet are forgotten, and others have their turn.
-        buckets
-            .take(1_000_001, start + Duration::from_secs(2))
-            .unwrap();
+        buckets.take(1_000_001, start + Duration::from_secs(2)).unwrap();
         assert_eq!(buckets.buckets.len(), 1);
     }
 }

@@ -77,9 +77,7 @@ impl TokenKeys {
             return state.keys.clone();
         }
         state.looked = Some(Instant::now());
-        let file = std::fs::metadata(path)
-            .ok()
-            .filter(|file| file.len() <= FILE_MAX);
+        let file = std::fs::metadata(path).ok().filter(|file| file.len() <= FILE_MAX);
         if file.as_ref().map(which) == state.file && state.keys.is_some() {
             return state.keys.clone();
         }
@@ -101,11 +99,5 @@ impl TokenKeys {
 }
 
 fn which(file: &Metadata) -> (u64, u64, u64, i64, i64) {
-    (
-        file.dev(),
-        file.ino(),
-        file.len(),
-        file.mtime(),
-        file.mtime_nsec(),
-    )
+    (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec())
 }

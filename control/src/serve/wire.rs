@@ -52,10 +52,7 @@ pub(crate) struct Batch {
 
 impl Name {
     pub(crate) fn new(kind: Kind, key: impl Into<Arc<str>>) -> Self {
-        Self {
-            kind,
-            key: key.into(),
-        }
+        Self { kind, key: key.into() }
     }
 
     /// Reads a name.
@@ -84,13 +81,7 @@ impl Name {
 
 impl Made {
     /// Encodes a resource with its body.
-    pub(crate) fn new(
-        name: Name,
-        version: Version,
-        requires: Vec<String>,
-        refers: Vec<Name>,
-        body: Bytes,
-    ) -> Self {
+    pub(crate) fn new(name: Name, version: Version, requires: Vec<String>, refers: Vec<Name>, body: Bytes) -> Self {
         let resource = discovery::Resource {
             name: Some(name.write()),
             version: Some(resource::name::version_to_wire(&version)),
@@ -147,9 +138,7 @@ impl From<resource::Name> for Name {
 
 impl Ord for Name {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.rank()
-            .cmp(&other.rank())
-            .then_with(|| self.key.cmp(&other.key))
+        self.rank().cmp(&other.rank()).then_with(|| self.key.cmp(&other.key))
     }
 }
 
@@ -189,11 +178,7 @@ mod tests {
             Vec::new(),
             Bytes::from_static(b"body"),
         );
-        let resources = vec![
-            made.bytes.clone(),
-            hold(&name, &[9; 16], "bad"),
-            removed(&name),
-        ];
+        let resources = vec![made.bytes.clone(), hold(&name, &[9; 16], "bad"), removed(&name)];
         let ours = FromControl {
             batch: Some(Batch {
                 nonce: 5,
@@ -210,10 +195,7 @@ mod tests {
             panic!("three")
         };
         assert_eq!(Name::read(body.name.clone()).unwrap(), name);
-        assert_eq!(
-            body.version.as_ref().unwrap().sources[0].resource_version,
-            7
-        );
+        assert_eq!(body.version.as_ref().unwrap().sources[0].resource_version, 7);
         assert_eq!(body.version.as_ref().unwrap().hash.as_ref(), [3; 16]);
         assert_eq!(body.state, Some(State::Body(Bytes::from_static(b"body"))));
         assert_eq!(hold.version.as_ref().unwrap().hash.as_ref(), [9; 16]);

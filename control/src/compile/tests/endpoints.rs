@@ -15,22 +15,14 @@ fn subsets_choose_by_label_and_region() {
             "shop/reviews:80",
             vec!["10.244.0.1:8080", "10.244.0.2:8080", "10.244.0.3:8080"],
         ),
-        (
-            "shop/reviews:80#v1",
-            vec!["10.244.0.1:8080", "10.244.0.2:8080"],
-        ),
+        ("shop/reviews:80#v1", vec!["10.244.0.1:8080", "10.244.0.2:8080"]),
         ("shop/reviews:80#v2", vec!["10.244.0.3:8080"]),
         ("shop/reviews:80#in-b", vec!["10.244.0.2:8080"]),
         ("shop/reviews:80#v1-in-a", vec!["10.244.0.1:8080"]),
     ] {
         assert_eq!(world.set(key), want, "{key}");
     }
-    for key in [
-        "shop/reviews:80#nothing",
-        "shop/reviews:81",
-        "shop/nowhere:80",
-        "x",
-    ] {
+    for key in ["shop/reviews:80#nothing", "shop/reviews:81", "shop/nowhere:80", "x"] {
         assert!(endpoint_set(&world.index, key).is_none(), "{key}");
     }
 }
@@ -84,10 +76,7 @@ fn readiness_decides_and_what_terminates_but_serves_is_draining() {
     ];
     let mut world = World::new(&(shop() + &pod("shop", "p4", "10.244.0.4", "v1", "na", true)));
     world.edit(&slice("shop", "reviews", ("http", 8080), &pods));
-    assert_eq!(
-        world.set("shop/reviews:80"),
-        ["10.244.0.1:8080", "10.244.0.2:8080~"]
-    );
+    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.1:8080", "10.244.0.2:8080~"]);
     let publish = service_of("shop", "reviews", "10.96.0.1", &[("http", 80)])
         .replace("spec: {", "spec: {publishNotReadyAddresses: true, ");
     world.edit(&publish);
@@ -102,10 +91,7 @@ fn a_pod_without_the_proxy_is_plaintext_and_one_that_is_not_known_is_left_out() 
     let mut world = World::new(&shop());
     world.edit(&pod("shop", "p1", "10.244.0.1", "v1", "na", false));
     world.delete("Pod", "shop", "p2");
-    assert_eq!(
-        world.set("shop/reviews:80"),
-        ["10.244.0.1:8080!", "10.244.0.3:8080"]
-    );
+    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.1:8080!", "10.244.0.3:8080"]);
     // Another pod of the same name, and one at another address, are not the pod that the slice means.
     world.edit(&pod("shop", "p3", "10.244.0.3", "v2", "na", true).replace("uid-p3", "uid-other"));
     assert_eq!(world.set("shop/reviews:80"), ["10.244.0.1:8080!"]);
@@ -122,9 +108,7 @@ fn an_address_without_a_pod_is_outside_of_the_mesh_unless_a_pod_has_it() {
         world.set("shop/reviews:80"),
         ["10.244.0.3:8080", "198.51.100.7:8080!", "[fd00::7]:8080!"]
     );
-    let topics = endpoint_set(&world.index, "shop/reviews:80")
-        .unwrap()
-        .topics;
+    let topics = endpoint_set(&world.index, "shop/reviews:80").unwrap().topics;
     let changed = world.edit(&pod("shop", "late", "198.51.100.7", "v1", "na", true));
     assert!(changed.topics.intersection(&topics).next().is_some());
     assert_eq!(
@@ -139,24 +123,19 @@ fn a_pod_of_two_families_is_one_endpoint_at_its_first_address() {
         "podIPs: [{ip: 10.244.0.1}]",
         "podIPs: [{ip: 10.244.0.1}, {ip: 'fd00::1'}]",
     );
-    let six = slice("shop", "reviews", ("http", 8080), &[("p1", "fd00::1", "")])
-        .replace("reviews-1", "reviews-6");
+    let six = slice("shop", "reviews", ("http", 8080), &[("p1", "fd00::1", "")]).replace("reviews-1", "reviews-6");
     let world = World::new(&(shop() + &dual + &six));
     assert_eq!(world.set("shop/reviews:80#v1-in-a"), ["10.244.0.1:8080"]);
-    assert!(matches!(
-        world.lookup("[fd00::1]:8080", "web"),
-        Lookup::Direct { .. }
-    ));
+    assert!(matches!(world.lookup("[fd00::1]:8080", "web"), Lookup::Direct { .. }));
 }
 
 #[test]
 fn what_is_at_an_address() {
     let dual = "---\napiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: dual}\nspec: {clusterIP: 10.96.0.2, clusterIPs: [10.96.0.2, 'fd00:96::2'], ports: [{port: 80, name: http}, {port: 53, name: dns, protocol: UDP}]}\n";
     let external = "---\napiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: ext}\nspec: {type: ExternalName, externalName: example.org, ports: [{port: 80}]}\n";
-    let host = pod("shop", "hostly", "192.168.0.1", "v1", "na", false)
-        .replace("nodeName", "hostNetwork: true, nodeName");
-    let ended =
-        pod("shop", "ended", "10.244.0.8", "v1", "na", true).replace("Running", "Succeeded");
+    let host =
+        pod("shop", "hostly", "192.168.0.1", "v1", "na", false).replace("nodeName", "hostNetwork: true, nodeName");
+    let ended = pod("shop", "ended", "10.244.0.8", "v1", "na", true).replace("Running", "Succeeded");
     let world = World::new(&(shop() + dual + external + &host + &ended));
     let service = |key: &str| format!("Service({key:?})");
     for (target, client, want) in [
@@ -167,14 +146,12 @@ fn what_is_at_an_address() {
         (
             "10.96.0.1:81",
             "web",
-            "NoSuchPort { reason: \"the Service shop/reviews has no TCP port 81\", ttl: 5s }"
-                .to_owned(),
+            "NoSuchPort { reason: \"the Service shop/reviews has no TCP port 81\", ttl: 5s }".to_owned(),
         ),
         (
             "10.96.0.2:53",
             "web",
-            "NoSuchPort { reason: \"the Service shop/dual has no TCP port 53\", ttl: 5s }"
-                .to_owned(),
+            "NoSuchPort { reason: \"the Service shop/dual has no TCP port 53\", ttl: 5s }".to_owned(),
         ),
         ("name:reviews:80", "shop", service("shop/reviews:80")),
         ("name:reviews:80", "web", "Outside { ttl: 5s }".to_owned()),
@@ -188,11 +165,7 @@ fn what_is_at_an_address() {
         ("192.168.0.1:80", "web", "Outside { ttl: 5s }".to_owned()),
         ("10.244.0.8:80", "web", "Outside { ttl: 5s }".to_owned()),
     ] {
-        assert_eq!(
-            format!("{:?}", world.lookup(target, client)),
-            want,
-            "{target}"
-        );
+        assert_eq!(format!("{:?}", world.lookup(target, client)), want, "{target}");
     }
 }
 
@@ -201,11 +174,7 @@ fn a_pod_dialled_directly_keeps_its_identity_on_every_port() {
     use weft_model::destination::Protocol;
     let world = World::new(&(shop() + &pod("shop", "plain", "10.244.0.9", "v1", "na", false)));
     for (target, want, identity) in [
-        (
-            "10.244.0.1:8080",
-            Protocol::Http,
-            Some("spiffe://td/ns/shop/sa/sa-p1"),
-        ),
+        ("10.244.0.1:8080", Protocol::Http, Some("spiffe://td/ns/shop/sa/sa-p1")),
         (
             "10.244.0.1:9999",
             Protocol::Undeclared,
@@ -217,14 +186,7 @@ fn a_pod_dialled_directly_keeps_its_identity_on_every_port() {
             panic!("{target}")
         };
         assert_eq!(protocol, want, "{target}");
-        assert_eq!(
-            endpoint
-                .identity
-                .as_ref()
-                .map(ToString::to_string)
-                .as_deref(),
-            identity
-        );
+        assert_eq!(endpoint.identity.as_ref().map(ToString::to_string).as_deref(), identity);
         assert_eq!(endpoint.address.to_string(), target);
     }
 }

@@ -53,10 +53,7 @@ fn a_namespaces_annotation_reaches_its_pods() {
     let topics = inbound(&world.index, "shop", "p1").unwrap().topics;
     let changed = world.edit(&namespace("strict"));
     assert!(changed.topics.intersection(&topics).next().is_some());
-    assert_eq!(
-        inbound(&world.index, "shop", "p1").unwrap().value.mode,
-        Mode::Strict
-    );
+    assert_eq!(inbound(&world.index, "shop", "p1").unwrap().value.mode, Mode::Strict);
     world.delete("Namespace", "", "shop");
     assert_eq!(
         inbound(&world.index, "shop", "p1").unwrap().value.mode,
@@ -76,12 +73,7 @@ fn ports_are_those_that_services_lead_to_ready_or_not() {
     let alias = service_of("shop", "alias", "10.96.0.3", &[("x", 80)])
         + &slice("shop", "alias", ("x", 8080), &[("p1", "10.244.0.1", "")]);
     let dispute = service_of("shop", "dispute", "10.96.0.4", &[("tcp", 1)])
-        + &slice(
-            "shop",
-            "dispute",
-            ("tcp", 9090),
-            &[("p1", "10.244.0.1", "")],
-        );
+        + &slice("shop", "dispute", ("tcp", 9090), &[("p1", "10.244.0.1", "")]);
     let world = World::new(&(shop() + &grpc + &alias));
     let ports = |world: &World| {
         let inbound = inbound(&world.index, "shop", "p1").unwrap().value;
@@ -144,17 +136,9 @@ fn a_route_that_names_a_port_declares_it_for_the_pods_behind_it() {
 fn the_workload_is_the_owners_name() {
     let owned = |owner: &str, labels: &str| {
         let pod = pod("shop", "p1", "10.244.0.1", "v1", "na", true);
-        let pod = pod.replace(
-            "uid: uid-p1",
-            &format!("uid: uid-p1, ownerReferences: [{owner}]"),
-        );
-        let world =
-            World::new(&(shop() + &pod.replace("labels: {", &format!("labels: {{{labels}"))));
-        inbound(&world.index, "shop", "p1")
-            .unwrap()
-            .value
-            .workload
-            .name
+        let pod = pod.replace("uid: uid-p1", &format!("uid: uid-p1, ownerReferences: [{owner}]"));
+        let world = World::new(&(shop() + &pod.replace("labels: {", &format!("labels: {{{labels}"))));
+        inbound(&world.index, "shop", "p1").unwrap().value.workload.name
     };
     assert_eq!(
         owned(
@@ -164,16 +148,10 @@ fn the_workload_is_the_owners_name() {
         "reviews-v1"
     );
     assert_eq!(
-        owned(
-            "{kind: ReplicaSet, name: reviews-v1-5d9, controller: true}",
-            ""
-        ),
+        owned("{kind: ReplicaSet, name: reviews-v1-5d9, controller: true}", ""),
         "reviews-v1-5d9"
     );
-    assert_eq!(
-        owned("{kind: Deployment, name: reviews-v1}", ""),
-        "reviews-v1"
-    );
+    assert_eq!(owned("{kind: Deployment, name: reviews-v1}", ""), "reviews-v1");
     assert_eq!(owned("", ""), "shop-app");
     assert_eq!(owned("", "app.kubernetes.io/name: web, "), "web");
 }

@@ -117,10 +117,7 @@ fn routes_of_both_kinds_stand_side_by_side() {
         world.route(REVIEWS, "web", "POST /a/b content-type:application/grpc"),
         "g#0"
     );
-    assert_eq!(
-        world.route(REVIEWS, "web", "POST /a/b content-type:text/plain"),
-        "h#0"
-    );
+    assert_eq!(world.route(REVIEWS, "web", "POST /a/b content-type:text/plain"), "h#0");
 }
 
 #[test]
@@ -135,20 +132,13 @@ fn of_equal_matches_the_older_route_wins_then_the_name_then_the_order_of_rules()
             ),
         }
     };
-    let first =
-        |routes: &[String]| World::new(&(shop() + &routes.concat())).route(REVIEWS, "web", "GET /");
+    let first = |routes: &[String]| World::new(&(shop() + &routes.concat())).route(REVIEWS, "web", "GET /");
     assert_eq!(first(&[aged("a", ""), aged("b", "")]), "a#0");
     assert_eq!(
-        first(&[
-            aged("a", "2026-02-01T00:00:00Z"),
-            aged("b", "2026-01-01T00:00:00Z")
-        ]),
+        first(&[aged("a", "2026-02-01T00:00:00Z"), aged("b", "2026-01-01T00:00:00Z")]),
         "b#0"
     );
-    assert_eq!(
-        first(&[aged("a", ""), aged("b", "2026-01-01T00:00:00Z")]),
-        "b#0"
-    );
+    assert_eq!(first(&[aged("a", ""), aged("b", "2026-01-01T00:00:00Z")]), "b#0");
 }
 
 #[test]
@@ -183,11 +173,7 @@ fn routes_of_the_clients_namespace_act_there_only_and_come_before_those_of_the_s
         ("other", "GET /a x:1", "producer#0"),
         ("shop", "GET /a x:1", "producer#0"),
     ] {
-        assert_eq!(
-            world.route(REVIEWS, client, request),
-            want,
-            "{client} {request}"
-        );
+        assert_eq!(world.route(REVIEWS, client, request), want, "{client} {request}");
     }
     assert_eq!(
         world.lookup(REVIEWS, "web"),

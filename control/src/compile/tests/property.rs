@@ -71,8 +71,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[track_caller]
 fn taken(body: Body) {
     let bytes = resource::encode(&body).bytes;
-    let read =
-        resource::decode(body.kind(), &bytes).unwrap_or_else(|error| panic!("{error}: {body:?}"));
+    let read = resource::decode(body.kind(), &bytes).unwrap_or_else(|error| panic!("{error}: {body:?}"));
     assert_eq!(resource::encode(&read).bytes, bytes);
 }
 
@@ -94,19 +93,13 @@ fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
             taken(Body::Lookup(lookup.value.clone()));
             answers.insert(
                 format!("{target} {client}"),
-                (
-                    format!("{:?} {:?}", lookup.value, lookup.sources),
-                    lookup.topics,
-                ),
+                (format!("{:?} {:?}", lookup.value, lookup.sources), lookup.topics),
             );
             if let Some((key, service)) = service {
                 taken(Body::Service(service.value.clone()));
                 answers.insert(
                     format!("service {key}"),
-                    (
-                        format!("{:?} {:?}", service.value, service.sources),
-                        service.topics,
-                    ),
+                    (format!("{:?} {:?}", service.value, service.sources), service.topics),
                 );
             }
             for (key, set) in endpoints {

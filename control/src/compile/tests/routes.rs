@@ -27,28 +27,16 @@ fn weights_default_to_one_and_subsets_are_sets_of_their_own() {
     );
     assert_eq!(
         world.split(REVIEWS),
-        [
-            "shop/reviews:80#v1 90",
-            "shop/reviews:80#v2 10",
-            "shop/reviews:80 1"
-        ]
+        ["shop/reviews:80#v1 90", "shop/reviews:80#v2 10", "shop/reviews:80 1"]
     );
     assert_eq!(world.problems(), Vec::<String>::new());
     let compiled = world.service(REVIEWS, "web");
     assert_eq!(compiled.requires, ["http-routes/1"]);
     let closure = closure(&world.index, &REVIEWS.parse().unwrap(), "web");
-    let keys: Vec<&str> = closure
-        .endpoints
-        .iter()
-        .map(|(key, _)| key.as_str())
-        .collect();
+    let keys: Vec<&str> = closure.endpoints.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(
         keys,
-        [
-            "shop/reviews:80",
-            "shop/reviews:80#v1",
-            "shop/reviews:80#v2"
-        ],
+        ["shop/reviews:80", "shop/reviews:80#v1", "shop/reviews:80#v2"],
         "all in one batch"
     );
 }
@@ -107,43 +95,28 @@ fn a_backend_that_does_not_resolve_answers_500_for_its_share_until_it_is_there()
 #[test]
 fn a_backend_may_be_in_another_namespace_without_a_grant() {
     let other = service_of("other", "b", "10.96.0.7", &[("http", 90)]);
-    let world =
-        World::new(&(shop() + &other + &backends(&["{name: b, namespace: other, port: 90}"])));
+    let world = World::new(&(shop() + &other + &backends(&["{name: b, namespace: other, port: 90}"])));
     assert_eq!(world.split(REVIEWS), ["other/b:90 1"]);
     assert_eq!(world.problems(), Vec::<String>::new());
 }
 
 #[test]
 fn a_parent_is_a_port_by_number_or_name_or_all_of_them() {
-    let two = service_of(
-        "shop",
-        "two",
-        "10.96.0.2",
-        &[("http", 80), ("http-admin", 81)],
-    );
+    let two = service_of("shop", "two", "10.96.0.2", &[("http", 80), ("http-admin", 81)]);
     for (parent, ports) in [
         ("", "80 81"),
         (", port: 81", "81"),
         (", sectionName: http-admin", "81"),
         (", port: 80, sectionName: http-admin", ""),
     ] {
-        let route = route("HTTPRoute", "shop", "r", &rule("")).replace(
-            "name: reviews}]\n  rules",
-            &format!("name: two{parent}}}]\n  rules"),
-        );
+        let route = route("HTTPRoute", "shop", "r", &rule(""))
+            .replace("name: reviews}]\n  rules", &format!("name: two{parent}}}]\n  rules"));
         let world = World::new(&(shop() + &two + &route));
-        let routed = [80, 81].into_iter().filter(|port| {
-            world
-                .service(&format!("10.96.0.2:{port}"), "web")
-                .value
-                .rules
-                .is_some()
-        });
+        let routed = [80, 81]
+            .into_iter()
+            .filter(|port| world.service(&format!("10.96.0.2:{port}"), "web").value.rules.is_some());
         assert_eq!(
-            routed
-                .map(|port| port.to_string())
-                .collect::<Vec<_>>()
-                .join(" "),
+            routed.map(|port| port.to_string()).collect::<Vec<_>>().join(" "),
             ports,
             "{parent}"
         );
@@ -181,20 +154,14 @@ fn a_parent_that_cannot_be_had_is_named() {
         ),
         ("{name: gateway}", "NoMatchingParent", "spec.parentRefs"),
     ] {
-        let route = route("HTTPRoute", "shop", "r", &rule("")).replace(
-            "{group: '', kind: Service, namespace: shop, name: reviews}",
-            parent,
-        );
+        let route = route("HTTPRoute", "shop", "r", &rule(""))
+            .replace("{group: '', kind: Service, namespace: shop, name: reviews}", parent);
         let headless = service_of("shop", "headless", "None", &[("http", 80)]);
         let db = service_of("shop", "db", "10.96.0.3", &[("tcp-db", 5432)]);
         let world = World::new(&(shop() + &headless + &db + &route));
         let condition = world.condition(("HTTPRoute", "shop", "r"), ConditionType::Accepted);
         assert_eq!(
-            (
-                condition.status,
-                condition.reason.as_str(),
-                condition.field.as_str()
-            ),
+            (condition.status, condition.reason.as_str(), condition.field.as_str()),
             (false, reason, field)
         );
         assert_eq!(world.problems().len(), 1);
@@ -208,10 +175,7 @@ fn refused(kind: &str, rules: &str, field: &str, words: &str) {
     let mut world = World::new(&(shop() + &good));
     world.edit(&route(kind, "shop", "r", rules));
     let condition = world.condition((kind, "shop", "r"), ConditionType::Accepted);
-    assert!(
-        !condition.status && condition.message.contains(words),
-        "{condition:?}"
-    );
+    assert!(!condition.status && condition.message.contains(words), "{condition:?}");
     assert_eq!(condition.field, field);
     assert!(
         condition.message.ends_with("version 1 of it still acts"),
@@ -225,34 +189,17 @@ fn refused(kind: &str, rules: &str, field: &str, words: &str) {
 #[test]
 fn an_invalid_match_is_refused_by_field_and_the_last_good_route_stays() {
     let http = |matches: &str, field: &str, words: &str| {
-        refused(
-            "HTTPRoute",
-            &rule(matches),
-            &format!("spec.rules[0].{field}"),
-            words,
-        )
+        refused("HTTPRoute", &rule(matches), &format!("spec.rules[0].{field}"), words)
     };
     http(
         "{path: {type: RegularExpression, value: '('}}",
         "matches[0].path.value",
         "regular expression",
     );
-    http(
-        "{path: {type: Sufix, value: /a}}",
-        "matches[0].path.type",
-        "Sufix",
-    );
+    http("{path: {type: Sufix, value: /a}}", "matches[0].path.type", "Sufix");
     http("{path: {value: a}}", "matches[0].path.value", "absolute");
-    http(
-        "{path: {value: '/a?b=c'}}",
-        "matches[0].path.value",
-        "no request",
-    );
-    http(
-        "{path: {value: /a/../b}}",
-        "matches[0].path.value",
-        "no request",
-    );
+    http("{path: {value: '/a?b=c'}}", "matches[0].path.value", "no request");
+    http("{path: {value: /a/../b}}", "matches[0].path.value", "no request");
     http("{method: FETCH}", "matches[0].method", "FETCH");
     http("{method: GET}, {method: get}", "matches[1].method", "get");
     http(
@@ -286,24 +233,11 @@ fn an_invalid_match_is_refused_by_field_and_the_last_good_route_stays() {
 #[test]
 fn an_invalid_grpc_match_is_refused_by_field_and_the_last_good_route_stays() {
     let grpc = |matches: &str, field: &str, words: &str| {
-        refused(
-            "GRPCRoute",
-            &rule(matches),
-            &format!("spec.rules[0].{field}"),
-            words,
-        )
+        refused("GRPCRoute", &rule(matches), &format!("spec.rules[0].{field}"), words)
     };
     grpc("{method: {}}", "matches[0].method", "neither");
-    grpc(
-        "{method: {service: a/b}}",
-        "matches[0].method.service",
-        "no name",
-    );
-    grpc(
-        "{method: {method: a.b}}",
-        "matches[0].method.method",
-        "no name",
-    );
+    grpc("{method: {service: a/b}}", "matches[0].method.service", "no name");
+    grpc("{method: {method: a.b}}", "matches[0].method.method", "no name");
     grpc(
         "{method: {type: RegularExpression, method: '('}}",
         "matches[0].method.method",
@@ -324,11 +258,7 @@ fn an_invalid_backend_is_refused_by_field_and_the_last_good_route_stays() {
     backend("{name: reviews}", "port", "missing");
     backend("{name: reviews, port: 70000}", "port", "70000");
     backend("{name: reviews, port: 80, weight: -1}", "weight", "-1");
-    backend(
-        "{name: reviews, port: 80, weight: 1000001}",
-        "weight",
-        "1000001",
-    );
+    backend("{name: reviews, port: 80, weight: 1000001}", "weight", "1000001");
     backend("{name: reviews, port: '80'}", "port", "expected i64");
     backend("{name: Reviews, port: 80}", "name", "no name");
     backend(
@@ -347,21 +277,12 @@ fn filters_timeouts_retries_sessions_and_host_names_are_refused_by_name() {
         ("sessionPersistence: {}", "UnsupportedValue"),
     ] {
         let field = format!("spec.rules[0].{}", part.split(':').next().unwrap());
-        let bad = route(
-            "HTTPRoute",
-            "shop",
-            "r",
-            &format!("{}    {part}\n", rule("")),
-        );
+        let bad = route("HTTPRoute", "shop", "r", &format!("{}    {part}\n", rule("")));
         let mut world = World::new(&(shop() + &backends(&[&subset("v1", ""), &subset("v2", "")])));
         world.edit(&bad);
         let condition = world.condition(("HTTPRoute", "shop", "r"), ConditionType::Accepted);
         assert_eq!(
-            (
-                condition.status,
-                condition.reason.as_str(),
-                condition.field.as_str()
-            ),
+            (condition.status, condition.reason.as_str(), condition.field.as_str()),
             (false, reason, field.as_str())
         );
         assert_eq!(
@@ -370,8 +291,7 @@ fn filters_timeouts_retries_sessions_and_host_names_are_refused_by_name() {
             "the old split stays"
         );
     }
-    let hosts = route("HTTPRoute", "shop", "r", &rule(""))
-        .replace("  rules:", "  hostnames: [a.example]\n  rules:");
+    let hosts = route("HTTPRoute", "shop", "r", &rule("")).replace("  rules:", "  hostnames: [a.example]\n  rules:");
     let world = World::new(&(shop() + &hosts));
     assert_eq!(
         world
@@ -387,22 +307,14 @@ fn unknown_fields_are_reported_and_the_rest_acts() {
         "HTTPRoute",
         "shop",
         "r",
-        &format!(
-            "{}    backendRef: [x]\n",
-            rule("{path: {value: /a, regexp: x}}")
-        ),
+        &format!("{}    backendRef: [x]\n", rule("{path: {value: /a, regexp: x}}")),
     );
     let world = World::new(&(shop() + &odd));
     let condition = world.condition(("HTTPRoute", "shop", "r"), ConditionType::PartiallyInvalid);
-    assert_eq!(
-        (condition.status, condition.reason.as_str()),
-        (true, "UnknownField")
-    );
+    assert_eq!((condition.status, condition.reason.as_str()), (true, "UnknownField"));
     assert!(
         condition.message.contains("spec.rules[0].backendRef")
-            && condition
-                .message
-                .contains("spec.rules[0].matches[0].path.regexp")
+            && condition.message.contains("spec.rules[0].matches[0].path.regexp")
     );
     assert!(
         world
@@ -446,32 +358,18 @@ fn a_ports_protocol_is_what_the_service_declares_else_what_a_route_that_names_it
         )
     };
     let named = |kind: &str, port: &str| {
-        route(kind, "shop", kind.to_lowercase().as_str(), &rule("")).replace(
-            "name: reviews}]\n  rules",
-            &format!("name: s{port}}}]\n  rules"),
-        )
+        route(kind, "shop", kind.to_lowercase().as_str(), &rule(""))
+            .replace("name: reviews}]\n  rules", &format!("name: s{port}}}]\n  rules"))
     };
     use weft_model::destination::Protocol as P;
     for (ports, routes, want) in [
         ("{port: 80}", String::new(), P::Undeclared),
         ("{port: 80, appProtocol: http}", String::new(), P::Http),
-        (
-            "{port: 80, appProtocol: kubernetes.io/h2c}",
-            String::new(),
-            P::Http2,
-        ),
-        (
-            "{port: 80, appProtocol: kubernetes.io/ws}",
-            String::new(),
-            P::Http,
-        ),
+        ("{port: 80, appProtocol: kubernetes.io/h2c}", String::new(), P::Http2),
+        ("{port: 80, appProtocol: kubernetes.io/ws}", String::new(), P::Http),
         ("{port: 80, appProtocol: grpc}", String::new(), P::Grpc),
         ("{port: 80, appProtocol: https}", String::new(), P::Tls),
-        (
-            "{port: 80, appProtocol: tcp, name: http-x}",
-            String::new(),
-            P::Opaque,
-        ),
+        ("{port: 80, appProtocol: tcp, name: http-x}", String::new(), P::Opaque),
         (
             "{port: 80, appProtocol: example.org/odd, name: http-x}",
             String::new(),
@@ -515,10 +413,7 @@ fn a_traffic_policy_sets_the_locality_and_the_oldest_acts() {
     };
     use weft_model::locality::{Locality, Prefer};
     let mut world = World::new(&shop());
-    assert_eq!(
-        world.service(REVIEWS, "web").value.locality,
-        Locality::default()
-    );
+    assert_eq!(world.service(REVIEWS, "web").value.locality, Locality::default());
     world.edit(&policy("b", "{prefer: Region, spillBelowPercent: 50}"));
     let compiled = world.service(REVIEWS, "web");
     assert_eq!(
@@ -530,10 +425,7 @@ fn a_traffic_policy_sets_the_locality_and_the_oldest_acts() {
     );
     assert_eq!(compiled.requires, ["locality/1"]);
     world.edit(&policy("a", "{prefer: None}"));
-    assert_eq!(
-        world.service(REVIEWS, "web").value.locality.prefer,
-        Prefer::None
-    );
+    assert_eq!(world.service(REVIEWS, "web").value.locality.prefer, Prefer::None);
     assert_eq!(
         world
             .condition(("TrafficPolicy", "shop", "b"), ConditionType::Accepted)

@@ -68,12 +68,7 @@ impl Stream {
             pod,
             uid: claimed.uid,
             build: word(hello.build),
-            features: hello
-                .features
-                .into_iter()
-                .take(WORDS_MAX)
-                .map(word)
-                .collect(),
+            features: hello.features.into_iter().take(WORDS_MAX).map(word).collect(),
             since: SystemTime::now(),
         };
         Ok((

@@ -115,19 +115,9 @@ impl Outlet {
 
 impl Proxy {
     /// All that it needs, as things are now, subscribed to.
-    pub(super) fn reach(
-        &self,
-        id: ProxyId,
-        index: &Index,
-        cache: &mut Cache,
-        facts: &Facts,
-    ) -> BTreeMap<Name, Item> {
+    pub(super) fn reach(&self, id: ProxyId, index: &Index, cache: &mut Cache, facts: &Facts) -> BTreeMap<Name, Item> {
         let namespace: Arc<str> = self.who.pod.namespace.as_str().into();
-        let mut open = vec![
-            Item::Bundles,
-            Item::Mesh,
-            Item::Inbound(self.who.pod.clone()),
-        ];
+        let mut open = vec![Item::Bundles, Item::Mesh, Item::Inbound(self.who.pod.clone())];
         open.extend(
             self.targets
                 .iter()
@@ -150,11 +140,8 @@ impl Proxy {
     /// Whether it decides by something that we would not send: a version that is held, or the one before a refused one.
     /// What that may refer to is kept then, and kept current.
     pub(super) fn keeps_old(&self, needs: &BTreeMap<Name, Item>, cache: &Cache) -> bool {
-        let held = |(name, item): (&Name, &Item)| {
-            cache
-                .get(item)
-                .is_some_and(|entry| self.holds(name, entry).is_some())
-        };
+        let held =
+            |(name, item): (&Name, &Item)| cache.get(item).is_some_and(|entry| self.holds(name, entry).is_some());
         !self.refusals.is_empty() || needs.iter().any(held)
     }
 
@@ -162,10 +149,7 @@ impl Proxy {
     fn holds<'a>(&self, name: &Name, entry: &'a Entry) -> Option<&'a Arc<str>> {
         let reason = entry.hold.as_ref()?;
         let has = self.inherited.get(name)?;
-        let same = entry
-            .made
-            .as_ref()
-            .is_some_and(|made| made.version.hash == *has);
+        let same = entry.made.as_ref().is_some_and(|made| made.version.hash == *has);
         (!same).then_some(reason)
     }
 
@@ -225,9 +209,7 @@ pub(super) fn blame(entry: &Entry, name: &Name, field: &str) -> String {
         Kind::Inbound => "Pod ",
         Kind::Bundles | Kind::Mesh => "",
     };
-    let own = sources
-        .iter()
-        .find(|source| source.object.starts_with(kind));
+    let own = sources.iter().find(|source| source.object.starts_with(kind));
     own.or(sources.first())
         .map_or_else(|| name.to_string(), |source| source.object.clone())
 }

@@ -20,9 +20,7 @@ fn object(
     rest: &Value,
 ) -> Arc<Object> {
     let mut raw = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
-    raw.as_object_mut()
-        .unwrap()
-        .extend(rest.as_object().unwrap().clone());
+    raw.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
     Arc::new(Object {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
@@ -31,10 +29,7 @@ fn object(
         uid: format!("uid-{name}"),
         resource_version: version,
         generation: 0,
-        labels: labels
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect(),
+        labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         annotations: Default::default(),
         raw,
         origin: None,
@@ -87,11 +82,7 @@ fn hub(state: &std::path::Path) -> Hub {
         "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
     let service = object("Service", "v1", "reviews", 1, &[], &service);
     hub.replace(&Snapshot {
-        objects: vec![
-            pod("web-1", "10.244.0.1"),
-            service,
-            slice(2, &["10.244.0.9"]),
-        ],
+        objects: vec![pod("web-1", "10.244.0.1"), service, slice(2, &["10.244.0.9"])],
         ..Snapshot::default()
     });
     hub
@@ -151,10 +142,7 @@ fn destinations_over_the_limit_are_left_out() {
     let mut hub = hub(state.path());
     let (id, _) = join(&mut hub, &["10.96.0.7:80"]);
     let target = |n: u8| Target::Address((IpAddr::from([10, 0, 0, n]), 80).into());
-    assert_eq!(
-        hub.subscribe(id, vec![target(1), target(2), target(3), target(4)]),
-        2
-    );
+    assert_eq!(hub.subscribe(id, vec![target(1), target(2), target(3), target(4)]), 2);
     // One that is followed already is not one more.
     assert_eq!(hub.subscribe(id, vec![target(1)]), 0);
     hub.unsubscribe(id, &[target(1), target(2)]);
@@ -170,10 +158,7 @@ fn what_is_asked_for_is_answered_even_where_it_was_known() {
     hub.subscribe(id, vec!["10.96.0.7:80".parse().unwrap()]);
     let taken = outlet.outbox().take(usize::MAX);
     assert_eq!(
-        taken
-            .iter()
-            .map(|(sent, _)| sent.name.kind)
-            .collect::<Vec<_>>(),
+        taken.iter().map(|(sent, _)| sent.name.kind).collect::<Vec<_>>(),
         [Kind::Lookup]
     );
     // A suspicion is not a question: nothing is sent that the proxy has.
@@ -190,11 +175,7 @@ fn nothing_is_left_of_proxies_that_are_gone() {
         hub.leave(id);
     }
     assert_eq!(
-        (
-            hub.cache.entries().count(),
-            hub.proxies.len(),
-            hub.gone.len()
-        ),
+        (hub.cache.entries().count(), hub.proxies.len(), hub.gone.len()),
         (0, 0, 1)
     );
 }

@@ -17,11 +17,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[track_caller]
 fn refused(status: &Status, code: Code, reason: &str) {
     assert_eq!(status.code(), code, "{status:?}");
-    assert_eq!(
-        status.metadata().get("weft-reason").unwrap(),
-        reason,
-        "{status:?}"
-    );
+    assert_eq!(status.metadata().get("weft-reason").unwrap(), reason, "{status:?}");
     assert!(status.message().starts_with(reason), "{status:?}");
 }
 
@@ -29,10 +25,7 @@ fn refused(status: &Status, code: Code, reason: &str) {
 async fn a_pod_with_its_token_gets_the_identity_of_its_service_account() {
     let mesh = Mesh::running().await;
     let web = mesh.web().await;
-    assert_eq!(
-        web.identity().to_string(),
-        "spiffe://test.weft.internal/ns/shop/sa/web"
-    );
+    assert_eq!(web.identity().to_string(), "spiffe://test.weft.internal/ns/shop/sa/web");
     web.verify(SystemTime::now()).unwrap();
     // And renews with leaf and token.
     let (key, again) = mesh
@@ -72,29 +65,15 @@ async fn tokens_that_are_not_for_this_are_refused() {
             "of the future",
             mesh.token_for("web-1", "web", AUDIENCE, HOUR, now + HOUR),
         ),
-        (
-            "of another key",
-            sign(&forged, "web-1", "web", AUDIENCE, HOUR, now),
-        ),
-        (
-            "of another issuer",
-            sign(&other, "web-1", "web", AUDIENCE, HOUR, now),
-        ),
+        ("of another key", sign(&forged, "web-1", "web", AUDIENCE, HOUR, now)),
+        ("of another issuer", sign(&other, "web-1", "web", AUDIENCE, HOUR, now)),
         ("nonsense", "a.b.c".to_owned()),
     ] {
-        let status = mesh
-            .issue(stranger.clone(), token)
-            .await
-            .map(|_| what)
-            .unwrap_err();
+        let status = mesh.issue(stranger.clone(), token).await.map(|_| what).unwrap_err();
         refused(&status, Code::Unauthenticated, "token-refused");
     }
     refused(
-        &mesh
-            .issue(stranger, String::new())
-            .await
-            .map(|_| ())
-            .unwrap_err(),
+        &mesh.issue(stranger, String::new()).await.map(|_| ()).unwrap_err(),
         Code::Unauthenticated,
         "token-missing",
     );
@@ -124,8 +103,7 @@ async fn a_pod_of_the_same_name_is_another_pod() {
     let mesh = Mesh::running().await;
     let token = mesh.token("web-1", "web").clone();
     let mut pod: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(mesh.path("objects/Pod-web-1.json")).unwrap())
-            .unwrap();
+        serde_json::from_slice(&std::fs::read(mesh.path("objects/Pod-web-1.json")).unwrap()).unwrap();
     pod["metadata"]["uid"] = "another".into();
     pod["metadata"]["resourceVersion"] = "99".into();
     mesh.object(&pod);
@@ -203,10 +181,7 @@ async fn a_leaf_renews_itself_while_no_token_can_be_checked_if_the_operator_lets
     let web = mesh.web().await;
     mesh.stop().await;
     mesh.settings.token_jwks = None;
-    for (rule, allowed) in [
-        (RenewByLeaf::Unverifiable, true),
-        (RenewByLeaf::Never, false),
-    ] {
+    for (rule, allowed) in [(RenewByLeaf::Unverifiable, true), (RenewByLeaf::Never, false)] {
         mesh.settings.renew_by_leaf = rule;
         mesh.start().await;
         for token in [String::new(), mesh.token("web-1", "web")] {
@@ -221,11 +196,7 @@ async fn a_leaf_renews_itself_while_no_token_can_be_checked_if_the_operator_lets
                     refused(&status, Code::Unavailable, "token-unverifiable");
                 }
             }
-            let status = mesh
-                .issue(mesh.stranger().await, token)
-                .await
-                .map(|_| ())
-                .unwrap_err();
+            let status = mesh.issue(mesh.stranger().await, token).await.map(|_| ()).unwrap_err();
             refused(&status, Code::Unavailable, "token-unverifiable");
         }
         mesh.stop().await;
@@ -249,10 +220,7 @@ async fn requests_that_are_none_or_too_many_are_refused() {
         csr: vec![0; 64 * 1024].into(),
         ..request
     };
-    assert_eq!(
-        client.issue(too_large).await.unwrap_err().code(),
-        Code::OutOfRange
-    );
+    assert_eq!(client.issue(too_large).await.unwrap_err().code(), Code::OutOfRange);
     let csr: bytes::Bytes = csr::make(&Key::generate().unwrap()).unwrap().into();
     let mut last = None;
     for _ in 0..20 {

@@ -75,12 +75,7 @@ impl Mesh {
         let signer = Signer::new(ISSUER, &Key::generate().unwrap()).unwrap();
         std::fs::write(path("jwks.json"), signer.jwks().to_json()).unwrap();
         let text = |name: &str| path(name).to_str().unwrap().to_owned();
-        let (user, objects, state, jwks) = (
-            text("user"),
-            text("objects"),
-            text("state"),
-            text("jwks.json"),
-        );
+        let (user, objects, state, jwks) = (text("user"), text("objects"), text("state"), text("jwks.json"));
         let flags = [
             "weft-control",
             "--manifests",
@@ -128,14 +123,8 @@ impl Mesh {
 
     pub(super) async fn start(&mut self) {
         // One for all tests of this process; `WEFT_LOG` chooses.
-        let log = log::start_with(
-            &std::env::var("WEFT_LOG").unwrap_or("off".to_owned()),
-            Format::Text,
-        )
-        .unwrap();
-        let app = App::start(self.settings.clone(), log.switch())
-            .await
-            .unwrap();
+        let log = log::start_with(&std::env::var("WEFT_LOG").unwrap_or("off".to_owned()), Format::Text).unwrap();
+        let app = App::start(self.settings.clone(), log.switch()).await.unwrap();
         std::mem::forget(log);
         self.running = Some((app.drain, app.rest));
     }
@@ -161,12 +150,7 @@ impl Mesh {
             object["kind"].as_str().unwrap(),
             object["metadata"]["name"].as_str().unwrap()
         );
-        weft_daemon::file::replace(
-            &self.path("objects").join(name),
-            0o644,
-            object.to_string().as_bytes(),
-        )
-        .unwrap();
+        weft_daemon::file::replace(&self.path("objects").join(name), 0o644, object.to_string().as_bytes()).unwrap();
     }
 
     pub(super) fn delete(&self, kind: &str, name: &str) {
@@ -262,13 +246,7 @@ impl Mesh {
 
     /// A token as the kubelet would project it into a pod.
     pub(super) fn token(&self, pod: &str, account: &str) -> String {
-        self.token_for(
-            pod,
-            account,
-            AUDIENCE,
-            Duration::from_secs(3600),
-            SystemTime::now(),
-        )
+        self.token_for(pod, account, AUDIENCE, Duration::from_secs(3600), SystemTime::now())
     }
 
     pub(super) fn token_for(
@@ -283,11 +261,7 @@ impl Mesh {
     }
 
     /// Asks for a certificate with a key of its own.
-    pub(super) async fn issue(
-        &self,
-        caller: Caller,
-        token: String,
-    ) -> Result<(Key, IssueResponse), Status> {
+    pub(super) async fn issue(&self, caller: Caller, token: String) -> Result<(Key, IssueResponse), Status> {
         let key = Key::generate().unwrap();
         let request = IssueRequest {
             csr: csr::make(&key).unwrap().into(),
@@ -319,12 +293,9 @@ impl Mesh {
 
     /// The stream of web-1, which follows these targets.
     pub(super) async fn web_proxy(&self, targets: &[&str]) -> Proxy {
-        Proxy::open(
-            self.caller(&self.web().await).await,
-            hello("web-1", targets),
-        )
-        .await
-        .unwrap()
+        Proxy::open(self.caller(&self.web().await).await, hello("web-1", targets))
+            .await
+            .unwrap()
     }
 
     /// What admin says.
@@ -356,9 +327,7 @@ impl Mesh {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
-        waited
-            .await
-            .unwrap_or_else(|_| panic!("status stays {last:#}"));
+        waited.await.unwrap_or_else(|_| panic!("status stays {last:#}"));
         last
     }
 }
@@ -391,10 +360,7 @@ async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Caller {
         async move {
             let tcp = TcpStream::connect(address).await?;
             let name = ServerName::try_from("weft-control").unwrap();
-            TlsConnector::from(config)
-                .connect(name, tcp)
-                .await
-                .map(TokioIo::new)
+            TlsConnector::from(config).connect(name, tcp).await.map(TokioIo::new)
         }
     });
     Endpoint::from_static("http://weft.test").connect_with_connector_lazy(connector)
@@ -411,10 +377,7 @@ pub(super) fn object<'a>(status: &'a Value, kind: &str, name: &str) -> &'a Value
 
 /// The status of an object's condition.
 pub(super) fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
-    let conditions = object["conditions"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let conditions = object["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     conditions
         .iter()
         .find(|condition| condition["type"] == kind)
@@ -440,10 +403,7 @@ pub(super) fn hello(pod: &str, targets: &[&str]) -> Hello {
             .collect(),
         epoch: 0,
         held: Vec::new(),
-        targets: targets
-            .iter()
-            .map(|address| target_to_wire(&target(address)))
-            .collect(),
+        targets: targets.iter().map(|address| target_to_wire(&target(address))).collect(),
     }
 }
 
@@ -470,19 +430,12 @@ impl Proxy {
     }
 
     pub(super) async fn say(&self, message: Message) {
-        self.say
-            .send(FromProxy {
-                message: Some(message),
-            })
-            .await
-            .unwrap();
+        self.say.send(FromProxy { message: Some(message) }).await.unwrap();
     }
 
     /// The next batch, not acknowledged.
     pub(super) async fn next(&mut self) -> Result<Batch, Status> {
-        let heard = timeout(LONG, self.hear.message())
-            .await
-            .expect("something")?;
+        let heard = timeout(LONG, self.hear.message()).await.expect("something")?;
         match heard.and_then(|heard| heard.message) {
             Some(from_control::Message::Batch(batch)) => Ok(batch),
             None => Err(Status::ok("the stream ended")),
@@ -490,8 +443,7 @@ impl Proxy {
     }
 
     pub(super) async fn ack(&self, nonce: u64, refusals: Vec<discovery::Refusal>) {
-        self.say(Message::Ack(discovery::Ack { nonce, refusals }))
-            .await;
+        self.say(Message::Ack(discovery::Ack { nonce, refusals })).await;
     }
 
     /// Takes the next batch in, acknowledges it, and gives the names of what it changed.
@@ -524,10 +476,7 @@ impl Proxy {
     pub(super) async fn until(&mut self, kind: Kind, change: &str) -> Vec<(Name, &'static str)> {
         loop {
             let changes = self.take().await;
-            if changes
-                .iter()
-                .any(|(name, what)| name.kind == kind && *what == change)
-            {
+            if changes.iter().any(|(name, what)| name.kind == kind && *what == change) {
                 return changes;
             }
         }

@@ -62,10 +62,9 @@ async fn a_proxy_is_told_what_it_needs_and_nothing_else() {
         .await;
     let changes = proxy.until(Kind::Lookup, "removed").await;
     assert!(
-        changes.iter().all(
-            |(name, what)| *what == "removed" && name.key.contains("ratings")
-                || name.kind == Kind::Lookup
-        ),
+        changes
+            .iter()
+            .all(|(name, what)| *what == "removed" && name.key.contains("ratings") || name.kind == Kind::Lookup),
         "{changes:?}"
     );
     assert!(proxy.held.keys().any(|name| name.key.contains("reviews")));
@@ -81,48 +80,23 @@ fn refused(status: &Status, code: Code, part: &str) {
 async fn nobody_without_the_pods_own_certificate_gets_its_configuration() {
     let mesh = Mesh::running().await;
     let stranger = Proxy::open(mesh.stranger().await, hello("web-1", &[])).await;
-    refused(
-        &stranger.err().unwrap(),
-        Code::Unauthenticated,
-        "certificate",
-    );
+    refused(&stranger.err().unwrap(), Code::Unauthenticated, "certificate");
     let web = mesh.web().await;
     for (pod, part) in [("reviews-1", "runs as reviews"), ("gone-1", "not known")] {
         let mut proxy = Proxy::open(mesh.caller(&web).await, hello(pod, &[REVIEWS]))
             .await
             .unwrap();
-        refused(
-            &proxy.next().await.unwrap_err(),
-            Code::PermissionDenied,
-            part,
-        );
+        refused(&proxy.next().await.unwrap_err(), Code::PermissionDenied, part);
     }
     let mut other_namespace = hello("web-1", &[]);
     other_namespace.pod.as_mut().unwrap().namespace = "bank".to_owned();
-    let mut proxy = Proxy::open(mesh.caller(&web).await, other_namespace)
-        .await
-        .unwrap();
-    refused(
-        &proxy.next().await.unwrap_err(),
-        Code::PermissionDenied,
-        "namespace",
-    );
+    let mut proxy = Proxy::open(mesh.caller(&web).await, other_namespace).await.unwrap();
+    refused(&proxy.next().await.unwrap_err(), Code::PermissionDenied, "namespace");
     let mut other_uid = hello("web-1", &[]);
     other_uid.pod.as_mut().unwrap().uid = "another".to_owned();
-    let mut proxy = Proxy::open(mesh.caller(&web).await, other_uid)
-        .await
-        .unwrap();
-    refused(
-        &proxy.next().await.unwrap_err(),
-        Code::PermissionDenied,
-        "uid",
-    );
-    assert!(
-        mesh.status().await["proxies"]
-            .as_array()
-            .unwrap()
-            .is_empty()
-    );
+    let mut proxy = Proxy::open(mesh.caller(&web).await, other_uid).await.unwrap();
+    refused(&proxy.next().await.unwrap_err(), Code::PermissionDenied, "uid");
+    assert!(mesh.status().await["proxies"].as_array().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -136,16 +110,8 @@ async fn a_change_reaches_those_concerned_as_one_batch() {
     let started = Instant::now();
     mesh.slice(&["reviews-1"], 100);
     let changes = proxy.take().await;
-    assert_eq!(
-        kinds(&changes),
-        BTreeSet::from([Kind::Endpoints]),
-        "{changes:?}"
-    );
-    assert!(
-        started.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        started.elapsed()
-    );
+    assert_eq!(kinds(&changes), BTreeSet::from([Kind::Endpoints]), "{changes:?}");
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -163,9 +129,7 @@ async fn what_a_proxy_holds_is_not_sent_again() {
             mesh.stop().await;
             mesh.start().await;
         }
-        let mut proxy = Proxy::open(mesh.caller(&web).await, again.clone())
-            .await
-            .unwrap();
+        let mut proxy = Proxy::open(mesh.caller(&web).await, again.clone()).await.unwrap();
         let batch = proxy.next().await.unwrap();
         assert!(batch.resources.is_empty(), "{:?}", batch.resources);
         assert_eq!(batch.epoch, 1);
@@ -182,19 +146,11 @@ async fn what_a_proxy_holds_is_not_sent_again() {
 async fn a_second_stream_of_a_pod_replaces_the_first() {
     let mesh = Mesh::running().await;
     let web = mesh.web().await;
-    let mut first = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
-        .await
-        .unwrap();
+    let mut first = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
     first.take().await;
-    let mut second = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
-        .await
-        .unwrap();
+    let mut second = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
     second.take().await;
-    refused(
-        &first.next().await.unwrap_err(),
-        Code::Aborted,
-        "another stream",
-    );
+    refused(&first.next().await.unwrap_err(), Code::Aborted, "another stream");
     assert_eq!(mesh.status().await["proxies"].as_array().unwrap().len(), 1);
 }
 
@@ -205,11 +161,7 @@ async fn the_stream_ends_with_the_leaf() {
     mesh.start().await;
     let mut proxy = mesh.web_proxy(&[]).await;
     proxy.take().await;
-    refused(
-        &proxy.next().await.unwrap_err(),
-        Code::Unauthenticated,
-        "certificate",
-    );
+    refused(&proxy.next().await.unwrap_err(), Code::Unauthenticated, "certificate");
 }
 
 #[tokio::test]
@@ -228,13 +180,9 @@ async fn one_that_does_not_acknowledge_is_cut_and_delays_nobody() {
         .await
         .unwrap();
     proxy.take().await;
-    for (n, pods) in [
-        &["reviews-1"][..],
-        &["reviews-2"],
-        &["reviews-1", "reviews-2"],
-    ]
-    .into_iter()
-    .enumerate()
+    for (n, pods) in [&["reviews-1"][..], &["reviews-2"], &["reviews-1", "reviews-2"]]
+        .into_iter()
+        .enumerate()
     {
         mesh.slice(pods, 100 + n as u64);
         let changes = proxy.take().await;
@@ -267,8 +215,7 @@ async fn one_that_does_not_acknowledge_in_time_gets_the_sum_of_all_changes() {
         mesh.route(&format!("/v{n}"));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let rules =
-        |status: &serde_json::Value| object(status, "HTTPRoute", "reviews")["subscribers"] == 1;
+    let rules = |status: &serde_json::Value| object(status, "HTTPRoute", "reviews")["subscribers"] == 1;
     mesh.until(rules).await;
     proxy.ack(first.nonce, Vec::new()).await;
     let mut names = BTreeSet::new();
@@ -318,11 +265,7 @@ async fn many_proxies_are_back_soon_after_a_restart_and_nothing_is_sent_twice() 
         });
     }
     let back = back.join_all().await;
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert!(
         back.iter()
             .all(|(changes, proxy)| changes.is_empty() && proxy.epoch == 1)
@@ -354,9 +297,7 @@ async fn a_proxy_that_is_ahead_begins_a_new_epoch_only_when_looking_again_does_n
             source.resource_version = 500;
         }
     }
-    let mut proxy = Proxy::open(mesh.caller(&web).await, ahead.clone())
-        .await
-        .unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, ahead.clone()).await.unwrap();
     proxy.take().await;
     assert_eq!(proxy.epoch, 1);
     // The same files, but resource versions of a later life: a state directory that was restored.
@@ -408,40 +349,22 @@ async fn a_lost_state_directory_is_noticed_by_its_proxies() {
 async fn hello_comes_first_and_once() {
     let mesh = Mesh::running().await;
     let web = mesh.web().await;
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
-        .await
-        .unwrap();
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
     proxy.take().await;
     proxy.say(Message::Hello(hello("web-1", &[]))).await;
-    refused(
-        &proxy.next().await.unwrap_err(),
-        Code::InvalidArgument,
-        "Hello",
-    );
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
-        .await
-        .unwrap();
+    refused(&proxy.next().await.unwrap_err(), Code::InvalidArgument, "Hello");
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
     proxy.take().await;
     proxy.ack(99, Vec::new()).await;
-    refused(
-        &proxy.next().await.unwrap_err(),
-        Code::InvalidArgument,
-        "not in flight",
-    );
-    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[]))
-        .await
-        .unwrap();
+    refused(&proxy.next().await.unwrap_err(), Code::InvalidArgument, "not in flight");
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[])).await.unwrap();
     proxy.take().await;
     proxy
         .say(Message::Subscribe(Subscribe {
             targets: vec![discovery::Target { target: None }],
         }))
         .await;
-    refused(
-        &proxy.next().await.unwrap_err(),
-        Code::InvalidArgument,
-        "targets[0]",
-    );
+    refused(&proxy.next().await.unwrap_err(), Code::InvalidArgument, "targets[0]");
 }
 
 #[tokio::test]
@@ -455,11 +378,7 @@ async fn answers_do_not_wait_for_the_pace_of_changes() {
         proxy.say(Message::Subscribe(Subscribe { targets })).await;
         proxy.until(Kind::Lookup, "body").await;
     }
-    assert!(
-        started.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -514,12 +433,9 @@ async fn an_object_that_was_bad_before_a_restart_takes_nothing_away() {
     let route = std::fs::read_to_string(mesh.path("user/route.yaml")).unwrap();
     mesh.manifest("route.yaml", &route.replace("PathPrefix", "PathSuffix"));
     mesh.start().await;
-    let mut again = Proxy::open(
-        mesh.caller(&web).await,
-        proxy.hello_again("web-1", &[REVIEWS]),
-    )
-    .await
-    .unwrap();
+    let mut again = Proxy::open(mesh.caller(&web).await, proxy.hello_again("web-1", &[REVIEWS]))
+        .await
+        .unwrap();
     let batch = again.next().await.unwrap();
     let of_service: Vec<_> = batch
         .resources
@@ -527,9 +443,7 @@ async fn an_object_that_was_bad_before_a_restart_takes_nothing_away() {
         .filter(|r| r.name.as_ref().unwrap().kind == Kind::Service.to_wire() as i32)
         .collect();
     assert!(
-        of_service
-            .iter()
-            .all(|r| matches!(r.state, Some(State::Hold(_)))),
+        of_service.iter().all(|r| matches!(r.state, Some(State::Hold(_)))),
         "{of_service:?}"
     );
     assert!(
@@ -543,10 +457,7 @@ async fn an_object_that_was_bad_before_a_restart_takes_nothing_away() {
     again.ack(batch.nonce, Vec::new()).await;
     // Endpoints that what is held refers to stay current.
     mesh.slice(&["reviews-2"], 200);
-    assert_eq!(
-        kinds(&again.take().await),
-        BTreeSet::from([Kind::Endpoints])
-    );
+    assert_eq!(kinds(&again.take().await), BTreeSet::from([Kind::Endpoints]));
     // One that has nothing gets the Service without the route.
     mesh.pod("web-2", "web", "127.0.0.1", 201);
     let mut fresh = Proxy::open(mesh.caller(&web).await, hello("web-2", &[REVIEWS]))

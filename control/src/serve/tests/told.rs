@@ -21,10 +21,7 @@ async fn applied_means_that_everybody_who_needs_it_decides_by_it() {
     let status = mesh
         .until(|status| condition(route(status), "Applied")["status"] == "True")
         .await;
-    assert_eq!(
-        condition(route(&status), "Applied")["reason"],
-        "NoSubscribers"
-    );
+    assert_eq!(condition(route(&status), "Applied")["reason"], "NoSubscribers");
     assert_eq!(route(&status)["subscribers"], 0);
 
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
@@ -38,10 +35,7 @@ async fn applied_means_that_everybody_who_needs_it_decides_by_it() {
         .until(|status| condition(route(status), "Applied")["status"] == "True")
         .await;
     assert_eq!(route(&status)["applied"], 1);
-    assert_eq!(
-        condition(route(&status), "Applied")["reason"],
-        "Acknowledged"
-    );
+    assert_eq!(condition(route(&status), "Applied")["reason"], "Acknowledged");
     let seen = &status["proxies"][0];
     assert_eq!(
         (&seen["pod"], &seen["connected"], &seen["build"]),
@@ -72,27 +66,14 @@ async fn a_broken_edit_keeps_the_last_good_version_and_names_object_and_field() 
         .until(|status| condition(route(status), "Accepted")["status"] == "False")
         .await;
     let accepted = condition(route(&status), "Accepted");
-    assert_eq!(
-        accepted["field"], "spec.rules[0].matches[0].path.type",
-        "{accepted:#}"
-    );
-    assert!(
-        route(&status)["file"]
-            .as_str()
-            .unwrap()
-            .ends_with("route.yaml")
-    );
-    assert_eq!(
-        condition(route(&status), "Applied")["reason"],
-        "NotAccepted"
-    );
+    assert_eq!(accepted["field"], "spec.rules[0].matches[0].path.type", "{accepted:#}");
+    assert!(route(&status)["file"].as_str().unwrap().ends_with("route.yaml"));
+    assert_eq!(condition(route(&status), "Applied")["reason"], "NotAccepted");
     let problems = status["problems"].as_array().unwrap();
     assert!(
         problems
             .iter()
-            .any(|p| p["object"] == "HTTPRoute shop/reviews"
-                && p["severity"] == "error"
-                && p["line"].is_u64()),
+            .any(|p| p["object"] == "HTTPRoute shop/reviews" && p["severity"] == "error" && p["line"].is_u64()),
         "{problems:#?}"
     );
     // Nothing was sent: the next thing to come is the mended one.
@@ -187,9 +168,9 @@ async fn what_the_version_before_a_refused_one_refers_to_stays_and_stays_current
     let mut proxy = mesh.web_proxy(&[REVIEWS]).await;
     let changes = proxy.take().await;
     let ratings = |changes: &[(weft_proto::resource::Name, &str)], what: &str| {
-        changes.iter().any(|(name, change)| {
-            name.kind == Kind::Endpoints && name.key.contains("ratings") && *change == what
-        })
+        changes
+            .iter()
+            .any(|(name, change)| name.kind == Kind::Endpoints && name.key.contains("ratings") && *change == what)
     };
     assert!(ratings(&changes, "body"), "{changes:?}");
     mesh.route_to("/v2", "reviews");
@@ -238,16 +219,9 @@ async fn a_proxy_that_has_gone_is_told_of_until_its_pod_is_gone_too() {
     mesh.until(|status| status["proxies"][0]["resources"][0]["acked"] == true)
         .await;
     drop(proxy);
-    let status = mesh
-        .until(|status| status["proxies"][0]["connected"] == false)
-        .await;
+    let status = mesh.until(|status| status["proxies"][0]["connected"] == false).await;
     assert_eq!(status["proxies"][0]["pod"], "web-1");
-    assert!(
-        !status["proxies"][0]["resources"]
-            .as_array()
-            .unwrap()
-            .is_empty()
-    );
+    assert!(!status["proxies"][0]["resources"].as_array().unwrap().is_empty());
     mesh.delete("Pod", "web-1");
     mesh.until(|status| status["proxies"].as_array().unwrap().is_empty())
         .await;
