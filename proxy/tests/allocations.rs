@@ -73,8 +73,7 @@ impl RequestService for Service {
 const REQUEST: &[u8] = b"GET /reviews/42?full=1 HTTP/1.1\r\nHost: reviews\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\
     Accept-Encoding: gzip\r\nCache-Control: no-cache\r\nCookie: a=b\r\nReferer: http://web/\r\n\
     traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nX-Request-Id: 12345678\r\n\r\n";
-const RESPONSE: &[u8] =
-    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sat, 21 Nov 2026 08:00:00 GMT\r\n\
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sat, 21 Nov 2026 08:00:00 GMT\r\n\
     Content-Type: application/json\r\nContent-Length: 64\r\nETag: \"x\"\r\nVary: Accept\r\n\r\n\
     0123456789012345678901234567890123456789012345678901234567890123";
 
@@ -115,10 +114,7 @@ async fn a_request_over_http1_stays_within_its_budget() {
             drop(client);
             served.await.unwrap().unwrap();
             println!("{each} allocations per request");
-            assert!(
-                each <= BUDGET,
-                "{each} allocations per request, {BUDGET} allowed"
-            );
+            assert!(each <= BUDGET, "{each} allocations per request, {BUDGET} allowed");
         })
         .await;
 }

@@ -71,24 +71,18 @@ impl Exchange<'_> {
                     return Err(failure(Reason::Internal, false, false, None));
                 }
                 let ends = self.head.length == Length::Empty && self.head.method != Method::CONNECT;
-                let request = convert::to_request(&self.head, fallback)
-                    .map_err(|reason| failure(reason, false, false, None))?;
+                let request =
+                    convert::to_request(&self.head, fallback).map_err(|reason| failure(reason, false, false, None))?;
                 let opened = Stream::open(&mut client.sender, request, ends);
-                let stream = opened.map_err(|e| {
-                    failure(Reason::UpstreamClosed, true, false, Broken::H2(e).into_io())
-                })?;
+                let stream =
+                    opened.map_err(|e| failure(Reason::UpstreamClosed, true, false, Broken::H2(e).into_io()))?;
                 Ok(Message::H2(stream))
             }
         }
     }
 }
 
-fn failure(
-    reason: Reason,
-    replayable: bool,
-    answered: bool,
-    source: Option<std::io::Error>,
-) -> ForwardError {
+fn failure(reason: Reason, replayable: bool, answered: bool, source: Option<std::io::Error>) -> ForwardError {
     ForwardError {
         reason,
         replayable,
@@ -192,15 +186,8 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             break;
         }
         if let Some(response) = &mut self.response {
-            match response.poll(
-                cx,
-                &mut self.up,
-                &mut self.exchange.side,
-                &mut self.no_replay,
-            ) {
-                Poll::Ready(Ok(()))
-                    if !self.tunnel || self.request.is_done() || self.cut.is_some() =>
-                {
+            match response.poll(cx, &mut self.up, &mut self.exchange.side, &mut self.no_replay) {
+                Poll::Ready(Ok(())) if !self.tunnel || self.request.is_done() || self.cut.is_some() => {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -267,9 +254,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
         self.response = Some(Transfer::new());
         let may_follow = self.exchange.may_follow();
-        self.exchange
-            .begin_response(head, may_follow)
-            .map_err(Stop::Down)
+        self.exchange.begin_response(head, may_follow).map_err(Stop::Down)
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
@@ -293,11 +278,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             return Poll::Pending;
         }
         let broken = Broken::Io(std::io::ErrorKind::TimedOut.into());
-        Poll::Ready(Err(if down {
-            Stop::Down(broken)
-        } else {
-            Stop::Up(broken)
-        }))
+        Poll::Ready(Err(if down { Stop::Down(broken) } else { Stop::Up(broken) }))
     }
 
     /// What came of it, and whether the upstream connection can take another request.
@@ -308,10 +289,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             Ok(()) => {
                 let sent = self.request.is_done() && self.cut.is_none();
                 let reusable = sent && !self.tunnel && self.up.may_go_on();
-                let trailers = self
-                    .response
-                    .as_ref()
-                    .and_then(|response| response.grpc_status);
+                let trailers = self.response.as_ref().and_then(|response| response.grpc_status);
                 let done = Done {
                     status: self.status,
                     grpc_status: self.grpc_status.or(trailers),
@@ -372,9 +350,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
         if !self.exchange.answered {
             let replayable = self.is_replayable(&broken);
-            if let (false, Some(code), Message::H2(down)) =
-                (replayable, by_app, &mut self.exchange.side)
-            {
+            if let (false, Some(code), Message::H2(down)) = (replayable, by_app, &mut self.exchange.side) {
                 // The app's own word, which its client understands better than ours.
                 down.cancel(code);
                 self.exchange.answered = true;
@@ -383,15 +359,11 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
         let grpc = self.exchange.head.is_grpc();
         let told = match (&mut self.exchange.side, by_app) {
-            (Message::H2(down), None) if grpc => {
-                down.finish(Some(refuse::grpc_trailers(reason))).is_ok()
-            }
+            (Message::H2(down), None) if grpc => down.finish(Some(refuse::grpc_trailers(reason))).is_ok(),
             _ => false,
         };
         if !told {
-            self.exchange
-                .side
-                .abort(by_app.unwrap_or(::h2::Reason::INTERNAL_ERROR));
+            self.exchange.side.abort(by_app.unwrap_or(::h2::Reason::INTERNAL_ERROR));
         }
         failure(reason, false, true, broken.into_io())
     }
@@ -415,8 +387,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             }
             (Message::H2(_), Broken::H2(error)) => {
                 // GOAWAY reaches only the streams above the last one that the peer has worked on (RFC 9113 section 6.8).
-                error.is_remote()
-                    && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM))
+                error.is_remote() && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM))
             }
             (Message::H2(_), _) => false,
         }

@@ -58,20 +58,21 @@ pub enum Ended {
 pub async fn pump(mut downstream: Io, mut upstream: Io, moved: impl Fn(Flow, u64)) -> Outcome {
     let mut up = Direction::default();
     let mut down = Direction::default();
-    let ended =
-        std::future::poll_fn(|cx| {
-            let went_up = up.poll(cx, &mut downstream, &mut upstream, |n| moved(Flow::Up, n));
-            let went_down = down.poll(cx, &mut upstream, &mut downstream, |n| moved(Flow::Down, n));
-            match (went_up, went_down) {
-                (Poll::Ready(Err(Fault::From(error))), _)
-                | (_, Poll::Ready(Err(Fault::To(error)))) => Poll::Ready(Ended::Downstream(error)),
-                (Poll::Ready(Err(Fault::To(error))), _)
-                | (_, Poll::Ready(Err(Fault::From(error)))) => Poll::Ready(Ended::Upstream(error)),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Cleanly),
-                _ => Poll::Pending,
+    let ended = std::future::poll_fn(|cx| {
+        let went_up = up.poll(cx, &mut downstream, &mut upstream, |n| moved(Flow::Up, n));
+        let went_down = down.poll(cx, &mut upstream, &mut downstream, |n| moved(Flow::Down, n));
+        match (went_up, went_down) {
+            (Poll::Ready(Err(Fault::From(error))), _) | (_, Poll::Ready(Err(Fault::To(error)))) => {
+                Poll::Ready(Ended::Downstream(error))
             }
-        })
-        .await;
+            (Poll::Ready(Err(Fault::To(error))), _) | (_, Poll::Ready(Err(Fault::From(error)))) => {
+                Poll::Ready(Ended::Upstream(error))
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Cleanly),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
     match &ended {
         Ended::Cleanly => {}
         Ended::Downstream(_) => break_off(&upstream),
@@ -150,9 +151,7 @@ impl Direction {
                     match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
                         // A peer that has gone already cannot be told.
                         Ok(()) => self.state = State::Shut,
-                        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                            self.state = State::Shut
-                        }
+                        Err(error) if error.kind() == io::ErrorKind::NotConnected => self.state = State::Shut,
                         Err(error) => return Poll::Ready(Err(Fault::To(error))),
                     }
                 }
@@ -183,8 +182,7 @@ impl Direction {
             if n > 0 {
                 self.count(n, moved);
             }
-            self.left
-                .extend_from_slice(read.get(n..).unwrap_or_default());
+            self.left.extend_from_slice(read.get(n..).unwrap_or_default());
             Poll::Ready(Ok(read.len()))
         })
     }
@@ -309,8 +307,7 @@ mod tests {
     async fn a_side_that_breaks_ends_both() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (dialled, accepted) =
-            tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let (dialled, accepted) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
         let (client, near) = (dialled.unwrap(), accepted.unwrap().0);
         let (far, mut server) = Io::pipe(64);
         socket2::SockRef::from(&client)

@@ -14,9 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::http::h1::Connection;
 use crate::http::h2::guard::{Guard, State};
-use crate::http::limits::{
-    CONNECTION_WINDOW, HEAD_BYTES, Limits, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS,
-};
+use crate::http::limits::{CONNECTION_WINDOW, HEAD_BYTES, Limits, STREAM_SEND_BUFFER, STREAM_WINDOW, STREAMS};
 use crate::http::server::ConnError;
 use crate::http::timer::Timer;
 use crate::io::{Io, IoKind};
@@ -96,8 +94,7 @@ pub async fn handshake_h2(io: Io, limits: Limits) -> Result<(H2Client, H2Driver)
         .max_header_list_size(HEAD_BYTES as u32)
         .max_send_buffer_size(STREAM_SEND_BUFFER);
     let handshake = timeout(limits.header_time, builder.handshake(guard)).await;
-    let (sender, connection) =
-        handshake.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    let (sender, connection) = handshake.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let streams = Streams::default();
     Ok((
         H2Client {
@@ -179,11 +176,7 @@ impl H2Driver {
         let mut ping = self.connection.ping_pong().filter(|_| self.asks);
         let mut asked = false;
         let mut read = self.state.bytes_read();
-        let step = if self.asks {
-            PING_AFTER
-        } else {
-            self.limits.stall_time
-        };
+        let step = if self.asks { PING_AFTER } else { self.limits.stall_time };
         let mut due = Instant::now() + step;
         poll_fn(|cx| {
             if let Poll::Ready(ended) = std::pin::Pin::new(&mut self.connection).poll(cx) {
@@ -198,9 +191,7 @@ impl H2Driver {
                     .is_some_and(|since| now - since >= self.limits.stall_time);
                 let silent = self.state.bytes_read() == read && self.streams.0.get() > 0;
                 if blocked || (silent && asked) {
-                    return Poll::Ready(Err(
-                        std::io::Error::from(std::io::ErrorKind::TimedOut).into()
-                    ));
+                    return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
                 }
                 asked = silent
                     && ping

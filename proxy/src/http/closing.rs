@@ -120,11 +120,7 @@ mod tests {
     fn a_watch_says_nothing_before() {
         let closing = Closing::new();
         let watch = closing.watch();
-        assert!(
-            watch
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
+        assert!(watch.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 
     #[test]

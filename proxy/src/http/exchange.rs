@@ -174,11 +174,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Queues a response's head.
-    pub(crate) fn begin_response(
-        &mut self,
-        head: ResponseHead,
-        may_follow: bool,
-    ) -> Result<(), Broken> {
+    pub(crate) fn begin_response(&mut self, head: ResponseHead, may_follow: bool) -> Result<(), Broken> {
         match &mut self.side {
             Message::H1(connection) => {
                 connection.send_response(&head, &self.head.method, self.head.version, may_follow);
@@ -192,9 +188,7 @@ impl<'a> Exchange<'a> {
     /// Whether another request may follow the response that begins now. A client that waits for 100 and gets an answer instead
     /// may or may not send its body: nobody could tell what comes next.
     pub(crate) fn may_follow(&self) -> bool {
-        let unclear = !self.continued
-            && self.head.headers.contains_key(header::EXPECT)
-            && !self.side.has_read_all();
+        let unclear = !self.continued && self.head.headers.contains_key(header::EXPECT) && !self.side.has_read_all();
         !unclear && !self.context.closing.has_begun()
     }
 

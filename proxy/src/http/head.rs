@@ -100,8 +100,6 @@ impl ResponseHead {
 
     /// Whether responses with this status have no body, whatever they say (RFC 9112 section 6.3).
     pub fn never_has_body(status: StatusCode) -> bool {
-        status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
+        status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
     }
 }

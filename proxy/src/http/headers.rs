@@ -41,10 +41,7 @@ pub(crate) fn is_of_hop(name: &HeaderName) -> bool {
         | header::UPGRADE
         | header::CONTENT_LENGTH
         | header::HOST => true,
-        _ => matches!(
-            name.as_str(),
-            "keep-alive" | "proxy-connection" | "http2-settings"
-        ),
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings"),
     }
 }
 
@@ -55,18 +52,11 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
             || is_reserved(name, Origin::Outside)
             || matches!(
                 *name,
-                header::TRAILER
-                    | header::AUTHORIZATION
-                    | header::CONTENT_TYPE
-                    | header::CONTENT_ENCODING
+                header::TRAILER | header::AUTHORIZATION | header::CONTENT_TYPE | header::CONTENT_ENCODING
             )
     };
     if trailers.keys().any(unfit) {
-        let names: Vec<HeaderName> = trailers
-            .keys()
-            .filter(|name| unfit(name))
-            .cloned()
-            .collect();
+        let names: Vec<HeaderName> = trailers.keys().filter(|name| unfit(name)).cloned().collect();
         for name in names {
             trailers.remove(name);
         }
@@ -139,11 +129,7 @@ pub(crate) fn refuse_connection_specific(headers: &HeaderMap) -> Result<(), Reas
         .get_all(header::TE)
         .iter()
         .all(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    let specific = [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
+    let specific = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
     let named = ["keep-alive", "proxy-connection"];
     if !te_is_right
         || specific.iter().any(|n| headers.contains_key(n))
@@ -157,11 +143,7 @@ pub(crate) fn refuse_connection_specific(headers: &HeaderMap) -> Result<(), Reas
 /// Drops what is reserved to the mesh.
 pub(crate) fn strip_reserved(headers: &mut HeaderMap, origin: Origin) {
     headers.remove(CALLER);
-    if origin == Origin::Outside
-        && headers
-            .keys()
-            .any(|name| name.as_str().starts_with(INTERNAL))
-    {
+    if origin == Origin::Outside && headers.keys().any(|name| name.as_str().starts_with(INTERNAL)) {
         let names: Vec<HeaderName> = headers
             .keys()
             .filter(|n| n.as_str().starts_with(INTERNAL))
@@ -176,10 +158,7 @@ pub(crate) fn strip_reserved(headers: &mut HeaderMap, origin: Origin) {
 /// Whether a list has a token, parameters aside.
 pub(crate) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
     tokens(value).any(|token| {
-        let name = token
-            .split(|b| *b == b';' || *b == b'/')
-            .next()
-            .unwrap_or_default();
+        let name = token.split(|b| *b == b';' || *b == b'/').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
     })
 }
@@ -216,15 +195,10 @@ pub(crate) fn authority(text: Bytes) -> Result<Option<Authority>, Reason> {
 pub(crate) fn refuse_authority(text: &[u8]) -> Result<(), Reason> {
     let (host, port) = match text.strip_prefix(b"[") {
         Some(rest) => {
-            let end = rest
-                .iter()
-                .position(|b| *b == b']')
-                .ok_or(Reason::BadRequest)?;
+            let end = rest.iter().position(|b| *b == b']').ok_or(Reason::BadRequest)?;
             let (address, behind) = rest.split_at(end);
             let address = std::str::from_utf8(address).map_err(|_| Reason::BadRequest)?;
-            address
-                .parse::<std::net::Ipv6Addr>()
-                .map_err(|_| Reason::BadRequest)?;
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| Reason::BadRequest)?;
             (None, behind.strip_prefix(b"]").unwrap_or_default())
         }
         None => {
@@ -261,10 +235,7 @@ pub(crate) fn refuse_path(text: &[u8], method: &Method) -> Result<(), Reason> {
         return Err(Reason::BadRequest);
     }
     // A fragment never travels; a control character or a backslash is read as something else by somebody.
-    if text
-        .iter()
-        .any(|b| *b <= b' ' || matches!(b, b'#' | b'\\' | 0x7f))
-    {
+    if text.iter().any(|b| *b <= b' ' || matches!(b, b'#' | b'\\' | 0x7f)) {
         return Err(Reason::BadRequest);
     }
     let end = text.iter().position(|b| *b == b'?').unwrap_or(text.len());

@@ -34,19 +34,14 @@ impl Broken {
         match self {
             Self::Ended => None,
             Self::Io(error) => Some(error),
-            Self::Refused(reason) => {
-                Some(io::Error::new(io::ErrorKind::InvalidData, reason.meaning()))
-            }
+            Self::Refused(reason) => Some(io::Error::new(io::ErrorKind::InvalidData, reason.meaning())),
             Self::H2(error) => Some(io::Error::other(error)),
         }
     }
 }
 
 /// One side of an exchange.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would be an allocation per request"
-)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation per request")]
 #[derive(Debug)]
 pub(crate) enum Message<'a> {
     /// An HTTP/1.1 connection, for as long as the exchange lasts.
@@ -291,15 +286,12 @@ impl Transfer {
     ) -> Poll<Result<(usize, bool), Fault>> {
         match to {
             Message::H1(connection) => {
-                let n =
-                    ready!(connection.poll_send(cx, replay.data(from, here))).map_err(Fault::To)?;
+                let n = ready!(connection.poll_send(cx, replay.data(from, here))).map_err(Fault::To)?;
                 replay.consume(from, n);
                 Poll::Ready(Ok((n, false)))
             }
             Message::H2(stream) => {
-                let n = ready!(stream.poll_capacity(cx, here))
-                    .map_err(Fault::To)?
-                    .min(here);
+                let n = ready!(stream.poll_capacity(cx, here)).map_err(Fault::To)?.min(here);
                 let data = replay.take(from, n);
                 // The end travels with the last data where it is known.
                 let ended = replay.has_given_all() && from.has_read_all();
@@ -356,11 +348,7 @@ impl Replay {
         self.given == self.kept.len()
     }
 
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Message<'_>,
-    ) -> Poll<Result<Option<usize>, Broken>> {
+    fn poll_data(&mut self, cx: &mut Context<'_>, from: &mut Message<'_>) -> Poll<Result<Option<usize>, Broken>> {
         if !self.has_given_all() {
             return Poll::Ready(Ok(Some(self.kept.len() - self.given)));
         }

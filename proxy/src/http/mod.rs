@@ -21,12 +21,7 @@
 // Peers choose the bytes here: nothing may depend on where they end.
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::panic,
-        clippy::expect_used,
-        clippy::unwrap_used
-    )
+    deny(clippy::indexing_slicing, clippy::panic, clippy::expect_used, clippy::unwrap_used)
 )]
 
 pub mod limits;

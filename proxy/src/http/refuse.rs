@@ -19,18 +19,12 @@ pub(crate) fn response(reason: Reason, grpc: bool) -> (ResponseHead, Bytes) {
     if grpc {
         let mut head = ResponseHead::new(StatusCode::OK);
         head.headers = grpc_trailers(reason);
-        head.headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/grpc"),
-        );
+        head.headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         return (head, Bytes::new());
     }
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = Bytes::from(format!(
-        "weft: {}: {}\n",
-        reason.code(),
-        reason.meaning().trim()
-    ));
+    let body = Bytes::from(format!("weft: {}: {}\n", reason.code(), reason.meaning().trim()));
     let mut head = ResponseHead::new(status);
     head.headers.insert(
         header::CONTENT_TYPE,
@@ -99,10 +93,7 @@ mod tests {
             let status = head.headers["proxy-status"].to_str().unwrap();
             assert_eq!(
                 status,
-                format!(
-                    "weft; error={}; details=\"{reason}\"",
-                    reason.proxy_status()
-                )
+                format!("weft; error={}; details=\"{reason}\"", reason.proxy_status())
             );
             assert!(String::from_utf8_lossy(&body).contains(reason.code()));
         }

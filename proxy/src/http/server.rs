@@ -73,11 +73,7 @@ pub async fn serve<S: RequestService + 'static>(
     }
 }
 
-async fn serve_h1<S: RequestService>(
-    io: Io,
-    service: &S,
-    context: &ServeContext,
-) -> Result<(), ConnError> {
+async fn serve_h1<S: RequestService>(io: Io, service: &S, context: &ServeContext) -> Result<(), ConnError> {
     let mut connection = Connection::new(io);
     let mut rest = Rest {
         watch: context.closing.watch(),
@@ -138,9 +134,7 @@ impl Rest {
                 now + limits.idle_time
             };
             match self.timer.poll(cx, due) {
-                Poll::Ready(()) if connection.has_input() => {
-                    Poll::Ready(Err(Broken::Refused(Reason::RequestTimeout)))
-                }
+                Poll::Ready(()) if connection.has_input() => Poll::Ready(Err(Broken::Refused(Reason::RequestTimeout))),
                 Poll::Ready(()) => Poll::Ready(Ok(None)),
                 Poll::Pending => Poll::Pending,
             }

@@ -129,14 +129,7 @@ fn proxy(version: HttpVersion, upstreams: Vec<Upstream>) -> (Io, Proxy) {
         authority: Some("10.0.0.1:80".parse().unwrap()),
     };
     let task = spawn_local(serve(near, version, service.clone(), context));
-    (
-        client,
-        Proxy {
-            service,
-            closing,
-            task,
-        },
-    )
+    (client, Proxy { service, closing, task })
 }
 
 fn h1_upstream() -> (Upstream, Io) {
@@ -198,22 +191,12 @@ async fn h2_upstream() -> (Upstream, Server) {
             }
         }
     });
-    (
-        Upstream::H2(client),
-        Server {
-            streams,
-            stop,
-            task,
-        },
-    )
+    (Upstream::H2(client), Server { streams, stop, task })
 }
 
 /// An HTTP/2 client of a connection.
 async fn h2_client(io: Io) -> SendRequest<Bytes> {
-    let (sender, connection) = ::h2::client::Builder::new()
-        .handshake::<_, Bytes>(io)
-        .await
-        .unwrap();
+    let (sender, connection) = ::h2::client::Builder::new().handshake::<_, Bytes>(io).await.unwrap();
     spawn_local(async move { drop(connection.await) });
     sender
 }
@@ -262,11 +245,7 @@ fn expect(io: &mut Io, want: &str) -> impl Future<Output = ()> {
 async fn expect_silence(io: &mut Io) {
     let mut buffer = [0; 64];
     let read = timeout(SECOND / 10, io.read(&mut buffer)).await;
-    assert!(
-        read.is_err(),
-        "{read:?} {:?}",
-        String::from_utf8_lossy(&buffer)
-    );
+    assert!(read.is_err(), "{read:?} {:?}", String::from_utf8_lossy(&buffer));
 }
 
 /// The stream ends, now.
@@ -316,9 +295,7 @@ fn trailers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 
 /// A request by HTTP/2.
 fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
-    let mut builder = Request::builder()
-        .method(method)
-        .uri(format!("http://a{path}"));
+    let mut builder = Request::builder().method(method).uri(format!("http://a{path}"));
     for (name, value) in headers {
         builder = builder.header(*name, *value);
     }
@@ -326,7 +303,5 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
 }
 
 fn data(stream: &mut SendStream<Bytes>, text: &'static str, ends: bool) {
-    stream
-        .send_data(Bytes::from_static(text.as_bytes()), ends)
-        .unwrap();
+    stream.send_data(Bytes::from_static(text.as_bytes()), ends).unwrap();
 }

@@ -61,11 +61,7 @@ impl Chunked {
                 }
                 State::Data(left) => {
                     let here = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-                    return Ok(if here == 0 {
-                        Next::More
-                    } else {
-                        Next::Data(here)
-                    });
+                    return Ok(if here == 0 { Next::More } else { Next::Data(here) });
                 }
                 State::DataEnd => match input.get(..2) {
                     Some(b"\r\n") => {

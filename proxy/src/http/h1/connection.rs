@@ -161,9 +161,7 @@ impl Connection {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         loop {
-            if let Some(end) =
-                parse::find_end(&self.input, &mut self.scanned).map_err(Broken::Refused)?
-            {
+            if let Some(end) = parse::find_end(&self.input, &mut self.scanned).map_err(Broken::Refused)? {
                 self.scanned = 0;
                 // The usual case hands the buffer on as it is, and leaves none behind.
                 let head = if end == self.input.len() {
@@ -183,28 +181,21 @@ impl Connection {
     // --- bodies, coming
 
     /// How many bytes of the body lie in front: not 0. None: it has ended.
-    pub(crate) fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<usize>, Broken>> {
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
         loop {
             let here = match &mut self.reading {
                 Reading::Rest | Reading::Ended(_) => return Poll::Ready(Ok(None)),
-                Reading::Exact(left) => usize::try_from(*left)
-                    .unwrap_or(usize::MAX)
-                    .min(self.input.len()),
+                Reading::Exact(left) => usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len()),
                 Reading::UntilEnd => self.input.len(),
-                Reading::Chunked(chunked) => {
-                    match chunked.next(&mut self.input).map_err(Broken::Refused)? {
-                        Next::Data(n) => n,
-                        Next::More => 0,
-                        Next::End(trailers) => {
-                            self.reading = Reading::Ended(trailers);
-                            self.give_back();
-                            return Poll::Ready(Ok(None));
-                        }
+                Reading::Chunked(chunked) => match chunked.next(&mut self.input).map_err(Broken::Refused)? {
+                    Next::Data(n) => n,
+                    Next::More => 0,
+                    Next::End(trailers) => {
+                        self.reading = Reading::Ended(trailers);
+                        self.give_back();
+                        return Poll::Ready(Ok(None));
                     }
-                }
+                },
             };
             if here > 0 {
                 return Poll::Ready(Ok(Some(here)));
@@ -266,11 +257,7 @@ impl Connection {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if self.ended {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if self.ended { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Reads once. 0: the other side has ended.
@@ -300,8 +287,7 @@ impl Connection {
     }
 
     fn poll_fill_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input
-            .reserve(BULK.saturating_sub(self.input.len()).max(1));
+        self.input.reserve(BULK.saturating_sub(self.input.len()).max(1));
         let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
         if read.is_pending() {
             self.bulk = false;
@@ -323,11 +309,7 @@ impl Connection {
     /// Whether the message that came and the one that went have both ended, and another may follow.
     pub(crate) fn may_go_on(&self) -> bool {
         let read = matches!(self.reading, Reading::Ended(_) | Reading::Rest);
-        self.keep_alive
-            && !self.ended
-            && read
-            && self.writing == Writing::Ended
-            && self.output.is_empty()
+        self.keep_alive && !self.ended && read && self.writing == Writing::Ended && self.output.is_empty()
     }
 
     /// Whether another message may follow once the one that comes has ended.

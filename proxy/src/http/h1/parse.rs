@@ -93,15 +93,12 @@ pub(crate) fn request(mut head: Bytes, origin: Origin) -> Result<Request, Reason
     refuse_controls(&head)?;
     let mut slots = [const { MaybeUninit::<Header<'_>>::uninit() }; HEAD_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
-    let status = parsed
-        .parse_with_uninit_headers(&head, &mut slots)
-        .map_err(refusal)?;
+    let status = parsed.parse_with_uninit_headers(&head, &mut slots).map_err(refusal)?;
     if status != httparse::Status::Complete(head.len()) {
         return Err(Reason::BadRequest);
     }
     let version = version(parsed.version)?;
-    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
-        .map_err(|_| Reason::BadRequest)?;
+    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| Reason::BadRequest)?;
     let mut fields = Fields::read(&head, parsed.headers, origin)?;
     let (target, named) = target(&head, &method, parsed.path.unwrap_or_default().as_bytes())?;
     let authority = authority(&mut fields, version, named)?;
@@ -146,8 +143,7 @@ pub(crate) fn response(head: Bytes, to: &Method, upgrade: bool) -> Result<Respon
         return Err(Reason::UpstreamProtocol);
     }
     let version = version(parsed.version).map_err(broken)?;
-    let status = StatusCode::from_u16(parsed.code.unwrap_or_default())
-        .map_err(|_| Reason::UpstreamProtocol)?;
+    let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| Reason::UpstreamProtocol)?;
     let mut fields = Fields::read(&head, parsed.headers, Origin::Outside).map_err(broken)?;
     if fields.chunked && (version == Version::HTTP_10 || fields.length.is_some()) {
         return Err(Reason::UpstreamProtocol);
@@ -179,8 +175,7 @@ pub(crate) fn response(head: Bytes, to: &Method, upgrade: bool) -> Result<Respon
         unsent: fields.unsent,
         headers: fields.map,
     };
-    let keep_alive =
-        options.keeps_alive(version) && !matches!(framing, Framing::UntilEnd | Framing::Tunnel);
+    let keep_alive = options.keeps_alive(version) && !matches!(framing, Framing::UntilEnd | Framing::Tunnel);
     Ok(Response {
         head,
         framing,
@@ -197,8 +192,7 @@ pub(crate) fn trailers(section: Bytes) -> Result<HeaderMap, Reason> {
         httparse::Status::Complete((n, fields)) if n == section.len() => {
             for field in fields {
                 let (name, value) = checked(&section, field)?;
-                map.try_append(name, value)
-                    .map_err(|_| Reason::HeadersTooLarge)?;
+                map.try_append(name, value).map_err(|_| Reason::HeadersTooLarge)?;
             }
         }
         _ => return Err(Reason::BadRequest),
@@ -209,9 +203,7 @@ pub(crate) fn trailers(section: Bytes) -> Result<HeaderMap, Reason> {
 
 /// NUL, and carriage returns that end no line, are nowhere allowed. Line feeds were looked at by [`find_end`].
 fn refuse_controls(head: &[u8]) -> Result<(), Reason> {
-    if memchr(0, head).is_some()
-        || memchr_iter(b'\r', head).any(|at| head.get(at + 1) != Some(&b'\n'))
-    {
+    if memchr(0, head).is_some() || memchr_iter(b'\r', head).any(|at| head.get(at + 1) != Some(&b'\n')) {
         return Err(Reason::BadRequest);
     }
     Ok(())
@@ -235,8 +227,7 @@ fn version(minor: Option<u8>) -> Result<Version, Reason> {
 /// A field as `http` knows it. The value shares the head's memory.
 fn checked(head: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), Reason> {
     let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Reason::BadRequest)?;
-    let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
-        .map_err(|_| Reason::BadRequest)?;
+    let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| Reason::BadRequest)?;
     Ok((name, value))
 }
 
@@ -299,9 +290,7 @@ impl Fields {
             _ if name == headers::UNSENT => self.unsent = Some(value),
             _ if headers::is_of_hop(&name) || headers::is_reserved(&name, origin) => {}
             _ => {
-                self.map
-                    .try_append(name, value)
-                    .map_err(|_| Reason::HeadersTooLarge)?;
+                self.map.try_append(name, value).map_err(|_| Reason::HeadersTooLarge)?;
             }
         }
         Ok(())
@@ -319,11 +308,7 @@ impl Fields {
 }
 
 /// The request target in its four forms (RFC 9112 section 3.2): the path and query, and the authority if it names one.
-fn target(
-    head: &Bytes,
-    method: &Method,
-    text: &[u8],
-) -> Result<(Option<PathAndQuery>, Option<Authority>), Reason> {
+fn target(head: &Bytes, method: &Method, text: &[u8]) -> Result<(Option<PathAndQuery>, Option<Authority>), Reason> {
     let text = head.slice_ref(text);
     if *method == Method::CONNECT {
         let named = headers::authority(text)?.ok_or(Reason::BadRequest)?;
@@ -360,11 +345,7 @@ fn target(
 }
 
 /// The authority of a request: `Host`, which a target in absolute form must agree with.
-fn authority(
-    fields: &mut Fields,
-    version: Version,
-    named: Option<Authority>,
-) -> Result<Option<Authority>, Reason> {
+fn authority(fields: &mut Fields, version: Version, named: Option<Authority>) -> Result<Option<Authority>, Reason> {
     let Some(host) = fields.host.take() else {
         return if version == Version::HTTP_10 {
             Ok(named)
@@ -374,9 +355,7 @@ fn authority(
     };
     let host = headers::authority(host)?;
     match (host, named) {
-        (Some(host), Some(named)) if host.as_str().eq_ignore_ascii_case(named.as_str()) => {
-            Ok(Some(host))
-        }
+        (Some(host), Some(named)) if host.as_str().eq_ignore_ascii_case(named.as_str()) => Ok(Some(host)),
         (_, Some(_)) => Err(Reason::BadRequest),
         (host, None) => Ok(host),
     }

@@ -24,21 +24,10 @@ pub(crate) enum Body {
 }
 
 /// Writes a request's head. `fallback` stands in for an authority that the request lacks.
-pub(crate) fn request(
-    out: &mut BytesMut,
-    head: &RequestHead,
-    fallback: Option<&Authority>,
-) -> Body {
-    let authority = head
-        .authority
-        .as_ref()
-        .or(fallback)
-        .map_or("", Authority::as_str);
+pub(crate) fn request(out: &mut BytesMut, head: &RequestHead, fallback: Option<&Authority>) -> Body {
+    let authority = head.authority.as_ref().or(fallback).map_or("", Authority::as_str);
     out.reserve(
-        size_of_head(&head.headers)
-            + authority.len()
-            + 64
-            + head.target.as_ref().map_or(0, |t| t.as_str().len()),
+        size_of_head(&head.headers) + authority.len() + 64 + head.target.as_ref().map_or(0, |t| t.as_str().len()),
     );
     out.put_slice(head.method.as_str().as_bytes());
     out.put_u8(b' ');

@@ -16,11 +16,7 @@ use crate::http::headers;
 use crate::http::limits::HEAD_FIELDS;
 
 /// A request's head. `ends`: there is no body.
-pub(crate) fn request(
-    parts: request::Parts,
-    ends: bool,
-    origin: Origin,
-) -> Result<RequestHead, Reason> {
+pub(crate) fn request(parts: request::Parts, ends: bool, origin: Origin) -> Result<RequestHead, Reason> {
     let request::Parts {
         method,
         uri,
@@ -76,10 +72,7 @@ pub(crate) fn request(
 }
 
 /// `:authority`, or else `host`; where both stand they must agree.
-fn authority(
-    headers: &mut HeaderMap,
-    named: Option<Authority>,
-) -> Result<Option<Authority>, Reason> {
+fn authority(headers: &mut HeaderMap, named: Option<Authority>) -> Result<Option<Authority>, Reason> {
     let checked = |text: &[u8]| headers::authority(Bytes::copy_from_slice(text));
     let named = match named {
         Some(named) => {
@@ -94,24 +87,13 @@ fn authority(
     match (headers.remove(header::HOST), named) {
         (None, named) => Ok(named),
         (Some(host), None) => checked(host.as_bytes()),
-        (Some(host), Some(named))
-            if host
-                .as_bytes()
-                .eq_ignore_ascii_case(named.as_str().as_bytes()) =>
-        {
-            Ok(Some(named))
-        }
+        (Some(host), Some(named)) if host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()) => Ok(Some(named)),
         _ => Err(Reason::BadRequest),
     }
 }
 
 fn declared_length(headers: &mut HeaderMap) -> Result<Option<u64>, Reason> {
-    if headers
-        .get_all(header::CONTENT_LENGTH)
-        .iter()
-        .nth(1)
-        .is_some()
-    {
+    if headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Reason::BadRequest);
     }
     match headers.remove(header::CONTENT_LENGTH) {
@@ -132,17 +114,13 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Reason> {
         .iter()
         .map(HeaderValue::as_bytes)
         .collect();
-    let whole = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..])))
-        .map_err(|_| Reason::BadRequest)?;
+    let whole = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..]))).map_err(|_| Reason::BadRequest)?;
     headers.insert(header::COOKIE, whole);
     Ok(())
 }
 
 /// A request for `h2` to send. `fallback` stands in for an authority that it lacks.
-pub(crate) fn to_request(
-    head: &RequestHead,
-    fallback: Option<&Authority>,
-) -> Result<Request<()>, Reason> {
+pub(crate) fn to_request(head: &RequestHead, fallback: Option<&Authority>) -> Result<Request<()>, Reason> {
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     let mut uri = http::uri::Parts::default();
@@ -150,8 +128,7 @@ pub(crate) fn to_request(
     uri.path_and_query = head.target.clone();
     if head.method != Method::CONNECT {
         uri.scheme = uri.authority.is_some().then_some(Scheme::HTTP);
-        uri.path_and_query
-            .get_or_insert(PathAndQuery::from_static("/"));
+        uri.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
     }
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Reason::BadRequest)?;
     *request.version_mut() = Version::HTTP_2;
@@ -170,15 +147,9 @@ pub(crate) fn to_request(
 }
 
 /// A response's head. `ends`: there is no body.
-pub(crate) fn response(
-    parts: response::Parts,
-    to: &RequestHead,
-    ends: bool,
-) -> Result<ResponseHead, Reason> {
+pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> Result<ResponseHead, Reason> {
     let response::Parts {
-        status,
-        mut headers,
-        ..
+        status, mut headers, ..
     } = parts;
     if headers.len() > HEAD_FIELDS {
         return Err(Reason::UpstreamProtocol);

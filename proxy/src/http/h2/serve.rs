@@ -61,8 +61,7 @@ pub(crate) async fn serve<S: RequestService + 'static>(
     let (guard, transport) = Guard::new(io);
     let limits = context.limits;
     let handshake = timeout(limits.header_time, builder().handshake::<_, Bytes>(guard)).await;
-    let mut connection =
-        handshake.map_err(|_| ConnError::Refused(reason::Reason::RequestTimeout))??;
+    let mut connection = handshake.map_err(|_| ConnError::Refused(reason::Reason::RequestTimeout))??;
     let load = Rc::new(Load::new());
     let watch = context.closing.watch();
     let mut timer = Timer::default();
@@ -81,9 +80,7 @@ pub(crate) async fn serve<S: RequestService + 'static>(
             if !closing && watch.poll(cx).is_ready() {
                 return Poll::Ready(Event::Closing);
             }
-            timer
-                .poll(cx, load.due(looked, closing, &limits))
-                .map(|()| Event::Due)
+            timer.poll(cx, load.due(looked, closing, &limits)).map(|()| Event::Due)
         })
         .await;
         match event {
@@ -91,8 +88,7 @@ pub(crate) async fn serve<S: RequestService + 'static>(
                 load.count_accepted();
                 if load.is_flooded() {
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    let _ =
-                        timeout(limits.linger_time, poll_fn(|cx| connection.poll_closed(cx))).await;
+                    let _ = timeout(limits.linger_time, poll_fn(|cx| connection.poll_closed(cx))).await;
                     return Err(ConnError::Refused(reason::Reason::Overloaded));
                 }
                 spawn(request, respond, &service, &context, &load);
@@ -215,16 +211,13 @@ impl Load {
     /// limit of the protocol's (CVE-2023-44487). Clients that cancel some of many are not meant.
     fn is_flooded(&self) -> bool {
         let hasty = self.hasty.get();
-        (hasty >= HASTY_RESETS && hasty * 2 >= self.accepted.get())
-            || self.running.get() >= 2 * STREAMS as usize
+        (hasty >= HASTY_RESETS && hasty * 2 >= self.accepted.get()) || self.running.get() >= 2 * STREAMS as usize
     }
 }
 
 impl<S: RequestService> Drop for Running<S> {
     fn drop(&mut self) {
-        self.load
-            .running
-            .set(self.load.running.get().saturating_sub(1));
+        self.load.running.set(self.load.running.get().saturating_sub(1));
         self.load.changed.set(Instant::now());
         if std::thread::panicking() {
             self.service.refused(reason::Reason::Internal);

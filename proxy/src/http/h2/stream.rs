@@ -47,11 +47,7 @@ impl Stream {
     }
 
     /// Opens a stream for a request. An error means that nothing of it was sent.
-    pub(crate) fn open(
-        sender: &mut SendRequest<Bytes>,
-        request: Request<()>,
-        ends: bool,
-    ) -> Result<Self, ::h2::Error> {
+    pub(crate) fn open(sender: &mut SendRequest<Bytes>, request: Request<()>, ends: bool) -> Result<Self, ::h2::Error> {
         let (response, send) = sender.send_request(request, ends)?;
         Ok(Self::new(None, None, Some(response), Some(send), ends))
     }
@@ -110,10 +106,7 @@ impl Stream {
     }
 
     /// How many bytes of the body lie in front: not 0. None: it has ended.
-    pub(crate) fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<usize>, Broken>> {
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
         loop {
             if !self.held.is_empty() {
                 return Poll::Ready(Ok(Some(self.held.len())));
@@ -133,9 +126,7 @@ impl Stream {
                     self.trailers = trailers;
                     if let Some(trailers) = &mut self.trailers {
                         if trailers.len() > HEAD_FIELDS {
-                            return Poll::Ready(Err(Broken::Refused(
-                                reason::Reason::HeadersTooLarge,
-                            )));
+                            return Poll::Ready(Err(Broken::Refused(reason::Reason::HeadersTooLarge)));
                         }
                         headers::strip_trailers(trailers);
                     }
@@ -186,11 +177,7 @@ impl Stream {
     // --- going
 
     /// Begins the response (server).
-    pub(crate) fn send_response(
-        &mut self,
-        head: ResponseHead,
-        to: &RequestHead,
-    ) -> Result<(), Broken> {
+    pub(crate) fn send_response(&mut self, head: ResponseHead, to: &RequestHead) -> Result<(), Broken> {
         let Some(respond) = &mut self.respond else {
             return Err(Broken::Ended);
         };
@@ -209,11 +196,7 @@ impl Stream {
     }
 
     /// How many of `wanted` bytes may be sent now: not 0.
-    pub(crate) fn poll_capacity(
-        &mut self,
-        cx: &mut Context<'_>,
-        wanted: usize,
-    ) -> Poll<Result<usize, Broken>> {
+    pub(crate) fn poll_capacity(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
         let Some(send) = &mut self.send else {
             return Poll::Ready(Err(Broken::Ended));
         };

@@ -33,10 +33,7 @@ async fn requests_pass_one_after_another_over_the_same_connections() {
             )
             .await;
             let done = proxy.service.outcome().unwrap();
-            assert_eq!(
-                (done.status, done.request_bytes, done.response_bytes),
-                (201, 5, 3)
-            );
+            assert_eq!((done.status, done.request_bytes, done.response_bytes), (201, 5, 3));
             assert!(done.reusable && !done.upgraded);
             proxy.service.outcomes.borrow_mut().clear();
         }
@@ -129,8 +126,7 @@ async fn an_answer_instead_of_a_100_closes_the_connection() {
             "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n",
         )
         .await;
-        let closes =
-            "HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let closes = "HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         expect(&mut client, closes).await;
         expect_end(&mut client).await;
         assert!(!proxy.service.outcome().unwrap().reusable);
@@ -144,16 +140,8 @@ async fn interim_responses_pass_but_not_without_end() {
         let (mut client, _proxy, mut server) = h1_pair();
         send(&mut client, GET).await;
         expect(&mut server, GOT).await;
-        send(
-            &mut server,
-            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
-        )
-        .await;
-        expect(
-            &mut client,
-            "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n",
-        )
-        .await;
+        send(&mut server, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
+        expect(&mut client, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
         send(&mut server, OK).await;
         expect(&mut client, SEEN).await;
         send(&mut client, GET).await;
@@ -161,11 +149,7 @@ async fn interim_responses_pass_but_not_without_end() {
         send(&mut server, &"HTTP/1.1 102 Processing\r\n\r\n".repeat(33)).await;
         let body = "weft: upstream-protocol: The response broke the protocol.\n";
         let refusal = bad_gateway(body, "upstream-protocol", "http_protocol_error");
-        expect(
-            &mut client,
-            &("HTTP/1.1 102 Processing\r\n\r\n".repeat(32) + &refusal),
-        )
-        .await;
+        expect(&mut client, &("HTTP/1.1 102 Processing\r\n\r\n".repeat(32) + &refusal)).await;
     })
     .await;
 }
@@ -176,21 +160,10 @@ async fn responses_without_bodies_leave_the_connection_in_step() {
         let (mut client, _proxy, mut server) = h1_pair();
         send(&mut client, "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         expect(&mut server, "HEAD / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        send(
-            &mut server,
-            "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n",
-        )
-        .await;
-        expect(
-            &mut client,
-            "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n",
-        )
-        .await;
+        send(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n").await;
+        expect(&mut client, "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n").await;
         for (answer, seen) in [
-            (
-                "HTTP/1.1 204 No Content\r\n\r\n",
-                "HTTP/1.1 204 No Content\r\n\r\n",
-            ),
+            ("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"),
             (
                 "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
                 "HTTP/1.1 204 No Content\r\n\r\n",
@@ -199,10 +172,7 @@ async fn responses_without_bodies_leave_the_connection_in_step() {
                 "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
                 "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n",
             ),
-            (
-                "HTTP/1.1 304 Not Modified\r\n\r\n",
-                "HTTP/1.1 304 Not Modified\r\n\r\n",
-            ),
+            ("HTTP/1.1 304 Not Modified\r\n\r\n", "HTTP/1.1 304 Not Modified\r\n\r\n"),
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
                 "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
@@ -221,11 +191,7 @@ async fn responses_without_bodies_leave_the_connection_in_step() {
 async fn an_old_client_gets_a_body_that_ends_with_the_connection() {
     local(async {
         let (mut client, _proxy, mut server) = h1_pair();
-        send(
-            &mut client,
-            "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        )
-        .await;
+        send(&mut client, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
         expect(&mut server, "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n").await;
         send(
             &mut server,
@@ -237,11 +203,7 @@ async fn an_old_client_gets_a_body_that_ends_with_the_connection() {
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\nok",
         )
         .await;
-        send(
-            &mut client,
-            "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        )
-        .await;
+        send(&mut client, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
         expect(&mut server, "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n").await;
         send(
             &mut server,
@@ -283,8 +245,16 @@ async fn a_body_that_ends_with_the_servers_connection_is_chunked_for_the_client(
 async fn an_upgrade_makes_a_tunnel_that_half_closes() {
     local(async {
         let (mut client, proxy, mut server) = h1_pair();
-        send(&mut client, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly").await;
-        expect(&mut server, "GET /ws HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n").await;
+        send(
+            &mut client,
+            "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly",
+        )
+        .await;
+        expect(
+            &mut server,
+            "GET /ws HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+        )
+        .await;
         expect_silence(&mut server).await;
         let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
         send(&mut server, switch).await;
@@ -451,10 +421,7 @@ async fn a_response_that_ends_early_reaches_a_client_that_goes_on_writing() {
             .is_ok_and(|written| written.is_ok())
         {
             taken += 1000;
-            assert!(
-                taken < 1_000_000,
-                "a body that nobody wants is read to its end"
-            );
+            assert!(taken < 1_000_000, "a body that nobody wants is read to its end");
         }
         assert!(!proxy.service.outcome().unwrap().reusable);
         proxy.ended().await.unwrap();
@@ -491,10 +458,7 @@ async fn a_client_that_goes_away_cancels_its_request() {
         .await;
         drop(client);
         expect_end(&mut server).await;
-        assert_eq!(
-            proxy.service.outcome().unwrap_err().reason,
-            Reason::ClientClosed
-        );
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::ClientClosed);
     })
     .await;
 }
@@ -544,21 +508,14 @@ async fn race(method: &str, want_replay: bool) {
     send(&mut server, OK).await;
     expect(&mut client, SEEN).await;
     proxy.service.outcomes.borrow_mut().clear();
-    let body = if method == "GET" {
-        ""
-    } else {
-        "Content-Length: 2\r\n"
-    };
+    let body = if method == "GET" { "" } else { "Content-Length: 2\r\n" };
     let text = if method == "GET" { "" } else { "hi" };
     send(
         &mut client,
         &format!("{method} / HTTP/1.1\r\nHost: a\r\n{body}\r\n{text}"),
     )
     .await;
-    let seen = format!(
-        "{method} / HTTP/1.1\r\nhost: a\r\n{}\r\n{text}",
-        body.to_lowercase()
-    );
+    let seen = format!("{method} / HTTP/1.1\r\nhost: a\r\n{}\r\n{text}", body.to_lowercase());
     expect(&mut server, &seen).await;
     drop(server);
     if want_replay {
@@ -595,16 +552,8 @@ async fn a_kept_connection_found_closed_costs_nothing_whatever_the_method() {
         send(&mut server, OK).await;
         expect(&mut client, SEEN).await;
         drop(server);
-        send(
-            &mut client,
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
-        )
-        .await;
-        expect(
-            &mut other,
-            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi",
-        )
-        .await;
+        send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").await;
+        expect(&mut other, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi").await;
     })
     .await;
 }
@@ -657,14 +606,10 @@ async fn a_body_that_breaks_the_protocol_is_refused_and_goes_no_further() {
         expect_end(&mut server).await;
         let answer = read_all(&mut client).await;
         assert!(
-            answer.starts_with("HTTP/1.1 400 Bad Request\r\n")
-                && answer.contains("connection: close"),
+            answer.starts_with("HTTP/1.1 400 Bad Request\r\n") && answer.contains("connection: close"),
             "{answer}"
         );
-        assert_eq!(
-            proxy.service.outcome().unwrap_err().reason,
-            Reason::BadRequest
-        );
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::BadRequest);
     })
     .await;
 }
@@ -712,18 +657,11 @@ async fn what_is_no_request_is_refused_with_its_reason_and_counted() {
             // The proxy answers before it has taken all of it.
             let (mut reading, mut writing) = tokio::io::split(&mut client);
             let mut answer = String::new();
-            let (_, read) = tokio::join!(
-                writing.write_all(bytes.as_bytes()),
-                reading.read_to_string(&mut answer)
-            );
+            let (_, read) = tokio::join!(writing.write_all(bytes.as_bytes()), reading.read_to_string(&mut answer));
             read.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
             assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
-                "{answer}"
-            );
-            assert!(
-                answer.contains(&format!("details=\"{reason}\""))
-                    && answer.contains("connection: close"),
+                answer.contains(&format!("details=\"{reason}\"")) && answer.contains("connection: close"),
                 "{answer}"
             );
             assert_eq!(*proxy.service.refusals.borrow(), [reason]);
@@ -742,11 +680,7 @@ async fn a_refused_request_whose_body_has_come_leaves_the_connection_open() {
             "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
             "\r\n",
         ] {
-            send(
-                &mut client,
-                &format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"),
-            )
-            .await;
+            send(&mut client, &format!("POST / HTTP/1.1\r\nHost: a\r\n{body}")).await;
             let text = "weft: no-endpoints: The backend has no endpoints.\n";
             let want = format!(
                 "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
@@ -766,11 +700,7 @@ async fn a_refused_request_whose_body_has_come_leaves_the_connection_open() {
 async fn a_refused_head_request_has_a_length_and_no_body() {
     local(async {
         let (mut client, _proxy) = proxy(HttpVersion::H1, Vec::new());
-        send(
-            &mut client,
-            "HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        )
-        .await;
+        send(&mut client, "HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
         let answer = read_all(&mut client).await;
         assert!(
             answer.contains("content-length: ") && answer.ends_with("\r\n\r\n"),
@@ -795,8 +725,7 @@ async fn a_large_body_passes_whole_both_ways() {
                 writing.write_all(&body).await.unwrap();
             };
             let response = async {
-                let mut head =
-                    vec![0; "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".len()];
+                let mut head = vec![0; "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".len()];
                 reading.read_exact(&mut head).await.unwrap();
                 let mut chunked = Vec::new();
                 while !chunked.ends_with(b"\r\n0\r\n\r\n") {
@@ -809,9 +738,7 @@ async fn a_large_body_passes_whole_both_ways() {
                 let mut rest = &chunked[..];
                 loop {
                     let end = rest.windows(2).position(|w| w == b"\r\n").unwrap();
-                    let size =
-                        usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16)
-                            .unwrap();
+                    let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
                     if size == 0 {
                         break all;
                     }
@@ -822,8 +749,7 @@ async fn a_large_body_passes_whole_both_ways() {
             tokio::join!(request, response).1
         };
         let echo = async {
-            let mut head =
-                vec![0; "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n".len()];
+            let mut head = vec![0; "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n".len()];
             server.read_exact(&mut head).await.unwrap();
             server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             let mut left = 1_000_000;

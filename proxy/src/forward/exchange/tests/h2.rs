@@ -15,9 +15,7 @@ fn grpc_head() -> ::http::Response<()> {
 async fn a_call_passes_with_its_trailers() {
     local(async {
         let (mut client, proxy, mut server) = h2_pair().await;
-        let (response, mut up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, mut up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         data(&mut up, "question", true);
         let (seen, mut respond) = server.accept().await;
         assert_eq!(
@@ -26,10 +24,7 @@ async fn a_call_passes_with_its_trailers() {
         );
         assert_eq!(seen.headers()["te"], "trailers");
         let mut body = seen.into_body();
-        assert_eq!(
-            read_body(&mut body).await.unwrap(),
-            (b"question".to_vec(), None)
-        );
+        assert_eq!(read_body(&mut body).await.unwrap(), (b"question".to_vec(), None));
         let mut down = respond.send_response(grpc_head(), false).unwrap();
         data(&mut down, "answer", false);
         down.send_trailers(trailers(&[("grpc-status", "5"), ("x-weft-a", "b")]))
@@ -43,12 +38,7 @@ async fn a_call_passes_with_its_trailers() {
         );
         let done = proxy.service.outcome().unwrap();
         assert_eq!(
-            (
-                done.status,
-                done.grpc_status,
-                done.request_bytes,
-                done.response_bytes
-            ),
+            (done.status, done.grpc_status, done.request_bytes, done.response_bytes),
             (200, Some(5), 8, 6)
         );
     })
@@ -59,14 +49,11 @@ async fn a_call_passes_with_its_trailers() {
 async fn a_response_of_trailers_alone_says_its_status() {
     local(async {
         let (mut client, proxy, mut server) = h2_pair().await;
-        let (response, mut up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, mut up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         data(&mut up, "", true);
         let (_, mut respond) = server.accept().await;
         let mut head = grpc_head();
-        head.headers_mut()
-            .insert("grpc-status", "12".parse().unwrap());
+        head.headers_mut().insert("grpc-status", "12".parse().unwrap());
         respond.send_response(head, true).unwrap();
         let response = response.await.unwrap();
         assert!(response.body().is_end_stream());
@@ -80,9 +67,7 @@ async fn a_response_of_trailers_alone_says_its_status() {
 async fn both_sides_stream_at_once() {
     local(async {
         let (mut client, _proxy, mut server) = h2_pair().await;
-        let (response, mut up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, mut up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         let (seen, mut respond) = server.accept().await;
         let mut asked = seen.into_body();
         let mut down = respond.send_response(grpc_head(), false).unwrap();
@@ -93,28 +78,13 @@ async fn both_sides_stream_at_once() {
             .into_body();
         for _ in 0..100 {
             data(&mut up, "ping", false);
-            assert_eq!(
-                timeout(SECOND, asked.data())
-                    .await
-                    .unwrap()
-                    .unwrap()
-                    .unwrap(),
-                "ping"
-            );
+            assert_eq!(timeout(SECOND, asked.data()).await.unwrap().unwrap().unwrap(), "ping");
             data(&mut down, "pong", false);
-            assert_eq!(
-                timeout(SECOND, told.data())
-                    .await
-                    .unwrap()
-                    .unwrap()
-                    .unwrap(),
-                "pong"
-            );
+            assert_eq!(timeout(SECOND, told.data()).await.unwrap().unwrap().unwrap(), "pong");
         }
         data(&mut up, "", true);
         expect_last(&mut asked).await;
-        down.send_trailers(trailers(&[("grpc-status", "0")]))
-            .unwrap();
+        down.send_trailers(trailers(&[("grpc-status", "0")])).unwrap();
         expect_last(&mut told).await;
     })
     .await;
@@ -124,17 +94,12 @@ async fn both_sides_stream_at_once() {
 async fn request_trailers_pass() {
     local(async {
         let (mut client, _proxy, mut server) = h2_pair().await;
-        let (_response, mut up) = client
-            .send_request(request("POST", "/", &[]), false)
-            .unwrap();
+        let (_response, mut up) = client.send_request(request("POST", "/", &[]), false).unwrap();
         data(&mut up, "x", false);
         up.send_trailers(trailers(&[("x-sum", "1")])).unwrap();
         let (seen, _respond) = server.accept().await;
         let (body, end) = read_body(&mut seen.into_body()).await.unwrap();
-        assert_eq!(
-            (body.as_slice(), end),
-            (&b"x"[..], Some(trailers(&[("x-sum", "1")])))
-        );
+        assert_eq!((body.as_slice(), end), (&b"x"[..], Some(trailers(&[("x-sum", "1")]))));
     })
     .await;
 }
@@ -143,9 +108,7 @@ async fn request_trailers_pass() {
 async fn a_cancelled_call_is_cancelled_at_the_app() {
     local(async {
         let (mut client, proxy, mut server) = h2_pair().await;
-        let (_response, mut up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (_response, mut up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         let (seen, mut respond) = server.accept().await;
         up.send_reset(::h2::Reason::CANCEL);
         let error = read_body(&mut seen.into_body()).await.unwrap_err();
@@ -155,10 +118,7 @@ async fn a_cancelled_call_is_cancelled_at_the_app() {
             .unwrap()
             .unwrap();
         assert_eq!(reset, ::h2::Reason::CANCEL);
-        assert_eq!(
-            proxy.service.outcome().unwrap_err().reason,
-            Reason::ClientClosed
-        );
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::ClientClosed);
     })
     .await;
     local(async {
@@ -185,9 +145,7 @@ async fn a_cancelled_call_is_cancelled_at_the_app() {
 async fn the_apps_reset_reaches_the_client_as_it_is() {
     local(async {
         let (mut client, proxy, mut server) = h2_pair().await;
-        let (response, _up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, _up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         let (_seen, mut respond) = server.accept().await;
         respond.send_reset(::h2::Reason::ENHANCE_YOUR_CALM);
         let error = timeout(SECOND, response).await.unwrap().unwrap_err();
@@ -195,20 +153,14 @@ async fn the_apps_reset_reaches_the_client_as_it_is() {
         let outcome = proxy.service.outcome().unwrap_err();
         assert!(outcome.answered && !outcome.replayable);
 
-        let (response, _up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, _up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         let (_seen, mut respond) = server.accept().await;
         let mut down = respond.send_response(grpc_head(), false).unwrap();
         data(&mut down, "half", false);
         let mut body = response.await.unwrap().into_body();
         assert_eq!(body.data().await.unwrap().unwrap(), "half");
         down.send_reset(::h2::Reason::INTERNAL_ERROR);
-        let error = timeout(SECOND, body.data())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap_err();
+        let error = timeout(SECOND, body.data()).await.unwrap().unwrap().unwrap_err();
         assert_eq!(error.reason(), Some(::h2::Reason::INTERNAL_ERROR));
     })
     .await;
@@ -218,9 +170,7 @@ async fn the_apps_reset_reaches_the_client_as_it_is() {
 async fn a_call_whose_server_dies_in_the_middle_ends_as_unavailable() {
     local(async {
         let (mut client, _proxy, mut server) = h2_pair().await;
-        let (response, _up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, _up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         let (_seen, mut respond) = server.accept().await;
         let mut down = respond.send_response(grpc_head(), false).unwrap();
         data(&mut down, "half", false);
@@ -238,9 +188,7 @@ async fn a_refused_call_gets_a_status_and_its_reason() {
     local(async {
         let (client, _proxy) = proxy(HttpVersion::H2, Vec::new());
         let mut client = h2_client(client).await;
-        let (response, _up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, _up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         let response = timeout(SECOND, response).await.unwrap().unwrap();
         assert!(response.body().is_end_stream(), "trailers only");
         assert_eq!(response.status(), 200);
@@ -272,18 +220,13 @@ async fn a_call_that_the_peer_refuses_unseen_goes_to_another_with_its_body() {
         let (second, mut other) = h2_upstream().await;
         let (client, proxy) = proxy(HttpVersion::H2, vec![first, second]);
         let mut client = h2_client(client).await;
-        let (response, mut up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, mut up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         data(&mut up, "question", true);
         let (seen, mut respond) = one.accept().await;
         let _ = read_body(&mut seen.into_body()).await.unwrap();
         respond.send_reset(::h2::Reason::REFUSED_STREAM);
         let (seen, mut respond) = other.accept().await;
-        assert_eq!(
-            read_body(&mut seen.into_body()).await.unwrap().0,
-            b"question"
-        );
+        assert_eq!(read_body(&mut seen.into_body()).await.unwrap().0, b"question");
         respond.send_response(grpc_head(), true).unwrap();
         response.await.unwrap();
         let outcomes = proxy.service.outcomes.borrow();
@@ -299,9 +242,7 @@ async fn a_large_body_that_was_taken_is_not_sent_twice() {
         let (second, _other) = h2_upstream().await;
         let (client, proxy) = proxy(HttpVersion::H2, vec![first, second]);
         let mut client = h2_client(client).await;
-        let (response, mut up) = client
-            .send_request(request("POST", "/s/m", GRPC), false)
-            .unwrap();
+        let (response, mut up) = client.send_request(request("POST", "/s/m", GRPC), false).unwrap();
         up.send_data(Bytes::from(vec![0; 20_000]), true).unwrap();
         let (seen, mut respond) = one.accept().await;
         let _ = read_body(&mut seen.into_body()).await.unwrap();
@@ -319,17 +260,13 @@ async fn a_server_that_goes_away_gets_no_new_calls_and_finishes_the_old() {
         let (second, mut other) = h2_upstream().await;
         let (client, _proxy) = proxy(HttpVersion::H2, vec![first, second]);
         let mut client = h2_client(client).await;
-        let (old, _up) = client
-            .send_request(request("GET", "/old", &[]), true)
-            .unwrap();
+        let (old, _up) = client.send_request(request("GET", "/old", &[]), true).unwrap();
         let (_, mut respond) = one.accept().await;
         one.stop();
         tokio::time::sleep(SECOND / 10).await;
         // The service asks `other` next, and then `one` again.
         for path in ["/1", "/2", "/3"] {
-            let (new, _up) = client
-                .send_request(request("GET", path, &[]), true)
-                .unwrap();
+            let (new, _up) = client.send_request(request("GET", path, &[]), true).unwrap();
             let (seen, mut respond) = other.accept().await;
             assert_eq!(seen.uri().path(), path);
             respond.send_response(grpc_head(), true).unwrap();
@@ -359,10 +296,7 @@ async fn interim_responses_pass() {
             .unwrap()
             .unwrap();
         assert_eq!(
-            (
-                interim.status().as_u16(),
-                interim.headers()["link"].as_bytes()
-            ),
+            (interim.status().as_u16(), interim.headers()["link"].as_bytes()),
             (103, &b"</a>"[..])
         );
         respond.send_response(grpc_head(), true).unwrap();
@@ -410,9 +344,7 @@ async fn what_has_no_place_in_http2_or_is_ambiguous_is_refused() {
         );
         assert!(proxy.service.refusals.borrow().len() >= 6);
         assert_eq!(
-            ask(request("GET", "/a/../b;c%2F", &[("host", "A")]))
-                .await
-                .unwrap(),
+            ask(request("GET", "/a/../b;c%2F", &[("host", "A")])).await.unwrap(),
             503
         );
     })
@@ -434,8 +366,7 @@ async fn resets_without_end_close_the_connection() {
         let mut pairs = 0;
         while let Ok(ready) = client.clone().ready().await {
             client = ready;
-            let Ok((_response, mut up)) = client.send_request(request("GET", "/", &[]), true)
-            else {
+            let Ok((_response, mut up)) = client.send_request(request("GET", "/", &[]), true) else {
                 break;
             };
             for _ in 0..20 {
@@ -464,17 +395,11 @@ async fn clients_that_cancel_some_of_many_are_left_alone() {
         });
         for _ in 0..300 {
             client = client.ready().await.unwrap();
-            let (response, _up) = client
-                .send_request(request("GET", "/answered", &[]), true)
-                .unwrap();
+            let (response, _up) = client.send_request(request("GET", "/answered", &[]), true).unwrap();
             response.await.unwrap();
-            let (response, _up) = client
-                .send_request(request("GET", "/answered", &[]), true)
-                .unwrap();
+            let (response, _up) = client.send_request(request("GET", "/answered", &[]), true).unwrap();
             response.await.unwrap();
-            let (_response, mut up) = client
-                .send_request(request("GET", "/cancelled", &[]), true)
-                .unwrap();
+            let (_response, mut up) = client.send_request(request("GET", "/cancelled", &[]), true).unwrap();
             for _ in 0..20 {
                 tokio::task::yield_now().await;
             }

@@ -30,8 +30,14 @@ async fn a_head_that_takes_too_long_is_refused() {
         };
         let when = tokio::select! { biased; when = read => when, () = drip => unreachable!("it is cut off first") };
         assert_eq!(when, 25);
-        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n") && answer.contains("request-timeout"), "{answer}");
-        assert!(matches!(proxy.ended().await, Err(ConnError::Refused(Reason::RequestTimeout))));
+        assert!(
+            answer.starts_with("HTTP/1.1 408 Request Timeout\r\n") && answer.contains("request-timeout"),
+            "{answer}"
+        );
+        assert!(matches!(
+            proxy.ended().await,
+            Err(ConnError::Refused(Reason::RequestTimeout))
+        ));
     })
     .await;
 }
@@ -70,18 +76,12 @@ async fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
         let (response, _up) = client.send_request(request("GET", "/", &[]), true).unwrap();
         let (_, mut respond) = server.accept().await;
         tokio::time::sleep(600 * SECOND).await;
-        respond
-            .send_response(::http::Response::new(()), true)
-            .unwrap();
+        respond.send_response(::http::Response::new(()), true).unwrap();
         response.await.unwrap();
         drop(server);
         let start = Instant::now();
         proxy.ended().await.unwrap();
-        assert!(
-            (60..=70).contains(&start.elapsed().as_secs()),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!((60..=70).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     })
     .await;
 }
@@ -100,11 +100,7 @@ async fn a_client_that_reads_nothing_holds_little_and_not_for_ever() {
         let (mut client, proxy, mut server) = h1_pair();
         send(&mut client, GET).await;
         expect(&mut server, GOT).await;
-        send(
-            &mut server,
-            "HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n",
-        )
-        .await;
+        send(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n").await;
         let mut taken = 0;
         pour(&mut server, &mut taken).await;
         let held = taken - 2 * PIPE.min(taken / 2);
@@ -115,15 +111,8 @@ async fn a_client_that_reads_nothing_holds_little_and_not_for_ever() {
         let start = Instant::now();
         let mut rest = Vec::new();
         server.read_to_end(&mut rest).await.unwrap();
-        assert!(
-            (25..=62).contains(&start.elapsed().as_secs()),
-            "{:?}",
-            start.elapsed()
-        );
-        assert_eq!(
-            proxy.service.outcome().unwrap_err().reason,
-            Reason::ClientClosed
-        );
+        assert!((25..=62).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::ClientClosed);
     })
     .await;
 }
@@ -168,10 +157,7 @@ async fn an_app_that_reads_nothing_holds_little_and_not_for_ever() {
             .unwrap()
             .unwrap();
         assert_eq!(&answer, b"HTTP/1.1 502");
-        assert_eq!(
-            proxy.service.outcome().unwrap_err().reason,
-            Reason::UpstreamClosed
-        );
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::UpstreamClosed);
         drop(server);
     })
     .await;
@@ -183,15 +169,12 @@ async fn a_stream_that_nobody_reads_holds_its_windows_and_no_more() {
         let (mut client, proxy, mut server) = h2_pair().await;
         let (response, _up) = client.send_request(request("GET", "/", &[]), true).unwrap();
         let (_, mut respond) = server.accept().await;
-        let mut down = respond
-            .send_response(::http::Response::new(()), false)
-            .unwrap();
+        let mut down = respond.send_response(::http::Response::new(()), false).unwrap();
         let _unread = response.await.unwrap();
         let mut taken = 0;
         down.reserve_capacity(1024);
         while let Ok(Some(Ok(n))) = timeout(SECOND, poll_fn(|cx| down.poll_capacity(cx))).await {
-            down.send_data(Bytes::from(vec![0; n.min(1024)]), false)
-                .unwrap();
+            down.send_data(Bytes::from(vec![0; n.min(1024)]), false).unwrap();
             taken += n.min(1024);
             assert!(taken < 1_000_000, "nothing holds it back");
             down.reserve_capacity(1024);
@@ -203,10 +186,7 @@ async fn a_stream_that_nobody_reads_holds_its_windows_and_no_more() {
             .expect("not for ever")
             .unwrap();
         assert_eq!(reset, ::h2::Reason::CANCEL);
-        assert_eq!(
-            proxy.service.outcome().unwrap_err().reason,
-            Reason::ClientClosed
-        );
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::ClientClosed);
     })
     .await;
 }
@@ -222,23 +202,16 @@ async fn other_streams_go_on_beside_one_that_nobody_reads() {
             .await;
         let (mut client, connection) = shaken.unwrap();
         spawn_local(async move { drop(connection.await) });
-        let (response, _up) = client
-            .send_request(request("GET", "/big", &[]), true)
-            .unwrap();
+        let (response, _up) = client.send_request(request("GET", "/big", &[]), true).unwrap();
         let (_, mut respond) = server.accept().await;
-        let mut big = respond
-            .send_response(::http::Response::new(()), false)
-            .unwrap();
-        big.send_data(Bytes::from(vec![0; 1_000_000]), true)
-            .unwrap();
+        let mut big = respond.send_response(::http::Response::new(()), false).unwrap();
+        big.send_data(Bytes::from(vec![0; 1_000_000]), true).unwrap();
         let _unread = response.await.unwrap();
         for _ in 0..50 {
             client = client.ready().await.unwrap();
             let (response, _up) = client.send_request(request("GET", "/", &[]), true).unwrap();
             let (_, mut respond) = server.accept().await;
-            let mut small = respond
-                .send_response(::http::Response::new(()), false)
-                .unwrap();
+            let mut small = respond.send_response(::http::Response::new(()), false).unwrap();
             small.send_data(Bytes::from(vec![1; 200]), true).unwrap();
             let mut body = timeout(SECOND, response)
                 .await
@@ -258,11 +231,7 @@ async fn a_process_that_ends_closes_connections_between_requests() {
         send(&mut client, GET).await;
         expect(&mut server, GOT).await;
         proxy.closing.begin();
-        send(
-            &mut server,
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        )
-        .await;
+        send(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
         expect(
             &mut client,
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
@@ -309,9 +278,7 @@ async fn a_process_that_ends_says_goaway_and_finishes_its_streams() {
         proxy.closing.begin();
         tokio::time::sleep(20 * SECOND).await;
         assert!(client.clone().ready().await.is_err(), "no new streams");
-        respond
-            .send_response(::http::Response::new(()), true)
-            .unwrap();
+        respond.send_response(::http::Response::new(()), true).unwrap();
         assert_eq!(response.await.unwrap().status(), 200);
         timeout(10 * SECOND, proxy.ended()).await.unwrap().unwrap();
     })
@@ -337,9 +304,7 @@ async fn a_connection_between_requests_holds_no_buffer() {
         connection.finish(None).unwrap();
         poll_fn(|cx| connection.poll_flush(cx)).await.unwrap();
         assert!(connection.may_go_on());
-        let waits =
-            poll_fn(|cx| Poll::Ready(connection.poll_request(cx, Origin::Outside).is_pending()))
-                .await;
+        let waits = poll_fn(|cx| Poll::Ready(connection.poll_request(cx, Origin::Outside).is_pending())).await;
         assert!(waits);
         assert_eq!(connection.held(), 0);
         let mut seen = [0; 64];

@@ -68,7 +68,13 @@ async fn chunks_become_data_and_trailers_come_back() {
 async fn http2_goes_on_as_http1() {
     local(async {
         let (mut client, proxy, mut server) = down().await;
-        let headers = [("cookie", "a=b"), ("x-c", "d"), ("cookie", "e=f"), ("te", "trailers"), ("x-weft-a", "b")];
+        let headers = [
+            ("cookie", "a=b"),
+            ("x-c", "d"),
+            ("cookie", "e=f"),
+            ("te", "trailers"),
+            ("x-weft-a", "b"),
+        ];
         let (response, mut up) = client.send_request(request("POST", "/x?y", &headers), false).unwrap();
         data(&mut up, "hi", false);
         expect(
@@ -79,7 +85,11 @@ async fn http2_goes_on_as_http1() {
         .await;
         up.send_trailers(trailers(&[("x-sum", "2")])).unwrap();
         expect(&mut server, "0\r\nx-sum: 2\r\n\r\n").await;
-        send(&mut server, "HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nX-Sum: 3\r\n\r\n").await;
+        send(
+            &mut server,
+            "HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nX-Sum: 3\r\n\r\n",
+        )
+        .await;
         let response = response.await.unwrap();
         assert!(response.headers().is_empty(), "{:?}", response.headers());
         let (body, end) = read_body(&mut response.into_body()).await.unwrap();
@@ -103,32 +113,18 @@ async fn responses_without_bodies_end_with_their_heads() {
     local(async {
         let (mut client, _proxy, mut server) = down().await;
         for (method, answer, length) in [
-            (
-                "HEAD",
-                "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n",
-                Some("500"),
-            ),
+            ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", Some("500")),
             ("GET", "HTTP/1.1 204 No Content\r\n\r\n", None),
             (
                 "GET",
                 "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
                 Some("5"),
             ),
-            (
-                "GET",
-                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-                Some("0"),
-            ),
+            ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Some("0")),
         ] {
             client = client.ready().await.unwrap();
-            let (response, _up) = client
-                .send_request(request(method, "/", &[]), true)
-                .unwrap();
-            expect(
-                &mut server,
-                &format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n"),
-            )
-            .await;
+            let (response, _up) = client.send_request(request(method, "/", &[]), true).unwrap();
+            expect(&mut server, &format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n")).await;
             send(&mut server, answer).await;
             let response = timeout(SECOND, response).await.unwrap().unwrap();
             assert!(response.body().is_end_stream(), "{answer:?}");
@@ -151,18 +147,11 @@ async fn responses_without_bodies_end_with_their_heads() {
             .body(())
             .unwrap();
         respond.send_response(head, true).unwrap();
-        expect(
-            &mut client,
-            "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n",
-        )
-        .await;
+        expect(&mut client, "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n").await;
         send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let (_, mut respond) = server.accept().await;
         respond
-            .send_response(
-                ::http::Response::builder().status(204).body(()).unwrap(),
-                true,
-            )
+            .send_response(::http::Response::builder().status(204).body(()).unwrap(), true)
             .unwrap();
         expect(&mut client, "HTTP/1.1 204 No Content\r\n\r\n").await;
     })
@@ -186,9 +175,7 @@ async fn interim_responses_and_expectations_cross_over() {
         expect(&mut client, "HTTP/1.1 100 Continue\r\n\r\n").await;
         send(&mut client, "hi").await;
         assert_eq!(read_body(&mut seen.into_body()).await.unwrap().0, b"hi");
-        respond
-            .send_response(::http::Response::new(()), true)
-            .unwrap();
+        respond.send_response(::http::Response::new(()), true).unwrap();
         expect(&mut client, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     })
     .await;
@@ -196,8 +183,16 @@ async fn interim_responses_and_expectations_cross_over() {
         let (mut client, _proxy, mut server) = down().await;
         let (mut response, _up) = client.send_request(request("GET", "/", &[]), true).unwrap();
         expect(&mut server, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        send(&mut server, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        let interim = timeout(SECOND, poll_fn(|cx| response.poll_informational(cx))).await.unwrap().unwrap().unwrap();
+        send(
+            &mut server,
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        let interim = timeout(SECOND, poll_fn(|cx| response.poll_informational(cx)))
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         assert_eq!(interim.status().as_u16(), 103);
         assert_eq!(response.await.unwrap().status(), 200);
     })
@@ -225,11 +220,7 @@ async fn an_upgrade_is_never_asked_of_http2() {
 async fn a_connect_by_http2_becomes_a_tunnel_by_http1() {
     local(async {
         let (mut client, proxy, mut server) = down().await;
-        let connect = Request::builder()
-            .method("CONNECT")
-            .uri("b:80")
-            .body(())
-            .unwrap();
+        let connect = Request::builder().method("CONNECT").uri("b:80").body(()).unwrap();
         let (response, mut up) = client.send_request(connect, false).unwrap();
         data(&mut up, "early", false);
         expect(&mut server, "CONNECT b:80 HTTP/1.1\r\nhost: b:80\r\n\r\n").await;
@@ -295,9 +286,7 @@ async fn a_response_cut_short_never_looks_whole() {
         let (mut client, _proxy, mut server) = up().await;
         send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let (_, mut respond) = server.accept().await;
-        let mut body = respond
-            .send_response(::http::Response::new(()), false)
-            .unwrap();
+        let mut body = respond.send_response(::http::Response::new(()), false).unwrap();
         data(&mut body, "ab", false);
         expect(
             &mut client,

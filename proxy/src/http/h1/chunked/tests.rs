@@ -30,11 +30,7 @@ fn read(input: &[u8], step: usize) -> Result<Body, Reason> {
                 Next::End(trailers) => {
                     let pairs = trailers.iter().flatten();
                     let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
-                    body.ended = Some(
-                        pairs
-                            .map(|(name, value)| (name.to_string(), text(value)))
-                            .collect(),
-                    );
+                    body.ended = Some(pairs.map(|(name, value)| (name.to_string(), text(value))).collect());
                 }
             }
         }
@@ -51,11 +47,7 @@ fn reads(input: &str, data: &str, trailers: &[(&str, &str)]) {
         .collect();
     for step in [1, 2, 3, 7, 1000] {
         let body = read(input.as_bytes(), step).unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&body.data),
-            data,
-            "{input:?} by {step}"
-        );
+        assert_eq!(String::from_utf8_lossy(&body.data), data, "{input:?} by {step}");
         assert_eq!(body.ended.as_ref(), Some(&trailers), "{input:?} by {step}");
         assert_eq!(body.rest, b"", "{input:?} by {step}");
     }
@@ -98,10 +90,7 @@ fn trailers_lose_what_trailers_must_not_carry() {
 #[test]
 fn what_follows_a_body_is_left_for_the_next_message() {
     let body = read(b"1\r\nx\r\n0\r\n\r\nGET /", 1000).unwrap();
-    assert_eq!(
-        (body.data.as_slice(), body.rest.as_slice()),
-        (&b"x"[..], &b"GET /"[..])
-    );
+    assert_eq!((body.data.as_slice(), body.rest.as_slice()), (&b"x"[..], &b"GET /"[..]));
 }
 
 #[test]
@@ -155,10 +144,7 @@ fn trailers_have_the_limits_of_a_head() {
     let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(201));
     let large = format!("0\r\nA: {}\r\n\r\n", "b".repeat(HEAD_BYTES));
     for input in [many, large] {
-        assert_eq!(
-            read(input.as_bytes(), 4096).unwrap_err(),
-            Reason::HeadersTooLarge
-        );
+        assert_eq!(read(input.as_bytes(), 4096).unwrap_err(), Reason::HeadersTooLarge);
     }
 }
 

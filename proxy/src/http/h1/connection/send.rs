@@ -35,13 +35,7 @@ impl Connection {
     }
 
     /// Queues a response's head. `may_follow`: whether we would take another request.
-    pub(crate) fn send_response(
-        &mut self,
-        head: &ResponseHead,
-        to: &Method,
-        version: Version,
-        may_follow: bool,
-    ) {
+    pub(crate) fn send_response(&mut self, head: &ResponseHead, to: &Method, version: Version, may_follow: bool) {
         if head.status.is_informational() && head.upgrade.is_none() {
             self.take_output();
             if version != Version::HTTP_10 {
@@ -83,11 +77,7 @@ impl Connection {
     }
 
     /// Takes what it can of a piece of the body: how much, at least 1 byte.
-    pub(crate) fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<Result<usize, Broken>> {
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, Broken>> {
         let data = match self.writing {
             Writing::Exact(left) => {
                 let most = usize::try_from(left).unwrap_or(usize::MAX);

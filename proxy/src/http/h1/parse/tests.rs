@@ -34,11 +34,7 @@ fn answer(input: &[u8]) -> Answer {
 #[track_caller]
 fn refused(heads: &[&str]) {
     for head in heads {
-        assert_eq!(
-            answer(head.as_bytes()),
-            Answer::Refused(Reason::BadRequest),
-            "{head:?}"
-        );
+        assert_eq!(answer(head.as_bytes()), Answer::Refused(Reason::BadRequest), "{head:?}");
     }
 }
 
@@ -385,10 +381,7 @@ fn what_is_larger_than_the_limits_is_refused_as_that() {
 #[test]
 fn as_many_cookies_as_a_browser_sends_are_forwarded() {
     let crumbs: Vec<String> = (0..150).map(|n| format!("c{n}={n}")).collect();
-    let head = format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n",
-        crumbs.join("; ")
-    );
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", crumbs.join("; "));
     assert!(matches!(answer(head.as_bytes()), Answer::Head(..)));
     let head = format!(
         "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
@@ -399,18 +392,12 @@ fn as_many_cookies_as_a_browser_sends_are_forwarded() {
 
 #[test]
 fn what_is_clear_is_forwarded_with_framing_of_our_own() {
-    forwarded(
-        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-    );
+    forwarded("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     forwarded(
         "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
     );
-    forwarded(
-        "GET / HTTP/1.1\r\nHOST:a\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-    );
+    forwarded("GET / HTTP/1.1\r\nHOST:a\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     forwarded(
         "GET / HTTP/1.1\r\nHost:  a\t \r\n\r\n",
         "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -419,10 +406,7 @@ fn what_is_clear_is_forwarded_with_framing_of_our_own() {
         "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
         "GET / HTTP/1.1\r\nhost: [::1]:80\r\n\r\n",
     );
-    forwarded(
-        "GET / HTTP/1.1\r\nHost:\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: \r\n\r\n",
-    );
+    forwarded("GET / HTTP/1.1\r\nHost:\r\n\r\n", "GET / HTTP/1.1\r\nhost: \r\n\r\n");
     forwarded(
         "POST /a%2Fb;c=d?e=/../f HTTP/1.1\r\nHost: a\r\nContent-Length: 007\r\nX-Y:  z \r\n\r\n",
         "POST /a%2Fb;c=d?e=/../f HTTP/1.1\r\nhost: a\r\nx-y: z\r\ncontent-length: 7\r\n\r\n",
@@ -448,10 +432,7 @@ fn what_is_clear_is_forwarded_with_framing_of_our_own() {
         "GET HTTPS://a?y HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /?y HTTP/1.1\r\nhost: a\r\n\r\n",
     );
-    forwarded(
-        "GET http://a HTTP/1.0\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-    );
+    forwarded("GET http://a HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     forwarded(
         "OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -518,42 +499,25 @@ fn upgrades_and_trailers_are_asked_for_anew() {
 
 #[test]
 fn internal_headers_are_kept_from_a_peer_of_the_mesh_and_the_callers_name_is_not() {
-    let head = Bytes::from_static(
-        b"GET / HTTP/1.1\r\nHost: a\r\nX-Weft-A: b\r\nX-Forwarded-Client-Cert: c\r\n\r\n",
-    );
+    let head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: a\r\nX-Weft-A: b\r\nX-Forwarded-Client-Cert: c\r\n\r\n");
     let kept = request(head.clone(), Origin::Mesh).unwrap().head.headers;
     assert_eq!((kept.len(), kept["x-weft-a"].as_bytes()), (1, &b"b"[..]));
-    assert!(
-        request(head, Origin::Outside)
-            .unwrap()
-            .head
-            .headers
-            .is_empty()
-    );
+    assert!(request(head, Origin::Outside).unwrap().head.headers.is_empty());
 }
 
 #[test]
 fn whether_another_request_may_follow() {
     for (head, want) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
-        (
-            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n",
-            false,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: a\r\nConnection: x-y, close\r\n\r\n",
-            false,
-        ),
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: x-y, close\r\n\r\n", false),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
             false,
         ),
         ("GET / HTTP/1.0\r\n\r\n", false),
         ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true),
-        (
-            "GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n",
-            false,
-        ),
+        ("GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n", false),
     ] {
         let request = request(Bytes::copy_from_slice(head.as_bytes()), Origin::Outside).unwrap();
         assert_eq!(request.keep_alive, want, "{head:?}");
@@ -702,20 +666,15 @@ fn piece() -> impl Strategy<Value = &'static str> {
 /// A good head with something put in anywhere.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let good = "POST /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX: y\r\n\r\nhello";
-    (
-        0..good.len(),
-        prop::collection::vec(piece(), 0..3),
-        0_usize..4,
-    )
-        .prop_map(move |(at, pieces, cut)| {
-            let end = (at + cut).min(good.len());
-            [
-                &good.as_bytes()[..at],
-                pieces.concat().as_bytes(),
-                &good.as_bytes()[end..],
-            ]
-            .concat()
-        })
+    (0..good.len(), prop::collection::vec(piece(), 0..3), 0_usize..4).prop_map(move |(at, pieces, cut)| {
+        let end = (at + cut).min(good.len());
+        [
+            &good.as_bytes()[..at],
+            pieces.concat().as_bytes(),
+            &good.as_bytes()[end..],
+        ]
+        .concat()
+    })
 }
 
 fn anything() -> impl Strategy<Value = Vec<u8>> {
