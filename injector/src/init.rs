@@ -23,18 +23,11 @@ const PROOF_TIME: Duration = Duration::from_secs(3);
 #[command(name = "weft init")]
 struct Args {
     /// Exempt connections of this uid (the proxy's, in Kubernetes).
-    #[arg(
-        long,
-        conflicts_with = "exempt_mark",
-        required_unless_present = "exempt_mark"
-    )]
+    #[arg(long, conflicts_with = "exempt_mark", required_unless_present = "exempt_mark")]
     exempt_uid: Option<u32>,
     /// Exempt connections with this packet mark (in a local mesh).
     #[arg(long)]
     exempt_mark: Option<u32>,
-    /// Ports of this pod that are not redirected.
-    #[arg(long, value_delimiter = ',')]
-    skip_inbound_ports: Vec<u16>,
     /// Destination ports that are not redirected.
     #[arg(long, value_delimiter = ',')]
     skip_outbound_ports: Vec<u16>,
@@ -71,7 +64,6 @@ fn run(args: &Args) -> Result<()> {
     };
     let settings = RedirectSettings {
         exempt,
-        skip_inbound_ports: args.skip_inbound_ports.clone(),
         skip_outbound_ports: args.skip_outbound_ports.clone(),
         skip_outbound_subnets: args.skip_outbound_subnets.clone(),
     };
@@ -88,11 +80,7 @@ fn run(args: &Args) -> Result<()> {
     }
     println!(
         "redirect in place and proven: IPv4{}",
-        if v6 {
-            " and IPv6"
-        } else {
-            "; IPv6 is off in this pod"
-        }
+        if v6 { " and IPv6" } else { "; IPv6 is off in this pod" }
     );
     Ok(())
 }
@@ -104,19 +92,13 @@ fn has_v6() -> bool {
 
 fn skipped(settings: &RedirectSettings, address: IpAddr) -> bool {
     settings.skip_outbound_ports.contains(&OUTBOUND_PORT)
-        || settings
-            .skip_outbound_subnets
-            .iter()
-            .any(|net| net.contains(&address))
+        || settings.skip_outbound_subnets.iter().any(|net| net.contains(&address))
 }
 
 /// Feeds `rules(jumps needed?)` to `<tool>-restore`.
 fn apply(tool: &str, rules: impl Fn(bool) -> String) -> Result<()> {
-    let save = Command::new(format!("{tool}-save"))
-        .args(["-t", "nat"])
-        .output();
-    let save =
-        save.with_context(|| format!("{tool}-save can't be run; install the package iptables"))?;
+    let save = Command::new(format!("{tool}-save")).args(["-t", "nat"]).output();
+    let save = save.with_context(|| format!("{tool}-save can't be run; install the package iptables"))?;
     let jumps = !String::from_utf8_lossy(&save.stdout)
         .lines()
         .any(|line| line == redirect::jump_line());
@@ -166,15 +148,11 @@ fn prove(nobody: IpAddr) -> Result<()> {
     });
     let target = SocketAddr::new(nobody, OUTBOUND_PORT);
     let dialled = TcpStream::connect_timeout(&target, PROOF_TIME);
-    dialled.with_context(|| {
-        format!("a connection to {target} was not redirected: the rules have no effect")
-    })?;
+    dialled.with_context(|| format!("a connection to {target} was not redirected: the rules have no effect"))?;
     let original = receiver
         .recv_timeout(PROOF_TIME)
         .context("the redirected connection did not arrive")?;
-    let original = original
-        .context("reading the original destination")?
-        .as_socket();
+    let original = original.context("reading the original destination")?.as_socket();
     ensure!(
         original == Some(target),
         "the original destination of {target} reads {original:?}"
@@ -183,11 +161,7 @@ fn prove(nobody: IpAddr) -> Result<()> {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

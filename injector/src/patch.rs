@@ -99,18 +99,14 @@ fn obstacle(pod: &Value) -> Option<String> {
         ));
     }
     if spec["os"]["name"] == json!("windows") {
-        return Some(format!(
-            "spec.os.name: Windows pods can't be redirected; {opt_out}"
-        ));
+        return Some(format!("spec.os.name: Windows pods can't be redirected; {opt_out}"));
     }
     let pod_uid = &spec["securityContext"]["runAsUser"];
     for (path, container) in containers(spec) {
         if sidecar::is_ours(&container["name"]) {
             continue;
         }
-        let uid = container["securityContext"]
-            .get("runAsUser")
-            .unwrap_or(pod_uid);
+        let uid = container["securityContext"].get("runAsUser").unwrap_or(pod_uid);
         if *uid == json!(PROXY_UID) {
             return Some(format!(
                 "{path}.securityContext.runAsUser: {PROXY_UID} is the proxy's own uid; take another"
@@ -127,15 +123,13 @@ fn obstacle(pod: &Value) -> Option<String> {
 }
 
 fn containers(spec: &Value) -> impl Iterator<Item = (String, &Value)> {
-    ["initContainers", "containers"]
-        .into_iter()
-        .flat_map(move |list| {
-            let items = spec[list].as_array().map(Vec::as_slice).unwrap_or_default();
-            items
-                .iter()
-                .enumerate()
-                .map(move |(i, container)| (format!("spec.{list}[{i}]"), container))
-        })
+    ["initContainers", "containers"].into_iter().flat_map(move |list| {
+        let items = spec[list].as_array().map(Vec::as_slice).unwrap_or_default();
+        items
+            .iter()
+            .enumerate()
+            .map(move |(i, container)| (format!("spec.{list}[{i}]"), container))
+    })
 }
 
 fn patched(pod: &Value, settings: &InjectSettings) -> Result<Value, String> {
@@ -182,10 +176,7 @@ fn patched(pod: &Value, settings: &InjectSettings) -> Result<Value, String> {
     Ok(pod)
 }
 
-fn list_mut<'a>(
-    spec: &'a mut Map<String, Value>,
-    name: &str,
-) -> Result<&'a mut Vec<Value>, String> {
+fn list_mut<'a>(spec: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Vec<Value>, String> {
     let list = spec.entry(name).or_insert_with(|| json!([]));
     if list.is_null() {
         *list = json!([]);
@@ -231,9 +222,7 @@ pub fn workload(pod: &Value) -> String {
     let label = ["app.kubernetes.io/name", "app"]
         .iter()
         .find_map(|key| labels[*key].as_str());
-    let generate = metadata["generateName"]
-        .as_str()
-        .map(|name| name.trim_end_matches('-'));
+    let generate = metadata["generateName"].as_str().map(|name| name.trim_end_matches('-'));
     label
         .or_else(|| metadata["name"].as_str())
         .or(generate)
@@ -252,7 +241,6 @@ impl Tuned {
     fn read(annotations: &Value) -> Result<Self, String> {
         let mut redirect = RedirectSettings {
             exempt: Exempt::Uid(PROXY_UID),
-            skip_inbound_ports: vec![],
             skip_outbound_ports: vec![],
             skip_outbound_subnets: vec![],
         };
@@ -264,17 +252,11 @@ impl Tuned {
             let text = value.as_str().unwrap_or_default();
             let wrong = |want: &str| format!("annotation {key}: {text:?} is not {want}");
             match name {
-                "skip-inbound-ports" => {
-                    redirect.skip_inbound_ports =
-                        list(text).ok_or_else(|| wrong("a list of ports"))?
-                }
                 "skip-outbound-ports" => {
-                    redirect.skip_outbound_ports =
-                        list(text).ok_or_else(|| wrong("a list of ports"))?
+                    redirect.skip_outbound_ports = list(text).ok_or_else(|| wrong("a list of ports"))?
                 }
                 "skip-outbound-subnets" => {
-                    redirect.skip_outbound_subnets =
-                        list(text).ok_or_else(|| wrong("a list of networks"))?;
+                    redirect.skip_outbound_subnets = list(text).ok_or_else(|| wrong("a list of networks"))?;
                 }
                 "log-level" => env.push(("WEFT_LOG".to_owned(), text.to_owned())),
                 "workers" => {
@@ -364,10 +346,7 @@ mod tests {
             .iter()
             .map(|c| &c["name"])
             .collect();
-        assert_eq!(
-            names,
-            [&json!("weft-init"), &json!("weft-proxy"), &json!("wait")]
-        );
+        assert_eq!(names, [&json!("weft-init"), &json!("weft-proxy"), &json!("wait")]);
         assert_eq!(pod["spec"]["initContainers"][1]["restartPolicy"], "Always");
     }
 
@@ -400,10 +379,7 @@ mod tests {
         );
         let mut out = pod();
         out["metadata"]["labels"][INJECT_LABEL] = json!("disabled");
-        assert_eq!(
-            inject(&out, &meshed(), &settings()),
-            Decision::Skip(Skip::OptedOut)
-        );
+        assert_eq!(inject(&out, &meshed(), &settings()), Decision::Skip(Skip::OptedOut));
     }
 
     #[test]
@@ -426,9 +402,7 @@ mod tests {
             "spec.initContainers[0]",
         );
         refused(
-            &with(&|pod| {
-                pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1882})
-            }),
+            &with(&|pod| pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1882})),
             "spec.containers[0].securityContext.runAsUser",
         );
         refused(
@@ -444,19 +418,15 @@ mod tests {
     #[test]
     fn annotations_tune_and_mistyped_ones_are_refused() {
         let mut tuned = pod();
-        tuned["metadata"]["annotations"] =
-            json!({"config.weft.dev/skip-outbound-ports": "25, 587"});
+        tuned["metadata"]["annotations"] = json!({"config.weft.dev/skip-outbound-ports": "25, 587"});
         let args = injected(&tuned)["spec"]["initContainers"][0]["args"].clone();
         assert_eq!(
             args,
-            json!([
-                "init",
-                "--exempt-mark=22341",
-                "--skip-outbound-ports=25,587"
-            ])
+            json!(["init", "--exempt-mark=22341", "--skip-outbound-ports=25,587"])
         );
         for (key, value) in [
             ("skip-outbound-ports", "smtp"),
+            ("skip-inbound-ports", "80"),
             ("skip-outbound-port", "25"),
             ("workers", "0"),
         ] {

@@ -46,10 +46,7 @@ pub fn rewrite(container: &mut Value, known: &Originals) -> Option<(String, Valu
             kept["timeoutSeconds"] = timeout.clone();
         }
         originals.insert(kind.to_owned(), kept);
-        probe.insert(
-            "httpGet".to_owned(),
-            json!({"path": ours, "port": ADMIN_PORT}),
-        );
+        probe.insert("httpGet".to_owned(), json!({"path": ours, "port": ADMIN_PORT}));
     }
     (!originals.is_empty()).then_some((name, Value::Object(originals)))
 }
@@ -106,8 +103,7 @@ mod tests {
 
     #[test]
     fn exec_probes_stay() {
-        let mut container =
-            json!({"name": "app", "livenessProbe": {"exec": {"command": ["true"]}}});
+        let mut container = json!({"name": "app", "livenessProbe": {"exec": {"command": ["true"]}}});
         let before = container.clone();
         assert_eq!(rewrite(&mut container, &Map::new()), None);
         assert_eq!(container, before);
@@ -119,10 +115,7 @@ mod tests {
         let (name, first) = rewrite(&mut container, &Map::new()).expect("a probe");
         let known = Map::from_iter([(name, first.clone())]);
         let before = container.clone();
-        assert_eq!(
-            rewrite(&mut container, &known),
-            Some(("app".to_owned(), first))
-        );
+        assert_eq!(rewrite(&mut container, &known), Some(("app".to_owned(), first)));
         assert_eq!(container, before);
     }
 }

@@ -34,8 +34,6 @@ pub enum Exempt {
 pub struct RedirectSettings {
     /// What exempts the proxy.
     pub exempt: Exempt,
-    /// Ports of the pod that are left alone.
-    pub skip_inbound_ports: Vec<u16>,
     /// Destination ports that are left alone.
     pub skip_outbound_ports: Vec<u16>,
     /// Destination networks that are left alone.
@@ -81,15 +79,8 @@ fn table(settings: &RedirectSettings, family: Family, jumps: bool) -> String {
         rule(&format!("PREROUTING -p tcp -j {INBOUND_CHAIN}"));
         rule(&format!("OUTPUT -p tcp -j {OUTPUT_CHAIN}"));
     }
-    rule(&format!(
-        "{INBOUND_CHAIN} -p tcp --dport {ADMIN_PORT} -j RETURN"
-    ));
-    for port in &settings.skip_inbound_ports {
-        rule(&format!("{INBOUND_CHAIN} -p tcp --dport {port} -j RETURN"));
-    }
-    rule(&format!(
-        "{INBOUND_CHAIN} -p tcp -j REDIRECT --to-ports {INBOUND_PORT}"
-    ));
+    rule(&format!("{INBOUND_CHAIN} -p tcp --dport {ADMIN_PORT} -j RETURN"));
+    rule(&format!("{INBOUND_CHAIN} -p tcp -j REDIRECT --to-ports {INBOUND_PORT}"));
 
     let exempt = match settings.exempt {
         Exempt::Uid(uid) => format!("-m owner --uid-owner {uid}"),
@@ -107,9 +98,7 @@ fn table(settings: &RedirectSettings, family: Family, jumps: bool) -> String {
     {
         rule(&format!("{OUTPUT_CHAIN} -d {subnet} -j RETURN"));
     }
-    rule(&format!(
-        "{OUTPUT_CHAIN} -p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}"
-    ));
+    rule(&format!("{OUTPUT_CHAIN} -p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}"));
     writeln!(text, "COMMIT").expect("writing to a string");
     text
 }
@@ -128,7 +117,6 @@ mod tests {
     fn settings() -> RedirectSettings {
         RedirectSettings {
             exempt: Exempt::Mark(MARK),
-            skip_inbound_ports: vec![],
             skip_outbound_ports: vec![],
             skip_outbound_subnets: vec![],
         }
@@ -138,19 +126,9 @@ mod tests {
     fn the_proxy_is_exempt_before_anything_is_redirected() {
         for (exempt, wanted) in [
             (Exempt::Mark(MARK), "-m mark --mark 0x5745 -j RETURN"),
-            (
-                Exempt::Uid(PROXY_UID),
-                "-m owner --uid-owner 1882 -j RETURN",
-            ),
+            (Exempt::Uid(PROXY_UID), "-m owner --uid-owner 1882 -j RETURN"),
         ] {
-            let text = rules(
-                &RedirectSettings {
-                    exempt,
-                    ..settings()
-                },
-                true,
-            )
-            .v4;
+            let text = rules(&RedirectSettings { exempt, ..settings() }, true).v4;
             let exempt = text.find(wanted).expect("the exemption is there");
             let redirect = text
                 .find("-A WEFT_OUTPUT -p tcp -j REDIRECT")
@@ -181,20 +159,15 @@ mod tests {
     #[test]
     fn skipped_ports_return_before_the_redirect_and_no_other_port_does() {
         let settings = RedirectSettings {
-            skip_inbound_ports: vec![9100],
             skip_outbound_ports: vec![25],
             ..settings()
         };
         let text = rules(&settings, true).v4;
-        let returns: Vec<&str> = text
-            .lines()
-            .filter(|line| line.contains("--dport"))
-            .collect();
+        let returns: Vec<&str> = text.lines().filter(|line| line.contains("--dport")).collect();
         assert_eq!(
             returns,
             [
                 "-A WEFT_INBOUND -p tcp --dport 15020 -j RETURN",
-                "-A WEFT_INBOUND -p tcp --dport 9100 -j RETURN",
                 "-A WEFT_OUTPUT -p tcp --dport 25 -j RETURN",
             ]
         );

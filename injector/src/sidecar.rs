@@ -44,12 +44,8 @@ pub fn init_container(settings: &InjectSettings, redirect: &RedirectSettings) ->
         Exempt::Mark(mark) => args.push(format!("--exempt-mark={mark}")),
     }
     let lists = [
-        ("--skip-inbound-ports", join(&redirect.skip_inbound_ports)),
         ("--skip-outbound-ports", join(&redirect.skip_outbound_ports)),
-        (
-            "--skip-outbound-subnets",
-            join(&redirect.skip_outbound_subnets),
-        ),
+        ("--skip-outbound-subnets", join(&redirect.skip_outbound_subnets)),
     ];
     args.extend(
         lists
@@ -74,12 +70,7 @@ pub fn init_container(settings: &InjectSettings, redirect: &RedirectSettings) ->
 }
 
 /// The proxy's container. `probes`: the originals of the rewritten probes; `extra`: variables from annotations.
-pub fn proxy_container(
-    settings: &InjectSettings,
-    workload: &str,
-    probes: &Value,
-    extra: &[(String, String)],
-) -> Value {
+pub fn proxy_container(settings: &InjectSettings, workload: &str, probes: &Value, extra: &[(String, String)]) -> Value {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let value = |name: &str, value: &str| json!({"name": name, "value": value});
     let mut env = vec![
@@ -141,9 +132,5 @@ pub fn proxy_container(
 }
 
 fn join<T: ToString>(items: &[T]) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
