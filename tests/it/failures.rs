@@ -41,22 +41,14 @@ fn a_region_is_lost_pod_by_pod_and_comes_back_without_a_failed_request() {
     let west = |status: &Value, n: usize| {
         let pods = status["pods"].as_array().expect("pods").iter();
         let west: Vec<_> = pods
-            .filter(|p| {
-                p["region"] == "west"
-                    && p["name"]
-                        .as_str()
-                        .is_some_and(|name| name.starts_with("reviews-"))
-            })
+            .filter(|p| p["region"] == "west" && p["name"].as_str().is_some_and(|name| name.starts_with("reviews-")))
             .collect();
         west.len() == n && west.iter().all(|pod| pod["ready"] == true)
     };
     let fewer = text.replace("replicas: 2", "replicas: 1");
     mesh.write("reviews.yaml", &fewer);
     mesh.until("two are left in the west", |status| west(status, 2));
-    mesh.write(
-        "reviews.yaml",
-        &fewer.replacen("replicas: 1", "replicas: 0", 1),
-    );
+    mesh.write("reviews.yaml", &fewer.replacen("replicas: 1", "replicas: 0", 1));
     mesh.until("one is left in the west", |status| west(status, 1));
     mesh.write(
         "reviews.yaml",
@@ -70,39 +62,41 @@ fn a_region_is_lost_pod_by_pod_and_comes_back_without_a_failed_request() {
     let spilled = metrics
         .lines()
         .any(|line| line.starts_with("weft_spillover_total{") && !line.ends_with(" 0"));
-    assert!(
-        spilled,
-        "the metrics do not say that traffic spilled over:\n{metrics}"
-    );
+    assert!(spilled, "the metrics do not say that traffic spilled over:\n{metrics}");
     mesh.write("reviews.yaml", text);
     mesh.until("three are back in the west", |status| west(status, 3));
     all_from(&mesh, "west");
     load.tally().none_failed();
 }
 
-/// Kills the control plane as often as it comes back, until the guard is dropped.
+/// Sets a flag when it is dropped, also by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Kills the control plane as often as it comes back, for as long as the story lasts.
 fn without_control_plane<T>(mesh: &Mesh, story: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             let mut kills = 0;
             while !over.load(Ordering::Relaxed) {
-                if let Some(pid) = mesh.status()["control"]["pid"].as_i64() {
+                for pid in mesh.control_pids() {
                     // It may be gone already.
-                    kills += u32::from(
-                        kill(
-                            Pid::from_raw(i32::try_from(pid).expect("a pid")),
-                            Signal::SIGKILL,
-                        )
-                        .is_ok(),
-                    );
+                    kills += u32::from(kill(pid, Signal::SIGKILL).is_ok());
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(2));
             }
             kills
         });
-        let told = story();
-        over.store(true, Ordering::Relaxed);
+        let told = {
+            let _over = Over(&over);
+            story()
+        };
         assert!(
             killer.join().expect("the killer") > 0,
             "the control plane was never killed"
@@ -111,18 +105,27 @@ fn without_control_plane<T>(mesh: &Mesh, story: impl FnOnce() -> T) -> T {
     })
 }
 
+/// Makes every proxy learn the destinations of its app: a proxy knows what it was asked for.
+fn everybody_knows_everybody(mesh: &Mesh) {
+    mesh.visit("shop", "visitor", "http://web/products/1", &["--count", "20"])
+        .none_failed();
+    for pod in mesh.pods("reviews-") {
+        let address = pod["addresses"][0].as_str().expect("an address");
+        mesh.visit("shop", "visitor", &format!("http://{address}:8080/reviews/1"), &[])
+            .none_failed();
+    }
+    mesh.visit("shop", "visitor", REVIEWS, &["--count", "20"]).none_failed();
+}
+
 #[test]
 fn without_the_control_plane_requests_go_on_also_over_new_connections() {
     let mesh = shop().up();
-    mesh.visit("shop", "visitor", "http://web/products/1", &[])
-        .none_failed();
-    mesh.visit("shop", "visitor", REVIEWS, &[]).none_failed();
+    everybody_knows_everybody(&mesh);
     without_control_plane(&mesh, || {
         let options = ["--rate", "100", "--count", "100000", "--seconds", "8"];
         let load = mesh.visit_beside("shop", "visitor", "http://web/products/1", &options);
         for _ in 0..5 {
-            mesh.visit("shop", "visitor", REVIEWS, &["--count", "10"])
-                .none_failed();
+            mesh.visit("shop", "visitor", REVIEWS, &["--count", "10"]).none_failed();
         }
         load.tally().none_failed();
     });
@@ -131,13 +134,7 @@ fn without_the_control_plane_requests_go_on_also_over_new_connections() {
 #[test]
 fn a_killed_proxy_serves_again_from_its_snapshot_while_the_control_plane_is_gone() {
     let mesh = shop().up();
-    mesh.visit(
-        "shop",
-        "visitor",
-        "http://web/products/1",
-        &["--count", "20"],
-    )
-    .none_failed();
+    everybody_knows_everybody(&mesh);
     let web = &mesh.pods("web-")[0];
     let (name, proxy) = (
         web["name"].as_str().expect("a name").to_owned(),
@@ -149,19 +146,11 @@ fn a_killed_proxy_serves_again_from_its_snapshot_while_the_control_plane_is_gone
         kill(proxy, Signal::SIGKILL).expect("the proxy runs");
         mesh.until("another proxy runs in the pod", |status| {
             let pods = status["pods"].as_array().expect("pods");
-            let pod = pods
-                .iter()
-                .find(|pod| pod["name"] == *name)
-                .expect("the pod");
+            let pod = pods.iter().find(|pod| pod["name"] == *name).expect("the pod");
             pod["ready"] == true && container_pid(pod, "weft-proxy") != proxy
         });
-        mesh.visit(
-            "shop",
-            "visitor",
-            "http://web/products/1",
-            &["--count", "50"],
-        )
-        .none_failed();
+        mesh.visit("shop", "visitor", "http://web/products/1", &["--count", "50"])
+            .none_failed();
         others.tally().none_failed();
     });
 }
@@ -188,20 +177,13 @@ fn an_edited_route_reaches_all_proxies_under_load_without_a_failed_request() {
         let tally = mesh.visit("shop", "visitor", REVIEWS, &["--count", "2000"]);
         tally.none_failed().version("v1") as f64 / tally.calls() as f64
     };
-    mesh.until(
-        "every proxy concerned has acknowledged the new route",
-        |status| {
-            status["routes"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|route| {
-                    route["name"] == "reviews"
-                        && route["waiting"].as_array().is_none_or(Vec::is_empty)
-                        && acknowledged_new(&mesh)
-                })
-        },
-    );
+    mesh.until("every proxy concerned has acknowledged the new route", |status| {
+        status["routes"].as_array().into_iter().flatten().any(|route| {
+            route["name"] == "reviews"
+                && route["waiting"].as_array().is_none_or(Vec::is_empty)
+                && acknowledged_new(&mesh)
+        })
+    });
     let share = even(&mesh);
     assert!((share - 0.5).abs() <= 0.04, "{share}");
     load.tally().none_failed();
@@ -209,8 +191,5 @@ fn an_edited_route_reaches_all_proxies_under_load_without_a_failed_request() {
 
 /// Whether the visitor's proxy decides by the new weights.
 fn acknowledged_new(mesh: &Mesh) -> bool {
-    !mesh
-        .config("shop", "visitor")
-        .to_string()
-        .contains("\"weight\":90")
+    !mesh.config("shop", "visitor").to_string().contains("\"weight\":90")
 }

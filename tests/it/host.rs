@@ -25,9 +25,7 @@ fn a_killed_mesh_leaves_nothing_and_starts_again() {
     let mesh = shop().named(&name).up();
     kill(mesh.pid(), Signal::SIGKILL).expect("weft up runs");
     drop(mesh);
-    weft_tests::host::until("its processes are gone", || {
-        processes_with(&name).is_empty()
-    });
+    weft_tests::host::until("its processes are gone", || processes_with(&name).is_empty());
     assert_eq!(Host::now(), before);
 
     let again = shop().named(&name).up();
@@ -42,22 +40,12 @@ fn a_killed_mesh_leaves_nothing_and_starts_again() {
 fn two_meshes_run_side_by_side() {
     let (one, two) = (shop().up(), shop().up());
     for mesh in [&one, &two] {
-        mesh.visit(
-            "shop",
-            "visitor",
-            "http://web/products/1",
-            &["--count", "20"],
-        )
-        .none_failed();
+        mesh.visit("shop", "visitor", "http://web/products/1", &["--count", "20"])
+            .none_failed();
     }
     assert_eq!(one.end().0, Some(0));
-    two.visit(
-        "shop",
-        "visitor",
-        "http://web/products/1",
-        &["--count", "20"],
-    )
-    .none_failed();
+    two.visit("shop", "visitor", "http://web/products/1", &["--count", "20"])
+        .none_failed();
 }
 
 #[test]
@@ -66,10 +54,7 @@ fn a_second_mesh_of_the_same_name_is_refused() {
     let output = mesh.weft("up", ["-f", mesh.manifests().to_str().expect("a path")]);
     assert_ne!(output.status.code(), Some(0));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        said.contains(mesh.name()) && said.contains("running"),
-        "{said}"
-    );
+    assert!(said.contains(mesh.name()) && said.contains("running"), "{said}");
 }
 
 #[test]
@@ -81,8 +66,7 @@ fn the_demo_sees_what_it_expects_in_every_step() {
         .output();
     let output = output.expect("weft demo runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    let steps: serde_json::Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    let steps: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
     assert!(output.status.success(), "{steps:#}\n{said}");
     let steps = steps["steps"].as_array().expect("steps");
     assert_eq!(steps.len(), 7);

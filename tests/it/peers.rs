@@ -172,17 +172,11 @@ fn greeter() -> String {
         made.success(),
         "grpc_tools.protoc is missing: apt-get install python3-grpc-tools"
     );
-    let generated =
-        |file: &str| std::fs::read_to_string(dir.path().join(file)).expect("a generated file");
-    let mut text =
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: greeter, namespace: guests}\ndata:\n"
-            .to_owned();
+    let generated = |file: &str| std::fs::read_to_string(dir.path().join(file)).expect("a generated file");
+    let mut text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: greeter, namespace: guests}\ndata:\n".to_owned();
     for (file, body) in [
         ("helloworld_pb2.py", generated("helloworld_pb2.py")),
-        (
-            "helloworld_pb2_grpc.py",
-            generated("helloworld_pb2_grpc.py"),
-        ),
+        ("helloworld_pb2_grpc.py", generated("helloworld_pb2_grpc.py")),
         ("server.py", GREETER_SERVER.to_owned()),
         ("client.py", GREETER_CLIENT.to_owned()),
     ] {
@@ -225,11 +219,7 @@ fn guests() -> weft_tests::MeshBuilder {
 fn a_deployment_of_nginx_answers_curl_through_the_mesh() {
     let mesh = guests().file("nginx.yaml", NGINX).up();
     for host in ["nginx", "nginx.guests", "nginx.guests.svc.cluster.local"] {
-        let said = mesh.exec_ok(
-            "guests",
-            "client",
-            &["curl", "-sS", "-i", &format!("http://{host}/")],
-        );
+        let said = mesh.exec_ok("guests", "client", &["curl", "-sS", "-i", &format!("http://{host}/")]);
         assert!(
             said.starts_with("HTTP/1.1 200") && said.contains("Server: nginx"),
             "{said}"
@@ -272,13 +262,7 @@ fn a_grpc_pair_in_python_talks_streams_and_fails_through_the_mesh() {
 #[test]
 fn redis_is_carried_as_bytes_over_mutual_tls() {
     let mesh = guests().file("redis.yaml", REDIS).up();
-    let redis = |command: &[&str]| {
-        mesh.exec_ok(
-            "guests",
-            "client",
-            &[&["redis-cli", "-h", "redis"], command].concat(),
-        )
-    };
+    let redis = |command: &[&str]| mesh.exec_ok("guests", "client", &[&["redis-cli", "-h", "redis"], command].concat());
     assert_eq!(redis(&["set", "thread", "weft"]), "OK\n");
     assert_eq!(redis(&["get", "thread"]), "weft\n");
     let metrics = mesh.admin("guests", "redis", "/metrics");

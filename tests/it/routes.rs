@@ -45,11 +45,6 @@ fn a_broken_edit_keeps_the_old_split_and_names_the_field() {
     mesh.until("the status names the field", |status| {
         status.to_string().contains("weight")
     });
-    let tally = mesh.visit(
-        "shop",
-        "visitor",
-        "http://reviews/reviews/1",
-        &["--count", "500"],
-    );
+    let tally = mesh.visit("shop", "visitor", "http://reviews/reviews/1", &["--count", "500"]);
     assert!(tally.none_failed().version("v1") > 400);
 }

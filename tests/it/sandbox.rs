@@ -36,19 +36,10 @@ fn an_app_can_neither_forge_the_mark_nor_edit_the_rules() {
         );
     }
     // In a user namespace of its own an app is root of nothing that counts.
-    let nested = mesh.exec(
-        "shop",
-        "visitor",
-        &["unshare", "-Ur", "/usr/bin/python3", "-c", FORGE],
-    );
+    let nested = mesh.exec("shop", "visitor", &["unshare", "-Ur", "/usr/bin/python3", "-c", FORGE]);
     assert_ne!(String::from_utf8_lossy(&nested.stdout), "marked\n");
-    mesh.visit(
-        "shop",
-        "visitor",
-        "http://reviews/reviews/1",
-        &["--count", "20"],
-    )
-    .none_failed();
+    mesh.visit("shop", "visitor", "http://reviews/reviews/1", &["--count", "20"])
+        .none_failed();
 }
 
 #[test]
@@ -63,15 +54,8 @@ fn an_app_has_no_capability_no_new_privileges_and_its_own_places() {
     ] {
         assert!(status.contains(line), "{line:?} is not in {status}");
     }
-    mesh.exec_ok(
-        "shop",
-        "visitor",
-        &["sh", "-c", "touch /tmp/mine /dev/shm/mine"],
-    );
-    let web = mesh.pods("web-")[0]["name"]
-        .as_str()
-        .expect("a name")
-        .to_owned();
+    mesh.exec_ok("shop", "visitor", &["sh", "-c", "touch /tmp/mine /dev/shm/mine"]);
+    let web = mesh.pods("web-")[0]["name"].as_str().expect("a name").to_owned();
     let other = mesh.exec_ok("shop", &web, &["sh", "-c", "ls /tmp /dev/shm"]);
     assert!(!other.contains("mine"), "{other}");
     assert!(!std::path::Path::new("/tmp/mine").exists());
@@ -91,31 +75,20 @@ fn an_app_does_not_see_the_proxys_key_nor_the_meshs() {
         ],
     );
     assert_eq!(found, "");
-    let state = format!(
-        "{}/state",
-        mesh.manifests().parent().expect("a parent").display()
-    );
+    let state = format!("{}/state", mesh.manifests().parent().expect("a parent").display());
     let listed = mesh.exec(
         "shop",
         "visitor",
         &["sh", "-c", &format!("ls -AR {state} | grep -c key")],
     );
-    assert!(
-        !listed.status.success(),
-        "{}",
-        String::from_utf8_lossy(&listed.stdout)
-    );
+    assert!(!listed.status.success(), "{}", String::from_utf8_lossy(&listed.stdout));
 }
 
 #[test]
 fn a_pod_cannot_reach_the_host() {
     let mesh = shop().up();
     let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a port of the host");
-    let port = listener
-        .local_addr()
-        .expect("an address")
-        .port()
-        .to_string();
+    let port = listener.local_addr().expect("an address").port().to_string();
     let own: Vec<String> = host::addresses();
     for address in own {
         let dial = format!("import socket; socket.create_connection(({address:?}, {port}), 2)");

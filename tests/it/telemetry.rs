@@ -11,16 +11,9 @@ const PARENT: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0
 #[test]
 fn one_request_makes_one_trace_with_right_parents_over_three_hops() {
     let collector = Collector::start();
-    let mesh = shop()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
-        .up();
-    mesh.visit(
-        "shop",
-        "visitor",
-        "http://web/products/4711",
-        &["-H", PARENT],
-    )
-    .none_failed();
+    let mesh = shop().env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()).up();
+    mesh.visit("shop", "visitor", "http://web/products/4711", &["-H", PARENT])
+        .none_failed();
     until("six spans arrive", || collector.trace(TRACE).len() >= 6);
     let spans = collector.trace(TRACE);
 
@@ -38,11 +31,7 @@ fn one_request_makes_one_trace_with_right_parents_over_three_hops() {
             .iter()
             .find(child)
             .unwrap_or_else(|| panic!("no child of {parent}: {spans:#?}"));
-        assert!(
-            span.service.starts_with(service),
-            "{} is not {service}",
-            span.service
-        );
+        assert!(span.service.starts_with(service), "{} is not {service}", span.service);
         assert_eq!(span.span.kind, kind as i32, "{span:#?}");
         assert!(span.span.start_time_unix_nano <= span.span.end_time_unix_nano);
         parent = hex(&span.span.span_id);
@@ -66,9 +55,7 @@ fn one_request_makes_one_trace_with_right_parents_over_three_hops() {
 #[test]
 fn a_new_trace_is_begun_where_there_is_none() {
     let collector = Collector::start();
-    let mesh = shop()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
-        .up();
+    let mesh = shop().env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()).up();
     mesh.visit("shop", "visitor", "http://reviews/reviews/1", &[])
         .none_failed();
     until("a root span of the visitor arrives", || {
@@ -82,9 +69,7 @@ fn a_new_trace_is_begun_where_there_is_none() {
 #[test]
 fn a_dead_collector_costs_nothing_but_a_counter() {
     let mut collector = Collector::start();
-    let mesh = shop()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
-        .up();
+    let mesh = shop().env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()).up();
     collector.die();
     mesh.visit(
         "shop",
@@ -106,13 +91,8 @@ fn a_dead_collector_costs_nothing_but_a_counter() {
 #[test]
 fn metrics_name_both_sides_and_whether_mutual_tls_was_used() {
     let mesh = shop().up();
-    mesh.visit(
-        "shop",
-        "visitor",
-        "http://reviews/reviews/1",
-        &["--count", "10"],
-    )
-    .none_failed();
+    mesh.visit("shop", "visitor", "http://reviews/reviews/1", &["--count", "10"])
+        .none_failed();
     let metrics = mesh.admin("shop", "visitor", "/metrics");
     let count = metrics.lines().find(|line| {
         line.starts_with("http_client_request_duration_seconds_count{")
@@ -131,22 +111,13 @@ fn metrics_name_both_sides_and_whether_mutual_tls_was_used() {
     ] {
         assert!(count.contains(label), "{label} is missing: {count}");
     }
-    let strangers = mesh.exec(
-        "street",
-        "stranger",
-        &["visitor", "http://reviews.shop/reviews/1"],
-    );
+    let strangers = mesh.exec("street", "stranger", &["visitor", "http://reviews.shop/reviews/1"]);
     assert!(strangers.status.success());
     let pods = mesh.pods("reviews-");
     let all: String = pods
         .iter()
         .map(|pod| mesh.admin("shop", pod["name"].as_str().expect("a name"), "/metrics"))
         .collect();
-    let refused =
-        |line: &str| line.starts_with("weft_refusals_total") && line.contains("plaintext-refused");
-    assert!(
-        all.lines()
-            .any(|line| refused(line) && !line.ends_with(" 0")),
-        "{all}"
-    );
+    let refused = |line: &str| line.starts_with("weft_refusals_total") && line.contains("plaintext-refused");
+    assert!(all.lines().any(|line| refused(line) && !line.ends_with(" 0")), "{all}");
 }

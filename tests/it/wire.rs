@@ -43,8 +43,7 @@ fn nothing_in_clear(builder: MeshBuilder, address_prefix: &str) {
             IpAddr::V4(v4) => format!("http://{v4}:8080/reviews/{MARKER}"),
             IpAddr::V6(v6) => format!("http://[{v6}]:8080/reviews/{MARKER}"),
         };
-        mesh.visit("shop", "visitor", &url, &["--count", "5"])
-            .none_failed();
+        mesh.visit("shop", "visitor", &url, &["--count", "5"]).none_failed();
     }
 
     let meshed: Vec<IpAddr> = mesh.status()["pods"]
@@ -66,9 +65,7 @@ fn nothing_in_clear(builder: MeshBuilder, address_prefix: &str) {
         .filter(|(flow, _)| meshed.contains(&flow.from.ip()) && meshed.contains(&flow.to.ip()))
         .collect();
     assert!(
-        between
-            .iter()
-            .any(|(_, stream)| stream.joined().len() > 1000),
+        between.iter().any(|(_, stream)| stream.joined().len() > 1000),
         "the capture saw no traffic between pods"
     );
     for (flow, stream) in between {
@@ -107,21 +104,15 @@ fn so_it_is_on_shared_address_space_and_on_a_global_v6_prefix() {
 
 #[test]
 fn a_capture_would_see_the_marker_where_there_is_no_mesh() {
-    let plain =
-        manifest("cluster.yaml").replace("weft.dev/inject: enabled", "weft.dev/inject: disabled");
+    let plain = manifest("cluster.yaml").replace("weft.dev/inject: enabled", "weft.dev/inject: disabled");
     let mesh = FILES
         .iter()
         .filter(|(file, _)| *file != "routes.yaml")
         .fold(Mesh::builder(), |m, (file, text)| m.file(file, text));
     let mesh = mesh.file("cluster.yaml", &plain).up();
     let capture = Capture::begin(&mesh);
-    mesh.visit(
-        "shop",
-        "visitor",
-        &format!("http://web/products/{MARKER}"),
-        &[],
-    )
-    .none_failed();
+    mesh.visit("shop", "visitor", &format!("http://web/products/{MARKER}"), &[])
+        .none_failed();
     let (_, bytes) = capture.end();
     let marker = MARKER.as_bytes();
     assert!(bytes.windows(marker.len()).any(|window| window == marker));

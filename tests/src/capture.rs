@@ -40,9 +40,7 @@ impl Capture {
     pub fn begin(mesh: &Mesh) -> Self {
         let inside = mesh.inside_pid().to_string();
         let bridges = Command::new("nsenter")
-            .args([
-                "-t", &inside, "-n", "ip", "-o", "link", "show", "type", "bridge",
-            ])
+            .args(["-t", &inside, "-n", "ip", "-o", "link", "show", "type", "bridge"])
             .output()
             .expect("nsenter and ip run");
         let bridges = String::from_utf8_lossy(&bridges.stdout).into_owned();
@@ -53,8 +51,7 @@ impl Capture {
         let file = mesh.manifests().with_file_name("capture.pcap");
         let child = Command::new("nsenter")
             .args([
-                "-t", &inside, "-n", "tcpdump", "-i", bridge, "-s", "0", "-U", "-B", "32768", "-Z",
-                "root", "-w",
+                "-t", &inside, "-n", "tcpdump", "-i", bridge, "-s", "0", "-U", "-B", "32768", "-Z", "root", "-w",
             ])
             .arg(&file)
             .arg("tcp")
@@ -127,11 +124,7 @@ impl Stream {
             return vec![];
         };
         let mut joined = Vec::new();
-        let mut parts: Vec<(u32, &Vec<u8>)> = self
-            .bytes
-            .iter()
-            .map(|(seq, bytes)| (*seq, bytes))
-            .collect();
+        let mut parts: Vec<(u32, &Vec<u8>)> = self.bytes.iter().map(|(seq, bytes)| (*seq, bytes)).collect();
         let begin = next;
         parts.sort_by_key(|(seq, _)| seq.wrapping_sub(begin));
         for (seq, bytes) in parts {
@@ -162,11 +155,7 @@ fn tcp(frame: &[u8]) -> Option<(Flow, u32, bool, &[u8])> {
                 )))
             };
             // With offloading, a frame's length field may be 0.
-            let end = if total == 0 {
-                ip.len()
-            } else {
-                total.min(ip.len())
-            };
+            let end = if total == 0 { ip.len() } else { total.min(ip.len()) };
             (address(12)?, address(16)?, ip.get(header..end)?)
         }
         0x86dd => {
@@ -186,12 +175,7 @@ fn tcp(frame: &[u8]) -> Option<(Flow, u32, bool, &[u8])> {
         }
         _ => return None,
     };
-    let port = |at: usize| {
-        Some(u16::from_be_bytes([
-            *segment.get(at)?,
-            *segment.get(at + 1)?,
-        ]))
-    };
+    let port = |at: usize| Some(u16::from_be_bytes([*segment.get(at)?, *segment.get(at + 1)?]));
     let seq = u32::from_be_bytes(segment.get(4..8)?.try_into().ok()?);
     let header = usize::from(segment.get(12)? >> 4) * 4;
     let syn = segment.get(13)? & 0x02 != 0;

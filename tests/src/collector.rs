@@ -2,12 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use tonic::{Request, Response, Status};
 
@@ -73,20 +69,13 @@ impl Collector {
 
     /// All spans so far.
     pub fn spans(&self) -> Vec<Seen> {
-        let received = self
-            .received
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let received = self.received.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = |resource: &ResourceSpans| {
             let service = resource
                 .resource
                 .as_ref()
                 .map(|resource| attribute(&resource.attributes, "service.name"));
-            let spans = resource
-                .scope_spans
-                .iter()
-                .flat_map(|scope| scope.spans.clone());
+            let spans = resource.scope_spans.iter().flat_map(|scope| scope.spans.clone());
             let service = service.unwrap_or_default();
             spans
                 .map(|span| Seen {

@@ -33,12 +33,7 @@ impl Host {
 
     fn without_counters(mut self) -> Self {
         let plain = |line: &&str| !line.starts_with('#') && !line.starts_with(':');
-        self.rules = self
-            .rules
-            .lines()
-            .filter(plain)
-            .collect::<Vec<_>>()
-            .join("\n");
+        self.rules = self.rules.lines().filter(plain).collect::<Vec<_>>().join("\n");
         self
     }
 }
@@ -84,14 +79,6 @@ pub fn until(what: &str, so: impl Fn() -> bool) {
 #[must_use]
 pub fn addresses() -> Vec<String> {
     let lines = run("ip", &["-o", "addr", "show", "scope", "global"]);
-    let address = |line: &str| {
-        Some(
-            line.split_whitespace()
-                .nth(3)?
-                .split('/')
-                .next()?
-                .to_owned(),
-        )
-    };
+    let address = |line: &str| Some(line.split_whitespace().nth(3)?.split('/').next()?.to_owned());
     lines.lines().filter_map(address).collect()
 }

@@ -100,9 +100,7 @@ impl MeshBuilder {
     pub fn up(self) -> Mesh {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = self
-            .name
-            .unwrap_or_else(|| format!("t{}-{count}", std::process::id()));
+        let name = self.name.unwrap_or_else(|| format!("t{}-{count}", std::process::id()));
         let dir = tempfile::Builder::new()
             .prefix("weft-test-")
             .tempdir()
@@ -177,6 +175,21 @@ impl Mesh {
             "weft up has no process in a network namespace of its own:\n{}",
             self.log()
         )
+    }
+
+    /// The control plane's processes, as they are now.
+    pub fn control_pids(&self) -> Vec<Pid> {
+        let mut found = Vec::new();
+        let mut waiting = vec![self.pid()];
+        while let Some(pid) = waiting.pop() {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            if words.get(1) == Some(&&b"control"[..]) {
+                found.push(pid);
+            }
+            waiting.extend(children(pid));
+        }
+        found
     }
 
     /// Where the manifests lie.
@@ -322,13 +335,7 @@ impl Mesh {
 
     /// Calls an address from a pod with `visitor`, beside the test.
     #[track_caller]
-    pub fn visit_beside(
-        &self,
-        namespace: &str,
-        pod: &str,
-        url: &str,
-        options: &[&str],
-    ) -> Background {
+    pub fn visit_beside(&self, namespace: &str, pod: &str, url: &str, options: &[&str]) -> Background {
         self.spawn(namespace, pod, &[&["visitor", url], options].concat())
     }
 
@@ -337,13 +344,9 @@ impl Mesh {
     pub fn pods(&self, prefix: &str) -> Vec<Value> {
         let status = self.status();
         let pods = status["pods"].as_array().expect("pods").iter();
-        pods.filter(|pod| {
-            pod["name"]
-                .as_str()
-                .is_some_and(|name| name.starts_with(prefix))
-        })
-        .cloned()
-        .collect()
+        pods.filter(|pod| pod["name"].as_str().is_some_and(|name| name.starts_with(prefix)))
+            .cloned()
+            .collect()
     }
 
     /// What a pod's proxy says on its admin port, asked from within the pod: `/metrics`, `/ready`.
@@ -359,11 +362,7 @@ impl Mesh {
     /// What a pod's proxy believes (`/config`, loopback only).
     #[track_caller]
     pub fn config(&self, namespace: &str, pod: &str) -> Value {
-        let text = self.exec_ok(
-            namespace,
-            pod,
-            &["curl", "-sS", "http://127.0.0.1:15021/config"],
-        );
+        let text = self.exec_ok(namespace, pod, &["curl", "-sS", "http://127.0.0.1:15021/config"]);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("/config: {error}: {text}"))
     }
 
@@ -439,10 +438,7 @@ impl Background {
 impl Tally {
     #[track_caller]
     fn read(text: &str) -> Self {
-        Self(
-            serde_json::from_str(text)
-                .unwrap_or_else(|error| panic!("visitor printed {text:?}: {error}")),
-        )
+        Self(serde_json::from_str(text).unwrap_or_else(|error| panic!("visitor printed {text:?}: {error}")))
     }
 
     /// How many calls were made.
@@ -471,11 +467,7 @@ impl Tally {
     /// Every call was made and answered.
     #[track_caller]
     pub fn none_failed(&self) -> &Self {
-        assert!(
-            self.calls() > 0 && self.calls() == self.ok(),
-            "{:#}",
-            self.0
-        );
+        assert!(self.calls() > 0 && self.calls() == self.ok(), "{:#}", self.0);
         self
     }
 }

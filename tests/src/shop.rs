@@ -4,31 +4,16 @@ use crate::mesh::{Mesh, MeshBuilder};
 
 /// The manifests of `shop/manifests`.
 pub const FILES: [(&str, &str); 7] = [
-    (
-        "cluster.yaml",
-        include_str!("../../shop/manifests/cluster.yaml"),
-    ),
+    ("cluster.yaml", include_str!("../../shop/manifests/cluster.yaml")),
     ("web.yaml", include_str!("../../shop/manifests/web.yaml")),
-    (
-        "reviews.yaml",
-        include_str!("../../shop/manifests/reviews.yaml"),
-    ),
+    ("reviews.yaml", include_str!("../../shop/manifests/reviews.yaml")),
     (
         "reviews-east.yaml",
         include_str!("../../shop/manifests/reviews-east.yaml"),
     ),
-    (
-        "ratings.yaml",
-        include_str!("../../shop/manifests/ratings.yaml"),
-    ),
-    (
-        "visitors.yaml",
-        include_str!("../../shop/manifests/visitors.yaml"),
-    ),
-    (
-        "routes.yaml",
-        include_str!("../../shop/manifests/routes.yaml"),
-    ),
+    ("ratings.yaml", include_str!("../../shop/manifests/ratings.yaml")),
+    ("visitors.yaml", include_str!("../../shop/manifests/visitors.yaml")),
+    ("routes.yaml", include_str!("../../shop/manifests/routes.yaml")),
 ];
 
 /// The whole shop.
