@@ -209,7 +209,9 @@ fn mesh_name(name: &str) -> Result<String, String> {
 }
 
 fn lifetime(value: &str) -> Result<String, String> {
-    weft_daemon::settings::duration(value).map(|_| value.to_owned()).map_err(|error| error.to_string())
+    weft_daemon::settings::duration(value)
+        .map(|_| value.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 fn ports(text: &str) -> Result<(u16, u16), String> {
@@ -218,7 +220,11 @@ fn ports(text: &str) -> Result<(u16, u16), String> {
         Some((local, remote)) => (port(local)?, port(remote)?),
         None => (port(text)?, port(text)?),
     };
-    if remote == 0 { Err("0 is no port of a pod".to_owned()) } else { Ok((local, remote)) }
+    if remote == 0 {
+        Err("0 is no port of a pod".to_owned())
+    } else {
+        Ok((local, remote))
+    }
 }
 
 #[cfg(test)]
@@ -234,8 +240,12 @@ mod tests {
 
     #[test]
     fn a_command_may_have_flags_of_its_own() {
-        let cli = Cli::try_parse_from(["weft", "exec", "--name", "x", "-n", "shop", "web", "--", "ls", "-l", "--help"]);
-        let Ok(Cli { verb: Verb::Exec(exec) }) = cli else { panic!("{cli:?}") };
+        let cli = Cli::try_parse_from([
+            "weft", "exec", "--name", "x", "-n", "shop", "web", "--", "ls", "-l", "--help",
+        ]);
+        let Ok(Cli { verb: Verb::Exec(exec) }) = cli else {
+            panic!("{cli:?}")
+        };
         assert_eq!(exec.command, ["ls", "-l", "--help"]);
         assert_eq!(exec.pod.mesh.name, "x");
     }

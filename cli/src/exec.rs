@@ -56,9 +56,13 @@ impl Drop for Raw {
 }
 
 async fn in_terminal(client: &Client, target: &Target, command: &[String]) -> Result<i32> {
-    let size = tcgetwinsize(io::stdout()).map(|size| (size.ws_row, size.ws_col)).unwrap_or((24, 80));
+    let size = tcgetwinsize(io::stdout())
+        .map(|size| (size.ws_row, size.ws_col))
+        .unwrap_or((24, 80));
     let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
-    let mut running = client.exec_in_terminal(target, command, size, vec![("TERM".to_owned(), term)]).await?;
+    let mut running = client
+        .exec_in_terminal(target, command, size, vec![("TERM".to_owned(), term)])
+        .await?;
     let terminal = running.terminal.take().context("the mesh sent no terminal")?;
     let raw = Raw::enter()?;
     let drained = pump(&terminal)?;

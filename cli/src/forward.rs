@@ -22,13 +22,22 @@ const SLOTS: usize = 256;
 pub(crate) async fn main(args: ForwardArgs) -> Result<ExitCode> {
     let client = client(&args.pod.mesh);
     let (namespace, pod, container) = client.find(&target(&args.pod, None)).await?;
-    let target = Target { namespace, pod, container: Some(container) };
+    let target = Target {
+        namespace,
+        pod,
+        container: Some(container),
+    };
     let slots = Arc::new(Semaphore::new(SLOTS));
     let mut listeners = tokio::task::JoinSet::new();
     for (local, remote) in args.ports {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local)).await;
         let listener = listener.with_context(|| format!("listening on 127.0.0.1:{local}"))?;
-        println!("{} -> {}/{}:{remote}", listener.local_addr()?, target.namespace, target.pod);
+        println!(
+            "{} -> {}/{}:{remote}",
+            listener.local_addr()?,
+            target.namespace,
+            target.pod
+        );
         listeners.spawn(accept(listener, client.clone(), target.clone(), remote, slots.clone()));
     }
     tokio::select! {
@@ -40,7 +49,9 @@ pub(crate) async fn main(args: ForwardArgs) -> Result<ExitCode> {
 
 async fn accept(listener: TcpListener, client: Client, target: Target, port: u16, slots: Arc<Semaphore>) {
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, at worst: the others need time to close theirs.
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -15,7 +15,8 @@ pub(crate) async fn main(args: LogsArgs) -> Result<ExitCode> {
     let (namespace, pod, container) = client.find(&target(&args.pod, args.container)).await?;
     let path = file(&client.state().logs(), &namespace, &pod, &container);
     let opened = Reader::open(&path, args.tail, args.timestamps);
-    let mut reader = opened.with_context(|| format!("container {container} of {namespace}/{pod} has printed nothing yet"))?;
+    let mut reader =
+        opened.with_context(|| format!("container {container} of {namespace}/{pod} has printed nothing yet"))?;
     let mut stdout = io::stdout();
     loop {
         let bytes = reader.next().context("reading the log")?;
@@ -26,11 +27,19 @@ pub(crate) async fn main(args: LogsArgs) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS); // whoever reads has enough
         }
     }
-    while args.follow {
-        let bytes = reader.follow().await.context("reading the log")?;
-        if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
-            break;
-        }
+    if args.follow {
+        follow(&mut reader).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what comes, until whoever reads has enough.
+async fn follow(reader: &mut Reader) -> Result<()> {
+    let mut stdout = io::stdout();
+    loop {
+        let bytes = reader.follow().await.context("reading the log")?;
+        if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
+            return Ok(());
+        }
+    }
 }

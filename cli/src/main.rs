@@ -35,14 +35,23 @@ fn main() -> ExitCode {
         return code;
     }
     let args: Vec<OsString> = std::env::args_os().collect();
-    let called = args.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or("weft");
+    let called = args
+        .first()
+        .map(Path::new)
+        .and_then(Path::file_name)
+        .and_then(OsStr::to_str)
+        .unwrap_or("weft");
     if let Some(code) = shop::run(called, args.clone()) {
         return code;
     }
     if let Some(code) = called.strip_prefix("weft-").and_then(|name| role(name, &args, 1)) {
         return code;
     }
-    if let Some(code) = args.get(1).and_then(|name| name.to_str()).and_then(|name| role(name, &args, 2)) {
+    if let Some(code) = args
+        .get(1)
+        .and_then(|name| name.to_str())
+        .and_then(|name| role(name, &args, 2))
+    {
         return code;
     }
     match Cli::try_parse_from(&args) {

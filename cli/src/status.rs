@@ -36,7 +36,11 @@ fn text(status: &Value) -> String {
         (Some(true), _) => "ready, but it does not answer".to_owned(),
         _ => format!("not ready {}", word(&control["reason"])).trim_end().to_owned(),
     };
-    let place = format!("mesh {} · trust domain {}", word(&status["mesh"]), word(&status["trustDomain"]));
+    let place = format!(
+        "mesh {} · trust domain {}",
+        word(&status["mesh"]),
+        word(&status["trustDomain"])
+    );
     // A String takes all that is written to it, here and below.
     let _ = writeln!(out, "{place} · control plane {state} (pid {})", number(&control["pid"]));
     let parts = [
@@ -64,13 +68,25 @@ fn text(status: &Value) -> String {
 
 fn pods(status: &Value) -> Table {
     let mut table = Table::new(&[
-        "NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "ADDRESSES", "REGION", "ZONE", "VERSION", "PROXY", "CONTAINERS",
+        "NAMESPACE",
+        "NAME",
+        "READY",
+        "STATUS",
+        "RESTARTS",
+        "ADDRESSES",
+        "REGION",
+        "ZONE",
+        "VERSION",
+        "PROXY",
+        "CONTAINERS",
     ]);
     for pod in list(&status["pods"]) {
         let containers = list(&pod["containers"]);
         let counted = || containers.iter().filter(|container| container["kind"] != "init");
         let ready = counted().filter(|container| container["ready"] == true).count();
-        let apps = containers.iter().filter(|container| container["name"] != "weft-proxy" && !container["pid"].is_null());
+        let apps = containers
+            .iter()
+            .filter(|container| container["name"] != "weft-proxy" && !container["pid"].is_null());
         let pids = apps.map(|container| format!("{} {}", word(&container["name"]), number(&container["pid"])));
         table.row([
             word(&pod["namespace"]),
@@ -85,7 +101,11 @@ fn pods(status: &Value) -> Table {
             word(&pod["region"]),
             word(&pod["zone"]),
             word(&pod["version"]),
-            if pod["meshed"] == true { number(&pod["proxyPid"]) } else { "none".to_owned() },
+            if pod["meshed"] == true {
+                number(&pod["proxyPid"])
+            } else {
+                "none".to_owned()
+            },
             pids.collect::<Vec<_>>().join(", "),
         ]);
     }
@@ -102,7 +122,11 @@ fn services(status: &Value) -> Table {
             };
             format!("{}/{protocol}", number(&port["port"]))
         });
-        let addresses = if service["headless"] == true { "headless".to_owned() } else { words(&service["addresses"]) };
+        let addresses = if service["headless"] == true {
+            "headless".to_owned()
+        } else {
+            words(&service["addresses"])
+        };
         let pods = &service["pods"];
         table.row([
             word(&service["namespace"]),
@@ -117,13 +141,28 @@ fn services(status: &Value) -> Table {
 
 /// Routes, subsets and policies: whether they act, and who has them.
 fn objects(status: &Value) -> Table {
-    let mut table = Table::new(&["KIND", "NAMESPACE", "NAME", "STATUS", "APPLIED", "WAITING FOR", "WRITTEN AT"]);
+    let mut table = Table::new(&[
+        "KIND",
+        "NAMESPACE",
+        "NAME",
+        "STATUS",
+        "APPLIED",
+        "WAITING FOR",
+        "WRITTEN AT",
+    ]);
     let shown = list(&status["objects"]).iter().filter(|object| {
-        !matches!(object["kind"].as_str(), Some("Service" | "Pod" | "EndpointSlice" | "Node" | "Namespace" | "ServiceAccount"))
+        !matches!(
+            object["kind"].as_str(),
+            Some("Service" | "Pod" | "EndpointSlice" | "Node" | "Namespace" | "ServiceAccount")
+        )
     });
     for object in shown {
         let bad = list(&object["conditions"]).iter().filter(|condition| {
-            let wanted = if condition["type"] == "PartiallyInvalid" { "False" } else { "True" };
+            let wanted = if condition["type"] == "PartiallyInvalid" {
+                "False"
+            } else {
+                "True"
+            };
             condition["type"] != "Applied" && condition["status"] != wanted
         });
         let said = bad.map(|condition| {
@@ -134,7 +173,10 @@ fn objects(status: &Value) -> Table {
             format!("{}: {field}{}", word(&condition["reason"]), word(&condition["message"]))
         });
         let said = said.collect::<Vec<_>>().join("; ");
-        let line = object["line"].as_u64().map(|line| format!(":{line}")).unwrap_or_default();
+        let line = object["line"]
+            .as_u64()
+            .map(|line| format!(":{line}"))
+            .unwrap_or_default();
         table.row([
             word(&object["kind"]),
             word(&object["namespace"]),
@@ -150,7 +192,14 @@ fn objects(status: &Value) -> Table {
 
 /// Which proxies have acknowledged which version.
 fn proxies(status: &Value) -> Table {
-    let mut table = Table::new(&["NAMESPACE", "POD", "CONNECTED", "SINCE", "RESOURCES", "NOT ACKNOWLEDGED"]);
+    let mut table = Table::new(&[
+        "NAMESPACE",
+        "POD",
+        "CONNECTED",
+        "SINCE",
+        "RESOURCES",
+        "NOT ACKNOWLEDGED",
+    ]);
     for proxy in list(&status["proxies"]) {
         let resources = list(&proxy["resources"]);
         let acked = resources.iter().filter(|resource| resource["acked"] == true).count();
@@ -159,7 +208,11 @@ fn proxies(status: &Value) -> Table {
         table.row([
             word(&proxy["namespace"]),
             word(&proxy["pod"]),
-            if proxy["connected"] == true { "yes".to_owned() } else { "no".to_owned() },
+            if proxy["connected"] == true {
+                "yes".to_owned()
+            } else {
+                "no".to_owned()
+            },
             word(&proxy["since"]),
             format!("{acked}/{}", resources.len()),
             waiting.collect::<Vec<_>>().join(", "),
@@ -174,7 +227,11 @@ fn refusals(status: &Value) -> String {
     for proxy in list(&status["proxies"]) {
         for refusal in list(&proxy["refusals"]) {
             let pod = format!("{}/{}", word(&proxy["namespace"]), word(&proxy["pod"]));
-            let (object, field, reason) = (word(&refusal["object"]), word(&refusal["field"]), word(&refusal["reason"]));
+            let (object, field, reason) = (
+                word(&refusal["object"]),
+                word(&refusal["field"]),
+                word(&refusal["reason"]),
+            );
             let _ = writeln!(out, "{pod} refused {object}: {field}: {reason}");
         }
     }
@@ -219,7 +276,12 @@ mod tests {
             }],
         });
         let said = text(&status);
-        for part in ["UnsupportedValue: spec.rules[0].filters: filters are not honoured", "2/3", "shop/web-1", "/m/routes.yaml:4"] {
+        for part in [
+            "UnsupportedValue: spec.rules[0].filters: filters are not honoured",
+            "2/3",
+            "shop/web-1",
+            "/m/routes.yaml:4",
+        ] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }
     }

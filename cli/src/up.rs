@@ -41,7 +41,10 @@ pub(crate) fn main(args: UpArgs) -> ExitCode {
 
 fn settings(args: UpArgs) -> Result<Settings> {
     let name = args.mesh.name;
-    let manifests = args.manifests.canonicalize().with_context(|| format!("-f {}", args.manifests.display()))?;
+    let manifests = args
+        .manifests
+        .canonicalize()
+        .with_context(|| format!("-f {}", args.manifests.display()))?;
     ensure!(manifests.is_dir(), "-f {}: give a directory", manifests.display());
     let (pods_v4, pods_v6) = ranges(&args.pod_cidr, "10.244.0.0/16", "fd00:10:244::/64", "--pod-cidr")?;
     let (services_v4, services_v6) = ranges(&args.service_cidr, "10.96.0.0/16", "fd00:10:96::/112", "--service-cidr")?;
@@ -49,8 +52,14 @@ fn settings(args: UpArgs) -> Result<Settings> {
     let overlap6 = pods_v6.contains(&services_v6) || services_v6.contains(&pods_v6);
     ensure!(!overlap4 && !overlap6, "--pod-cidr and --service-cidr overlap");
     // A range that is too small would only be noticed pod by pod.
-    ensure!(services_v4.prefix_len() <= 27, "--service-cidr {services_v4} is too small: take at most /27");
-    ensure!(services_v6.prefix_len() <= 123, "--service-cidr {services_v6} is too small: take at most /123");
+    ensure!(
+        services_v4.prefix_len() <= 27,
+        "--service-cidr {services_v4} is too small: take at most /27"
+    );
+    ensure!(
+        services_v6.prefix_len() <= 123,
+        "--service-cidr {services_v6} is too small: take at most /123"
+    );
     Ok(Settings {
         state: StateDir::of(&name, |variable| std::env::var_os(variable)),
         trust_domain: args.trust_domain.unwrap_or_else(|| format!("{name}.weft.internal")),
@@ -63,7 +72,11 @@ fn settings(args: UpArgs) -> Result<Settings> {
         leaf_lifetime: args.leaf_lifetime,
         collector: collector()?,
         env: environment(),
-        aliases: shop::PROGRAMS.iter().chain(&["weft-proxy", "weft-control"]).map(|name| (*name).to_owned()).collect(),
+        aliases: shop::PROGRAMS
+            .iter()
+            .chain(&["weft-proxy", "weft-control"])
+            .map(|name| (*name).to_owned())
+            .collect(),
     })
 }
 
@@ -71,13 +84,20 @@ fn settings(args: UpArgs) -> Result<Settings> {
 fn ranges(given: &[IpNet], v4: &str, v6: &str, flag: &str) -> Result<(Ipv4Net, Ipv6Net)> {
     let (mut fours, mut sixes) = (vec![], vec![]);
     for net in given {
-        ensure!(net.trunc() == *net, "{flag} {net}: bits behind the prefix are set; take {}", net.trunc());
+        ensure!(
+            net.trunc() == *net,
+            "{flag} {net}: bits behind the prefix are set; take {}",
+            net.trunc()
+        );
         match net {
             IpNet::V4(net) => fours.push(*net),
             IpNet::V6(net) => sixes.push(*net),
         }
     }
-    ensure!(fours.len() <= 1 && sixes.len() <= 1, "{flag}: give at most one range of each family");
+    ensure!(
+        fours.len() <= 1 && sixes.len() <= 1,
+        "{flag}: give at most one range of each family"
+    );
     let v4 = v4.parse().context("the default range")?;
     let v6 = v6.parse().context("the default range")?;
     Ok((fours.pop().unwrap_or(v4), sixes.pop().unwrap_or(v6)))
@@ -86,13 +106,23 @@ fn ranges(given: &[IpNet], v4: &str, v6: &str, flag: &str) -> Result<(Ipv4Net, I
 /// The collector that this environment names.
 fn collector() -> Result<Option<SocketAddr>> {
     const VARIABLES: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-    let set = VARIABLES.iter().find_map(|name| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?)));
+    let set = VARIABLES
+        .iter()
+        .find_map(|name| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?)));
     let Some((name, endpoint)) = set else { return Ok(None) };
     let wrong = || format!("{name}={endpoint}: take the form http://HOST:4317 (OTLP over gRPC, without TLS)");
-    let Some(rest) = endpoint.strip_prefix("http://") else { bail!(wrong()) };
+    let Some(rest) = endpoint.strip_prefix("http://") else {
+        bail!(wrong())
+    };
     let authority = rest.split('/').next().unwrap_or_default();
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let authority = if has_port { authority.to_owned() } else { format!("{authority}:4317") };
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let authority = if has_port {
+        authority.to_owned()
+    } else {
+        format!("{authority}:4317")
+    };
     let mut addresses = authority.to_socket_addrs().with_context(wrong)?;
     // A name of this machine may have both families, and collectors listen on IPv4 by default.
     let all: Vec<SocketAddr> = addresses.by_ref().collect();
@@ -102,8 +132,11 @@ fn collector() -> Result<Option<SocketAddr>> {
 /// What of this environment is for proxies and the control plane too. Where traces go is decided by the relay.
 fn environment() -> Vec<(String, String)> {
     let ours = |name: &str| name == "WEFT_LOG" || name == "WEFT_LOG_FORMAT";
-    let telemetry = |name: &str| name.starts_with("OTEL_") && !name.ends_with("_ENDPOINT") && name != "OTEL_SERVICE_NAME";
-    std::env::vars().filter(|(name, _)| ours(name) || telemetry(name)).collect()
+    let telemetry =
+        |name: &str| name.starts_with("OTEL_") && !name.ends_with("_ENDPOINT") && name != "OTEL_SERVICE_NAME";
+    std::env::vars()
+        .filter(|(name, _)| ours(name) || telemetry(name))
+        .collect()
 }
 
 /// Starts the same command again in the background, and waits until its mesh is ready.
@@ -129,10 +162,15 @@ fn in_the_background(settings: &Settings) -> Result<ExitCode> {
             eprint!("{}", said(&path));
             return Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)));
         }
-        let ready = runtime.block_on(client.status()).is_ok_and(|status| status["ready"] == true);
+        let ready = runtime
+            .block_on(client.status())
+            .is_ok_and(|status| status["ready"] == true);
         if ready {
             print!("{}", said(&path));
-            println!("mesh {} runs in the background; end it with `weft down --name {}`", settings.mesh, settings.mesh);
+            println!(
+                "mesh {} runs in the background; end it with `weft down --name {}`",
+                settings.mesh, settings.mesh
+            );
             return Ok(ExitCode::SUCCESS);
         }
         if began.elapsed() > READY_PATIENCE {
@@ -156,10 +194,15 @@ mod tests {
     fn one_range_of_each_family_is_given_or_taken() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let (v4, v6) = ranges(&[net("100.64.0.0/16")], "10.244.0.0/16", "fd00::/64", "--pod-cidr").unwrap();
-        assert_eq!((v4.to_string(), v6.to_string()), ("100.64.0.0/16".into(), "fd00::/64".into()));
+        assert_eq!(
+            (v4.to_string(), v6.to_string()),
+            ("100.64.0.0/16".into(), "fd00::/64".into())
+        );
         let twice = [net("10.0.0.0/8"), net("10.0.0.0/8")];
         assert!(ranges(&twice, "10.244.0.0/16", "fd00::/64", "--pod-cidr").is_err());
-        let said = ranges(&[net("10.0.0.1/8")], "10.244.0.0/16", "fd00::/64", "--pod-cidr").unwrap_err().to_string();
+        let said = ranges(&[net("10.0.0.1/8")], "10.244.0.0/16", "fd00::/64", "--pod-cidr")
+            .unwrap_err()
+            .to_string();
         assert!(said.contains("10.0.0.0/8"), "{said}");
     }
 }

@@ -127,7 +127,9 @@ impl Server {
         let each = tasks.clone();
         tasks.spawn(async move {
             loop {
-                let Ok(slot) = slots.clone().acquire_owned().await else { return };
+                let Ok(slot) = slots.clone().acquire_owned().await else {
+                    return;
+                };
                 let Ok((stream, _)) = listener.accept().await else {
                     // Out of descriptors, at worst: the others need time to close theirs.
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -147,19 +149,28 @@ impl Server {
 
     async fn converse(&self, stream: UnixStream) -> io::Result<()> {
         let mut wire = Wire::new(stream);
-        let Some((ask, fds)) = timeout(PATIENCE, wire.receive::<Ask>()).await?? else { return Ok(()) };
+        let Some((ask, fds)) = timeout(PATIENCE, wire.receive::<Ask>()).await?? else {
+            return Ok(());
+        };
         match ask {
             Ask::Status => wire.send(&Answer::Status(self.status().await), &[]).await,
             Ask::Find(target) => {
                 let answer = match self.find(&target).await {
-                    Ok((found, container)) => {
-                        Answer::Found { namespace: found.key.namespace, pod: found.key.name, container }
-                    }
+                    Ok((found, container)) => Answer::Found {
+                        namespace: found.key.namespace,
+                        pod: found.key.name,
+                        container,
+                    },
                     Err(why) => Answer::Refused(why),
                 };
                 wire.send(&answer, &[]).await
             }
-            Ask::Exec { target, command, env, terminal } => {
+            Ask::Exec {
+                target,
+                command,
+                env,
+                terminal,
+            } => {
                 let stdio = stdio(terminal, fds);
                 self.exec(&mut wire, &target, command, env, stdio).await
             }
@@ -184,7 +195,11 @@ impl Server {
         let container = match &target.container {
             Some(name) if found.containers.contains(name) => name.clone(),
             Some(name) => {
-                return Err(format!("pod {} has no container {name:?}; it has {}", found.key, found.containers.join(", ")));
+                return Err(format!(
+                    "pod {} has no container {name:?}; it has {}",
+                    found.key,
+                    found.containers.join(", ")
+                ));
             }
             None => found.containers.first().cloned().unwrap_or_default(),
         };
@@ -193,7 +208,9 @@ impl Server {
 
     async fn running(&self, target: &Target) -> Result<(PodHandle, String), String> {
         let (found, container) = self.find(target).await?;
-        let handle = found.handle.ok_or_else(|| format!("pod {} has not started; see weft status", found.key))?;
+        let handle = found
+            .handle
+            .ok_or_else(|| format!("pod {} has not started; see weft status", found.key))?;
         Ok((handle, container))
     }
 
@@ -207,7 +224,12 @@ impl Server {
     ) -> io::Result<()> {
         let started = match self.running(target).await {
             Ok((handle, container)) => {
-                let plan = ExecPlan { container: Some(container), command, env, stdio };
+                let plan = ExecPlan {
+                    container: Some(container),
+                    command,
+                    env,
+                    stdio,
+                };
                 handle.exec(plan).await.map_err(|error| error.to_string())
             }
             Err(why) => Err(why),
@@ -231,7 +253,9 @@ impl Server {
     async fn dial(&self, wire: &mut Wire, target: &Target, port: u16) -> io::Result<()> {
         let dialled = match self.running(target).await {
             Ok((handle, _)) => match timeout(PATIENCE, handle.dial(port)).await {
-                Ok(dialled) => dialled.and_then(tokio::net::TcpStream::into_std).map_err(|error| error.to_string()),
+                Ok(dialled) => dialled
+                    .and_then(tokio::net::TcpStream::into_std)
+                    .map_err(|error| error.to_string()),
                 Err(_) => Err("no answer".to_owned()),
             },
             Err(why) => Err(why),
@@ -241,7 +265,10 @@ impl Server {
                 let stream: StdTcpStream = stream;
                 wire.send(&Answer::Dialled, &[stream.as_fd()]).await
             }
-            Err(why) => wire.send(&Answer::Refused(format!("port {port} of {}: {why}", target.pod)), &[]).await,
+            Err(why) => {
+                wire.send(&Answer::Refused(format!("port {port} of {}: {why}", target.pod)), &[])
+                    .await
+            }
         }
     }
 }
@@ -251,5 +278,9 @@ fn stdio(terminal: Option<(u16, u16)>, fds: Vec<OwnedFd>) -> ExecStdio {
         return ExecStdio::Terminal { rows, columns };
     }
     let mut fds = fds.into_iter();
-    ExecStdio::Fds { stdin: fds.next(), stdout: fds.next(), stderr: fds.next() }
+    ExecStdio::Fds {
+        stdin: fds.next(),
+        stdout: fds.next(),
+        stderr: fds.next(),
+    }
 }

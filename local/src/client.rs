@@ -53,7 +53,10 @@ const DOWN_PATIENCE: Duration = Duration::from_secs(30);
 impl Client {
     /// A mesh by name and state directory. Nothing is asked yet.
     pub fn new(mesh: &str, state: StateDir) -> Self {
-        Self { mesh: mesh.to_owned(), state }
+        Self {
+            mesh: mesh.to_owned(),
+            state,
+        }
     }
 
     /// Where the mesh keeps its state.
@@ -62,10 +65,14 @@ impl Client {
     }
 
     async fn ask(&self, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<Wire, ClientError> {
-        let stream = UnixStream::connect(self.state.socket()).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(self.mesh.clone()),
-            _ => ClientError::Io(error),
-        })?;
+        let stream = UnixStream::connect(self.state.socket())
+            .await
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ClientError::NotRunning(self.mesh.clone())
+                }
+                _ => ClientError::Io(error),
+            })?;
         let mut wire = Wire::new(stream);
         wire.send(ask, fds).await?;
         Ok(wire)
@@ -90,7 +97,11 @@ impl Client {
     pub async fn find(&self, target: &Target) -> Result<(String, String, String), ClientError> {
         let mut wire = self.ask(&Ask::Find(target.clone()), &[]).await?;
         match answer(&mut wire).await?.0 {
-            Answer::Found { namespace, pod, container } => Ok((namespace, pod, container)),
+            Answer::Found {
+                namespace,
+                pod,
+                container,
+            } => Ok((namespace, pod, container)),
             _ => Err(ClientError::Ended),
         }
     }
@@ -105,7 +116,12 @@ impl Client {
         command: &[String],
         stdio: [BorrowedFd<'_>; 3],
     ) -> Result<Running, ClientError> {
-        let ask = Ask::Exec { target: target.clone(), command: command.to_vec(), env: vec![], terminal: None };
+        let ask = Ask::Exec {
+            target: target.clone(),
+            command: command.to_vec(),
+            env: vec![],
+            terminal: None,
+        };
         let mut wire = self.ask(&ask, &stdio).await?;
         answer(&mut wire).await?;
         Ok(Running { wire, terminal: None })
@@ -122,10 +138,18 @@ impl Client {
         size: (u16, u16),
         env: Vec<(String, String)>,
     ) -> Result<Running, ClientError> {
-        let ask = Ask::Exec { target: target.clone(), command: command.to_vec(), env, terminal: Some(size) };
+        let ask = Ask::Exec {
+            target: target.clone(),
+            command: command.to_vec(),
+            env,
+            terminal: Some(size),
+        };
         let mut wire = self.ask(&ask, &[]).await?;
         let (_, fds) = answer(&mut wire).await?;
-        Ok(Running { wire, terminal: fds.into_iter().next() })
+        Ok(Running {
+            wire,
+            terminal: fds.into_iter().next(),
+        })
     }
 
     /// Connects to a port from within a pod.

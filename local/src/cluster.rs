@@ -15,7 +15,7 @@ use weft_daemon::drain::Tasks;
 use weft_injector::patch::InjectSettings;
 
 use crate::dns::Zone;
-use crate::manifest::{Desired, Files, Key, Reader, pod};
+use crate::manifest::{Desired, Facts, Files, Key, Reader};
 use crate::net::Net;
 use crate::objects::Store;
 use crate::runtime::Runtime;
@@ -39,7 +39,6 @@ pub use report::{NEWS, News, Report, is_fatal, problem};
 
 use addresses::ServiceAddresses;
 use record::Event;
-
 
 /// What a cluster is made from.
 pub struct Parts {
@@ -141,7 +140,12 @@ impl Handle {
     /// There is none, or several; for people.
     pub async fn find(&self, namespace: &str, pod: &str) -> Result<Found, String> {
         let (answer, found) = oneshot::channel();
-        self.send(Request::Find { namespace: namespace.to_owned(), pod: pod.to_owned(), answer }).await;
+        self.send(Request::Find {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            answer,
+        })
+        .await;
         found.await.unwrap_or_else(|_| Err("the mesh is ending".to_owned()))
     }
 }
@@ -247,17 +251,26 @@ impl Cluster {
     fn next_due(&self) -> Instant {
         let now = Instant::now();
         let records = self.records.values().filter_map(|record| record.due(now));
-        let available = self.desired.deployments.iter().filter(|(_, deployment)| !deployment.min_ready.is_zero());
+        let available = self
+            .desired
+            .deployments
+            .iter()
+            .filter(|(_, deployment)| !deployment.min_ready.is_zero());
         let available = available.flat_map(|(key, deployment)| {
-            let owned = self.records.values().filter(move |record| record.owner.as_ref() == Some(key));
-            owned.filter_map(move |record| Some(record.ready_since? + deployment.min_ready)).filter(move |due| *due > now)
+            let owned = self
+                .records
+                .values()
+                .filter(move |record| record.owner.as_ref() == Some(key));
+            owned
+                .filter_map(move |record| Some(record.ready_since? + deployment.min_ready))
+                .filter(move |due| *due > now)
         });
         records.chain(available).min().unwrap_or(now + Duration::from_secs(60))
     }
 
     /// What a pod's plan depends on besides the pod.
-    fn facts<'a>(&'a self, record: &'a Record) -> pod::Facts<'a> {
-        pod::Facts {
+    fn facts<'a>(&'a self, record: &'a Record) -> Facts<'a> {
+        Facts {
             dns: self.dns(&record.key.namespace),
             config_maps: &self.desired.config_maps,
             secrets: &self.desired.secrets,
@@ -271,7 +284,11 @@ impl Cluster {
         let domain = crate::dns::DOMAIN;
         Dns {
             nameservers: self.parts.addresses.dns(),
-            searches: vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()],
+            searches: vec![
+                format!("{namespace}.svc.{domain}"),
+                format!("svc.{domain}"),
+                domain.to_owned(),
+            ],
             options: vec!["ndots:5".to_owned()],
         }
     }

@@ -60,7 +60,9 @@ async fn serve_udp(socket: UdpSocket, zone: watch::Receiver<Arc<Zone>>) {
             }
         };
         let zone = zone.borrow().clone();
-        let Some(reply) = answer(&zone, &buffer[..length], answer::Transport::Udp) else { continue };
+        let Some(reply) = answer(&zone, &buffer[..length], answer::Transport::Udp) else {
+            continue;
+        };
         if let Err(error) = socket.send_to(&reply, peer).await {
             tracing::debug!(%error, %peer, "sending a DNS answer");
         }
@@ -70,7 +72,9 @@ async fn serve_udp(socket: UdpSocket, zone: watch::Receiver<Arc<Zone>>) {
 async fn serve_tcp(listener: TcpListener, zone: watch::Receiver<Arc<Zone>>, tasks: Tasks) {
     let slots = Arc::new(Semaphore::new(TCP_SLOTS));
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -94,7 +98,9 @@ async fn serve_tcp(listener: TcpListener, zone: watch::Receiver<Arc<Zone>>, task
 async fn converse(mut stream: TcpStream, zone: watch::Receiver<Arc<Zone>>) -> io::Result<()> {
     let mut query = Vec::new();
     loop {
-        let Ok(length) = timeout(TCP_PATIENCE, stream.read_u16()).await else { return Ok(()) };
+        let Ok(length) = timeout(TCP_PATIENCE, stream.read_u16()).await else {
+            return Ok(());
+        };
         let length = match length {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             length => usize::from(length?),
@@ -102,7 +108,9 @@ async fn converse(mut stream: TcpStream, zone: watch::Receiver<Arc<Zone>>) -> io
         query.resize(length, 0);
         timeout(TCP_PATIENCE, stream.read_exact(&mut query)).await??;
         let zone = zone.borrow().clone();
-        let Some(reply) = answer(&zone, &query, answer::Transport::Tcp) else { return Ok(()) };
+        let Some(reply) = answer(&zone, &query, answer::Transport::Tcp) else {
+            return Ok(());
+        };
         if reply.len() > TCP_MAX {
             return Ok(());
         }

@@ -3,6 +3,11 @@
 //! The runtime half knows pods, containers and networks, and nothing of Kubernetes' objects: [`sandbox`] (the room
 //! around a mesh), [`net`], [`spec`] (what a pod is), [`runtime`] and [`pod`] (what runs), [`logs`]. Every program that
 //! uses it calls [`stage::main`] first thing in its `main`, because the runtime re-executes that program.
+//!
+//! The cluster half plays API server, controllers and kubelet: [`manifest`] (what the user's files ask for), [`cluster`]
+//! (one task that compares what there is with what there is to be), the pure [`plan`] and [`slices`], what it publishes
+//! ([`objects`] for the control plane, [`dns`], [`services`]), [`token`]s; [`up`] puts a mesh together, [`api`] and
+//! [`client`] are how it is asked, [`state`] is what it keeps.
 
 pub mod logs;
 pub mod net;
@@ -18,7 +23,6 @@ mod probe;
 mod relay;
 mod volumes;
 
-// The cluster half: API server, controllers and kubelet of a mesh.
 pub mod manifest;
 pub mod plan;
 pub mod slices;

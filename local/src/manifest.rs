@@ -12,6 +12,7 @@ use weft_control::objects::{Object, Problem, Severity};
 mod check;
 mod deployment;
 pub mod expand;
+mod facts;
 pub mod fields;
 mod files;
 pub mod pod;
@@ -20,8 +21,10 @@ pub mod schema;
 mod service;
 mod tables;
 mod template;
+mod volumes;
 
 pub use deployment::{Deployment, Rollout};
+pub use facts::{Facts, Missing};
 pub use service::{Address, Service, ServicePort};
 pub use template::Template;
 
@@ -83,7 +86,10 @@ pub const DEFAULT_ACCOUNT: &str = "default";
 impl Key {
     /// Puts a key together.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     fn of(object: &Object) -> Self {
@@ -152,7 +158,9 @@ fn look(object: &Object, fields: &'static [Field], images: &mut usize) -> Vec<Pr
     let findings = schema::walk(&object.raw, fields);
     *images += findings.iter().filter(|finding| finding.kind == Found::Image).count();
     let refused = findings.into_iter().filter(|finding| finding.kind == Found::Refused);
-    refused.map(|f| object.problem(Severity::Error, &f.field, f.message, f.fix)).collect()
+    refused
+        .map(|f| object.problem(Severity::Error, &f.field, f.message, f.fix))
+        .collect()
 }
 
 fn image_notice(images: usize) -> Problem {
@@ -161,7 +169,9 @@ fn image_notice(images: usize) -> Problem {
         line: None,
         object: None,
         field: String::new(),
-        message: format!("{images} containers name an image; images are not used here: containers run programs of this machine"),
+        message: format!(
+            "{images} containers name an image; images are not used here: containers run programs of this machine"
+        ),
         fix: String::new(),
         severity: Severity::Notice,
     }
@@ -192,7 +202,13 @@ fn take(object: &Arc<Object>, desired: &mut Desired, problems: &mut Vec<Problem>
         }
         "Pod" => {
             if let Some(template) = Template::of_pod(object, problems) {
-                desired.pods.insert(key, BarePod { object: object.clone(), template });
+                desired.pods.insert(
+                    key,
+                    BarePod {
+                        object: object.clone(),
+                        template,
+                    },
+                );
             }
         }
         "Deployment" => {
@@ -202,7 +218,9 @@ fn take(object: &Arc<Object>, desired: &mut Desired, problems: &mut Vec<Problem>
         }
         _ => {}
     }
-    !problems[before..].iter().any(|problem| problem.severity == Severity::Error)
+    !problems[before..]
+        .iter()
+        .any(|problem| problem.severity == Severity::Error)
 }
 
 /// What can't be honoured stays as it was, if it was.
@@ -216,7 +234,12 @@ fn hold(object: &Object, last: &Desired, desired: &mut Desired) {
     match object.kind.as_str() {
         "Namespace" => keep(&object.name, &last.namespaces, &mut desired.namespaces),
         "Node" => keep(&object.name, &last.nodes, &mut desired.nodes),
-        "ServiceAccount" => drop(last.service_accounts.get(&key).cloned().map(|key| desired.service_accounts.insert(key))),
+        "ServiceAccount" => drop(
+            last.service_accounts
+                .get(&key)
+                .cloned()
+                .map(|key| desired.service_accounts.insert(key)),
+        ),
         "ConfigMap" => keep(&key, &last.config_maps, &mut desired.config_maps),
         "Secret" => keep(&key, &last.secrets, &mut desired.secrets),
         "Service" => keep(&key, &last.services, &mut desired.services),
@@ -241,15 +264,28 @@ fn strangers(desired: &mut Desired, problems: &mut Vec<Problem>) {
     };
     desired.services.retain(|_, service| lost(&service.object, problems));
     desired.pods.retain(|_, pod| lost(&pod.object, problems));
-    desired.deployments.retain(|_, deployment| lost(&deployment.object, problems));
+    desired
+        .deployments
+        .retain(|_, deployment| lost(&deployment.object, problems));
     let pods = desired.pods.values().map(|pod| (&pod.object, &pod.template));
-    let deployments = desired.deployments.values().map(|deployment| (&deployment.object, &deployment.template));
+    let deployments = desired
+        .deployments
+        .values()
+        .map(|deployment| (&deployment.object, &deployment.template));
     for (object, template) in pods.chain(deployments) {
         let account = template.service_account();
         if !desired.has_account(&object.namespace, account) {
             let field = format!("{}spec.serviceAccountName", template.prefix);
-            let message = format!("there is no ServiceAccount {account:?} in the namespace {}", object.namespace);
-            problems.push(object.problem(Severity::Error, &field, message, "add a ServiceAccount object of that name"));
+            let message = format!(
+                "there is no ServiceAccount {account:?} in the namespace {}",
+                object.namespace
+            );
+            problems.push(object.problem(
+                Severity::Error,
+                &field,
+                message,
+                "add a ServiceAccount object of that name",
+            ));
         }
     }
 }

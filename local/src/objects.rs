@@ -43,7 +43,11 @@ impl Store {
         }
         fs::create_dir_all(directory)?;
         let counter = Counter::open(counter)?;
-        Ok(Self { directory: directory.to_owned(), written: BTreeMap::new(), counter })
+        Ok(Self {
+            directory: directory.to_owned(),
+            written: BTreeMap::new(),
+            counter,
+        })
     }
 
     /// Makes the directory say exactly this, in this order: what an object refers to comes before it.
@@ -66,7 +70,12 @@ impl Store {
             fs::rename(&aside, self.directory.join(&file))?;
             self.written.insert(file, text);
         }
-        let gone: Vec<String> = self.written.keys().filter(|file| !present.contains(*file)).cloned().collect();
+        let gone: Vec<String> = self
+            .written
+            .keys()
+            .filter(|file| !present.contains(*file))
+            .cloned()
+            .collect();
         for file in gone {
             match fs::remove_file(self.directory.join(&file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -82,7 +91,11 @@ fn complete(object: &mut Value) {
     if object["metadata"]["uid"].is_null() {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &object["metadata"];
-        let uid = uid_of(&text(&object["kind"]), &text(&metadata["namespace"]), &text(&metadata["name"]));
+        let uid = uid_of(
+            &text(&object["kind"]),
+            &text(&metadata["namespace"]),
+            &text(&metadata["name"]),
+        );
         object["metadata"]["uid"] = json!(uid);
     }
 }
@@ -92,7 +105,12 @@ fn file_name(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let metadata = &object["metadata"];
     let kind = text(&object["kind"]).to_ascii_lowercase();
-    format!("{kind}.{}.{}.json", text(&metadata["namespace"]), text(&metadata["name"])).replace('/', "_")
+    format!(
+        "{kind}.{}.{}.json",
+        text(&metadata["namespace"]),
+        text(&metadata["name"])
+    )
+    .replace('/', "_")
 }
 
 impl Counter {
@@ -105,7 +123,11 @@ impl Counter {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 1,
             Err(error) => return Err(error),
         };
-        Ok(Self { path: path.to_owned(), next, reserved: next })
+        Ok(Self {
+            path: path.to_owned(),
+            next,
+            reserved: next,
+        })
     }
 
     fn take(&mut self) -> io::Result<u64> {
@@ -134,8 +156,10 @@ mod tests {
     }
 
     fn files(directory: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -157,7 +181,10 @@ mod tests {
         let (objects, counter) = (directory.path().join("objects"), directory.path().join("versions"));
         let mut store = Store::open(&objects, &counter).unwrap();
         store.sync(vec![pod("a", true), pod("b", true)]).unwrap();
-        let (a, b) = (version(&objects, "pod.shop.a.json"), version(&objects, "pod.shop.b.json"));
+        let (a, b) = (
+            version(&objects, "pod.shop.a.json"),
+            version(&objects, "pod.shop.b.json"),
+        );
         store.sync(vec![pod("a", true), pod("b", false)]).unwrap();
         assert_eq!(version(&objects, "pod.shop.a.json"), a);
         assert!(version(&objects, "pod.shop.b.json") > b);
@@ -167,7 +194,10 @@ mod tests {
     fn versions_rise_across_restarts_and_old_objects_are_cleared_away() {
         let directory = tempfile::tempdir().unwrap();
         let (objects, counter) = (directory.path().join("objects"), directory.path().join("versions"));
-        Store::open(&objects, &counter).unwrap().sync(vec![pod("a", true)]).unwrap();
+        Store::open(&objects, &counter)
+            .unwrap()
+            .sync(vec![pod("a", true)])
+            .unwrap();
         let first = version(&objects, "pod.shop.a.json");
         let mut again = Store::open(&objects, &counter).unwrap();
         assert_eq!(files(&objects), Vec::<String>::new());

@@ -37,12 +37,19 @@ pub struct Steps {
 pub fn steps(rollout: Rollout, owned: &[Owned<'_>], leaving: usize) -> Steps {
     let (current, old): (Vec<&Owned<'_>>, Vec<&Owned<'_>>) = owned.iter().partition(|pod| pod.current);
     let surplus = current.len().saturating_sub(rollout.replicas);
-    let mut steps = Steps { create: 0, delete: least_wanted(&current, surplus) };
+    let mut steps = Steps {
+        create: 0,
+        delete: least_wanted(&current, surplus),
+    };
     let missing = rollout.replicas.saturating_sub(current.len());
 
     if old.is_empty() {
         // After a recreation all old ones must be gone, not only going.
-        steps.create = if rollout.recreate && leaving > 0 && current.is_empty() { 0 } else { missing };
+        steps.create = if rollout.recreate && leaving > 0 && current.is_empty() {
+            0
+        } else {
+            missing
+        };
         return steps;
     }
     if rollout.recreate {
@@ -54,7 +61,10 @@ pub fn steps(rollout: Rollout, owned: &[Owned<'_>], leaving: usize) -> Steps {
 
     let least = rollout.replicas.saturating_sub(rollout.unavailable);
     let available = owned.iter().filter(|pod| pod.available).count();
-    let lost = current.iter().filter(|pod| pod.available && steps.delete.iter().any(|uid| uid == pod.uid)).count();
+    let lost = current
+        .iter()
+        .filter(|pod| pod.available && steps.delete.iter().any(|uid| uid == pod.uid))
+        .count();
     let mut spare = (available - lost).saturating_sub(least);
     for pod in sorted(&old) {
         // With all new ones available the old ones are not needed any more, however few there were to be.
@@ -70,13 +80,24 @@ pub fn steps(rollout: Rollout, owned: &[Owned<'_>], leaving: usize) -> Steps {
 
 /// The first `count` pods to do without.
 fn least_wanted(pods: &[&Owned<'_>], count: usize) -> Vec<String> {
-    sorted(pods).into_iter().take(count).map(|pod| pod.uid.to_owned()).collect()
+    sorted(pods)
+        .into_iter()
+        .take(count)
+        .map(|pod| pod.uid.to_owned())
+        .collect()
 }
 
 /// Not ready before ready, often restarted before seldom, young before old: Kubernetes' order of scaling down.
 fn sorted<'a, 'b>(pods: &[&'a Owned<'b>]) -> Vec<&'a Owned<'b>> {
     let mut pods = pods.to_vec();
-    pods.sort_by_key(|pod| (pod.available, pod.ready, std::cmp::Reverse(pod.restarts), std::cmp::Reverse(pod.order)));
+    pods.sort_by_key(|pod| {
+        (
+            pod.available,
+            pod.ready,
+            std::cmp::Reverse(pod.restarts),
+            std::cmp::Reverse(pod.order),
+        )
+    });
     pods
 }
 
@@ -85,7 +106,12 @@ mod tests {
     use super::*;
 
     fn rollout(replicas: usize) -> Rollout {
-        Rollout { replicas, surge: 1, unavailable: 0, recreate: false }
+        Rollout {
+            replicas,
+            surge: 1,
+            unavailable: 0,
+            recreate: false,
+        }
     }
 
     /// `n`: new and available, `s`: new and starting, `o`: old and available, `b`: old and broken.
@@ -94,7 +120,14 @@ mod tests {
         let pod = |(i, kind): (usize, char)| {
             let good = matches!(kind, 'n' | 'o');
             let current = matches!(kind, 'n' | 's');
-            Owned { uid: UIDS[i], current, available: good, ready: good, order: i as u64, restarts: 0 }
+            Owned {
+                uid: UIDS[i],
+                current,
+                available: good,
+                ready: good,
+                order: i as u64,
+                restarts: 0,
+            }
         };
         kinds.chars().enumerate().map(pod).collect()
     }
@@ -102,7 +135,13 @@ mod tests {
     #[track_caller]
     fn check(rollout: Rollout, kinds: &str, leaving: usize, create: usize, delete: &[&str]) {
         let steps = steps(rollout, &pods(kinds), leaving);
-        assert_eq!((steps.create, steps.delete.iter().map(String::as_str).collect::<Vec<_>>()), (create, delete.to_vec()));
+        assert_eq!(
+            (
+                steps.create,
+                steps.delete.iter().map(String::as_str).collect::<Vec<_>>()
+            ),
+            (create, delete.to_vec())
+        );
     }
 
     #[test]
@@ -145,14 +184,21 @@ mod tests {
 
     #[test]
     fn unavailability_that_is_allowed_is_used() {
-        let rollout = Rollout { surge: 0, unavailable: 1, ..rollout(2) };
+        let rollout = Rollout {
+            surge: 0,
+            unavailable: 1,
+            ..rollout(2)
+        };
         check(rollout, "oo", 0, 0, &["1"]);
         check(rollout, "o", 1, 1, &[]);
     }
 
     #[test]
     fn recreation_waits_until_the_old_ones_are_gone() {
-        let rollout = Rollout { recreate: true, ..rollout(2) };
+        let rollout = Rollout {
+            recreate: true,
+            ..rollout(2)
+        };
         check(rollout, "oo", 0, 0, &["0", "1"]);
         check(rollout, "", 2, 0, &[]);
         check(rollout, "", 0, 2, &[]);
@@ -163,7 +209,12 @@ mod tests {
     fn rollouts_of_every_size_end_and_never_fall_below_what_is_promised() {
         for replicas in 0..5 {
             for (surge, unavailable) in [(1, 0), (2, 0), (0, 1), (1, 1), (5, 5)] {
-                let rollout = Rollout { replicas, surge, unavailable, recreate: false };
+                let rollout = Rollout {
+                    replicas,
+                    surge,
+                    unavailable,
+                    recreate: false,
+                };
                 let names: Vec<String> = (0..64).map(|i| i.to_string()).collect();
                 let mut world: Vec<(usize, bool, bool)> = (0..3).map(|i| (i, false, true)).collect();
                 let mut next = 3;

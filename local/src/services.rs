@@ -51,7 +51,12 @@ impl Table {
                 let rules = if v4 { &mut table.v4 } else { &mut table.v6 };
                 for (i, port) in service.ports.iter().enumerate() {
                     let backends = backends(endpoints, i, v4);
-                    rules.ports.push(Port { address: *address, port: port.port, protocol: port.protocol, backends });
+                    rules.ports.push(Port {
+                        address: *address,
+                        port: port.port,
+                        protocol: port.protocol,
+                        backends,
+                    });
                 }
             }
         }
@@ -60,10 +65,18 @@ impl Table {
 
     /// The part that a pod of the mesh needs.
     pub fn udp(&self) -> Self {
-        let udp = |rules: &Rules| {
-            Rules { ports: rules.ports.iter().filter(|port| port.protocol == Protocol::Udp).cloned().collect() }
+        let udp = |rules: &Rules| Rules {
+            ports: rules
+                .ports
+                .iter()
+                .filter(|port| port.protocol == Protocol::Udp)
+                .cloned()
+                .collect(),
         };
-        Self { v4: udp(&self.v4), v6: udp(&self.v6) }
+        Self {
+            v4: udp(&self.v4),
+            v6: udp(&self.v6),
+        }
     }
 }
 
@@ -78,7 +91,11 @@ impl Rules {
                 port.refuse(&mut filter);
             }
         }
-        let jump = if jumps { format!("-A OUTPUT -j {CHAIN}\n") } else { String::new() };
+        let jump = if jumps {
+            format!("-A OUTPUT -j {CHAIN}\n")
+        } else {
+            String::new()
+        };
         format!("*nat\n:{CHAIN} - [0:0]\n{jump}{nat}COMMIT\n*filter\n:{CHAIN} - [0:0]\n{jump}{filter}COMMIT\n")
     }
 
@@ -92,7 +109,10 @@ impl Port {
     fn matched(&self) -> String {
         let protocol = if self.protocol == Protocol::Udp { "udp" } else { "tcp" };
         let bits = if self.address.is_ipv4() { 32 } else { 128 };
-        format!("-A {CHAIN} -d {}/{bits} -p {protocol} -m {protocol} --dport {}", self.address, self.port)
+        format!(
+            "-A {CHAIN} -d {}/{bits} -p {protocol} -m {protocol} --dport {}",
+            self.address, self.port
+        )
     }
 
     /// Each backend with the same probability: one in `left` for the first, one in `left - 1` of the rest for the next.
@@ -104,7 +124,11 @@ impl Port {
                 1 => String::new(),
                 _ => format!(" -m statistic --mode random --probability {:.10}", 1.0 / left as f64),
             };
-            let target = if ip.is_ipv4() { format!("{ip}:{port}") } else { format!("[{ip}]:{port}") };
+            let target = if ip.is_ipv4() {
+                format!("{ip}:{port}")
+            } else {
+                format!("[{ip}]:{port}")
+            };
             writeln!(out, "{matched}{chance} -j DNAT --to-destination {target}").expect("writing to a string");
         }
     }
@@ -129,12 +153,18 @@ pub async fn apply(net: &PodNet, table: &Table, jumps: bool, v6: bool) -> io::Re
     if v6 {
         work.push(("ip6tables-restore", table.v6.text(jumps)));
     }
-    net.run(move || work.iter().try_for_each(|(tool, rules)| restore(tool, rules))).await
+    net.run(move || work.iter().try_for_each(|(tool, rules)| restore(tool, rules)))
+        .await
 }
 
 fn restore(tool: &str, rules: &str) -> io::Result<()> {
     let mut command = Command::new(tool);
-    command.env("PATH", search_path()).args(["--noflush", "--wait", "5"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .env("PATH", search_path())
+        .args(["--noflush", "--wait", "5"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(rules.as_bytes())?;
@@ -160,7 +190,12 @@ mod tests {
 
     fn port(address: &str, protocol: Protocol, backends: &[(&str, u16)]) -> Port {
         let backends = backends.iter().map(|(ip, port)| (ip.parse().unwrap(), *port)).collect();
-        Port { address: address.parse().unwrap(), port: 80, protocol, backends }
+        Port {
+            address: address.parse().unwrap(),
+            port: 80,
+            protocol,
+            backends,
+        }
     }
 
     fn lines(rules: &Rules, jumps: bool) -> Vec<String> {
@@ -170,7 +205,9 @@ mod tests {
     #[test]
     fn each_backend_has_the_same_chance() {
         let backends = [("10.244.0.5", 8080), ("10.244.0.6", 8080), ("10.244.0.7", 9090)];
-        let rules = Rules { ports: vec![port("10.96.0.20", Protocol::Tcp, &backends)] };
+        let rules = Rules {
+            ports: vec![port("10.96.0.20", Protocol::Tcp, &backends)],
+        };
         let matched = "-A WEFT_SERVICES -d 10.96.0.20/32 -p tcp -m tcp --dport 80";
         assert_eq!(
             lines(&rules, true),
@@ -178,8 +215,12 @@ mod tests {
                 "*nat".to_owned(),
                 ":WEFT_SERVICES - [0:0]".to_owned(),
                 "-A OUTPUT -j WEFT_SERVICES".to_owned(),
-                format!("{matched} -m statistic --mode random --probability 0.3333333333 -j DNAT --to-destination 10.244.0.5:8080"),
-                format!("{matched} -m statistic --mode random --probability 0.5000000000 -j DNAT --to-destination 10.244.0.6:8080"),
+                format!(
+                    "{matched} -m statistic --mode random --probability 0.3333333333 -j DNAT --to-destination 10.244.0.5:8080"
+                ),
+                format!(
+                    "{matched} -m statistic --mode random --probability 0.5000000000 -j DNAT --to-destination 10.244.0.6:8080"
+                ),
                 format!("{matched} -j DNAT --to-destination 10.244.0.7:9090"),
                 "COMMIT".to_owned(),
                 "*filter".to_owned(),
@@ -192,10 +233,17 @@ mod tests {
 
     #[test]
     fn a_service_without_pods_refuses_instead_of_being_silent() {
-        let rules = Rules { ports: vec![port("10.96.0.20", Protocol::Tcp, &[]), port("fd00::20", Protocol::Udp, &[])] };
+        let rules = Rules {
+            ports: vec![
+                port("10.96.0.20", Protocol::Tcp, &[]),
+                port("fd00::20", Protocol::Udp, &[]),
+            ],
+        };
         let text = rules.text(false);
         assert!(text.contains("-d 10.96.0.20/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset\n"));
-        assert!(text.contains("-d fd00::20/128 -p udp -m udp --dport 80 -j REJECT --reject-with icmp6-port-unreachable\n"));
+        assert!(
+            text.contains("-d fd00::20/128 -p udp -m udp --dport 80 -j REJECT --reject-with icmp6-port-unreachable\n")
+        );
         assert!(!text.contains("DNAT"));
     }
 
@@ -206,7 +254,9 @@ mod tests {
 
     #[test]
     fn v6_targets_are_in_brackets() {
-        let rules = Rules { ports: vec![port("fd00::20", Protocol::Tcp, &[("fd00::5", 8080)])] };
+        let rules = Rules {
+            ports: vec![port("fd00::20", Protocol::Tcp, &[("fd00::5", 8080)])],
+        };
         assert!(rules.text(false).contains("--to-destination [fd00::5]:8080\n"));
     }
 
@@ -218,7 +268,11 @@ mod tests {
                 port("10.96.0.20", Protocol::Udp, &[("10.244.0.5", 53)]),
             ],
         };
-        let udp = Table { v4, v6: Rules::default() }.udp();
+        let udp = Table {
+            v4,
+            v6: Rules::default(),
+        }
+        .udp();
         assert!(!udp.v4.text(true).contains("tcp") && udp.v4.text(true).contains("-p udp"));
     }
 }

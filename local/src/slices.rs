@@ -72,7 +72,10 @@ pub fn endpoints(service: &Service, members: &[Member<'_>]) -> Vec<Endpoint> {
     let selected = members.iter().filter(|member| {
         member.namespace == service.object.namespace
             && !member.ips.is_empty()
-            && service.selector.iter().all(|(key, value)| member.labels.get(key) == Some(value))
+            && service
+                .selector
+                .iter()
+                .all(|(key, value)| member.labels.get(key) == Some(value))
     });
     let mut endpoints: Vec<Endpoint> = selected.map(|member| endpoint(service, member)).collect();
     endpoints.sort_by(|a, b| (&a.pod, &a.uid).cmp(&(&b.pod, &b.uid)));
@@ -103,10 +106,14 @@ pub fn slices(service: &Service, endpoints: &[Endpoint]) -> Vec<(String, Value)>
     for (family, v4) in [("IPv4", true), ("IPv6", false)] {
         let mut groups: BTreeMap<&[Option<u16>], Vec<Value>> = BTreeMap::new();
         for endpoint in endpoints {
-            let Some(ip) = endpoint.ips.iter().find(|ip| ip.is_ipv4() == v4) else { continue };
+            let Some(ip) = endpoint.ips.iter().find(|ip| ip.is_ipv4() == v4) else {
+                continue;
+            };
             groups.entry(&endpoint.ports).or_default().push(written(endpoint, *ip));
         }
-        let chunks = groups.iter().flat_map(|(ports, group)| group.chunks(MOST_ENDPOINTS).map(move |chunk| (ports, chunk)));
+        let chunks = groups
+            .iter()
+            .flat_map(|(ports, group)| group.chunks(MOST_ENDPOINTS).map(move |chunk| (ports, chunk)));
         for (i, (ports, chunk)) in chunks.enumerate() {
             let name = format!("{}-{}-{i}", service.object.name, family.to_ascii_lowercase());
             out.push((name.clone(), slice(service, &name, family, ports, chunk)));
@@ -168,7 +175,11 @@ pub fn backends(endpoints: &[Endpoint], port: usize, v4: bool) -> Vec<(IpAddr, u
         found.collect::<Vec<_>>()
     };
     let ready = reachable(&|endpoint| endpoint.ready);
-    if ready.is_empty() { reachable(&|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
+    if ready.is_empty() {
+        reachable(&|endpoint| endpoint.serving && endpoint.terminating)
+    } else {
+        ready
+    }
 }
 
 #[cfg(test)]

@@ -21,10 +21,16 @@ impl StateDir {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let base = set("WEFT_STATE_DIR").unwrap_or_else(|| {
             let home = || set("HOME").unwrap_or_else(|| PathBuf::from("/")).join(".local/state");
-            set("XDG_STATE_HOME").filter(|path| path.is_absolute()).unwrap_or_else(home).join("weft")
+            set("XDG_STATE_HOME")
+                .filter(|path| path.is_absolute())
+                .unwrap_or_else(home)
+                .join("weft")
         });
         let base = std::path::absolute(&base).unwrap_or(base);
-        Self { path: base.join(mesh), base }
+        Self {
+            path: base.join(mesh),
+            base,
+        }
     }
 
     /// Makes it, and those below it that only the owner may enter.
@@ -32,7 +38,13 @@ impl StateDir {
     /// # Errors
     /// It can't be made.
     pub fn make(&self) -> io::Result<()> {
-        for path in [self.base.clone(), self.path.clone(), self.keys(), self.logs(), self.control()] {
+        for path in [
+            self.base.clone(),
+            self.path.clone(),
+            self.keys(),
+            self.logs(),
+            self.control(),
+        ] {
             private(&path)?;
         }
         Ok(())
@@ -87,7 +99,11 @@ impl StateDir {
 /// Makes a directory, with its parents, that only its owner may enter.
 fn private(path: &Path) -> io::Result<()> {
     let explain = |error: io::Error| io::Error::new(error.kind(), format!("making {}: {error}", path.display()));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(explain)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(explain)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(explain)
 }
 
@@ -104,18 +120,38 @@ mod tests {
     #[test]
     fn the_most_particular_variable_says_where_it_is() {
         check(&[("HOME", "/home/ada")], "/home/ada/.local/state/weft/shop");
-        check(&[("HOME", "/home/ada"), ("XDG_STATE_HOME", "/state")], "/state/weft/shop");
-        check(&[("HOME", "/home/ada"), ("XDG_STATE_HOME", "/state"), ("WEFT_STATE_DIR", "/w")], "/w/shop");
-        check(&[("HOME", "/home/ada"), ("XDG_STATE_HOME", "relative")], "/home/ada/.local/state/weft/shop");
+        check(
+            &[("HOME", "/home/ada"), ("XDG_STATE_HOME", "/state")],
+            "/state/weft/shop",
+        );
+        check(
+            &[
+                ("HOME", "/home/ada"),
+                ("XDG_STATE_HOME", "/state"),
+                ("WEFT_STATE_DIR", "/w"),
+            ],
+            "/w/shop",
+        );
+        check(
+            &[("HOME", "/home/ada"), ("XDG_STATE_HOME", "relative")],
+            "/home/ada/.local/state/weft/shop",
+        );
     }
 
     #[test]
     fn nobody_else_may_enter_it() {
         let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::of("shop", |name| (name == "WEFT_STATE_DIR").then(|| directory.path().join("base").into()));
+        let state = StateDir::of("shop", |name| {
+            (name == "WEFT_STATE_DIR").then(|| directory.path().join("base").into())
+        });
         state.make().unwrap();
         for path in [state.base(), state.path(), &state.keys()] {
-            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
+            assert_eq!(
+                fs::metadata(path).unwrap().permissions().mode() & 0o777,
+                0o700,
+                "{}",
+                path.display()
+            );
         }
     }
 }

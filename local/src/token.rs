@@ -36,7 +36,9 @@ impl Tokens {
     /// # Errors
     /// The directory or the key can't be used.
     pub fn open(keys: &Path) -> Result<Self, IssuerError> {
-        Ok(Self { signer: Signer::load_or_create(keys, ISSUER)? })
+        Ok(Self {
+            signer: Signer::load_or_create(keys, ISSUER)?,
+        })
     }
 
     /// The JSON Web Key Set that tokens are checked with.
@@ -50,9 +52,18 @@ impl Tokens {
         let account = text("spec", "serviceAccountName");
         let node = text("spec", "nodeName");
         let bearer = Bearer {
-            service_account: NamedObject { uid: uid_of("ServiceAccount", &namespace, &account), name: account },
-            pod: NamedObject { name: text("metadata", "name"), uid: text("metadata", "uid") },
-            node: (!node.is_empty()).then(|| NamedObject { uid: uid_of("Node", "", &node), name: node }),
+            service_account: NamedObject {
+                uid: uid_of("ServiceAccount", &namespace, &account),
+                name: account,
+            },
+            pod: NamedObject {
+                name: text("metadata", "name"),
+                uid: text("metadata", "uid"),
+            },
+            node: (!node.is_empty()).then(|| NamedObject {
+                uid: uid_of("Node", "", &node),
+                name: node,
+            }),
             namespace,
         };
         self.signer.sign(&bearer, audience, lifetime, now)
@@ -113,7 +124,11 @@ mod tests {
     }
 
     fn source(audience: &str) -> TokenSource {
-        TokenSource { audience: audience.to_owned(), expiration_seconds: Some(3600), path: "token".to_owned() }
+        TokenSource {
+            audience: audience.to_owned(),
+            expiration_seconds: Some(3600),
+            path: "token".to_owned(),
+        }
     }
 
     #[test]
@@ -122,11 +137,18 @@ mod tests {
         let tokens = Tokens::open(directory.path()).unwrap();
         let mut held = PodTokens::default();
         let now = SystemTime::now();
-        held.refresh(&tokens, &pod(), &[source("weft")], (Instant::now(), now)).unwrap();
+        held.refresh(&tokens, &pod(), &[source("weft")], (Instant::now(), now))
+            .unwrap();
         let keys = Jwks::from_json(tokens.key_set().as_bytes()).unwrap();
         let token = &held.all()[&("weft".to_owned(), 3600)];
         let claims = verify(&keys, ISSUER, "weft", token, now).unwrap();
-        assert_eq!(claims.bearer.pod, NamedObject { name: "web-1".into(), uid: "u1".into() });
+        assert_eq!(
+            claims.bearer.pod,
+            NamedObject {
+                name: "web-1".into(),
+                uid: "u1".into()
+            }
+        );
         assert_eq!(claims.bearer.service_account.name, "web");
         assert!(verify(&keys, ISSUER, "other", token, now).is_err());
     }
@@ -139,7 +161,8 @@ mod tests {
         let (start, clock) = (Instant::now(), SystemTime::now());
         let mut at = |seconds: u64| {
             let later = Duration::from_secs(seconds);
-            held.refresh(&tokens, &pod(), &[source("weft")], (start + later, clock + later)).unwrap()
+            held.refresh(&tokens, &pod(), &[source("weft")], (start + later, clock + later))
+                .unwrap()
         };
         assert!(at(0));
         assert!(!at(2879));

@@ -61,7 +61,12 @@ pub struct Settings {
 }
 
 /// Tools that a mesh needs on this machine.
-const TOOLS: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
+const TOOLS: [&str; 4] = [
+    "iptables-restore",
+    "iptables-save",
+    "ip6tables-restore",
+    "ip6tables-save",
+];
 /// `weft status` and `weft down` look at the lock for a moment.
 const LOCK_TRIES: u32 = 20;
 
@@ -87,7 +92,10 @@ fn start(settings: &Settings) -> Result<ExitCode> {
     readable(&settings.manifests)?;
     let arguments = vec![OsString::from(serde_json::to_string(settings)?)];
     let under_run = |path: &&Path| path.starts_with("/run") || path.starts_with("/var/run");
-    let keep = [settings.state.base(), &settings.manifests].into_iter().filter(under_run).map(Path::to_owned);
+    let keep = [settings.state.base(), &settings.manifests]
+        .into_iter()
+        .filter(under_run)
+        .map(Path::to_owned);
     let sandbox = sandbox::Settings {
         hostname: "weft".to_owned(),
         supervisor: SUPERVISOR.to_owned(),
@@ -104,7 +112,11 @@ fn start(settings: &Settings) -> Result<ExitCode> {
     if code == ExitCode::SUCCESS {
         let mut out = std::io::stdout();
         // Nobody may be reading any more.
-        let _ = writeln!(out, "mesh {} ended: nothing of it is left but its logs and keys", settings.mesh);
+        let _ = writeln!(
+            out,
+            "mesh {} ended: nothing of it is left but its logs and keys",
+            settings.mesh
+        );
     }
     Ok(code)
 }
@@ -114,7 +126,10 @@ fn missing_tools(path: &std::ffi::OsStr) -> Result<()> {
     let missing: Vec<&str> = TOOLS.iter().filter(there).copied().collect();
     match missing.is_empty() {
         true => Ok(()),
-        false => bail!("{} missing: install the package iptables (apt-get install iptables)", missing.join(", ")),
+        false => bail!(
+            "{} missing: install the package iptables (apt-get install iptables)",
+            missing.join(", ")
+        ),
     }
 }
 
@@ -127,7 +142,9 @@ fn lock(settings: &Settings) -> Result<File> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(25)),
-            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
         }
     }
     let name = &settings.mesh;
@@ -145,7 +162,9 @@ fn readable(manifests: &Path) -> Result<()> {
     }
     for entry in fs::read_dir(manifests).with_context(context)? {
         let path = entry.with_context(context)?.path();
-        let is_manifest = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|e| extension == *e));
+        let is_manifest = path
+            .extension()
+            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|e| extension == *e));
         // One that is gone by now is no matter.
         if is_manifest && mode(&path).is_ok_and(|mode| mode & 0o004 == 0) {
             let path = path.display();
@@ -164,7 +183,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().as_os_str();
         let said = missing_tools(path).unwrap_err().to_string();
-        assert!(said.contains("ip6tables-restore") && said.contains("apt-get install iptables"), "{said}");
+        assert!(
+            said.contains("ip6tables-restore") && said.contains("apt-get install iptables"),
+            "{said}"
+        );
         for tool in TOOLS {
             fs::write(directory.path().join(tool), "").unwrap();
         }
@@ -177,12 +199,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         set(directory.path(), 0o700);
-        assert!(readable(directory.path()).unwrap_err().to_string().contains("chmod o+rx"));
+        assert!(
+            readable(directory.path())
+                .unwrap_err()
+                .to_string()
+                .contains("chmod o+rx")
+        );
         set(directory.path(), 0o755);
         let file = directory.path().join("pod.yaml");
         fs::write(&file, "").unwrap();
         set(&file, 0o600);
-        assert!(readable(directory.path()).unwrap_err().to_string().contains("chmod o+r "));
+        assert!(
+            readable(directory.path())
+                .unwrap_err()
+                .to_string()
+                .contains("chmod o+r ")
+        );
         set(&file, 0o644);
         readable(directory.path()).unwrap();
     }

@@ -29,7 +29,9 @@ pub(super) async fn ask(socket: &Path) -> Option<Value> {
 /// HTTP/1.0, so that the answer ends with the connection.
 async fn get(socket: &Path, path: &str) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: weft\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.0\r\nhost: weft\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = Vec::new();
     stream.take(MOST_BYTES).read_to_end(&mut answer).await?;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
@@ -44,7 +46,9 @@ async fn get(socket: &Path, path: &str) -> io::Result<Vec<u8>> {
 /// The whole state: of the mesh, of the cluster, of the control plane.
 pub(super) fn merge(about: &Value, cluster: Value, control: Option<Value>, system: &System) -> Value {
     let mut all = about.clone();
-    let (Some(whole), Value::Object(cluster)) = (all.as_object_mut(), cluster) else { return all };
+    let (Some(whole), Value::Object(cluster)) = (all.as_object_mut(), cluster) else {
+        return all;
+    };
     whole.extend(cluster);
     let answered = control.is_some();
     let mut control = control.unwrap_or_default();
@@ -64,7 +68,12 @@ pub(super) fn merge(about: &Value, cluster: Value, control: Option<Value>, syste
         }
     }
     let mut problems = all["problems"].as_array().cloned().unwrap_or_default();
-    for mut problem in control["problems"].take().as_array_mut().map(std::mem::take).unwrap_or_default() {
+    for mut problem in control["problems"]
+        .take()
+        .as_array_mut()
+        .map(std::mem::take)
+        .unwrap_or_default()
+    {
         known(&mut problem["file"], system);
         if !problems.iter().any(|other| same(other, &problem)) {
             problem["text"] = json!(text(&problem));
@@ -83,7 +92,9 @@ fn known(file: &mut Value, system: &System) {
 
 /// Cluster and control plane read the same files, and say the same of what neither understands.
 fn same(a: &Value, b: &Value) -> bool {
-    ["file", "line", "field", "message"].iter().all(|key| a[*key] == b[*key])
+    ["file", "line", "field", "message"]
+        .iter()
+        .all(|key| a[*key] == b[*key])
 }
 
 fn text(problem: &Value) -> String {
@@ -144,13 +155,21 @@ mod tests {
         assert_eq!(all["problems"].as_array().unwrap().len(), 2);
         assert_eq!(all["routes"][0]["file"], "/home/ada/shop/r.yaml");
         assert_eq!(all["routes"].as_array().unwrap().len(), 1);
-        assert_eq!(all["control"], json!({"pid": 7, "answers": true, "epoch": 2, "build": "b"}));
+        assert_eq!(
+            all["control"],
+            json!({"pid": 7, "answers": true, "epoch": 2, "build": "b"})
+        );
         assert_eq!(all["proxies"][0]["pod"], "web-1");
     }
 
     #[test]
     fn a_control_plane_that_is_away_takes_nothing_else_away() {
-        let all = merge(&json!({"mesh": "shop"}), json!({"pods": [1], "control": {"pid": null}}), None, &system());
+        let all = merge(
+            &json!({"mesh": "shop"}),
+            json!({"pods": [1], "control": {"pid": null}}),
+            None,
+            &system(),
+        );
         assert_eq!(all["pods"], json!([1]));
         assert_eq!(all["control"]["answers"], json!(false));
         assert_eq!(all["routes"], json!([]));

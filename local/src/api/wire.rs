@@ -35,7 +35,9 @@ impl Wire {
     pub async fn send(&mut self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let body = serde_json::to_vec(message)?;
         let length = u32::try_from(body.len()).ok().filter(|length| *length <= MOST_BYTES);
-        let length = length.ok_or_else(|| io::Error::other("the message is too long"))?.to_be_bytes();
+        let length = length
+            .ok_or_else(|| io::Error::other("the message is too long"))?
+            .to_be_bytes();
         let sent = self
             .0
             .async_io(Interest::WRITABLE, || {
@@ -44,7 +46,12 @@ impl Wire {
                 if !fds.is_empty() && !rights.push(SendAncillaryMessage::ScmRights(fds)) {
                     return Err(io::Error::other("too many descriptors for one message"));
                 }
-                Ok(sendmsg(self.0.as_fd(), &[IoSlice::new(&length)], &mut rights, SendFlags::NOSIGNAL)?)
+                Ok(sendmsg(
+                    self.0.as_fd(),
+                    &[IoSlice::new(&length)],
+                    &mut rights,
+                    SendFlags::NOSIGNAL,
+                )?)
             })
             .await?;
         self.0.write_all(&length[sent..]).await?;
@@ -58,7 +65,10 @@ impl Wire {
     /// What came is no message.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut length = [0; 4];
-        let (received, fds) = self.0.async_io(Interest::READABLE, || first(self.0.as_fd(), &mut length)).await?;
+        let (received, fds) = self
+            .0
+            .async_io(Interest::READABLE, || first(self.0.as_fd(), &mut length))
+            .await?;
         if received == 0 {
             return Ok(None);
         }
@@ -85,7 +95,12 @@ impl Wire {
 fn first(socket: BorrowedFd<'_>, length: &mut [u8; 4]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(length)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+    let received = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(length)],
+        &mut rights,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let fds = rights.drain().flat_map(|message| match message {
         RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
         _ => Vec::new(),

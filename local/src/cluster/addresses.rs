@@ -20,6 +20,15 @@ pub struct ServiceAddresses {
     dirty: bool,
 }
 
+/// The addresses of all Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// By Service. Empty: it is headless.
+    pub ips: BTreeMap<Key, Vec<IpAddr>>,
+    /// What is wrong with those that ask for impossible ones (`spec.clusterIP`).
+    pub wrong: Vec<(Key, String)>,
+}
+
 /// Addresses below this are for those who ask for them by number: the DNS server has the tenth (KEP-3070).
 const FIRST_CHOSEN: u32 = 16;
 
@@ -35,12 +44,22 @@ impl ServiceAddresses {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
         };
-        Ok(Self { file: Some(file.to_owned()), chosen, ..Self::new(v4, v6) })
+        Ok(Self {
+            file: Some(file.to_owned()),
+            chosen,
+            ..Self::new(v4, v6)
+        })
     }
 
     /// Without a memory.
     pub fn new(v4: Ipv4Net, v6: Option<Ipv6Net>) -> Self {
-        Self { v4, v6, chosen: BTreeMap::new(), file: None, dirty: false }
+        Self {
+            v4,
+            v6,
+            chosen: BTreeMap::new(),
+            file: None,
+            dirty: false,
+        }
     }
 
     /// Without IPv6, where the machine has none.
@@ -51,22 +70,23 @@ impl ServiceAddresses {
     /// The address of the DNS server: the tenth of the range.
     pub fn dns(&self) -> Vec<IpAddr> {
         let v4 = IpAddr::V4(nth_v4(self.v4, 10));
-        std::iter::once(v4).chain(self.v6.map(|net| IpAddr::V6(nth_v6(net, 10)))).collect()
+        std::iter::once(v4)
+            .chain(self.v6.map(|net| IpAddr::V6(nth_v6(net, 10))))
+            .collect()
     }
 
-    /// The addresses of all Services, and what is wrong with those that ask for impossible ones: field, message, fix.
-    pub fn assign<'a>(
-        &mut self,
-        services: impl Iterator<Item = (&'a Key, &'a Service)> + Clone,
-    ) -> (BTreeMap<Key, Vec<IpAddr>>, Vec<(Key, &'static str, String)>) {
+    /// The addresses of all Services.
+    pub fn assign<'a>(&mut self, services: impl Iterator<Item = (&'a Key, &'a Service)> + Clone) -> Assigned {
         let mut assigned: BTreeMap<Key, Vec<IpAddr>> = BTreeMap::new();
         let mut wrong = Vec::new();
         let mut taken: BTreeMap<IpAddr, Key> = BTreeMap::new();
         // Those who ask come first, so that none of theirs is given away.
         for (key, service) in services.clone() {
-            let Address::Given(asked) = &service.address else { continue };
+            let Address::Given(asked) = &service.address else {
+                continue;
+            };
             match asked.iter().find_map(|ip| self.obstacle(*ip, &taken)) {
-                Some(message) => wrong.push((key.clone(), "spec.clusterIP", message)),
+                Some(message) => wrong.push((key.clone(), message)),
                 None => {
                     taken.extend(asked.iter().map(|ip| (*ip, key.clone())));
                     assigned.insert(key.clone(), asked.clone());
@@ -81,13 +101,13 @@ impl ServiceAddresses {
                         taken.extend(ips.iter().map(|ip| (*ip, key.clone())));
                         assigned.insert(key.clone(), ips);
                     }
-                    None => wrong.push((key.clone(), "spec.clusterIP", "the service range has no free address".to_owned())),
+                    None => wrong.push((key.clone(), "the service range has no free address".to_owned())),
                 },
                 Address::Given(_) => {}
             }
         }
         self.save();
-        (assigned, wrong)
+        Assigned { ips: assigned, wrong }
     }
 
     fn obstacle(&self, ip: IpAddr, taken: &BTreeMap<IpAddr, Key>) -> Option<String> {
@@ -98,7 +118,9 @@ impl ServiceAddresses {
         if !inside {
             return Some(format!("{ip} is not in the mesh's service range {}", self.v4));
         }
-        taken.get(&ip).map(|other| format!("{ip} is already that of Service {other}"))
+        taken
+            .get(&ip)
+            .map(|other| format!("{ip} is already that of Service {other}"))
     }
 
     fn choose(&mut self, key: &Key, service: &Service, taken: &BTreeMap<IpAddr, Key>) -> Option<Vec<IpAddr>> {
@@ -111,7 +133,10 @@ impl ServiceAddresses {
             if !wanted {
                 continue;
             }
-            let kept = before.iter().find(|ip| ip.is_ipv4() == is_v4 && self.obstacle(**ip, taken).is_none()).copied();
+            let kept = before
+                .iter()
+                .find(|ip| ip.is_ipv4() == is_v4 && self.obstacle(**ip, taken).is_none())
+                .copied();
             ips.push(kept.or_else(|| self.free(is_v4, &name, taken))?);
         }
         if ips != before {
@@ -123,11 +148,25 @@ impl ServiceAddresses {
 
     /// The next address that nobody has or had; if there is none, the next that nobody has.
     fn free(&mut self, v4: bool, name: &str, taken: &BTreeMap<IpAddr, Key>) -> Option<IpAddr> {
-        let remembered: std::collections::BTreeSet<IpAddr> =
-            self.chosen.iter().filter(|(other, _)| *other != name).flat_map(|(_, ips)| ips.iter().copied()).collect();
+        let remembered: std::collections::BTreeSet<IpAddr> = self
+            .chosen
+            .iter()
+            .filter(|(other, _)| *other != name)
+            .flat_map(|(_, ips)| ips.iter().copied())
+            .collect();
         let (net4, net6) = (self.v4, self.v6);
-        let size = if v4 { bits(net4.prefix_len(), 32) } else { net6.map_or(0, |net| bits(net.prefix_len(), 128)) };
-        let nth = move |n: u32| if v4 { Some(IpAddr::V4(nth_v4(net4, n))) } else { net6.map(|net| IpAddr::V6(nth_v6(net, n))) };
+        let size = if v4 {
+            bits(net4.prefix_len(), 32)
+        } else {
+            net6.map_or(0, |net| bits(net.prefix_len(), 128))
+        };
+        let nth = move |n: u32| {
+            if v4 {
+                Some(IpAddr::V4(nth_v4(net4, n)))
+            } else {
+                net6.map(|net| IpAddr::V6(nth_v6(net, n)))
+            }
+        };
         // The last one is the broadcast address.
         let candidates = move || (FIRST_CHOSEN..size.saturating_sub(1)).filter_map(nth);
         let free = candidates().find(|ip| !taken.contains_key(ip) && !remembered.contains(ip));
@@ -141,7 +180,9 @@ impl ServiceAddresses {
 
     /// Writes down what is new. Failing costs stability across a restart, nothing else.
     fn save(&mut self) {
-        let Some(file) = self.file.as_ref().filter(|_| self.dirty) else { return };
+        let Some(file) = self.file.as_ref().filter(|_| self.dirty) else {
+            return;
+        };
         let text = serde_json::to_vec_pretty(&self.chosen).expect("a map of texts is JSON");
         match weft_daemon::file::replace(file, 0o600, &text) {
             Ok(()) => self.dirty = false,

@@ -27,7 +27,14 @@ pub(super) struct Blueprint<'a> {
 
 /// The pod object, not injected yet.
 pub(super) fn object(blueprint: &Blueprint<'_>) -> Value {
-    let Blueprint { template, key, uid, owner, node, created } = blueprint;
+    let Blueprint {
+        template,
+        key,
+        uid,
+        owner,
+        node,
+        created,
+    } = blueprint;
     let mut metadata = Map::new();
     metadata.insert("name".to_owned(), json!(key.name));
     metadata.insert("namespace".to_owned(), json!(key.namespace));
@@ -85,6 +92,8 @@ pub(super) fn uuid(random: u128) -> String {
 
 /// A time as objects write it: whole seconds, in UTC.
 pub(super) fn rfc3339(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time).replace_nanosecond(0).expect("0 is a number of nanoseconds");
+    let time = OffsetDateTime::from(time)
+        .replace_nanosecond(0)
+        .expect("0 is a number of nanoseconds");
     time.format(&Rfc3339).unwrap_or_default()
 }

@@ -10,12 +10,10 @@ use weft_injector::patch::{Decision, inject};
 
 use super::build::{Blueprint, labels, object, pod_name, uuid};
 use super::place::place;
-use super::record::{Record, Rules, Stage};
-use super::{Cluster, FAREWELL, system};
-use crate::manifest::{Key, Template, pod};
+use super::record::Record;
+use super::{Cluster, FAREWELL};
+use crate::manifest::{Key, Template};
 use crate::plan::{Owned, Steps, steps};
-use crate::pod::PodStatus;
-use crate::token::PodTokens;
 
 impl Cluster {
     /// Makes and deletes pods as the manifests ask for.
@@ -46,11 +44,20 @@ impl Cluster {
         let orphan = |record: &&Record| {
             let wanted = match &record.owner {
                 Some(owner) => self.desired.deployments.contains_key(owner),
-                None => self.desired.pods.get(&record.key).is_some_and(|pod| pod.template.hash == record.hash),
+                None => self
+                    .desired
+                    .pods
+                    .get(&record.key)
+                    .is_some_and(|pod| pod.template.hash == record.hash),
             };
             !record.deleting && (!wanted || !self.desired.nodes.contains_key(&record.node))
         };
-        let orphans: Vec<String> = self.records.values().filter(orphan).map(|record| record.uid.clone()).collect();
+        let orphans: Vec<String> = self
+            .records
+            .values()
+            .filter(orphan)
+            .map(|record| record.uid.clone())
+            .collect();
         for uid in orphans {
             self.delete(&uid);
         }
@@ -61,14 +68,19 @@ impl Cluster {
         let mut owned: BTreeMap<&Key, (Vec<Owned<'_>>, usize)> = BTreeMap::new();
         for record in self.records.values() {
             let Some(owner) = &record.owner else { continue };
-            let Some(deployment) = self.desired.deployments.get(owner) else { continue };
+            let Some(deployment) = self.desired.deployments.get(owner) else {
+                continue;
+            };
             let entry = owned.entry(owner).or_default();
             if record.deleting {
                 entry.1 += 1;
                 continue;
             }
             let ready = record.ready();
-            let available = ready && record.ready_since.is_some_and(|since| now >= since + deployment.min_ready);
+            let available = ready
+                && record
+                    .ready_since
+                    .is_some_and(|since| now >= since + deployment.min_ready);
             entry.0.push(Owned {
                 uid: &record.uid,
                 current: record.hash == deployment.template.hash,
@@ -80,7 +92,9 @@ impl Cluster {
         }
         let deployments = self.desired.deployments.iter();
         let steps = deployments.map(|(key, deployment)| {
-            let (owned, leaving) = owned.get(key).map_or((&[][..], 0), |(owned, leaving)| (owned, *leaving));
+            let (owned, leaving) = owned
+                .get(key)
+                .map_or((&[][..], 0), |(owned, leaving)| (owned, *leaving));
             (key.clone(), steps(deployment.rollout, owned, leaving))
         });
         steps.filter(|(_, steps)| *steps != Steps::default()).collect()
@@ -88,7 +102,9 @@ impl Cluster {
 
     /// A Pod that no Deployment owns: its labels may change while it runs; for anything else it makes way for a new one.
     fn bare(&mut self, key: &Key) -> Result<(), Box<Problem>> {
-        let Some(wanted) = self.desired.pods.get(key) else { return Ok(()) };
+        let Some(wanted) = self.desired.pods.get(key) else {
+            return Ok(());
+        };
         let Some(record) = self.records.values_mut().find(|record| record.key == *key) else {
             return self.create(key, false);
         };
@@ -106,72 +122,46 @@ impl Cluster {
 
     /// Makes a pod: its record, and its network in the background.
     fn create(&mut self, wanted: &Key, deployed: bool) -> Result<(), Box<Problem>> {
-        let (source, template): (Arc<Object>, Template) = match deployed {
-            true => self.desired.deployments.get(wanted).map(|d| (d.object.clone(), d.template.clone())),
-            false => self.desired.pods.get(wanted).map(|pod| (pod.object.clone(), pod.template.clone())),
-        }
-        .expect("it was just looked up");
-        let problem = |field: &str, message: String, fix: &str| {
-            let field = format!("{}{field}", template.prefix);
-            Box::new(source.problem(Severity::Error, &field, message, fix))
-        };
+        let (source, template) = self.blueprint(wanted, deployed);
         if !self.desired.has_account(&wanted.namespace, template.service_account()) {
             // Named among the problems of the manifests already.
             return Ok(());
         }
-        let on = |node: &str| {
-            let here = || self.records.values().filter(|record| record.node == node && !record.deleting);
-            (here().filter(|record| record.owner.as_ref() == Some(wanted)).count(), here().count())
+        let problem = |field: &str, message: String, fix: &str| {
+            let field = format!("{}{field}", template.prefix);
+            Box::new(source.problem(Severity::Error, &field, message, fix))
         };
-        let node = place(&template, &self.desired.nodes, on).map_err(|(field, message, fix)| problem(field, message, fix))?;
-        let owner = deployed.then_some(wanted);
-        let name = if deployed { pod_name(wanted, &template, rand::random()) } else { wanted.name.clone() };
+        let on = |node: &str| self.pods_on(node, wanted);
+        let node = place(&template, &self.desired.nodes, on);
+        let node = node.map_err(|(field, message, fix)| problem(field, message, fix))?;
+        let name = match deployed {
+            true => pod_name(wanted, &template, rand::random()),
+            false => wanted.name.clone(),
+        };
         let (key, uid) = (Key::new(&wanted.namespace, name), uuid(rand::random()));
-        let created = SystemTime::now();
-        let before = object(&Blueprint { template: &template, key: &key, uid: &uid, owner, node: &node, created });
-        let namespace = self.desired.namespaces.get(&key.namespace).map(|namespace| namespace.raw.clone());
-        let namespace = namespace.unwrap_or_else(|| json!({"metadata": {"name": key.namespace}}));
-        let (after, meshed) = match inject(&before, &namespace, &self.parts.inject) {
-            Decision::Inject(pod) => (*pod, true),
-            Decision::Skip(_) => (before.clone(), false),
+        let before = object(&Blueprint {
+            template: &template,
+            key: &key,
+            uid: &uid,
+            owner: deployed.then_some(wanted),
+            node: &node,
+            created: SystemTime::now(),
+        });
+        let after = match inject(&before, &self.namespace(&key.namespace), &self.parts.inject) {
+            Decision::Inject(pod) => Some(*pod),
+            Decision::Skip(_) => None,
             Decision::Refuse(why) => {
                 let (field, message) = why.split_once(": ").unwrap_or(("", &why));
                 return Err(problem(field, message.to_owned(), ""));
             }
         };
-        let spec = match pod::view(&after) {
-            Ok(spec) => spec,
-            Err(missing) => return Err(problem(&missing.field, missing.message, "")),
-        };
-        let system = key.namespace == system::NAMESPACE;
-        let record = Record {
-            ours: if system { names(&after) } else { &names(&after) - &names(&before) },
-            meshed,
-            system,
-            owner: owner.cloned(),
-            hash: template.hash.clone(),
-            order: self.order,
-            created,
-            labels: labels(&template, owner),
-            token_sources: pod::tokens(&after),
-            object: after,
-            spec: Arc::new(spec),
-            node,
-            net: None,
-            ips: Vec::new(),
-            stage: Stage::Network,
-            status: PodStatus::default(),
-            ready_since: None,
-            ready_changed: created,
-            deleting: false,
-            stopping: false,
-            tokens: PodTokens::default(),
-            volumes: Vec::new(),
-            rules: Rules::default(),
-            trouble: None,
-            uid: uid.clone(),
-            key,
-        };
+        let mut record = Record::new(key, uid.clone(), before, after)
+            .map_err(|missing| problem(&missing.field, missing.message, ""))?;
+        record.owner = deployed.then(|| wanted.clone());
+        record.labels = labels(&template, record.owner.as_ref());
+        record.hash = template.hash;
+        record.node = node;
+        record.order = self.order;
         self.order += 1;
         self.records.insert(uid.clone(), record);
         self.refresh_tokens(&uid);
@@ -179,19 +169,49 @@ impl Cluster {
         Ok(())
     }
 
+    /// What a pod is made from: a Deployment's template, or a Pod's own.
+    fn blueprint(&self, wanted: &Key, deployed: bool) -> (Arc<Object>, Template) {
+        let (object, template) = match deployed {
+            true => {
+                let deployment = &self.desired.deployments[wanted];
+                (&deployment.object, &deployment.template)
+            }
+            false => {
+                let pod = &self.desired.pods[wanted];
+                (&pod.object, &pod.template)
+            }
+        };
+        (object.clone(), template.clone())
+    }
+
+    /// How many pods are on a node: those of the same owner, and all.
+    fn pods_on(&self, node: &str, owner: &Key) -> (usize, usize) {
+        let mut counts = (0, 0);
+        for record in self
+            .records
+            .values()
+            .filter(|record| record.node == node && !record.deleting)
+        {
+            counts.0 += usize::from(record.owner.as_ref() == Some(owner));
+            counts.1 += 1;
+        }
+        counts
+    }
+
+    /// A Namespace as an object; `default` may be there without one.
+    fn namespace(&self, name: &str) -> Value {
+        let written = self.desired.namespaces.get(name).map(|namespace| namespace.raw.clone());
+        written.unwrap_or_else(|| json!({"metadata": {"name": name}}))
+    }
+
     /// Takes a pod out of service at once, and tells it a little later.
     fn delete(&mut self, uid: &str) {
-        let Some(record) = self.records.get_mut(uid) else { return };
+        let Some(record) = self.records.get_mut(uid) else {
+            return;
+        };
         record.delete();
         // Nobody sends anything to a pod that never was ready.
         let farewell = if record.status.ready { FAREWELL } else { Duration::ZERO };
         self.stop(uid, farewell, None);
     }
-}
-
-/// The names of a pod's containers.
-fn names(pod: &Value) -> std::collections::BTreeSet<String> {
-    let lists = ["initContainers", "containers"].into_iter();
-    let containers = lists.flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
-    containers.filter_map(|container| container["name"].as_str().map(str::to_owned)).collect()
 }

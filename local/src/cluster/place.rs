@@ -33,25 +33,40 @@ pub(super) fn place(
     if let Some(name) = named {
         return match nodes.contains_key(name) || (nodes.is_empty() && name == ONLY_NODE) {
             true => Ok(name.to_owned()),
-            false => Err(("spec.nodeName", format!("there is no Node {name:?}"), "add a Node object of that name")),
+            false => Err((
+                "spec.nodeName",
+                format!("there is no Node {name:?}"),
+                "add a Node object of that name",
+            )),
         };
     }
     let empty = BTreeMap::new();
     let fits = |labels: &BTreeMap<String, String>, name: &str| {
-        template.view.node_selector.iter().all(|(key, value)| match key.as_str() {
-            "kubernetes.io/hostname" => labels.get(key).map_or(name, String::as_str) == value,
-            key if EVERYWHERE.contains(&key) && !labels.contains_key(key) => true,
-            key => labels.get(key) == Some(value),
-        })
+        template
+            .view
+            .node_selector
+            .iter()
+            .all(|(key, value)| match key.as_str() {
+                "kubernetes.io/hostname" => labels.get(key).map_or(name, String::as_str) == value,
+                key if EVERYWHERE.contains(&key) && !labels.contains_key(key) => true,
+                key => labels.get(key) == Some(value),
+            })
     };
-    let mut candidates: Vec<&str> =
-        nodes.iter().filter(|(name, node)| fits(&node.labels, name)).map(|(name, _)| name.as_str()).collect();
+    let mut candidates: Vec<&str> = nodes
+        .iter()
+        .filter(|(name, node)| fits(&node.labels, name))
+        .map(|(name, _)| name.as_str())
+        .collect();
     if nodes.is_empty() && fits(&empty, ONLY_NODE) {
         candidates.push(ONLY_NODE);
     }
     let fewest = candidates.into_iter().min_by_key(|name| (pods(name), *name));
     fewest.map(str::to_owned).ok_or_else(|| {
         let message = "no Node has these labels".to_owned();
-        ("spec.nodeSelector", message, "add them to a Node object, or change the selector")
+        (
+            "spec.nodeSelector",
+            message,
+            "add them to a Node object, or change the selector",
+        )
     })
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use weft_control::objects::Severity;
 
+use super::addresses::Assigned;
 use super::build::rfc3339;
 use super::record::Record;
 use super::{Cluster, system};
@@ -19,11 +20,12 @@ use crate::slices::{Endpoint, Member, endpoints, slices};
 impl Cluster {
     /// Publishes everything as it is now. Slices come before pods vanish, and addresses before names.
     pub(super) fn publish(&mut self) {
-        let (ips, wrong) = self.parts.addresses.assign(self.desired.services.iter());
-        for (key, field, message) in wrong {
+        let Assigned { ips, wrong } = self.parts.addresses.assign(self.desired.services.iter());
+        for (key, message) in wrong {
             if let Some(service) = self.desired.services.get(&key) {
                 let fix = "remove it, or take a free address of that range";
-                self.problems.push(service.object.problem(Severity::Error, field, message, fix));
+                self.problems
+                    .push(service.object.problem(Severity::Error, "spec.clusterIP", message, fix));
             }
         }
         self.cluster_ips = ips;
@@ -43,7 +45,10 @@ impl Cluster {
             .iter()
             .filter_map(|(name, node)| Some((name.as_str(), node.labels.get("topology.kubernetes.io/zone")?.as_str())))
             .collect();
-        let running = self.records.values().filter(|record| !record.finished() && !record.status.ended);
+        let running = self
+            .records
+            .values()
+            .filter(|record| !record.finished() && !record.status.ended);
         let members: Vec<Member<'_>> = running
             .map(|record| Member {
                 namespace: &record.key.namespace,
@@ -60,7 +65,9 @@ impl Cluster {
             })
             .collect();
         let services = self.desired.services.iter();
-        services.map(|(key, service)| (key.clone(), endpoints(service, &members))).collect()
+        services
+            .map(|(key, service)| (key.clone(), endpoints(service, &members)))
+            .collect()
     }
 
     fn addresses(&self, key: &Key) -> &[IpAddr] {
@@ -72,7 +79,11 @@ impl Cluster {
         let ours = |key: &&Key| key.namespace == system::NAMESPACE && key.name == system::DNS_SERVICE;
         let services = self.desired.services.iter().filter(|(key, _)| !ours(key));
         let table = Table::new(services.map(|(key, service)| {
-            (service, self.addresses(key), behind.get(key).map_or(&[][..], Vec::as_slice))
+            (
+                service,
+                self.addresses(key),
+                behind.get(key).map_or(&[][..], Vec::as_slice),
+            )
         }));
         if *self.table != table {
             self.table = Arc::new(table);
@@ -106,16 +117,29 @@ impl Cluster {
         if !self.desired.namespaces.contains_key(DEFAULT_NAMESPACE) {
             objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DEFAULT_NAMESPACE}}));
         }
-        let names = self.desired.namespaces.keys().map(String::as_str).chain([DEFAULT_NAMESPACE]);
+        let names = self
+            .desired
+            .namespaces
+            .keys()
+            .map(String::as_str)
+            .chain([DEFAULT_NAMESPACE]);
         let names: std::collections::BTreeSet<&str> = names.collect();
         for namespace in names {
-            let written = self.desired.service_accounts.contains(&Key::new(namespace, DEFAULT_ACCOUNT));
+            let written = self
+                .desired
+                .service_accounts
+                .contains(&Key::new(namespace, DEFAULT_ACCOUNT));
             if !written {
                 objects.push(account(namespace, DEFAULT_ACCOUNT));
             }
         }
         objects.push(account(system::NAMESPACE, system::CONTROL));
-        objects.extend(self.desired.services.iter().map(|(key, service)| finished(service, self.addresses(key))));
+        objects.extend(
+            self.desired
+                .services
+                .iter()
+                .map(|(key, service)| finished(service, self.addresses(key))),
+        );
         let pods = self.records.values().filter(|record| !record.status.ended);
         let mut pods: Vec<&Record> = pods.collect();
         // Of two pods of one name only the newer one can be told; the older one is going.
@@ -144,7 +168,10 @@ impl Cluster {
         };
         let status = &record.status;
         let lists = |init: bool| {
-            let statuses = status.containers.iter().filter(|container| (container.kind != Kind::Main) == init);
+            let statuses = status
+                .containers
+                .iter()
+                .filter(|container| (container.kind != Kind::Main) == init);
             statuses.map(container_status).collect::<Vec<_>>()
         };
         object["status"]["phase"] = json!(phase(status.phase));
@@ -167,14 +194,27 @@ fn account(namespace: &str, name: &str) -> Value {
 
 /// The addresses that a headless Service's name leads to.
 fn headless(service: &Service, endpoints: &[Endpoint]) -> Vec<IpAddr> {
-    let wanted = |ip: &&IpAddr| if ip.is_ipv4() { service.v4.unwrap_or(true) } else { service.v6.unwrap_or(false) };
-    endpoints.iter().filter(|endpoint| endpoint.ready).flat_map(|endpoint| endpoint.ips.iter().filter(wanted).copied()).collect()
+    let wanted = |ip: &&IpAddr| {
+        if ip.is_ipv4() {
+            service.v4.unwrap_or(true)
+        } else {
+            service.v6.unwrap_or(false)
+        }
+    };
+    endpoints
+        .iter()
+        .filter(|endpoint| endpoint.ready)
+        .flat_map(|endpoint| endpoint.ips.iter().filter(wanted).copied())
+        .collect()
 }
 
 /// The Service as an API server would hold it: with its addresses, and defaults filled in.
 fn finished(service: &Service, addresses: &[IpAddr]) -> Value {
     let mut object = service.object.raw.clone();
-    let families: Vec<&str> = addresses.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+    let families: Vec<&str> = addresses
+        .iter()
+        .map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" })
+        .collect();
     let spec = &mut object["spec"];
     if service.address == Address::Headless {
         spec["clusterIP"] = json!("None");

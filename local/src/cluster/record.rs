@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::manifest::Key;
+use super::system;
 use crate::manifest::raw::{PodSpec, TokenSource};
+use crate::manifest::{Key, Missing, pod};
 use crate::net::PodNet;
 use crate::pod::{ContainerState, PodHandle, PodStatus};
 use crate::runtime::RuntimeError;
@@ -137,6 +138,46 @@ pub struct Found {
 }
 
 impl Record {
+    /// A pod that is to be made, from its object before injection and after. Owner, node and the like are still to be set.
+    ///
+    /// # Errors
+    /// The object can't be read: it was not checked.
+    pub(super) fn new(key: Key, uid: String, before: Value, after: Option<Value>) -> Result<Self, Missing> {
+        let (meshed, system) = (after.is_some(), key.namespace == system::NAMESPACE);
+        let users = names(&before);
+        let object = after.unwrap_or(before);
+        let ours = if system { users } else { &names(&object) - &users };
+        let created = SystemTime::now();
+        Ok(Self {
+            spec: Arc::new(pod::view(&object)?),
+            token_sources: pod::tokens(&object),
+            key,
+            uid,
+            owner: None,
+            hash: String::new(),
+            order: 0,
+            created,
+            object,
+            labels: BTreeMap::new(),
+            ours,
+            meshed,
+            system,
+            node: String::new(),
+            net: None,
+            ips: Vec::new(),
+            stage: Stage::Network,
+            status: PodStatus::default(),
+            ready_since: None,
+            ready_changed: created,
+            deleting: false,
+            stopping: false,
+            tokens: PodTokens::default(),
+            volumes: Vec::new(),
+            rules: Rules::default(),
+            trouble: None,
+        })
+    }
+
     /// Whether it is ready, and not going.
     pub(super) fn ready(&self) -> bool {
         self.status.ready && !self.deleting
@@ -176,7 +217,11 @@ impl Record {
         let soon = now + Duration::from_millis(1);
         let running = matches!(self.stage, Stage::Running(_));
         let token = self.tokens.due().filter(|_| running);
-        [retry, token, self.rules.retry].into_iter().flatten().map(|due| due.max(soon)).min()
+        [retry, token, self.rules.retry]
+            .into_iter()
+            .flatten()
+            .map(|due| due.max(soon))
+            .min()
     }
 
     /// The handle, once it runs.
@@ -205,4 +250,13 @@ impl Record {
             _ => None,
         }
     }
+}
+
+/// The names of a pod's containers.
+fn names(pod: &Value) -> BTreeSet<String> {
+    let lists = ["initContainers", "containers"].into_iter();
+    let containers = lists.flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
+    containers
+        .filter_map(|container| container["name"].as_str().map(str::to_owned))
+        .collect()
 }

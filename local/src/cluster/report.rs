@@ -66,7 +66,10 @@ impl Cluster {
         }
         self.told = texts;
         let ready = self.pods().filter(|record| record.ready()).count();
-        let all = self.pods().filter(|record| !record.deleting && !record.finished()).count();
+        let all = self
+            .pods()
+            .filter(|record| !record.deleting && !record.finished())
+            .count();
         let control = self.records.values().any(|record| record.system && record.ready());
         let is_ready = control && ready == all && all > 0;
         if self.progress != (ready, all) {
@@ -77,7 +80,12 @@ impl Cluster {
             let report = Report {
                 pods: all,
                 meshed: self.pods().filter(|record| record.meshed && !record.deleting).count(),
-                services: self.desired.services.keys().filter(|key| key.namespace != system::NAMESPACE).count(),
+                services: self
+                    .desired
+                    .services
+                    .keys()
+                    .filter(|key| key.namespace != system::NAMESPACE)
+                    .count(),
             };
             self.say(News::Ready(report));
         }
@@ -92,7 +100,10 @@ impl Cluster {
             let trouble = trouble(record);
             if record.trouble != trouble {
                 if let Some(what) = &trouble {
-                    news.push(News::Trouble { pod: record.key.to_string(), what: what.clone() });
+                    news.push(News::Trouble {
+                        pod: record.key.to_string(),
+                        what: what.clone(),
+                    });
                 }
                 record.trouble = trouble;
             }
@@ -109,11 +120,22 @@ impl Cluster {
     /// The state of everything.
     pub(super) fn status(&self) -> Value {
         let pods: Vec<Value> = self.pods().map(|record| self.pod_status(record)).collect();
-        let control = self.records.values().filter(|record| record.system).max_by_key(|record| record.order);
-        let services = self.desired.services.iter().filter(|(key, _)| key.namespace != system::NAMESPACE);
+        let control = self
+            .records
+            .values()
+            .filter(|record| record.system)
+            .max_by_key(|record| record.order);
+        let services = self
+            .desired
+            .services
+            .iter()
+            .filter(|(key, _)| key.namespace != system::NAMESPACE);
         let nodes = self.desired.nodes.values().map(|node| {
             let label = |name: &str| node.labels.get(name).cloned().unwrap_or_default();
-            let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
+            let (region, zone) = (
+                label("topology.kubernetes.io/region"),
+                label("topology.kubernetes.io/zone"),
+            );
             json!({"name": node.name, "region": region, "zone": zone})
         });
         json!({
@@ -135,13 +157,17 @@ impl Cluster {
     fn pod_status(&self, record: &Record) -> Value {
         let node = self.desired.nodes.get(&record.node);
         let label = |name: &str| node.and_then(|node| node.labels.get(name)).cloned().unwrap_or_default();
-        let version = ["app.kubernetes.io/version", "version"].iter().find_map(|name| record.labels.get(*name));
+        let version = ["app.kubernetes.io/version", "version"]
+            .iter()
+            .find_map(|name| record.labels.get(*name));
         let status = &record.status;
         let containers = status.containers.iter().map(|container| {
             let (state, reason) = match &container.state {
                 ContainerState::Waiting { reason, message } => ("waiting", join(reason, message)),
                 ContainerState::Running { .. } => ("running", String::new()),
-                ContainerState::Terminated(end) => ("terminated", format!("{} (exit code {})", end.reason, end.exit_code)),
+                ContainerState::Terminated(end) => {
+                    ("terminated", format!("{} (exit code {})", end.reason, end.exit_code))
+                }
             };
             json!({
                 "name": container.name,
@@ -169,7 +195,10 @@ impl Cluster {
     fn service_status(&self, key: &Key) -> Value {
         let service = &self.desired.services[key];
         let selected = self.records.values().filter(|record| {
-            let matches = service.selector.iter().all(|(name, value)| record.labels.get(name) == Some(value));
+            let matches = service
+                .selector
+                .iter()
+                .all(|(name, value)| record.labels.get(name) == Some(value));
             record.key.namespace == key.namespace && !service.selector.is_empty() && matches && !record.deleting
         });
         let (mut ready, mut all) = (0, 0);
@@ -189,31 +218,54 @@ impl Cluster {
 
     /// A pod by name, by the beginning of its name if that fits one only, or the first ready one of `deploy/NAME`.
     pub(super) fn find(&self, namespace: &str, pod: &str) -> Result<Found, String> {
-        let here = || self.records.values().filter(|record| record.key.namespace == namespace && !record.deleting);
+        let here = || {
+            self.records
+                .values()
+                .filter(|record| record.key.namespace == namespace && !record.deleting)
+        };
         fn best(mut records: Vec<&Record>) -> Vec<&Record> {
             records.sort_by(|a, b| (!a.ready(), &a.key.name).cmp(&(!b.ready(), &b.key.name)));
             records
         }
-        let deployment = ["deploy/", "deployment/", "deployments/"].iter().find_map(|prefix| pod.strip_prefix(prefix));
+        let deployment = ["deploy/", "deployment/", "deployments/"]
+            .iter()
+            .find_map(|prefix| pod.strip_prefix(prefix));
         if let Some(name) = deployment {
             let owner = Key::new(namespace, name);
             let pods = best(here().filter(|record| record.owner.as_ref() == Some(&owner)).collect());
-            return pods.first().map(|record| found(record)).ok_or_else(|| format!("Deployment {owner} has no pod"));
+            return pods
+                .first()
+                .map(|record| found(record))
+                .ok_or_else(|| format!("Deployment {owner} has no pod"));
         }
-        let name = pod.strip_prefix("pod/").or_else(|| pod.strip_prefix("pods/")).unwrap_or(pod);
+        let name = pod
+            .strip_prefix("pod/")
+            .or_else(|| pod.strip_prefix("pods/"))
+            .unwrap_or(pod);
         let exact: Vec<&Record> = here().filter(|record| record.key.name == name).collect();
         if let Some(record) = exact.iter().max_by_key(|record| record.order) {
             return Ok(found(record));
         }
-        let begun = best(here().filter(|record| record.key.name.starts_with(name) && !name.is_empty()).collect());
-        let same_owner = begun.windows(2).all(|two| two[0].owner.is_some() && two[0].owner == two[1].owner);
+        let begun = best(
+            here()
+                .filter(|record| record.key.name.starts_with(name) && !name.is_empty())
+                .collect(),
+        );
+        let same_owner = begun
+            .windows(2)
+            .all(|two| two[0].owner.is_some() && two[0].owner == two[1].owner);
         match &begun[..] {
             [] => {
                 let mut names: Vec<&str> = here().map(|record| record.key.name.as_str()).collect();
                 names.sort_unstable();
                 match names.is_empty() {
-                    true => Err(format!("there is no pod {name:?}: the namespace {namespace} has none (-n chooses another)")),
-                    false => Err(format!("there is no pod {name:?} in the namespace {namespace}; it has {}", names.join(", "))),
+                    true => Err(format!(
+                        "there is no pod {name:?}: the namespace {namespace} has none (-n chooses another)"
+                    )),
+                    false => Err(format!(
+                        "there is no pod {name:?} in the namespace {namespace}; it has {}",
+                        names.join(", ")
+                    )),
                 }
             }
             [first, ..] if same_owner => Ok(found(first)),
@@ -229,7 +281,11 @@ fn found(record: &Record) -> Found {
     let names = |list: &[crate::manifest::raw::Container]| list.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
     let mut containers = names(&record.spec.containers);
     containers.extend(names(&record.spec.init_containers));
-    Found { key: record.key.clone(), handle: record.handle().cloned(), containers }
+    Found {
+        key: record.key.clone(),
+        handle: record.handle().cloned(),
+        containers,
+    }
 }
 
 /// What is wrong with a pod, if something is.
@@ -237,22 +293,42 @@ fn trouble(record: &Record) -> Option<String> {
     if let Some((reason, message)) = record.waiting() {
         return (!message.is_empty()).then(|| format!("{reason}: {message}"));
     }
-    record.status.containers.iter().find_map(|container| match &container.state {
-        ContainerState::Waiting { reason, message } if matches!(*reason, "CrashLoopBackOff" | "RunContainerError") => {
-            let last = container.last.as_ref().map(|last| format!("exit code {} {}", last.exit_code, last.message));
-            let why = if message.is_empty() { last.unwrap_or_default() } else { message.clone() };
-            Some(format!("container {}: {}", container.name, join(reason, why.trim())))
-        }
-        ContainerState::Terminated(end) if end.exit_code != 0 => {
-            let what = join(end.reason, &end.message);
-            Some(format!("container {} ended with exit code {}: {what}", container.name, end.exit_code))
-        }
-        _ => None,
-    })
+    record
+        .status
+        .containers
+        .iter()
+        .find_map(|container| match &container.state {
+            ContainerState::Waiting { reason, message }
+                if matches!(*reason, "CrashLoopBackOff" | "RunContainerError") =>
+            {
+                let last = container
+                    .last
+                    .as_ref()
+                    .map(|last| format!("exit code {} {}", last.exit_code, last.message));
+                let why = if message.is_empty() {
+                    last.unwrap_or_default()
+                } else {
+                    message.clone()
+                };
+                Some(format!("container {}: {}", container.name, join(reason, why.trim())))
+            }
+            ContainerState::Terminated(end) if end.exit_code != 0 => {
+                let what = join(end.reason, &end.message);
+                Some(format!(
+                    "container {} ended with exit code {}: {what}",
+                    container.name, end.exit_code
+                ))
+            }
+            _ => None,
+        })
 }
 
 fn join(reason: &str, message: &str) -> String {
-    if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
+    if message.is_empty() {
+        reason.to_owned()
+    } else {
+        format!("{reason}: {message}")
+    }
 }
 
 /// A problem as `weft status` has it.

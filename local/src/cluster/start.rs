@@ -26,7 +26,9 @@ impl Cluster {
             }
             Event::Gone(uid) => drop(self.records.remove(&uid)),
             Event::Rules(uid, applied, table) => {
-                let Some(record) = self.records.get_mut(&uid) else { return };
+                let Some(record) = self.records.get_mut(&uid) else {
+                    return;
+                };
                 record.rules.busy = false;
                 record.rules.retry = None;
                 match applied {
@@ -54,7 +56,9 @@ impl Cluster {
     }
 
     fn networked(&mut self, uid: &str, made: std::io::Result<PodNet>) {
-        let Some(record) = self.records.get_mut(uid) else { return };
+        let Some(record) = self.records.get_mut(uid) else {
+            return;
+        };
         match made {
             Ok(net) => {
                 record.ips = net.addresses().all().collect();
@@ -98,6 +102,10 @@ impl Cluster {
             self.set_stage(uid, Stage::Network);
             return self.make_network(uid);
         };
+        if record.meshed && self.trust.is_none() {
+            // The control plane makes it within its first moments; nobody has to be told.
+            return self.set_stage(uid, Stage::Waiting(String::new()));
+        }
         let plan = match pod::plan(&record.object, &self.facts(record)) {
             Ok(mut plan) => {
                 if record.system {
@@ -105,9 +113,15 @@ impl Cluster {
                 }
                 plan
             }
-            Err(missing) => return self.set_stage(uid, Stage::Waiting(format!("{}: {}", missing.field, missing.message))),
+            Err(missing) => {
+                return self.set_stage(uid, Stage::Waiting(format!("{}: {}", missing.field, missing.message)));
+            }
         };
-        let table = if record.meshed { Arc::new(self.table.udp()) } else { self.table.clone() };
+        let table = if record.meshed {
+            Arc::new(self.table.udp())
+        } else {
+            self.table.clone()
+        };
         let volumes = plan.volumes.clone();
         let (runtime, events) = (self.parts.runtime.clone(), self.events.0.clone());
         let (v6, owned) = (self.parts.net.gateway_v6().is_some(), uid.to_owned());
@@ -129,7 +143,9 @@ impl Cluster {
     }
 
     fn started(&mut self, uid: &str, started: Result<PodHandle, StartError>, table: Arc<Table>) {
-        let Some(record) = self.records.get_mut(uid) else { return };
+        let Some(record) = self.records.get_mut(uid) else {
+            return;
+        };
         let handle = match started {
             Ok(handle) => handle,
             Err(error) => {
@@ -157,7 +173,9 @@ impl Cluster {
 
     /// Ends a pod in the background: after its farewell, in Kubernetes' order.
     pub(super) fn stop(&mut self, uid: &str, farewell: Duration, grace: Option<Duration>) {
-        let Some(record) = self.records.get_mut(uid) else { return };
+        let Some(record) = self.records.get_mut(uid) else {
+            return;
+        };
         let (events, owned) = (self.events.0.clone(), uid.to_owned());
         match &record.stage {
             Stage::Running(handle) => {
@@ -184,7 +202,10 @@ impl Cluster {
 
     /// Stops what came to be after it was deleted.
     pub(super) fn sweep(&mut self) {
-        let late = self.records.values().filter(|record| record.deleting && !record.stopping);
+        let late = self
+            .records
+            .values()
+            .filter(|record| record.deleting && !record.stopping);
         let uids: Vec<String> = late.map(|record| record.uid.clone()).collect();
         let grace = self.ending.then_some(super::LAST_GRACE);
         for uid in uids {
@@ -205,14 +226,26 @@ impl Cluster {
             self.refresh_tokens(&uid);
         }
         let mut changed = Vec::new();
-        for record in self.records.values().filter(|record| !record.deleting && !record.volumes.is_empty()) {
+        for record in self
+            .records
+            .values()
+            .filter(|record| !record.deleting && !record.volumes.is_empty())
+        {
             let Some(handle) = record.handle() else { continue };
             // Something that a running pod needs is gone: it keeps what it has, as with kubelet.
-            let Ok(new) = pod::volumes(&record.object, &self.facts(record)) else { continue };
+            let Ok(new) = pod::volumes(&record.object, &self.facts(record)) else {
+                continue;
+            };
             for volume in new {
                 let same = record.volumes.contains(&volume);
                 if let (false, VolumeSource::Files { files, .. }) = (same, &volume.source) {
-                    changed.push((record.uid.clone(), handle.clone(), volume.name.clone(), files.clone(), volume));
+                    changed.push((
+                        record.uid.clone(),
+                        handle.clone(),
+                        volume.name.clone(),
+                        files.clone(),
+                        volume,
+                    ));
                 }
             }
         }
@@ -236,7 +269,9 @@ impl Cluster {
         let v6 = self.parts.net.gateway_v6().is_some();
         for record in self.records.values_mut() {
             let wanted = if record.meshed { &udp } else { &self.table };
-            let (Some(net), Stage::Running(_)) = (&record.net, &record.stage) else { continue };
+            let (Some(net), Stage::Running(_)) = (&record.net, &record.stage) else {
+                continue;
+            };
             let late = record.rules.retry.is_none_or(|retry| now >= retry);
             let current = record.rules.applied.as_ref().is_some_and(|applied| applied == wanted);
             if record.rules.busy || current || !late {
@@ -255,8 +290,13 @@ impl Cluster {
 
     pub(super) fn refresh_tokens(&mut self, uid: &str) {
         let now = (Instant::now(), SystemTime::now());
-        let Some(record) = self.records.get_mut(uid) else { return };
-        if let Err(error) = record.tokens.refresh(&self.parts.tokens, &record.object, &record.token_sources, now) {
+        let Some(record) = self.records.get_mut(uid) else {
+            return;
+        };
+        if let Err(error) = record
+            .tokens
+            .refresh(&self.parts.tokens, &record.object, &record.token_sources, now)
+        {
             tracing::warn!(%error, pod = %record.key, "no token could be signed");
         }
     }
@@ -271,7 +311,9 @@ async fn start(
 ) -> Result<PodHandle, StartError> {
     // Before the first container, which may call a Service with its first instruction.
     if *table != Table::default() {
-        services::apply(&net, table, true, v6).await.map_err(StartError::Rules)?;
+        services::apply(&net, table, true, v6)
+            .await
+            .map_err(StartError::Rules)?;
     }
     Ok(runtime.start(plan, net).await?)
 }

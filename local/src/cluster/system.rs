@@ -49,7 +49,12 @@ impl System {
         let (strangers, mut all): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| is_ours(object));
         let problems = strangers.iter().map(|object| {
             let message = format!("the namespace {NAMESPACE} is the mesh's own");
-            object.problem(Severity::Error, "metadata.namespace", message, "move it to another namespace")
+            object.problem(
+                Severity::Error,
+                "metadata.namespace",
+                message,
+                "move it to another namespace",
+            )
         });
         let problems = problems.collect();
         let nodes = all.iter().any(|object| object.kind == "Node");
@@ -61,7 +66,10 @@ impl System {
         let named = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": {"name": CONTROL, "namespace": NAMESPACE}});
-        let ports = PORTS.iter().map(|(name, port)| json!({"name": name, "port": port})).collect::<Vec<_>>();
+        let ports = PORTS
+            .iter()
+            .map(|(name, port)| json!({"name": name, "port": port}))
+            .collect::<Vec<_>>();
         let control = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": CONTROL, "namespace": NAMESPACE},
@@ -93,7 +101,11 @@ impl System {
         command.push(format!("--admin-socket={SEEN}/control/{ADMIN_SOCKET}"));
         command.push(format!("--token-jwks={SEEN}/control/{KEY_SET}"));
         command.extend(self.flags.iter().cloned());
-        let env: Vec<Value> = self.env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        let env: Vec<Value> = self
+            .env
+            .iter()
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect();
         json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": CONTROL, "namespace": NAMESPACE, "labels": {"app": CONTROL}},
@@ -114,13 +126,24 @@ impl System {
 
     /// Gives the control plane's plan its directories.
     pub fn furnish(&self, plan: &mut PodPlan) {
-        let binds =
-            [("manifests", &self.manifests, true), ("objects", &self.objects, true), ("control", &self.control, false)];
+        let binds = [
+            ("manifests", &self.manifests, true),
+            ("objects", &self.objects, true),
+            ("control", &self.control, false),
+        ];
         for (name, path, read_only) in binds {
-            plan.volumes.push(Volume { name: name.to_owned(), source: VolumeSource::Bind { path: path.clone() } });
+            plan.volumes.push(Volume {
+                name: name.to_owned(),
+                source: VolumeSource::Bind { path: path.clone() },
+            });
             let path = PathBuf::from(format!("{SEEN}/{name}"));
             for container in &mut plan.containers {
-                let mount = Mount { volume: name.to_owned(), path: path.clone(), sub_path: None, read_only };
+                let mount = Mount {
+                    volume: name.to_owned(),
+                    path: path.clone(),
+                    sub_path: None,
+                    read_only,
+                };
                 container.mounts.push(mount);
             }
         }
@@ -169,7 +192,11 @@ fn is_ours(object: &Object) -> bool {
 fn object(raw: Value) -> Arc<Object> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let metadata = &raw["metadata"];
-    let (kind, namespace, name) = (text(&raw["kind"]), text(&metadata["namespace"]), text(&metadata["name"]));
+    let (kind, namespace, name) = (
+        text(&raw["kind"]),
+        text(&metadata["namespace"]),
+        text(&metadata["name"]),
+    );
     let labels = metadata["labels"].as_object().into_iter().flatten();
     Arc::new(Object {
         api_version: text(&raw["apiVersion"]),

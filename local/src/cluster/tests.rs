@@ -5,19 +5,26 @@ use std::sync::Arc;
 use serde_json::json;
 use weft_control::objects::Object;
 
-use super::addresses::ServiceAddresses;
+use super::addresses::{Assigned, ServiceAddresses};
 use super::build::{pod_name, uuid};
 use super::place::{ONLY_NODE, place};
 use crate::manifest::tests::object;
 use crate::manifest::{Key, Service, Template};
 
 fn service(name: &str, spec: serde_json::Value) -> (Key, Service) {
-    let raw = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
-    (Key::new("shop", name), Service::read(&object(raw), &mut Vec::new()).unwrap())
+    let raw =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+    (
+        Key::new("shop", name),
+        Service::read(&object(raw), &mut Vec::new()).unwrap(),
+    )
 }
 
 fn addresses() -> ServiceAddresses {
-    ServiceAddresses::new("10.96.0.0/16".parse().unwrap(), Some("fd00:10:96::/112".parse().unwrap()))
+    ServiceAddresses::new(
+        "10.96.0.0/16".parse().unwrap(),
+        Some("fd00:10:96::/112".parse().unwrap()),
+    )
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -28,12 +35,15 @@ fn ip(text: &str) -> IpAddr {
 fn services_get_addresses_of_the_families_that_they_ask_for() {
     let services = BTreeMap::from([
         service("one", json!({"ports": [{"port": 80}]})),
-        service("dual", json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"})),
+        service(
+            "dual",
+            json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}),
+        ),
         service("six", json!({"ports": [{"port": 80}], "ipFamilies": ["IPv6"]})),
         service("none", json!({"clusterIP": "None"})),
         service("given", json!({"clusterIP": "10.96.0.16", "ports": [{"port": 80}]})),
     ]);
-    let (assigned, wrong) = addresses().assign(services.iter());
+    let Assigned { ips: assigned, wrong } = addresses().assign(services.iter());
     assert_eq!(wrong, []);
     let of = |name: &str| &assigned[&Key::new("shop", name)];
     assert_eq!(*of("given"), [ip("10.96.0.16")]);
@@ -50,9 +60,9 @@ fn an_address_outside_the_range_or_taken_is_refused() {
         service("b", json!({"clusterIP": "10.96.0.20", "ports": [{"port": 80}]})),
         service("c", json!({"clusterIP": "192.168.0.1", "ports": [{"port": 80}]})),
     ]);
-    let (assigned, wrong) = addresses().assign(services.iter());
+    let Assigned { ips: assigned, wrong } = addresses().assign(services.iter());
     assert_eq!(assigned.len(), 1);
-    let wrong: Vec<&str> = wrong.iter().map(|(key, _, _)| key.name.as_str()).collect();
+    let wrong: Vec<&str> = wrong.iter().map(|(key, _)| key.name.as_str()).collect();
     assert_eq!(wrong, ["b", "c"]);
 }
 
@@ -63,23 +73,34 @@ fn an_address_is_the_same_after_a_restart_and_when_a_service_returns() {
     let open = || ServiceAddresses::open("10.96.0.0/16".parse().unwrap(), None, &file).unwrap();
     let port = || json!({"ports": [{"port": 80}]});
     let both = BTreeMap::from([service("a", port()), service("b", port())]);
-    let first = open().assign(both.iter()).0;
+    let first = open().assign(both.iter()).ips;
     let only_b = BTreeMap::from([service("b", port())]);
     let mut again = open();
-    assert_eq!(again.assign(only_b.iter()).0[&Key::new("shop", "b")], first[&Key::new("shop", "b")]);
+    assert_eq!(
+        again.assign(only_b.iter()).ips[&Key::new("shop", "b")],
+        first[&Key::new("shop", "b")]
+    );
     let with_new = BTreeMap::from([service("b", port()), service("c", port())]);
-    let new = again.assign(with_new.iter()).0[&Key::new("shop", "c")].clone();
-    assert_ne!(new, first[&Key::new("shop", "a")], "the address of one that may return is not given away");
-    assert_eq!(again.assign(both.iter()).0, first);
+    let new = again.assign(with_new.iter()).ips[&Key::new("shop", "c")].clone();
+    assert_ne!(
+        new,
+        first[&Key::new("shop", "a")],
+        "the address of one that may return is not given away"
+    );
+    assert_eq!(again.assign(both.iter()).ips, first);
 }
 
 #[test]
 fn a_range_that_is_used_up_gives_what_nobody_has() {
     let mut small = ServiceAddresses::new("10.96.0.0/27".parse().unwrap(), None);
-    let many: BTreeMap<_, _> = (0..15).map(|i| service(&format!("s{i}"), json!({"ports": [{"port": 80}]}))).collect();
-    assert_eq!(small.assign(many.iter()).0.len(), 15);
-    let others: BTreeMap<_, _> = (0..16).map(|i| service(&format!("t{i}"), json!({"ports": [{"port": 80}]}))).collect();
-    let (assigned, wrong) = small.assign(others.iter());
+    let many: BTreeMap<_, _> = (0..15)
+        .map(|i| service(&format!("s{i}"), json!({"ports": [{"port": 80}]})))
+        .collect();
+    assert_eq!(small.assign(many.iter()).ips.len(), 15);
+    let others: BTreeMap<_, _> = (0..16)
+        .map(|i| service(&format!("t{i}"), json!({"ports": [{"port": 80}]})))
+        .collect();
+    let Assigned { ips: assigned, wrong } = small.assign(others.iter());
     assert_eq!((assigned.len(), wrong.len()), (15, 1));
 }
 
@@ -103,9 +124,16 @@ fn nodes() -> BTreeMap<String, Arc<Object>> {
 fn pods_are_spread_over_the_nodes_that_their_selector_allows() {
     let any = template(json!({}));
     assert_eq!(place(&any, &nodes(), |_| (0, 0)).unwrap(), "east-1");
-    assert_eq!(place(&any, &nodes(), |node| (usize::from(node == "east-1"), 0)).unwrap(), "west-1");
-    let west = template(json!({"nodeSelector": {"topology.kubernetes.io/region": "west", "kubernetes.io/os": "linux"}}));
-    assert_eq!(place(&west, &nodes(), |node| (usize::from(node == "west-1"), 0)).unwrap(), "west-2");
+    assert_eq!(
+        place(&any, &nodes(), |node| (usize::from(node == "east-1"), 0)).unwrap(),
+        "west-1"
+    );
+    let west =
+        template(json!({"nodeSelector": {"topology.kubernetes.io/region": "west", "kubernetes.io/os": "linux"}}));
+    assert_eq!(
+        place(&west, &nodes(), |node| (usize::from(node == "west-1"), 0)).unwrap(),
+        "west-2"
+    );
     let named = template(json!({"nodeName": "west-2"}));
     assert_eq!(place(&named, &nodes(), |_| (9, 9)).unwrap(), "west-2");
 }
@@ -114,12 +142,25 @@ fn pods_are_spread_over_the_nodes_that_their_selector_allows() {
 fn a_node_that_is_not_there_is_named_by_field() {
     for (spec, field) in [
         (json!({"nodeName": "north-1"}), "spec.nodeName"),
-        (json!({"nodeSelector": {"topology.kubernetes.io/region": "north"}}), "spec.nodeSelector"),
+        (
+            json!({"nodeSelector": {"topology.kubernetes.io/region": "north"}}),
+            "spec.nodeSelector",
+        ),
     ] {
         assert_eq!(place(&template(spec), &nodes(), |_| (0, 0)).unwrap_err().0, field);
     }
-    assert_eq!(place(&template(json!({})), &BTreeMap::new(), |_| (0, 0)).unwrap(), ONLY_NODE);
-    assert!(place(&template(json!({"nodeSelector": {"disk": "ssd"}})), &BTreeMap::new(), |_| (0, 0)).is_err());
+    assert_eq!(
+        place(&template(json!({})), &BTreeMap::new(), |_| (0, 0)).unwrap(),
+        ONLY_NODE
+    );
+    assert!(
+        place(
+            &template(json!({"nodeSelector": {"disk": "ssd"}})),
+            &BTreeMap::new(),
+            |_| (0, 0)
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -127,7 +168,10 @@ fn pod_names_are_names_however_long_their_deployments_are() {
     let name = pod_name(&Key::new("shop", "d".repeat(70)), &template(json!({})), u64::MAX);
     assert!(weft_control::objects::names::is_label(&name), "{name}");
     let other = pod_name(&Key::new("shop", "web"), &template(json!({})), 7);
-    assert!(other.starts_with("web-") && other.len() == "web-".len() + 10 + 1 + 5, "{other}");
+    assert!(
+        other.starts_with("web-") && other.len() == "web-".len() + 10 + 1 + 5,
+        "{other}"
+    );
 }
 
 #[test]

@@ -28,7 +28,9 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Option<Vec<u8>
         Err(_) if query.len() < 12 || query[2] & 0x80 != 0 => return None,
         Err(_) => {
             let id = u16::from_be_bytes([query[0], query[1]]);
-            return Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok();
+            return Message::error_msg(id, OpCode::Query, ResponseCode::FormErr)
+                .to_vec()
+                .ok();
         }
     };
     if query.metadata.message_type != MessageType::Query {
@@ -121,7 +123,9 @@ mod tests {
 
     fn zone() -> Zone {
         let ip = |ip: &str| ip.parse::<IpAddr>().unwrap();
-        let many = (0..300u32).map(|n| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + n))).collect();
+        let many = (0..300u32)
+            .map(|n| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + n)))
+            .collect();
         Zone::new([
             ("shop", "reviews", vec![ip("10.96.1.2"), ip("fd00:10:96::2")]),
             ("shop", "single", vec![ip("10.96.1.3")]),
@@ -144,23 +148,49 @@ mod tests {
     fn check(name: &str, kind: RecordType, code: ResponseCode, want: &[&str]) {
         let answer = ask_with(name, kind, Transport::Udp);
         let got: Vec<String> = answer.answers.iter().map(|record| record.data.to_string()).collect();
-        assert_eq!((answer.metadata.response_code, got), (code, want.iter().map(|w| (*w).to_owned()).collect()), "{name}");
+        assert_eq!(
+            (answer.metadata.response_code, got),
+            (code, want.iter().map(|w| (*w).to_owned()).collect()),
+            "{name}"
+        );
     }
 
     #[test]
     fn services_answer_with_their_addresses_in_any_case() {
-        check("reviews.shop.svc.cluster.local.", RecordType::A, ResponseCode::NoError, &["10.96.1.2"]);
-        check("ReViews.SHOP.svc.Cluster.Local.", RecordType::AAAA, ResponseCode::NoError, &["fd00:10:96::2"]);
-        check("reviews.shop.svc.cluster.local.", RecordType::ANY, ResponseCode::NoError, &["10.96.1.2", "fd00:10:96::2"]);
+        check(
+            "reviews.shop.svc.cluster.local.",
+            RecordType::A,
+            ResponseCode::NoError,
+            &["10.96.1.2"],
+        );
+        check(
+            "ReViews.SHOP.svc.Cluster.Local.",
+            RecordType::AAAA,
+            ResponseCode::NoError,
+            &["fd00:10:96::2"],
+        );
+        check(
+            "reviews.shop.svc.cluster.local.",
+            RecordType::ANY,
+            ResponseCode::NoError,
+            &["10.96.1.2", "fd00:10:96::2"],
+        );
     }
 
     #[test]
     fn a_name_without_such_a_record_exists_and_one_that_is_not_there_does_not() {
-        for name in ["single.shop.svc.cluster.local.", "headless.shop.svc.cluster.local.", "shop.svc.cluster.local."] {
+        for name in [
+            "single.shop.svc.cluster.local.",
+            "headless.shop.svc.cluster.local.",
+            "shop.svc.cluster.local.",
+        ] {
             check(name, RecordType::AAAA, ResponseCode::NoError, &[]);
         }
-        for name in ["nobody.shop.svc.cluster.local.", "reviews.other.svc.cluster.local.", "x.reviews.shop.svc.cluster.local."]
-        {
+        for name in [
+            "nobody.shop.svc.cluster.local.",
+            "reviews.other.svc.cluster.local.",
+            "x.reviews.shop.svc.cluster.local.",
+        ] {
             check(name, RecordType::A, ResponseCode::NXDomain, &[]);
             let answer = ask_with(name, RecordType::A, Transport::Udp);
             assert_eq!(answer.authorities.len(), 1, "the SOA bounds how long a no is kept");
@@ -196,12 +226,18 @@ mod tests {
     fn other_operations_and_classes_are_refused_by_name() {
         let ask = |change: &dyn Fn(&mut Message)| {
             let mut query = Message::query();
-            query.add_query(Query::query(Name::from_ascii("reviews.shop.svc.cluster.local.").unwrap(), RecordType::A));
+            query.add_query(Query::query(
+                Name::from_ascii("reviews.shop.svc.cluster.local.").unwrap(),
+                RecordType::A,
+            ));
             change(&mut query);
             let answer = answer(&zone(), &query.to_vec().unwrap(), Transport::Udp).unwrap();
             Message::from_vec(&answer).unwrap().metadata.response_code
         };
-        assert_eq!(ask(&|query| query.metadata.op_code = OpCode::Status), ResponseCode::NotImp);
+        assert_eq!(
+            ask(&|query| query.metadata.op_code = OpCode::Status),
+            ResponseCode::NotImp
+        );
         assert_eq!(
             ask(&|query| {
                 query.queries[0].set_query_class(DNSClass::CH);

@@ -46,7 +46,10 @@ impl Zone {
         zone.interior.insert(format!("svc.{DOMAIN}"));
         for ((namespace, name), addresses) in sorted {
             zone.interior.insert(format!("{namespace}.svc.{DOMAIN}"));
-            let entry = zone.names.entry(format!("{name}.{namespace}.svc.{DOMAIN}")).or_default();
+            let entry = zone
+                .names
+                .entry(format!("{name}.{namespace}.svc.{DOMAIN}"))
+                .or_default();
             for address in addresses {
                 match address {
                     IpAddr::V4(v4) => entry.v4.push(v4),
@@ -67,7 +70,10 @@ impl Zone {
             return Found::Outside;
         }
         match self.names.get(&name) {
-            Some(found) => Found::Addresses { v4: &found.v4, v6: &found.v6 },
+            Some(found) => Found::Addresses {
+                v4: &found.v4,
+                v6: &found.v6,
+            },
             None if self.interior.contains(&name) => Found::Addresses { v4: &[], v6: &[] },
             None => Found::Nothing,
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use weft_control::objects::names::{is_label, is_subdomain};
 
-use super::raw::{Container, NumberOrName, PodSpec, Probe, Security, Volume};
 use super::fields;
+use super::raw::{Container, NumberOrName, PodSpec, Probe, Security, Volume};
 use crate::spec::PROXY_UID;
 
 /// A mistake: where, what, and the fix.
@@ -27,17 +27,33 @@ const RESERVED: [&str; 5] = ["weft-init", "weft-proxy", "weft-token", "weft-trus
 pub(super) fn pod(spec: &PodSpec, deployed: bool) -> Vec<Mistake> {
     let mut out = Mistakes(vec![]);
     if deployed && spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always") {
-        out.add("spec.restartPolicy", "a Deployment's pods are always restarted", "remove it, or write a Pod");
+        out.add(
+            "spec.restartPolicy",
+            "a Deployment's pods are always restarted",
+            "remove it, or write a Pod",
+        );
     }
     if spec.containers.is_empty() {
-        out.add("spec.containers", "a pod needs a container", "add one with a name and a command");
+        out.add(
+            "spec.containers",
+            "a pod needs a container",
+            "add one with a name and a command",
+        );
     }
     if let Some(hostname) = spec.hostname.as_deref().filter(|name| !is_label(name)) {
-        out.add("spec.hostname", format!("{hostname:?} is no DNS label"), "take a-z, 0-9 and '-', at most 63");
+        out.add(
+            "spec.hostname",
+            format!("{hostname:?} is no DNS label"),
+            "take a-z, 0-9 and '-', at most 63",
+        );
     }
     for (i, alias) in spec.host_aliases.iter().enumerate() {
         if alias.ip.parse::<std::net::IpAddr>().is_err() {
-            out.add(&format!("spec.hostAliases[{i}].ip"), format!("{:?} is no IP address", alias.ip), "");
+            out.add(
+                &format!("spec.hostAliases[{i}].ip"),
+                format!("{:?} is no IP address", alias.ip),
+                "",
+            );
         }
     }
     security(&spec.security_context, "spec.securityContext", &mut out);
@@ -50,26 +66,47 @@ struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
     fn add(&mut self, field: &str, message: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Mistake { field: field.to_owned(), message: message.into(), fix: fix.into() });
+        self.0.push(Mistake {
+            field: field.to_owned(),
+            message: message.into(),
+            fix: fix.into(),
+        });
     }
 }
 
 fn security(security: &Security, path: &str, out: &mut Mistakes) {
     if security.run_as_user == Some(0) || security.run_as_group == Some(0) {
-        let field = if security.run_as_user == Some(0) { "runAsUser" } else { "runAsGroup" };
+        let field = if security.run_as_user == Some(0) {
+            "runAsUser"
+        } else {
+            "runAsGroup"
+        };
         out.add(
             &format!("{path}.{field}"),
             "a local container can't run as root: its files are this machine's",
             "remove it; without, it runs as an unprivileged user that may listen on low ports",
         );
     }
-    for (field, id) in [("runAsUser", security.run_as_user), ("runAsGroup", security.run_as_group)] {
+    for (field, id) in [
+        ("runAsUser", security.run_as_user),
+        ("runAsGroup", security.run_as_group),
+    ] {
         if id == Some(PROXY_UID) {
-            out.add(&format!("{path}.{field}"), format!("{PROXY_UID} is the proxy's own"), "take another");
+            out.add(
+                &format!("{path}.{field}"),
+                format!("{PROXY_UID} is the proxy's own"),
+                "take another",
+            );
         }
     }
     // Low ports may be listened on anyhow, so this one is honoured by what is there.
-    for (i, capability) in security.capabilities.add.iter().enumerate().filter(|(_, c)| *c != "NET_BIND_SERVICE") {
+    for (i, capability) in security
+        .capabilities
+        .add
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| *c != "NET_BIND_SERVICE")
+    {
         out.add(
             &format!("{path}.capabilities.add[{i}]"),
             format!("{capability} is not given to local containers"),
@@ -83,8 +120,21 @@ fn volumes(volumes: &[Volume], out: &mut Mistakes) {
     for (i, volume) in volumes.iter().enumerate() {
         let path = format!("spec.volumes[{i}]");
         name(&volume.name, &format!("{path}.name"), &mut names, out);
-        let Volume { name: _, empty_dir, config_map, secret, downward_api, projected } = volume;
-        let kinds = [empty_dir.is_some(), config_map.is_some(), secret.is_some(), downward_api.is_some(), projected.is_some()];
+        let Volume {
+            name: _,
+            empty_dir,
+            config_map,
+            secret,
+            downward_api,
+            projected,
+        } = volume;
+        let kinds = [
+            empty_dir.is_some(),
+            config_map.is_some(),
+            secret.is_some(),
+            downward_api.is_some(),
+            projected.is_some(),
+        ];
         if kinds.iter().filter(|kind| **kind).count() != 1 {
             let fix = "give it one of emptyDir, configMap, secret, projected, downwardAPI";
             out.add(&path, "a volume needs exactly one source", fix);
@@ -92,17 +142,29 @@ fn volumes(volumes: &[Volume], out: &mut Mistakes) {
         if let Some(limit) = empty_dir.as_ref().and_then(|dir| dir.size_limit.as_ref())
             && quantity(limit).is_none()
         {
-            out.add(&format!("{path}.emptyDir.sizeLimit"), "is no quantity", "write it like 64Mi");
+            out.add(
+                &format!("{path}.emptyDir.sizeLimit"),
+                "is no quantity",
+                "write it like 64Mi",
+            );
         }
         let downward = downward_api.iter().map(|d| (format!("{path}.downwardAPI"), d));
         let sources = projected.iter().flat_map(|p| p.sources.iter().enumerate());
-        let deeper = sources
-            .filter_map(|(j, s)| Some((format!("{path}.projected.sources[{j}].downwardAPI"), s.downward_api.as_ref()?)));
+        let deeper = sources.filter_map(|(j, s)| {
+            Some((
+                format!("{path}.projected.sources[{j}].downwardAPI"),
+                s.downward_api.as_ref()?,
+            ))
+        });
         for (place, downward) in downward.chain(deeper) {
             for (j, item) in downward.items.iter().enumerate() {
                 if !fields::in_volumes(&item.field_ref.field_path) {
                     let fix = format!("take one of {}", fields::IN_VOLUMES);
-                    out.add(&format!("{place}.items[{j}].fieldRef.fieldPath"), "is not known here", fix);
+                    out.add(
+                        &format!("{place}.items[{j}].fieldRef.fieldPath"),
+                        "is not known here",
+                        fix,
+                    );
                 }
             }
         }
@@ -111,9 +173,17 @@ fn volumes(volumes: &[Volume], out: &mut Mistakes) {
 
 fn name(name: &str, field: &str, seen: &mut BTreeSet<String>, out: &mut Mistakes) {
     if RESERVED.contains(&name) {
-        out.add(field, format!("{name:?} is the name of what Weft itself adds"), "take another");
+        out.add(
+            field,
+            format!("{name:?} is the name of what Weft itself adds"),
+            "take another",
+        );
     } else if !is_label(name) {
-        out.add(field, format!("{name:?} is no DNS label"), "take a-z, 0-9 and '-', at most 63");
+        out.add(
+            field,
+            format!("{name:?} is no DNS label"),
+            "take a-z, 0-9 and '-', at most 63",
+        );
     } else if !seen.insert(name.to_owned()) {
         out.add(field, format!("{name:?} is there twice"), "take another");
     }
@@ -121,7 +191,10 @@ fn name(name: &str, field: &str, seen: &mut BTreeSet<String>, out: &mut Mistakes
 
 fn containers(spec: &PodSpec, out: &mut Mistakes) {
     let mut names = BTreeSet::new();
-    for (list, containers) in [("initContainers", &spec.init_containers), ("containers", &spec.containers)] {
+    for (list, containers) in [
+        ("initContainers", &spec.init_containers),
+        ("containers", &spec.containers),
+    ] {
         let init = list == "initContainers";
         for (i, container) in containers.iter().enumerate() {
             let path = format!("spec.{list}[{i}]");
@@ -134,45 +207,79 @@ fn containers(spec: &PodSpec, out: &mut Mistakes) {
 fn one(container: &Container, path: &str, init: bool, spec: &PodSpec, out: &mut Mistakes) {
     if container.command.first().is_none_or(String::is_empty) {
         let message = "names no program: images are not used here, nor are their entry points";
-        out.add(&format!("{path}.command"), message, "write the command of a program of this machine");
+        out.add(
+            &format!("{path}.command"),
+            message,
+            "write the command of a program of this machine",
+        );
     }
     let sidecar = match (init, container.restart_policy.as_deref()) {
         (_, None) => false,
         (true, Some("Always")) => true,
         (true, Some(other)) => {
-            out.add(&format!("{path}.restartPolicy"), format!("{other:?} is not honoured"), "remove it, or take Always");
+            out.add(
+                &format!("{path}.restartPolicy"),
+                format!("{other:?} is not honoured"),
+                "remove it, or take Always",
+            );
             false
         }
         (false, Some(_)) => {
-            out.add(&format!("{path}.restartPolicy"), "is for init containers only", "set the pod's restartPolicy");
+            out.add(
+                &format!("{path}.restartPolicy"),
+                "is for init containers only",
+                "set the pod's restartPolicy",
+            );
             false
         }
     };
     security(&container.security_context, &format!("{path}.securityContext"), out);
     if let Some(dir) = container.working_dir.as_deref().filter(|dir| !dir.starts_with('/')) {
-        out.add(&format!("{path}.workingDir"), format!("{dir:?} is not an absolute path"), "");
+        out.add(
+            &format!("{path}.workingDir"),
+            format!("{dir:?} is not an absolute path"),
+            "",
+        );
     }
     env(container, path, out);
     ports(container, path, out);
-    for (i, mount) in container.volume_mounts.iter().enumerate() {
-        let field = format!("{path}.volumeMounts[{i}]");
-        if !spec.volumes.iter().any(|volume| volume.name == mount.name) {
-            out.add(&format!("{field}.name"), format!("there is no volume {:?}", mount.name), "add it to spec.volumes");
-        }
-        if !mount.mount_path.starts_with('/') || mount.mount_path == "/" || mount.mount_path.split('/').any(|p| p == "..") {
-            out.add(&format!("{field}.mountPath"), "is not an absolute path below /", "");
-        }
-    }
+    mounts(container, path, spec, out);
     let probes = [
         ("startupProbe", &container.startup_probe),
         ("readinessProbe", &container.readiness_probe),
         ("livenessProbe", &container.liveness_probe),
     ];
-    for (kind, probe) in probes.into_iter().filter_map(|(kind, probe)| Some((kind, probe.as_ref()?))) {
+    for (kind, probe) in probes
+        .into_iter()
+        .filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)))
+    {
         if init && !sidecar {
-            out.add(&format!("{path}.{kind}"), "an init container that ends has no probes", "remove it");
+            out.add(
+                &format!("{path}.{kind}"),
+                "an init container that ends has no probes",
+                "remove it",
+            );
         }
         check_probe(probe, kind, container, &format!("{path}.{kind}"), out);
+    }
+}
+
+fn mounts(container: &Container, path: &str, spec: &PodSpec, out: &mut Mistakes) {
+    for (i, mount) in container.volume_mounts.iter().enumerate() {
+        let field = format!("{path}.volumeMounts[{i}]");
+        if !spec.volumes.iter().any(|volume| volume.name == mount.name) {
+            out.add(
+                &format!("{field}.name"),
+                format!("there is no volume {:?}", mount.name),
+                "add it to spec.volumes",
+            );
+        }
+        if !mount.mount_path.starts_with('/')
+            || mount.mount_path == "/"
+            || mount.mount_path.split('/').any(|p| p == "..")
+        {
+            out.add(&format!("{field}.mountPath"), "is not an absolute path below /", "");
+        }
     }
 }
 
@@ -180,13 +287,21 @@ fn env(container: &Container, path: &str, out: &mut Mistakes) {
     for (i, var) in container.env.iter().enumerate() {
         let field = format!("{path}.env[{i}]");
         if var.name.is_empty() || var.name.contains(['=', '\0']) {
-            out.add(&format!("{field}.name"), format!("{:?} is no name of a variable", var.name), "");
+            out.add(
+                &format!("{field}.name"),
+                format!("{:?} is no name of a variable", var.name),
+                "",
+            );
         }
         let Some(from) = &var.value_from else { continue };
         if var.value.as_deref().is_some_and(|value| !value.is_empty()) {
             out.add(&field, "has a value and a valueFrom", "remove one");
         }
-        let sources = [from.field_ref.is_some(), from.config_map_key_ref.is_some(), from.secret_key_ref.is_some()];
+        let sources = [
+            from.field_ref.is_some(),
+            from.config_map_key_ref.is_some(),
+            from.secret_key_ref.is_some(),
+        ];
         if sources.iter().filter(|source| **source).count() != 1 {
             let fix = "give it one of fieldRef, configMapKeyRef, secretKeyRef";
             out.add(&format!("{field}.valueFrom"), "needs exactly one source", fix);
@@ -210,16 +325,28 @@ fn ports(container: &Container, path: &str, out: &mut Mistakes) {
         }
         let named = !port.name.is_empty();
         if named && (port.name.len() > 15 || !is_subdomain(&port.name)) {
-            out.add(&format!("{field}.name"), format!("{:?} is no port name", port.name), "take a-z, 0-9, '-', at most 15");
+            out.add(
+                &format!("{field}.name"),
+                format!("{:?} is no port name", port.name),
+                "take a-z, 0-9, '-', at most 15",
+            );
         }
         if named && !names.insert(port.name.as_str()) {
-            out.add(&format!("{field}.name"), format!("{:?} is there twice", port.name), "take another");
+            out.add(
+                &format!("{field}.name"),
+                format!("{:?} is there twice", port.name),
+                "take another",
+            );
         }
     }
 }
 
 fn check_probe(probe: &Probe, kind: &str, container: &Container, path: &str, out: &mut Mistakes) {
-    let actions = [probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.exec.is_some()];
+    let actions = [
+        probe.http_get.is_some(),
+        probe.tcp_socket.is_some(),
+        probe.exec.is_some(),
+    ];
     if actions.iter().filter(|action| **action).count() != 1 {
         out.add(path, "a probe needs exactly one of httpGet, tcpSocket and exec", "");
     }
@@ -241,7 +368,11 @@ fn check_probe(probe: &Probe, kind: &str, container: &Container, path: &str, out
         out.add(&format!("{path}.{field}"), "must be at least 1", "");
     }
     if kind != "readinessProbe" && probe.success_threshold.is_some_and(|count| count > 1) {
-        out.add(&format!("{path}.successThreshold"), "must be 1 for this probe", "remove it");
+        out.add(
+            &format!("{path}.successThreshold"),
+            "must be 1 for this probe",
+            "remove it",
+        );
     }
     if probe.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
         out.add(&format!("{path}.exec.command"), "names no program", "");
@@ -254,7 +385,11 @@ pub(super) fn port_of(port: &NumberOrName, container: &Container) -> Option<u16>
         NumberOrName::Number(number) => u16::try_from(*number).ok().filter(|number| *number != 0),
         NumberOrName::Name(name) => match name.parse() {
             Ok(number) => Some(number).filter(|number| *number != 0),
-            Err(_) => container.ports.iter().find(|port| port.name == *name).map(|port| port.container_port),
+            Err(_) => container
+                .ports
+                .iter()
+                .find(|port| port.name == *name)
+                .map(|port| port.container_port),
         },
     }
 }

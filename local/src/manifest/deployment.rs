@@ -96,34 +96,60 @@ impl Deployment {
             problems.push(object.problem(Severity::Error, field, message, fix));
             None
         };
-        let RawSpec { replicas, selector, strategy, min_ready_seconds } = match decode::<Raw>(&object.raw) {
+        let RawSpec {
+            replicas,
+            selector,
+            strategy,
+            min_ready_seconds,
+        } = match decode::<Raw>(&object.raw) {
             Ok(decoded) => decoded.value.spec,
             Err(error) => return wrong(&error.field, error.message, ""),
         };
         let template = template?;
         if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
-            return wrong("spec.selector", "selects nothing".to_owned(), "add matchLabels that the template's labels have");
+            return wrong(
+                "spec.selector",
+                "selects nothing".to_owned(),
+                "add matchLabels that the template's labels have",
+            );
         }
         for (key, value) in &selector.match_labels {
             if template.labels.get(key) != Some(value) {
                 let message = format!("the template has no label {key}: {value}");
-                return wrong("spec.selector.matchLabels", message, "add it to spec.template.metadata.labels");
+                return wrong(
+                    "spec.selector.matchLabels",
+                    message,
+                    "add it to spec.template.metadata.labels",
+                );
             }
         }
         for (i, expression) in selector.match_expressions.iter().enumerate() {
             if !expression.matches(&template.labels) {
                 let field = format!("spec.selector.matchExpressions[{i}]");
-                return wrong(&field, "the template's labels don't match".to_owned(), "change spec.template.metadata.labels");
+                return wrong(
+                    &field,
+                    "the template's labels don't match".to_owned(),
+                    "change spec.template.metadata.labels",
+                );
             }
         }
         let replicas = replicas.unwrap_or(1);
         if replicas > MOST_REPLICAS {
-            return wrong("spec.replicas", format!("{replicas} are more than {MOST_REPLICAS}"), "take fewer");
+            return wrong(
+                "spec.replicas",
+                format!("{replicas} are more than {MOST_REPLICAS}"),
+                "take fewer",
+            );
         }
         match rollout(replicas as usize, &strategy) {
             Ok(rollout) => {
                 let min_ready = Duration::from_secs(u64::from(min_ready_seconds));
-                Some(Self { object: object.clone(), template, rollout, min_ready })
+                Some(Self {
+                    object: object.clone(),
+                    template,
+                    rollout,
+                    min_ready,
+                })
             }
             Err((field, message)) => wrong(field, message, "take a number, or a percentage like \"25%\""),
         }
@@ -148,7 +174,12 @@ fn rollout(replicas: usize, strategy: &RawStrategy) -> Result<Rollout, (&'static
     let recreate = match strategy.r#type.as_deref() {
         Some("Recreate") => true,
         None | Some("RollingUpdate") => false,
-        Some(other) => return Err(("spec.strategy.type", format!("{other:?} is neither RollingUpdate nor Recreate"))),
+        Some(other) => {
+            return Err((
+                "spec.strategy.type",
+                format!("{other:?} is neither RollingUpdate nor Recreate"),
+            ));
+        }
     };
     let quarter = NumberOrName::Name("25%".to_owned());
     let share = |value: &Option<NumberOrName>, up: bool, field: &'static str| {
@@ -157,10 +188,19 @@ fn rollout(replicas: usize, strategy: &RawStrategy) -> Result<Rollout, (&'static
     };
     let rolling = &strategy.rolling_update;
     let surge = share(&rolling.max_surge, true, "spec.strategy.rollingUpdate.maxSurge")?;
-    let unavailable = share(&rolling.max_unavailable, false, "spec.strategy.rollingUpdate.maxUnavailable")?;
+    let unavailable = share(
+        &rolling.max_unavailable,
+        false,
+        "spec.strategy.rollingUpdate.maxUnavailable",
+    )?;
     // Neither more nor fewer: nothing could ever change. Kubernetes then lets one be unavailable.
     let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
-    Ok(Rollout { replicas, surge, unavailable, recreate })
+    Ok(Rollout {
+        replicas,
+        surge,
+        unavailable,
+        recreate,
+    })
 }
 
 fn amount(value: &NumberOrName, of: usize, up: bool) -> Option<usize> {

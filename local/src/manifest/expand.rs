@@ -14,7 +14,9 @@ pub fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) -> String
             rest = after;
             continue;
         }
-        let name = rest.strip_prefix('(').and_then(|inner| inner.find(')').map(|end| &inner[..end]));
+        let name = rest
+            .strip_prefix('(')
+            .and_then(|inner| inner.find(')').map(|end| &inner[..end]));
         match name {
             Some(name) => {
                 match value(name) {

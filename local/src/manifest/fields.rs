@@ -105,7 +105,14 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_known_not_to_be() {
-        for path in ["metadata", "metadata.labels", "metadata.labels['']", "metadata.labels[x]", "spec.hostname", "limits.cpu"] {
+        for path in [
+            "metadata",
+            "metadata.labels",
+            "metadata.labels['']",
+            "metadata.labels[x]",
+            "spec.hostname",
+            "limits.cpu",
+        ] {
             assert!(!in_env(path), "{path}");
         }
         assert!(in_env("metadata.labels['x']") && in_volumes("metadata.labels") && !in_volumes("status.podIP"));

@@ -22,7 +22,11 @@ struct Raw {
 /// The contents of a ConfigMap. None: the problems say why.
 pub(super) fn config_map(object: &Object, problems: &mut Vec<Problem>) -> Option<Files> {
     let raw = read(object, problems)?;
-    let mut files: Files = raw.data.into_iter().map(|(key, text)| (key, text.into_bytes())).collect();
+    let mut files: Files = raw
+        .data
+        .into_iter()
+        .map(|(key, text)| (key, text.into_bytes()))
+        .collect();
     files.extend(decoded(object, "binaryData", &raw.binary_data, problems)?);
     Some(files)
 }
@@ -59,7 +63,11 @@ fn decoded(
             Ok(bytes) => drop(files.insert(key.clone(), bytes)),
             Err(_) => {
                 // The value may be a secret written by mistake: it is not repeated.
-                let fix = if field == "data" { "encode it, or write it under stringData" } else { "encode it" };
+                let fix = if field == "data" {
+                    "encode it, or write it under stringData"
+                } else {
+                    "encode it"
+                };
                 let field = format!("{field}[{key}]");
                 problems.push(object.problem(Severity::Error, &field, "is no Base64", fix));
                 return None;

@@ -24,7 +24,10 @@ pub struct Pod {
 /// `spec` of a Pod.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct PodSpec {
     #[serde(default)]
     pub init_containers: Vec<Container>,
@@ -47,7 +50,10 @@ pub struct PodSpec {
 
 /// `spec.hostAliases[]`.
 #[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct HostAlias {
     pub ip: String,
     #[serde(default)]
@@ -57,7 +63,10 @@ pub struct HostAlias {
 /// `securityContext` of a pod or container.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Security {
     pub run_as_user: Option<u32>,
     pub run_as_group: Option<u32>,
@@ -72,7 +81,10 @@ pub struct Security {
 
 /// `securityContext.capabilities`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Capabilities {
     #[serde(default)]
     pub add: Vec<String>,
@@ -81,7 +93,10 @@ pub struct Capabilities {
 /// A container.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Container {
     pub name: String,
     #[serde(default)]
@@ -106,7 +121,10 @@ pub struct Container {
 /// `env[]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct EnvVar {
     pub name: String,
     pub value: Option<String>,
@@ -116,7 +134,10 @@ pub struct EnvVar {
 /// `env[].valueFrom`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct ValueFrom {
     pub field_ref: Option<FieldRef>,
     pub config_map_key_ref: Option<KeyRef>,
@@ -126,14 +147,20 @@ pub struct ValueFrom {
 /// A field of the pod.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct FieldRef {
     pub field_path: String,
 }
 
 /// A key of a ConfigMap or Secret.
 #[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct KeyRef {
     pub name: String,
     pub key: String,
@@ -144,7 +171,10 @@ pub struct KeyRef {
 /// `ports[]` of a container.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct ContainerPort {
     #[serde(default)]
     pub name: String,
@@ -176,7 +206,10 @@ impl Protocol {
 /// `volumeMounts[]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct VolumeMount {
     pub name: String,
     pub mount_path: String,
@@ -188,7 +221,10 @@ pub struct VolumeMount {
 /// A probe.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Probe {
     pub http_get: Option<HttpGet>,
     pub tcp_socket: Option<TcpSocket>,
@@ -204,7 +240,10 @@ pub struct Probe {
 /// `httpGet`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct HttpGet {
     pub path: Option<String>,
     pub port: NumberOrName,
@@ -216,7 +255,10 @@ pub struct HttpGet {
 
 /// `httpGet.httpHeaders[]`.
 #[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Header {
     pub name: String,
     #[serde(default)]
@@ -225,7 +267,10 @@ pub struct Header {
 
 /// `tcpSocket`.
 #[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct TcpSocket {
     pub port: NumberOrName,
     pub host: Option<String>,
@@ -233,7 +278,10 @@ pub struct TcpSocket {
 
 /// `exec`.
 #[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Exec {
     #[serde(default)]
     pub command: Vec<String>,
@@ -242,7 +290,10 @@ pub struct Exec {
 /// `volumes[]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Volume {
     pub name: String,
     pub empty_dir: Option<EmptyDir>,
@@ -256,7 +307,10 @@ pub struct Volume {
 /// `emptyDir`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct EmptyDir {
     #[serde(default)]
     pub medium: String,
@@ -266,7 +320,10 @@ pub struct EmptyDir {
 /// `configMap` and `secret`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct FilesOf {
     #[serde(alias = "secretName")]
     pub name: String,
@@ -278,7 +335,10 @@ pub struct FilesOf {
 
 /// A key, and the file that it becomes.
 #[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Item {
     pub key: String,
     pub path: String,
@@ -288,7 +348,10 @@ pub struct Item {
 /// `downwardAPI`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Downward {
     #[serde(default)]
     pub items: Vec<DownwardItem>,
@@ -298,7 +361,10 @@ pub struct Downward {
 /// `downwardAPI.items[]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct DownwardItem {
     pub path: String,
     pub mode: Option<u32>,
@@ -308,7 +374,10 @@ pub struct DownwardItem {
 /// `projected`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Projected {
     #[serde(default)]
     pub sources: Vec<Source>,
@@ -318,7 +387,10 @@ pub struct Projected {
 /// `projected.sources[]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct Source {
     pub config_map: Option<FilesOf>,
     pub secret: Option<FilesOf>,
@@ -330,7 +402,10 @@ pub struct Source {
 /// `serviceAccountToken`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the API reference explains the fields, which have the same names here")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
 pub struct TokenSource {
     #[serde(default)]
     pub audience: String,

@@ -69,11 +69,19 @@ pub fn walk(value: &Value, fields: &'static [Field]) -> Vec<Finding> {
 
 fn object(value: &Value, fields: &'static [Field], path: &str, out: &mut Vec<Finding>) {
     let Some(map) = value.as_object() else {
-        return out.push(refused(path, format!("must be an object, and is {}", type_of(value)), String::new()));
+        return out.push(refused(
+            path,
+            format!("must be an object, and is {}", type_of(value)),
+            String::new(),
+        ));
     };
     // An API server takes null for a field that is not there.
     for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
         match fields.iter().find(|field| field.name == name) {
             Some(field) => check(value, field.rule, &path, out),
             None => {
@@ -104,12 +112,24 @@ fn check(value: &Value, rule: Rule, path: &str, out: &mut Vec<Finding>) {
                     object(item, fields, &format!("{path}[{i}]"), out);
                 }
             }
-            None => out.push(refused(path, format!("must be a list, and is {}", type_of(value)), String::new())),
+            None => out.push(refused(
+                path,
+                format!("must be a list, and is {}", type_of(value)),
+                String::new(),
+            )),
         },
         Rule::OneOf(words, _) if value.as_str().is_some_and(|word| words.contains(&word)) => {}
         Rule::OneOf(words, fix) => {
-            let words = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-            out.push(refused(path, format!("{value} is not honoured here, only {words}"), fix.to_owned()));
+            let words = words
+                .iter()
+                .map(|word| format!("{word:?}"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            out.push(refused(
+                path,
+                format!("{value} is not honoured here, only {words}"),
+                fix.to_owned(),
+            ));
         }
         Rule::Off(_) if *value == Value::Bool(false) => {}
         Rule::Empty(_) if is_empty(value) => {}
@@ -118,7 +138,12 @@ fn check(value: &Value, rule: Rule, path: &str, out: &mut Vec<Finding>) {
 }
 
 fn refused(path: &str, message: String, fix: String) -> Finding {
-    Finding { field: path.to_owned(), kind: Found::Refused, message, fix }
+    Finding {
+        field: path.to_owned(),
+        kind: Found::Refused,
+        message,
+        fix,
+    }
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -144,7 +169,10 @@ fn type_of(value: &Value) -> &'static str {
 /// The field that a typing error most likely meant.
 fn nearest(name: &str, fields: &[Field]) -> Option<&'static str> {
     let scored = fields.iter().map(|field| (distance(name, field.name), field.name));
-    scored.min().filter(|(distance, near)| *distance <= 1 + near.len() / 5).map(|(_, near)| near)
+    scored
+        .min()
+        .filter(|(distance, near)| *distance <= 1 + near.len() / 5)
+        .map(|(_, near)| near)
 }
 
 /// Edits from one word to the other, letters of either case being the same.
@@ -171,22 +199,49 @@ mod tests {
     use super::*;
 
     const INNER: &[Field] = &[
-        Field { name: "name", rule: Rule::Honoured },
-        Field { name: "image", rule: Rule::Image },
-        Field { name: "privileged", rule: Rule::Off("remove it") },
+        Field {
+            name: "name",
+            rule: Rule::Honoured,
+        },
+        Field {
+            name: "image",
+            rule: Rule::Image,
+        },
+        Field {
+            name: "privileged",
+            rule: Rule::Off("remove it"),
+        },
     ];
     const OUTER: &[Field] = &[
-        Field { name: "containers", rule: Rule::List(INNER) },
-        Field { name: "hostNetwork", rule: Rule::Off("give the pod its own network") },
-        Field { name: "dnsPolicy", rule: Rule::OneOf(&["ClusterFirst"], "remove it") },
-        Field { name: "envFrom", rule: Rule::Empty("list them") },
-        Field { name: "affinity", rule: Rule::Harmless },
+        Field {
+            name: "containers",
+            rule: Rule::List(INNER),
+        },
+        Field {
+            name: "hostNetwork",
+            rule: Rule::Off("give the pod its own network"),
+        },
+        Field {
+            name: "dnsPolicy",
+            rule: Rule::OneOf(&["ClusterFirst"], "remove it"),
+        },
+        Field {
+            name: "envFrom",
+            rule: Rule::Empty("list them"),
+        },
+        Field {
+            name: "affinity",
+            rule: Rule::Harmless,
+        },
     ];
 
     #[track_caller]
     fn check(value: &Value, want: &[(&str, &str)]) {
         let got = walk(value, OUTER);
-        let got: Vec<_> = got.iter().map(|finding| (finding.field.as_str(), finding.fix.as_str())).collect();
+        let got: Vec<_> = got
+            .iter()
+            .map(|finding| (finding.field.as_str(), finding.fix.as_str()))
+            .collect();
         assert_eq!(got, want);
     }
 
@@ -200,21 +255,36 @@ mod tests {
 
     #[test]
     fn what_is_not_honoured_is_named_with_its_place_and_fix() {
-        check(&json!({"hostNetwork": true}), &[("hostNetwork", "give the pod its own network")]);
+        check(
+            &json!({"hostNetwork": true}),
+            &[("hostNetwork", "give the pod its own network")],
+        );
         check(&json!({"dnsPolicy": "None"}), &[("dnsPolicy", "remove it")]);
         check(&json!({"envFrom": [1]}), &[("envFrom", "list them")]);
-        check(&json!({"containers": [{}, {"privileged": true}]}), &[("containers[1].privileged", "remove it")]);
+        check(
+            &json!({"containers": [{}, {"privileged": true}]}),
+            &[("containers[1].privileged", "remove it")],
+        );
     }
 
     #[test]
     fn a_typing_error_is_not_overlooked() {
-        check(&json!({"hostNetwerk": true}), &[("hostNetwerk", "did you mean hostNetwork? Else remove it")]);
+        check(
+            &json!({"hostNetwerk": true}),
+            &[("hostNetwerk", "did you mean hostNetwork? Else remove it")],
+        );
         check(&json!({"xyz": true}), &[("xyz", "remove it, or check its indentation")]);
     }
 
     #[test]
     fn a_list_and_an_object_are_not_mixed_up() {
-        assert_eq!(walk(&json!({"containers": {}}), OUTER)[0].message, "must be a list, and is an object");
-        assert_eq!(walk(&json!({"containers": ["a"]}), OUTER)[0].message, "must be an object, and is text");
+        assert_eq!(
+            walk(&json!({"containers": {}}), OUTER)[0].message,
+            "must be a list, and is an object"
+        );
+        assert_eq!(
+            walk(&json!({"containers": ["a"]}), OUTER)[0].message,
+            "must be an object, and is text"
+        );
     }
 }

@@ -97,7 +97,11 @@ impl Service {
     pub fn read(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
         match read(object) {
             Ok(service) => {
-                let kind = object.raw.pointer("/spec/type").and_then(|kind| kind.as_str()).unwrap_or("ClusterIP");
+                let kind = object
+                    .raw
+                    .pointer("/spec/type")
+                    .and_then(|kind| kind.as_str())
+                    .unwrap_or("ClusterIP");
                 if kind != "ClusterIP" {
                     let message = format!("{kind}: only its ClusterIP is served here");
                     let fix = "reach its pods from this machine with `weft port-forward`";
@@ -116,17 +120,27 @@ impl Service {
 type Wrong = (String, String, &'static str);
 
 fn read(object: &Arc<Object>) -> Result<Service, Wrong> {
-    let raw = decode::<Raw>(&object.raw).map_err(|error| (error.field, error.message, ""))?.value.spec;
+    let raw = decode::<Raw>(&object.raw)
+        .map_err(|error| (error.field, error.message, ""))?
+        .value
+        .spec;
     if !is_service_name(&object.name) {
         let fix = "begin with a letter, take a-z, 0-9 and '-', at most 63";
-        return Err(("metadata.name".to_owned(), format!("{:?} is no name of a Service", object.name), fix));
+        return Err((
+            "metadata.name".to_owned(),
+            format!("{:?} is no name of a Service", object.name),
+            fix,
+        ));
     }
     let address = address(&raw)?;
     if raw.ports.is_empty() && address != Address::Headless {
         return Err(("spec.ports".to_owned(), "a Service needs a port".to_owned(), "add one"));
     }
     let ports = ports(raw.ports)?;
-    let dual = matches!(raw.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"));
+    let dual = matches!(
+        raw.ip_family_policy.as_deref(),
+        Some("PreferDualStack" | "RequireDualStack")
+    );
     let mut families = BTreeSet::new();
     for (i, family) in raw.ip_families.iter().enumerate() {
         if !matches!(family.as_str(), "IPv4" | "IPv6") {
@@ -168,7 +182,10 @@ fn address(raw: &RawSpec) -> Result<Address, Wrong> {
         true => (single, "spec.clusterIP"),
         false => (&raw.cluster_ips[..], "spec.clusterIPs"),
     };
-    let parse = |text: &String| text.parse().map_err(|_| (field.to_owned(), format!("{text:?} is no IP address"), "remove it"));
+    let parse = |text: &String| {
+        text.parse()
+            .map_err(|_| (field.to_owned(), format!("{text:?} is no IP address"), "remove it"))
+    };
     list.iter().map(parse).collect::<Result<_, _>>().map(Address::Given)
 }
 
@@ -176,7 +193,17 @@ fn ports(raw: Vec<RawPort>) -> Result<Vec<ServicePort>, Wrong> {
     let several = raw.len() > 1;
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     let mut ports = Vec::with_capacity(raw.len());
-    for (i, RawPort { name, port, target_port, protocol, app_protocol }) in raw.into_iter().enumerate() {
+    for (
+        i,
+        RawPort {
+            name,
+            port,
+            target_port,
+            protocol,
+            app_protocol,
+        },
+    ) in raw.into_iter().enumerate()
+    {
         let wrong = |field: &str, message: String, fix: &'static str| (format!("spec.ports[{i}]{field}"), message, fix);
         if port == 0 {
             return Err(wrong(".port", "0 is no port".to_owned(), "take 1 to 65535"));
@@ -185,7 +212,11 @@ fn ports(raw: Vec<RawPort>) -> Result<Vec<ServicePort>, Wrong> {
             return Err(wrong(".port", format!("{port} is there twice"), "take another"));
         }
         if several && name.is_empty() {
-            return Err(wrong("", "one of several ports needs a name".to_owned(), "add one, such as http"));
+            return Err(wrong(
+                "",
+                "one of several ports needs a name".to_owned(),
+                "add one, such as http",
+            ));
         }
         if !names.insert(name.clone()) {
             return Err(wrong(".name", format!("{name:?} is there twice"), "take another"));
@@ -198,7 +229,13 @@ fn ports(raw: Vec<RawPort>) -> Result<Vec<ServicePort>, Wrong> {
             // A name that no container has leads nowhere for that pod, as in Kubernetes.
             _ => {}
         }
-        ports.push(ServicePort { name, port, target, protocol, app_protocol });
+        ports.push(ServicePort {
+            name,
+            port,
+            target,
+            protocol,
+            app_protocol,
+        });
     }
     Ok(ports)
 }

@@ -96,14 +96,35 @@ const SERVICE_SPEC: &[Field] = &[
     f("clusterIP", Honoured),
     f("clusterIPs", Honoured),
     f("ipFamilies", Honoured),
-    f("ipFamilyPolicy", OneOf(&["SingleStack", "PreferDualStack", "RequireDualStack"], "take one of these")),
+    f(
+        "ipFamilyPolicy",
+        OneOf(
+            &["SingleStack", "PreferDualStack", "RequireDualStack"],
+            "take one of these",
+        ),
+    ),
     f("publishNotReadyAddresses", Honoured),
-    f("sessionAffinity", OneOf(&["None"], "remove it; requests are balanced one by one")),
-    f("sessionAffinityConfig", Empty("remove it; requests are balanced one by one")),
-    f("internalTrafficPolicy", OneOf(&["Cluster"], "remove it; say what to prefer with a TrafficPolicy")),
-    f("externalIPs", Empty("remove it; nothing outside reaches a local mesh; see `weft port-forward`")),
+    f(
+        "sessionAffinity",
+        OneOf(&["None"], "remove it; requests are balanced one by one"),
+    ),
+    f(
+        "sessionAffinityConfig",
+        Empty("remove it; requests are balanced one by one"),
+    ),
+    f(
+        "internalTrafficPolicy",
+        OneOf(&["Cluster"], "remove it; say what to prefer with a TrafficPolicy"),
+    ),
+    f(
+        "externalIPs",
+        Empty("remove it; nothing outside reaches a local mesh; see `weft port-forward`"),
+    ),
     f("externalName", Empty("remove it, and give the Service a selector")),
-    f("trafficDistribution", Refused("remove it; say what to prefer with a TrafficPolicy")),
+    f(
+        "trafficDistribution",
+        Refused("remove it; say what to prefer with a TrafficPolicy"),
+    ),
     f("allocateLoadBalancerNodePorts", Harmless),
     f("externalTrafficPolicy", Harmless),
     f("healthCheckNodePort", Harmless),
@@ -132,8 +153,14 @@ pub(super) const DEPLOYMENT: &[Field] = &[
 
 const DEPLOYMENT_SPEC: &[Field] = &[
     f("replicas", Honoured),
-    f("selector", Object(&[f("matchLabels", Honoured), f("matchExpressions", Honoured)])),
-    f("template", Object(&[f("metadata", Object(META)), f("spec", Object(POD_SPEC))])),
+    f(
+        "selector",
+        Object(&[f("matchLabels", Honoured), f("matchExpressions", Honoured)]),
+    ),
+    f(
+        "template",
+        Object(&[f("metadata", Object(META)), f("spec", Object(POD_SPEC))]),
+    ),
     f("minReadySeconds", Honoured),
     f("strategy", Honoured),
     f("paused", Off("remove it; edit the file when the change is to be made")),
@@ -154,7 +181,10 @@ const POD_SPEC: &[Field] = &[
     f("containers", List(CONTAINER)),
     f("initContainers", List(CONTAINER)),
     f("volumes", List(VOLUME)),
-    f("restartPolicy", OneOf(&["Always", "OnFailure", "Never"], "take one of these")),
+    f(
+        "restartPolicy",
+        OneOf(&["Always", "OnFailure", "Never"], "take one of these"),
+    ),
     f("terminationGracePeriodSeconds", Honoured),
     f("serviceAccountName", Honoured),
     f("serviceAccount", Honoured),
@@ -163,20 +193,38 @@ const POD_SPEC: &[Field] = &[
     f("hostname", Honoured),
     f("hostAliases", Honoured),
     f("securityContext", Object(POD_SECURITY)),
-    f("dnsPolicy", OneOf(&["ClusterFirst", "ClusterFirstWithHostNet"], "remove it; only the mesh's names resolve")),
+    f(
+        "dnsPolicy",
+        OneOf(
+            &["ClusterFirst", "ClusterFirstWithHostNet"],
+            "remove it; only the mesh's names resolve",
+        ),
+    ),
     f("dnsConfig", Empty("remove it; pods ask the mesh's DNS server")),
     f("hostNetwork", Off(NO_HOST)),
     f("hostPID", Off(NO_HOST)),
     f("hostIPC", Off(NO_HOST)),
-    f("shareProcessNamespace", Off("remove it; containers have processes of their own")),
+    f(
+        "shareProcessNamespace",
+        Off("remove it; containers have processes of their own"),
+    ),
     f("setHostnameAsFQDN", Off("remove it")),
-    f("subdomain", Refused("remove it; this version of Weft has no names for single pods")),
+    f(
+        "subdomain",
+        Refused("remove it; this version of Weft has no names for single pods"),
+    ),
     f("activeDeadlineSeconds", Refused(LATER)),
     f("ephemeralContainers", Empty("remove it; use `weft exec`")),
     f("readinessGates", Empty("remove it; nobody here would open the gate")),
     f("resourceClaims", Empty(LATER)),
     f("schedulingGates", Empty("remove it; nobody here would open the gate")),
-    f("os", Object(&[f("name", OneOf(&["linux"], "remove it; local pods are Linux processes"))])),
+    f(
+        "os",
+        Object(&[f(
+            "name",
+            OneOf(&["linux"], "remove it; local pods are Linux processes"),
+        )]),
+    ),
     f("affinity", Harmless),
     f("automountServiceAccountToken", Harmless),
     f("enableServiceLinks", Harmless),
@@ -216,14 +264,20 @@ const CONTAINER: &[Field] = &[
     f("args", Honoured),
     f("workingDir", Honoured),
     f("env", List(ENV)),
-    f("envFrom", Empty("list the variables in env; this version of Weft has no envFrom")),
+    f(
+        "envFrom",
+        Empty("list the variables in env; this version of Weft has no envFrom"),
+    ),
     f("ports", List(PORT)),
     f("volumeMounts", List(VOLUME_MOUNT)),
     f("volumeDevices", Empty("remove it; there are no block devices")),
     f("startupProbe", Object(PROBE)),
     f("readinessProbe", Object(PROBE)),
     f("livenessProbe", Object(PROBE)),
-    f("lifecycle", Empty("remove it; this version of Weft runs no lifecycle hooks")),
+    f(
+        "lifecycle",
+        Empty("remove it; this version of Weft runs no lifecycle hooks"),
+    ),
     f("restartPolicy", Honoured),
     f("restartPolicyRules", Empty(LATER)),
     f("securityContext", Object(CONTAINER_SECURITY)),
@@ -242,8 +296,14 @@ const CONTAINER_SECURITY: &[Field] = &[
     f("runAsGroup", Honoured),
     f("runAsNonRoot", Honoured),
     f("readOnlyRootFilesystem", Honoured),
-    f("privileged", Off("remove it; local containers have no rights on this machine")),
-    f("allowPrivilegeEscalation", Off("remove it, or set it to false; local containers can't gain rights")),
+    f(
+        "privileged",
+        Off("remove it; local containers have no rights on this machine"),
+    ),
+    f(
+        "allowPrivilegeEscalation",
+        Off("remove it, or set it to false; local containers can't gain rights"),
+    ),
     f("capabilities", Object(&[f("drop", Harmless), f("add", Honoured)])),
     f("procMount", OneOf(&["Default"], "remove it")),
     f("windowsOptions", Refused("remove it; local pods are Linux processes")),
@@ -269,7 +329,10 @@ const ENV: &[Field] = &[
             f("fieldRef", Object(FIELD_REF)),
             f("configMapKeyRef", Object(KEY_REF)),
             f("secretKeyRef", Object(KEY_REF)),
-            f("resourceFieldRef", Refused("give it a value; local containers have no limits")),
+            f(
+                "resourceFieldRef",
+                Refused("give it a value; local containers have no limits"),
+            ),
             f("fileKeyRef", Refused(LATER)),
         ]),
     ),
@@ -284,7 +347,10 @@ const VOLUME_MOUNT: &[Field] = &[
     f("subPath", Honoured),
     f("readOnly", Honoured),
     f("subPathExpr", Refused("write the path out as subPath")),
-    f("mountPropagation", OneOf(&["None"], "remove it; a local container's mounts are its own")),
+    f(
+        "mountPropagation",
+        OneOf(&["None"], "remove it; a local container's mounts are its own"),
+    ),
     f("recursiveReadOnly", Harmless),
 ];
 
@@ -292,7 +358,10 @@ const PROBE: &[Field] = &[
     f("httpGet", Object(HTTP_GET)),
     f("tcpSocket", Object(&[f("port", Honoured), f("host", Honoured)])),
     f("exec", Object(&[f("command", Honoured)])),
-    f("grpc", Refused("ask with httpGet, tcpSocket or exec; this version of Weft has no gRPC probes")),
+    f(
+        "grpc",
+        Refused("ask with httpGet, tcpSocket or exec; this version of Weft has no gRPC probes"),
+    ),
     f("initialDelaySeconds", Honoured),
     f("periodSeconds", Honoured),
     f("timeoutSeconds", Honoured),
@@ -315,18 +384,37 @@ const VOLUME: &[Field] = &[
     f("name", Honoured),
     f(
         "emptyDir",
-        Object(&[f("medium", OneOf(&["", "Memory"], "remove it, or take Memory")), f("sizeLimit", Honoured)]),
+        Object(&[
+            f("medium", OneOf(&["", "Memory"], "remove it, or take Memory")),
+            f("sizeLimit", Honoured),
+        ]),
     ),
     f(
         "configMap",
-        Object(&[f("name", Honoured), f("items", List(ITEM)), f("defaultMode", Honoured), f("optional", Honoured)]),
+        Object(&[
+            f("name", Honoured),
+            f("items", List(ITEM)),
+            f("defaultMode", Honoured),
+            f("optional", Honoured),
+        ]),
     ),
     f(
         "secret",
-        Object(&[f("secretName", Honoured), f("items", List(ITEM)), f("defaultMode", Honoured), f("optional", Honoured)]),
+        Object(&[
+            f("secretName", Honoured),
+            f("items", List(ITEM)),
+            f("defaultMode", Honoured),
+            f("optional", Honoured),
+        ]),
     ),
-    f("downwardAPI", Object(&[f("items", List(DOWNWARD_ITEM)), f("defaultMode", Honoured)])),
-    f("projected", Object(&[f("sources", List(PROJECTED)), f("defaultMode", Honoured)])),
+    f(
+        "downwardAPI",
+        Object(&[f("items", List(DOWNWARD_ITEM)), f("defaultMode", Honoured)]),
+    ),
+    f(
+        "projected",
+        Object(&[f("sources", List(PROJECTED)), f("defaultMode", Honoured)]),
+    ),
     f("awsElasticBlockStore", Refused(NO_VOLUME)),
     f("azureDisk", Refused(NO_VOLUME)),
     f("azureFile", Refused(NO_VOLUME)),
@@ -360,16 +448,29 @@ const DOWNWARD_ITEM: &[Field] = &[
     f("path", Honoured),
     f("mode", Honoured),
     f("fieldRef", Object(FIELD_REF)),
-    f("resourceFieldRef", Refused("remove it; local containers have no limits")),
+    f(
+        "resourceFieldRef",
+        Refused("remove it; local containers have no limits"),
+    ),
 ];
 
 const PROJECTED: &[Field] = &[
-    f("configMap", Object(&[f("name", Honoured), f("items", List(ITEM)), f("optional", Honoured)])),
-    f("secret", Object(&[f("name", Honoured), f("items", List(ITEM)), f("optional", Honoured)])),
+    f(
+        "configMap",
+        Object(&[f("name", Honoured), f("items", List(ITEM)), f("optional", Honoured)]),
+    ),
+    f(
+        "secret",
+        Object(&[f("name", Honoured), f("items", List(ITEM)), f("optional", Honoured)]),
+    ),
     f("downwardAPI", Object(&[f("items", List(DOWNWARD_ITEM))])),
     f(
         "serviceAccountToken",
-        Object(&[f("audience", Honoured), f("expirationSeconds", Honoured), f("path", Honoured)]),
+        Object(&[
+            f("audience", Honoured),
+            f("expirationSeconds", Honoured),
+            f("path", Honoured),
+        ]),
     ),
     f("clusterTrustBundle", Refused(LATER)),
     f("podCertificate", Refused(LATER)),

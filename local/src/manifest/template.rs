@@ -33,20 +33,39 @@ impl Template {
         let (spec, view) = read(object, &object.raw, "", problems)?;
         let hash = hash(&spec.to_string());
         let (labels, annotations) = (object.labels.clone(), object.annotations.clone());
-        Some(Self { labels, annotations, spec, view, hash, prefix: "" })
+        Some(Self {
+            labels,
+            annotations,
+            spec,
+            view,
+            hash,
+            prefix: "",
+        })
     }
 
     /// That of a Deployment.
     pub fn of_deployment(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
         const PREFIX: &str = "spec.template.";
         let template = object.raw.pointer("/spec/template").unwrap_or(&Value::Null);
-        let labels = text_map(object, &template["metadata"]["labels"], "spec.template.metadata.labels", problems);
+        let labels = text_map(
+            object,
+            &template["metadata"]["labels"],
+            "spec.template.metadata.labels",
+            problems,
+        );
         let annotations = &template["metadata"]["annotations"];
         let annotations = text_map(object, annotations, "spec.template.metadata.annotations", problems);
         let (spec, view) = read(object, template, PREFIX, problems)?;
         let (labels, annotations) = (labels?, annotations?);
         let hash = hash(&json!([labels, annotations, spec]).to_string());
-        Some(Self { labels, annotations, spec, view, hash, prefix: PREFIX })
+        Some(Self {
+            labels,
+            annotations,
+            spec,
+            view,
+            hash,
+            prefix: PREFIX,
+        })
     }
 
     /// The name of the service account that its pods run as.
@@ -99,7 +118,12 @@ fn text_map(
     for (key, value) in map.as_object().into_iter().flatten() {
         let Some(text) = value.as_str() else {
             let field = format!("{field}[{key}]");
-            problems.push(object.problem(Severity::Error, &field, format!("{value} is no text"), "put it in quotes"));
+            problems.push(object.problem(
+                Severity::Error,
+                &field,
+                format!("{value} is no text"),
+                "put it in quotes",
+            ));
             return None;
         };
         out.insert(key.clone(), text.to_owned());

@@ -7,8 +7,9 @@ use super::*;
 use crate::manifest::tests::{object, yaml};
 
 fn service(spec: Value) -> Service {
-    let object: Arc<Object> =
-        object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "reviews", "namespace": "shop"}, "spec": spec}));
+    let object: Arc<Object> = object(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "reviews", "namespace": "shop"}, "spec": spec}),
+    );
     Service::read(&object, &mut Vec::new()).expect("a good service")
 }
 
@@ -27,14 +28,16 @@ struct Pod {
 }
 
 fn pod(name: &'static str, app: &str, port: u16) -> Pod {
-    let spec = format!(
-        "spec: {{containers: [{{name: c, command: [c], ports: [{{name: web, containerPort: {port}}}]}}]}}"
-    );
+    let spec =
+        format!("spec: {{containers: [{{name: c, command: [c], ports: [{{name: web, containerPort: {port}}}]}}]}}");
     Pod {
         name,
         labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
         spec: crate::manifest::pod::view(&yaml(&spec)).unwrap(),
-        ips: vec![format!("10.244.0.{}", name.len()).parse().unwrap(), format!("fd00::{}", name.len()).parse().unwrap()],
+        ips: vec![
+            format!("10.244.0.{}", name.len()).parse().unwrap(),
+            format!("fd00::{}", name.len()).parse().unwrap(),
+        ],
     }
 }
 
@@ -55,12 +58,31 @@ fn member(pod: &Pod, ready: bool, terminating: bool) -> Member<'_> {
 
 #[test]
 fn conditions_follow_readiness_and_deletion() {
-    let (a, b, c, other) = (pod("a", "reviews", 80), pod("bb", "reviews", 80), pod("ccc", "reviews", 80), pod("dddd", "web", 80));
-    let members =
-        [member(&a, true, false), member(&b, false, false), member(&c, true, true), member(&other, true, false)];
+    let (a, b, c, other) = (
+        pod("a", "reviews", 80),
+        pod("bb", "reviews", 80),
+        pod("ccc", "reviews", 80),
+        pod("dddd", "web", 80),
+    );
+    let members = [
+        member(&a, true, false),
+        member(&b, false, false),
+        member(&c, true, true),
+        member(&other, true, false),
+    ];
     let endpoints = endpoints(&reviews(), &members);
-    let conditions: Vec<_> = endpoints.iter().map(|e| (e.pod.as_str(), e.ready, e.serving, e.terminating)).collect();
-    assert_eq!(conditions, [("a", true, true, false), ("bb", false, false, false), ("ccc", false, true, true)]);
+    let conditions: Vec<_> = endpoints
+        .iter()
+        .map(|e| (e.pod.as_str(), e.ready, e.serving, e.terminating))
+        .collect();
+    assert_eq!(
+        conditions,
+        [
+            ("a", true, true, false),
+            ("bb", false, false, false),
+            ("ccc", false, true, true)
+        ]
+    );
 }
 
 #[test]
@@ -74,16 +96,25 @@ fn unready_pods_count_where_the_service_says_so() {
 #[test]
 fn a_service_without_a_selector_has_no_pods_of_ours() {
     let a = pod("a", "reviews", 80);
-    assert_eq!(endpoints(&service(json!({"ports": [{"port": 80}]})), &[member(&a, true, false)]), []);
+    assert_eq!(
+        endpoints(&service(json!({"ports": [{"port": 80}]})), &[member(&a, true, false)]),
+        []
+    );
 }
 
 #[test]
 fn slices_name_ports_by_number_for_each_pod_and_family() {
     let (a, b) = (pod("a", "reviews", 8080), pod("bb", "reviews", 9999));
     let service = reviews();
-    let all = slices(&service, &endpoints(&service, &[member(&a, true, false), member(&b, true, false)]));
+    let all = slices(
+        &service,
+        &endpoints(&service, &[member(&a, true, false), member(&b, true, false)]),
+    );
     let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["reviews-ipv4-0", "reviews-ipv4-1", "reviews-ipv6-0", "reviews-ipv6-1"]);
+    assert_eq!(
+        names,
+        ["reviews-ipv4-0", "reviews-ipv4-1", "reviews-ipv6-0", "reviews-ipv6-1"]
+    );
     let first = &all[0].1;
     assert_eq!(first["metadata"]["labels"]["kubernetes.io/service-name"], "reviews");
     assert_eq!(

@@ -47,8 +47,10 @@ const END_TASKS: Duration = Duration::from_secs(1);
 pub fn supervise(inside: Inside) -> ExitCode {
     // The control plane reads what is written here as another user.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let settings: Option<Settings> =
-        inside.arguments.first().and_then(|text| serde_json::from_str(text.to_str()?).ok());
+    let settings: Option<Settings> = inside
+        .arguments
+        .first()
+        .and_then(|text| serde_json::from_str(text.to_str()?).ok());
     let Some(settings) = settings else {
         eprintln!("weft up: the supervisor was started without settings");
         return ExitCode::from(exit::FAILURE);
@@ -56,7 +58,10 @@ pub fn supervise(inside: Inside) -> ExitCode {
     // Kept until the end, so that the last lines are written.
     let _log = log::start();
     // All on this thread: what pods run dies with the thread that started it.
-    let ran = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime");
+    let ran = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime");
     match ran.and_then(|runtime| runtime.block_on(serve(settings, inside))) {
         Ok(code) => code,
         Err(error) => {
@@ -76,10 +81,17 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
             eprintln!("{}: {problem}", problem.severity);
         }
         let errors = problems.iter().filter(|problem| is_fatal(problem)).count();
-        eprintln!("weft up: {errors} errors in {}; nothing was started", settings.manifests.display());
+        eprintln!(
+            "weft up: {errors} errors in {}; nothing was started",
+            settings.manifests.display()
+        );
         return Ok(ExitCode::from(exit::DATA));
     }
-    println!("mesh {}: manifests from {}", settings.mesh, settings.manifests.display());
+    println!(
+        "mesh {}: manifests from {}",
+        settings.mesh,
+        settings.manifests.display()
+    );
 
     let (drain, tasks) = Drain::new();
     let down = Arc::new(Notify::new());
@@ -108,8 +120,15 @@ fn open_manifests(path: &Path) -> Result<Manifests> {
         .with("apps", "Deployment", &["v1"], Scope::Namespaced)
         .with("", "ConfigMap", &["v1"], Scope::Namespaced)
         .with("", "Secret", &["v1"], Scope::Namespaced);
-    let directory = Directory { path: path.to_owned(), writer: Writer::User, kinds };
-    Ok(Manifests::open(ManifestSettings { directories: vec![directory], state_dir: None })?)
+    let directory = Directory {
+        path: path.to_owned(),
+        writer: Writer::User,
+        kinds,
+    };
+    Ok(Manifests::open(ManifestSettings {
+        directories: vec![directory],
+        state_dir: None,
+    })?)
 }
 
 /// Everything that is wrong with the manifests before the start: files, our kinds, and the control plane's.
@@ -128,7 +147,12 @@ fn check(settings: &Settings, manifests: &Manifests) -> Vec<Problem> {
             };
             problems.extend(weft_control::compile::check(index, &snapshot.objects));
         }
-        Err(error) => problems.push(Problem::of_file(&settings.manifests, None, error.to_string(), "take another --name")),
+        Err(error) => problems.push(Problem::of_file(
+            &settings.manifests,
+            None,
+            error.to_string(),
+            "take another --name",
+        )),
     }
     problems.sort();
     // Both readers say the same of the same field.
@@ -145,38 +169,24 @@ async fn assemble(
     down: Arc<Notify>,
 ) -> Result<(Handle, oneshot::Receiver<()>)> {
     let state = &settings.state;
-    let mut addresses =
-        ServiceAddresses::open(settings.services_v4, Some(settings.services_v6), &state.path().join("addresses.json"))
-            .context("reading the addresses of services")?;
-    let wanted = NetSettings {
-        v4: settings.pods_v4,
-        v6: Some(settings.pods_v6),
-        node_addresses: addresses.dns(),
-    };
-    let net = Net::new(wanted).await.context("making the mesh's network")?;
-    if net.gateway_v6().is_none() {
-        eprintln!("note: IPv6 is switched off on this machine; the mesh has IPv4 only");
-        addresses.without_v6();
-    }
-    let node: Vec<IpAddr> = [Some(net.gateway_v4().into()), net.gateway_v6().map(IpAddr::from)].into_iter().flatten().collect();
+    let (net, addresses) = network(settings).await?;
+    let node: Vec<IpAddr> = [Some(net.gateway_v4().into()), net.gateway_v6().map(IpAddr::from)]
+        .into_iter()
+        .flatten()
+        .collect();
 
     let (zone, zones) = watch::channel(Arc::default());
     let listen: Vec<IpAddr> = addresses.dns().into_iter().chain(node.iter().copied()).collect();
-    dns::serve(&listen, zones, tasks).await.context("listening for DNS queries")?;
+    dns::serve(&listen, zones, tasks)
+        .await
+        .context("listening for DNS queries")?;
     let collector = relay(settings, outside, &node)?;
 
     let tokens = Arc::new(Tokens::open(&state.keys()).context("opening the key for tokens")?);
     let system = system(settings, &addresses, node);
     control_directory(&system.control, &tokens.key_set())?;
     empty(&state.logs())?;
-    let runtime = Runtime::new(RuntimeSettings {
-        logs: state.logs(),
-        volumes: state.volumes(),
-        masks: vec![state.base().to_owned()],
-        // On one machine a person waits for the next try.
-        backoff: Backoff { first: Duration::from_secs(1), most: Duration::from_secs(10), reset: Duration::from_secs(60) },
-    })
-    .context("preparing the runtime")?;
+    let runtime = Runtime::new(runtime_settings(settings)).context("preparing the runtime")?;
     let (news, told) = mpsc::channel(NEWS);
     tasks.named("news").spawn(tell::tell(settings.clone(), began, told));
     let parts = Parts {
@@ -205,8 +215,42 @@ async fn assemble(
         system: Arc::new(system),
         down,
     };
-    server.listen(&state.socket(), tasks).with_context(|| format!("listening on {}", state.socket().display()))?;
+    server
+        .listen(&state.socket(), tasks)
+        .with_context(|| format!("listening on {}", state.socket().display()))?;
     Ok((handle, ended))
+}
+
+/// The bridge, and the addresses of Services.
+async fn network(settings: &Settings) -> Result<(Net, ServiceAddresses)> {
+    let file = settings.state.path().join("addresses.json");
+    let addresses = ServiceAddresses::open(settings.services_v4, Some(settings.services_v6), &file);
+    let mut addresses = addresses.context("reading the addresses of services")?;
+    let wanted = NetSettings {
+        v4: settings.pods_v4,
+        v6: Some(settings.pods_v6),
+        node_addresses: addresses.dns(),
+    };
+    let net = Net::new(wanted).await.context("making the mesh's network")?;
+    if net.gateway_v6().is_none() {
+        eprintln!("note: IPv6 is switched off on this machine; the mesh has IPv4 only");
+        addresses.without_v6();
+    }
+    Ok((net, addresses))
+}
+
+fn runtime_settings(settings: &Settings) -> RuntimeSettings {
+    RuntimeSettings {
+        logs: settings.state.logs(),
+        volumes: settings.state.volumes(),
+        masks: vec![settings.state.base().to_owned()],
+        // On one machine a person waits for the next try.
+        backoff: Backoff {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(10),
+            reset: Duration::from_secs(60),
+        },
+    }
 }
 
 fn about(settings: &Settings) -> serde_json::Value {
@@ -231,13 +275,23 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) 
         format!("--control-namespace={NAMESPACE}"),
         format!("--networks={}", networks.join(",")),
     ];
-    flags.extend(settings.leaf_lifetime.iter().map(|lifetime| format!("--leaf-lifetime={lifetime}")));
+    flags.extend(
+        settings
+            .leaf_lifetime
+            .iter()
+            .map(|lifetime| format!("--leaf-lifetime={lifetime}")),
+    );
     System {
         manifests: settings.manifests.clone(),
         objects: settings.state.objects(),
         control: settings.state.control(),
         flags,
-        env: settings.env.iter().filter(|(name, _)| name.starts_with("WEFT_LOG")).cloned().collect(),
+        env: settings
+            .env
+            .iter()
+            .filter(|(name, _)| name.starts_with("WEFT_LOG"))
+            .cloned()
+            .collect(),
         dns: addresses.dns(),
         node,
     }
@@ -258,7 +312,9 @@ fn inject(settings: &Settings, collector: Option<String>) -> InjectSettings {
 
 /// Lets proxies reach the collector of traces. Returns the address that they use.
 fn relay(settings: &Settings, outside: &Outside, node: &[IpAddr]) -> Result<Option<String>> {
-    let (Some(_), Some(address)) = (settings.collector, node.first()) else { return Ok(None) };
+    let (Some(_), Some(address)) = (settings.collector, node.first()) else {
+        return Ok(None);
+    };
     let listener = TcpListener::bind((*address, COLLECTOR_PORT)).context("listening for traces")?;
     outside.relay(listener).context("relaying traces")?;
     Ok(Some(format!("http://{address}:{COLLECTOR_PORT}")))
@@ -266,7 +322,9 @@ fn relay(settings: &Settings, outside: &Outside, node: &[IpAddr]) -> Result<Opti
 
 /// The control plane's directory, which is its own, with the keys that it checks tokens with.
 fn control_directory(path: &Path, keys: &str) -> Result<()> {
-    fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700))).context("its directory")?;
+    fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
+        .context("its directory")?;
     weft_daemon::file::replace(&path.join(KEY_SET), 0o644, keys.as_bytes()).context("writing the keys for tokens")?;
     chown(path, Some(CONTROL_UID), Some(CONTROL_UID)).context("giving the control plane its directory")?;
     // An earlier mesh's would be asked in vain.

@@ -11,7 +11,11 @@ use crate::cluster::News;
 
 /// Prints news until there are no more.
 pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Receiver<News>) {
-    let mut teller = Teller { live: io::stdout().is_terminal(), open: false, first: true };
+    let mut teller = Teller {
+        live: io::stdout().is_terminal(),
+        open: false,
+        first: true,
+    };
     while let Some(news) = news.recv().await {
         match news {
             News::Problem(problem) => {
@@ -45,7 +49,10 @@ fn hints(settings: &Settings) -> String {
         crate::up::DEFAULT_MESH => String::new(),
         name => format!(" --name {name}"),
     };
-    format!("Try `weft status{name}`, or edit a file in {}. Ctrl-C ends the mesh.", settings.manifests.display())
+    format!(
+        "Try `weft status{name}`, or edit a file in {}. Ctrl-C ends the mesh.",
+        settings.manifests.display()
+    )
 }
 
 struct Teller {
