@@ -86,11 +86,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         tracing::error!(error = format!("{error:#}"), "the proxy ends");
     }
     drop(log);
-    ExitCode::from(if result.is_ok() {
-        exit::OK
-    } else {
-        exit::FAILURE
-    })
+    ExitCode::from(if result.is_ok() { exit::OK } else { exit::FAILURE })
 }
 
 fn usage(mistakes: &[String]) -> ExitCode {
@@ -103,13 +99,8 @@ fn usage(mistakes: &[String]) -> ExitCode {
 /// Checks all that clap cannot, and reports every mistake at once.
 fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
     let mut mistakes = Vec::new();
-    let address = settings
-        .pod_ips
-        .first()
-        .copied()
-        .unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let probes = Probes::new(&settings.probes, address, Dialer::new(settings))
-        .map_err(|error| error.to_string());
+    let address = settings.pod_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let probes = Probes::new(&settings.probes, address, Dialer::new(settings)).map_err(|error| error.to_string());
     let sampler = Sampler::parse(&settings.traces_sampler, &settings.traces_sampler_arg);
     let wanted = settings
         .otlp_endpoint
@@ -126,11 +117,7 @@ fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
             collector,
         }),
         (probes, sampler, collector) => {
-            mistakes.extend(
-                [probes.err(), sampler.err(), collector.err()]
-                    .into_iter()
-                    .flatten(),
-            );
+            mistakes.extend([probes.err(), sampler.err(), collector.err()].into_iter().flatten());
             Err(mistakes)
         }
     }
@@ -138,12 +125,7 @@ fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
 
 fn run(settings: Settings, meant: Meant) -> anyhow::Result<()> {
     let slots = slots(&settings);
-    tracing::info!(
-        build = env!("CARGO_PKG_VERSION"),
-        slots,
-        ?settings,
-        "weft proxy"
-    );
+    tracing::info!(build = env!("CARGO_PKG_VERSION"), slots, ?settings, "weft proxy");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -167,8 +149,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let (over, exporter_ends) = oneshot::channel();
     let (tracing, exporter) = match meant.collector {
         Some(collector) => {
-            let (tracing, exporter) =
-                exporter(collector, meant.sampler, &settings, &beliefs, &registry);
+            let (tracing, exporter) = exporter(collector, meant.sampler, &settings, &beliefs, &registry);
             (
                 Some(tracing),
                 Some(tokio::task::spawn_local(exporter.run(ended(exporter_ends)))),
@@ -194,30 +175,17 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
             },
         )
     });
-    let mut threads = Threads(
-        threads
-            .collect::<io::Result<_>>()
-            .context("starting a worker")?,
-    );
+    let mut threads = Threads(threads.collect::<io::Result<_>>().context("starting a worker")?);
     drop(listening);
 
-    let life = async {
-        tokio::select! {
-            () = signals.next() => {}
-            () = shutdown.notified() => {}
-            failed = threads.any_failed() => return Err(failed),
-            () = open_when_listening(&gate, &mut heard, settings.workers) => {}
-        }
-        tracing::info!(grace = ?settings.drain, "draining");
-        phase.send_replace(Phase::Draining);
-        tokio::select! {
-            () = threads.all_done() => tracing::info!("everything has ended"),
-            () = tokio::time::sleep(settings.drain) => tracing::info!("the grace period is over"),
-            () = signals.next() => tracing::info!("told again: ending at once"),
-        }
-        phase.send_replace(Phase::Ended);
-        Ok(())
-    };
+    let life = live(
+        &settings,
+        &mut signals,
+        &shutdown,
+        &mut threads,
+        open_when_listening(&gate, &mut heard, settings.workers),
+        &phase,
+    );
     let result = tokio::select! {
         result = life => result,
         () = back.run() => Err(anyhow::anyhow!("discovery has ended")),
@@ -230,6 +198,32 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
         let _ = tokio::time::timeout(LAST, exporter).await;
     }
     result
+}
+
+/// The life of the process: until it is told to end, and then until nothing is left or the grace period is over.
+async fn live(
+    settings: &Settings,
+    signals: &mut Signals,
+    shutdown: &Notify,
+    threads: &mut Threads,
+    ready: impl Future<Output = ()>,
+    phase: &watch::Sender<Phase>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = signals.next() => {}
+        () = shutdown.notified() => {}
+        failed = threads.any_failed() => return Err(failed),
+        () = ready => {}
+    }
+    tracing::info!(grace = ?settings.drain, "draining");
+    phase.send_replace(Phase::Draining);
+    tokio::select! {
+        () = threads.all_done() => tracing::info!("everything has ended"),
+        () = tokio::time::sleep(settings.drain) => tracing::info!("the grace period is over"),
+        () = signals.next() => tracing::info!("told again: ending at once"),
+    }
+    phase.send_replace(Phase::Ended);
+    Ok(())
 }
 
 /// Opens the gate once every worker listens. Never returns: being ready ends nothing.
@@ -257,13 +251,7 @@ fn exporter(
     registry: &Arc<Registry>,
 ) -> (Tracing, Exporter) {
     let (tracing, spans) = Tracing::new(sampler);
-    let exporter = Exporter::new(
-        collector,
-        settings,
-        beliefs.clone(),
-        spans,
-        &registry.writer(),
-    );
+    let exporter = Exporter::new(collector, settings, beliefs.clone(), spans, &registry.writer());
     (tracing, exporter)
 }
 
@@ -350,29 +338,17 @@ async fn complete(view: &View) {
 }
 
 fn inbound(settings: &Settings) -> io::Result<Vec<TcpListener>> {
-    let dual = bind(SocketAddr::from((
-        Ipv6Addr::UNSPECIFIED,
-        settings.inbound_port,
-    )));
+    let dual = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, settings.inbound_port)));
     let listener = dual.or_else(|error| match no_v6(&error) {
-        true => bind(SocketAddr::from((
-            Ipv4Addr::UNSPECIFIED,
-            settings.inbound_port,
-        ))),
+        true => bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.inbound_port))),
         false => Err(error),
     });
     Ok(vec![listener?])
 }
 
 fn outbound(settings: &Settings) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = vec![bind(SocketAddr::from((
-        Ipv4Addr::LOCALHOST,
-        settings.outbound_port,
-    )))?];
-    match bind(SocketAddr::from((
-        Ipv6Addr::LOCALHOST,
-        settings.outbound_port,
-    ))) {
+    let mut listeners = vec![bind(SocketAddr::from((Ipv4Addr::LOCALHOST, settings.outbound_port)))?];
+    match bind(SocketAddr::from((Ipv6Addr::LOCALHOST, settings.outbound_port))) {
         Ok(v6) => listeners.push(v6),
         Err(error) if no_v6(&error) => {}
         Err(error) => return Err(error),
@@ -391,9 +367,7 @@ fn no_v6(error: &io::Error) -> bool {
 async fn wildcard(port: u16) -> anyhow::Result<Listener> {
     match Listener::tcp(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
         Ok(listener) => Ok(listener),
-        Err(error) if no_v6(&error) => {
-            listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
-        }
+        Err(error) if no_v6(&error) => listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await,
         Err(error) => Err(error).with_context(|| format!("listening on port {port}")),
     }
 }

@@ -20,7 +20,7 @@ use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 use weft_model::endpoint::{Endpoint, EndpointKey, EndpointSet, Place};
 use weft_model::inbound::Inbound;
-use weft_model::locality::{Locality, Tier};
+use weft_model::locality::{Locality, Prefer, Tier};
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
 use weft_model::sni;
@@ -129,23 +129,13 @@ impl Endpoints {
 
     /// Forgets endpoints that are in no set any more.
     pub fn sweep(&self) {
-        self.loads
-            .borrow_mut()
-            .retain(|_, load| load.strong_count() > 0);
-        self.remotes
-            .borrow_mut()
-            .retain(|_, remote| remote.strong_count() > 0);
+        self.loads.borrow_mut().retain(|_, load| load.strong_count() > 0);
+        self.remotes.borrow_mut().retain(|_, remote| remote.strong_count() > 0);
     }
 
     /// The endpoint as this worker knows it; `fair`: what a new one is taken to cost.
-    fn remote(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        service: Option<&ServicePort>,
-        fair: Duration,
-    ) -> Rc<Remote> {
-        let (namespace, name) =
-            service.map_or(("", ""), |service| (&service.namespace, &service.name));
+    fn remote(&self, endpoint: &Arc<Endpoint>, service: Option<&ServicePort>, fair: Duration) -> Rc<Remote> {
+        let (namespace, name) = service.map_or(("", ""), |service| (&service.namespace, &service.name));
         let key = (endpoint.key, namespace.to_owned(), name.to_owned());
         let mut remotes = self.remotes.borrow_mut();
         let known = remotes.get(&key).and_then(Weak::upgrade);
@@ -155,9 +145,7 @@ impl Endpoints {
             return known.clone();
         }
         // Connections lead to an address and an identity: where either is another, they are not for the new endpoint.
-        let same = known.filter(|k| {
-            k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity
-        });
+        let same = known.filter(|k| k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity);
         let remote = Rc::new(Remote {
             sni: sni_of(endpoint, service),
             pool: same.map_or_else(|| self.pools.open(), |known| known.pool.clone()),
@@ -207,12 +195,7 @@ impl Endpoints {
 fn sni_of(endpoint: &Endpoint, service: Option<&ServicePort>) -> Option<ServerName<'static>> {
     let trust_domain = endpoint.identity.as_ref()?.trust_domain().as_str();
     let name = match service {
-        Some(service) => sni::of_service(
-            endpoint.key,
-            &service.name,
-            &service.namespace,
-            trust_domain,
-        ),
+        Some(service) => sni::of_service(endpoint.key, &service.name, &service.namespace, trust_domain),
         None => sni::of_pod(endpoint.key, &endpoint.namespace, trust_domain),
     };
     ServerName::try_from(name).ok()
@@ -233,12 +216,7 @@ impl Remote {
     }
 
     /// The metrics of traffic there under a rule's path template. Resolved once.
-    pub fn series(
-        &self,
-        metrics: &Metrics,
-        own: Option<&Inbound>,
-        template: &Rc<str>,
-    ) -> Rc<Series> {
+    pub fn series(&self, metrics: &Metrics, own: Option<&Inbound>, template: &Rc<str>) -> Rc<Series> {
         let mut known = self.series.borrow_mut();
         if let Some((_, series)) = known.iter().find(|(key, _)| Rc::ptr_eq(key, template)) {
             return series.clone();
@@ -265,9 +243,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.load
-            .in_flight
-            .set(self.load.in_flight.get().saturating_sub(1));
+        self.load.in_flight.set(self.load.in_flight.get().saturating_sub(1));
     }
 }
 
@@ -352,8 +328,7 @@ impl Balancer {
             .iter()
             .map(|(_, remote)| remote)
             .filter(|remote| !remote.is_well());
-        ill.find(|remote| remote.load.health.take_probe(now))
-            .cloned()
+        ill.find(|remote| remote.load.health.take_probe(now)).cloned()
     }
 
     /// Says that an endpoint could be connected to.
@@ -366,11 +341,7 @@ impl Balancer {
 
     /// Says that an endpoint could not be connected to, or that no byte reached its app.
     pub fn failed(&self, remote: &Remote, failure: Failure, reason: Reason, now: Instant) {
-        let ejected = self
-            .members
-            .iter()
-            .filter(|(_, remote)| !remote.is_well())
-            .count();
+        let ejected = self.members.iter().filter(|(_, remote)| !remote.is_well()).count();
         // Never more than half on a mere doubt: then it is rather our own network.
         let spared = (ejected + 1) * 2 > self.members.len();
         if !remote
@@ -388,11 +359,7 @@ impl Balancer {
     }
 
     fn look(&self) {
-        let seen: Vec<Seen> = self
-            .members
-            .iter()
-            .map(|(tier, remote)| see(*tier, remote))
-            .collect();
+        let seen: Vec<Seen> = self.members.iter().map(|(tier, remote)| see(*tier, remote)).collect();
         *self.tiers.borrow_mut() = Tiers::new(&self.locality, &seen);
         self.seen.set(self.endpoints.changes.get());
         self.probe_at.set(
@@ -401,12 +368,9 @@ impl Balancer {
                 .then(|| self.probe_at.get().unwrap_or_else(Instant::now)),
         );
         let Some(service) = &self.service else { return };
-        for tier in 0..=2 {
+        for tier in 0..=farthest(self.locality.prefer) {
             let here: Vec<&Seen> = seen.iter().filter(|s| s.tier == Tier(tier)).collect();
-            let (all, healthy) = self
-                .endpoints
-                .metrics
-                .endpoints(service, &self.set.subset, tier);
+            let (all, healthy) = self.endpoints.metrics.endpoints(service, &self.set.subset, tier);
             all.set(here.len() as f64);
             healthy.set(here.iter().filter(|s| s.well && !s.draining).count() as f64);
         }
@@ -419,22 +383,24 @@ impl Balancer {
         };
         if tier > home {
             let absent = tiers.nearest() > Some(home);
-            let why = if absent {
-                Spill::Absent
-            } else {
-                Spill::Unhealthy
-            };
+            let why = if absent { Spill::Absent } else { Spill::Unhealthy };
             let mut spills = self.spills.borrow_mut();
             if let Some((_, _, counter)) = spills.iter().find(|(t, w, _)| (*t, *w) == (tier, why)) {
                 return counter.add(1);
             }
-            let counter = self
-                .endpoints
-                .metrics
-                .spillover(service, &self.set.subset, tier.0, why);
+            let counter = self.endpoints.metrics.spillover(service, &self.set.subset, tier.0, why);
             counter.add(1);
             spills.push((tier, why, counter));
         }
+    }
+}
+
+/// The farthest tier that a preference tells apart.
+fn farthest(prefer: Prefer) -> u8 {
+    match prefer {
+        Prefer::Zone => 2,
+        Prefer::Region => 1,
+        Prefer::None => 0,
     }
 }
 
