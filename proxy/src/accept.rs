@@ -70,9 +70,7 @@ impl Slots {
 
     fn take(self: &Rc<Self>) -> Slot {
         self.open.set(self.open.get() + 1);
-        Slot {
-            slots: self.clone(),
-        }
+        Slot { slots: self.clone() }
     }
 }
 
@@ -107,11 +105,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Takes connections for ever, and hands each to `each`, which spawns its task. While all slots are taken, connections wait
 /// in the kernel.
-pub async fn accept(
-    listener: &TcpListener,
-    slots: &Rc<Slots>,
-    each: impl Fn(TcpStream, SocketAddr, Slot),
-) {
+pub async fn accept(listener: &TcpListener, slots: &Rc<Slots>, each: impl Fn(TcpStream, SocketAddr, Slot)) {
     loop {
         // Several listeners share the slots, so they may be overdrawn by one connection each.
         slots.any_free().await;
@@ -133,10 +127,7 @@ pub async fn accept(
 /// Errors of the one connection that was to be accepted, not of the listener.
 fn ends_soon(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 /// Lets the other side see a reset instead of an orderly end.

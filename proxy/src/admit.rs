@@ -11,10 +11,6 @@ use crate::route::Tables;
 /// Decides about a connection, or about one more request on it after the configuration changed.
 pub fn admit(tables: &Tables, port: u16, caller: Caller) -> Result<Permit, Reason> {
     let inbound = tables.inbound().ok_or(Reason::DiscoveryTimeout)?;
-    let credential = tables
-        .state
-        .credential
-        .as_ref()
-        .ok_or(Reason::NoCertificate)?;
+    let credential = tables.state.credential.as_ref().ok_or(Reason::NoCertificate)?;
     decide(inbound, credential.identity(), port, caller)
 }

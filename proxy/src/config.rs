@@ -9,11 +9,7 @@ use weft_daemon::settings::duration;
 
 /// The settings of `weft proxy`. Each flag has a variable of the same name in capitals.
 #[derive(Clone, Debug, Parser)]
-#[command(
-    name = "weft-proxy",
-    version,
-    about = "Weft's data plane: runs beside one pod"
-)]
+#[command(name = "weft-proxy", version, about = "Weft's data plane: runs beside one pod")]
 pub struct Settings {
     /// The pod's name.
     #[arg(long, env = "WEFT_POD_NAME", default_value = "")]
@@ -48,11 +44,7 @@ pub struct Settings {
     #[arg(long, env = "WEFT_TRUST_DIR", default_value = "/var/run/weft/trust")]
     pub trust_dir: PathBuf,
     /// The projected service-account token with audience `weft`; read again on every use.
-    #[arg(
-        long,
-        env = "WEFT_TOKEN_FILE",
-        default_value = "/var/run/secrets/weft/token"
-    )]
+    #[arg(long, env = "WEFT_TOKEN_FILE", default_value = "/var/run/secrets/weft/token")]
     pub token_file: PathBuf,
     /// Where leaf, key and the last good snapshot lie: a tmpfs that only the proxy's container mounts.
     #[arg(long, env = "WEFT_STATE_DIR", default_value = "/var/run/weft/state")]
@@ -116,11 +108,7 @@ pub struct Settings {
     #[arg(long, env = "OTEL_RESOURCE_ATTRIBUTES", default_value = "")]
     pub resource_attributes: String,
     /// Which traces are kept: as OpenTelemetry's OTEL_TRACES_SAMPLER.
-    #[arg(
-        long,
-        env = "OTEL_TRACES_SAMPLER",
-        default_value = "parentbased_always_on"
-    )]
+    #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on")]
     pub traces_sampler: String,
     /// The sampler's argument.
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "")]
@@ -145,8 +133,7 @@ mod tests {
 
     #[test]
     fn a_pod_needs_only_its_addresses() {
-        let settings =
-            Settings::try_parse_from(["weft-proxy", "--pod-ips", "10.0.0.1,fd00::1"]).unwrap();
+        let settings = Settings::try_parse_from(["weft-proxy", "--pod-ips", "10.0.0.1,fd00::1"]).unwrap();
         assert_eq!(settings.pod_ips.len(), 2);
         assert_eq!(settings.drain, Duration::from_secs(30));
         assert!(

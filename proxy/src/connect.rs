@@ -91,11 +91,7 @@ impl Dialer {
     }
 
     /// Opens a TCP connection, from a certain address if one is given. Cancel safe.
-    pub async fn tcp(
-        &self,
-        to: SocketAddr,
-        from: Option<IpAddr>,
-    ) -> Result<TcpStream, ConnectError> {
+    pub async fn tcp(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, ConnectError> {
         let socket = self.socket(to, from)?;
         match timeout(self.connect_timeout, socket.connect(to)).await {
             Ok(connected) => Ok(connected?),
@@ -125,11 +121,7 @@ impl Dialer {
 /// What holds for every connection: no delay, and an end when the other side is gone.
 pub fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE / 3),
-    )?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
@@ -162,9 +154,6 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let to = listener.local_addr().unwrap();
         drop(listener);
-        assert_eq!(
-            DIALER.tcp(to, None).await.unwrap_err(),
-            ConnectError::Refused
-        );
+        assert_eq!(DIALER.tcp(to, None).await.unwrap_err(), ConnectError::Refused);
     }
 }

@@ -94,8 +94,7 @@ pub fn classify(bytes: &[u8]) -> Verdict {
 /// because `GET a` is Redis as well.
 fn classify_line(bytes: &[u8]) -> Verdict {
     const METHOD_MAX: usize = 32;
-    let in_method =
-        |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+    let in_method = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
     let method = bytes.iter().take_while(|b| in_method(b)).count();
     if method == 0 || method > METHOD_MAX {
         return Verdict::Opaque;
@@ -106,11 +105,7 @@ fn classify_line(bytes: &[u8]) -> Verdict {
         Some(_) => return Verdict::Opaque,
     }
     let rest = &bytes[method + 1..];
-    let Some(end) = rest
-        .iter()
-        .take(LINE_MAX)
-        .position(|b| *b == b'\n' || is_control(*b))
-    else {
+    let Some(end) = rest.iter().take(LINE_MAX).position(|b| *b == b'\n' || is_control(*b)) else {
         return if rest.len() < LINE_MAX {
             Verdict::Undecided
         } else {
@@ -121,10 +116,7 @@ fn classify_line(bytes: &[u8]) -> Verdict {
         return Verdict::Opaque;
     }
     let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-    let version = line
-        .len()
-        .checked_sub(b" HTTP/1.1".len())
-        .map(|at| &line[at..]);
+    let version = line.len().checked_sub(b" HTTP/1.1".len()).map(|at| &line[at..]);
     match version {
         Some(version) if version.starts_with(b" HTTP/1.") && version[8].is_ascii_digit() => {
             Verdict::Http(HttpVersion::H1)
@@ -151,23 +143,13 @@ pub fn classify_greeting(bytes: &[u8]) -> Greeting {
         return Greeting::Undecided;
     }
     // Length (3 bytes), type SETTINGS, no flags, stream 0 (RFC 9113 sections 4.1 and 6.5).
-    let length = bytes
-        .iter()
-        .take(3)
-        .fold(0, |length, b| length << 8 | usize::from(*b));
+    let length = bytes.iter().take(3).fold(0, |length, b| length << 8 | usize::from(*b));
     let so_far = bytes.len().min(FRAME_HEADER);
     let fixed = [4, 0, 0, 0, 0, 0];
-    let matches_fixed = bytes[..so_far]
-        .iter()
-        .skip(3)
-        .zip(fixed)
-        .all(|(b, want)| *b == want);
+    let matches_fixed = bytes[..so_far].iter().skip(3).zip(fixed).all(|(b, want)| *b == want);
     let plausible = match so_far {
         0..=2 => {
-            bytes.first().is_none_or(|b| *b == 0)
-                && bytes
-                    .get(1)
-                    .is_none_or(|b| usize::from(*b) << 8 <= SETTINGS_MAX)
+            bytes.first().is_none_or(|b| *b == 0) && bytes.get(1).is_none_or(|b| usize::from(*b) << 8 <= SETTINGS_MAX)
         }
         _ => length <= SETTINGS_MAX && length % 6 == 0 && matches_fixed,
     };
@@ -218,9 +200,7 @@ pub async fn version(client: &mut Io, silence: Duration) -> io::Result<Option<Ht
         let ahead = client.ahead();
         match ahead.first() {
             Some(_) if ahead.starts_with(PREFACE) => return Ok(Some(HttpVersion::H2)),
-            Some(_) if PREFACE.starts_with(ahead) => {
-                deadline = deadline.min(Instant::now() + PATIENCE)
-            }
+            Some(_) if PREFACE.starts_with(ahead) => deadline = deadline.min(Instant::now() + PATIENCE),
             // The parser says what is wrong with a request line.
             Some(first) => return Ok(first.is_ascii_alphabetic().then_some(HttpVersion::H1)),
             None => {}
@@ -352,18 +332,12 @@ mod tests {
 
     const H1: Verdict = Verdict::Http(HttpVersion::H1);
     const H2: Verdict = Verdict::Http(HttpVersion::H2);
-    const DESTINATION: SocketAddr =
-        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5432);
+    const DESTINATION: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5432);
     const SILENCE: Duration = Duration::from_millis(50);
 
     #[track_caller]
     fn check(bytes: &[u8], want: Verdict) {
-        assert_eq!(
-            classify(bytes),
-            want,
-            "{:?}",
-            String::from_utf8_lossy(bytes)
-        );
+        assert_eq!(classify(bytes), want, "{:?}", String::from_utf8_lossy(bytes));
     }
 
     #[test]
@@ -442,24 +416,15 @@ mod tests {
             "[A-Z]{0,5} [a-z/]{0,5} HTTP/1.[019]\r?\n?".prop_map(String::into_bytes),
             proptest::collection::vec(any::<u8>(), 0..40),
         ];
-        (
-            begin,
-            0_usize..30,
-            proptest::collection::vec(any::<u8>(), 0..60),
-        )
-            .prop_map(|(mut begin, keep, rest)| {
-                begin.truncate(keep);
-                begin.extend(rest);
-                begin
-            })
+        (begin, 0_usize..30, proptest::collection::vec(any::<u8>(), 0..60)).prop_map(|(mut begin, keep, rest)| {
+            begin.truncate(keep);
+            begin.extend(rest);
+            begin
+        })
     }
 
     /// The client's end, and what detection made of the other, with a destination that answers `greeting`.
-    async fn detect(
-        known: &ServerFirst,
-        script: &[(u64, &[u8])],
-        greeting: Option<&[u8]>,
-    ) -> Detected {
+    async fn detect(known: &ServerFirst, script: &[(u64, &[u8])], greeting: Option<&[u8]>) -> Detected {
         let (mut near, mut far) = Io::pipe(64 * 1024);
         let talk = async {
             for (after, bytes) in script {
@@ -490,20 +455,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_speaks_at_once_costs_no_trial() {
-        for (bytes, want_http) in [
-            (&b"GET / HTTP/1.1\r\n"[..], true),
-            (&b"\x00\x01"[..], false),
-        ] {
+        for (bytes, want_http) in [(&b"GET / HTTP/1.1\r\n"[..], true), (&b"\x00\x01"[..], false)] {
             let (mut near, mut far) = Io::pipe(1024);
             far.write_all(bytes).await.unwrap();
             let known = ServerFirst::default();
             let detected = protocol(&mut near, DESTINATION, SILENCE, &known, never_dialled)
                 .await
                 .unwrap();
-            assert_eq!(
-                matches!(detected, Detected::Http(HttpVersion::H1)),
-                want_http
-            );
+            assert_eq!(matches!(detected, Detected::Http(HttpVersion::H1)), want_http);
             assert_eq!(matches!(detected, Detected::Opaque), !want_http);
             assert_eq!(near.ahead(), bytes, "nothing is taken");
         }

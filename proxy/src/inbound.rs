@@ -57,15 +57,11 @@ type Refused = (Option<Io>, Reason);
 /// Serves one connection to its end. What goes wrong is counted by its reason.
 pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
     let Ok(app) = worker.origins.inbound.of(&socket) else {
-        return worker
-            .metrics
-            .refused(Reason::ClientClosed, Direction::Inbound);
+        return worker.metrics.refused(Reason::ClientClosed, Direction::Inbound);
     };
     let io = Io::plain(socket);
     if worker.is_own_listener(app) || !worker.settings.pod_ips.contains(&app.ip()) {
-        worker
-            .metrics
-            .refused(Reason::OwnListener, Direction::Inbound);
+        worker.metrics.refused(Reason::OwnListener, Direction::Inbound);
         return refuse::close(&io);
     }
     let journey = Journey {
@@ -110,11 +106,7 @@ async fn finish(worker: &Rc<Worker>, arrived: Arrived, journey: Journey) {
 }
 
 /// The rooms in their order, once it is known who calls.
-async fn connection(
-    worker: &Rc<Worker>,
-    mut arrived: Arrived,
-    journey: Journey,
-) -> Result<(), Refused> {
+async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey) -> Result<(), Refused> {
     let port = journey.app.port();
     loop {
         // Admit: whoever it is, as nobody knows or as verified.
@@ -170,11 +162,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
         .inbound()
         .is_none_or(|inbound| inbound.mode == Mode::Strict);
     // Strict never looks at who speaks first, so nothing is to be learnt from silence.
-    let silence = if strict {
-        within
-    } else {
-        worker.settings.detect_wait
-    };
+    let silence = if strict { within } else { worker.settings.detect_wait };
     let Ok(hello) = mtls::hello(&mut io, silence, within).await else {
         return Err((None, Reason::ClientClosed));
     };
@@ -186,10 +174,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
             };
             let handshake = Box::pin(mtls::terminate(io, *accepted, &credential, within));
             let terminated = handshake.await.map_err(|error| {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "inbound handshake failed"
-                );
+                tracing::debug!(error = &error as &dyn std::error::Error, "inbound handshake failed");
                 (None, Reason::TlsFailed)
             })?;
             Ok(Arrived {
@@ -207,11 +192,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
 }
 
 /// Detect. Where nothing was said yet, a peer's ClientHello may still come: the caller looks.
-async fn detect(
-    worker: &Rc<Worker>,
-    arrived: &mut Arrived,
-    journey: Journey,
-) -> Result<Detected, Reason> {
+async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey) -> Result<Detected, Reason> {
     if let Some(hop) = arrived.hop {
         return Ok(hop.http().map_or(Detected::Opaque, Detected::Http));
     }
@@ -226,10 +207,7 @@ async fn detect(
         Some(Protocol::Opaque | Protocol::Tls) if !io.ahead().is_empty() => Ok(Detected::Opaque),
         Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc) => {
             let idle = worker.settings.idle_timeout;
-            match detect::version(io, idle)
-                .await
-                .map_err(|_| Reason::ClientClosed)?
-            {
+            match detect::version(io, idle).await.map_err(|_| Reason::ClientClosed)? {
                 Some(version) => Ok(Detected::Http(version)),
                 None if mtls::may_be_hello(io.ahead()) => Ok(Detected::Opaque),
                 None => Err(Reason::NotHttp),
@@ -238,13 +216,8 @@ async fn detect(
         _ => {
             // The silence that means something has passed already, in `identify`.
             let silence = Duration::ZERO;
-            let dial = async || {
-                dial_app(worker, journey.app)
-                    .await
-                    .map_err(ProtocolError::Dial)
-            };
-            let detected =
-                detect::protocol(io, journey.app, silence, &worker.server_first, dial).await;
+            let dial = async || dial_app(worker, journey.app).await.map_err(ProtocolError::Dial);
+            let detected = detect::protocol(io, journey.app, silence, &worker.server_first, dial).await;
             match detected.map_err(|error| error.reason())? {
                 Detected::Http(_) if is_opaque => Ok(Detected::Opaque),
                 detected => Ok(detected),
@@ -280,15 +253,7 @@ async fn turn_away(worker: &Rc<Worker>, io: Option<Io>, reason: Reason, journey:
     };
     let context = context(worker, &Caller::Plaintext, journey.app);
     let silence = worker.settings.detect_wait;
-    refuse::connection(
-        io,
-        reason,
-        Direction::Inbound,
-        &worker.metrics,
-        silence,
-        context,
-    )
-    .await;
+    refuse::connection(io, reason, Direction::Inbound, &worker.metrics, silence, context).await;
 }
 
 /// What HTTP is served with.

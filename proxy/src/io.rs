@@ -114,11 +114,7 @@ impl Io {
     }
 
     /// [`Io::read_ahead`], polled.
-    pub fn poll_read_ahead(
-        &mut self,
-        cx: &mut Context<'_>,
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_read_ahead(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         const STEP: usize = 4096;
         let mut step = [0_u8; STEP];
         let mut buffer = ReadBuf::new(&mut step[..most.min(STEP)]);
@@ -155,11 +151,7 @@ impl Io {
 }
 
 impl Transport {
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
             Self::Server(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -170,11 +162,7 @@ impl Transport {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
             return this.transport.poll_read(cx, buffer);
@@ -190,11 +178,7 @@ impl AsyncRead for Io {
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Transport::Server(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -141,9 +141,7 @@ pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Resul
         if io.ahead().len() >= HELLO_MAX {
             return Ok(Hello::Foreign);
         }
-        let read = timeout_at(deadline, io.read_ahead(HELLO_MAX))
-            .await
-            .unwrap_or(Ok(0))?;
+        let read = timeout_at(deadline, io.read_ahead(HELLO_MAX)).await.unwrap_or(Ok(0))?;
         if read == 0 {
             // It ended or stopped in the middle: whatever it is, it is not the mesh.
             return Ok(if begins_tls(io.ahead()) == Some(true) {
@@ -199,11 +197,7 @@ fn sort(accepted: Box<Accepted>) -> Hello {
         .client_hello()
         .alpn()
         .is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()));
-    if is_mesh {
-        Hello::Mesh(accepted)
-    } else {
-        Hello::Foreign
-    }
+    if is_mesh { Hello::Mesh(accepted) } else { Hello::Foreign }
 }
 
 /// Terminates mutual TLS on a plain stream whose ClientHello is the mesh's. Not cancel safe.
@@ -218,9 +212,7 @@ pub async fn terminate(
     let socket = io.into_socket().map_err(|_| TerminateError::Token)?;
     let config = credential.server_config(&Hop::ALL.map(Hop::token));
     let handshake = StartHandshake::from_parts(hello, socket).into_stream(config);
-    let stream = timeout(within, handshake)
-        .await
-        .map_err(|_| TerminateError::Timeout)?;
+    let stream = timeout(within, handshake).await.map_err(|_| TerminateError::Timeout)?;
     let stream = stream.map_err(TerminateError::Handshake)?;
     let session = stream.get_ref().1;
     let peer = verify::peer_identity(session.peer_certificates().unwrap_or_default());
@@ -253,8 +245,7 @@ pub async fn originate(
     };
     let session = stream.get_ref().1;
     // The verifier has refused everything else already; said twice because everything rests on it.
-    verify::expect_identity(session.peer_certificates(), expected)
-        .map_err(|_| ConnectError::Identity)?;
+    verify::expect_identity(session.peer_certificates(), expected).map_err(|_| ConnectError::Identity)?;
     if session.alpn_protocol() != Some(hop.token()) {
         return Err(ConnectError::Tls);
     }

@@ -41,14 +41,7 @@ fn original_destination(socket: &TcpStream) -> io::Result<SocketAddr> {
     };
     let address = match found {
         Ok(address) => address.as_socket().ok_or(io::ErrorKind::InvalidData)?,
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(nix::libc::ENOENT | nix::libc::ENOPROTOOPT)
-            ) =>
-        {
-            local
-        }
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENOPROTOOPT)) => local,
         Err(error) => return Err(error),
     };
     Ok(canonical(address))
@@ -79,10 +72,7 @@ mod tests {
         let (socket, _) = accepted.unwrap();
         assert_eq!(Origin::Socket.of(&socket).unwrap(), at);
         assert_eq!(
-            Origin::Fixed("10.0.0.1:1".parse().unwrap())
-                .of(&socket)
-                .unwrap()
-                .port(),
+            Origin::Fixed("10.0.0.1:1".parse().unwrap()).of(&socket).unwrap().port(),
             1
         );
         drop(dialled);

@@ -37,15 +37,11 @@ const APP_IDLE: Duration = Duration::from_secs(3600);
 /// Serves one connection to its end. What goes wrong is counted by its reason.
 pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
     let Ok(destination) = worker.origins.outbound.of(&socket) else {
-        return worker
-            .metrics
-            .refused(Reason::ClientClosed, Direction::Outbound);
+        return worker.metrics.refused(Reason::ClientClosed, Direction::Outbound);
     };
     let io = Io::plain(socket);
     if worker.is_own_listener(destination) {
-        worker
-            .metrics
-            .refused(Reason::OwnListener, Direction::Outbound);
+        worker.metrics.refused(Reason::OwnListener, Direction::Outbound);
         return refuse::close(&io);
     }
     tracing::debug!(%client, %destination, "outbound connection");
@@ -53,24 +49,12 @@ pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
         tracing::debug!(%client, %destination, %reason, "outbound connection refused");
         let silence = worker.settings.detect_wait;
         let context = context(worker, destination);
-        refuse::connection(
-            io,
-            reason,
-            Direction::Outbound,
-            &worker.metrics,
-            silence,
-            context,
-        )
-        .await;
+        refuse::connection(io, reason, Direction::Outbound, &worker.metrics, silence, context).await;
     }
 }
 
 /// The rooms in their order. An error gives the stream back, to be told why.
-async fn connection(
-    worker: &Rc<Worker>,
-    mut io: Io,
-    destination: SocketAddr,
-) -> Result<(), (Io, Reason)> {
+async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) -> Result<(), (Io, Reason)> {
     let target = Target::Address(destination);
     let service = match worker.find(&target).await {
         Ok(Found::Service(service)) => service,
@@ -86,12 +70,7 @@ async fn connection(
         Ok(Detected::Opaque) => return streams::opaque(worker, io, &target, &service).await,
         Ok(Detected::Dialled(upstream)) => {
             if let Some(flight) = trial {
-                Stream {
-                    io: upstream,
-                    flight,
-                }
-                .pump(io)
-                .await;
+                Stream { io: upstream, flight }.pump(io).await;
             }
             return Ok(());
         }
@@ -117,9 +96,7 @@ async fn detect(
     match service.protocol {
         Protocol::Opaque | Protocol::Tls => Ok(Detected::Opaque),
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-            let version = detect::version(io, APP_IDLE)
-                .await
-                .map_err(|_| Reason::ClientClosed)?;
+            let version = detect::version(io, APP_IDLE).await.map_err(|_| Reason::ClientClosed)?;
             version.map(Detected::Http).ok_or(Reason::NotHttp)
         }
         Protocol::Undeclared => {
@@ -134,8 +111,7 @@ async fn detect(
                 Ok(stream.io)
             };
             let silence = worker.settings.detect_wait;
-            let detected =
-                detect::protocol(io, destination, silence, &worker.server_first, dial).await;
+            let detected = detect::protocol(io, destination, silence, &worker.server_first, dial).await;
             detected.map_err(|error| error.reason())
         }
     }

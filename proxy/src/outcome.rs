@@ -41,12 +41,7 @@ impl Asked {
     }
 
     /// The request as a span sees it.
-    pub fn what<'a>(
-        &'a self,
-        labels: &'a Labels,
-        route: &'a str,
-        peer: Option<SocketAddr>,
-    ) -> What<'a> {
+    pub fn what<'a>(&'a self, labels: &'a Labels, route: &'a str, peer: Option<SocketAddr>) -> What<'a> {
         What {
             method: &self.method,
             path: self.path(),

@@ -142,9 +142,9 @@ impl Pool {
         self.h1
             .borrow_mut()
             .retain_mut(|idle| fresh(idle.since) && idle.client.is_quiet());
-        self.h2.borrow_mut().retain(|shared| {
-            shared.client.is_open() && (shared.client.streams() > 0 || fresh(shared.used.get()))
-        });
+        self.h2
+            .borrow_mut()
+            .retain(|shared| shared.client.is_open() && (shared.client.streams() > 0 || fresh(shared.used.get())));
     }
 
     /// Whether no connection waits here.

@@ -89,22 +89,13 @@ impl Tables {
             here,
             services: HashMap::new(),
             balancers: HashMap::new(),
-            templates: previous
-                .map(|previous| previous.templates.clone())
-                .unwrap_or_default(),
+            templates: previous.map(|previous| previous.templates.clone()).unwrap_or_default(),
             direct: RefCell::default(),
             state: state.clone(),
         };
-        tables
-            .templates
-            .entry(String::new())
-            .or_insert_with(|| Rc::from(""));
+        tables.templates.entry(String::new()).or_insert_with(|| Rc::from(""));
         for (key, held) in &state.services {
-            let service = tables.service(
-                &held.value,
-                previous,
-                previous.and_then(|p| p.services.get(key)),
-            );
+            let service = tables.service(&held.value, previous, previous.and_then(|p| p.services.get(key)));
             tables.services.insert(key.clone(), service);
         }
         if let Some(previous) = previous {
@@ -115,10 +106,7 @@ impl Tables {
                 .flat_map(|s| s.rules.iter().flatten())
                 .map(|r| &r.template)
                 .collect();
-            let keep: Vec<String> = used
-                .into_iter()
-                .map(|template| template.to_string())
-                .collect();
+            let keep: Vec<String> = used.into_iter().map(|template| template.to_string()).collect();
             tables
                 .templates
                 .retain(|template, _| template.is_empty() || keep.contains(template));
@@ -136,26 +124,16 @@ impl Tables {
     pub fn find(&self, lookup: &Lookup) -> Result<Option<Found>, Reason> {
         match lookup {
             Lookup::Service(key) => Ok(self.services.get(key).cloned().map(Found::Service)),
-            Lookup::Direct { endpoint, protocol } => {
-                Ok(Some(Found::Service(self.direct(endpoint, *protocol))))
-            }
+            Lookup::Direct { endpoint, protocol } => Ok(Some(Found::Service(self.direct(endpoint, *protocol)))),
             Lookup::Outside { .. } => Ok(Some(Found::Outside)),
             Lookup::NoSuchPort { .. } => Err(Reason::NoSuchPort),
         }
     }
 
-    fn service(
-        &mut self,
-        model: &Arc<ServiceModel>,
-        old: Option<&Self>,
-        known: Option<&Rc<Service>>,
-    ) -> Rc<Service> {
+    fn service(&mut self, model: &Arc<ServiceModel>, old: Option<&Self>, known: Option<&Rc<Service>>) -> Rc<Service> {
         let default = self.balancer(&model.endpoints, model.locality, old);
         let rules = model.rules.as_ref().map(|rules| {
-            let rules = rules
-                .rules
-                .iter()
-                .map(|rule| self.rule(rule, model.locality, old));
+            let rules = rules.rules.iter().map(|rule| self.rule(rule, model.locality, old));
             rules.collect::<Vec<_>>()
         });
         let service = Service {
@@ -191,17 +169,9 @@ impl Tables {
             .clone()
     }
 
-    fn balancer(
-        &mut self,
-        key: &str,
-        locality: Locality,
-        old: Option<&Self>,
-    ) -> Option<Rc<Balancer>> {
+    fn balancer(&mut self, key: &str, locality: Locality, old: Option<&Self>) -> Option<Rc<Balancer>> {
         let with = |balancers: &HashMap<String, Vec<(Locality, Rc<Balancer>)>>| {
-            let same = balancers
-                .get(key)?
-                .iter()
-                .find(|(known, _)| *known == locality);
+            let same = balancers.get(key)?.iter().find(|(known, _)| *known == locality);
             same.map(|(_, balancer)| balancer.clone())
         };
         if let Some(made) = with(&self.balancers) {
@@ -254,24 +224,13 @@ impl Tables {
             endpoints: vec![endpoint.clone()],
         };
         let locality = Locality::default();
-        let balancer = Balancer::new(
-            &self.endpoints,
-            Arc::new(set),
-            None,
-            locality,
-            &self.here,
-            None,
-        );
+        let balancer = Balancer::new(&self.endpoints, Arc::new(set), None, locality, &self.here, None);
         let service = Rc::new(Service {
             protocol,
             model: None,
             rules: None,
             default: Some(Rc::new(balancer)),
-            no_template: self
-                .templates
-                .get("")
-                .cloned()
-                .unwrap_or_else(|| Rc::from("")),
+            no_template: self.templates.get("").cloned().unwrap_or_else(|| Rc::from("")),
         });
         direct.insert(endpoint.key, service.clone());
         service
@@ -307,9 +266,7 @@ impl Service {
             .find(|rule| rule.model.matches.matches(request))
             .ok_or(Reason::NoRoute)?;
         let backend = rule.model.backend(drawn).ok_or(Reason::BackendUnresolved)?;
-        let balancer = rule.backends[backend]
-            .clone()
-            .ok_or(Reason::BackendUnresolved)?;
+        let balancer = rule.backends[backend].clone().ok_or(Reason::BackendUnresolved)?;
         Ok(Choice {
             balancer,
             template: rule.template.clone(),
@@ -332,10 +289,8 @@ impl Service {
             (None, None) => true,
             _ => false,
         };
-        let same_model =
-            matches!((&self.model, &other.model), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
-        let all_same =
-            |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same(a, b));
+        let same_model = matches!((&self.model, &other.model), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        let all_same = |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same(a, b));
         same_model
             && same(&self.default, &other.default)
             && self

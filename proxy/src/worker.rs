@@ -159,8 +159,7 @@ impl Worker {
 
     /// Whether a connection was going to one of Weft's own listeners.
     pub fn is_own_listener(&self, destination: SocketAddr) -> bool {
-        let here =
-            destination.ip().is_loopback() || self.settings.pod_ips.contains(&destination.ip());
+        let here = destination.ip().is_loopback() || self.settings.pod_ips.contains(&destination.ip());
         here && self.settings.own_ports().contains(&destination.port())
     }
 

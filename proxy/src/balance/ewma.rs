@@ -70,14 +70,8 @@ mod tests {
         ewma.observe(100 * MS, start);
         assert!(ewma.cost(start) >= 0.1);
         ewma.observe(10 * MS, start + 100 * MS);
-        assert!(
-            ewma.cost(start + 100 * MS) > 0.09,
-            "one fast answer forgives little"
-        );
-        assert!(
-            ewma.cost(start + Duration::from_secs(30)) < 0.01,
-            "silence forgives"
-        );
+        assert!(ewma.cost(start + 100 * MS) > 0.09, "one fast answer forgives little");
+        assert!(ewma.cost(start + Duration::from_secs(30)) < 0.01, "silence forgives");
     }
 
     #[tokio::test(start_paused = true)]

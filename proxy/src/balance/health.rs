@@ -79,9 +79,7 @@ impl Health {
         {
             self.ejections.set(0);
         }
-        let doubled = FIRST
-            .saturating_mul(1 << self.ejections.get().min(16))
-            .min(LONGEST);
+        let doubled = FIRST.saturating_mul(1 << self.ejections.get().min(16)).min(LONGEST);
         self.ejections.set(self.ejections.get().saturating_add(1));
         // Three quarters to five quarters, so that workers and proxies do not probe in step.
         self.state.set(State::Ejected {
@@ -166,15 +164,8 @@ mod tests {
                 "it was ejected before"
             );
         }
-        assert!(
-            waits.windows(2).all(|w| w[1] > w[0] || w[1] >= LONGEST),
-            "{waits:?}"
-        );
-        assert!(
-            waits
-                .iter()
-                .all(|w| *w <= LONGEST + Duration::from_millis(100))
-        );
+        assert!(waits.windows(2).all(|w| w[1] > w[0] || w[1] >= LONGEST), "{waits:?}");
+        assert!(waits.iter().all(|w| *w <= LONGEST + Duration::from_millis(100)));
         now += LONGEST * 2;
         assert!(health.take_probe(now));
         assert!(health.succeeded(now));

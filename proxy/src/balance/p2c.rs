@@ -11,9 +11,7 @@ pub struct Chance {
 impl Chance {
     /// Numbers that follow from the seed.
     pub fn new(seed: u64) -> Self {
-        Self {
-            state: Cell::new(seed),
-        }
+        Self { state: Cell::new(seed) }
     }
 
     /// A number from all of `u64`.
@@ -64,10 +62,7 @@ mod tests {
             hits[choose(4, &chance, |i| costs[i]).unwrap()] += 1;
         }
         assert_eq!(hits[3], 0);
-        assert!(
-            hits[1] > hits[2] && hits[2] > hits[0] && hits[0] > 0,
-            "{hits:?}"
-        );
+        assert!(hits[1] > hits[2] && hits[2] > hits[0] && hits[0] > 0, "{hits:?}");
     }
 
     #[test]

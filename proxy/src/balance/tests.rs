@@ -46,11 +46,7 @@ fn set(endpoints: Vec<Arc<Endpoint>>) -> Arc<EndpointSet> {
     })
 }
 
-fn balancer(
-    known: &Rc<Endpoints>,
-    members: Vec<Arc<Endpoint>>,
-    previous: Option<&Balancer>,
-) -> Balancer {
+fn balancer(known: &Rc<Endpoints>, members: Vec<Arc<Endpoint>>, previous: Option<&Balancer>) -> Balancer {
     let here = Place {
         region: "north".into(),
         zone: "a".into(),
@@ -61,14 +57,7 @@ fn balancer(
         name: "reviews".into(),
         port: 80,
     };
-    Balancer::new(
-        known,
-        set(members),
-        Some(service),
-        Locality::default(),
-        &here,
-        previous,
-    )
+    Balancer::new(known, set(members), Some(service), Locality::default(), &here, previous)
 }
 
 /// How often each of the endpoints 0.. is chosen.
@@ -103,11 +92,7 @@ fn refused(balancer: &Balancer, id: u64) {
 #[tokio::test(start_paused = true)]
 async fn the_faster_endpoint_gets_more_and_a_slow_one_next_to_nothing() {
     let known = endpoints();
-    let balancer = balancer(
-        &known,
-        (0..3).map(|id| endpoint(id, "a", false)).collect(),
-        None,
-    );
+    let balancer = balancer(&known, (0..3).map(|id| endpoint(id, "a", false)).collect(), None);
     // Two seconds of traffic: endpoint 0 answers ten times slower than the others.
     let mut hits = [0; 3];
     for _ in 0..2_000 {
@@ -116,10 +101,7 @@ async fn the_faster_endpoint_gets_more_and_a_slow_one_next_to_nothing() {
         hits[id] += 1;
         let flight = picked.remote.begin();
         advance(Duration::from_millis(1)).await;
-        flight.observe(
-            Duration::from_millis(if id == 0 { 50 } else { 5 }),
-            Instant::now(),
-        );
+        flight.observe(Duration::from_millis(if id == 0 { 50 } else { 5 }), Instant::now());
     }
     assert!(
         hits[0] * 5 < 2_000 / 3,
@@ -131,11 +113,7 @@ async fn the_faster_endpoint_gets_more_and_a_slow_one_next_to_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_is_in_flight_counts_at_once() {
     let known = endpoints();
-    let balancer = balancer(
-        &known,
-        (0..2).map(|id| endpoint(id, "a", false)).collect(),
-        None,
-    );
+    let balancer = balancer(&known, (0..2).map(|id| endpoint(id, "a", false)).collect(), None);
     let busy: Vec<InFlight> = (0..10).map(|_| remote(&balancer, 0).begin()).collect();
     assert_eq!(hits(&balancer, 2), [0, 10_000]);
     drop(busy);
@@ -165,11 +143,7 @@ async fn traffic_stays_in_its_zone_spills_when_that_is_ill_and_returns() {
 async fn a_lost_zone_is_counted_as_spilled_although_nothing_of_it_is_left() {
     let registry = Registry::new();
     let known = Endpoints::new(7, Rc::new(Metrics::new(&registry)));
-    let before = balancer(
-        &known,
-        vec![endpoint(0, "a", false), endpoint(1, "b", false)],
-        None,
-    );
+    let before = balancer(&known, vec![endpoint(0, "a", false), endpoint(1, "b", false)], None);
     let after = balancer(&known, vec![endpoint(1, "b", false)], Some(&before));
     after.pick(&[], Instant::now()).unwrap();
     let text = registry.text().finish();
@@ -183,22 +157,13 @@ async fn a_lost_zone_is_counted_as_spilled_although_nothing_of_it_is_left() {
 #[tokio::test(start_paused = true)]
 async fn an_ejected_endpoint_is_probed_once_and_comes_back() {
     let known = endpoints();
-    let balancer = balancer(
-        &known,
-        (0..3).map(|id| endpoint(id, "a", false)).collect(),
-        None,
-    );
+    let balancer = balancer(&known, (0..3).map(|id| endpoint(id, "a", false)).collect(), None);
     assert!(balancer.due_for_probe(Instant::now()).is_none());
     refused(&balancer, 0);
     assert_eq!(hits(&balancer, 3)[0], 0);
-    assert!(
-        balancer.due_for_probe(Instant::now()).is_none(),
-        "not at once"
-    );
+    assert!(balancer.due_for_probe(Instant::now()).is_none(), "not at once");
     advance(Duration::from_secs(1)).await;
-    let probed = balancer
-        .due_for_probe(Instant::now())
-        .expect("after the back-off");
+    let probed = balancer.due_for_probe(Instant::now()).expect("after the back-off");
     assert_eq!(probed.endpoint.key.id.0, 0);
     advance(Duration::from_secs(1)).await;
     assert!(
@@ -212,11 +177,7 @@ async fn an_ejected_endpoint_is_probed_once_and_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn when_all_are_ejected_all_are_tried() {
     let known = endpoints();
-    let balancer = balancer(
-        &known,
-        (0..2).map(|id| endpoint(id, "a", false)).collect(),
-        None,
-    );
+    let balancer = balancer(&known, (0..2).map(|id| endpoint(id, "a", false)).collect(), None);
     refused(&balancer, 0);
     refused(&balancer, 1);
     assert!(hits(&balancer, 2).iter().all(|n| *n > 4_000));
@@ -225,11 +186,7 @@ async fn when_all_are_ejected_all_are_tried() {
 #[tokio::test(start_paused = true)]
 async fn draining_endpoints_serve_only_when_nothing_else_is_left() {
     let known = endpoints();
-    let balancer = balancer(
-        &known,
-        vec![endpoint(0, "a", true), endpoint(1, "a", false)],
-        None,
-    );
+    let balancer = balancer(&known, vec![endpoint(0, "a", true), endpoint(1, "a", false)], None);
     assert_eq!(hits(&balancer, 2), [0, 10_000]);
     refused(&balancer, 1);
     assert_eq!(hits(&balancer, 2), [10_000, 0]);
@@ -238,11 +195,7 @@ async fn draining_endpoints_serve_only_when_nothing_else_is_left() {
 #[tokio::test(start_paused = true)]
 async fn what_was_tried_is_not_tried_again() {
     let known = endpoints();
-    let balancer = balancer(
-        &known,
-        vec![endpoint(0, "a", false), endpoint(1, "b", false)],
-        None,
-    );
+    let balancer = balancer(&known, vec![endpoint(0, "a", false), endpoint(1, "b", false)], None);
     let mut tried = Vec::new();
     while let Some(picked) = balancer.pick(&tried, Instant::now()) {
         tried.push(picked.remote.endpoint.key);
@@ -254,11 +207,7 @@ async fn what_was_tried_is_not_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn what_is_known_of_an_endpoint_survives_a_change_of_its_set() {
     let known = endpoints();
-    let before = balancer(
-        &known,
-        vec![endpoint(0, "a", false), endpoint(1, "a", false)],
-        None,
-    );
+    let before = balancer(&known, vec![endpoint(0, "a", false), endpoint(1, "a", false)], None);
     refused(&before, 0);
     let pool = remote(&before, 1).pool.clone();
     let after = balancer(
@@ -271,10 +220,7 @@ async fn what_is_known_of_an_endpoint_survives_a_change_of_its_set() {
         Some(&before),
     );
     assert_eq!(hits(&after, 3)[0], 0, "still ejected");
-    assert!(
-        Rc::ptr_eq(&remote(&after, 1).pool, &pool),
-        "its connections are kept"
-    );
+    assert!(Rc::ptr_eq(&remote(&after, 1).pool, &pool), "its connections are kept");
     // With another identity at the same key, its connections are not for it any more.
     let mut other = Endpoint::clone(&endpoint(1, "a", false));
     other.address = ([127, 0, 0, 2], 80).into();
@@ -285,11 +231,7 @@ async fn what_is_known_of_an_endpoint_survives_a_change_of_its_set() {
 #[tokio::test(start_paused = true)]
 async fn a_new_endpoint_begins_with_a_fair_estimate() {
     let known = endpoints();
-    let before = balancer(
-        &known,
-        vec![endpoint(0, "a", false), endpoint(1, "a", false)],
-        None,
-    );
+    let before = balancer(&known, vec![endpoint(0, "a", false), endpoint(1, "a", false)], None);
     for id in 0..2 {
         remote(&before, id)
             .load
@@ -302,8 +244,5 @@ async fn a_new_endpoint_begins_with_a_fair_estimate() {
         Some(&before),
     );
     let cost = remote(&after, 2).load.ewma.cost(Instant::now());
-    assert!(
-        (0.15..0.25).contains(&cost),
-        "neither flooded nor shunned: {cost}"
-    );
+    assert!((0.15..0.25).contains(&cost), "neither flooded nor shunned: {cost}");
 }

@@ -71,19 +71,12 @@ impl Tiers {
                 (tier, all, places)
             })
             .collect();
-        let counts: Vec<(usize, usize)> = tiers
-            .iter()
-            .map(|(_, all, places)| (*all, places.len()))
-            .collect();
+        let counts: Vec<(usize, usize)> = tiers.iter().map(|(_, all, places)| (*all, places.len())).collect();
         let shares = locality.shares(&counts);
         let tiers = tiers
             .into_iter()
             .zip(shares)
-            .map(|((tier, _, places), share)| Open {
-                tier,
-                places,
-                share,
-            });
+            .map(|((tier, _, places), share)| Open { tier, places, share });
         Self {
             tiers: tiers.collect(),
             panic,
@@ -92,11 +85,7 @@ impl Tiers {
 
     /// Draws a tier by its share, then asks `choose` for one of its places; where that finds none, the other tiers are
     /// asked, nearest first.
-    pub fn draw(
-        &self,
-        chance: &Chance,
-        mut choose: impl FnMut(&[u32]) -> Option<u32>,
-    ) -> Option<(Tier, u32)> {
+    pub fn draw(&self, chance: &Chance, mut choose: impl FnMut(&[u32]) -> Option<u32>) -> Option<(Tier, u32)> {
         let total: usize = self.tiers.iter().map(|open| open.share as usize).sum();
         let drawn = match self.tiers.as_slice() {
             [] => return None,
@@ -143,9 +132,7 @@ mod tests {
         let mut hits = vec![0; seen.len()];
         for _ in 0..10_000 {
             let (_, place) = tiers
-                .draw(&chance, |places| {
-                    places.get(chance.below(places.len())).copied()
-                })
+                .draw(&chance, |places| places.get(chance.below(places.len())).copied())
                 .unwrap();
             hits[place as usize] += 1;
         }
@@ -154,23 +141,14 @@ mod tests {
 
     #[test]
     fn the_nearest_tier_takes_all_while_it_is_well() {
-        let far = Seen {
-            tier: Tier(2),
-            ..WELL
-        };
+        let far = Seen { tier: Tier(2), ..WELL };
         assert_eq!(hits(&[WELL, WELL, far])[2], 0);
     }
 
     #[test]
     fn a_tier_half_ill_spills_over_in_proportion() {
-        let ill = Seen {
-            well: false,
-            ..WELL
-        };
-        let far = Seen {
-            tier: Tier(1),
-            ..WELL
-        };
+        let ill = Seen { well: false, ..WELL };
+        let far = Seen { tier: Tier(1), ..WELL };
         // 50 % well, threshold 70 %: five sevenths stay.
         let hits = hits(&[WELL, ill, far]);
         assert_eq!(hits[1], 0);
@@ -179,37 +157,22 @@ mod tests {
 
     #[test]
     fn a_tier_that_is_lost_leaves_all_to_the_next() {
-        let ill = Seen {
-            well: false,
-            ..WELL
-        };
-        let far = Seen {
-            tier: Tier(2),
-            ..WELL
-        };
+        let ill = Seen { well: false, ..WELL };
+        let far = Seen { tier: Tier(2), ..WELL };
         assert_eq!(hits(&[ill, far]), [0, 10_000]);
     }
 
     #[test]
     fn draining_endpoints_serve_only_when_nothing_else_is_left() {
-        let draining = Seen {
-            draining: true,
-            ..WELL
-        };
-        let ill = Seen {
-            well: false,
-            ..WELL
-        };
+        let draining = Seen { draining: true, ..WELL };
+        let ill = Seen { well: false, ..WELL };
         assert_eq!(hits(&[draining, WELL]), [0, 10_000]);
         assert_eq!(hits(&[draining, ill]), [10_000, 0]);
     }
 
     #[test]
     fn with_none_well_all_are_tried() {
-        let ill = Seen {
-            well: false,
-            ..WELL
-        };
+        let ill = Seen { well: false, ..WELL };
         let hits = hits(&[ill, ill]);
         assert!(hits.iter().all(|n| *n > 4_000), "{hits:?}");
         assert!(Tiers::new(&Locality::default(), &[ill]).panic);

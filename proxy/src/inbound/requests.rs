@@ -63,17 +63,11 @@ impl RequestService for Requests {
 
 /// Answers a request that the outbound side of this very pod sends to an endpoint that is this pod: as one of mutual TLS,
 /// admission included.
-pub async fn from_self(
-    worker: &Rc<Worker>,
-    exchange: &mut Exchange<'_>,
-    app: SocketAddr,
-) -> Outcome {
+pub async fn from_self(worker: &Rc<Worker>, exchange: &mut Exchange<'_>, app: SocketAddr) -> Outcome {
     match worker.credential() {
         Ok(credential) => {
             let caller = Caller::Verified(credential.identity().clone());
-            Requests::new(worker.clone(), caller, None, app)
-                .answer(exchange)
-                .await
+            Requests::new(worker.clone(), caller, None, app).answer(exchange).await
         }
         Err(reason) => {
             worker.metrics.refused(reason, Direction::Inbound);
@@ -85,12 +79,7 @@ pub async fn from_self(
 
 impl Requests {
     /// For a caller's connection to a port of the app.
-    pub fn new(
-        worker: Rc<Worker>,
-        caller: Caller,
-        client: Option<SocketAddr>,
-        app: SocketAddr,
-    ) -> Self {
+    pub fn new(worker: Rc<Worker>, caller: Caller, client: Option<SocketAddr>, app: SocketAddr) -> Self {
         let pool = worker.app(app);
         Self {
             worker,
@@ -114,10 +103,7 @@ impl Requests {
         let asked = Asked::of(exchange);
         let tracer = &self.worker.tracer;
         let begun = tracer.begin(&exchange.head().headers);
-        let span = tracer.server(
-            begun,
-            &asked.what(permitted.series.labels(), "", self.client),
-        );
+        let span = tracer.server(begun, &asked.what(permitted.series.labels(), "", self.client));
         tracer.carry(begun, span.as_ref(), exchange.headers_mut());
         if let Some(caller) = permitted.caller {
             exchange.headers_mut().insert(CALLER, caller);
@@ -139,12 +125,7 @@ impl Requests {
     /// Admit: anew once the configuration has changed.
     fn permit(&self) -> Result<Permitted, Reason> {
         let generation = self.worker.generation();
-        if let Some(permitted) = self
-            .permitted
-            .borrow()
-            .as_ref()
-            .filter(|p| p.generation == generation)
-        {
+        if let Some(permitted) = self.permitted.borrow().as_ref().filter(|p| p.generation == generation) {
             return Ok(permitted.clone());
         }
         let tables = self.worker.tables();
@@ -222,10 +203,7 @@ impl Requests {
             Turn::Dial(ticket) => {
                 let dialled = Box::pin(self.dial_h2()).await;
                 ticket.dialled(
-                    dialled
-                        .as_ref()
-                        .map(|client| (client, 0))
-                        .map_err(|error| *error),
+                    dialled.as_ref().map(|client| (client, 0)).map_err(|error| *error),
                     Instant::now(),
                 );
                 Ok(Lent {

@@ -9,16 +9,9 @@ fn a_request_goes_from_app_to_app_over_mutual_tls() {
     story(async {
         let world = World::new();
         let reviews = app("reviews").await;
-        let server = world
-            .told("reviews")
-            .strict()
-            .start(reviews, nobody().await)
-            .await;
+        let server = world.told("reviews").strict().start(reviews, nobody().await).await;
         let mut told = world.told("web");
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, server.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
 
         let mut connection = Client::to(client.outbound).await;
@@ -26,9 +19,7 @@ fn a_request_goes_from_app_to_app_over_mutual_tls() {
             let answer = connection.get(path).await.unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
             assert!(
-                answer
-                    .body
-                    .starts_with(&format!("reviews\nGET {path} HTTP/1.1\r\n")),
+                answer.body.starts_with(&format!("reviews\nGET {path} HTTP/1.1\r\n")),
                 "{answer:?}"
             );
             let caller = "x-forwarded-client-cert: By=spiffe://demo.weft.internal/ns/shop/sa/reviews;\
@@ -56,16 +47,10 @@ fn a_request_goes_from_app_to_app_over_mutual_tls() {
 fn an_endpoint_that_refuses_is_passed_over_and_ejected() {
     story(async {
         let world = World::new();
-        let server = world
-            .told("reviews")
-            .start(app("reviews").await, nobody().await)
-            .await;
+        let server = world.told("reviews").start(app("reviews").await, nobody().await).await;
         let mut told = world.told("web");
         let dead = world.endpoint(1, nobody().await, Some("reviews"));
-        told.endpoints(
-            "all",
-            vec![dead, world.endpoint(2, server.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![dead, world.endpoint(2, server.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         for n in 0..20 {
             let answer = Client::to(client.outbound)
@@ -76,10 +61,7 @@ fn an_endpoint_that_refuses_is_passed_over_and_ejected() {
             assert_eq!(answer.status, 200, "{answer:?}");
         }
         let ejections = client.metrics();
-        assert!(
-            ejections.contains("weft_endpoint_ejections_total{"),
-            "{ejections}"
-        );
+        assert!(ejections.contains("weft_endpoint_ejections_total{"), "{ejections}");
     });
 }
 
@@ -91,15 +73,9 @@ fn another_identity_at_the_endpoint_is_never_spoken_to() {
             .told("intruder")
             .start(app("intruder").await, nobody().await)
             .await;
-        let right = world
-            .told("reviews")
-            .start(app("reviews").await, nobody().await)
-            .await;
+        let right = world.told("reviews").start(app("reviews").await, nobody().await).await;
         let mut told = world.told("web");
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, wrong.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, wrong.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
 
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
@@ -128,16 +104,10 @@ fn a_certificate_of_another_authority_is_never_spoken_to() {
             .start(app("reviews").await, nobody().await)
             .await;
         let mut told = world.told("web");
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, server.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
-        assert_eq!(
-            answer.status, 502,
-            "the same names under another root are another mesh"
-        );
+        assert_eq!(answer.status, 502, "the same names under another root are another mesh");
     });
 }
 
@@ -145,14 +115,8 @@ fn a_certificate_of_another_authority_is_never_spoken_to() {
 fn a_changed_configuration_holds_from_the_next_request_of_the_same_connection() {
     story(async {
         let world = World::new();
-        let one = world
-            .told("reviews")
-            .start(app("one").await, nobody().await)
-            .await;
-        let two = world
-            .told("reviews")
-            .start(app("two").await, nobody().await)
-            .await;
+        let one = world.told("reviews").start(app("one").await, nobody().await).await;
+        let two = world.told("reviews").start(app("two").await, nobody().await).await;
         let mut told = world.told("web");
         told.endpoints("all", vec![world.endpoint(1, one.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
@@ -202,15 +166,10 @@ fn plaintext_goes_only_where_discovery_says_there_is_no_identity() {
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
         assert!(answer.body.starts_with("plain\n"));
-        assert!(
-            !answer.body.contains("x-forwarded-client-cert"),
-            "{answer:?}"
-        );
+        assert!(!answer.body.contains("x-forwarded-client-cert"), "{answer:?}");
         // The same app, expected to have an identity: refused, and never in plaintext.
         let expected = vec![world.endpoint(2, plain, Some("reviews"))];
-        client
-            .tell(|told| _ = told.endpoints("all", expected))
-            .await;
+        client.tell(|told| _ = told.endpoints("all", expected)).await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
         assert_eq!(
             answer.status, 504,
@@ -240,10 +199,7 @@ fn draining_lets_a_request_finish_and_then_ends() {
         let answer = answer.unwrap();
         assert_eq!(answer.status, 200);
         assert!(
-            answer
-                .head
-                .to_ascii_lowercase()
-                .contains("connection: close"),
+            answer.head.to_ascii_lowercase().contains("connection: close"),
             "{answer:?}"
         );
         (&mut server.served).await.unwrap();
@@ -261,9 +217,6 @@ fn with_nothing_left_draining_ends_at_once() {
         assert_eq!(connection.get("/").await.unwrap().status, 200);
         server.phase.send_replace(crate::serve::Phase::Draining);
         (&mut server.served).await.unwrap();
-        assert!(
-            connection.get("/").await.is_none(),
-            "an idle connection is closed"
-        );
+        assert!(connection.get("/").await.is_none(), "an idle connection is closed");
     });
 }

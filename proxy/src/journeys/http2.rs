@@ -28,20 +28,14 @@ async fn grpc(name: &'static str) -> SocketAddr {
     address
 }
 
-async fn echo(
-    request: Request<h2::RecvStream>,
-    mut respond: h2::server::SendResponse<Bytes>,
-    name: &'static str,
-) {
+async fn echo(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>, name: &'static str) {
     let caller = request.headers().get("x-forwarded-client-cert").cloned();
     let mut body = request.into_body();
     let mut response = Response::builder().header("content-type", "application/grpc");
     if let Some(caller) = caller {
         response = response.header("caller", caller);
     }
-    let mut send = respond
-        .send_response(response.body(()).unwrap(), false)
-        .unwrap();
+    let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
     while let Some(Ok(data)) = body.data().await {
         body.flow_control().release_capacity(data.len()).unwrap();
         send.send_data(data, false).unwrap();
@@ -71,11 +65,8 @@ async fn connect(to: SocketAddr) -> h2::client::SendRequest<Bytes> {
 
 async fn call(sender: &h2::client::SendRequest<Bytes>, path: &str, body: &'static [u8]) -> Called {
     let mut sender = sender.clone().ready().await.unwrap();
-    let request =
-        Request::post(format!("http://ratings{path}")).header("content-type", "application/grpc");
-    let (response, mut send) = sender
-        .send_request(request.body(()).unwrap(), false)
-        .unwrap();
+    let request = Request::post(format!("http://ratings{path}")).header("content-type", "application/grpc");
+    let (response, mut send) = sender.send_request(request.body(()).unwrap(), false).unwrap();
     send.send_data(Bytes::from_static(body), true).unwrap();
     let (head, mut stream) = response.await.unwrap().into_parts();
     let mut body = Vec::new();
@@ -101,28 +92,17 @@ fn calls_go_from_app_to_app_with_their_trailers() {
             .start(grpc("ratings").await, nobody().await)
             .await;
         let mut told = world.told("web");
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, server.inbound, Some("ratings"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("ratings"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         let sender = connect(client.outbound).await;
         let calls = (0..50).map(|_| call(&sender, "/shop.Ratings/Get", b"hello"));
         for called in futures_util::future::join_all(calls).await {
             assert_eq!(called.body, b"hello");
-            assert!(
-                called.head.headers["caller"]
-                    .to_str()
-                    .unwrap()
-                    .ends_with("sa/web")
-            );
+            assert!(called.head.headers["caller"].to_str().unwrap().ends_with("sa/web"));
             assert_eq!(called.trailers.unwrap()["app"], "ratings");
         }
         let counted = server.metrics();
-        assert!(
-            counted.contains("rpc_server_call_duration_seconds_count{"),
-            "{counted}"
-        );
+        assert!(counted.contains("rpc_server_call_duration_seconds_count{"), "{counted}");
         let opened = counted
             .lines()
             .find(|line| line.starts_with("rpc_server_call_duration_seconds_count{"))
@@ -135,14 +115,8 @@ fn calls_go_from_app_to_app_with_their_trailers() {
 fn a_call_whose_app_is_gone_goes_to_another_endpoint() {
     story(async {
         let world = World::new();
-        let gone = world
-            .told("ratings")
-            .start(nobody().await, nobody().await)
-            .await;
-        let well = world
-            .told("ratings")
-            .start(grpc("well").await, nobody().await)
-            .await;
+        let gone = world.told("ratings").start(nobody().await, nobody().await).await;
+        let well = world.told("ratings").start(grpc("well").await, nobody().await).await;
         let mut told = world.told("web");
         told.service(Protocol::Grpc, None);
         told.endpoints(

@@ -44,10 +44,7 @@ fn permissive_takes_plaintext_as_from_nobody() {
         let forged = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://demo/ns/a/sa/b\r\n\r\n";
         let answer = Client::to(server.inbound).await.send(forged).await.unwrap();
         assert_eq!(answer.status, 200);
-        assert!(
-            !answer.body.contains("x-forwarded-client-cert"),
-            "{answer:?}"
-        );
+        assert!(!answer.body.contains("x-forwarded-client-cert"), "{answer:?}");
         assert!(server.metrics().contains("mutual_tls=\"false\""));
     });
 }
@@ -82,10 +79,7 @@ fn a_connection_to_our_own_listener_is_closed() {
     story(async {
         let world = World::new();
         let own: SocketAddr = "127.0.0.1:15006".parse().unwrap();
-        let pod = world
-            .told("web")
-            .start(own, "127.0.0.1:15001".parse().unwrap())
-            .await;
+        let pod = world.told("web").start(own, "127.0.0.1:15001".parse().unwrap()).await;
         for listener in [pod.inbound, pod.outbound] {
             let mut socket = TcpStream::connect(listener).await.unwrap();
             // Reset or ended: nothing comes.
@@ -101,10 +95,7 @@ fn a_connection_to_our_own_listener_is_closed() {
 fn an_app_that_does_not_listen_is_named() {
     story(async {
         let world = World::new();
-        let server = world
-            .told("reviews")
-            .start(nobody().await, nobody().await)
-            .await;
+        let server = world.told("reviews").start(nobody().await, nobody().await).await;
         let answer = Client::to(server.inbound).await.get("/").await.unwrap();
         assert_eq!(answer.status, 502);
         assert!(answer.head.contains("app-unreachable"), "{answer:?}");

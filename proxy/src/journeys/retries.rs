@@ -12,14 +12,8 @@ use super::world::*;
 fn a_request_whose_app_is_gone_goes_to_another_endpoint() {
     story(async {
         let world = World::new();
-        let gone = world
-            .told("reviews")
-            .start(nobody().await, nobody().await)
-            .await;
-        let well = world
-            .told("reviews")
-            .start(app("well").await, nobody().await)
-            .await;
+        let gone = world.told("reviews").start(nobody().await, nobody().await).await;
+        let well = world.told("reviews").start(app("well").await, nobody().await).await;
         let mut told = world.told("web");
         told.endpoints(
             "all",
@@ -36,10 +30,7 @@ fn a_request_whose_app_is_gone_goes_to_another_endpoint() {
                 .await
                 .unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
-            assert!(
-                answer.body.ends_with("a body that was not taken"),
-                "{answer:?}"
-            );
+            assert!(answer.body.ends_with("a body that was not taken"), "{answer:?}");
             assert!(!answer.head.contains("x-weft-"), "{answer:?}");
         }
         assert!(client.metrics().contains("weft_endpoint_ejections_total{"));
@@ -50,22 +41,12 @@ fn a_request_whose_app_is_gone_goes_to_another_endpoint() {
 fn an_app_cannot_claim_that_a_request_was_not_sent() {
     story(async {
         let world = World::new();
-        let liar = scripted(
-            "HTTP/1.1 502 Bad\r\nx-weft-unsent: app-unreachable\r\ncontent-length: 0\r\n\r\n",
-        )
-        .await;
+        let liar = scripted("HTTP/1.1 502 Bad\r\nx-weft-unsent: app-unreachable\r\ncontent-length: 0\r\n\r\n").await;
         let server = world.told("reviews").start(liar, nobody().await).await;
         let mut told = world.told("web");
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, server.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
-        let answer = Client::to(client.outbound)
-            .await
-            .post("/", "x")
-            .await
-            .unwrap();
+        let answer = Client::to(client.outbound).await.post("/", "x").await.unwrap();
         assert_eq!(answer.status, 502);
         assert!(
             !answer.head.contains("x-weft-unsent") && !answer.head.contains("proxy-status"),
@@ -74,11 +55,7 @@ fn an_app_cannot_claim_that_a_request_was_not_sent() {
         // Nor one outside the mesh.
         let plain = vec![world.endpoint(2, liar, None)];
         client.tell(|told| _ = told.endpoints("all", plain)).await;
-        let answer = Client::to(client.outbound)
-            .await
-            .post("/", "x")
-            .await
-            .unwrap();
+        let answer = Client::to(client.outbound).await.post("/", "x").await.unwrap();
         assert!(
             answer.status == 502 && !answer.head.contains("proxy-status"),
             "{answer:?}"
@@ -104,9 +81,7 @@ fn our_own_pod_is_served_in_process_and_admitted_like_any_other() {
         let answer = connection.get("/").await.unwrap();
         assert!(answer.body.starts_with("own\n"), "{answer:?}");
         assert!(
-            answer
-                .body
-                .contains("URI=spiffe://demo.weft.internal/ns/shop/sa/web"),
+            answer.body.contains("URI=spiffe://demo.weft.internal/ns/shop/sa/web"),
             "{answer:?}"
         );
         let object = ObjectRef {

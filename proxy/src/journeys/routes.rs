@@ -55,10 +55,7 @@ fn weights_headers_and_misses_hold_and_change_under_a_connection() {
         told.endpoints("v1", vec![world.endpoint(1, v1, None)]);
         told.endpoints("v2", vec![world.endpoint(2, v2, None)]);
         let pinned = Match {
-            headers: vec![(
-                "x-user".parse().unwrap(),
-                ValueMatch::Exact("tester".into()),
-            )],
+            headers: vec![("x-user".parse().unwrap(), ValueMatch::Exact("tester".into()))],
             ..prefix("/reviews")
         };
         let rules = |one, two| Rules {
@@ -85,20 +82,10 @@ fn weights_headers_and_misses_hold_and_change_under_a_connection() {
 
         let pinned = "GET /reviews/1 HTTP/1.1\r\nhost: reviews\r\nx-user: tester\r\n\r\n";
         for _ in 0..20 {
-            assert!(
-                connection
-                    .send(pinned)
-                    .await
-                    .unwrap()
-                    .body
-                    .starts_with("v2\n")
-            );
+            assert!(connection.send(pinned).await.unwrap().body.starts_with("v2\n"));
         }
         let miss = connection.get("/other").await.unwrap();
-        assert!(
-            miss.status == 404 && miss.head.contains("no-route"),
-            "{miss:?}"
-        );
+        assert!(miss.status == 404 && miss.head.contains("no-route"), "{miss:?}");
         let broken = connection.get("/broken").await.unwrap();
         assert!(
             broken.status == 500 && broken.head.contains("backend-unresolved"),

@@ -37,10 +37,7 @@ fn a_client_that_speaks_first_and_half_closes_gets_everything_back() {
             .start(echo("").await, nobody().await)
             .await;
         let mut told = world.told("web");
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, server.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         let mut socket = TcpStream::connect(client.outbound).await.unwrap();
         let sent = vec![7_u8; 300_000];
@@ -66,10 +63,7 @@ fn a_server_that_speaks_first_needs_no_annotation_and_little_time() {
             .start(echo("220 hello\r\n").await, nobody().await)
             .await;
         let mut told = world.told("web");
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, server.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         for round in 0..2 {
             let begun = Instant::now();
@@ -93,16 +87,10 @@ fn a_server_that_speaks_first_needs_no_annotation_and_little_time() {
 fn a_declared_opaque_port_carries_http_as_bytes() {
     story(async {
         let world = World::new();
-        let server = world
-            .told("reviews")
-            .start(echo("").await, nobody().await)
-            .await;
+        let server = world.told("reviews").start(echo("").await, nobody().await).await;
         let mut told = world.told("web");
         told.service(Protocol::Opaque, None);
-        told.endpoints(
-            "all",
-            vec![world.endpoint(1, server.inbound, Some("reviews"))],
-        );
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;
         let mut socket = TcpStream::connect(client.outbound).await.unwrap();
         let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -137,10 +125,7 @@ fn what_is_not_of_the_mesh_is_passed_through() {
 #[test]
 fn foreign_tls_passes_where_plaintext_may() {
     story(async {
-        let server = World::new()
-            .told("reviews")
-            .start(echo("").await, nobody().await)
-            .await;
+        let server = World::new().told("reviews").start(echo("").await, nobody().await).await;
         let hello = foreign_hello();
         let mut socket = TcpStream::connect(server.inbound).await.unwrap();
         for byte in hello.chunks(700) {
@@ -157,8 +142,7 @@ fn foreign_tls_passes_where_plaintext_may() {
 fn foreign_hello() -> Vec<u8> {
     let world = World::of("elsewhere");
     let config = world.credential("x").client_config(&[b"h2"]);
-    let mut session =
-        rustls::ClientConnection::new(config, "elsewhere.example".try_into().unwrap()).unwrap();
+    let mut session = rustls::ClientConnection::new(config, "elsewhere.example".try_into().unwrap()).unwrap();
     let mut bytes = Vec::new();
     session.write_tls(&mut bytes).unwrap();
     bytes
@@ -191,10 +175,7 @@ async fn trickle(to: SocketAddr, pause: Duration) -> SocketAddr {
 fn the_meshs_hello_is_read_across_segments_and_however_late_it_comes() {
     story(async {
         let world = World::new();
-        let server = world
-            .told("reviews")
-            .start(app("reviews").await, nobody().await)
-            .await;
+        let server = world.told("reviews").start(app("reviews").await, nobody().await).await;
         // Longer than a silence that means something: by then the app has been dialled as well.
         for pause in [Duration::ZERO, Duration::from_millis(120)] {
             let slow = trickle(server.inbound, pause).await;
@@ -202,10 +183,7 @@ fn the_meshs_hello_is_read_across_segments_and_however_late_it_comes() {
             told.endpoints("all", vec![world.endpoint(1, slow, Some("reviews"))]);
             let client = told.start(nobody().await, VIP.parse().unwrap()).await;
             let answer = Client::to(client.outbound).await.get("/").await.unwrap();
-            assert!(
-                answer.body.contains("x-forwarded-client-cert"),
-                "{pause:?}: {answer:?}"
-            );
+            assert!(answer.body.contains("x-forwarded-client-cert"), "{pause:?}: {answer:?}");
         }
     });
 }
@@ -228,9 +206,10 @@ fn a_stream_to_our_own_pod_is_handed_over_in_process() {
         let mut greeting = [0; 11];
         socket.read_exact(&mut greeting).await.unwrap();
         assert_eq!(&greeting, b"220 hello\r\n");
-        assert!(pod.metrics().contains(
-            "weft_tcp_connections_opened_total{direction=\"inbound\",source_workload=\"web\""
-        ));
+        assert!(
+            pod.metrics()
+                .contains("weft_tcp_connections_opened_total{direction=\"inbound\",source_workload=\"web\"")
+        );
     });
 }
 
@@ -253,15 +232,7 @@ fn declared_ports_of_a_pod_are_what_they_are_declared() {
         let mut told = world.told("reviews");
         told.declare(http.port(), Protocol::Http);
         let server = told.start(http, nobody().await).await;
-        assert_eq!(
-            Client::to(server.inbound)
-                .await
-                .get("/")
-                .await
-                .unwrap()
-                .status,
-            200
-        );
+        assert_eq!(Client::to(server.inbound).await.get("/").await.unwrap().status, 200);
         let mut socket = TcpStream::connect(server.inbound).await.unwrap();
         socket.write_all(&[0, 1, 2]).await.unwrap();
         let mut rest = Vec::new();
@@ -274,11 +245,17 @@ fn declared_ports_of_a_pod_are_what_they_are_declared() {
 #[test]
 fn a_connections_future_stays_small() {
     story(async {
-        let pod = World::new().told("web").start(nobody().await, VIP.parse().unwrap()).await;
+        let pod = World::new()
+            .told("web")
+            .start(nobody().await, VIP.parse().unwrap())
+            .await;
         let socket = async || TcpStream::connect(pod.inbound).await.unwrap();
         let from = pod.inbound;
         let inbound = std::mem::size_of_val(&crate::inbound::serve(&pod.worker, socket().await, from));
         let outbound = std::mem::size_of_val(&crate::outbound::serve(&pod.worker, socket().await, from));
-        assert!(inbound <= 4096 && outbound <= 4096, "inbound {inbound}, outbound {outbound} bytes");
+        assert!(
+            inbound <= 4096 && outbound <= 4096,
+            "inbound {inbound}, outbound {outbound} bytes"
+        );
     });
 }

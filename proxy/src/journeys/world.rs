@@ -86,19 +86,13 @@ impl World {
     }
 
     pub(super) fn of(trust_domain: &str) -> Self {
-        let authority =
-            Authority::create(TrustDomain::new(trust_domain).unwrap(), SystemTime::now()).unwrap();
+        let authority = Authority::create(TrustDomain::new(trust_domain).unwrap(), SystemTime::now()).unwrap();
         let bundles = Arc::new(TrustBundles::new([authority.bundle(1)]).unwrap());
         Self { authority, bundles }
     }
 
     pub(super) fn identity(&self, service_account: &str) -> Identity {
-        Identity::new(
-            self.authority.trust_domain().clone(),
-            "shop",
-            service_account,
-        )
-        .unwrap()
+        Identity::new(self.authority.trust_domain().clone(), "shop", service_account).unwrap()
     }
 
     pub(super) fn credential(&self, service_account: &str) -> Arc<Credential> {
@@ -106,12 +100,7 @@ impl World {
         let identity = self.identity(service_account);
         let leaf = self
             .authority
-            .issue(
-                key.public(),
-                &identity,
-                Duration::from_secs(3600),
-                SystemTime::now(),
-            )
+            .issue(key.public(), &identity, Duration::from_secs(3600), SystemTime::now())
             .unwrap();
         Arc::new(Credential::new(leaf.chain, key, self.bundles.clone(), 1).unwrap())
     }
@@ -161,12 +150,7 @@ impl World {
     }
 
     /// A pod's port as discovery would name it: reached at `inbound`, where the redirect of the peer would catch it.
-    pub(super) fn endpoint(
-        &self,
-        id: u64,
-        inbound: SocketAddr,
-        service_account: Option<&str>,
-    ) -> Arc<Endpoint> {
+    pub(super) fn endpoint(&self, id: u64, inbound: SocketAddr, service_account: Option<&str>) -> Arc<Endpoint> {
         Arc::new(Endpoint {
             key: EndpointKey {
                 id: EndpointId(id),
@@ -277,26 +261,16 @@ impl Told {
         let registry = Registry::new();
         let metrics = Rc::new(Metrics::new(&registry));
         let tracer = Tracer::new(None, &registry.writer());
-        let (shared, questions, mut views) =
-            view::channel(self.state.clone(), 1, SystemTime::now());
+        let (shared, questions, mut views) = view::channel(self.state.clone(), 1, SystemTime::now());
         // Nobody answers what is not told.
         std::mem::forget(questions);
         let origins = Origins {
             inbound: Origin::Fixed(app),
             outbound: Origin::Fixed(dials),
         };
-        let worker = Worker::new(
-            Arc::new(settings.unwrap()),
-            views.remove(0),
-            metrics,
-            tracer,
-            origins,
-        );
+        let worker = Worker::new(Arc::new(settings.unwrap()), views.remove(0), metrics, tracer, origins);
         let (inbound, outbound) = (listen().await, listen().await);
-        let (inbound_at, outbound_at) = (
-            inbound.local_addr().unwrap(),
-            outbound.local_addr().unwrap(),
-        );
+        let (inbound_at, outbound_at) = (inbound.local_addr().unwrap(), outbound.local_addr().unwrap());
         let (phase, phases) = watch::channel(Phase::Running);
         let listeners = Listeners {
             inbound: vec![inbound],
@@ -350,9 +324,7 @@ impl Pod {
 }
 
 pub(super) async fn listen() -> TcpListener {
-    TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0))
-        .await
-        .unwrap()
+    TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0)).await.unwrap()
 }
 
 /// An address where nobody listens.
@@ -436,10 +408,7 @@ async fn serve_app(mut socket: TcpStream, name: &'static str) {
         }
         let body: Vec<u8> = buffer.drain(..length).collect();
         let answer = format!("{name}\n{head}{}", String::from_utf8_lossy(&body));
-        let response = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}",
-            answer.len()
-        );
+        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
         if socket.write_all(response.as_bytes()).await.is_err() {
             return;
         }

@@ -100,14 +100,7 @@ impl Attempt<'_> {
             });
         }
         // Boxed, as everything that happens once per connection: a request's own future stays small.
-        let reached = Box::pin(reach(
-            self.worker,
-            self.target,
-            self.balancer,
-            self.remote,
-            Hop::H1,
-        ))
-        .await?;
+        let reached = Box::pin(reach(self.worker, self.target, self.balancer, self.remote, Hop::H1)).await?;
         let client = handshake_h1(reached.io);
         Ok(Lent {
             upstream: Upstream::H1(client),
@@ -127,10 +120,7 @@ impl Attempt<'_> {
             Turn::Dial(ticket) => {
                 let dialled = Box::pin(self.dial_h2()).await;
                 ticket.dialled(
-                    dialled
-                        .as_ref()
-                        .map(|(client, leaf)| (client, *leaf))
-                        .map_err(|e| *e),
+                    dialled.as_ref().map(|(client, leaf)| (client, *leaf)).map_err(|e| *e),
                     Instant::now(),
                 );
                 let (client, leaf) = dialled?;
@@ -144,14 +134,7 @@ impl Attempt<'_> {
     }
 
     async fn dial_h2(&self) -> Result<(H2Client, u64), ConnectError> {
-        let reached = reach(
-            self.worker,
-            self.target,
-            self.balancer,
-            self.remote,
-            Hop::H2,
-        )
-        .await?;
+        let reached = reach(self.worker, self.target, self.balancer, self.remote, Hop::H2).await?;
         let (client, driver) = handshake_h2(reached.io, Limits::default())
             .await
             .map_err(|_| ConnectError::Closed)?;

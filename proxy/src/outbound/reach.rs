@@ -68,9 +68,7 @@ async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop) -> Result<Reached,
             leaf: 0,
         });
     };
-    let credential = worker
-        .credential()
-        .map_err(|_| ConnectError::NoCertificate)?;
+    let credential = worker.credential().map_err(|_| ConnectError::NoCertificate)?;
     let sni = remote.sni.clone().ok_or(ConnectError::Tls)?;
     let socket = worker.dialer.tcp(endpoint.address, None).await?;
     let within = worker.dialer.handshake_timeout;
@@ -81,14 +79,7 @@ async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop) -> Result<Reached,
     })
 }
 
-fn failed(
-    worker: &Worker,
-    target: &Target,
-    balancer: &Balancer,
-    remote: &Remote,
-    error: ConnectError,
-    now: Instant,
-) {
+fn failed(worker: &Worker, target: &Target, balancer: &Balancer, remote: &Remote, error: ConnectError, now: Instant) {
     let endpoint = &remote.endpoint;
     tracing::debug!(endpoint = %endpoint.key, pod = %endpoint.pod, address = %endpoint.address, %error, "connect failed");
     let failure = match error {
@@ -98,9 +89,7 @@ fn failed(
         ConnectError::NoCertificate => return,
     };
     if error == ConnectError::Identity {
-        worker
-            .metrics
-            .refused(Reason::IdentityMismatch, Direction::Outbound);
+        worker.metrics.refused(Reason::IdentityMismatch, Direction::Outbound);
         worker.view.suspect(target);
     }
     balancer.failed(remote, failure, error.reason(), now);

@@ -50,11 +50,7 @@ impl Requests {
     /// For a connection to what was found at its destination.
     pub fn new(worker: Rc<Worker>, target: Target, service: Rc<Service>) -> Self {
         let found = RefCell::new((worker.generation(), service));
-        Self {
-            worker,
-            target,
-            found,
-        }
+        Self { worker, target, found }
     }
 
     /// Route: by the newest tables, so a connection that exists sees a new configuration with its next request.
@@ -68,10 +64,7 @@ impl Requests {
             *self.found.borrow_mut() = (self.worker.generation(), service);
         }
         let drawn = self.worker.endpoints.chance.draw();
-        self.found
-            .borrow()
-            .1
-            .choose(&exchange.head().for_routing(), drawn)
+        self.found.borrow().1.choose(&exchange.head().for_routing(), drawn)
     }
 
     /// Balance, connect, forward: to one endpoint after the other.
@@ -88,16 +81,12 @@ impl Requests {
                 break;
             };
             tried[attempt] = picked.remote.endpoint.key;
-            match self
-                .attempt(exchange, choice, &picked, (begun, attempt), asked)
-                .await
-            {
+            match self.attempt(exchange, choice, &picked, (begun, attempt), asked).await {
                 None => return,
                 Some(failed) => reason = failed,
             }
         }
-        self.refuse(exchange, reason, Some(&choice.balancer), asked)
-            .await;
+        self.refuse(exchange, reason, Some(&choice.balancer), asked).await;
     }
 
     /// One attempt. `Some`: it failed for this reason, and another endpoint may be tried.
@@ -112,25 +101,16 @@ impl Requests {
         let worker = &self.worker;
         let endpoint = &picked.remote.endpoint;
         let tables = worker.tables();
-        let series = picked.remote.series(
-            &worker.metrics,
-            tables.inbound().map(|own| &**own),
-            &choice.template,
-        );
+        let series = picked
+            .remote
+            .series(&worker.metrics, tables.inbound().map(|own| &**own), &choice.template);
         // Nothing of the moment is kept while the request lasts.
         drop(tables);
         let what = asked.what(series.labels(), &choice.template, Some(endpoint.address));
         let span = worker.tracer.client(begun, &what, before as u32);
-        worker
-            .tracer
-            .carry(begun, span.as_ref(), exchange.headers_mut());
+        worker.tracer.carry(begun, span.as_ref(), exchange.headers_mut());
         let result = if worker.is_self(endpoint) {
-            Ok(Box::pin(inbound::requests::from_self(
-                worker,
-                exchange,
-                endpoint.address,
-            ))
-            .await)
+            Ok(Box::pin(inbound::requests::from_self(worker, exchange, endpoint.address)).await)
         } else {
             let attempt = Attempt {
                 worker,
@@ -174,35 +154,26 @@ impl Requests {
             return Some(failed.reason);
         }
         count();
-        self.worker
-            .metrics
-            .refused(failed.reason, Direction::Outbound);
+        self.worker.metrics.refused(failed.reason, Direction::Outbound);
         // Does nothing where a response has begun.
         exchange.refuse(failed.reason).await;
         None
     }
 
     /// Answers with a reason, before any endpoint or after the last.
-    async fn refuse(
-        &self,
-        exchange: &mut Exchange<'_>,
-        reason: Reason,
-        to: Option<&Balancer>,
-        asked: &Asked,
-    ) {
+    async fn refuse(&self, exchange: &mut Exchange<'_>, reason: Reason, to: Option<&Balancer>, asked: &Asked) {
         self.worker.metrics.refused(reason, Direction::Outbound);
         let tables = self.worker.tables();
-        let labels =
-            tables.inbound().map(
-                |own| match to.and_then(|balancer| balancer.service.as_ref()) {
-                    Some(service) => Labels {
-                        destination_service: service.name.as_str().into(),
-                        destination_namespace: service.namespace.as_str().into(),
-                        ..Labels::outside(own)
-                    },
-                    None => Labels::outside(own),
+        let labels = tables
+            .inbound()
+            .map(|own| match to.and_then(|balancer| balancer.service.as_ref()) {
+                Some(service) => Labels {
+                    destination_service: service.name.as_str().into(),
+                    destination_namespace: service.namespace.as_str().into(),
+                    ..Labels::outside(own)
                 },
-            );
+                None => Labels::outside(own),
+            });
         drop(tables);
         let series = self.worker.metrics.series(&labels.unwrap_or_default(), "");
         asked.count(&series, outcome::failed(reason), Instant::now());

@@ -42,12 +42,7 @@ pub struct Flight {
 }
 
 /// Balances, connects and forwards one stream. An error gives it back, to be told why.
-pub async fn opaque(
-    worker: &Rc<Worker>,
-    io: Io,
-    target: &Target,
-    service: &Rc<Service>,
-) -> Result<(), (Io, Reason)> {
+pub async fn opaque(worker: &Rc<Worker>, io: Io, target: &Target, service: &Rc<Service>) -> Result<(), (Io, Reason)> {
     match dial(worker, target, service).await {
         Ok(stream) => {
             stream.pump(io).await;
@@ -58,11 +53,7 @@ pub async fn opaque(
 }
 
 /// Connects to an endpoint of a service, as an opaque stream: one after the other until one can be connected to.
-pub async fn dial(
-    worker: &Rc<Worker>,
-    target: &Target,
-    service: &Rc<Service>,
-) -> Result<Stream, Reason> {
+pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -> Result<Stream, Reason> {
     let balancer = service.opaque()?;
     probe(worker, target, &balancer);
     let mut tried: Vec<EndpointKey> = Vec::with_capacity(ATTEMPTS);
@@ -90,10 +81,7 @@ pub async fn dial(
                 let series = remote.series(&worker.metrics, own, service.no_template());
                 return Ok(Stream {
                     io,
-                    flight: Flight {
-                        _load: load,
-                        series,
-                    },
+                    flight: Flight { _load: load, series },
                 });
             }
             Err(error) => reason = error.reason(),
@@ -122,10 +110,7 @@ pub async fn outside(worker: &Rc<Worker>, client: Io, destination: SocketAddr) {
     match worker.dialer.tcp(destination, None).await {
         Ok(socket) => {
             let open = series.open_tcp();
-            let outcome = pump(client, Io::plain(socket), |flow, bytes| {
-                moved(&open, flow, bytes)
-            })
-            .await;
+            let outcome = pump(client, Io::plain(socket), |flow, bytes| moved(&open, flow, bytes)).await;
             stream_ended(outcome, open, Direction::Outbound);
         }
         Err(error) => {
