@@ -91,6 +91,16 @@ pub(crate) enum Followed {
     },
 }
 
+impl NotTaken {
+    fn of(refused: &Refused) -> Self {
+        Self {
+            kind: refused.kind(),
+            key: refused.key().to_owned(),
+            note: Note::of(&refused.error),
+        }
+    }
+}
+
 impl Store {
     /// Knows nothing yet. `wait`: how long connections wait for discovery until the control plane says otherwise; `limit`:
     /// how many destinations are followed at once.
@@ -145,12 +155,7 @@ impl Store {
         let bundles = staged.bundles.is_some();
         let refusals = self.settle(staged, now);
         self.state.generation += 1;
-        let not_taken = |refused: &Refused| NotTaken {
-            kind: refused.kind(),
-            key: refused.key().to_owned(),
-            note: Note::of(&refused.error),
-        };
-        let refused = refusals.iter().map(not_taken).collect();
+        let refused = refusals.iter().map(NotTaken::of).collect();
         self.unacknowledged.push_back(Unacknowledged {
             generation: self.state.generation,
             nonce: batch.nonce,
@@ -265,7 +270,8 @@ impl Store {
         self.trust = Some(trust);
     }
 
-    /// Takes what an earlier process left: destinations and the batches that say what is there.
+    /// Takes what an earlier process left: destinations, and batches that say what is there. The batches are of different
+    /// epochs and refer to each other, so they are taken as one; each resource keeps its own epoch.
     pub(crate) fn restore(
         &mut self,
         targets: impl IntoIterator<Item = Target>,
@@ -278,15 +284,18 @@ impl Store {
                 used: Arc::default(),
             });
         }
+        let (mut staged, mut epoch) = (Staged::default(), self.state.epoch);
         for batch in batches {
-            let applied = self.apply(batch, now);
-            if let Some(refused) = applied.refused.into_iter().next() {
-                return Err(refused);
+            epoch = epoch.max(batch.epoch);
+            for resource in batch.resources {
+                self.stage(&mut staged, resource, batch.epoch);
             }
         }
-        // Nobody waits to hear of it.
-        self.unacknowledged.clear();
-        Ok(())
+        self.refuse_dangling(&mut staged);
+        let refused = self.settle(staged, now);
+        self.state.epoch = epoch;
+        self.state.generation += 1;
+        refused.first().map_or(Ok(()), |refused| Err(NotTaken::of(refused)))
     }
 
     /// Every destination that is followed.

@@ -68,6 +68,27 @@ fn each_resource_keeps_its_epoch() {
 }
 
 #[test]
+fn what_refers_to_something_of_a_later_epoch_is_whole_again() {
+    let mut before = told();
+    // A new epoch, in which only the endpoints were renewed: Service and lookup are still those of the epoch before.
+    let renewed = batch(3, 4, vec![says("eps", &endpoints(&[("reviews-2", 2)]), 1)]);
+    assert_eq!(before.apply(renewed, Instant::now()).refused, []);
+    let directory = tempfile::tempdir().unwrap();
+    save(directory.path(), &before, SystemTime::now()).unwrap();
+    let mut after = store();
+    assert!(load(directory.path(), &mut after, Instant::now()).unwrap().is_some());
+    let pod = weft_proto::discovery::Pod::default();
+    assert_eq!(after.hello(pod.clone(), ""), before.hello(pod, ""));
+    let epochs = |store: &Store| {
+        let mut epochs: Vec<_> = store.wires().map(|(name, wire)| (name, wire.epoch)).collect();
+        epochs.sort();
+        epochs
+    };
+    assert_eq!(epochs(&after), epochs(&before));
+    assert_eq!(after.state().epoch, 4);
+}
+
+#[test]
 fn nobody_else_may_read_it() {
     let (directory, _) = saved();
     let mode = std::fs::metadata(directory.path().join(FILE))
