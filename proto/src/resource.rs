@@ -119,7 +119,7 @@ pub fn decode(kind: Kind, body: &[u8]) -> Result<Body, FieldError> {
         Kind::Lookup => Body::Lookup(lookup::decode(message(body)?)?),
         Kind::Service => Body::Service(service::decode(message(body)?)?),
         Kind::Endpoints => Body::Endpoints(endpoints::decode(message(body)?)?),
-        Kind::Inbound => Body::Inbound(inbound::decode(message(body)?)?),
+        Kind::Inbound => Body::Inbound(inbound::decode(message(body)?)),
         Kind::Bundles => Body::Bundles(bundles::decode(message(body)?)?),
         Kind::Mesh => Body::Mesh(mesh::decode(message(body)?)?),
     })

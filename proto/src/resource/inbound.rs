@@ -1,7 +1,9 @@
 //! What a pod accepts: `weft.discovery.v1.Inbound`.
 //!
-//! Everything here fails closed. A mode that is not known is strict; a policy is never dropped and never narrowed, so what
-//! cannot be read of it makes it cover more.
+//! Everything here fails closed, and nothing here is refused: if one field of a newer version kept the old configuration in
+//! force, a stricter mode or a new policy beside it would not act. A mode that is not known is strict; a policy is never
+//! dropped and never narrowed, so what cannot be read of it makes it cover more. What cannot be read of a declared port is
+//! left out, down to the port itself: it is undeclared then, and mode and policies cover it all the same.
 
 use weft_model::endpoint::Place;
 use weft_model::feature;
@@ -10,33 +12,36 @@ use weft_model::inbound::{Inbound, InboundPort, Mode, Workload};
 use weft_model::name::ObjectRef;
 use weft_model::policy::Policy;
 
-use super::field::{self, FieldError};
+use super::field;
 use super::lookup::{protocol, protocol_to_wire};
 use super::service::object_to_wire;
 use crate::discovery;
 
-/// Reads a pod's inbound configuration.
-pub fn decode(wire: discovery::Inbound) -> Result<Inbound, FieldError> {
+/// Reads a pod's inbound configuration. There is none that cannot be read: see the head of the file.
+pub fn decode(wire: discovery::Inbound) -> Inbound {
     let mode = match discovery::Mode::try_from(wire.mode) {
         Ok(discovery::Mode::Permissive) => Mode::Permissive,
         Ok(discovery::Mode::Strict | discovery::Mode::Unspecified) | Err(_) => Mode::Strict,
     };
-    Ok(Inbound {
+    let name = |name| field::name("", name).unwrap_or_default();
+    let word = |word| field::word("", word).unwrap_or_default();
+    Inbound {
         mode,
-        ports: field::list("ports", wire.ports, field::PORTS_MAX, decode_port)?,
+        ports: wire.ports.into_iter().filter_map(decode_port).take(field::PORTS_MAX).collect(),
         policies: decode_policies(wire.policies),
+        // For telemetry; who the pod is follows from its own leaf.
         workload: Workload {
-            namespace: field::name("namespace", wire.namespace)?,
-            name: field::word("workload", wire.workload)?,
-            version: field::word("version", wire.version)?,
-            service_account: field::name("service_account", wire.service_account)?,
+            namespace: name(wire.namespace),
+            name: word(wire.workload),
+            version: word(wire.version),
+            service_account: name(wire.service_account),
             place: Place {
-                region: field::word("region", wire.region)?,
-                zone: field::word("zone", wire.zone)?,
-                cluster: field::word("cluster", wire.cluster)?,
+                region: word(wire.region),
+                zone: word(wire.zone),
+                cluster: word(wire.cluster),
             },
         },
-    })
+    }
 }
 
 /// Writes a pod's inbound configuration.
@@ -60,22 +65,16 @@ pub fn encode(inbound: &Inbound) -> discovery::Inbound {
     }
 }
 
-fn decode_port(wire: discovery::InboundPort) -> Result<InboundPort, FieldError> {
-    let trust_domain = |text: String| {
-        TrustDomain::new(&text).map_err(|error| FieldError::new("", format!("is none: {error}")))
-    };
-    Ok(InboundPort {
-        port: field::port("port", wire.port)?,
-        protocol: protocol(wire.protocol)?,
-        foreign: field::list(
-            "foreign_trust_domains",
-            wire.foreign_trust_domains,
-            field::BUNDLES_MAX,
-            trust_domain,
-        )?,
-        services: field::list("services", wire.services, field::PORTS_MAX, |service| {
-            field::word("", service)
-        })?,
+/// `None`: it is no port. A protocol that is not known is as good as none declared: the bytes decide. A trust domain that
+/// cannot be read is not let in.
+fn decode_port(wire: discovery::InboundPort) -> Option<InboundPort> {
+    let foreign = wire.foreign_trust_domains.iter().filter_map(|text| TrustDomain::new(text).ok());
+    let services = wire.services.into_iter().filter_map(|service| field::word("", service).ok());
+    Some(InboundPort {
+        port: field::port("", wire.port).ok()?,
+        protocol: protocol(wire.protocol).unwrap_or_default(),
+        foreign: foreign.take(field::BUNDLES_MAX).collect(),
+        services: services.take(field::PORTS_MAX).collect(),
     })
 }
 

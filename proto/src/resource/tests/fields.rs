@@ -356,28 +356,34 @@ fn the_fields_of_a_lookup_are_checked() {
 }
 
 #[test]
-fn the_fields_of_an_inbound_configuration_are_checked() {
-    let check = |want: &str, change: &dyn Fn(&mut discovery::Inbound)| {
-        let mut wire = inbound::encode(&inbound());
-        wire.ports = vec![discovery::InboundPort {
-            port: 80,
-            ..Default::default()
-        }];
-        assert!(inbound::decode(wire.clone()).is_ok());
-        change(&mut wire);
-        assert_eq!(inbound::decode(wire).unwrap_err().field, want);
+fn mode_and_policies_act_whatever_else_of_an_inbound_configuration_cannot_be_read() {
+    let mut wire = inbound::encode(&inbound());
+    wire.mode = discovery::Mode::Strict as i32;
+    wire.policies = vec![discovery::Policy {
+        requires: vec!["access-policy/7".to_owned()],
+        ..Default::default()
+    }];
+    let port = |port: u32, protocol: i32, foreign: &[&str]| discovery::InboundPort {
+        port,
+        protocol,
+        foreign_trust_domains: foreign.iter().map(|&domain| domain.to_owned()).collect(),
+        services: vec!["web".to_owned(), "\n".to_owned()],
     };
-    check("namespace", &|inbound| inbound.namespace.clear());
-    check("service_account", &|inbound| {
-        inbound.service_account.clear()
-    });
-    check("ports[0].port", &|inbound| inbound.ports[0].port = 0);
-    check("ports[0].protocol", &|inbound| {
-        inbound.ports[0].protocol = 77
-    });
-    check("ports[0].foreign_trust_domains[0]", &|inbound| {
-        inbound.ports[0].foreign_trust_domains = vec!["A".to_owned()];
-    });
+    wire.ports = vec![port(80, 77, &[]), port(0, 1, &[]), port(99_999, 1, &[]), port(81, 1, &["A", "b.example"])];
+    wire.namespace.clear();
+    wire.service_account = "?".to_owned();
+    wire.zone = "\n".to_owned();
+    let read = inbound::decode(wire.clone());
+    assert_eq!(read.mode, Mode::Strict);
+    assert_eq!(read.policies[0].missing, ["access-policy/7"]);
+    let ports = read
+        .ports
+        .iter()
+        .map(|port| (port.port, port.protocol, port.foreign.len(), port.services.len()))
+        .collect::<Vec<_>>();
+    assert_eq!(ports, [(80, Protocol::Undeclared, 0, 1), (81, Protocol::Http, 1, 1)]);
+    wire.ports = vec![port(80, 1, &[]); field::PORTS_MAX + 1];
+    assert_eq!(inbound::decode(wire).ports.len(), field::PORTS_MAX);
 }
 
 #[test]
