@@ -1,10 +1,7 @@
 //! Compiles the .proto files without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = [
-        "weft/discovery/v1/discovery.proto",
-        "weft/identity/v1/identity.proto",
-    ];
+    let files = ["weft/discovery/v1/discovery.proto", "weft/identity/v1/identity.proto"];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }

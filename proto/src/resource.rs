@@ -150,12 +150,7 @@ pub fn hash(bytes: &[u8]) -> [u8; 16] {
 }
 
 /// Puts a resource together for the wire. `requires` is [`Body::requires`] of the body that was encoded.
-pub fn to_wire(
-    name: &Name,
-    sources: Vec<Source>,
-    requires: &[&str],
-    encoded: &Encoded,
-) -> discovery::Resource {
+pub fn to_wire(name: &Name, sources: Vec<Source>, requires: &[&str], encoded: &Encoded) -> discovery::Resource {
     discovery::Resource {
         name: Some(name.to_wire()),
         version: Some(name::version_to_wire(&Version {
@@ -179,11 +174,7 @@ pub fn refusal(
     version: Option<discovery::Version>,
     error: FieldError,
 ) -> discovery::Refusal {
-    let FieldError {
-        field,
-        reason,
-        missing,
-    } = error;
+    let FieldError { field, reason, missing } = error;
     discovery::Refusal {
         name,
         version,
@@ -199,9 +190,7 @@ fn read(resource: discovery::Resource) -> Result<Update, FieldError> {
     // What is gone, or held back, has no content that a version could be of.
     let version = match (&resource.state, resource.version) {
         (Some(State::Removed(_) | State::Hold(_)), None) => Version::default(),
-        (_, version) => {
-            name::version_from_wire(version).map_err(|error| error.within("version"))?
-        }
+        (_, version) => name::version_from_wire(version).map_err(|error| error.within("version"))?,
     };
     let missing = feature::missing(resource.requires.iter().map(String::as_str));
     if !missing.is_empty() {
@@ -209,10 +198,7 @@ fn read(resource: discovery::Resource) -> Result<Update, FieldError> {
     }
     let change = match resource.state {
         None => {
-            return Err(FieldError::new(
-                "state",
-                "is neither a body, hold nor removed",
-            ));
+            return Err(FieldError::new("state", "is neither a body, hold nor removed"));
         }
         Some(State::Hold(hold)) => Change::Hold(field::words(hold.reason)),
         Some(State::Removed(_)) => Change::Removed,
@@ -223,16 +209,11 @@ fn read(resource: discovery::Resource) -> Result<Update, FieldError> {
             Change::Body(Box::new(decode(name.kind, &body)?))
         }
     };
-    Ok(Update {
-        name,
-        version,
-        change,
-    })
+    Ok(Update { name, version, change })
 }
 
 fn message<M: Message + Default>(body: &[u8]) -> Result<M, FieldError> {
-    M::decode(body)
-        .map_err(|error| FieldError::new("body", format!("is not the kind's message: {error}")))
+    M::decode(body).map_err(|error| FieldError::new("body", format!("is not the kind's message: {error}")))
 }
 
 #[cfg(test)]

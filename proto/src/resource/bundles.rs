@@ -83,10 +83,7 @@ fn roots(trust_domain: String, roots: Vec<Bytes>, sequence: u64) -> Result<Trust
 
 fn each_once(bundles: Vec<TrustRoots>) -> Result<Vec<TrustRoots>, FieldError> {
     let mut seen = HashSet::new();
-    match bundles
-        .iter()
-        .position(|bundle| !seen.insert(&bundle.trust_domain))
-    {
+    match bundles.iter().position(|bundle| !seen.insert(&bundle.trust_domain)) {
         Some(index) => Err(FieldError::new(
             format!("bundles[{index}].trust_domain"),
             "is there twice",

@@ -10,12 +10,9 @@ use crate::discovery;
 
 /// Reads a set of endpoints. The order stays that of the wire.
 pub fn decode(wire: discovery::EndpointSet) -> Result<EndpointSet, FieldError> {
-    let endpoints = field::list(
-        "endpoints",
-        wire.endpoints,
-        field::ENDPOINTS_MAX,
-        |endpoint| decode_endpoint(endpoint).map(Arc::new),
-    )?;
+    let endpoints = field::list("endpoints", wire.endpoints, field::ENDPOINTS_MAX, |endpoint| {
+        decode_endpoint(endpoint).map(Arc::new)
+    })?;
     Ok(EndpointSet {
         namespace: field::name("namespace", wire.namespace)?,
         service: field::name("service", wire.service)?,
@@ -32,11 +29,7 @@ pub fn encode(set: &EndpointSet) -> discovery::EndpointSet {
         service: set.service.clone(),
         port: u32::from(set.port),
         subset: set.subset.clone(),
-        endpoints: set
-            .endpoints
-            .iter()
-            .map(|endpoint| encode_endpoint(endpoint))
-            .collect(),
+        endpoints: set.endpoints.iter().map(|endpoint| encode_endpoint(endpoint)).collect(),
     }
 }
 
@@ -78,11 +71,7 @@ pub fn encode_endpoint(endpoint: &Endpoint) -> discovery::Endpoint {
         id: endpoint.key.id.0,
         ip: field::ip_bytes(endpoint.address.ip()),
         port: u32::from(endpoint.address.port()),
-        identity: endpoint
-            .identity
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        identity: endpoint.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
         namespace: endpoint.namespace.clone(),
         pod: endpoint.pod.clone(),
         workload: endpoint.workload.clone(),

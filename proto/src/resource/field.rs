@@ -57,10 +57,7 @@ impl FieldError {
 
     /// A field that needs features which this build lacks.
     pub fn missing_features(field: impl Into<String>, missing: Vec<String>) -> Self {
-        let reason = format!(
-            "needs features that this proxy lacks: {}",
-            missing.join(", ")
-        );
+        let reason = format!("needs features that this proxy lacks: {}", missing.join(", "));
         Self {
             field: field.into(),
             reason,
@@ -102,18 +99,14 @@ pub(crate) fn list<W, M>(
     read: impl Fn(W) -> Result<M, FieldError>,
 ) -> Result<Vec<M>, FieldError> {
     at_most(field, wire.len(), limit)?;
-    let element =
-        |(index, element)| read(element).map_err(|error| error.within_element(field, index));
+    let element = |(index, element)| read(element).map_err(|error| error.within_element(field, index));
     wire.into_iter().enumerate().map(element).collect()
 }
 
 /// Checks a count or a length.
 pub(crate) fn at_most(field: &str, count: usize, limit: usize) -> Result<(), FieldError> {
     if count > limit {
-        return Err(FieldError::new(
-            field,
-            format!("has {count}, and {limit} is the limit"),
-        ));
+        return Err(FieldError::new(field, format!("has {count}, and {limit} is the limit")));
     }
     Ok(())
 }
@@ -173,14 +166,8 @@ pub(crate) fn name(field: &str, name: String) -> Result<String, FieldError> {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let bytes = name.as_bytes();
-    if bytes.len() > NAME_MAX
-        || !bytes.iter().all(|&b| inner(b))
-        || !edge(bytes.first())
-        || !edge(bytes.last())
-    {
-        let reason = format!(
-            "must be a name of 1 to {NAME_MAX} characters of a-z, 0-9, '-' and '.', and is {name:?}"
-        );
+    if bytes.len() > NAME_MAX || !bytes.iter().all(|&b| inner(b)) || !edge(bytes.first()) || !edge(bytes.last()) {
+        let reason = format!("must be a name of 1 to {NAME_MAX} characters of a-z, 0-9, '-' and '.', and is {name:?}");
         return Err(FieldError::new(field, reason));
     }
     Ok(name)
@@ -188,18 +175,13 @@ pub(crate) fn name(field: &str, name: String) -> Result<String, FieldError> {
 
 /// A name, or nothing.
 pub(crate) fn name_or_empty(field: &str, text: String) -> Result<String, FieldError> {
-    if text.is_empty() {
-        Ok(text)
-    } else {
-        name(field, text)
-    }
+    if text.is_empty() { Ok(text) } else { name(field, text) }
 }
 
 /// A word of telemetry, or nothing: label values and the like.
 pub(crate) fn word(field: &str, word: String) -> Result<String, FieldError> {
     if word.len() > NAME_MAX || !word.bytes().all(|b| b.is_ascii_graphic()) {
-        let reason =
-            format!("must have at most {NAME_MAX} visible ASCII characters, and is {word:?}");
+        let reason = format!("must have at most {NAME_MAX} visible ASCII characters, and is {word:?}");
         return Err(FieldError::new(field, reason));
     }
     Ok(word)

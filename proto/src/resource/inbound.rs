@@ -27,7 +27,12 @@ pub fn decode(wire: discovery::Inbound) -> Inbound {
     let word = |word| field::word("", word).unwrap_or_default();
     Inbound {
         mode,
-        ports: wire.ports.into_iter().filter_map(decode_port).take(field::PORTS_MAX).collect(),
+        ports: wire
+            .ports
+            .into_iter()
+            .filter_map(decode_port)
+            .take(field::PORTS_MAX)
+            .collect(),
         policies: decode_policies(wire.policies),
         // For telemetry; who the pod is follows from its own leaf.
         workload: Workload {
@@ -68,8 +73,14 @@ pub fn encode(inbound: &Inbound) -> discovery::Inbound {
 /// `None`: it is no port. A protocol that is not known is as good as none declared: the bytes decide. A trust domain that
 /// cannot be read is not let in.
 fn decode_port(wire: discovery::InboundPort) -> Option<InboundPort> {
-    let foreign = wire.foreign_trust_domains.iter().filter_map(|text| TrustDomain::new(text).ok());
-    let services = wire.services.into_iter().filter_map(|service| field::word("", service).ok());
+    let foreign = wire
+        .foreign_trust_domains
+        .iter()
+        .filter_map(|text| TrustDomain::new(text).ok());
+    let services = wire
+        .services
+        .into_iter()
+        .filter_map(|service| field::word("", service).ok());
     Some(InboundPort {
         port: field::port("", wire.port).ok()?,
         protocol: protocol(wire.protocol).unwrap_or_default(),
@@ -90,11 +101,7 @@ fn encode_port(port: &InboundPort) -> discovery::InboundPort {
 /// Reads policies, all of them: more than can be kept become one that covers everything.
 fn decode_policies(wire: Vec<discovery::Policy>) -> Vec<Policy> {
     if wire.len() > field::POLICIES_MAX {
-        let name = format!(
-            "{} policies, and {} is the limit",
-            wire.len(),
-            field::POLICIES_MAX
-        );
+        let name = format!("{} policies, and {} is the limit", wire.len(), field::POLICIES_MAX);
         let object = ObjectRef {
             kind: "AccessPolicy".to_owned(),
             namespace: String::new(),
@@ -117,11 +124,7 @@ fn decode_policy(wire: discovery::Policy) -> Policy {
         name: field::words(object.name),
     };
     // One port that cannot be read, and it covers all.
-    let ports: Option<Vec<u16>> = wire
-        .ports
-        .iter()
-        .map(|&port| field::port("", port).ok())
-        .collect();
+    let ports: Option<Vec<u16>> = wire.ports.iter().map(|&port| field::port("", port).ok()).collect();
     let ports = ports
         .filter(|ports| ports.len() <= field::PORTS_MAX)
         .unwrap_or_default();

@@ -20,9 +20,7 @@ pub fn decode(wire: discovery::Lookup) -> Result<Lookup, FieldError> {
         Wire::Service(key) => Lookup::Service(field::key("service", key)?),
         Wire::Direct(direct) => {
             let endpoint = field::required("endpoint", direct.endpoint)
-                .and_then(|wire| {
-                    endpoints::decode_endpoint(wire).map_err(|error| error.within("endpoint"))
-                })
+                .and_then(|wire| endpoints::decode_endpoint(wire).map_err(|error| error.within("endpoint")))
                 .map_err(|error| error.within("direct"))?;
             let protocol = protocol(direct.protocol).map_err(|error| error.within("direct"))?;
             Lookup::Direct {
@@ -43,9 +41,7 @@ pub fn encode(lookup: &Lookup) -> discovery::Lookup {
     use discovery::lookup::Result as Wire;
     // Rounded up: 0 would mean for ever. What the wire cannot hold is for ever.
     let seconds = |ttl: &Duration| match u32::try_from(ttl.as_secs()) {
-        Ok(seconds) => seconds
-            .saturating_add(u32::from(ttl.subsec_nanos() > 0))
-            .max(1),
+        Ok(seconds) => seconds.saturating_add(u32::from(ttl.subsec_nanos() > 0)).max(1),
         Err(_) => 0,
     };
     let (result, ttl_seconds) = match lookup {
@@ -83,12 +79,7 @@ pub(crate) fn protocol(wire: i32) -> Result<Protocol, FieldError> {
     PROTOCOLS
         .into_iter()
         .find(|known| protocol_to_wire(*known) as i32 == wire)
-        .ok_or_else(|| {
-            FieldError::new(
-                "protocol",
-                format!("is {wire}, which this proxy does not know"),
-            )
-        })
+        .ok_or_else(|| FieldError::new("protocol", format!("is {wire}, which this proxy does not know")))
 }
 
 /// Writes what is declared of a port.

@@ -73,15 +73,9 @@ pub fn encode(mesh: &Mesh) -> discovery::Mesh {
 
 /// A network, or a single address.
 fn network(text: String) -> Result<IpNet, FieldError> {
-    let address = || {
-        text.parse()
-            .ok()
-            .map(|address: std::net::IpAddr| IpNet::from(address))
-    };
-    text.parse().ok().or_else(address).ok_or_else(|| {
-        FieldError::new(
-            "",
-            format!("must be a network like 10.0.0.0/8, and is {text:?}"),
-        )
-    })
+    let address = || text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address));
+    text.parse()
+        .ok()
+        .or_else(address)
+        .ok_or_else(|| FieldError::new("", format!("must be a network like 10.0.0.0/8, and is {text:?}")))
 }

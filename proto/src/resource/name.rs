@@ -69,9 +69,7 @@ impl Kind {
         Self::ALL
             .into_iter()
             .find(|known| known.to_wire() as i32 == kind)
-            .ok_or_else(|| {
-                FieldError::new("kind", format!("is {kind}, which this proxy does not know"))
-            })
+            .ok_or_else(|| FieldError::new("kind", format!("is {kind}, which this proxy does not know")))
     }
 
     /// In lower case, for people.
@@ -102,10 +100,7 @@ impl std::fmt::Display for Name {
 impl Name {
     /// The name of a resource.
     pub fn new(kind: Kind, key: impl Into<String>) -> Self {
-        Self {
-            kind,
-            key: key.into(),
-        }
+        Self { kind, key: key.into() }
     }
 
     /// The name of the answer to a target.
@@ -127,9 +122,7 @@ impl Name {
         let kind = Kind::from_wire(wire.kind)?;
         let key = field::key("key", wire.key)?;
         let fits = match kind {
-            Kind::Lookup => key
-                .parse::<Target>()
-                .is_ok_and(|target| target.to_string() == key),
+            Kind::Lookup => key.parse::<Target>().is_ok_and(|target| target.to_string() == key),
             Kind::Inbound => key == INBOUND,
             Kind::Bundles => key == BUNDLES,
             Kind::Mesh => key == MESH,
@@ -156,18 +149,9 @@ pub fn version_to_wire(version: &Version) -> discovery::Version {
 /// Reads a version. The sources are put in order, by uid.
 pub fn version_from_wire(wire: Option<discovery::Version>) -> Result<Version, FieldError> {
     let wire = wire.ok_or_else(|| FieldError::new("", "is missing"))?;
-    let hash = <[u8; 16]>::try_from(&wire.hash[..]).map_err(|_| {
-        FieldError::new(
-            "hash",
-            format!("must have 16 bytes, and has {}", wire.hash.len()),
-        )
-    })?;
-    let mut sources = field::list(
-        "sources",
-        wire.sources,
-        field::SOURCES_MAX,
-        source_from_wire,
-    )?;
+    let hash = <[u8; 16]>::try_from(&wire.hash[..])
+        .map_err(|_| FieldError::new("hash", format!("must have 16 bytes, and has {}", wire.hash.len())))?;
+    let mut sources = field::list("sources", wire.sources, field::SOURCES_MAX, source_from_wire)?;
     sources.sort_by(|one, other| one.uid.cmp(&other.uid));
     Ok(Version { hash, sources })
 }
@@ -241,10 +225,7 @@ pub fn held_from_wire(wire: discovery::Held) -> Result<(Name, Version), FieldErr
 }
 
 /// Reads a list of targets, at most so many, each once.
-pub fn targets_from_wire(
-    wire: Vec<discovery::Target>,
-    limit: usize,
-) -> Result<Vec<Target>, FieldError> {
+pub fn targets_from_wire(wire: Vec<discovery::Target>, limit: usize) -> Result<Vec<Target>, FieldError> {
     let mut seen = HashSet::new();
     let mut targets = field::list("targets", wire, limit, target_from_wire)?;
     targets.retain(|target| seen.insert(target.clone()));

@@ -112,12 +112,7 @@ fn decode_rule(wire: discovery::Rule) -> Result<Rule, FieldError> {
         index: wire.index,
         name: field::word("name", wire.name)?,
         matches: decode_match(matches).map_err(|error| error.within("match"))?,
-        backends: field::list(
-            "backends",
-            wire.backends,
-            field::BACKENDS_MAX,
-            decode_backend,
-        )?,
+        backends: field::list("backends", wire.backends, field::BACKENDS_MAX, decode_backend)?,
     })
 }
 
@@ -138,12 +133,8 @@ fn decode_match(wire: discovery::Match) -> Result<Match, FieldError> {
         .transpose()
         .map_err(|error| error.within("path"))?;
     let headers = field::list("headers", wire.headers, field::CONDITIONS_MAX, |wire| {
-        let name = HeaderName::from_bytes(wire.name.as_bytes()).map_err(|_| {
-            FieldError::new(
-                "name",
-                format!("must be the name of a header, and is {:?}", wire.name),
-            )
-        })?;
+        let name = HeaderName::from_bytes(wire.name.as_bytes())
+            .map_err(|_| FieldError::new("name", format!("must be the name of a header, and is {:?}", wire.name)))?;
         Ok((name, decode_value(wire.value)?))
     })?;
     let query = field::list("query", wire.query, field::CONDITIONS_MAX, |wire| {
@@ -184,16 +175,8 @@ fn encode_match(matches: &Match) -> discovery::Match {
             .iter()
             .map(|(name, value)| named(name.as_str(), value))
             .collect(),
-        query: matches
-            .query
-            .iter()
-            .map(|(name, value)| named(name, value))
-            .collect(),
-        method: matches
-            .method
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        query: matches.query.iter().map(|(name, value)| named(name, value)).collect(),
+        method: matches.method.as_ref().map(ToString::to_string).unwrap_or_default(),
         grpc: matches.grpc,
     }
 }
@@ -203,10 +186,7 @@ fn decode_path(wire: discovery::PathMatch) -> Result<PathMatch, FieldError> {
     let path = |field: &str, text: String| {
         field::at_most(field, text.len(), field::VALUE_MAX)?;
         if !text.starts_with('/') {
-            return Err(FieldError::new(
-                field,
-                format!("must begin with '/', and is {text:?}"),
-            ));
+            return Err(FieldError::new(field, format!("must begin with '/', and is {text:?}")));
         }
         Ok(text)
     };
@@ -253,11 +233,7 @@ fn regex(text: &str) -> Result<pattern::Regex, FieldError> {
 fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldError> {
     use discovery::backend::Backend as Wire;
     if wire.weight > field::WEIGHT_MAX {
-        let reason = format!(
-            "must be at most {}, and is {}",
-            field::WEIGHT_MAX,
-            wire.weight
-        );
+        let reason = format!("must be at most {}, and is {}", field::WEIGHT_MAX, wire.weight);
         return Err(FieldError::new("weight", reason));
     }
     let (place, service) = match field::required("backend", wire.backend)? {
@@ -267,10 +243,7 @@ fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldError> {
                 name: field::name("service", wire.service)?,
                 port: field::port("port", wire.port)?,
             };
-            (
-                BackendPlace::Endpoints(field::key("endpoints", key)?),
-                service,
-            )
+            (BackendPlace::Endpoints(field::key("endpoints", key)?), service)
         }
         // What does not resolve may lack any part of its name: it is for people, and never dialled.
         Wire::Unresolved(unresolved) => {
@@ -280,10 +253,7 @@ fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldError> {
                 name: field::words(wire.service),
                 port,
             };
-            (
-                BackendPlace::Unresolved(field::words(unresolved.reason)),
-                service,
-            )
+            (BackendPlace::Unresolved(field::words(unresolved.reason)), service)
         }
     };
     Ok(Backend {
@@ -298,9 +268,7 @@ fn encode_backend(backend: &Backend) -> discovery::Backend {
     use discovery::backend::Backend as Wire;
     let place = match &backend.place {
         BackendPlace::Endpoints(key) => Wire::Endpoints(key.clone()),
-        BackendPlace::Unresolved(reason) => Wire::Unresolved(discovery::Unresolved {
-            reason: reason.clone(),
-        }),
+        BackendPlace::Unresolved(reason) => Wire::Unresolved(discovery::Unresolved { reason: reason.clone() }),
     };
     discovery::Backend {
         weight: backend.weight,

@@ -16,14 +16,9 @@ fn shown(body: &Body) -> String {
 
 fn round_trip(body: &Body) {
     let encoded = encode(body);
-    let decoded = decode(body.kind(), &encoded.bytes)
-        .expect("what is valid in the model is valid on the wire");
+    let decoded = decode(body.kind(), &encoded.bytes).expect("what is valid in the model is valid on the wire");
     assert_eq!(shown(&decoded), shown(body));
-    assert_eq!(
-        encode(&decoded),
-        encoded,
-        "and the same content has the same bytes"
-    );
+    assert_eq!(encode(&decoded), encoded, "and the same content has the same bytes");
 }
 
 proptest! {
@@ -157,15 +152,9 @@ fn hold_is_not_removed() {
     let change = from_wire(resource.clone()).unwrap().change;
     assert!(matches!(change, Change::Hold(reason) if reason == "spec.rules: not a list "));
     resource.state = Some(discovery::resource::State::Removed(discovery::Removed {}));
-    assert!(matches!(
-        from_wire(resource.clone()).unwrap().change,
-        Change::Removed
-    ));
+    assert!(matches!(from_wire(resource.clone()).unwrap().change, Change::Removed));
     resource.version = None;
-    assert!(
-        from_wire(resource.clone()).is_ok(),
-        "what is gone needs no version"
-    );
+    assert!(from_wire(resource.clone()).is_ok(), "what is gone needs no version");
     resource.state = None;
     assert_eq!(from_wire(resource).unwrap_err().field, "version");
 }
@@ -211,21 +200,14 @@ fn names_are_checked_against_their_kind() {
     assert_eq!(read(0, "x"), Err("kind".to_owned()), "unspecified");
     assert_eq!(read(99, "x"), Err("kind".to_owned()), "newer");
     assert_eq!(
-        read(
-            Kind::Service.to_wire() as i32,
-            &"x".repeat(field::KEY_MAX + 1)
-        ),
+        read(Kind::Service.to_wire() as i32, &"x".repeat(field::KEY_MAX + 1)),
         Err("key".to_owned())
     );
 }
 
 #[test]
 fn a_target_is_asked_for_once_and_within_the_limit() {
-    let target = |port| {
-        name::target_to_wire(&weft_model::destination::Target::Address(
-            ([10, 0, 0, 1], port).into(),
-        ))
-    };
+    let target = |port| name::target_to_wire(&weft_model::destination::Target::Address(([10, 0, 0, 1], port).into()));
     let read = name::targets_from_wire(vec![target(1), target(2), target(1)], 3).unwrap();
     assert_eq!(read.len(), 2);
     let error = name::targets_from_wire(vec![target(1), target(2), target(3)], 2).unwrap_err();

@@ -47,9 +47,7 @@ fn ip() -> impl Strategy<Value = IpAddr> {
         any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from(bits))),
         any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from(bits)).to_canonical()),
     ]
-    .prop_filter("one machine", |ip| {
-        !ip.is_unspecified() && !ip.is_multicast()
-    })
+    .prop_filter("one machine", |ip| !ip.is_unspecified() && !ip.is_multicast())
 }
 
 fn address() -> impl Strategy<Value = SocketAddr> {
@@ -62,16 +60,11 @@ fn trust_domain() -> impl Strategy<Value = TrustDomain> {
 }
 
 fn identity() -> impl Strategy<Value = Identity> {
-    (trust_domain(), name(), name())
-        .prop_map(|(domain, ns, sa)| Identity::new(domain, &ns, &sa).unwrap())
+    (trust_domain(), name(), name()).prop_map(|(domain, ns, sa)| Identity::new(domain, &ns, &sa).unwrap())
 }
 
 fn place() -> impl Strategy<Value = Place> {
-    (word(), word(), word()).prop_map(|(region, zone, cluster)| Place {
-        region,
-        zone,
-        cluster,
-    })
+    (word(), word(), word()).prop_map(|(region, zone, cluster)| Place { region, zone, cluster })
 }
 
 fn source() -> impl Strategy<Value = Source> {
@@ -113,15 +106,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         source(),
     )
         .prop_map(
-            |(
-                id,
-                address,
-                identity,
-                (namespace, pod, workload, version),
-                place,
-                draining,
-                source,
-            )| Endpoint {
+            |(id, address, identity, (namespace, pod, workload, version), place, draining, source)| Endpoint {
                 key: EndpointKey {
                     id: EndpointId(id),
                     port: address.port(),
@@ -147,15 +132,13 @@ pub(super) fn endpoint_set() -> impl Strategy<Value = EndpointSet> {
         name_or_empty(),
         vec(endpoint().prop_map(Arc::new), 0..5),
     )
-        .prop_map(
-            |(namespace, service, port, subset, endpoints)| EndpointSet {
-                namespace,
-                service,
-                port,
-                subset,
-                endpoints,
-            },
-        )
+        .prop_map(|(namespace, service, port, subset, endpoints)| EndpointSet {
+            namespace,
+            service,
+            port,
+            subset,
+            endpoints,
+        })
 }
 
 fn ttl() -> impl Strategy<Value = Duration> {
@@ -178,24 +161,12 @@ pub(super) fn lookup() -> impl Strategy<Value = Lookup> {
 }
 
 fn regex() -> impl Strategy<Value = pattern::Regex> {
-    prop::sample::select(vec![
-        "",
-        "a",
-        "/v[12]/.*",
-        "a|ab",
-        r"\w+",
-        "(?i)x",
-        "^a$",
-        r"\)",
-    ])
-    .prop_map(|text| pattern::whole(text).unwrap())
+    prop::sample::select(vec!["", "a", "/v[12]/.*", "a|ab", r"\w+", "(?i)x", "^a$", r"\)"])
+        .prop_map(|text| pattern::whole(text).unwrap())
 }
 
 fn value() -> impl Strategy<Value = ValueMatch> {
-    prop_oneof![
-        text().prop_map(ValueMatch::Exact),
-        regex().prop_map(ValueMatch::Regex)
-    ]
+    prop_oneof![text().prop_map(ValueMatch::Exact), regex().prop_map(ValueMatch::Regex)]
 }
 
 fn path() -> impl Strategy<Value = PathMatch> {
@@ -228,11 +199,7 @@ fn matches() -> impl Strategy<Value = Match> {
 }
 
 fn service_port() -> impl Strategy<Value = ServicePort> {
-    (name(), name(), port()).prop_map(|(namespace, name, port)| ServicePort {
-        namespace,
-        name,
-        port,
-    })
+    (name(), name(), port()).prop_map(|(namespace, name, port)| ServicePort { namespace, name, port })
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
@@ -240,39 +207,28 @@ fn backend() -> impl Strategy<Value = Backend> {
         "[!-~]{1,60}".prop_map(BackendPlace::Endpoints),
         text().prop_map(BackendPlace::Unresolved),
     ];
-    (0..=1_000_000_u32, place, service_port(), name_or_empty()).prop_map(
-        |(weight, place, service, subset)| Backend {
-            weight,
-            place,
-            service,
-            subset,
-        },
-    )
-}
-
-fn object() -> impl Strategy<Value = ObjectRef> {
-    ("[A-Za-z]{1,12}", name_or_empty(), name()).prop_map(|(kind, namespace, name)| ObjectRef {
-        kind,
-        namespace,
-        name,
+    (0..=1_000_000_u32, place, service_port(), name_or_empty()).prop_map(|(weight, place, service, subset)| Backend {
+        weight,
+        place,
+        service,
+        subset,
     })
 }
 
+fn object() -> impl Strategy<Value = ObjectRef> {
+    ("[A-Za-z]{1,12}", name_or_empty(), name()).prop_map(|(kind, namespace, name)| ObjectRef { kind, namespace, name })
+}
+
 fn rule() -> impl Strategy<Value = Rule> {
-    (
-        object(),
-        any::<u32>(),
-        word(),
-        matches(),
-        vec(backend(), 0..4),
-    )
-        .prop_map(|(route, index, name, matches, backends)| Rule {
+    (object(), any::<u32>(), word(), matches(), vec(backend(), 0..4)).prop_map(
+        |(route, index, name, matches, backends)| Rule {
             route,
             index,
             name,
             matches,
             backends,
-        })
+        },
+    )
 }
 
 pub(super) fn service() -> impl Strategy<Value = Service> {
@@ -285,76 +241,61 @@ pub(super) fn service() -> impl Strategy<Value = Service> {
             prefer,
             spill_below_percent,
         });
-    (
-        service_port(),
-        protocol(),
-        option::of(rules),
-        "[!-~]{1,60}",
-        locality,
-    )
-        .prop_map(|(port, protocol, rules, endpoints, locality)| Service {
+    (service_port(), protocol(), option::of(rules), "[!-~]{1,60}", locality).prop_map(
+        |(port, protocol, rules, endpoints, locality)| Service {
             port,
             protocol,
             rules,
             endpoints,
             locality,
-        })
+        },
+    )
 }
 
 /// Policies as this version writes them: what they require is what it lacks.
 fn policy() -> impl Strategy<Value = Policy> {
-    (object(), vec("[a-z]{1,10}/9", 0..3), vec(port(), 0..3)).prop_map(
-        |(object, missing, ports)| Policy {
-            object,
-            missing,
-            ports,
-        },
-    )
+    (object(), vec("[a-z]{1,10}/9", 0..3), vec(port(), 0..3)).prop_map(|(object, missing, ports)| Policy {
+        object,
+        missing,
+        ports,
+    })
 }
 
 pub(super) fn inbound() -> impl Strategy<Value = Inbound> {
-    let ports = (
-        port(),
-        protocol(),
-        vec(trust_domain(), 0..3),
-        vec(word(), 0..3),
-    )
-        .prop_map(|(port, protocol, foreign, services)| InboundPort {
+    let ports = (port(), protocol(), vec(trust_domain(), 0..3), vec(word(), 0..3)).prop_map(
+        |(port, protocol, foreign, services)| InboundPort {
             port,
             protocol,
             foreign,
             services,
-        });
-    let workload = (name(), word(), word(), name(), place()).prop_map(
-        |(namespace, name, version, service_account, place)| Workload {
-            namespace,
-            name,
-            version,
-            service_account,
-            place,
         },
     );
+    let workload =
+        (name(), word(), word(), name(), place()).prop_map(|(namespace, name, version, service_account, place)| {
+            Workload {
+                namespace,
+                name,
+                version,
+                service_account,
+                place,
+            }
+        });
     let mode = prop::sample::select(vec![Mode::Permissive, Mode::Strict]);
-    (mode, vec(ports, 0..4), vec(policy(), 0..4), workload).prop_map(
-        |(mode, ports, policies, workload)| Inbound {
-            mode,
-            ports,
-            policies,
-            workload,
-        },
-    )
+    (mode, vec(ports, 0..4), vec(policy(), 0..4), workload).prop_map(|(mode, ports, policies, workload)| Inbound {
+        mode,
+        ports,
+        policies,
+        workload,
+    })
 }
 
 pub(super) fn bundles() -> impl Strategy<Value = Vec<TrustRoots>> {
     let roots = vec(vec(any::<u8>(), 1..50).prop_map(bytes::Bytes::from), 1..4);
-    let bundle =
-        (trust_domain(), roots, any::<u64>()).prop_map(|(trust_domain, roots, sequence)| {
-            TrustRoots {
-                trust_domain,
-                roots,
-                sequence,
-            }
-        });
+    let bundle = (trust_domain(), roots, any::<u64>()).prop_map(|(trust_domain, roots, sequence)| TrustRoots {
+        trust_domain,
+        roots,
+        sequence,
+    });
     vec(bundle, 0..4).prop_map(|mut bundles| {
         bundles.sort_by(|one, other| one.trust_domain.cmp(&other.trust_domain));
         bundles.dedup_by(|one, other| one.trust_domain == other.trust_domain);

@@ -77,10 +77,7 @@ pub(super) fn inbound() -> Inbound {
 #[track_caller]
 fn service_error(change: impl FnOnce(&mut discovery::Service)) -> FieldError {
     let mut wire = service::encode(&service());
-    assert!(
-        service::decode(wire.clone()).is_ok(),
-        "unchanged, it is valid"
-    );
+    assert!(service::decode(wire.clone()).is_ok(), "unchanged, it is valid");
     change(&mut wire);
     service::decode(wire).unwrap_err()
 }
@@ -105,9 +102,7 @@ fn the_fields_of_a_service_are_checked() {
     };
     check("port", &|service| service.port = 0);
     check("port", &|service| service.port = 65_536);
-    check("namespace", &|service| {
-        service.namespace = "Shop".to_owned()
-    });
+    check("namespace", &|service| service.namespace = "Shop".to_owned());
     check("namespace", &|service| service.namespace = String::new());
     check("name", &|service| service.name = "a b".to_owned());
     check("name", &|service| service.name = "-a".to_owned());
@@ -139,15 +134,9 @@ fn the_fields_of_a_rule_are_checked() {
     rule_error("rules[1].backends[0].weight", |rule| {
         rule.backends[0].weight = field::WEIGHT_MAX + 1
     });
-    rule_error("rules[1].backends[0].backend", |rule| {
-        rule.backends[0].backend = None
-    });
-    rule_error("rules[1].backends[0].port", |rule| {
-        rule.backends[0].port = 70_000
-    });
-    rule_error("rules[1].backends[0].service", |rule| {
-        rule.backends[0].service.clear()
-    });
+    rule_error("rules[1].backends[0].backend", |rule| rule.backends[0].backend = None);
+    rule_error("rules[1].backends[0].port", |rule| rule.backends[0].port = 70_000);
+    rule_error("rules[1].backends[0].service", |rule| rule.backends[0].service.clear());
     rule_error("rules[1].backends[0].subset", |rule| {
         rule.backends[0].subset = "..".to_owned()
     });
@@ -169,10 +158,7 @@ fn the_fields_of_a_match_are_checked() {
         wire.path = path(Some(Path::Prefix(String::new())))
     });
     match_error("rules[1].match.path.prefix", |wire| {
-        wire.path = path(Some(Path::Prefix(format!(
-            "/{}",
-            "a".repeat(field::VALUE_MAX)
-        ))));
+        wire.path = path(Some(Path::Prefix(format!("/{}", "a".repeat(field::VALUE_MAX)))));
     });
     match_error("rules[1].match.path.regex", |wire| {
         wire.path = path(Some(Path::Regex("(".to_owned())))
@@ -183,24 +169,16 @@ fn the_fields_of_a_match_are_checked() {
     match_error("rules[1].match.path.regex", |wire| {
         wire.path = path(Some(Path::Regex(r"\w{1,1000}{1,1000}".to_owned())));
     });
-    match_error("rules[1].match.method", |wire| {
-        wire.method = "G ET".to_owned()
-    });
+    match_error("rules[1].match.method", |wire| wire.method = "G ET".to_owned());
     match_error("rules[1].match.headers[0].name", |wire| {
         wire.headers[0].name = "x user".to_owned()
     });
-    match_error("rules[1].match.headers[0].name", |wire| {
-        wire.headers[0].name.clear()
-    });
-    match_error("rules[1].match.headers[0].value", |wire| {
-        wire.headers[0].value = None
-    });
+    match_error("rules[1].match.headers[0].name", |wire| wire.headers[0].name.clear());
+    match_error("rules[1].match.headers[0].value", |wire| wire.headers[0].value = None);
     match_error("rules[1].match.headers[0].regex", |wire| {
         wire.headers[0].value = Some(Value::Regex("[".to_owned()));
     });
-    match_error("rules[1].match.query[0].name", |wire| {
-        wire.query[0].name.clear()
-    });
+    match_error("rules[1].match.query[0].name", |wire| wire.query[0].name.clear());
     match_error("rules[1].match.query", |wire| {
         wire.query = vec![wire.query[0].clone(); 65]
     });
@@ -212,16 +190,14 @@ fn a_backend_that_does_not_resolve_may_lack_its_name() {
     let reason = "no Service of this name".to_owned();
     wire.rules[0].backends[0] = discovery::Backend {
         weight: 1,
-        backend: Some(discovery::backend::Backend::Unresolved(
-            discovery::Unresolved { reason },
-        )),
+        backend: Some(discovery::backend::Backend::Unresolved(discovery::Unresolved {
+            reason,
+        })),
         ..Default::default()
     };
     let service = service::decode(wire).unwrap();
     let backend = &service.rules.unwrap().rules[0].backends[0];
-    assert!(
-        matches!(&backend.place, BackendPlace::Unresolved(reason) if reason.contains("no Service"))
-    );
+    assert!(matches!(&backend.place, BackendPlace::Unresolved(reason) if reason.contains("no Service")));
 }
 
 fn endpoint() -> discovery::Endpoint {
@@ -271,9 +247,7 @@ fn the_fields_of_an_endpoint_are_checked() {
     endpoint_error("workload", |endpoint| endpoint.workload = "a\tb".to_owned());
     endpoint_error("region", |endpoint| endpoint.region = "é".to_owned());
     endpoint_error("source", |endpoint| endpoint.source = None);
-    endpoint_error("source.uid", |endpoint| {
-        endpoint.source.as_mut().unwrap().uid.clear()
-    });
+    endpoint_error("source.uid", |endpoint| endpoint.source.as_mut().unwrap().uid.clear());
 }
 
 #[test]
@@ -293,9 +267,7 @@ fn an_identity_that_cannot_be_read_is_never_plaintext() {
         "spiffe://A/ns/shop/sa/x",
         "\0",
     ] {
-        endpoint_error("identity", |endpoint| {
-            endpoint.identity = identity.to_owned()
-        });
+        endpoint_error("identity", |endpoint| endpoint.identity = identity.to_owned());
     }
 }
 
@@ -321,38 +293,20 @@ fn a_set_has_a_limit() {
 
 #[test]
 fn the_fields_of_a_lookup_are_checked() {
-    let read = |result| {
-        lookup::decode(discovery::Lookup {
-            result,
-            ttl_seconds: 0,
-        })
-        .map_err(|error| error.field)
-    };
+    let read = |result| lookup::decode(discovery::Lookup { result, ttl_seconds: 0 }).map_err(|error| error.field);
     use discovery::lookup::Result as Wire;
     assert_eq!(
         read(None).unwrap_err(),
         "result",
         "newer than this build, say: never outside"
     );
-    assert_eq!(
-        read(Some(Wire::Service(String::new()))).unwrap_err(),
-        "service"
-    );
+    assert_eq!(read(Some(Wire::Service(String::new()))).unwrap_err(), "service");
     let direct = |endpoint, protocol| Some(Wire::Direct(discovery::Direct { endpoint, protocol }));
     assert!(read(direct(Some(endpoint()), 1)).is_ok());
     assert_eq!(read(direct(None, 1)).unwrap_err(), "direct.endpoint");
-    assert_eq!(
-        read(direct(Some(endpoint()), 17)).unwrap_err(),
-        "direct.protocol"
-    );
-    let odd = discovery::Endpoint {
-        port: 0,
-        ..endpoint()
-    };
-    assert_eq!(
-        read(direct(Some(odd), 1)).unwrap_err(),
-        "direct.endpoint.port"
-    );
+    assert_eq!(read(direct(Some(endpoint()), 17)).unwrap_err(), "direct.protocol");
+    let odd = discovery::Endpoint { port: 0, ..endpoint() };
+    assert_eq!(read(direct(Some(odd), 1)).unwrap_err(), "direct.endpoint.port");
 }
 
 #[test]
@@ -369,7 +323,12 @@ fn mode_and_policies_act_whatever_else_of_an_inbound_configuration_cannot_be_rea
         foreign_trust_domains: foreign.iter().map(|&domain| domain.to_owned()).collect(),
         services: vec!["web".to_owned(), "\n".to_owned()],
     };
-    wire.ports = vec![port(80, 77, &[]), port(0, 1, &[]), port(99_999, 1, &[]), port(81, 1, &["A", "b.example"])];
+    wire.ports = vec![
+        port(80, 77, &[]),
+        port(0, 1, &[]),
+        port(99_999, 1, &[]),
+        port(81, 1, &["A", "b.example"]),
+    ];
     wire.namespace.clear();
     wire.service_account = "?".to_owned();
     wire.zone = "\n".to_owned();
@@ -394,17 +353,13 @@ fn the_fields_of_bundles_are_checked() {
         sequence: 1,
     };
     let root = || Bytes::from_static(b"root");
-    let read =
-        |bundles| bundles::decode(discovery::Bundles { bundles }).map_err(|error| error.field);
+    let read = |bundles| bundles::decode(discovery::Bundles { bundles }).map_err(|error| error.field);
     assert!(read(vec![bundle("a", vec![root()]), bundle("b", vec![root()])]).is_ok());
     assert_eq!(
         read(vec![bundle("", vec![root()])]).unwrap_err(),
         "bundles[0].trust_domain"
     );
-    assert_eq!(
-        read(vec![bundle("a", vec![])]).unwrap_err(),
-        "bundles[0].roots"
-    );
+    assert_eq!(read(vec![bundle("a", vec![])]).unwrap_err(), "bundles[0].roots");
     assert_eq!(
         read(vec![bundle("a", vec![root(), Bytes::new()])]).unwrap_err(),
         "bundles[0].roots[1]"
@@ -414,11 +369,7 @@ fn the_fields_of_bundles_are_checked() {
         "bundles[0].roots"
     );
     let twice = vec![bundle("a", vec![root()]), bundle("a", vec![root()])];
-    assert_eq!(
-        read(twice).unwrap_err(),
-        "bundles[1].trust_domain",
-        "never merged"
-    );
+    assert_eq!(read(twice).unwrap_err(), "bundles[1].trust_domain", "never merged");
 }
 
 #[test]
@@ -484,12 +435,7 @@ fn a_negative_answer_lives_as_long_as_it_says() {
     use weft_model::destination::Lookup;
     let read = |ttl_seconds| {
         let result = Some(discovery::lookup::Result::Outside(discovery::Outside {}));
-        match lookup::decode(discovery::Lookup {
-            result,
-            ttl_seconds,
-        })
-        .unwrap()
-        {
+        match lookup::decode(discovery::Lookup { result, ttl_seconds }).unwrap() {
             Lookup::Outside { ttl } => ttl,
             other => panic!("{other:?}"),
         }

@@ -65,14 +65,8 @@ fn a_newer_policy_refuses_what_it_covers() {
         ports: vec![8080],
     });
     assert_eq!(inbound.policies[0].missing, ["access-policy/7"]);
-    assert_eq!(
-        admit(&inbound, &own(), 8080, web()),
-        Err(Reason::PolicyUnsupported)
-    );
-    assert!(
-        admit(&inbound, &own(), 9090, web()).is_ok(),
-        "it covers one port"
-    );
+    assert_eq!(admit(&inbound, &own(), 8080, web()), Err(Reason::PolicyUnsupported));
+    assert!(admit(&inbound, &own(), 9090, web()).is_ok(), "it covers one port");
 }
 
 #[test]
@@ -84,10 +78,7 @@ fn a_newer_policy_that_requires_nothing_refuses_all_the_same() {
     });
     assert!(inbound.policies[0].missing.is_empty());
     for port in [1, 8080, 65_535] {
-        assert_eq!(
-            admit(&inbound, &own(), port, web()),
-            Err(Reason::PolicyUnsupported)
-        );
+        assert_eq!(admit(&inbound, &own(), port, web()), Err(Reason::PolicyUnsupported));
     }
 }
 
