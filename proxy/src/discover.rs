@@ -75,7 +75,7 @@ pub fn start(settings: &Settings, registry: &Arc<Registry>, ready: &Ready) -> (B
         certificate: ready.gate("certificate"),
         configuration: ready.gate("configuration"),
     };
-    let (mut store, saved) = restored(settings);
+    let (mut store, confirmed) = restored(settings);
     let current = stored_credential(settings, &mut store);
     gates.certificate.set(store.state().credential.is_some());
     gates
@@ -89,7 +89,8 @@ pub fn start(settings: &Settings, registry: &Arc<Registry>, ready: &Ready) -> (B
         subscriptions: writer.gauge(&table::SUBSCRIPTIONS, &[]),
     };
     let first = store.state().clone();
-    let (shared, asks, views) = view::channel(first, settings.workers, saved.unwrap_or_else(SystemTime::now));
+    let confirmed = confirmed.unwrap_or_else(SystemTime::now);
+    let (shared, asks, views) = view::channel(first, settings.workers, confirmed);
     shared.set_leaf_end(current.as_ref().map(|(_, life)| life.end().into()));
     let beliefs = Beliefs {
         shared: shared.clone(),
@@ -160,7 +161,8 @@ impl Beliefs {
         self.shared.connected.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// How long ago the configuration was last known to be current: nothing, while the stream is up.
+    /// How long ago the control plane confirmed the configuration last, this process or an earlier one being told: nothing,
+    /// while the stream is up. Where nothing was confirmed yet, since the process began.
     pub fn config_age(&self) -> Duration {
         self.shared.config_age()
     }
@@ -176,12 +178,12 @@ impl Beliefs {
     }
 }
 
-/// A store with the last good configuration, if there is one, and when it was written.
+/// A store with the last good configuration, if there is one, and when the control plane confirmed it last.
 fn restored(settings: &Settings) -> (Store, Option<SystemTime>) {
     let fresh = || Store::new(settings.discovery_wait, settings.subscriptions);
     let mut store = fresh();
-    match snapshot::load(&settings.state_dir, &mut store, Instant::now()) {
-        Ok(saved) => (store, saved),
+    match snapshot::load(&settings.state_dir, &mut store, Instant::now(), SystemTime::now()) {
+        Ok(confirmed) => (store, confirmed),
         Err(error) => {
             tracing::warn!(
                 error = chain(&error),

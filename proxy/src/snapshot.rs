@@ -26,6 +26,8 @@ pub const FILE: &str = "snapshot";
 const FORMAT: &str = "weft-snapshot-1";
 /// The largest file that is read: far more than what a proxy may hold.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The age that a snapshot is given whose time is still to come: the clock was set back, and its true age is not known.
+const AGE_UNKNOWN: Duration = Duration::from_secs(3600);
 
 /// Why a snapshot was not used.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +56,9 @@ pub enum SnapshotError {
 /// What the file holds after its first line.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Content {
+    /// When the control plane confirmed it last.
     #[prost(uint64, tag = "1")]
-    saved_unix_ms: u64,
+    confirmed_unix_ms: u64,
     /// The highest epoch that was seen.
     #[prost(uint64, tag = "2")]
     epoch: u64,
@@ -66,28 +69,38 @@ struct Content {
     batches: Vec<discovery::Batch>,
 }
 
-/// Writes what is held. The directory is made if it is missing, with mode 0700.
-pub(crate) fn save(directory: &Path, store: &Store, now: SystemTime) -> io::Result<()> {
+/// Writes what is held. `confirmed`: when the control plane confirmed it last. The directory is made if it is missing, with
+/// mode 0700.
+pub(crate) fn save(directory: &Path, store: &Store, confirmed: SystemTime) -> io::Result<()> {
     if !directory.is_dir() {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)?;
     }
-    let content = content(store, now).encode_to_vec();
+    let content = content(store, confirmed).encode_to_vec();
     let mut bytes = format!("{FORMAT} {}\n", checksum(&content)).into_bytes();
     bytes.extend(content);
     file::replace(&directory.join(FILE), 0o600, &bytes)
 }
 
-/// Reads what [`save`] wrote into a store that knows nothing yet. Gives when it was written, or `None` where there is none.
-/// After an error the store is to be thrown away.
-pub(crate) fn load(directory: &Path, store: &mut Store, now: Instant) -> Result<Option<SystemTime>, SnapshotError> {
+/// Reads what [`save`] wrote into a store that knows nothing yet. Gives when the control plane confirmed it last, or `None`
+/// where there is none. After an error the store is to be thrown away.
+pub(crate) fn load(
+    directory: &Path,
+    store: &mut Store,
+    now: Instant,
+    wall: SystemTime,
+) -> Result<Option<SystemTime>, SnapshotError> {
     let Some(bytes) = read(&directory.join(FILE)).map_err(SnapshotError::Io)? else {
         return Ok(None);
     };
     let content = parse(&bytes)?;
-    let saved = SystemTime::UNIX_EPOCH + Duration::from_millis(content.saved_unix_ms);
+    let confirmed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(content.confirmed_unix_ms));
+    let confirmed = confirmed
+        .filter(|confirmed| *confirmed <= wall)
+        .or_else(|| wall.checked_sub(AGE_UNKNOWN))
+        .unwrap_or(SystemTime::UNIX_EPOCH);
     let targets: Result<Vec<Target>, _> = content.targets.into_iter().map(target_from_wire).collect();
     let invalid = |name: String, field: String, reason: String| SnapshotError::Invalid { name, field, reason };
     let targets = targets.map_err(|error| invalid("target".into(), error.field, error.reason))?;
@@ -100,10 +113,10 @@ pub(crate) fn load(directory: &Path, store: &mut Store, now: Instant) -> Result<
     store
         .restore(targets, batches, now)
         .map_err(|refused| invalid(refused.key, refused.note.field, refused.note.reason))?;
-    Ok(Some(saved))
+    Ok(Some(confirmed))
 }
 
-fn content(store: &Store, now: SystemTime) -> Content {
+fn content(store: &Store, confirmed: SystemTime) -> Content {
     let mut batches: BTreeMap<u64, discovery::Batch> = BTreeMap::new();
     for (name, wire) in store.wires() {
         let batch = batches.entry(wire.epoch).or_default();
@@ -115,9 +128,9 @@ fn content(store: &Store, now: SystemTime) -> Content {
             state: Some(discovery::resource::State::Body(wire.body.clone())),
         });
     }
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = confirmed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Content {
-        saved_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        confirmed_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         epoch: store.state().epoch,
         targets: store.targets().map(target_to_wire).collect(),
         batches: batches.into_values().collect(),

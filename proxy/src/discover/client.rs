@@ -31,6 +31,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Changes that come within so long make one snapshot.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// While the control plane confirms the configuration, the snapshot is written anew this often, so that the next process
+/// knows how old it is.
+const REFRESH: Duration = Duration::from_secs(30);
 /// A connection that rests on a root which is no longer trusted ends within this time, and not at once, so that not all
 /// proxies come back together.
 const ROOT_REMOVED: Duration = Duration::from_secs(30);
@@ -203,7 +206,7 @@ impl Client {
         }
     }
 
-    fn take_batch(&mut self, batch: discovery::Batch) {
+    pub(super) fn take_batch(&mut self, batch: discovery::Batch) {
         let trusted = self.store.trust().cloned();
         let (nonce, epoch) = (batch.nonce, batch.epoch);
         let applied = self.store.apply(batch, Instant::now());
@@ -219,6 +222,7 @@ impl Client {
             self.bundles_changed(trusted.as_deref());
         }
         self.publish();
+        self.shared.confirm();
         self.snapshot_soon();
         self.acknowledge();
     }
@@ -285,9 +289,13 @@ impl Client {
         self.shared.states.send_replace(Arc::new(state.clone()));
     }
 
-    fn drop_link(&mut self) {
+    pub(super) fn drop_link(&mut self) {
         self.link = None;
         self.reopen_at = None;
+        if self.shared.is_current() {
+            // The snapshot is to say until when it was so.
+            self.snapshot_soon();
+        }
         self.shared.set_connected(false);
         self.store.disconnected();
     }
@@ -302,7 +310,7 @@ impl Client {
             .unwrap_or(far)
     }
 
-    fn due(&mut self, now: Instant) {
+    pub(super) fn due(&mut self, now: Instant) {
         if self.reopen_at.is_some_and(|at| at <= now) {
             self.drop_link();
             self.open_at = now;
@@ -311,8 +319,8 @@ impl Client {
             self.open(now);
         }
         if self.snapshot_at.is_some_and(|at| at <= now) {
-            self.snapshot_at = None;
             self.snapshot();
+            self.snapshot_at = self.shared.is_current().then(|| now + REFRESH);
         }
     }
 
@@ -339,11 +347,14 @@ impl Client {
     }
 
     fn snapshot_soon(&mut self) {
-        self.snapshot_at.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+        let soon = Instant::now() + DEBOUNCE;
+        self.snapshot_at = Some(self.snapshot_at.map_or(soon, |at| at.min(soon)));
     }
 
     fn snapshot(&self) {
-        match snapshot::save(&self.settings.state_dir, &self.store, SystemTime::now()) {
+        let confirmed = SystemTime::now().checked_sub(self.shared.config_age());
+        let confirmed = confirmed.unwrap_or(SystemTime::UNIX_EPOCH);
+        match snapshot::save(&self.settings.state_dir, &self.store, confirmed) {
             Ok(()) => self.meters.written.add(1),
             Err(error) => {
                 self.meters.unwritten.add(1);

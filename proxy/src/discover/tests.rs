@@ -433,3 +433,56 @@ async fn a_renewed_certificate_opens_a_new_stream() {
     })
     .await;
 }
+
+/// When the snapshot says that the control plane confirmed it last.
+fn confirmed(pod: &Pod) -> SystemTime {
+    let mut store = Store::new(Duration::from_secs(3), 16);
+    let directory = pod.directory.path().join("state");
+    let confirmed = snapshot::load(&directory, &mut store, Instant::now(), SystemTime::now()).unwrap();
+    confirmed.expect("a snapshot")
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_snapshot_keeps_saying_how_old_it_is() {
+    let pod = Pod::new();
+    // Without a certificate it opens no stream, so the test says what happens.
+    let Proxy {
+        mut back,
+        views,
+        beliefs,
+        ..
+    } = proxy(&pod, "127.0.0.1:1");
+    let file = pod.state_file(snapshot::FILE);
+    let wrote = async |back: &mut Back, after: Duration| {
+        let _ = std::fs::remove_file(&file);
+        tokio::time::advance(after).await;
+        back.client.due(Instant::now());
+        file.exists()
+    };
+    let applied = || {
+        let generation = views[0].state().generation;
+        views.iter().for_each(|view| view.applied(generation));
+    };
+    back.client.take_batch(batch(1, 1, basics()));
+    applied();
+    assert!(wrote(&mut back, Duration::from_millis(200)).await);
+    assert!(!wrote(&mut back, Duration::from_secs(29)).await, "nothing has happened");
+    assert!(wrote(&mut back, Duration::from_secs(1)).await, "it is confirmed still");
+    back.client.drop_link();
+    assert!(
+        wrote(&mut back, Duration::from_millis(200)).await,
+        "it was confirmed until now"
+    );
+    assert!(
+        !wrote(&mut back, Duration::from_secs(3600)).await,
+        "nobody confirms it any more"
+    );
+    // A destination that is asked for writes it anew, which makes it no younger.
+    back.client.snapshot_at = Some(Instant::now());
+    assert!(wrote(&mut back, Duration::ZERO).await);
+    let age = confirmed(&pod).elapsed().unwrap();
+    assert!((3600..3700).contains(&age.as_secs()), "{age:?}");
+    drop((back, beliefs));
+    let Proxy { beliefs, .. } = proxy(&pod, "127.0.0.1:1");
+    assert!((3600..3700).contains(&beliefs.config_age().as_secs()));
+}

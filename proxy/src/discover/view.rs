@@ -4,7 +4,7 @@
 //! control plane. One view belongs to one worker; reading a known destination takes no lock and wakes nobody.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -40,19 +40,16 @@ pub(crate) struct Shared {
     pub(crate) advanced: Notify,
     /// Whether the stream to the control plane is up.
     pub(crate) connected: AtomicBool,
+    /// Whether this stream has said already what changed since the last one: from then on everything is as it says.
+    current: AtomicBool,
+    /// When that was so last, in milliseconds since `started`; before it where an earlier process heard it.
+    confirmed: AtomicI64,
     /// How many destinations are followed.
     pub(crate) followed: AtomicUsize,
     /// Since when uses of destinations are counted.
     started: Instant,
-    times: Mutex<Times>,
-}
-
-/// What is reported as a time. Locked by the back thread alone, to note and to report.
-#[derive(Debug)]
-struct Times {
-    /// When the configuration was last known to be current.
-    current: SystemTime,
-    leaf_end: Option<Instant>,
+    /// When the proxy's own leaf ends. Locked by the back thread alone, to note and to report.
+    leaf_end: Mutex<Option<Instant>>,
 }
 
 /// What a worker wants of the store.
@@ -66,11 +63,12 @@ pub(crate) enum Ask {
     Suspect(Target),
 }
 
-/// Makes a view for each worker, and what the store needs of them. `current`: when the configuration was last known to be.
+/// Makes a view for each worker, and what the store needs of them. `confirmed`: when the control plane confirmed the
+/// configuration last.
 pub(crate) fn channel(
     first: State,
     workers: usize,
-    current: SystemTime,
+    confirmed: SystemTime,
 ) -> (Arc<Shared>, mpsc::Receiver<Ask>, Vec<View>) {
     let (asks, questions) = mpsc::channel(ASKS);
     let shared = Arc::new(Shared {
@@ -78,12 +76,11 @@ pub(crate) fn channel(
         applied: (0..workers).map(|_| AtomicU64::new(0)).collect(),
         advanced: Notify::new(),
         connected: AtomicBool::new(false),
+        current: AtomicBool::new(false),
+        confirmed: AtomicI64::new(-millis(confirmed.elapsed().unwrap_or_default())),
         followed: AtomicUsize::new(0),
         started: Instant::now(),
-        times: Mutex::new(Times {
-            current,
-            leaf_end: None,
-        }),
+        leaf_end: Mutex::new(None),
     });
     let views = (0..workers)
         .map(|worker| View::new(shared.clone(), worker, asks.clone()))
@@ -252,42 +249,57 @@ impl Shared {
             .unwrap_or(u64::MAX)
     }
 
-    /// The stream is up, or not.
+    /// The stream is up, or not. One that is up says first what changed meanwhile: see [`Shared::confirm`].
     pub(crate) fn set_connected(&self, connected: bool) {
-        if self.connected.swap(connected, Ordering::Relaxed) || connected {
-            self.times().current = SystemTime::now();
+        self.connected.store(connected, Ordering::Relaxed);
+        if self.current.swap(false, Ordering::Relaxed) {
+            self.confirmed.store(millis(self.since_start()), Ordering::Relaxed);
         }
+    }
+
+    /// The stream has said what changed since the last one; what changes from now on it says at once.
+    pub(crate) fn confirm(&self) {
+        self.confirmed.store(millis(self.since_start()), Ordering::Relaxed);
+        self.current.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the control plane confirms the configuration all the time.
+    pub(crate) fn is_current(&self) -> bool {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the control plane confirmed the configuration last: nothing, while it does so all the time.
+    pub(crate) fn config_age(&self) -> Duration {
+        if self.is_current() {
+            return Duration::ZERO;
+        }
+        let age = millis(self.since_start()).saturating_sub(self.confirmed.load(Ordering::Relaxed));
+        Duration::from_millis(u64::try_from(age).unwrap_or(0))
     }
 
     /// When the proxy's own leaf ends.
     pub(crate) fn set_leaf_end(&self, end: Option<Instant>) {
-        self.times().leaf_end = end;
-    }
-
-    /// How long ago the configuration was last known to be current.
-    pub(crate) fn config_age(&self) -> Duration {
-        if self.connected.load(Ordering::Relaxed) {
-            return Duration::ZERO;
-        }
-        // A wall clock that was set back makes it young, not an error.
-        self.times().current.elapsed().unwrap_or_default()
+        *self.leaf_end() = end;
     }
 
     /// How long the proxy's own leaf lives still.
     pub(crate) fn leaf_left(&self) -> Duration {
-        self.times()
-            .leaf_end
+        self.leaf_end()
             .map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
     }
 
-    fn times(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leaf_end(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.leaf_end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time since the uses are counted.
     pub(crate) fn since_start(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Drop for View {

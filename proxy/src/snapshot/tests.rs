@@ -38,7 +38,11 @@ fn saved() -> (tempfile::TempDir, Store) {
 fn what_was_held_and_followed_is_so_again() {
     let (directory, before) = saved();
     let mut after = store();
-    assert!(load(directory.path(), &mut after, Instant::now()).unwrap().is_some());
+    assert!(
+        load(directory.path(), &mut after, Instant::now(), SystemTime::now())
+            .unwrap()
+            .is_some()
+    );
     let pod = weft_proto::discovery::Pod::default();
     assert_eq!(after.hello(pod.clone(), ""), before.hello(pod, ""));
     assert_eq!(
@@ -55,7 +59,7 @@ fn what_was_held_and_followed_is_so_again() {
 fn each_resource_keeps_its_epoch() {
     let (directory, _) = saved();
     let mut after = store();
-    load(directory.path(), &mut after, Instant::now()).unwrap();
+    load(directory.path(), &mut after, Instant::now(), SystemTime::now()).unwrap();
     assert_eq!(after.state().epoch, 3);
     let older = batch(1, 3, vec![says("eps", &endpoints(&[("older", 9)]), 4)]);
     assert_eq!(after.apply(older, Instant::now()).refused.len(), 1);
@@ -76,7 +80,11 @@ fn what_refers_to_something_of_a_later_epoch_is_whole_again() {
     let directory = tempfile::tempdir().unwrap();
     save(directory.path(), &before, SystemTime::now()).unwrap();
     let mut after = store();
-    assert!(load(directory.path(), &mut after, Instant::now()).unwrap().is_some());
+    assert!(
+        load(directory.path(), &mut after, Instant::now(), SystemTime::now())
+            .unwrap()
+            .is_some()
+    );
     let pod = weft_proto::discovery::Pod::default();
     assert_eq!(after.hello(pod.clone(), ""), before.hello(pod, ""));
     let epochs = |store: &Store| {
@@ -86,6 +94,22 @@ fn what_refers_to_something_of_a_later_epoch_is_whole_again() {
     };
     assert_eq!(epochs(&after), epochs(&before));
     assert_eq!(after.state().epoch, 4);
+}
+
+#[test]
+fn it_is_as_old_as_its_confirmation_and_not_as_its_writing() {
+    let directory = tempfile::tempdir().unwrap();
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let confirmed_at = |confirmed| {
+        save(directory.path(), &told(), confirmed).unwrap();
+        load(directory.path(), &mut store(), Instant::now(), wall)
+            .unwrap()
+            .unwrap()
+    };
+    let hour_ago = wall - Duration::from_secs(3600);
+    assert_eq!(confirmed_at(hour_ago), hour_ago);
+    // A clock that was set back makes it old, not young.
+    assert_eq!(confirmed_at(wall + Duration::from_secs(9)), wall - AGE_UNKNOWN);
 }
 
 #[test]
@@ -117,7 +141,10 @@ fn the_directory_is_made_for_us_alone() {
 #[test]
 fn none_is_no_error() {
     let directory = tempfile::tempdir().unwrap();
-    assert_eq!(load(directory.path(), &mut store(), Instant::now()).unwrap(), None);
+    assert_eq!(
+        load(directory.path(), &mut store(), Instant::now(), SystemTime::now()).unwrap(),
+        None
+    );
 }
 
 #[test]
@@ -129,7 +156,8 @@ fn any_damaged_byte_is_noticed() {
         let mut bad = good.clone();
         bad[at] ^= 0x20;
         std::fs::write(&path, &bad).unwrap();
-        load(directory.path(), &mut store(), Instant::now()).expect_err(&format!("byte {at} is damaged"));
+        load(directory.path(), &mut store(), Instant::now(), SystemTime::now())
+            .expect_err(&format!("byte {at} is damaged"));
     }
 }
 
@@ -140,7 +168,7 @@ fn a_file_that_was_cut_is_noticed() {
     let good = std::fs::read(&path).unwrap();
     for length in [0, 1, 20, 49, 50, good.len() / 2, good.len() - 1] {
         std::fs::write(&path, &good[..length]).unwrap();
-        load(directory.path(), &mut store(), Instant::now()).expect_err(&format!("cut to {length}"));
+        load(directory.path(), &mut store(), Instant::now(), SystemTime::now()).expect_err(&format!("cut to {length}"));
     }
 }
 
@@ -152,7 +180,7 @@ fn another_format_is_not_read() {
     let newer = [b"weft-snapshot-2", &good[FORMAT.len()..]].concat();
     std::fs::write(&path, newer).unwrap();
     assert!(matches!(
-        load(directory.path(), &mut store(), Instant::now()),
+        load(directory.path(), &mut store(), Instant::now(), SystemTime::now()),
         Err(SnapshotError::Format)
     ));
 }
@@ -166,7 +194,7 @@ fn what_this_version_does_not_take_is_named_though_the_checksum_is_right() {
     let mut bytes = format!("{FORMAT} {}\n", checksum(&content)).into_bytes();
     bytes.extend(content);
     std::fs::write(directory.path().join(FILE), bytes).unwrap();
-    let error = load(directory.path(), &mut store(), Instant::now()).unwrap_err();
+    let error = load(directory.path(), &mut store(), Instant::now(), SystemTime::now()).unwrap_err();
     assert!(error.to_string().contains("requires"), "{error}");
 }
 

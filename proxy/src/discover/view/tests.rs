@@ -207,3 +207,24 @@ async fn an_answer_that_was_taken_away_is_waited_for_again() {
     let (answer, _) = tokio::join!(views[0].lookup(&at), back.take());
     assert_eq!(answer, Err(Reason::DiscoveryTimeout));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_configuration_ages_from_its_last_confirmation() {
+    let hour = Duration::from_secs(3600);
+    let store = Store::new(Duration::from_secs(3), 4);
+    let (shared, _asks, _views) = channel(store.state().clone(), 1, SystemTime::now() - hour);
+    let age = || shared.config_age().as_secs();
+    assert_eq!(age(), 3600, "what an earlier process was told");
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(age(), 3610);
+    shared.set_connected(true);
+    assert_eq!(age(), 3610, "a stream that has said nothing confirms nothing");
+    shared.confirm();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(age(), 0);
+    shared.set_connected(false);
+    tokio::time::advance(Duration::from_secs(7)).await;
+    shared.set_connected(true);
+    shared.set_connected(false);
+    assert_eq!(age(), 7);
+}

@@ -107,7 +107,7 @@ families! {
     LEAF_EXPIRY = "weft_leaf_expiry_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
         "Seconds until the proxy's own certificate ends. 0: it has none that is valid.";
     CONFIG_AGE = "weft_config_age_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
-        "Seconds since the configuration was last known to be current: 0 while the stream to the control plane is up.";
+        "Seconds since the control plane last confirmed the configuration, to this process or the one before: 0 while its stream is up and has said what changed.";
     CONNECTED = "weft_discovery_connected", Kind::Gauge(Merge::Max), "streams", &[], mesh: false,
         "Whether the stream to the control plane is up.";
     SUBSCRIPTIONS = "weft_discovery_subscriptions", Kind::Gauge(Merge::Max), "destinations", &[], mesh: false,
