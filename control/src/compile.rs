@@ -11,7 +11,6 @@ use ipnet::IpNet;
 use weft_model::destination::{Lookup, Service, Target};
 use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
-use weft_model::route::BackendPlace;
 use weft_model::version::Source;
 
 use crate::index::{Index, Name, Settings, Topic};
@@ -44,17 +43,6 @@ pub struct Compiled<T> {
     pub topics: BTreeSet<Topic>,
 }
 
-/// All that one subscription needs, so that it can be sent as one batch.
-#[derive(Clone, Debug)]
-pub struct Closure {
-    /// What is there. Its key is the target, printed.
-    pub lookup: Compiled<Lookup>,
-    /// The port of a Service that it leads to, with its key.
-    pub service: Option<(String, Compiled<Service>)>,
-    /// All endpoint sets that it refers to, with their keys.
-    pub endpoints: Vec<(String, Compiled<EndpointSet>)>,
-}
-
 /// What counts as inside the mesh, beside the private ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshNetworks {
@@ -64,23 +52,9 @@ pub struct MeshNetworks {
     pub outside: Vec<IpNet>,
 }
 
-impl Closure {
-    /// Everything that any part of it depends on.
-    pub fn topics(&self) -> BTreeSet<Topic> {
-        let service = self.service.iter().flat_map(|(_, service)| &service.topics);
-        let endpoints = self.endpoints.iter().flat_map(|(_, set)| &set.topics);
-        self.lookup
-            .topics
-            .iter()
-            .chain(service)
-            .chain(endpoints)
-            .cloned()
-            .collect()
-    }
-}
-
-/// What is at a target, for a client of this namespace.
-pub fn lookup(index: &Index, target: &Target, client_namespace: &str) -> Compiled<Lookup> {
+/// What is at a target, for a client of this namespace. `None`: an address of the mesh's own networks of which nothing is
+/// known yet. That is no answer, and above all not that it is outside.
+pub fn lookup(index: &Index, target: &Target, client_namespace: &str) -> Compiled<Option<Lookup>> {
     lookup::lookup(index, target, client_namespace)
 }
 
@@ -102,41 +76,6 @@ pub fn inbound(index: &Index, namespace: &str, pod: &str) -> Option<Compiled<Inb
 /// What counts as inside the mesh.
 pub fn networks(index: &Index) -> Compiled<MeshNetworks> {
     inbound::networks(index)
-}
-
-/// All that a subscription to a target needs.
-pub fn closure(index: &Index, target: &Target, client_namespace: &str) -> Closure {
-    let lookup = lookup(index, target, client_namespace);
-    let key = match &lookup.value {
-        Lookup::Service(key) => Some(key.clone()),
-        Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => None,
-    };
-    let service = key.and_then(|key| service(index, &key).map(|service| (key, service)));
-    let keys: BTreeSet<String> = service
-        .iter()
-        .flat_map(|(_, service)| endpoint_keys(&service.value))
-        .collect();
-    let endpoints = keys
-        .into_iter()
-        .filter_map(|key| endpoint_set(index, &key).map(|set| (key, set)))
-        .collect();
-    Closure {
-        lookup,
-        service,
-        endpoints,
-    }
-}
-
-/// The keys of the endpoint sets that a Service refers to.
-fn endpoint_keys(service: &Service) -> impl Iterator<Item = String> {
-    let rules = service.rules.iter().flat_map(|rules| &rules.rules);
-    let backends = rules
-        .flat_map(|rule| &rule.backends)
-        .filter_map(|backend| match &backend.place {
-            BackendPlace::Endpoints(key) => Some(key.clone()),
-            BackendPlace::Unresolved(_) => None,
-        });
-    backends.chain([service.endpoints.clone()])
 }
 
 /// What is wrong with these objects, taken together. For a check before the start, without a mesh.

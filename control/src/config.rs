@@ -81,7 +81,8 @@ pub struct Settings {
     )]
     pub renew_by_leaf: RenewByLeaf,
 
-    /// Networks that belong to the mesh, beside the private ranges and what is seen. Separated by commas.
+    /// The networks of the mesh's pods and services. A destination there of which nothing is known is not reached: connections
+    /// wait for it, and are refused. Separated by commas.
     #[arg(long, env = "WEFT_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
     pub networks: Vec<IpNet>,
     /// Networks that never belong to the mesh: passed through untouched. Separated by commas.

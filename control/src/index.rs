@@ -42,7 +42,8 @@ pub struct Settings {
     pub cluster: String,
     /// The suffix of the names of Services: `cluster.local`.
     pub cluster_domain: String,
-    /// Networks that count as inside, beside the private ranges.
+    /// The mesh's own networks, inside beside the private ranges. Whatever is there is a Pod, a Service or written in an
+    /// EndpointSlice: of any other address there nothing is said until something is known of it.
     pub inside: Vec<IpNet>,
     /// Networks that never count as inside.
     pub outside: Vec<IpNet>,
@@ -139,6 +140,7 @@ pub struct Index {
     initial: bool,
     pub(crate) namespaces: BTreeMap<String, Arc<Object>>,
     pub(crate) nodes: BTreeMap<String, (Arc<Object>, Place)>,
+    nodes_by_ip: Links<IpAddr, String>,
     pub(crate) accounts: BTreeMap<Name, Arc<Object>>,
     pub(crate) pods: BTreeMap<Name, Kept<Pod>>,
     pub(crate) pods_by_ip: Links<IpAddr, Name>,
@@ -167,6 +169,7 @@ impl Index {
             initial: true,
             namespaces: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            nodes_by_ip: Links::default(),
             accounts: BTreeMap::new(),
             pods: BTreeMap::new(),
             pods_by_ip: Links::default(),
@@ -236,6 +239,16 @@ impl Index {
     /// What is wrong with objects, as far as one can tell from all of them, in order of file and line.
     pub fn problems(&self) -> Vec<Problem> {
         status::problems(self)
+    }
+
+    /// Whether nothing may be said of an address at which no Pod and no Service is known: it is of the mesh's own networks,
+    /// and neither a node's nor in an EndpointSlice without a pod, which says that it is not in the mesh.
+    pub(crate) fn expects(&self, ip: IpAddr) -> bool {
+        let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&ip));
+        within(&self.settings.inside)
+            && !within(&self.settings.outside)
+            && self.nodes_by_ip.of(&ip).next().is_none()
+            && self.slices_by_ip.of(&ip).next().is_none()
     }
 
     /// Where a node is. A node that is not known is nowhere, but in this cluster.

@@ -9,14 +9,15 @@ use weft_model::destination::{Lookup, Protocol, Target};
 use super::key::ServiceKey;
 use super::ledger::Ledger;
 use super::{Compiled, endpoints, ports};
-use crate::index::{Index, Name, Topic};
+use crate::index::{Index, Kept, Name, Topic};
 
 /// How long a negative answer may be used. A proxy that is subscribed hears of a change at once; this bounds what one
 /// believes that has lost the control plane.
 const NEGATIVE: Duration = Duration::from_secs(5);
+const OUTSIDE: Lookup = Lookup::Outside { ttl: NEGATIVE };
 
-/// What is at a target, for a client of this namespace.
-pub(super) fn lookup(index: &Index, target: &Target, client: &str) -> Compiled<Lookup> {
+/// What is at a target, for a client of this namespace. `None`: not known yet.
+pub(super) fn lookup(index: &Index, target: &Target, client: &str) -> Compiled<Option<Lookup>> {
     let mut ledger = Ledger::default();
     let value = match target {
         Target::Address(address) => {
@@ -24,16 +25,14 @@ pub(super) fn lookup(index: &Index, target: &Target, client: &str) -> Compiled<L
             at_address(index, address, client, &mut ledger)
         }
         Target::Host { host, port } => match service_of_host(host, client, &index.settings.cluster_domain) {
-            Some(name) => {
-                at_service(index, &name, *port, client, &mut ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE })
-            }
-            None => Lookup::Outside { ttl: NEGATIVE },
+            Some(name) => Some(at_service(index, &name, *port, client, &mut ledger).unwrap_or(OUTSIDE)),
+            None => Some(OUTSIDE),
         },
     };
     ledger.close(value)
 }
 
-fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Ledger) -> Lookup {
+fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Ledger) -> Option<Lookup> {
     let (ip, port) = (address.ip(), address.port());
     ledger.topic(Topic::Address(ip));
     let services: Vec<&Name> = index.services_by_ip.of(&ip).collect();
@@ -48,11 +47,13 @@ fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Led
         .find(has_port)
         .or_else(|| services.first().copied());
     if let Some(lookup) = service.and_then(|name| at_service(index, name, port, client, ledger)) {
-        return lookup;
+        return Some(lookup);
     }
     match pod_at(index, ip) {
-        Some(name) => direct(index, name, address, ledger).unwrap_or(Lookup::Outside { ttl: NEGATIVE }),
-        None => Lookup::Outside { ttl: NEGATIVE },
+        Some(name) => Some(direct(index, name, address, ledger)),
+        // Perhaps a pod that is new, and that we have not heard of: whoever calls waits for that, and plaintext is not sent.
+        None if index.expects(ip) => None,
+        None => Some(OUTSIDE),
     }
 }
 
@@ -62,16 +63,27 @@ pub(super) fn pod_at(index: &Index, ip: IpAddr) -> Option<&Name> {
     index.pods_by_ip.of(&ip).max_by_key(|name| (version(name), *name))
 }
 
-fn direct(index: &Index, name: &Name, address: SocketAddr, ledger: &mut Ledger) -> Option<Lookup> {
-    let (object, pod) = index.pods.get(name)?.valid.as_ref()?;
-    let endpoint = endpoints::of_pod(index, object, pod, address, false, ledger)?;
+/// A pod, which is in the mesh or positively not. One of which that cannot be told is refused.
+fn direct(index: &Index, name: &Name, address: SocketAddr, ledger: &mut Ledger) -> Lookup {
+    let refused = |reason| Lookup::NoSuchPort { reason, ttl: NEGATIVE };
+    let kept = index.pods.get(name);
+    ledger.hold(kept.and_then(Kept::hold));
+    let Some((object, pod)) = kept.and_then(|kept| kept.valid.as_ref()) else {
+        return refused(format!("the Pod {name} is invalid"));
+    };
+    let Some(endpoint) = endpoints::of_pod(index, object, pod, address, false, ledger) else {
+        let account = &pod.service_account;
+        return refused(format!(
+            "the Pod {name} has no identity: its service account {account:?} makes none"
+        ));
+    };
     let protocol = ports::of_pod(index, name, pod, ledger)
         .remove(&address.port())
         .map(|port| port.protocol);
-    Some(Lookup::Direct {
+    Lookup::Direct {
         endpoint: Arc::new(endpoint),
         protocol: protocol.unwrap_or(Protocol::Undeclared),
-    })
+    }
 }
 
 /// `None`: there is no such Service, or none that the mesh serves.

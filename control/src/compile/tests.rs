@@ -27,6 +27,16 @@ struct World {
     version: u64,
 }
 
+/// With networks of its own for pods and services.
+fn closed() -> Settings {
+    Settings {
+        inside: ["10.244.0.0/16", "10.96.0.0/16"]
+            .map(|network| network.parse().unwrap())
+            .to_vec(),
+        ..settings()
+    }
+}
+
 fn settings() -> Settings {
     Settings {
         trust_domain: TrustDomain::new("td").unwrap(),
@@ -37,11 +47,52 @@ fn settings() -> Settings {
     }
 }
 
+/// All that one subscription needs.
+struct Closure {
+    lookup: Compiled<Option<Lookup>>,
+    service: Option<(String, Compiled<Service>)>,
+    endpoints: Vec<(String, Compiled<EndpointSet>)>,
+}
+
+fn closure(index: &Index, target: &Target, client: &str) -> Closure {
+    let lookup = lookup(index, target, client);
+    let key = match &lookup.value {
+        Some(Lookup::Service(key)) => Some(key.clone()),
+        _ => None,
+    };
+    let service = key.and_then(|key| service(index, &key).map(|service| (key, service)));
+    let rules = service
+        .iter()
+        .flat_map(|(_, service)| &service.value.rules)
+        .flat_map(|rules| &rules.rules);
+    let backends = rules
+        .flat_map(|rule| &rule.backends)
+        .filter_map(|backend| match &backend.place {
+            BackendPlace::Endpoints(key) => Some(key.clone()),
+            BackendPlace::Unresolved(_) => None,
+        });
+    let own = service.iter().map(|(_, service)| service.value.endpoints.clone());
+    let keys: BTreeSet<String> = backends.chain(own).collect();
+    let endpoints = keys
+        .into_iter()
+        .filter_map(|key| endpoint_set(index, &key).map(|set| (key, set)));
+    let endpoints = endpoints.collect();
+    Closure {
+        lookup,
+        service,
+        endpoints,
+    }
+}
+
 impl World {
     /// What there is when the process begins.
     fn new(yaml: &str) -> Self {
+        Self::with(settings(), yaml)
+    }
+
+    fn with(settings: Settings, yaml: &str) -> Self {
         let mut world = Self {
-            index: Index::new(settings()),
+            index: Index::new(settings),
             version: 0,
         };
         let objects = world.objects(yaml);
@@ -81,6 +132,11 @@ impl World {
 
     #[track_caller]
     fn lookup(&self, target: &str, client: &str) -> Lookup {
+        self.answer(target, client).expect("an answer")
+    }
+
+    #[track_caller]
+    fn answer(&self, target: &str, client: &str) -> Option<Lookup> {
         lookup(&self.index, &target.parse::<Target>().unwrap(), client).value
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde_json::Value;
 use weft_model::network::Networks;
 
 use super::route::possible_services;
@@ -85,6 +86,7 @@ impl Index {
             Some(new) => self.nodes.insert(name.to_owned(), new.clone()),
             None => self.nodes.remove(name),
         };
+        self.link_node(name, old.as_ref().map(|(object, _)| object), object, changed);
         let of = |entry: &Option<(Arc<Object>, _)>| {
             entry
                 .as_ref()
@@ -113,6 +115,17 @@ impl Index {
         }
     }
 
+    fn link_node(&mut self, name: &str, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>, changed: &mut Changed) {
+        let of = |object: Option<&Arc<Object>>| object.map(|object| node_addresses(object)).unwrap_or_default();
+        let (old, new) = (of(old), of(new));
+        let name = name.to_owned();
+        old.iter().for_each(|ip| self.nodes_by_ip.unlink(ip, &name));
+        new.iter().for_each(|ip| self.nodes_by_ip.link(ip, name.clone()));
+        changed
+            .topics
+            .extend(old.symmetric_difference(&new).map(|ip| Topic::Address(*ip)));
+    }
+
     /// All that depends on what a pod is, and on where.
     fn touch_pod(&self, name: &Name, changed: &mut Changed) {
         changed.topics.insert(Topic::Pod(name.clone()));
@@ -121,8 +134,16 @@ impl Index {
             .of(name)
             .map(|(service, _)| Topic::Endpoints(service.clone()));
         changed.topics.extend(services);
-        let ips: &[IpAddr] = self.pods.get(name).and_then(Kept::form).map_or(&[], |pod| &pod.ips);
-        for ip in ips {
+        let mut ips = self.pods.get(name).map(pod_addresses).unwrap_or_default();
+        // Of a pod that has ended too: its endpoints end.
+        ips.extend(
+            self.pods
+                .get(name)
+                .and_then(Kept::form)
+                .into_iter()
+                .flat_map(|pod| &pod.ips),
+        );
+        for ip in &ips {
             changed.topics.insert(Topic::Address(*ip));
             let services = self
                 .slices_by_ip
@@ -135,28 +156,22 @@ impl Index {
     fn pod_change(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         self.touch_pod(&name, changed);
         let old = self.pods.remove(&name);
-        let old_ips = old.as_ref().and_then(Kept::form).map(addresses).unwrap_or_default();
+        let old_ips = old.as_ref().map(pod_addresses).unwrap_or_default();
+        old_ips.iter().for_each(|ip| self.pods_by_ip.unlink(ip, &name));
         if let Some(pod) = old.as_ref().and_then(Kept::form) {
-            pod.ips.iter().for_each(|ip| self.pods_by_ip.unlink(ip, &name));
             self.pods_by_node.unlink(&pod.node, &name);
         }
         if let Some(object) = object {
             let kept = Kept::new(Arc::clone(object), formed(Pod::of(object)), old, self.initial);
+            pod_addresses(&kept)
+                .iter()
+                .for_each(|ip| self.pods_by_ip.link(ip, name.clone()));
             if let Some(pod) = kept.form() {
-                // A pod that has ended has given its address back; one on its node's network has none of its own.
-                if !pod.finished && !pod.host_network {
-                    pod.ips.iter().for_each(|ip| self.pods_by_ip.link(ip, name.clone()));
-                }
                 self.pods_by_node.link(&pod.node, name.clone());
             }
             self.pods.insert(name.clone(), kept);
         }
-        let new_ips = self
-            .pods
-            .get(&name)
-            .and_then(Kept::form)
-            .map(addresses)
-            .unwrap_or_default();
+        let new_ips = self.pods.get(&name).map(pod_addresses).unwrap_or_default();
         self.touch_pod(&name, changed);
         self.touch_networks(&old_ips, &new_ips, changed);
     }
@@ -210,6 +225,7 @@ impl Index {
         let old = self.slices.remove(&name);
         let old_members = self.link_slice(&name, old.as_ref(), false);
         let old_service = old.as_ref().and_then(slice_service);
+        let old_ips = slice_addresses(old.as_ref());
         if let Some(object) = object {
             let kept = Kept::new(Arc::clone(object), formed(EndpointSlice::of(object)), old, self.initial);
             self.slices.insert(name.clone(), kept);
@@ -220,6 +236,10 @@ impl Index {
         for service in old_service.iter().chain(&new_service) {
             changed.topics.insert(Topic::Endpoints(service.clone()));
         }
+        let new_ips = slice_addresses(new.as_ref());
+        changed
+            .topics
+            .extend(old_ips.symmetric_difference(&new_ips).map(|ip| Topic::Address(*ip)));
         let moved = old_service != new_service;
         let pods: BTreeSet<&Name> = match moved {
             true => old_members.union(&new_members).map(|(pod, ..)| pod).collect(),
@@ -358,12 +378,23 @@ fn formed<T>(result: Result<T, DecodeError>) -> super::kept::Formed<T> {
         .map_err(|error| vec![error.into()])
 }
 
-fn addresses(pod: &Pod) -> BTreeSet<IpAddr> {
-    if pod.finished || pod.host_network {
-        BTreeSet::new()
-    } else {
-        pod.ips.iter().copied().collect()
+/// The addresses that are a pod's own; of one that is invalid and of which nothing valid is known, those that can be made
+/// out. A pod that has ended has given its address back; one on its node's network has none of its own.
+fn pod_addresses(kept: &Kept<Pod>) -> BTreeSet<IpAddr> {
+    if let Some(pod) = kept.form() {
+        return match pod.finished || pod.host_network {
+            true => BTreeSet::new(),
+            false => pod.ips.iter().copied().collect(),
+        };
     }
+    let at = |pointer| kept.object.raw.pointer(pointer);
+    let phase = at("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") || at("/spec/hostNetwork") == Some(&Value::Bool(true)) {
+        return BTreeSet::new();
+    }
+    let all = at("/status/podIPs").and_then(Value::as_array).into_iter().flatten();
+    let all = all.filter_map(|ip| ip.get("ip").or(Some(ip)));
+    parsed(all.chain(at("/status/podIP")))
 }
 
 /// A Service's addresses; of one that is invalid and of which nothing valid is known, those that can be made out.
@@ -371,12 +402,26 @@ fn service_addresses(kept: &Kept<Service>) -> BTreeSet<IpAddr> {
     if let Some(service) = kept.form() {
         return service.cluster_ips.iter().copied().collect();
     }
-    let spec = |field: &str| kept.object.raw.pointer(&format!("/spec/{field}")).cloned();
-    let all = spec("clusterIPs")
-        .and_then(|ips| ips.as_array().cloned())
-        .unwrap_or_default();
-    let all = all.into_iter().chain(spec("clusterIP"));
-    all.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
+    let at = |pointer| kept.object.raw.pointer(pointer);
+    let all = at("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten();
+    parsed(all.chain(at("/spec/clusterIP")))
+}
+
+/// A node's own addresses.
+fn node_addresses(node: &Object) -> BTreeSet<IpAddr> {
+    let all = node.raw.pointer("/status/addresses").and_then(Value::as_array);
+    parsed(all.into_iter().flatten().filter_map(|address| address.get("address")))
+}
+
+/// The addresses of a slice that are no pods.
+fn slice_addresses(kept: Option<&Kept<EndpointSlice>>) -> BTreeSet<IpAddr> {
+    let endpoints = kept.and_then(Kept::form).map_or(&[][..], |slice| &slice.endpoints);
+    let strangers = endpoints.iter().filter(|endpoint| endpoint.pod.is_none());
+    strangers.map(|endpoint| endpoint.address).collect()
+}
+
+fn parsed<'a>(values: impl Iterator<Item = &'a Value>) -> BTreeSet<IpAddr> {
+    values.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
 }
 
 fn slice_service(kept: &Kept<EndpointSlice>) -> Option<Name> {

@@ -200,10 +200,31 @@ impl Cache {
 fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
     match item {
         Item::Lookup(target, namespace) => {
-            let compiled = compile::lookup(index, target, namespace);
-            let refers = match &compiled.value {
+            let Compiled {
+                value,
+                sources,
+                requires,
+                hold,
+                topics,
+            } = compile::lookup(index, target, namespace);
+            let Some(value) = value else {
+                let hold = hold.map(Into::into);
+                return Entry {
+                    hold,
+                    topics,
+                    ..Entry::default()
+                };
+            };
+            let refers = match &value {
                 Lookup::Service(key) => vec![Name::new(Kind::Service, key.as_str())],
                 Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => Vec::new(),
+            };
+            let compiled = Compiled {
+                value,
+                sources,
+                requires,
+                hold,
+                topics,
             };
             entry(item, compiled, refers, Body::Lookup)
         }

@@ -254,3 +254,102 @@ fn odd_words_in_files_never_make_a_proxy_refuse_a_set() {
     let body = Body::Endpoints(set);
     decode(body.kind(), &encode(&body).bytes).unwrap();
 }
+
+/// A pod whose spec cannot be read.
+fn broken(name: &str, ip: &str) -> String {
+    pod("shop", name, ip, "v1", "na", true).replace("serviceAccountName: sa-", "serviceAccountName: 7, x: ")
+}
+
+#[test]
+fn a_pod_of_the_mesh_without_a_usable_identity_is_refused_and_not_outside() {
+    let odd = pod("shop", "p4", "10.244.0.4", "v1", "na", true).replace("sa-p4", "'Bad Account'");
+    let mut world = World::new(&(shop() + &odd));
+    let Lookup::NoSuchPort { reason, .. } = world.lookup("10.244.0.4:8080", "web") else {
+        panic!()
+    };
+    assert!(
+        reason.contains("Pod shop/p4") && reason.contains("Bad Account"),
+        "{reason}"
+    );
+    world.edit(&pod("shop", "p4", "10.244.0.4", "v1", "na", true));
+    let Lookup::Direct { endpoint, .. } = world.lookup("10.244.0.4:8080", "web") else {
+        panic!()
+    };
+    assert!(endpoint.identity.is_some());
+}
+
+#[test]
+fn the_address_of_a_pod_that_cannot_be_read_is_refused_and_no_plaintext_endpoint() {
+    let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {namespace: shop, name: reviews-1, labels: {kubernetes.io/service-name: reviews}}\nports: [{name: http, port: 8080}]\nendpoints: [{addresses: ['10.244.0.8']}]\n";
+    let mut world = World::new(&shop());
+    world.edit(slice);
+    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.8:8080!"]);
+    let set = endpoint_set(&world.index, "shop/reviews:80").unwrap().topics;
+    let at = lookup(&world.index, &"10.244.0.8:8080".parse().unwrap(), "web").topics;
+    let changed = world.edit(&broken("bad", "10.244.0.8"));
+    assert!(changed.topics.intersection(&set).next().is_some());
+    assert!(changed.topics.intersection(&at).next().is_some());
+    assert_eq!(world.set("shop/reviews:80"), Vec::<String>::new());
+    let lookup = world.lookup("10.244.0.8:8080", "web");
+    assert!(
+        matches!(&lookup, Lookup::NoSuchPort { reason, .. } if reason.contains("Pod shop/bad is invalid")),
+        "{lookup:?}"
+    );
+    // Held on the wire, where it may have been valid before.
+    let started = World::new(&(shop() + &broken("bad", "10.244.0.8")));
+    let compiled = super::lookup(&started.index, &"10.244.0.8:8080".parse().unwrap(), "web");
+    assert!(compiled.hold.is_some());
+    world.delete("Pod", "shop", "bad");
+    assert_eq!(world.set("shop/reviews:80"), ["10.244.0.8:8080!"]);
+}
+
+#[test]
+fn nothing_is_said_of_an_unknown_address_of_the_meshs_networks_until_something_is_there() {
+    let mut world = World::with(closed(), &shop());
+    for target in ["10.244.9.9:80", "10.96.9.9:80"] {
+        assert_eq!(world.answer(target, "web"), None, "{target}");
+    }
+    for target in ["10.1.2.3:80", "198.51.100.7:80", "name:www.example.org:80"] {
+        assert!(
+            matches!(world.lookup(target, "web"), Lookup::Outside { .. }),
+            "{target}"
+        );
+    }
+    let topics = lookup(&world.index, &"10.244.9.9:80".parse().unwrap(), "web").topics;
+    let changed = world.edit(&pod("shop", "late", "10.244.9.9", "v1", "na", true));
+    assert!(changed.topics.intersection(&topics).next().is_some());
+    assert!(matches!(world.lookup("10.244.9.9:80", "web"), Lookup::Direct { .. }));
+    world.delete("Pod", "shop", "late");
+    assert_eq!(world.answer("10.244.9.9:80", "web"), None);
+    // What the settings take out of the mesh is out.
+    let outside = vec!["10.244.9.0/24".parse().unwrap()];
+    let world = World::with(Settings { outside, ..closed() }, &shop());
+    assert!(matches!(world.lookup("10.244.9.9:80", "web"), Lookup::Outside { .. }));
+}
+
+#[test]
+fn the_nodes_side_of_the_meshs_networks_is_positively_outside() {
+    let dns = service_of("weft-system", "weft-dns", "10.96.0.10", &[("tcp-dns", 53)])
+        + "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {namespace: weft-system, name: weft-dns-ipv4-0, labels: {kubernetes.io/service-name: weft-dns}}\nports: [{name: tcp-dns, port: 53}]\nendpoints: [{addresses: ['10.244.0.254']}]\n";
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: nx}\nstatus: {addresses: [{type: InternalIP, address: 10.244.7.1}, {type: Hostname, address: nx}]}\n";
+    let control = pod("weft-system", "weft-control", "10.244.0.253", "", "na", false);
+    let mut world = World::with(closed(), &shop());
+    let topics = |world: &World, target: &str| lookup(&world.index, &target.parse().unwrap(), "web").topics;
+    for (target, yaml) in [("10.244.0.254:4318", &dns), ("10.244.7.1:9100", &node.to_owned())] {
+        assert_eq!(world.answer(target, "web"), None, "{target}");
+        let topics = topics(&world, target);
+        let changed = world.edit(yaml);
+        assert!(changed.topics.intersection(&topics).next().is_some(), "{target}");
+        assert!(
+            matches!(world.lookup(target, "web"), Lookup::Outside { .. }),
+            "{target}"
+        );
+    }
+    assert!(matches!(world.lookup("10.96.0.10:53", "web"), Lookup::Service(_)));
+    assert_eq!(world.set("weft-system/weft-dns:53"), ["10.244.0.254:53!"]);
+    world.edit(&control);
+    let Lookup::Direct { endpoint, .. } = world.lookup("10.244.0.253:15014", "web") else {
+        panic!()
+    };
+    assert!(endpoint.identity.is_none());
+}

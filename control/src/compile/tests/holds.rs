@@ -115,7 +115,7 @@ fn a_service_that_is_broken_from_the_start_is_held_at_its_address_and_is_never_o
     for target in ["10.96.0.9:80", "name:bad.shop:80"] {
         let compiled = lookup(&world.index, &target.parse().unwrap(), "web");
         assert!(
-            compiled.hold.is_some() && matches!(compiled.value, Lookup::NoSuchPort { .. }),
+            compiled.hold.is_some() && matches!(compiled.value, Some(Lookup::NoSuchPort { .. })),
             "{target}"
         );
     }

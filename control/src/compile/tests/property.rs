@@ -90,7 +90,10 @@ fn all(index: &Index) -> BTreeMap<String, (String, BTreeSet<Topic>)> {
                 service,
                 endpoints,
             } = closure(index, &target.parse().unwrap(), client);
-            taken(Body::Lookup(lookup.value.clone()));
+            lookup
+                .value
+                .iter()
+                .for_each(|lookup| taken(Body::Lookup(lookup.clone())));
             answers.insert(
                 format!("{target} {client}"),
                 (format!("{:?} {:?}", lookup.value, lookup.sources), lookup.topics),
@@ -132,7 +135,7 @@ proptest! {
 
     #[test]
     fn edits_step_by_step_equal_the_result_from_scratch(steps in prop::collection::vec(step(), 1..40)) {
-        let mut world = World::new("");
+        let mut world = World::with(closed(), "");
         let mut there: HashMap<ObjectRef, Arc<Object>> = HashMap::new();
         let mut before = all(&world.index);
         for step in steps {
@@ -156,7 +159,7 @@ proptest! {
             }
             before = after;
         }
-        let mut scratch = Index::new(settings());
+        let mut scratch = Index::new(closed());
         scratch.replace(&Snapshot { objects: there.into_values().collect(), ..Snapshot::default() });
         let texts = |answers: BTreeMap<String, (String, BTreeSet<Topic>)>| answers.into_iter().map(|(question, (answer, _))| (question, answer)).collect::<BTreeMap<_, _>>();
         prop_assert_eq!(texts(before), texts(all(&scratch)));

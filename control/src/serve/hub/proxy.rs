@@ -163,6 +163,10 @@ impl Proxy {
             } else if let Some(made) = &entry.made {
                 self.inherited.remove(&name);
                 outbox.set(made.clone());
+            } else if name.kind == Kind::Lookup && entry.hold.is_none() {
+                // Nothing is known of the address any more, so whoever calls it waits.
+                self.inherited.remove(&name);
+                outbox.remove(&name);
             } else if name.kind != Kind::Inbound {
                 // Kept because of something old that may refer to it. (The inbound side of a pod that is going away stays.)
                 outbox.hold(

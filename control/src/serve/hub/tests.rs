@@ -67,7 +67,7 @@ fn hub(state: &std::path::Path) -> Hub {
         trust_domain: trust_domain.clone(),
         cluster: "c".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
-        inside: Vec::new(),
+        inside: vec!["10.244.0.0/16".parse().unwrap()],
         outside: Vec::new(),
     });
     let bundles = Arc::new(TrustBundles::new([]).unwrap());
@@ -178,4 +178,26 @@ fn nothing_is_left_of_proxies_that_are_gone() {
         (hub.cache.entries().count(), hub.proxies.len(), hub.gone.len()),
         (0, 0, 1)
     );
+}
+
+#[test]
+fn an_address_of_the_meshs_networks_is_answered_when_something_is_there_and_taken_back_when_it_is_gone() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let (_, outlet) = join(&mut hub, &["10.244.5.5:80"]);
+    let lookups = || {
+        let taken = outlet.outbox().take(usize::MAX);
+        let lookups = taken.into_iter().filter(|(sent, _)| sent.name.kind == Kind::Lookup);
+        lookups.map(|(sent, _)| sent.hash.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(lookups(), Vec::<bool>::new(), "whoever calls waits");
+    change(&mut hub, pod("web-2", "10.244.5.5"));
+    assert_eq!(lookups(), [true]);
+    hub.apply(&Changes {
+        deletes: vec![pod("web-2", "10.244.5.5").reference()],
+        ..Changes::default()
+    });
+    assert_eq!(lookups(), [false], "removed");
+    change(&mut hub, pod("web-3", "10.244.5.5"));
+    assert_eq!(lookups(), [true]);
 }
