@@ -12,7 +12,8 @@ use weft_model::reason::Reason;
 use crate::http::Origin;
 
 /// Says who calls. Set at the inbound from the handshake, and never believed when it comes from anyone.
-pub const CALLER: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub const CALLER: HeaderName = HeaderName::from_static(CALLER_NAME);
+const CALLER_NAME: &str = "x-forwarded-client-cert";
 /// Says in a response of the peer's proxy that not a byte of the request reached its app, and why: its value is a reason's
 /// code. Believed only where the peer's identity was verified.
 pub(crate) const UNSENT: HeaderName = HeaderName::from_static("x-weft-unsent");
@@ -27,9 +28,30 @@ pub fn set_caller(headers: &mut HeaderMap, own: &Identity, peer: &Identity) {
     }
 }
 
-/// Whether a header belongs to the mesh, and is dropped when it comes from `origin`.
+/// Whether a header belongs to the mesh, and is dropped when it comes from `origin`. Names that only look like ours are
+/// made by nobody in the mesh, and are dropped wherever they come from.
 pub(crate) fn is_reserved(name: &HeaderName, origin: Origin) -> bool {
-    *name == CALLER || (origin == Origin::Outside && name.as_str().starts_with(INTERNAL))
+    let name = name.as_str();
+    (name.len() == CALLER_NAME.len() && begins_like(name, CALLER_NAME))
+        || (begins_like(name, INTERNAL) && (origin == Origin::Outside || !name.starts_with(INTERNAL)))
+}
+
+/// Whether a name begins so to the least careful of readers: CGI and what descends from it (WSGI, Rack, PHP) make one
+/// variable of `x-a` and `x_a`, and some of them of `x.a` too.
+fn begins_like(name: &str, beginning: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a == b || (b == b'-' && !a.is_ascii_alphanumeric());
+    name.len() >= beginning.len() && name.bytes().zip(beginning.bytes()).all(same)
+}
+
+/// Removes every field whose name is such.
+fn remove(headers: &mut HeaderMap, such: impl Fn(&HeaderName) -> bool) {
+    // There is nearly always none.
+    if headers.keys().any(&such) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| such(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
 }
 
 /// Whether a header describes the hop that it came over (RFC 9110 section 7.6.1), or one that no hop of ours makes.
@@ -47,20 +69,14 @@ pub(crate) fn is_of_hop(name: &HeaderName) -> bool {
 
 /// Takes what trailers must not carry (RFC 9110 section 6.5.1): framing, routing, and what is ours.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
-    let unfit = |name: &HeaderName| {
+    remove(trailers, |name| {
         is_of_hop(name)
             || is_reserved(name, Origin::Outside)
             || matches!(
                 *name,
                 header::TRAILER | header::AUTHORIZATION | header::CONTENT_TYPE | header::CONTENT_ENCODING
             )
-    };
-    if trailers.keys().any(unfit) {
-        let names: Vec<HeaderName> = trailers.keys().filter(|name| unfit(name)).cloned().collect();
-        for name in names {
-            trailers.remove(name);
-        }
-    }
+    });
 }
 
 /// What `Connection` says.
@@ -142,17 +158,7 @@ pub(crate) fn refuse_connection_specific(headers: &HeaderMap) -> Result<(), Reas
 
 /// Drops what is reserved to the mesh.
 pub(crate) fn strip_reserved(headers: &mut HeaderMap, origin: Origin) {
-    headers.remove(CALLER);
-    if origin == Origin::Outside && headers.keys().any(|name| name.as_str().starts_with(INTERNAL)) {
-        let names: Vec<HeaderName> = headers
-            .keys()
-            .filter(|n| n.as_str().starts_with(INTERNAL))
-            .cloned()
-            .collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
+    remove(headers, |name| is_reserved(name, origin));
 }
 
 /// Whether a list has a token, parameters aside.
@@ -279,4 +285,51 @@ fn dots(mut segment: &[u8]) -> Option<usize> {
         count += 1;
     }
     (count > 0).then_some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_some_reader_takes_for_ours_is_reserved() {
+        for name in [
+            "x-forwarded-client-cert",
+            "x_forwarded_client_cert",
+            "X-Forwarded_Client-Cert",
+            "x.forwarded~client|cert",
+            "x-weft-",
+            "x_weft_unsent",
+            "X-Weft_Unsent",
+            "x.weft.a",
+        ] {
+            assert!(is_reserved(&name.parse().unwrap(), Origin::Outside), "{name}");
+        }
+        // A peer's proxy has a name of ours to say, but says nobody's identity, and misspells nothing.
+        for (name, reserved) in [
+            ("x-weft-a", false),
+            ("x_weft-a", true),
+            ("x-weft_a", true),
+            ("x_forwarded_client_cert", true),
+        ] {
+            assert_eq!(is_reserved(&name.parse().unwrap(), Origin::Mesh), reserved, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_takes_for_ours_is_left_alone() {
+        for name in [
+            "x-forwarded-client-cert-chain",
+            "x-forwarded-client-cer",
+            "xxforwarded-client-cert",
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-weft",
+            "x-wefta-b",
+            "weft-a",
+            "x",
+        ] {
+            assert!(!is_reserved(&name.parse().unwrap(), Origin::Outside), "{name}");
+        }
+    }
 }

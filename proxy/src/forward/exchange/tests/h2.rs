@@ -27,7 +27,8 @@ async fn a_call_passes_with_its_trailers() {
         assert_eq!(read_body(&mut body).await.unwrap(), (b"question".to_vec(), None));
         let mut down = respond.send_response(grpc_head(), false).unwrap();
         data(&mut down, "answer", false);
-        down.send_trailers(trailers(&[("grpc-status", "5"), ("x-weft-a", "b")]))
+        let reserved = [("x-weft-a", "b"), ("x_weft_a", "b"), ("x_forwarded_client_cert", "c")];
+        down.send_trailers(trailers(&[&[("grpc-status", "5")][..], &reserved].concat()))
             .unwrap();
         let response = response.await.unwrap();
         assert_eq!(response.headers()["content-type"], "application/grpc");

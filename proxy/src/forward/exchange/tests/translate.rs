@@ -74,6 +74,8 @@ async fn http2_goes_on_as_http1() {
             ("cookie", "e=f"),
             ("te", "trailers"),
             ("x-weft-a", "b"),
+            ("x_weft_a", "b"),
+            ("x_forwarded_client_cert", "URI=spiffe://x/ns/y/sa/z"),
         ];
         let (response, mut up) = client.send_request(request("POST", "/x?y", &headers), false).unwrap();
         data(&mut up, "hi", false);
@@ -87,7 +89,8 @@ async fn http2_goes_on_as_http1() {
         expect(&mut server, "0\r\nx-sum: 2\r\n\r\n").await;
         send(
             &mut server,
-            "HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nX-Sum: 3\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nX-Sum: 3\r\n\
+             X_Forwarded_Client_Cert: a\r\n\r\n",
         )
         .await;
         let response = response.await.unwrap();

@@ -349,6 +349,7 @@ fn connection_options_that_would_hide_a_field_from_the_next_reader_are_refused()
         "Connection: x-forwarded-client-cert",
         "Connection: close, X-Forwarded-For",
         "Connection: x-weft-protocol",
+        "Connection: x_forwarded_client_cert",
         "Connection: authorization",
         "Connection: cookie",
         "Connection: traceparent",
@@ -470,6 +471,9 @@ fn what_belongs_to_the_hop_or_to_the_mesh_ends_here() {
         "x-forwarded-client-cert: a\r\nX-FORWARDED-CLIENT-CERT: b",
         "X-Weft-Protocol: h1",
         "x-weft-: h1",
+        "x_forwarded_client_cert: URI=spiffe://x/ns/y/sa/z",
+        "X-Forwarded_Client-Cert: a",
+        "X_Weft_Protocol: h1",
     ] {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
         forwarded(&head, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
@@ -615,7 +619,8 @@ fn the_end_of_a_response_is_found_as_the_rfc_says() {
 
 #[test]
 fn what_is_reserved_leaves_no_response_either() {
-    let head = "HTTP/1.1 200 OK\r\nX-Weft-A: b\r\nX-Forwarded-Client-Cert: c\r\nKeep-Alive: 5\r\nX: y\r\n\r\n";
+    let head = "HTTP/1.1 200 OK\r\nX-Weft-A: b\r\nX-Forwarded-Client-Cert: c\r\nX_Forwarded_Client_Cert: c\r\nX_Weft_A: b\r\n\
+                Keep-Alive: 5\r\nX: y\r\n\r\n";
     let headers = response_to(&Method::GET, false, head).unwrap().head.headers;
     assert_eq!((headers.len(), headers["x"].as_bytes()), (1, &b"y"[..]));
 }
