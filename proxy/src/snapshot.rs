@@ -110,8 +110,9 @@ pub(crate) fn load(
         resources: Vec::new(),
     };
     let batches = content.batches.into_iter().chain([newest]);
+    let age = wall.duration_since(confirmed).unwrap_or_default();
     store
-        .restore(targets, batches, now)
+        .restore(targets, batches, now.checked_sub(age).unwrap_or(now))
         .map_err(|refused| invalid(refused.key, refused.note.field, refused.note.reason))?;
     Ok(Some(confirmed))
 }

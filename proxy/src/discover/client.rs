@@ -131,6 +131,8 @@ impl Client {
                     let _ = reply.send(followed.map(|_| ()));
                 }
                 // What is asked for anew is answered anew, also where the control plane has nothing else to say.
+                // Where there is nobody to ask, nothing was asked, and the next hello asks.
+                Ask::Renew(_) | Ask::Suspect(_) if self.link.is_none() => {}
                 Ask::Renew(target) if self.store.may_ask(&target, now) => subscribe.push(target),
                 Ask::Suspect(target) if self.store.may_ask(&target, now) => refresh.push(target),
                 Ask::Renew(_) | Ask::Suspect(_) => {}
@@ -337,7 +339,9 @@ impl Client {
             }
         };
         let tls = credential.client_config_expecting(&control, &[b"h2"]);
-        let hello = self.store.hello(self.settings.pod.clone(), env!("CARGO_PKG_VERSION"));
+        let hello = self
+            .store
+            .hello(self.settings.pod.clone(), env!("CARGO_PKG_VERSION"), now);
         self.link = Some(Link::open(
             self.settings.mark,
             self.settings.address.clone(),

@@ -134,6 +134,17 @@ impl Note {
     }
 }
 
+impl Found {
+    /// For how long the answer may be used without being heard again, if it is a negative one. Zero: as long as the
+    /// destination is followed.
+    pub(super) fn ttl(&self) -> Option<Duration> {
+        match &*self.lookup.value {
+            Lookup::Outside { ttl } | Lookup::NoSuchPort { ttl, .. } => Some(*ttl),
+            Lookup::Service(_) | Lookup::Direct { .. } => None,
+        }
+    }
+}
+
 impl Used {
     /// Notes a use.
     pub fn touch(&self, since_start: Duration) {

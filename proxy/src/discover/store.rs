@@ -19,7 +19,7 @@ use weft_proto::resource::name::{BUNDLES, INBOUND, MESH, held_to_wire, target_to
 use weft_proto::resource::{self, Kind, Name};
 
 use super::stage::{Refused, Staged};
-use super::state::{Mesh, Note, State, Used, Wire};
+use super::state::{Found, Mesh, Note, State, Used, Wire};
 
 /// A destination that was used, or asked for, this recently is not given up for another.
 const IDLE: Duration = Duration::from_secs(60);
@@ -187,9 +187,16 @@ impl Store {
         self.unacknowledged.clear();
     }
 
-    /// What a new stream begins with: who calls, what is held, what is followed.
-    pub(crate) fn hello(&self, pod: discovery::Pod, build: &str) -> discovery::Hello {
-        let mut held: Vec<_> = self.wires().collect();
+    /// What a new stream begins with: who calls, what is held, what is followed. Negative answers that are too old are not
+    /// claimed, so that they come anew.
+    pub(crate) fn hello(&self, pod: discovery::Pod, build: &str, now: Instant) -> discovery::Hello {
+        let is_old = |found: &Found| found.ttl().is_some_and(|ttl| now.duration_since(found.heard) > ttl);
+        let lookups = self.state.lookups.iter();
+        let old: BTreeSet<Name> = lookups
+            .filter(|(_, found)| is_old(found))
+            .map(|(target, _)| Name::lookup(target))
+            .collect();
+        let mut held: Vec<_> = self.wires().filter(|(name, _)| !old.contains(name)).collect();
         held.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut targets: Vec<&Target> = self.follows.keys().collect();
         targets.sort();
@@ -271,16 +278,17 @@ impl Store {
     }
 
     /// Takes what an earlier process left: destinations, and batches that say what is there. The batches are of different
-    /// epochs and refer to each other, so they are taken as one; each resource keeps its own epoch.
+    /// epochs and refer to each other, so they are taken as one; each resource keeps its own epoch. `heard`: when the
+    /// control plane confirmed it last, from which on negative answers age.
     pub(crate) fn restore(
         &mut self,
         targets: impl IntoIterator<Item = Target>,
         batches: impl IntoIterator<Item = discovery::Batch>,
-        now: Instant,
+        heard: Instant,
     ) -> Result<(), NotTaken> {
         for target in targets.into_iter().take(self.limit) {
             self.follows.entry(target).or_insert_with(|| Follow {
-                asked: now,
+                asked: heard,
                 used: Arc::default(),
             });
         }
@@ -292,7 +300,7 @@ impl Store {
             }
         }
         self.refuse_dangling(&mut staged);
-        let refused = self.settle(staged, now);
+        let refused = self.settle(staged, heard);
         self.state.epoch = epoch;
         self.state.generation += 1;
         refused.first().map_or(Ok(()), |refused| Err(NotTaken::of(refused)))

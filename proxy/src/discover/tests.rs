@@ -486,3 +486,25 @@ async fn the_snapshot_keeps_saying_how_old_it_is() {
     let Proxy { beliefs, .. } = proxy(&pod, "127.0.0.1:1");
     assert!((3600..3700).contains(&beliefs.config_age().as_secs()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_plaintext_inside_ends_when_it_would_have_without() {
+    let pod = Pod::new();
+    let at = target("10.0.0.1:80");
+    let Proxy { mut back, views, .. } = proxy(&pod, "127.0.0.1:1");
+    let client = &mut back.client;
+    client.store.follow(&at, Instant::now(), Duration::ZERO).unwrap();
+    let mut resources = basics();
+    resources.push(says("10.0.0.1:80", &outside(30), 1));
+    client.take_batch(batch(1, 1, resources));
+    client.drop_link();
+    drop(views);
+    for (away, good) in [(240, true), (120, false)] {
+        tokio::time::advance(Duration::from_secs(away)).await;
+        client.snapshot_at = Some(Instant::now());
+        client.due(Instant::now());
+        let Proxy { views, .. } = proxy(&pod, "127.0.0.1:1");
+        let answer = views[0].lookup(&at).await;
+        assert_eq!(answer.is_ok(), good, "{away} s later: {answer:?}");
+    }
+}

@@ -19,6 +19,10 @@ use super::state::{Found, State};
 /// Questions of the workers that may wait for the store. A connection that finds it full waits within its own bound.
 const ASKS: usize = 256;
 
+/// How long an answer that lets plaintext out to an address inside the mesh is good while nobody confirms it. A control
+/// plane restarts, or is upgraded, in less; and an address that a pod gave up is not left to a meshed pod for long.
+const UNCONFIRMED: Duration = Duration::from_secs(5 * 60);
+
 /// One worker's view of what the control plane says.
 #[derive(Debug)]
 pub struct View {
@@ -151,6 +155,10 @@ impl View {
     /// holds all that the answer refers to; when it does not any more (the destination was idle for long, and forgotten),
     /// look it up again. Cancel safe.
     ///
+    /// While nobody can be asked, what is known stays good. Only the answer that nothing of the mesh is at an address inside
+    /// ends some minutes after it was last confirmed: the address may be a meshed pod's by then, which must not be sent
+    /// plaintext.
+    ///
     /// Errors: [`Reason::DiscoveryTimeout`], [`Reason::SubscriptionLimit`].
     pub async fn lookup(&self, target: &Target) -> Result<Lookup, Reason> {
         let state = self.state();
@@ -161,15 +169,24 @@ impl View {
                 let _ = self.asks.try_send(Ask::Renew(target.clone()));
                 return Ok(lookup);
             }
-            // Nobody could be asked, so what was known stays good; see `ask` for a stream that ends meanwhile.
-            Known::Old(lookup, _) if !self.is_connected() => return Ok(lookup),
+            // See below for a stream that ends meanwhile.
+            Known::Old(lookup, _) if self.serves_unasked(&state, target, &lookup) => return Ok(lookup),
             Known::Old(lookup, heard) => (Some(lookup), Some(heard)),
             Known::Nothing => (None, None),
         };
         match timeout(state.mesh.discovery_wait, self.ask(target, heard)).await {
             Ok(answer) => answer,
-            Err(_) => old.filter(|_| !self.is_connected()).ok_or(Reason::DiscoveryTimeout),
+            Err(_) => old
+                .filter(|old| self.serves_unasked(&state, target, old))
+                .ok_or(Reason::DiscoveryTimeout),
         }
+    }
+
+    /// Whether a negative answer that is too old serves still, because nobody can be asked.
+    fn serves_unasked(&self, state: &State, target: &Target, lookup: &Lookup) -> bool {
+        let lets_plaintext_in = matches!(lookup, Lookup::Outside { .. })
+            && !matches!(by_networks(state, target), Known::Fresh(Lookup::Outside { .. }));
+        !self.is_connected() && (!lets_plaintext_in || self.shared.config_age() <= UNCONFIRMED)
     }
 
     /// What is known of a destination, without asking or waiting. For explanations; decisions use [`View::lookup`].
@@ -198,7 +215,7 @@ impl View {
         };
         found.used.touch(self.shared.started.elapsed());
         let lookup = Lookup::clone(&found.lookup.value);
-        match age(found) {
+        match age(found, self.shared.is_current()) {
             Age::Good => Known::Fresh(lookup),
             Age::Aging => Known::Aging(lookup),
             Age::Old => Known::Old(lookup, found.heard),
@@ -315,15 +332,16 @@ enum Age {
     Old,
 }
 
-/// Negative answers age; what the control plane says of the mesh is good until it says otherwise.
-fn age(found: &Found) -> Age {
-    let (Lookup::Outside { ttl } | Lookup::NoSuchPort { ttl, .. }) = &*found.lookup.value else {
-        return Age::Good;
-    };
+/// Negative answers age; what the control plane says of the mesh is good until it says otherwise. `current`: whether it
+/// would say.
+fn age(found: &Found, current: bool) -> Age {
+    let Some(ttl) = found.ttl() else { return Age::Good };
     let age = found.heard.elapsed();
     match ttl {
-        ttl if ttl.is_zero() || age <= *ttl / 2 => Age::Good,
-        ttl if age <= *ttl => Age::Aging,
+        // Good for as long as the destination is followed.
+        Duration::ZERO if current => Age::Good,
+        ttl if age <= ttl / 2 => Age::Good,
+        ttl if age <= ttl => Age::Aging,
         _ => Age::Old,
     }
 }

@@ -44,7 +44,10 @@ fn what_was_held_and_followed_is_so_again() {
             .is_some()
     );
     let pod = weft_proto::discovery::Pod::default();
-    assert_eq!(after.hello(pod.clone(), ""), before.hello(pod, ""));
+    assert_eq!(
+        after.hello(pod.clone(), "", Instant::now()),
+        before.hello(pod, "", Instant::now())
+    );
     assert_eq!(
         after.state().lookups[&target(AT)].lookup.value,
         before.state().lookups[&target(AT)].lookup.value
@@ -86,7 +89,10 @@ fn what_refers_to_something_of_a_later_epoch_is_whole_again() {
             .is_some()
     );
     let pod = weft_proto::discovery::Pod::default();
-    assert_eq!(after.hello(pod.clone(), ""), before.hello(pod, ""));
+    assert_eq!(
+        after.hello(pod.clone(), "", Instant::now()),
+        before.hello(pod, "", Instant::now())
+    );
     let epochs = |store: &Store| {
         let mut epochs: Vec<_> = store.wires().map(|(name, wire)| (name, wire.epoch)).collect();
         epochs.sort();
@@ -110,6 +116,20 @@ fn it_is_as_old_as_its_confirmation_and_not_as_its_writing() {
     assert_eq!(confirmed_at(hour_ago), hour_ago);
     // A clock that was set back makes it old, not young.
     assert_eq!(confirmed_at(wall + Duration::from_secs(9)), wall - AGE_UNKNOWN);
+}
+
+#[test]
+fn a_negative_answer_is_as_old_after_a_restart_as_before() {
+    let mut before = told();
+    let none = batch(3, 3, vec![says("10.9.9.9:80", &outside(30), 1)]);
+    assert_eq!(before.apply(none, Instant::now()).refused, []);
+    let directory = tempfile::tempdir().unwrap();
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    save(directory.path(), &before, wall - Duration::from_secs(40)).unwrap();
+    let mut after = store();
+    load(directory.path(), &mut after, now, wall).unwrap();
+    let heard = after.state().lookups[&target("10.9.9.9:80")].heard;
+    assert!((40..41).contains(&now.duration_since(heard).as_secs()));
 }
 
 #[test]

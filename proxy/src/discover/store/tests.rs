@@ -368,11 +368,25 @@ fn more_resources_than_the_limit_are_refused() {
 
 #[test]
 fn a_hello_says_what_is_held_and_followed() {
-    let hello = told().hello(discovery::Pod::default(), "1.2.3");
+    let hello = told().hello(discovery::Pod::default(), "1.2.3", Instant::now());
     assert_eq!(hello.epoch, 1);
     assert_eq!(hello.targets.len(), 1);
     assert_eq!(hello.held.len(), 5);
     assert_eq!(hello.features, weft_model::feature::SUPPORTED);
+}
+
+#[test]
+fn a_hello_does_not_claim_negative_answers_that_are_too_old() {
+    let mut store = told();
+    follow(&mut store, "10.0.0.1:80").unwrap();
+    let now = Instant::now();
+    store.apply(batch(2, 1, vec![says("10.0.0.1:80", &outside(30), 1)]), now);
+    let held = |seconds| {
+        let hello = store.hello(discovery::Pod::default(), "", now + Duration::from_secs(seconds));
+        (hello.held.len(), hello.targets.len())
+    };
+    assert_eq!(held(30), (6, 2));
+    assert_eq!(held(31), (5, 2), "it is followed all the same, so it comes anew");
 }
 
 #[test]

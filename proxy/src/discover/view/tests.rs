@@ -1,5 +1,5 @@
 use weft_model::inbound::Mode;
-use weft_proto::resource::Kind;
+use weft_proto::resource::{Body, Kind};
 
 use super::*;
 use crate::discover::store::{Followed, Store};
@@ -127,28 +127,84 @@ async fn a_negative_answer_expires_and_is_then_asked_for_and_waited_for() {
     assert!(tokio::join!(views[0].lookup(&at), told).0.is_ok());
 }
 
+/// Looks a destination up, and answers.
+async fn answer(back: &mut Back, view: &View, at: &Target, resources: Vec<weft_proto::discovery::Resource>) {
+    let told = async {
+        back.take().await;
+        back.apply(resources);
+    };
+    tokio::join!(view.lookup(at), told).0.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
-async fn while_nobody_can_be_asked_what_is_known_stays_good() {
+async fn while_nobody_can_be_asked_what_is_known_of_the_mesh_stays_good() {
     let (mut back, views) = back(8, 1);
-    let (outside_at, service_at) = (target("10.0.0.1:80"), target(AT));
-    for (at, told) in [
-        (&outside_at, vec![says("10.0.0.1:80", &outside(30), 5)]),
-        (&service_at, reviews(AT, &[("r", 1)], 5)),
-    ] {
-        let told = async {
-            back.take().await;
-            back.apply(told);
-        };
-        tokio::join!(views[0].lookup(at), told).0.unwrap();
-    }
+    let (service_at, no_port) = (target(AT), target("10.0.0.3:81"));
+    let none = Body::Lookup(Lookup::NoSuchPort {
+        reason: "no port 81".into(),
+        ttl: Duration::from_secs(5),
+    });
+    answer(&mut back, &views[0], &service_at, reviews(AT, &[("r", 1)], 5)).await;
+    answer(&mut back, &views[0], &no_port, vec![says("10.0.0.3:81", &none, 5)]).await;
     tokio::time::advance(Duration::from_secs(24 * 3600)).await;
-    assert!(views[0].lookup(&outside_at).await.is_ok());
     assert_eq!(views[0].lookup(&service_at).await, Ok(Lookup::Service("svc".into())));
+    let refused = views[0].lookup(&no_port).await;
+    assert!(matches!(refused, Ok(Lookup::NoSuchPort { .. })), "{refused:?}");
     assert_eq!(
         views[0].lookup(&target("10.0.0.2:80")).await,
         Err(Reason::DiscoveryTimeout),
         "what is not known is not guessed"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn plaintext_inside_ends_some_minutes_after_the_last_confirmation() {
+    for ttl in [30, 0] {
+        let (mut back, views) = back(8, 1);
+        let (inside, outside_at) = (target("10.0.0.1:80"), target("203.0.113.9:443"));
+        back.shared.set_connected(true);
+        back.shared.confirm();
+        answer(
+            &mut back,
+            &views[0],
+            &inside,
+            vec![says("10.0.0.1:80", &outside(ttl), 5)],
+        )
+        .await;
+        // For long the control plane would have said if it were otherwise.
+        tokio::time::advance(Duration::from_secs(24 * 3600)).await;
+        back.shared.set_connected(false);
+        tokio::time::advance(UNCONFIRMED).await;
+        assert!(views[0].lookup(&inside).await.is_ok());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(views[0].lookup(&inside).await, Err(Reason::DiscoveryTimeout));
+        assert!(
+            views[0].lookup(&outside_at).await.is_ok(),
+            "that is no address of the mesh"
+        );
+        // A stream that is there again, and has not answered yet, changes nothing.
+        back.shared.set_connected(true);
+        assert_eq!(views[0].lookup(&inside).await, Err(Reason::DiscoveryTimeout));
+        let told = async {
+            tokio::task::yield_now().await;
+            back.shared.confirm();
+            back.apply(vec![says("10.0.0.1:80", &outside(ttl), 5)]);
+        };
+        assert!(tokio::join!(views[0].lookup(&inside), told).0.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_not_inside_any_more_is_passed_through_though_an_old_answer_is_held() {
+    let (mut back, views) = back(8, 1);
+    let at = target("10.0.0.1:80");
+    answer(&mut back, &views[0], &at, vec![says("10.0.0.1:80", &outside(30), 5)]).await;
+    let mut narrow = mesh();
+    let Body::Mesh(said) = &mut narrow else { unreachable!() };
+    said.outside = vec!["10.0.0.0/24".parse().unwrap()];
+    back.apply(vec![says("mesh", &narrow, 2)]);
+    tokio::time::advance(Duration::from_secs(24 * 3600)).await;
+    assert!(views[0].lookup(&at).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
