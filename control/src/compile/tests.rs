@@ -310,6 +310,7 @@ fn shop() -> String {
         )
     };
     [
+        "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(),
         node("na", "a"),
         node("nb", "b"),
         service_of("shop", "reviews", "10.96.0.1", &[("http", 80)]),

@@ -166,6 +166,16 @@ fn bad_mode(report: &mut Report<'_>, value: &str) {
 
 fn pod<'a>(index: &Index, kept: &'a Kept<crate::objects::pod::Pod>) -> Report<'a> {
     let mut report = plain(kept);
+    let namespace = &kept.object.namespace;
+    if kept.form().is_some_and(|pod| pod.injected) && !index.namespaces.contains_key(namespace) {
+        let message = format!("the Namespace {namespace} is not known, so its pods accept no plaintext");
+        report.problem(
+            Severity::Warning,
+            "metadata.namespace",
+            message,
+            "write the Namespace, or mend its apiVersion and kind",
+        );
+    }
     match inbound_mode(&kept.object) {
         Some(Err(value)) => bad_mode(&mut report, &value),
         Some(Ok(Mode::Permissive)) if index.namespace_mode(&kept.object.namespace) == Mode::Strict => {
@@ -354,10 +364,13 @@ fn policy<'a>(index: &Index, name: &Name, kept: &'a Kept<super::Policy>) -> Repo
 }
 
 impl Index {
-    /// Whether pods of a namespace accept plaintext. What cannot be understood is strict.
+    /// Whether pods of a namespace accept plaintext. What cannot be understood is strict, and so is a namespace that is not
+    /// known: its pods are in the mesh because its label says so, so there is one, and it may say strict.
     pub(crate) fn namespace_mode(&self, namespace: &str) -> Mode {
-        let says = self.namespaces.get(namespace).and_then(|object| inbound_mode(object));
-        says.map_or(Mode::Permissive, |mode| mode.unwrap_or(Mode::Strict))
+        let Some(object) = self.namespaces.get(namespace) else {
+            return Mode::Strict;
+        };
+        inbound_mode(object).map_or(Mode::Permissive, |mode| mode.unwrap_or(Mode::Strict))
     }
 
     /// The policy that acts on a Service: the oldest.

@@ -364,6 +364,16 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_whose_version_is_mistyped_is_kept_as_it_was() {
+        let text =
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: {config.weft.dev/inbound: strict}}\n";
+        let mut merged = merged();
+        put(&mut merged, (0, "a.yaml"), text);
+        assert!(put(&mut merged, (0, "a.yaml"), &text.replace("v1\n", "v2\n")).is_empty());
+        assert_eq!((merged.objects().len(), merged.problems().len()), (1, 1));
+    }
+
+    #[test]
     fn what_a_machine_wrote_takes_the_place_of_the_users_but_people_are_shown_their_own_file() {
         let mut merged = merged();
         put(&mut merged, (0, "a.yaml"), &service("a", 1));

@@ -158,6 +158,8 @@ impl Place<'_> {
         let scope = match kinds.standing(&api_version, &kind) {
             Standing::Understood(scope) => scope,
             Standing::Elsewhere => return Ok(Taken::Left(None)),
+            // It is there, but cannot be read: not the same as gone.
+            standing @ Standing::Version { .. } => return Err(Box::new(self.left(&standing, &api_version, &kind))),
             standing => return Ok(Taken::Left(Some(self.left(&standing, &api_version, &kind)))),
         };
         let name = self.name(&kind)?;
@@ -371,11 +373,19 @@ mod tests {
             assert_eq!(of("weft.dev/v1alpha1", kind)[0].0, Severity::Error, "{kind}");
         }
         assert_eq!(of("networking.k8s.io/v1", "NetworkPolicy")[0].0, Severity::Warning);
-        let [(Severity::Error, text)] = &of("weft.dev/v2", "ServiceSubset")[..] else {
-            panic!()
-        };
-        assert!(text.ends_with("(fix: apiVersion: weft.dev/v1alpha1)"), "{text}");
         assert_eq!(of("serving.knative.dev/v1", "Service")[0].0, Severity::Notice);
+    }
+
+    #[test]
+    fn a_version_of_a_known_kind_that_is_not_understood_is_a_fault() {
+        refused(
+            "apiVersion: v2\nkind: Namespace\nmetadata: {name: a}\n",
+            "a.yaml:1: Namespace a: apiVersion: v2 of Namespace is not understood (fix: apiVersion: v1)",
+        );
+        refused(
+            "apiVersion: weft.dev/v2\nkind: ServiceSubset\nmetadata: {name: a, namespace: b}\n",
+            "a.yaml:1: ServiceSubset b/a: apiVersion: weft.dev/v2 of ServiceSubset is not understood (fix: apiVersion: weft.dev/v1alpha1)",
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum Standing {
     Understood(Scope),
     /// Leaves it, silently: another reader of the same files takes it.
     Elsewhere,
-    /// Leaves it, and says that this version of the kind is not understood: an error.
+    /// Cannot take it, as this version of the kind is not understood: a fault, which keeps what was there before.
     Version {
         /// The versions that are understood.
         understood: Vec<String>,

@@ -54,10 +54,22 @@ fn a_namespaces_annotation_reaches_its_pods() {
     let changed = world.edit(&namespace("strict"));
     assert!(changed.topics.intersection(&topics).next().is_some());
     assert_eq!(inbound(&world.index, "shop", "p1").unwrap().value.mode, Mode::Strict);
-    world.delete("Namespace", "", "shop");
+    world.edit(&namespace(""));
     assert_eq!(
         inbound(&world.index, "shop", "p1").unwrap().value.mode,
         Mode::Permissive
+    );
+    let changed = world.delete("Namespace", "", "shop");
+    assert!(changed.topics.intersection(&topics).next().is_some());
+    assert_eq!(
+        inbound(&world.index, "shop", "p1").unwrap().value.mode,
+        Mode::Strict,
+        "a namespace that is not known may be a strict one"
+    );
+    assert!(
+        world.problems()[0].contains("the Namespace shop is not known"),
+        "{:?}",
+        world.problems()
     );
 }
 
