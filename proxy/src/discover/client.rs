@@ -305,7 +305,9 @@ impl Client {
     fn due_at(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         let open = (self.link.is_none() && self.store.state().credential.is_some()).then_some(self.open_at);
-        [open, self.reopen_at, self.snapshot_at]
+        // Where a worker is behind, its next step wakes this task.
+        let snapshot = self.snapshot_at.filter(|_| self.is_applied());
+        [open, self.reopen_at, snapshot]
             .into_iter()
             .flatten()
             .min()
@@ -320,7 +322,7 @@ impl Client {
         if self.link.is_none() && self.open_at <= now {
             self.open(now);
         }
-        if self.snapshot_at.is_some_and(|at| at <= now) {
+        if self.snapshot_at.is_some_and(|at| at <= now) && self.is_applied() {
             self.snapshot();
             self.snapshot_at = self.shared.is_current().then(|| now + REFRESH);
         }
@@ -348,6 +350,12 @@ impl Client {
             tls,
             hello,
         ));
+    }
+
+    /// Whether every worker decides by what is held: only that is worth being found by the next process. Should a worker
+    /// fail over a state, it is not met by it again.
+    fn is_applied(&self) -> bool {
+        self.shared.applied_by_all() >= self.store.state().generation
     }
 
     fn snapshot_soon(&mut self) {

@@ -295,6 +295,8 @@ async fn left_behind() -> (Pod, String) {
     beside(back, async {
         introduced(&mut control, &views).await;
         asked(&mut control, &views).await;
+        let generation = views[0].state().generation;
+        views.iter().for_each(|view| view.applied(generation));
         let written = async {
             // The file is replaced as a whole, so its size says whether it has what was asked for.
             while std::fs::metadata(&snapshot).map_or(0, |file| file.len()) < 600 {
@@ -507,4 +509,33 @@ async fn after_a_restart_plaintext_inside_ends_when_it_would_have_without() {
         let answer = views[0].lookup(&at).await;
         assert_eq!(answer.is_ok(), good, "{away} s later: {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_behind_holds_up_the_acknowledgement_and_the_snapshot() {
+    let pod = Pod::new();
+    let mut control = pod.control();
+    let Proxy { back, views, .. } = proxy(&pod, &control.address.to_string());
+    let file = pod.state_file(snapshot::FILE);
+    beside(back, async {
+        introduced(&mut control, &views).await;
+        let written = async || {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let bound = Duration::from_secs(20);
+        tokio::time::timeout(bound, written()).await.expect("a snapshot");
+        std::fs::remove_file(&file).unwrap();
+        control.tell(batch(2, 1, vec![says("inbound", &inbound(Mode::Permissive), 2)]));
+        let generation = views[0].newer(views[0].state().generation).await.generation;
+        // One worker is quick. The other one is busy for longer than snapshots wait for more changes.
+        views[0].applied(generation);
+        assert!(tokio::time::timeout(Duration::from_millis(600), written()).await.is_err());
+        assert!(control.said.try_recv().is_err(), "nothing is acknowledged");
+        views[1].applied(generation);
+        assert!(matches!(control.hear().await, Message::Ack(ack) if ack.nonce == 2));
+        tokio::time::timeout(bound, written()).await.expect("a snapshot");
+    })
+    .await;
 }
