@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use weft_daemon::file;
 
+/// Epochs above ours that a proxy may have seen. New ones begin seconds apart at most, so this is years; a proxy that says
+/// more is broken or lies, and what it says would be the last epoch that there can be.
+const LEAP_MAX: u64 = 1 << 24;
+
 /// The current epoch, and where it is kept.
 #[derive(Debug)]
 pub(crate) struct Epoch {
@@ -47,6 +51,11 @@ impl Epoch {
         self.current
     }
 
+    /// Whether a proxy can have seen this epoch.
+    pub(crate) fn plausible(&self, seen: u64) -> bool {
+        seen <= self.current.saturating_add(LEAP_MAX)
+    }
+
     /// Takes an epoch that a proxy has seen and that is not behind in anything. Says whether that was news.
     pub(crate) fn join(&mut self, seen: u64) -> Result<bool, EpochError> {
         if seen <= self.current {
@@ -85,6 +94,14 @@ mod tests {
         epoch.begin(9).unwrap();
         epoch.begin(2).unwrap();
         assert_eq!(Epoch::open(state.path()).unwrap().current(), 11);
+    }
+
+    #[test]
+    fn an_epoch_far_above_ours_is_not_plausible() {
+        let state = tempfile::tempdir().unwrap();
+        let epoch = Epoch::open(state.path()).unwrap();
+        assert!(epoch.plausible(0) && epoch.plausible(1) && epoch.plausible(1 + LEAP_MAX));
+        assert!(!epoch.plausible(2 + LEAP_MAX) && !epoch.plausible(u64::MAX));
     }
 
     #[test]

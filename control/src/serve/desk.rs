@@ -17,6 +17,7 @@ use weft_model::version::Source;
 
 use super::cache::ProxyId;
 use super::hub::{Hub, Join, Outlet, Settled};
+use super::rate::{Buckets, Rate};
 use crate::authority::Chain;
 use crate::manifests::{self, Changes, Manifests, OpenError};
 use crate::status::{Figures, Status};
@@ -25,6 +26,11 @@ use crate::status::{Figures, Status};
 const QUEUE: usize = 1024;
 /// A watch that ended is begun anew so often.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
+/// All objects are read again, and a new epoch may begin, so often because of what proxies say.
+const LOOKS: Rate = Rate {
+    per_second: 0.1,
+    burst: 3.0,
+};
 /// Upper bounds of the histogram of compile durations, in seconds.
 pub(crate) const COMPILE_BUCKETS: [f64; 8] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
 
@@ -43,6 +49,25 @@ pub(crate) struct Desk {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the control plane is ending")]
 pub(crate) struct Closed;
+
+/// Why a proxy may not join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotNow {
+    /// Its epoch is none that it can have seen.
+    #[error(
+        "the epoch {seen} is none that this proxy can have seen: {current} is the current one. Restart its pod; or, if the \
+         state directory was lost, write the proxy's epoch into the file epoch in it"
+    )]
+    Epoch {
+        /// What it says.
+        seen: u64,
+        /// Ours.
+        current: u64,
+    },
+    /// It is ahead of us, and we have looked again too often lately.
+    #[error("this proxy has seen newer objects, which are looked for only so often; call again")]
+    Later,
+}
 
 /// What is known of a pod, to check a caller against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +97,7 @@ enum Question {
     Join {
         join: Box<Join>,
         sources: Vec<Source>,
-        answer: oneshot::Sender<(ProxyId, Arc<Outlet>)>,
+        answer: oneshot::Sender<Result<(ProxyId, Arc<Outlet>), NotNow>>,
     },
     Leave(ProxyId),
     Subscribe {
@@ -117,6 +142,7 @@ impl Desk {
             settings,
             times,
             tell,
+            looks: Buckets::new(LOOKS, 1),
         };
         let (alive, ended) = oneshot::channel();
         let run = move || {
@@ -172,7 +198,11 @@ impl Desk {
     }
 
     /// A proxy is here, and holds what was made of these sources.
-    pub(crate) async fn join(&self, join: Join, sources: Vec<Source>) -> Result<(ProxyId, Arc<Outlet>), Closed> {
+    pub(crate) async fn join(
+        &self,
+        join: Join,
+        sources: Vec<Source>,
+    ) -> Result<Result<(ProxyId, Arc<Outlet>), NotNow>, Closed> {
         let join = Box::new(join);
         self.ask(|answer| Question::Join { join, sources, answer }).await
     }
@@ -243,6 +273,8 @@ struct Thread {
     settings: manifests::Settings,
     times: Arc<CompileTimes>,
     tell: watch::Sender<u64>,
+    /// How often proxies that are ahead of us may make us look again.
+    looks: Buckets<()>,
 }
 
 impl Thread {
@@ -291,9 +323,9 @@ impl Thread {
                 answer,
             } => drop(answer.send(pod_facts(hub, &namespace, &name))),
             Question::Join { join, sources, answer } => {
-                self.settle_epoch(join.epoch, &sources);
-                let (id, outlet) = self.hub.join(*join);
-                if answer.send((id, outlet)).is_err() {
+                let settled = self.settle_epoch(join.epoch, &sources, Instant::now());
+                let joined = settled.map(|()| self.hub.join(*join));
+                if let Err(Ok((id, _))) = answer.send(joined) {
                     self.hub.leave(id);
                 }
             }
@@ -311,10 +343,19 @@ impl Thread {
     }
 
     /// Makes sure that a proxy may believe us: if it knows something newer than we do, we look again; and only if that is
-    /// older too (a state directory or an API server that was restored), a new epoch begins.
-    fn settle_epoch(&mut self, epoch: u64, held: &[Source]) {
+    /// older too (a state directory or an API server that was restored), a new epoch begins. All proxies together make us do
+    /// so only so often: one that lies must not keep the desk busy. After a true restore the first epoch serves them all.
+    fn settle_epoch(&mut self, epoch: u64, held: &[Source], now: Instant) -> Result<(), NotNow> {
+        if !self.hub.epoch.plausible(epoch) {
+            let current = self.hub.epoch.current();
+            tracing::warn!(seen = epoch, current, "a proxy says an epoch that it cannot have seen");
+            return Err(NotNow::Epoch { seen: epoch, current });
+        }
         let mut behind = self.hub.behind(epoch, held).cloned();
         if let Some(source) = &behind {
+            if self.looks.take((), now).is_err() {
+                return Err(NotNow::Later);
+            }
             tracing::warn!(
                 object = source.object,
                 resource_version = source.resource_version,
@@ -337,6 +378,7 @@ impl Thread {
         if let Err(error) = settled {
             tracing::error!(error = %Chain(&error), "the epoch could not be kept");
         }
+        Ok(())
     }
 
     /// Reads all files again, whatever the watch has said of them.

@@ -20,7 +20,7 @@ use weft_proto::discovery::{self, FromProxy, from_proxy::Message};
 use weft_proto::resource::name;
 
 use super::cache::ProxyId;
-use super::desk::{Closed, Desk};
+use super::desk::{Closed, Desk, NotNow};
 use super::hub::{Outlet, Settled};
 use super::listen::{Leaf, Peer};
 use super::metrics::{Ended, Metrics, add};
@@ -100,6 +100,16 @@ impl End {
 impl From<Closed> for End {
     fn from(closed: Closed) -> Self {
         Self::new(Ended::Draining, Code::Unavailable, &closed.to_string())
+    }
+}
+
+impl From<NotNow> for End {
+    fn from(not_now: NotNow) -> Self {
+        let code = match not_now {
+            NotNow::Epoch { .. } => Code::InvalidArgument,
+            NotNow::Later => Code::Unavailable,
+        };
+        Self::new(Ended::Refused, code, &not_now.to_string())
     }
 }
 
@@ -219,7 +229,8 @@ impl Stream {
         };
         let pod = join.who.pod.clone();
         let (id, outlet) = match self.discovery.desk.join(join, sources).await {
-            Ok(joined) => joined,
+            Ok(Ok(joined)) => joined,
+            Ok(Err(not_now)) => return not_now.into(),
             Err(closed) => return closed.into(),
         };
         tracing::info!(pod = %pod, address = %self.peer.address, "a proxy has connected");

@@ -318,6 +318,45 @@ async fn a_proxy_that_is_ahead_begins_a_new_epoch_only_when_looking_again_does_n
 }
 
 #[tokio::test]
+async fn one_proxy_cannot_poison_the_epoch_nor_have_everything_read_again_and_again() {
+    let mesh = Mesh::running().await;
+    let web = mesh.web().await;
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-1", &[REVIEWS]))
+        .await
+        .unwrap();
+    proxy.take().await;
+    let honest = proxy.hello_again("web-1", &[REVIEWS]);
+    let mut last = honest.clone();
+    last.epoch = u64::MAX;
+    let mut proxy = Proxy::open(mesh.caller(&web).await, last).await.unwrap();
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::InvalidArgument,
+        "epoch 18446744073709551615",
+    );
+    assert_eq!(mesh.status().await["epoch"], 1);
+    let mut ahead = honest.clone();
+    let mut ended = None;
+    for _ in 0..6 {
+        for held in &mut ahead.held {
+            let sources = &mut held.version.as_mut().unwrap().sources;
+            sources.iter_mut().for_each(|source| source.resource_version = u64::MAX);
+        }
+        let mut proxy = Proxy::open(mesh.caller(&web).await, ahead.clone()).await.unwrap();
+        match proxy.next().await {
+            Ok(batch) => ahead.epoch = batch.epoch,
+            Err(status) => ended = Some(status),
+        }
+    }
+    refused(&ended.unwrap(), Code::Unavailable, "call again");
+    let epoch = mesh.status().await["epoch"].as_u64().unwrap();
+    assert!(epoch <= 5, "{epoch}");
+    // Others come in all the same.
+    let mut proxy = Proxy::open(mesh.caller(&web).await, honest).await.unwrap();
+    proxy.take().await;
+}
+
+#[tokio::test]
 async fn a_lost_state_directory_is_noticed_by_its_proxies() {
     let mut mesh = Mesh::new();
     mesh.route("/v0");
