@@ -213,6 +213,7 @@ async fn serve_proxies(
         ack_wait: settings.ack_wait,
         pod_wait: settings.pod_wait,
         targets_max: settings.subscriptions,
+        address_check: settings.address_check,
     };
     let discovery = Discovery::new(desk, issuer.trust_domain().clone(), metrics, tasks, rules);
     tasks

@@ -69,7 +69,7 @@ pub struct Settings {
         default_value = "https://kubernetes.default.svc.cluster.local"
     )]
     pub token_issuer: String,
-    /// What happens when a caller's address is not that of its token's pod. `warn` is for networks that masquerade.
+    /// What happens when a caller's address is not that of its pod, which its token names or its stream. `warn` is for networks that masquerade.
     #[arg(long, env = "WEFT_ADDRESS_CHECK", value_name = "WHAT", default_value = "enforce")]
     pub address_check: AddressCheck,
     /// Whether a leaf may be renewed with itself alone. It never is while tokens can be checked.
@@ -112,12 +112,13 @@ pub struct Settings {
     pub drain: Duration,
 }
 
-/// What happens when a caller's address is not that of its token's pod.
+/// What happens when a caller's address is not that of its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AddressCheck {
     /// Refused.
     Enforce,
-    /// Logged and counted: for networks that masquerade. A stolen token then works from elsewhere.
+    /// Logged and counted: for networks that masquerade. A stolen token then works from elsewhere, and pods of one
+    /// service account can speak for each other.
     Warn,
 }
 

@@ -1,12 +1,14 @@
 //! Discovery: one stream per proxy.
 //!
 //! A stream begins with Hello. Who may have what follows from the caller's certificate and from the pod that it names,
-//! which must run as the certificate's service account. Then one batch is in flight at a time: the next is made from what
+//! which must run as the certificate's service account and have the caller's address. Then one batch is in flight at a time: the next is made from what
 //! waits when the last is acknowledged, so a proxy that is slow gets fewer and larger steps. One that does not acknowledge
 //! in time is cut. The stream ends with the caller's leaf.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::hash::Hash as Hashed;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,6 +29,7 @@ use super::metrics::{Ended, Metrics, add};
 use super::outbox::{Hash, Sent};
 use super::rate::{Buckets, Rate};
 use super::wire::{Batch, FromControl, Name};
+use crate::config::AddressCheck;
 use crate::index;
 
 mod hello;
@@ -47,7 +50,12 @@ const MESSAGES: Rate = Rate {
     per_second: 200.0,
     burst: 2000.0,
 };
-/// Streams of one pod: reconnects have back-off.
+/// Hellos from one address, before the pod is looked for; a node may masquerade for many.
+const HELLOS: Rate = Rate {
+    per_second: 50.0,
+    burst: 500.0,
+};
+/// Streams of one pod from one address: reconnects have back-off. What others say from elsewhere takes nothing from it.
 const STREAMS: Rate = Rate {
     per_second: 1.0,
     burst: 10.0,
@@ -62,7 +70,8 @@ pub(crate) struct Discovery {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: Tasks,
     pub(crate) rules: Rules,
-    streams: Mutex<Buckets<index::Name>>,
+    hellos: Mutex<Buckets<IpAddr>>,
+    streams: Mutex<Buckets<(IpAddr, index::Name)>>,
 }
 
 /// What the operator has decided.
@@ -71,6 +80,7 @@ pub(crate) struct Rules {
     pub(crate) ack_wait: Duration,
     pub(crate) pod_wait: Duration,
     pub(crate) targets_max: usize,
+    pub(crate) address_check: AddressCheck,
 }
 
 /// Why a stream ends, and what the caller is told.
@@ -121,6 +131,7 @@ impl Discovery {
         tasks: &Tasks,
         rules: Rules,
     ) -> Self {
+        let hellos = Mutex::new(Buckets::new(HELLOS, PODS));
         let streams = Mutex::new(Buckets::new(STREAMS, PODS));
         Self {
             desk,
@@ -128,6 +139,7 @@ impl Discovery {
             metrics,
             tasks: tasks.named("discovery streams"),
             rules,
+            hellos,
             streams,
         }
     }
@@ -162,13 +174,21 @@ impl Discovery {
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 
-    fn may_open(&self, pod: &index::Name) -> Result<(), End> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.take(pod.clone(), Instant::now()).map_err(|wait| {
-            let message = format!("this pod opens streams too often; try again in {} ms", wait.as_millis());
-            End::new(Ended::Refused, Code::ResourceExhausted, &message)
-        })
+    fn may_call(&self, address: IpAddr) -> Result<(), End> {
+        limited(&self.hellos, address, "this address")
     }
+
+    fn may_open(&self, address: IpAddr, pod: &index::Name) -> Result<(), End> {
+        limited(&self.streams, (address, pod.clone()), "this pod")
+    }
+}
+
+fn limited<K: Eq + Hashed>(buckets: &Mutex<Buckets<K>>, key: K, who: &str) -> Result<(), End> {
+    let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
+    buckets.take(key, Instant::now()).map_err(|wait| {
+        let message = format!("{who} opens streams too often; try again in {} ms", wait.as_millis());
+        End::new(Ended::Refused, Code::ResourceExhausted, &message)
+    })
 }
 
 type Answers = ReceiverStream<Result<FromControl, Status>>;

@@ -131,7 +131,7 @@ impl Metrics {
         for (name, help, count) in [
             (
                 "weft_control_addresses_tolerated_total",
-                "Certificates issued although the caller's address was not its pod's (--address-check warn).",
+                "Certificates issued and streams opened although the caller's address was not its pod's (--address-check warn).",
                 &self.tolerated_addresses,
             ),
             (

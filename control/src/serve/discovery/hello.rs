@@ -1,6 +1,7 @@
 //! The first message of a stream: who calls, and what it has.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
@@ -9,7 +10,8 @@ use weft_model::version::Source;
 use weft_proto::discovery::{FromProxy, from_proxy::Message};
 use weft_proto::resource::name;
 
-use super::{End, Stream, read_targets, unread};
+use super::{Discovery, End, Stream, read_targets, unread};
+use crate::config::AddressCheck;
 use crate::index;
 use crate::serve::desk::PodFacts;
 use crate::serve::hub::{Join, Who};
@@ -45,8 +47,10 @@ impl Stream {
             namespace: claimed.namespace,
             name: claimed.name,
         };
+        let address = self.peer.address.ip();
+        self.discovery.may_call(address)?;
         self.check_pod(&pod, &claimed.uid).await?;
-        self.discovery.may_open(&pod)?;
+        self.discovery.may_open(address, &pod)?;
         let mut held = HashMap::with_capacity(hello.held.len());
         let mut sources = Vec::new();
         for one in hello.held {
@@ -82,7 +86,8 @@ impl Stream {
         ))
     }
 
-    /// The pod must exist, with this uid, and run as the service account of the certificate.
+    /// The pod must exist, with this uid, run as the service account of the certificate, and have the caller's address: pods of
+    /// one account have equal certificates, and one must not end another's stream or acknowledge in its name.
     async fn check_pod(&self, pod: &index::Name, uid: &str) -> Result<(), End> {
         let identity = &self.leaf.identity;
         if pod.namespace != identity.namespace() {
@@ -90,35 +95,102 @@ impl Stream {
                 "Pod {pod} is not of the namespace of {identity}"
             )));
         }
-        let fits = |facts: Option<PodFacts>| fits(pod, uid, identity, facts.as_ref());
-        let patience = self.discovery.rules.pod_wait;
-        let fitted = self
-            .discovery
-            .desk
-            .wait_for_pod(&pod.namespace, &pod.name, patience, fits)
+        let address = self.peer.address.ip();
+        let Discovery {
+            desk, rules, metrics, ..
+        } = &*self.discovery;
+        let fits = |facts: Option<PodFacts>| fits(pod, uid, identity, address, facts.as_ref());
+        let fitted = desk
+            .wait_for_pod(&pod.namespace, &pod.name, rules.pod_wait, fits)
             .await?;
-        fitted.map_err(|message| End::refused(&message))
+        match fitted {
+            Ok(()) => Ok(()),
+            Err(Misfit::Address(message)) if rules.address_check == AddressCheck::Warn => {
+                tracing::warn!(%pod, reason = message, "a discovery stream from another address");
+                metrics.tolerated_address();
+                Ok(())
+            }
+            Err(Misfit::Address(message) | Misfit::Pod(message)) => Err(End::refused(&message)),
+        }
     }
 }
 
-/// Whether this is the pod of the certificate. Outer error: not yet, but a little later perhaps.
+/// Why a pod is not the caller's.
+#[derive(Debug, PartialEq, Eq)]
+enum Misfit {
+    /// It is another, or has ended.
+    Pod(String),
+    /// It has another address than the caller.
+    Address(String),
+}
+
+/// Whether this is the pod of the certificate, at the caller's address. Outer error: not yet, but a little later perhaps.
 fn fits(
     pod: &index::Name,
     uid: &str,
     identity: &Identity,
+    address: IpAddr,
     facts: Option<&PodFacts>,
-) -> Result<Result<(), String>, String> {
+) -> Result<Result<(), Misfit>, Misfit> {
     let Some(facts) = facts else {
-        return Err(format!("Pod {pod} is not known"));
+        return Err(Misfit::Pod(format!("Pod {pod} is not known")));
     };
     if facts.uid != uid {
-        return Err(format!("Pod {pod} has the uid {}, not {uid:?}", facts.uid));
+        let message = format!("Pod {pod} has the uid {}, not {uid:?}", facts.uid);
+        return Err(Misfit::Pod(message));
     }
     if facts.service_account != identity.service_account() {
-        return Ok(Err(format!(
-            "Pod {pod} runs as {}, and the certificate is of {identity}",
-            facts.service_account
-        )));
+        let runs = &facts.service_account;
+        let message = format!("Pod {pod} runs as {runs}, and the certificate is of {identity}");
+        return Ok(Err(Misfit::Pod(message)));
+    }
+    if facts.finished {
+        return Ok(Err(Misfit::Pod(format!("Pod {pod} has ended"))));
+    }
+    if facts.ips.is_empty() {
+        return Err(Misfit::Address(format!("no address of Pod {pod} is known")));
+    }
+    if !facts.ips.contains(&address.to_canonical()) {
+        let known: Vec<String> = facts.ips.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "Pod {pod} has the address {}, and the caller {address}",
+            known.join(" or ")
+        );
+        return Ok(Err(Misfit::Address(message)));
     }
     Ok(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_has_ended_or_has_no_address_yet_is_not_the_callers() {
+        let trust_domain = weft_model::identity::TrustDomain::new("td").unwrap();
+        let identity = Identity::new(trust_domain, "shop", "web").unwrap();
+        let pod = index::Name::new("shop", "web-1");
+        let address: IpAddr = "10.244.0.7".parse().unwrap();
+        let facts = PodFacts {
+            uid: "u".to_owned(),
+            service_account: "web".to_owned(),
+            ips: vec!["fd00::7".parse().unwrap(), address],
+            finished: false,
+        };
+        let fits = |facts: &PodFacts| fits(&pod, "u", &identity, address, Some(facts));
+        assert_eq!(fits(&facts), Ok(Ok(())));
+        let finished = PodFacts {
+            finished: true,
+            ..facts.clone()
+        };
+        assert_eq!(
+            fits(&finished),
+            Ok(Err(Misfit::Pod("Pod shop/web-1 has ended".to_owned())))
+        );
+        let nowhere = PodFacts {
+            ips: Vec::new(),
+            ..facts
+        };
+        assert!(matches!(fits(&nowhere), Err(Misfit::Address(_))), "it may get one");
+    }
 }

@@ -106,6 +106,10 @@ impl Mesh {
             settings,
             running: None,
         };
+        mesh.object(&json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": "shop", "uid": "uid-shop", "resourceVersion": "9"},
+        }));
         mesh.pod("web-1", "web", "127.0.0.1", 10);
         mesh.pod("reviews-1", "reviews", "10.244.0.11", 11);
         mesh.pod("reviews-2", "reviews", "10.244.0.12", 12);

@@ -155,6 +155,26 @@ async fn a_second_stream_of_a_pod_replaces_the_first() {
 }
 
 #[tokio::test]
+async fn a_pod_cannot_speak_for_another_of_its_account() {
+    let mut mesh = Mesh::new();
+    mesh.pod("web-2", "web", "10.244.0.22", 20);
+    mesh.start().await;
+    let web = mesh.web().await;
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-2", &[])).await.unwrap();
+    refused(
+        &proxy.next().await.unwrap_err(),
+        Code::PermissionDenied,
+        "has the address 10.244.0.22",
+    );
+    assert!(mesh.status().await["proxies"].as_array().unwrap().is_empty());
+    mesh.stop().await;
+    mesh.settings.address_check = crate::config::AddressCheck::Warn;
+    mesh.start().await;
+    let mut proxy = Proxy::open(mesh.caller(&web).await, hello("web-2", &[])).await.unwrap();
+    proxy.take().await;
+}
+
+#[tokio::test]
 async fn the_stream_ends_with_the_leaf() {
     let mut mesh = Mesh::new();
     mesh.settings.leaf_lifetime = Duration::from_secs(2);
