@@ -63,6 +63,11 @@ pub fn service(index: &Index, key: &str) -> Option<Compiled<Service>> {
     service::service(index, &key.parse().ok()?)
 }
 
+/// Whether clients of this namespace may be given the Service's port behind a key.
+pub fn is_in_view(key: &str, namespace: &str) -> bool {
+    key::is_in_view(key, namespace)
+}
+
 /// The endpoint set behind a key that [`service()`] gave. `None`: there is none (any more).
 pub fn endpoint_set(index: &Index, key: &str) -> Option<Compiled<EndpointSet>> {
     endpoints::set(index, &key.parse().ok()?)

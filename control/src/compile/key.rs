@@ -23,6 +23,13 @@ pub(super) struct SetKey {
     pub(super) subset: Option<String>,
 }
 
+/// Whether the Service's port behind a key is as clients of this namespace see it, and not those of another. A key that is
+/// none is nobody's.
+pub(super) fn is_in_view(key: &str, namespace: &str) -> bool {
+    let key: Result<ServiceKey, ()> = key.parse();
+    key.is_ok_and(|key| key.client.is_none_or(|client| client == namespace))
+}
+
 /// `shop/reviews:80`
 fn service_and_port(text: &str) -> Option<(Name, u16)> {
     let (name, port) = text.rsplit_once(':')?;

@@ -15,6 +15,7 @@ use super::ages::Ages;
 use super::cache::{Cache, Difference, Facts, Item, ProxyId};
 use super::outbox::{Hash, Outbox};
 use super::wire::Name;
+use crate::compile;
 use crate::epoch::{Epoch, EpochError};
 use crate::index::{Changed, Index};
 use crate::manifests::{Changes, Snapshot};
@@ -27,6 +28,10 @@ pub(crate) use proxy::{Join, Outlet, Proxy, Refused, Settled, Who};
 
 /// Proxies that are gone but still told of in status.
 const GONE_MAX: usize = 1024;
+
+/// Resources that a proxy may come with, for each destination that it may follow: its own, its Service, and the sets that
+/// this refers to. What it has beyond that it is told again.
+const HELD_PER_TARGET: usize = 8;
 
 /// Resources that are kept for one proxy because something old that it decides by may refer to them.
 const KEPT_MAX: usize = 4096;
@@ -120,7 +125,11 @@ impl Hub {
             self.leave(replaced);
         }
         self.gone.retain(|proxy| !same(proxy));
-        let has: HashMap<Name, Hash> = join.held.into_iter().collect();
+        // What it says that it holds may be kept current for it, so views of other namespaces are not believed.
+        let namespace = &join.who.pod.namespace;
+        let may_hold = |name: &Name| name.kind != Kind::Service || compile::is_in_view(&name.key, namespace);
+        let held = join.held.into_iter().filter(|(name, _)| may_hold(name));
+        let has: HashMap<Name, Hash> = held.take(self.targets_max.saturating_mul(HELD_PER_TARGET)).collect();
         let outlet = Arc::new(Outlet::new(has.clone(), self.epoch.current()));
         let proxy = Proxy {
             who: join.who,

@@ -89,6 +89,10 @@ fn hub(state: &std::path::Path) -> Hub {
 }
 
 fn join(hub: &mut Hub, targets: &[&str]) -> (ProxyId, Arc<Outlet>) {
+    join_with(hub, targets, Vec::new())
+}
+
+fn join_with(hub: &mut Hub, targets: &[&str], held: Vec<(Name, Hash)>) -> (ProxyId, Arc<Outlet>) {
     let who = Who {
         pod: index::Name::new("shop", "web-1"),
         uid: "uid-web-1".to_owned(),
@@ -99,7 +103,7 @@ fn join(hub: &mut Hub, targets: &[&str]) -> (ProxyId, Arc<Outlet>) {
     hub.join(Join {
         who,
         epoch: 0,
-        held: Vec::new(),
+        held,
         targets: targets.iter().map(|t| t.parse().unwrap()).collect(),
     })
 }
@@ -200,4 +204,35 @@ fn an_address_of_the_meshs_networks_is_answered_when_something_is_there_and_take
     assert_eq!(lookups(), [false], "removed");
     change(&mut hub, pod("web-3", "10.244.5.5"));
     assert_eq!(lookups(), [true]);
+}
+
+#[test]
+fn a_proxy_does_not_follow_what_it_only_says_that_it_holds() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let broken = json!({"spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": "eighty"}]}});
+    let mut objects: Vec<Arc<Object>> = vec![pod("web-1", "10.244.0.1")];
+    objects.push(object("Service", "v1", "bad", 1, &[], &broken));
+    // As after a restart: what proxies have of the Service is held, and what that may refer to is kept for them.
+    hub.index = Index::new(hub.index.settings.clone());
+    hub.replace(&Snapshot {
+        objects,
+        ..Snapshot::default()
+    });
+    let name = |key: &str| Name::new(Kind::Service, key);
+    let held = vec![
+        (Name::new(Kind::Lookup, "10.96.0.9:80"), [1; 16]),
+        (name("shop/bad:80"), [1; 16]),
+        (name("shop/old:80@shop"), [1; 16]),
+        (name("bank/vault:80@bank"), [1; 16]),
+        (name("nonsense"), [1; 16]),
+    ];
+    let (id, _) = join_with(&mut hub, &["10.96.0.9:80"], held);
+    let needs = &hub.proxies[&id].needs;
+    assert!(needs.contains_key(&name("shop/bad:80")) && needs.contains_key(&name("shop/old:80@shop")));
+    assert!(!needs.contains_key(&name("bank/vault:80@bank")) && !needs.contains_key(&name("nonsense")));
+    // And no more of it than its destinations can need.
+    let many = (0..1000u32).map(|n| (Name::new(Kind::Endpoints, format!("shop/s{n}:80")), [1; 16]));
+    let (id, _) = join_with(&mut hub, &[], many.collect());
+    assert_eq!(hub.proxies[&id].acked.len(), 3 * HELD_PER_TARGET);
 }
