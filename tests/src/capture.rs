@@ -51,7 +51,21 @@ impl Capture {
         let file = mesh.manifests().with_file_name("capture.pcap");
         let child = Command::new("nsenter")
             .args([
-                "-t", &inside, "-n", "tcpdump", "-i", bridge, "-s", "0", "-U", "-B", "32768", "-Z", "root", "-w",
+                "-t",
+                &inside,
+                "-n",
+                "tcpdump",
+                "-i",
+                bridge,
+                "-s",
+                "0",
+                "-U",
+                "--immediate-mode",
+                "-B",
+                "32768",
+                "-Z",
+                "root",
+                "-w",
             ])
             .arg(&file)
             .arg("tcp")
@@ -63,6 +77,13 @@ impl Capture {
             std::fs::metadata(&file).is_ok_and(|file| file.len() >= 24)
         });
         Self { child, file }
+    }
+
+    /// Whether these bytes have crossed the bridge so far.
+    #[must_use]
+    pub fn has_seen(&self, bytes: &[u8]) -> bool {
+        let captured = std::fs::read(&self.file).expect("the capture");
+        captured.windows(bytes.len()).any(|window| window == bytes)
     }
 
     /// Ends the capture: every stream that it saw, and all captured bytes.

@@ -1,0 +1,171 @@
+//! The demo's mesh: `weft up` as a child process, asked and driven by this binary's own verbs.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+/// How long the mesh may take to start and to end.
+const START_TIME: Duration = Duration::from_secs(60);
+const END_TIME: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
+
+/// A running mesh.
+pub(super) struct Mesh {
+    name: String,
+    /// Holds the manifests and the log.
+    dir: PathBuf,
+    child: Child,
+    keep: bool,
+}
+
+impl Mesh {
+    /// Writes the manifests aside and starts `weft up` on them.
+    pub(super) fn start(name: &str, manifests: &[(&str, &str)], collector: &str) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("weft-{name}-{}", std::process::id()));
+        let files = dir.join("manifests");
+        std::fs::create_dir_all(&files).with_context(|| format!("making {}", files.display()))?;
+        for (file, text) in manifests {
+            std::fs::write(files.join(file), text).with_context(|| format!("writing {file}"))?;
+        }
+        let log = std::fs::File::create(dir.join("up.log")).context("making up.log")?;
+        let child = Command::new(std::env::current_exe()?)
+            .args(["up", "--name", name, "-f"])
+            .arg(&files)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A Ctrl-C is for the demo, which then ends the mesh in its own order.
+            .process_group(0)
+            .spawn()
+            .context("starting weft up")?;
+        Ok(Self {
+            name: name.to_owned(),
+            dir,
+            child,
+            keep: false,
+        })
+    }
+
+    /// Where the manifests lie.
+    pub(super) fn manifests(&self) -> PathBuf {
+        self.dir.join("manifests")
+    }
+
+    /// Waits until every pod is ready. Returns how long it took.
+    pub(super) async fn ready(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        while began.elapsed() < START_TIME {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("weft up ended with {status}:\n{}", self.last_lines());
+            }
+            if let Ok(status) = self.status().await
+                && all_ready(&status)
+            {
+                return Ok(began.elapsed());
+            }
+            sleep(POLL).await;
+        }
+        bail!("the mesh was not ready within {START_TIME:?}:\n{}", self.last_lines())
+    }
+
+    /// `weft status -o json`.
+    pub(super) async fn status(&self) -> Result<Value> {
+        let text = self.weft(&["status", "-o", "json"]).await?;
+        serde_json::from_str(&text).context("reading weft status")
+    }
+
+    /// Runs a program in a pod, and returns what it printed as JSON.
+    pub(super) async fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<Value> {
+        let text = self
+            .weft(&[&["exec", "-n", namespace, pod, "--"], command].concat())
+            .await?;
+        serde_json::from_str(&text).with_context(|| format!("reading what {} printed: {text:?}", command[0]))
+    }
+
+    /// Replaces text in a manifest, as an editor would: the whole file at once.
+    pub(super) fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
+        let path = self.manifests().join(file);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {file}"))?;
+        ensure!(text.contains(from), "{file} has no {from:?}");
+        let aside = path.with_extension("new");
+        std::fs::write(&aside, text.replace(from, to)).with_context(|| format!("writing {file}"))?;
+        std::fs::rename(&aside, &path).with_context(|| format!("replacing {file}"))
+    }
+
+    /// Ends the mesh and waits for it.
+    pub(super) async fn end(mut self) -> Result<()> {
+        if let Some(pid) = self.child.id() {
+            kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM).context("ending weft up")?;
+        }
+        let ended = timeout(END_TIME, self.child.wait()).await;
+        let status = ended.with_context(|| format!("weft up did not end within {END_TIME:?}"))??;
+        ensure!(status.success(), "weft up ended with {status}:\n{}", self.last_lines());
+        std::fs::remove_dir_all(&self.dir).with_context(|| format!("removing {}", self.dir.display()))
+    }
+
+    /// Leaves the mesh to itself.
+    pub(super) fn leave_running(mut self) {
+        self.keep = true;
+    }
+
+    async fn weft(&self, args: &[&str]) -> Result<String> {
+        let (verb, rest) = args.split_first().context("a verb")?;
+        let output = Command::new(std::env::current_exe()?)
+            .arg(verb)
+            .args(["--name", &self.name])
+            .args(rest)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("running weft {verb}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "weft {verb} ended with {}: {}",
+            output.status,
+            said.trim()
+        );
+        String::from_utf8(output.stdout).context("what it printed")
+    }
+
+    fn last_lines(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("up.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Mesh {
+    /// Whatever happens, the mesh does not outlive the demo by accident.
+    fn drop(&mut self) {
+        if let (false, Some(pid)) = (self.keep, self.child.id())
+            && let Ok(pid) = i32::try_from(pid)
+        {
+            // It may have ended just now.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
+}
+
+fn all_ready(status: &Value) -> bool {
+    let pods = status["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
+    !pods.is_empty() && pods.iter().all(|pod| pod["ready"] == Value::Bool(true))
+}
+
+/// The region of each pod, from `weft status -o json`.
+pub(super) fn region_of<'a>(status: &'a Value, pod: &str) -> &'a str {
+    let pods = status["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
+    pods.iter()
+        .find(|p| p["name"] == *pod)
+        .and_then(|p| p["region"].as_str())
+        .unwrap_or("?")
+}

@@ -1,0 +1,148 @@
+//! `weft demo`: a working mesh of a small shop, walked through step by step.
+//!
+//! It drives the mesh as a user would, with this binary's own verbs (`up`, `status`, `exec`), from the manifests in
+//! `shop/manifests`, and collects the mesh's traces with a small OTLP collector of its own.
+
+mod collector;
+mod mesh;
+mod show;
+mod steps;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+
+use mesh::Mesh;
+use show::Show;
+
+/// The manifests, as they lie in the repository.
+const MANIFESTS: [(&str, &str); 7] = [
+    ("cluster.yaml", include_str!("../../../shop/manifests/cluster.yaml")),
+    ("web.yaml", include_str!("../../../shop/manifests/web.yaml")),
+    ("reviews.yaml", include_str!("../../../shop/manifests/reviews.yaml")),
+    (
+        "reviews-east.yaml",
+        include_str!("../../../shop/manifests/reviews-east.yaml"),
+    ),
+    ("ratings.yaml", include_str!("../../../shop/manifests/ratings.yaml")),
+    ("visitors.yaml", include_str!("../../../shop/manifests/visitors.yaml")),
+    ("routes.yaml", include_str!("../../../shop/manifests/routes.yaml")),
+];
+
+/// Walk through a working mesh of a small shop on this machine.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weft demo\n  weft demo --keep      # leaves the mesh running and prints commands to try\n  weft demo --json | jq '.steps[] | {name, ok}'\n\nExit code: 0 if every step saw what it expected, else 1."
+)]
+pub(crate) struct DemoArgs {
+    /// The mesh's name. Meshes of different names run side by side.
+    #[arg(long, default_value = "demo")]
+    name: String,
+    /// Print the steps as JSON on stdout: {"steps": [{name, did, expected, saw, ok}]}.
+    #[arg(long)]
+    json: bool,
+    /// Leave the mesh running at the end, and print commands to try.
+    #[arg(long)]
+    keep: bool,
+    /// Print the manifests and end.
+    #[arg(long)]
+    print_manifests: bool,
+}
+
+/// What one step did and saw.
+#[derive(Debug)]
+struct Step {
+    name: &'static str,
+    did: String,
+    expected: String,
+    saw: String,
+    ok: bool,
+    /// Lines to draw under the step.
+    drawing: Vec<String>,
+}
+
+/// Runs the demo.
+pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
+    if args.print_manifests {
+        for (file, text) in MANIFESTS {
+            println!("# --- {file}\n{text}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut mesh = None;
+        let walked = tokio::select! {
+            walked = walk(args, &mut mesh) => walked,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            _ = terminate.recv() => Err(anyhow::anyhow!("told to end")),
+        };
+        finish(args, mesh, walked).await
+    })
+}
+
+async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>) -> Result<Vec<Step>> {
+    let mut show = Show::new(args.json);
+    show.begin("starting the mesh: two regions, ten pods, a proxy beside each pod of the namespace shop");
+    let collector = collector::Collector::start()
+        .await
+        .context("starting the trace collector")?;
+    let mesh = kept.insert(Mesh::start(&args.name, &MANIFESTS, collector.endpoint())?);
+    let took = mesh.ready().await?;
+    show.note(&format!("the mesh is ready ({:.1} s)", took.as_secs_f64()));
+
+    let mut done = Vec::new();
+    for title in steps::TITLES {
+        show.begin(title);
+        let step = steps::run(title, mesh, &collector).await.unwrap_or_else(|error| Step {
+            name: title,
+            did: "could not finish the step".to_owned(),
+            expected: "no error".to_owned(),
+            saw: format!("{error:#}"),
+            ok: false,
+            drawing: vec![],
+        });
+        show.step(&step);
+        done.push(step);
+    }
+    Ok(done)
+}
+
+/// Prints the outcome and ends the mesh, unless it is to be kept.
+async fn finish(args: &DemoArgs, mesh: Option<Mesh>, walked: Result<Vec<Step>>) -> Result<ExitCode> {
+    let mut show = Show::new(args.json);
+    show.pause();
+    match (mesh, walked.is_ok() && args.keep) {
+        (Some(mesh), true) => {
+            show.commands(&args.name, &mesh.manifests());
+            mesh.leave_running();
+        }
+        (Some(mesh), false) => {
+            show.note("ending the mesh");
+            mesh.end().await?;
+        }
+        (None, _) => {}
+    }
+    let steps = walked?;
+    let good = steps.iter().filter(|step| step.ok).count();
+    if args.json {
+        let steps: Vec<_> = steps
+            .iter()
+            .map(|s| json!({"name": s.name, "did": s.did, "expected": s.expected, "saw": s.saw, "ok": s.ok}))
+            .collect();
+        println!("{:#}", json!({ "steps": steps }));
+    }
+    show.note(&format!("{good} of {} steps saw what they expected", steps.len()));
+    Ok(if good == steps.len() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
