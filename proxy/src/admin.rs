@@ -23,7 +23,7 @@ pub fn public(ready: Ready, registry: Arc<Registry>, beliefs: Beliefs, probes: P
         .get("/ready", move |_| ready.response())
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
         .get("/metrics", move |_| {
-            beliefs.measure();
+            beliefs.measure(&registry);
             process.measure(&registry);
             registry.text().response()
         })

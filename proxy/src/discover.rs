@@ -22,6 +22,7 @@ pub(crate) mod store;
 pub(crate) mod testing;
 pub mod view;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -167,14 +168,23 @@ impl Beliefs {
         self.shared.config_age()
     }
 
-    /// Sets the gauges that are times. Called before a scrape, by the back thread.
-    pub fn measure(&self) {
+    /// Sets the gauges that are times, and forgets the metrics of Services that are gone. Called before a scrape, by the back
+    /// thread.
+    pub fn measure(&self, registry: &Registry) {
         self.meters.leaf_expiry.set(self.shared.leaf_left().as_secs_f64());
         self.meters.config_age.set(self.config_age().as_secs_f64());
         self.meters.connected.set(if self.is_connected() { 1.0 } else { 0.0 });
         self.meters
             .subscriptions
             .set(self.shared.followed.load(std::sync::atomic::Ordering::Relaxed) as f64);
+        let state = self.state();
+        let known: HashSet<(&str, &str, Option<&str>)> = state
+            .endpoints
+            .values()
+            .map(|held| &*held.value)
+            .flat_map(|set| [None, Some(&*set.subset)].map(|subset| (&*set.namespace, &*set.service, subset)))
+            .collect();
+        registry.forget_services(|namespace, service, subset| known.contains(&(namespace, service, subset)));
     }
 }
 

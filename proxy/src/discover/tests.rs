@@ -531,11 +531,43 @@ async fn a_worker_that_is_behind_holds_up_the_acknowledgement_and_the_snapshot()
         let generation = views[0].newer(views[0].state().generation).await.generation;
         // One worker is quick. The other one is busy for longer than snapshots wait for more changes.
         views[0].applied(generation);
-        assert!(tokio::time::timeout(Duration::from_millis(600), written()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(600), written())
+                .await
+                .is_err()
+        );
         assert!(control.said.try_recv().is_err(), "nothing is acknowledged");
         views[1].applied(generation);
         assert!(matches!(control.hear().await, Message::Ack(ack) if ack.nonce == 2));
         tokio::time::timeout(bound, written()).await.expect("a snapshot");
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scrape_forgets_the_services_that_are_gone() {
+    use crate::observe::metrics::Metrics;
+    let pod = Pod::new();
+    let Proxy {
+        mut back,
+        beliefs,
+        registry,
+        ..
+    } = proxy(&pod, "127.0.0.1:1");
+    back.client
+        .store
+        .follow(&target(AT), Instant::now(), Duration::ZERO)
+        .unwrap();
+    let mut resources = basics();
+    resources.extend(reviews(AT, &[("reviews-1", 1)], 5));
+    back.client.take_batch(batch(1, 1, resources));
+    let metrics = Metrics::new(&registry);
+    for service in [port("reviews"), port("gone")] {
+        metrics.ejected(&service, Reason::ConnectFailed);
+        metrics.endpoints(&service, "", 0).0.set(1.0);
+    }
+    beliefs.measure(&registry);
+    let text = registry.text().finish();
+    assert_eq!(text.matches("destination_service=\"reviews\"").count(), 3, "{text}");
+    assert_eq!(text.matches("destination_service=\"gone\"").count(), 0, "{text}");
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use weft_daemon::prometheus::Text;
 
-use super::table::{FAMILIES, Family, Kind, MESH_LABELS, Merge};
+use super::table::{FAMILIES, Family, Kind, MESH_LABELS, Merge, SERVICE_LABELS, Scope};
 
-/// Series of traffic that the proxy keeps at most. What goes over is counted as `other`.
+/// Series of traffic and of Services that the proxy keeps at most. What goes over is counted as `other`.
 pub const SERIES_MAX: usize = 2_000;
 
 /// Upper bounds of the duration buckets in seconds (OpenTelemetry semantic conventions, HTTP metrics).
@@ -96,7 +96,7 @@ impl Registry {
         }
     }
 
-    /// How many series of traffic there are.
+    /// How many series of traffic and of Services there are.
     pub fn series(&self) -> usize {
         self.lock().capped
     }
@@ -112,7 +112,7 @@ impl Registry {
                 Kind::Gauge(_) => text.gauge(family.name, family.help),
                 Kind::Histogram => text.histogram(family.name, family.help),
             };
-            let mesh = if family.mesh { MESH_LABELS } else { &[] };
+            let mesh = mesh_labels(family);
             for (values, writers) in series {
                 let names = mesh.iter().chain(family.labels);
                 let labels: Vec<(&str, &str)> = names.copied().zip(values.iter().map(|value| &**value)).collect();
@@ -124,41 +124,84 @@ impl Registry {
 
     /// The cells of one writer in one series: the same each time.
     fn cells(&self, writer: usize, family: &'static Family, values: &[&str], cells: usize) -> Cells {
-        let mesh = if family.mesh { MESH_LABELS.len() } else { 0 };
         debug_assert_eq!(
             values.len(),
-            mesh + family.labels.len(),
+            mesh_labels(family).len() + family.labels.len(),
             "{} has other labels",
             family.name
         );
-        let index = FAMILIES
-            .iter()
-            .position(|known| *known == family)
-            .expect("every family is in the table");
+        let index = index(family);
         let mut values: Values = values.iter().map(|value| Box::from(*value)).collect();
         let mut inner = self.lock();
         let Inner { families, capped, .. } = &mut *inner;
         let series = families.entry(index).or_default();
-        if family.mesh && !series.contains_key(&values) {
-            if *capped >= SERIES_MAX {
-                values = values.iter().map(|_| Box::from("other")).collect();
-            } else {
+        let fresh = || (0..cells).map(|_| AtomicU64::new(0)).collect::<Cells>();
+        if family.scope != Scope::Process && !series.contains_key(&values) {
+            if *capped < SERIES_MAX {
                 *capped += 1;
+            } else if matches!(family.kind, Kind::Gauge(Merge::Min | Merge::Max)) {
+                // Many things under one name would say nothing of any of them, so it is not printed.
+                return fresh();
+            } else {
+                values = others(&values);
             }
         }
         let writers = series.entry(values).or_default();
         if let Some((_, cells)) = writers.iter().find(|(id, _)| *id == writer) {
             return cells.clone();
         }
-        let cells: Cells = (0..cells).map(|_| AtomicU64::new(0)).collect();
+        let cells = fresh();
         writers.push((writer, cells.clone()));
         cells
+    }
+
+    /// Forgets the series of Services that are gone, but not those that somebody still counts in. `exists`: whether there is
+    /// a Service of this namespace and name, with this subset where one is named.
+    pub fn forget_services(&self, exists: impl Fn(&str, &str, Option<&str>) -> bool) {
+        let mut inner = self.lock();
+        let Inner { families, capped, .. } = &mut *inner;
+        families.retain(|index, series| {
+            let family = FAMILIES[*index];
+            if family.scope != Scope::Service {
+                return true;
+            }
+            let has_subset = family.labels.get(SERVICE_LABELS.len()) == Some(&"subset");
+            let before = series.len();
+            series.retain(|values, writers| {
+                let subset = has_subset.then(|| &*values[2]);
+                exists(&values[0], &values[1], subset)
+                    || *values == others(values)
+                    || writers.iter().any(|(_, cells)| Arc::strong_count(cells) > 1)
+            });
+            *capped -= before - series.len();
+            !series.is_empty()
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // What a panicking worker left is whole: cells are added in one step.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The labels that a family has beside its own, in front of them.
+fn mesh_labels(family: &Family) -> &'static [&'static str] {
+    match family.scope {
+        Scope::Traffic => MESH_LABELS,
+        Scope::Service | Scope::Process => &[],
+    }
+}
+
+fn index(family: &'static Family) -> usize {
+    FAMILIES
+        .iter()
+        .position(|known| *known == family)
+        .expect("every family is in the table")
+}
+
+/// The labels under which everything over the cap is counted.
+fn others(values: &Values) -> Values {
+    values.iter().map(|_| Box::from("other")).collect()
 }
 
 impl Writer {

@@ -22,6 +22,17 @@ pub enum Merge {
     Max,
 }
 
+/// What the series of a metric are of. All but those of the process are capped together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The process: few, and known beforehand.
+    Process,
+    /// One Service, by [`SERVICE_LABELS`] and perhaps `subset` in front of the other labels. Forgotten with it.
+    Service,
+    /// Who talks to whom: it has [`MESH_LABELS`].
+    Traffic,
+}
+
 /// One metric.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Family {
@@ -33,8 +44,8 @@ pub struct Family {
     pub unit: &'static str,
     /// Labels of its own, beside [`MESH_LABELS`].
     pub labels: &'static [&'static str],
-    /// Whether it has [`MESH_LABELS`]; then its series are capped.
-    pub mesh: bool,
+    /// What its series are of.
+    pub scope: Scope,
     /// What it says.
     pub help: &'static str,
 }
@@ -52,6 +63,9 @@ pub const MESH_LABELS: &[&str] = &[
     "mutual_tls",
 ];
 
+/// In front of the labels of every metric of a Service.
+pub const SERVICE_LABELS: &[&str] = &["destination_namespace", "destination_service"];
+
 const HTTP: &[&str] = &[
     "http_request_method",
     "http_response_status_code",
@@ -67,9 +81,9 @@ const RPC: &[&str] = &[
 ];
 
 macro_rules! families {
-    ($($id:ident = $name:literal, $kind:expr, $unit:literal, $labels:expr, mesh: $mesh:literal, $help:literal;)+) => {
+    ($($id:ident = $name:literal, $kind:expr, $unit:literal, $labels:expr, $scope:ident, $help:literal;)+) => {
         $(#[doc = $help] pub static $id: Family =
-            Family { name: $name, kind: $kind, unit: $unit, labels: $labels, mesh: $mesh, help: $help };)+
+            Family { name: $name, kind: $kind, unit: $unit, labels: $labels, scope: Scope::$scope, help: $help };)+
 
         /// All metrics, in the order in which they are printed.
         pub static FAMILIES: &[&Family] = &[$(&$id),+];
@@ -77,64 +91,64 @@ macro_rules! families {
 }
 
 families! {
-    HTTP_SERVER = "http_server_request_duration_seconds", Kind::Histogram, "seconds", HTTP, mesh: true,
+    HTTP_SERVER = "http_server_request_duration_seconds", Kind::Histogram, "seconds", HTTP, Traffic,
         "HTTP requests to this pod's app, from the first byte of the request's head to the last of the response.";
-    HTTP_CLIENT = "http_client_request_duration_seconds", Kind::Histogram, "seconds", HTTP, mesh: true,
+    HTTP_CLIENT = "http_client_request_duration_seconds", Kind::Histogram, "seconds", HTTP, Traffic,
         "HTTP requests of this pod's app, each attempt at an endpoint, from the head of the request to the end of the response.";
-    RPC_SERVER = "rpc_server_call_duration_seconds", Kind::Histogram, "seconds", RPC, mesh: true,
+    RPC_SERVER = "rpc_server_call_duration_seconds", Kind::Histogram, "seconds", RPC, Traffic,
         "gRPC calls to this pod's app. Methods that the app does not know are _OTHER.";
-    RPC_CLIENT = "rpc_client_call_duration_seconds", Kind::Histogram, "seconds", RPC, mesh: true,
+    RPC_CLIENT = "rpc_client_call_duration_seconds", Kind::Histogram, "seconds", RPC, Traffic,
         "gRPC calls of this pod's app, each attempt at an endpoint.";
-    TCP_OPENED = "weft_tcp_connections_opened_total", Kind::Counter, "connections", &[], mesh: true,
+    TCP_OPENED = "weft_tcp_connections_opened_total", Kind::Counter, "connections", &[], Traffic,
         "Opaque connections opened.";
-    TCP_OPEN = "weft_tcp_connections_open", Kind::Gauge(Merge::Sum), "connections", &[], mesh: true,
+    TCP_OPEN = "weft_tcp_connections_open", Kind::Gauge(Merge::Sum), "connections", &[], Traffic,
         "Opaque connections open now.";
-    TCP_CLOSED = "weft_tcp_connections_closed_total", Kind::Counter, "connections", &["reason"], mesh: true,
+    TCP_CLOSED = "weft_tcp_connections_closed_total", Kind::Counter, "connections", &["reason"], Traffic,
         "Opaque connections closed: done where both sides ended in order, else the reason code, or cancelled by the proxy's end.";
-    TCP_BYTES = "weft_tcp_bytes_total", Kind::Counter, "bytes", &["flow"], mesh: true,
+    TCP_BYTES = "weft_tcp_bytes_total", Kind::Counter, "bytes", &["flow"], Traffic,
         "Bytes of opaque connections: up from the side that dialled, down back to it.";
-    REFUSALS = "weft_refusals_total", Kind::Counter, "refusals", &["reason", "direction"], mesh: false,
+    REFUSALS = "weft_refusals_total", Kind::Counter, "refusals", &["reason", "direction"], Process,
         "Connections and requests that Weft refused or failed itself, by reason code (docs/errors.md).";
     ENDPOINTS = "weft_endpoints", Kind::Gauge(Merge::Min), "endpoints",
-        &["destination_namespace", "destination_service", "subset", "tier", "state"], mesh: false,
+        &["destination_namespace", "destination_service", "subset", "tier", "state"], Service,
         "Endpoints by tier (0 is nearest) and state (all, healthy), as the worker sees them that sees the fewest.";
     SPILLOVER = "weft_spillover_total", Kind::Counter, "requests",
-        &["destination_namespace", "destination_service", "subset", "tier", "reason"], mesh: false,
+        &["destination_namespace", "destination_service", "subset", "tier", "reason"], Service,
         "Requests and opaque connections sent to a farther tier than the nearest, and why: absent (no endpoint is nearer) or unhealthy.";
     EJECTIONS = "weft_endpoint_ejections_total", Kind::Counter, "ejections",
-        &["destination_namespace", "destination_service", "reason"], mesh: false,
+        &["destination_namespace", "destination_service", "reason"], Service,
         "Endpoints set aside after failures, by reason code.";
-    LEAF_EXPIRY = "weft_leaf_expiry_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
+    LEAF_EXPIRY = "weft_leaf_expiry_seconds", Kind::Gauge(Merge::Max), "seconds", &[], Process,
         "Seconds until the proxy's own certificate ends. 0: it has none that is valid.";
-    CONFIG_AGE = "weft_config_age_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
+    CONFIG_AGE = "weft_config_age_seconds", Kind::Gauge(Merge::Max), "seconds", &[], Process,
         "Seconds since the control plane last confirmed the configuration, to this process or the one before: 0 while its stream is up and has said what changed.";
-    CONNECTED = "weft_discovery_connected", Kind::Gauge(Merge::Max), "streams", &[], mesh: false,
+    CONNECTED = "weft_discovery_connected", Kind::Gauge(Merge::Max), "streams", &[], Process,
         "Whether the stream to the control plane is up.";
-    SUBSCRIPTIONS = "weft_discovery_subscriptions", Kind::Gauge(Merge::Max), "destinations", &[], mesh: false,
+    SUBSCRIPTIONS = "weft_discovery_subscriptions", Kind::Gauge(Merge::Max), "destinations", &[], Process,
         "Destinations that the proxy follows.";
-    BATCHES = "weft_discovery_batches_total", Kind::Counter, "batches", &[], mesh: false,
+    BATCHES = "weft_discovery_batches_total", Kind::Counter, "batches", &[], Process,
         "Batches of configuration received.";
-    REFUSED = "weft_discovery_refused_total", Kind::Counter, "resources", &["kind"], mesh: false,
+    REFUSED = "weft_discovery_refused_total", Kind::Counter, "resources", &["kind"], Process,
         "Resources that the proxy did not take, by kind; it goes on with the last good version.";
-    RECONNECTS = "weft_discovery_connects_total", Kind::Counter, "attempts", &["outcome"], mesh: false,
+    RECONNECTS = "weft_discovery_connects_total", Kind::Counter, "attempts", &["outcome"], Process,
         "Attempts to open the stream to the control plane, by outcome: opened or failed.";
-    ISSUES = "weft_identity_issues_total", Kind::Counter, "requests", &["outcome"], mesh: false,
+    ISSUES = "weft_identity_issues_total", Kind::Counter, "requests", &["outcome"], Process,
         "Certificates asked for, by outcome: issued, refused (by the control plane), unreachable, or invalid (what came was not ours).";
-    SKEW = "weft_clock_skew_seconds", Kind::Gauge(Merge::Max), "seconds", &[], mesh: false,
+    SKEW = "weft_clock_skew_seconds", Kind::Gauge(Merge::Max), "seconds", &[], Process,
         "How far this clock is ahead of the control plane's, measured when a certificate was issued.";
-    SNAPSHOTS = "weft_snapshot_writes_total", Kind::Counter, "writes", &["outcome"], mesh: false,
+    SNAPSHOTS = "weft_snapshot_writes_total", Kind::Counter, "writes", &["outcome"], Process,
         "Snapshots of the configuration written, by outcome: written or failed.";
-    TRACES_EXPORTED = "weft_traces_exported_total", Kind::Counter, "spans", &[], mesh: false,
+    TRACES_EXPORTED = "weft_traces_exported_total", Kind::Counter, "spans", &[], Process,
         "Spans that the collector took.";
-    TRACES_DROPPED = "weft_traces_dropped_total", Kind::Counter, "spans", &["reason"], mesh: false,
+    TRACES_DROPPED = "weft_traces_dropped_total", Kind::Counter, "spans", &["reason"], Process,
         "Spans dropped: queue (full), collector (it did not take them) or shutdown.";
-    SERIES = "weft_metrics_series", Kind::Gauge(Merge::Max), "series", &[], mesh: false,
-        "Series of traffic, each counted once however many lines it prints. What goes over the cap is counted as other.";
-    CPU = "process_cpu_seconds_total", Kind::Counter, "seconds", &[], mesh: false,
+    SERIES = "weft_metrics_series", Kind::Gauge(Merge::Max), "series", &[], Process,
+        "Series of traffic and of Services, each counted once however many lines it prints. What goes over the cap is counted as other.";
+    CPU = "process_cpu_seconds_total", Kind::Counter, "seconds", &[], Process,
         "CPU time of the proxy's process, user and system.";
-    MEMORY = "process_resident_memory_bytes", Kind::Gauge(Merge::Max), "bytes", &[], mesh: false,
+    MEMORY = "process_resident_memory_bytes", Kind::Gauge(Merge::Max), "bytes", &[], Process,
         "Memory of the proxy's process that lies in RAM.";
-    BUILD = "weft_build_info", Kind::Gauge(Merge::Max), "builds", &["version"], mesh: false,
+    BUILD = "weft_build_info", Kind::Gauge(Merge::Max), "builds", &["version"], Process,
         "Always 1, with the proxy's version.";
 }
 
@@ -148,7 +162,8 @@ pub fn markdown() -> String {
     out.push_str(&labels.join(", "));
     out.push_str(
         ". They come from the verified identity of the peer and from discovery, never from what a request says. At most \
-         2,000 series of traffic are kept; what goes over is counted in one series a metric whose labels are all `other`.\n\n\
+         2,000 series of traffic and of Services are kept; what goes over is counted in one series a metric whose labels are \
+         all `other`, and `weft_endpoints` leaves it out. The series of a Service are forgotten with it.\n\n\
          | name | type | unit | mesh labels | own labels | meaning |\n|---|---|---|---|---|---|\n",
     );
     for family in FAMILIES {
@@ -158,7 +173,7 @@ pub fn markdown() -> String {
             Kind::Histogram => "histogram",
         };
         let own: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
-        let mesh = if family.mesh { "yes" } else { "" };
+        let mesh = if family.scope == Scope::Traffic { "yes" } else { "" };
         out.push_str(&format!(
             "| `{}` | {kind} | {} | {mesh} | {} | {} |\n",
             family.name,

@@ -5,7 +5,7 @@ use http::{Method, Version};
 use weft_model::identity::{Identity, TrustDomain};
 
 use super::registry::SERIES_MAX;
-use super::table::{FAMILIES, Kind, MESH_LABELS};
+use super::table::{FAMILIES, Kind, MESH_LABELS, SERVICE_LABELS, Scope};
 use super::*;
 
 fn labels(workload: &str) -> Labels {
@@ -317,6 +317,97 @@ fn ten_thousand_labels_stay_under_the_cap_and_lose_no_count() {
     assert_eq!(other, (10_000 - SERIES_MAX) as f64);
 }
 
+fn port_of(service: &str) -> ServicePort {
+    ServicePort {
+        namespace: "shop".into(),
+        name: service.into(),
+        port: 80,
+    }
+}
+
+#[test]
+fn ten_thousand_services_stay_under_the_cap_and_lose_no_count() {
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry);
+    for index in 0..10_000 {
+        let service = port_of(&format!("s{index}"));
+        metrics.ejected(&service, Reason::ConnectFailed);
+        metrics.spillover(&service, "", 1, Spill::Absent).add(1);
+        metrics.endpoints(&service, "", 0).0.set(7.0);
+    }
+    assert!(registry.series() <= SERIES_MAX);
+    let samples = parse(&text(&registry));
+    assert!(samples.len() <= SERIES_MAX + 2, "one more a counter");
+    for name in ["weft_endpoint_ejections_total", "weft_spillover_total"] {
+        assert_eq!(value(&samples, name, &[]), 10_000.0);
+    }
+    // A number of endpoints that is of many Services would be of none.
+    assert_eq!(
+        value(&samples, "weft_endpoints", &[("destination_service", "other")]),
+        0.0
+    );
+}
+
+#[test]
+fn a_service_that_is_gone_is_forgotten_unless_somebody_still_counts_in_it() {
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry);
+    let mut kept = Vec::new();
+    for (service, subset) in [("stays", "v1"), ("stays", "v2"), ("gone", "v1"), ("draining", "v1")] {
+        metrics.ejected(&port_of(service), Reason::ConnectFailed);
+        metrics.endpoints(&port_of(service), subset, 0).0.set(1.0);
+        let spilled = metrics.spillover(&port_of(service), subset, 1, Spill::Absent);
+        spilled.add(1);
+        if service == "draining" {
+            kept.push(spilled);
+        }
+    }
+    let forget = || {
+        registry.forget_services(|namespace, service, subset| {
+            (namespace, service) == ("shop", "stays") && subset != Some("v2")
+        });
+        parse(&text(&registry))
+            .into_iter()
+            .map(|(name, labels, _)| format!("{name} {} {:?}", labels["destination_service"], labels.get("subset")))
+            .collect::<BTreeSet<_>>()
+    };
+    let of = |service: &str| {
+        BTreeSet::from([
+            format!("weft_endpoint_ejections_total {service} None"),
+            format!("weft_endpoints {service} Some(\"v1\")"),
+            format!("weft_spillover_total {service} Some(\"v1\")"),
+        ])
+    };
+    let mut expected = of("stays");
+    expected.insert("weft_spillover_total draining Some(\"v1\")".to_owned());
+    assert_eq!(forget(), expected);
+    kept.clear();
+    assert_eq!(forget(), of("stays"));
+    // All and healthy, spilled, ejected: what is forgotten makes room.
+    assert_eq!(registry.series(), 4);
+}
+
+#[test]
+fn what_was_counted_as_other_is_not_forgotten() {
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry);
+    for index in 0..SERIES_MAX + 5 {
+        metrics.ejected(&port_of(&format!("s{index}")), Reason::ConnectFailed);
+    }
+    registry.forget_services(|_, _, _| false);
+    assert_eq!(registry.series(), 0);
+    let samples = parse(&text(&registry));
+    assert_eq!(value(&samples, "weft_endpoint_ejections_total", &[]), 5.0);
+    metrics.ejected(&port_of("new"), Reason::ConnectFailed);
+    let samples = parse(&text(&registry));
+    let new = value(
+        &samples,
+        "weft_endpoint_ejections_total",
+        &[("destination_service", "new")],
+    );
+    assert_eq!(new, 1.0, "there is room again");
+}
+
 #[test]
 fn methods_of_strangers_do_not_become_labels() {
     let registry = Registry::new();
@@ -447,7 +538,19 @@ fn names_follow_the_conventions() {
         assert!(
             !MESH_LABELS
                 .iter()
-                .any(|label| family.mesh && family.labels.contains(label)),
+                .any(|label| family.scope == Scope::Traffic && family.labels.contains(label)),
+            "{}",
+            family.name
+        );
+        // Whatever names a Service is capped and forgotten with it.
+        assert_eq!(
+            family.scope == Scope::Service,
+            family.labels.contains(&"destination_service"),
+            "{}",
+            family.name
+        );
+        assert!(
+            family.scope != Scope::Service || family.labels.starts_with(SERVICE_LABELS),
             "{}",
             family.name
         );
