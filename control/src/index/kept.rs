@@ -1,5 +1,6 @@
 //! An object with its last valid form: what is invalid is held, not obeyed and not dropped.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::objects::{DecodeError, Object};
@@ -33,6 +34,22 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// What would be right.
     pub(crate) fix: String,
+}
+
+/// Reads an object. Where that panics the object is refused, as for anything else that is wrong with it: one object must not
+/// end the process, and end it again at each start.
+pub(super) fn guarded<T>(object: &Object, read: impl FnOnce(&Object) -> Formed<T>) -> Formed<T> {
+    // Reading is pure, so nothing is left half done.
+    catch_unwind(AssertUnwindSafe(|| read(object))).unwrap_or_else(|_| {
+        let object = object.reference();
+        tracing::error!(%object, "an object made its reader panic: it is refused");
+        Err(vec![Refusal {
+            reason: "Internal",
+            field: String::new(),
+            message: "could not be read because of a fault in the control plane".to_owned(),
+            fix: "report it, with the object; writing it differently may help until then".to_owned(),
+        }])
+    })
 }
 
 impl<T> Kept<T> {
@@ -94,5 +111,40 @@ impl Refusal {
 impl From<DecodeError> for Refusal {
     fn from(error: DecodeError) -> Self {
         Self::value(error.field, error.message, "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_object_that_makes_its_reader_panic_is_held() {
+        let object = Object {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "p1".to_owned(),
+            uid: "u".to_owned(),
+            resource_version: 1,
+            generation: 0,
+            labels: Default::default(),
+            annotations: Default::default(),
+            raw: json!({}),
+            origin: None,
+        };
+        let object = Arc::new(object);
+        let good = guarded(&object, |_| Ok((7, Vec::new())));
+        let before = Kept::new(object.clone(), good, None, true);
+        let after = Kept::new(
+            object.clone(),
+            guarded(&object, |_| panic!("on purpose")),
+            Some(before),
+            false,
+        );
+        assert_eq!(after.form(), Some(&7));
+        assert_eq!(after.refusals[0].reason, "Internal");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use weft_model::network::Networks;
 
+use super::kept::guarded;
 use super::route::possible_services;
 use super::{Changed, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
 use crate::objects::cluster::{INBOUND_ANNOTATION, place};
@@ -162,7 +163,12 @@ impl Index {
             self.pods_by_node.unlink(&pod.node, &name);
         }
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), formed(Pod::of(object)), old, self.initial);
+            let kept = Kept::new(
+                Arc::clone(object),
+                guarded(object, |object| formed(Pod::of(object))),
+                old,
+                self.initial,
+            );
             pod_addresses(&kept)
                 .iter()
                 .for_each(|ip| self.pods_by_ip.link(ip, name.clone()));
@@ -181,7 +187,12 @@ impl Index {
         let old_ips: BTreeSet<IpAddr> = old.as_ref().map(service_addresses).unwrap_or_default();
         old_ips.iter().for_each(|ip| self.services_by_ip.unlink(ip, &name));
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), formed(Service::of(object)), old, self.initial);
+            let kept = Kept::new(
+                Arc::clone(object),
+                guarded(object, |object| formed(Service::of(object))),
+                old,
+                self.initial,
+            );
             service_addresses(&kept)
                 .iter()
                 .for_each(|ip| self.services_by_ip.link(ip, name.clone()));
@@ -227,7 +238,12 @@ impl Index {
         let old_service = old.as_ref().and_then(slice_service);
         let old_ips = slice_addresses(old.as_ref());
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), formed(EndpointSlice::of(object)), old, self.initial);
+            let kept = Kept::new(
+                Arc::clone(object),
+                guarded(object, |object| formed(EndpointSlice::of(object))),
+                old,
+                self.initial,
+            );
             self.slices.insert(name.clone(), kept);
         }
         let new = self.slices.get(&name).cloned();
@@ -305,7 +321,7 @@ impl Index {
             .for_each(|service| self.routes_by_service.unlink(service, reference));
         let old_parents = old.as_ref().and_then(Kept::form).map(|route| route.parents.clone());
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), Route::of(object), old, self.initial);
+            let kept = Kept::new(Arc::clone(object), guarded(object, Route::of), old, self.initial);
             route_services(&kept)
                 .iter()
                 .for_each(|service| self.routes_by_service.link(service, reference.clone()));
@@ -331,7 +347,7 @@ impl Index {
     fn subset(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let old = self.subsets.remove(&name);
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), Subset::of(object), old, self.initial);
+            let kept = Kept::new(Arc::clone(object), guarded(object, Subset::of), old, self.initial);
             self.subsets.insert(name.clone(), kept);
         }
         changed.topics.insert(Topic::Subset(name));
@@ -345,7 +361,7 @@ impl Index {
             .for_each(|service| self.policies_by_service.unlink(service, &name));
         changed.topics.extend(old_services.into_iter().map(Topic::Service));
         if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), Policy::of(object), old, self.initial);
+            let kept = Kept::new(Arc::clone(object), guarded(object, Policy::of), old, self.initial);
             let services = policy_services(&kept);
             services
                 .iter()

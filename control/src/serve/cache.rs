@@ -4,6 +4,7 @@
 //! with its last subscriber.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +110,7 @@ impl Cache {
     /// Subscribes a proxy to an item, which is made if nobody had it.
     pub(crate) fn subscribe(&mut self, item: &Item, proxy: ProxyId, index: &Index, facts: &Facts) -> &Entry {
         if !self.entries.contains_key(item) {
-            self.put(item.clone(), make(item, index, facts));
+            self.put(item.clone(), guarded(item, None, || make(item, index, facts)));
         }
         let entry = self.entries.entry(item.clone()).or_default();
         entry.users.insert(proxy);
@@ -154,7 +155,7 @@ impl Cache {
         let Some(old) = self.entries.get(item) else {
             return Difference::None;
         };
-        let new = make(item, index, facts);
+        let new = guarded(item, Some(old), || make(item, index, facts));
         let content = |entry: &Entry| entry.made.as_ref().map(|made| made.version.hash);
         let refers = |entry: &Entry| entry.made.as_ref().map(|made| made.refers.clone());
         let difference = if refers(old) != refers(&new) || old.hold != new.hold {
@@ -193,6 +194,41 @@ impl Cache {
                 self.by_topic.remove(topic);
             }
         }
+    }
+}
+
+/// Makes an item. Where that panics what was made last stays, and proxies keep what they have: one resource must not end the
+/// process, and end it again at each start.
+fn guarded(item: &Item, old: Option<&Entry>, make: impl FnOnce() -> Entry) -> Entry {
+    // Compiling is pure, so nothing is left half done.
+    catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
+        tracing::error!(resource = %item.name(), "making a resource panicked: it stays as it was");
+        let mut topics = own_topics(item);
+        topics.extend(old.into_iter().flat_map(|old| old.topics.iter().cloned()));
+        Entry {
+            made: old.and_then(|old| old.made.clone()),
+            rules: old.map(|old| old.rules.clone()).unwrap_or_default(),
+            hold: Some("it could not be made because of a fault in the control plane".into()),
+            topics,
+            users: BTreeSet::new(),
+        }
+    })
+}
+
+/// What an item depends on whatever else it does.
+fn own_topics(item: &Item) -> BTreeSet<Topic> {
+    match item {
+        Item::Lookup(Target::Address(address), _) => BTreeSet::from([Topic::Address(address.ip().to_canonical())]),
+        Item::Service(key) | Item::Endpoints(key) => {
+            let name = key.rsplit_once(':').and_then(|(name, _)| name.split_once('/'));
+            let name = name.map(|(namespace, name)| index::Name::new(namespace, name));
+            name.into_iter()
+                .flat_map(|name| [Topic::Service(name.clone()), Topic::Endpoints(name)])
+                .collect()
+        }
+        Item::Inbound(pod) => BTreeSet::from([Topic::Pod(pod.clone())]),
+        Item::Mesh => BTreeSet::from([Topic::Networks]),
+        Item::Lookup(Target::Host { .. }, _) | Item::Bundles => BTreeSet::new(),
     }
 }
 
@@ -322,4 +358,32 @@ fn service_refers(service: &Service) -> Vec<Name> {
         .filter(|key| !key.is_empty())
         .collect();
     keys.into_iter().map(|key| Name::new(Kind::Endpoints, key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_whose_making_panics_stays_as_it_was_and_is_made_again_later() {
+        let item = Item::Service("shop/reviews:80".into());
+        let encoded = Bytes::from_static(b"x");
+        let version = Version {
+            hash: [1; 16],
+            sources: Vec::new(),
+        };
+        let made = Arc::new(Made::new(item.name(), version, Vec::new(), Vec::new(), encoded));
+        let old = Entry {
+            made: Some(made),
+            topics: BTreeSet::from([Topic::Networks]),
+            ..Entry::default()
+        };
+        let new = guarded(&item, Some(&old), || panic!("on purpose"));
+        assert_eq!(new.made.unwrap().version.hash, [1; 16]);
+        assert!(new.hold.is_some());
+        let service = Topic::Service(index::Name::new("shop", "reviews"));
+        assert!(new.topics.contains(&Topic::Networks) && new.topics.contains(&service));
+        let first = guarded(&item, None, || panic!("on purpose"));
+        assert!(first.made.is_none() && first.hold.is_some() && first.topics.contains(&service));
+    }
 }
