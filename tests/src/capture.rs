@@ -70,6 +70,7 @@ impl Capture {
             .arg(&file)
             .arg("tcp")
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("tcpdump runs: apt-get install tcpdump");
@@ -110,6 +111,14 @@ impl Capture {
             rest = &rest[16 + length..];
         }
         (streams, bytes)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
