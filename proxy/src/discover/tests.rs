@@ -167,7 +167,10 @@ async fn a_new_proxy_gets_a_certificate_its_configuration_and_what_it_asks_for()
         assert!(ready.is_ready());
         assert!(beliefs.is_connected());
         assert_eq!(*control.tokens.lock().unwrap(), ["the-token"]);
-        assert_eq!(*views[0].credential().unwrap().identity(), identity("shop", "web"));
+        assert_eq!(
+            *views[0].state().credential.clone().unwrap().identity(),
+            identity("shop", "web")
+        );
         asked(&mut control, &views).await;
     })
     .await;
@@ -265,7 +268,7 @@ async fn somebody_else_at_the_control_planes_address_gets_no_token() {
             "{metrics}"
         );
         assert!(!ready.is_ready());
-        assert_eq!(views[0].credential().unwrap_err(), Reason::NoCertificate);
+        assert_eq!(views[0].state().credential.as_deref().map(Credential::identity), None);
     }
 }
 
@@ -323,7 +326,10 @@ async fn a_proxy_that_restarts_while_the_control_plane_is_away_serves_at_once() 
     assert!(began.elapsed() < Duration::from_millis(200));
     assert_eq!(views[0].lookup(&target(AT)).await, Ok(Lookup::Service("svc".into())));
     assert_eq!(views[0].state().inbound().unwrap().mode, Mode::Strict);
-    assert_eq!(*views[0].credential().unwrap().identity(), identity("shop", "web"));
+    assert_eq!(
+        *views[0].state().credential.clone().unwrap().identity(),
+        identity("shop", "web")
+    );
     assert!(!beliefs.is_connected());
     for name in [crate::snapshot::FILE, "credential.pem"] {
         use std::os::unix::fs::PermissionsExt as _;
@@ -346,7 +352,7 @@ async fn a_damaged_snapshot_is_discarded_and_the_proxy_is_not_ready() {
     let Proxy { views, ready, .. } = proxy(&pod, &address);
     assert_eq!(ready.missing(), ["configuration"]);
     assert!(views[0].state().inbound().is_none());
-    assert!(views[0].peek(&target(AT)).is_none());
+    assert!(views[0].state().lookups.is_empty());
 }
 
 #[tokio::test]
@@ -359,7 +365,7 @@ async fn a_damaged_key_is_discarded_and_the_proxy_is_not_ready() {
     std::fs::write(path, bytes).unwrap();
     let Proxy { views, ready, .. } = proxy(&pod, &address);
     assert_eq!(ready.missing(), ["certificate"]);
-    assert_eq!(views[0].credential().unwrap_err(), Reason::NoCertificate);
+    assert_eq!(views[0].state().credential.as_deref().map(Credential::identity), None);
 }
 
 #[tokio::test]
@@ -419,12 +425,12 @@ async fn a_renewed_certificate_opens_a_new_stream() {
     let Proxy { back, views, .. } = proxy(&pod, &control.address.to_string());
     beside(back, async {
         introduced(&mut control, &views).await;
-        let first = views[0].credential().unwrap();
+        let first = views[0].state().credential.clone().unwrap();
         let Message::Hello(hello) = control.hear().await else {
             panic!("another stream begins with hello")
         };
         assert_eq!(hello.held.len(), 2);
-        let second = views[0].credential().unwrap();
+        let second = views[0].state().credential.clone().unwrap();
         assert!(second.generation() > first.generation());
         assert_ne!(second.chain(), first.chain());
         assert_ne!(

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
-use weft_certs::credential::Credential;
 use weft_model::destination::{Lookup, Target};
 use weft_model::reason::Reason;
 
@@ -127,11 +126,6 @@ impl View {
         self.current.borrow().clone()
     }
 
-    /// The proxy's own leaf with the roots it trusts, or [`Reason::NoCertificate`].
-    pub fn credential(&self) -> Result<Arc<Credential>, Reason> {
-        self.state().credential.clone().ok_or(Reason::NoCertificate)
-    }
-
     /// Waits for a state newer than this generation. Cancel safe; several tasks may wait.
     pub async fn newer(&self, than: u64) -> Arc<State> {
         let mut states = self.states.borrow().clone();
@@ -189,14 +183,6 @@ impl View {
         !self.is_connected() && (!lets_plaintext_in || self.shared.config_age() <= UNCONFIRMED)
     }
 
-    /// What is known of a destination, without asking or waiting. For explanations; decisions use [`View::lookup`].
-    pub fn peek(&self, target: &Target) -> Option<Lookup> {
-        self.state()
-            .lookups
-            .get(target)
-            .map(|found| Lookup::clone(&found.lookup.value))
-    }
-
     /// Says that what is known of a destination seems wrong (an endpoint showed another identity, say): the control plane
     /// is asked, at most once a second for each destination.
     pub fn suspect(&self, target: &Target) {
@@ -204,8 +190,7 @@ impl View {
         let _ = self.asks.try_send(Ask::Suspect(target.clone()));
     }
 
-    /// Whether the stream to the control plane is up.
-    pub fn is_connected(&self) -> bool {
+    fn is_connected(&self) -> bool {
         self.shared.connected.load(Ordering::Relaxed)
     }
 

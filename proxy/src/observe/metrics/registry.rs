@@ -223,22 +223,12 @@ impl Writer {
         // The buckets, those above all bounds, and the sum in nanoseconds.
         Histogram(self.registry.cells(self.id, family, values, BUCKETS.len() + 2))
     }
-
-    /// Where its counters are read.
-    pub fn registry(&self) -> &Arc<Registry> {
-        &self.registry
-    }
 }
 
 impl Counter {
     /// Counts.
     pub fn add(&self, count: u64) {
         add(&self.0[0], count);
-    }
-
-    /// What this writer has counted.
-    pub fn value(&self) -> u64 {
-        self.0[0].load(Ordering::Relaxed)
     }
 
     /// Takes over a count that somebody else keeps, and that only rises.
@@ -258,8 +248,7 @@ impl Gauge {
         self.set(self.value() + change);
     }
 
-    /// This writer's value.
-    pub fn value(&self) -> f64 {
+    fn value(&self) -> f64 {
         f64::from_bits(self.0[0].load(Ordering::Relaxed))
     }
 }

@@ -152,8 +152,9 @@ families! {
         "Always 1, with the proxy's version.";
 }
 
-/// `docs/metrics.md`.
-pub fn markdown() -> String {
+/// `docs/metrics.md`, for the test that holds the two together.
+#[cfg(test)]
+pub(crate) fn markdown() -> String {
     let mut out = String::from(
         "# Metrics of the proxy\n\nGenerated from `proxy/src/observe/metrics/table.rs`; a test holds the two together. \
          `GET :15020/metrics` prints them in Prometheus' text format.\n\nMetrics of traffic carry the mesh's labels: ",
