@@ -235,35 +235,7 @@ fn own_topics(item: &Item) -> BTreeSet<Topic> {
 /// Compiles and encodes an item.
 fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
     match item {
-        Item::Lookup(target, namespace) => {
-            let Compiled {
-                value,
-                sources,
-                requires,
-                hold,
-                topics,
-            } = compile::lookup(index, target, namespace);
-            let Some(value) = value else {
-                let hold = hold.map(Into::into);
-                return Entry {
-                    hold,
-                    topics,
-                    ..Entry::default()
-                };
-            };
-            let refers = match &value {
-                Lookup::Service(key) => vec![Name::new(Kind::Service, key.as_str())],
-                Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => Vec::new(),
-            };
-            let compiled = Compiled {
-                value,
-                sources,
-                requires,
-                hold,
-                topics,
-            };
-            entry(item, compiled, refers, Body::Lookup)
-        }
+        Item::Lookup(target, namespace) => make_lookup(item, compile::lookup(index, target, namespace)),
         Item::Service(key) => {
             let Some(compiled) = compile::service(index, key) else {
                 return Entry::default();
@@ -318,6 +290,35 @@ fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
             )
         }
     }
+}
+
+fn make_lookup(item: &Item, compiled: Compiled<Option<Lookup>>) -> Entry {
+    let Compiled {
+        value,
+        sources,
+        requires,
+        hold,
+        topics,
+    } = compiled;
+    let Some(value) = value else {
+        return Entry {
+            hold: hold.map(Into::into),
+            topics,
+            ..Entry::default()
+        };
+    };
+    let refers = match &value {
+        Lookup::Service(key) => vec![Name::new(Kind::Service, key.as_str())],
+        Lookup::Direct { .. } | Lookup::Outside { .. } | Lookup::NoSuchPort { .. } => Vec::new(),
+    };
+    let compiled = Compiled {
+        value,
+        sources,
+        requires,
+        hold,
+        topics,
+    };
+    entry(item, compiled, refers, Body::Lookup)
 }
 
 fn entry<T>(item: &Item, compiled: Compiled<T>, refers: Vec<Name>, body: impl FnOnce(T) -> Body) -> Entry {
