@@ -3,13 +3,16 @@
 //! In: `/probe/<container>/<kind>`, and the original probes as the injector kept them. Out: the answer's status only, so that
 //! the path is no way in for others. The app is asked at, and from, the pod's own address.
 
+mod grpc;
+mod tls;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::StatusCode;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -40,6 +43,7 @@ pub enum ProbesError {
 struct Probe {
     http_get: Option<HttpGet>,
     tcp_socket: Option<TcpSocket>,
+    grpc: Option<Grpc>,
     /// Seconds.
     #[serde(default = "one")]
     timeout_seconds: u64,
@@ -68,6 +72,13 @@ struct Header {
 #[derive(Clone, Debug, Deserialize)]
 struct TcpSocket {
     port: u16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Grpc {
+    port: u16,
+    /// Whom to ask about. Kubernetes writes null, or nothing, for the server as a whole.
+    service: Option<String>,
 }
 
 fn one() -> u64 {
@@ -119,24 +130,30 @@ impl Probes {
     }
 
     async fn ask(&self, probe: &Probe) -> Finding {
-        match (&probe.http_get, &probe.tcp_socket) {
-            (Some(get), _) => self.http(get).await,
-            (None, Some(tcp)) => match self.dial(tcp.port).await {
-                Ok(_) => Finding::Well(StatusCode::OK),
-                Err(reason) => Finding::Ill(StatusCode::SERVICE_UNAVAILABLE, reason),
-            },
-            (None, None) => Finding::Ill(
-                StatusCode::NOT_IMPLEMENTED,
-                "this version runs probes of kind httpGet and tcpSocket only".to_owned(),
-            ),
+        if let Some(get) = &probe.http_get {
+            return self.http(get).await;
+        }
+        let answered = match (&probe.tcp_socket, &probe.grpc) {
+            (Some(tcp), _) => self.dial(tcp.port).await.map(drop),
+            (None, Some(grpc)) => self.grpc(grpc).await,
+            (None, None) => {
+                let reason = "this version runs probes of kind httpGet, tcpSocket and grpc only";
+                return Finding::Ill(StatusCode::NOT_IMPLEMENTED, reason.to_owned());
+            }
+        };
+        match answered {
+            Ok(()) => Finding::Well(StatusCode::OK),
+            Err(reason) => Finding::Ill(StatusCode::SERVICE_UNAVAILABLE, reason),
         }
     }
 
+    async fn grpc(&self, grpc: &Grpc) -> Result<(), String> {
+        let stream = self.dial(grpc.port).await?;
+        let authority = SocketAddr::new(self.address, grpc.port).to_string();
+        grpc::check(stream, &authority, grpc.service.as_deref().unwrap_or_default()).await
+    }
+
     async fn http(&self, get: &HttpGet) -> Finding {
-        if get.scheme.eq_ignore_ascii_case("https") {
-            let reason = "this version does not run probes over HTTPS";
-            return Finding::Ill(StatusCode::NOT_IMPLEMENTED, reason.to_owned());
-        }
         let mut stream = match self.dial(get.port).await {
             Ok(stream) => stream,
             Err(reason) => return Finding::Ill(StatusCode::SERVICE_UNAVAILABLE, reason),
@@ -145,7 +162,17 @@ impl Probes {
             Ok(head) => head,
             Err(reason) => return Finding::Ill(StatusCode::INTERNAL_SERVER_ERROR, reason),
         };
-        match exchange(&mut stream, &head).await {
+        let answered = match get.scheme.eq_ignore_ascii_case("https") {
+            false => exchange(&mut stream, &head).await,
+            true => match tls::connect(stream, &get.host, self.address).await {
+                Ok(mut stream) => exchange(&mut stream, &head).await,
+                Err(error) => {
+                    let reason = format!("the app's TLS, of which probes speak version 1.3 only: {error}");
+                    return Finding::Ill(StatusCode::BAD_GATEWAY, reason);
+                }
+            },
+        };
+        match answered {
             // As the kubelet judges: 200 to 399.
             Ok(status) if (200..400).contains(&status.as_u16()) => Finding::Well(status),
             Ok(status) => Finding::Ill(status, format!("the app answered {}", status.as_u16())),
@@ -204,7 +231,7 @@ impl Probes {
     }
 }
 
-async fn exchange(stream: &mut TcpStream, head: &str) -> std::io::Result<StatusCode> {
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> std::io::Result<StatusCode> {
     stream.write_all(head.as_bytes()).await?;
     let (mut buffer, mut read) = ([0; ANSWER_MAX], 0);
     loop {
