@@ -16,6 +16,7 @@ use crate::http::client::Upstream;
 use crate::http::exchange::{Done, Exchange, ForwardError};
 use crate::http::h2::{Stream, convert};
 use crate::http::head::{Length, ResponseHead};
+use crate::http::headers;
 use crate::http::limits::INTERIM_RESPONSES;
 use crate::http::message::{Broken, Fault, Message, Replay, Transfer, grpc_status};
 use crate::http::refuse;
@@ -33,6 +34,9 @@ impl Exchange<'_> {
         let reused = matches!(upstream, Upstream::H1(client) if client.uses > 0);
         let idempotent = self.head.method.is_idempotent();
         let peer = upstream.is_to_peer();
+        if !peer {
+            headers::strip_internal(&mut self.head.headers);
+        }
         self.replay
             .begin(peer || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
         let _open = match upstream {

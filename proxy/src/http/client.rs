@@ -44,6 +44,8 @@ pub struct H1Client {
     pub(crate) uses: u64,
     /// No exchange is under way, and the last one ended so that another may follow.
     pub(crate) sound: bool,
+    /// It leads to a peer of the mesh, whose identity was verified.
+    pub(crate) peer: bool,
 }
 
 /// An HTTP/2 connection; clones share it. When the last clone is gone and its streams have ended, it closes.
@@ -52,7 +54,7 @@ pub struct H2Client {
     pub(crate) sender: SendRequest<Bytes>,
     streams: Streams,
     /// It leads to a peer of the mesh, whose identity was verified.
-    peer: bool,
+    pub(crate) peer: bool,
 }
 
 /// Exchanges that are under way on one HTTP/2 connection. Counted here, because the `h2` crate does not say.
@@ -76,6 +78,7 @@ pub struct H2Driver {
 /// Takes a connection for HTTP/1.1. Nothing is sent.
 pub fn handshake_h1(io: Io) -> H1Client {
     H1Client {
+        peer: io.kind() == IoKind::Client,
         connection: Connection::new(io),
         uses: 0,
         sound: true,
@@ -116,7 +119,7 @@ impl Upstream {
     /// Whether it leads to a peer of the mesh, whose identity was verified.
     pub(crate) fn is_to_peer(&self) -> bool {
         match self {
-            Self::H1(client) => client.connection.is_to_peer(),
+            Self::H1(client) => client.peer,
             Self::H2(client) => client.peer,
         }
     }

@@ -93,7 +93,8 @@ impl<'a> Exchange<'a> {
         &self.head
     }
 
-    /// The request's headers, to add to or to take from before it is forwarded.
+    /// The request's headers, to add to or to take from before it is forwarded. Internal ones (`x-weft-*`) reach verified peers
+    /// only: forwarding to anyone else takes them out.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.head.headers
     }

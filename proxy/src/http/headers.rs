@@ -161,6 +161,11 @@ pub(crate) fn strip_reserved(headers: &mut HeaderMap, origin: Origin) {
     remove(headers, |name| is_reserved(name, origin));
 }
 
+/// Drops what passes between proxies only: before an app, or anyone else who is no verified peer, gets to see it.
+pub(crate) fn strip_internal(headers: &mut HeaderMap) {
+    remove(headers, |name| begins_like(name.as_str(), INTERNAL));
+}
+
 /// Whether a list has a token, parameters aside.
 pub(crate) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
     tokens(value).any(|token| {

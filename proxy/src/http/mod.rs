@@ -55,6 +55,7 @@ pub enum HttpVersion {
 pub enum Origin {
     /// An app of this pod, or a stranger: what is reserved to the mesh is stripped.
     Outside,
-    /// A peer's proxy, with a verified identity: internal headers (`x-weft-*`) are kept.
+    /// A peer's proxy, with a verified identity: internal headers (`x-weft-*`) are there to be read, and go no further than to
+    /// another verified peer.
     Mesh,
 }

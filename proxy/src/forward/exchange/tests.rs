@@ -4,6 +4,7 @@
 
 mod h1;
 mod h2;
+mod internal;
 mod limits;
 mod translate;
 
@@ -66,6 +67,7 @@ impl RequestService for Service {
                 Err(error) => Some((error.reason, error.replayable)),
             };
             self.outcomes.borrow_mut().push(outcome);
+            assert!(self.outcomes.borrow().len() < 1000, "it is tried again without end");
             match again {
                 None => return,
                 Some((_, true)) => {
@@ -116,6 +118,11 @@ impl Proxy {
 
 /// A proxy before these upstreams, and the client's end of a connection to it.
 fn proxy(version: HttpVersion, upstreams: Vec<Upstream>) -> (Io, Proxy) {
+    proxy_for(Origin::Outside, version, upstreams)
+}
+
+/// The same for a client of this origin.
+fn proxy_for(origin: Origin, version: HttpVersion, upstreams: Vec<Upstream>) -> (Io, Proxy) {
     let (client, near) = Io::pipe(PIPE);
     let service = Rc::new(Service {
         upstreams: RefCell::new(upstreams.into()),
@@ -125,7 +132,7 @@ fn proxy(version: HttpVersion, upstreams: Vec<Upstream>) -> (Io, Proxy) {
     let context = ServeContext {
         limits: Limits::default(),
         closing: closing.clone(),
-        origin: Origin::Outside,
+        origin,
         authority: Some("10.0.0.1:80".parse().unwrap()),
     };
     let task = spawn_local(serve(near, version, service.clone(), context));

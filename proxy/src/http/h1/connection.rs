@@ -18,7 +18,7 @@ use super::parse::{self, Framing};
 use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::message::Broken;
-use crate::io::{Io, IoKind};
+use crate::io::Io;
 
 mod send;
 
@@ -330,11 +330,6 @@ impl Connection {
     /// Whether nothing is there that has not been taken, and nothing has come since.
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.input.is_empty() && !self.ended && self.io.is_quiet()
-    }
-
-    /// Whether it leads to a peer of the mesh, whose identity was verified.
-    pub(crate) fn is_to_peer(&self) -> bool {
-        self.io.kind() == IoKind::Client
     }
 
     /// Whether bytes of a message lie in front.
