@@ -56,29 +56,41 @@ pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
 /// The rooms in their order. An error gives the stream back, to be told why.
 async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) -> Result<(), (Io, Reason)> {
     let target = Target::Address(destination);
-    let service = match worker.find(&target).await {
-        Ok(Found::Service(service)) => service,
-        Ok(Found::Outside) => {
-            streams::outside(worker, io, destination).await;
-            return Ok(());
+    let (service, generation, detected, trial) = loop {
+        let service = match worker.find(&target).await {
+            Ok(Found::Service(service)) => service,
+            Ok(Found::Outside) => {
+                streams::outside(worker, io, destination).await;
+                return Ok(());
+            }
+            Err(reason) => return Err((io, reason)),
+        };
+        // Of the same moment: nothing was waited for since the service was found.
+        let generation = worker.generation();
+        let mut trial = None;
+        let detected = match detect(worker, &mut io, &target, &service, &mut trial).await {
+            Ok(detected) => detected,
+            Err(reason) => return Err((io, reason)),
+        };
+        // Detection may have waited for long, and what was decided meanwhile is said to hold: then it is looked up anew.
+        // A trial connection has carried nothing yet, and what the app has said is kept.
+        if generation == worker.generation() {
+            break (service, generation, detected, trial);
         }
-        Err(reason) => return Err((io, reason)),
     };
-    let mut trial = None;
-    let version = match detect(worker, &mut io, &target, &service, &mut trial).await {
-        Ok(Detected::Http(version)) => version,
-        Ok(Detected::Opaque) => return streams::opaque(worker, io, &target, &service).await,
-        Ok(Detected::Dialled(upstream)) => {
+    let version = match detected {
+        Detected::Http(version) => version,
+        Detected::Opaque => return streams::opaque(worker, io, &target, &service).await,
+        Detected::Dialled(upstream) => {
             if let Some(flight) = trial {
                 Stream { io: upstream, flight }.pump(io).await;
             }
             return Ok(());
         }
-        Err(reason) => return Err((io, reason)),
     };
     drop(trial);
     let context = context(worker, destination);
-    let requests = Rc::new(Requests::new(worker.clone(), target, service));
+    let requests = Rc::new(Requests::new(worker.clone(), target, service, generation));
     if let Err(error) = serve_http(io, version, requests, context).await {
         tracing::debug!(%destination, %error, "outbound HTTP connection ended");
     }

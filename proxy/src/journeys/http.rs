@@ -220,3 +220,23 @@ fn with_nothing_left_draining_ends_at_once() {
         assert!(connection.get("/").await.is_none(), "an idle connection is closed");
     });
 }
+
+#[test]
+fn a_connection_that_was_silent_while_the_configuration_changed_goes_by_the_new_one() {
+    story(async {
+        let world = World::new();
+        let old = listen().await;
+        let mut told = world.told("web");
+        told.endpoints("all", vec![world.endpoint(1, old.local_addr().unwrap(), None)]);
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        let mut connection = Client::to(client.outbound).await;
+        // Detection has dialled: what is at the destination was found before the change.
+        let _trial = old.accept().await.unwrap();
+        let new = app("new").await;
+        client
+            .tell(|told| _ = told.endpoints("all", vec![world.endpoint(2, new, None)]))
+            .await;
+        let answer = connection.get("/").await.unwrap();
+        assert!(answer.body.starts_with("new\n"), "{answer:?}");
+    });
+}

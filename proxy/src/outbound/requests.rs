@@ -47,9 +47,9 @@ impl RequestService for Requests {
 }
 
 impl Requests {
-    /// For a connection to what was found at its destination.
-    pub fn new(worker: Rc<Worker>, target: Target, service: Rc<Service>) -> Self {
-        let found = RefCell::new((worker.generation(), service));
+    /// For a connection to what was found at its destination, in the tables of this generation.
+    pub fn new(worker: Rc<Worker>, target: Target, service: Rc<Service>, generation: u64) -> Self {
+        let found = RefCell::new((generation, service));
         Self { worker, target, found }
     }
 
@@ -61,6 +61,7 @@ impl Requests {
                 // It left the mesh. The app's next connection goes there directly; on this one nothing can be forwarded.
                 return Err(Reason::NoSuchPort);
             };
+            // Of the same moment: nothing was waited for since the service was found.
             *self.found.borrow_mut() = (self.worker.generation(), service);
         }
         let drawn = self.worker.endpoints.chance.draw();
