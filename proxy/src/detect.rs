@@ -4,6 +4,10 @@
 //! trial connection where one was made and is of use. Design: the client's bytes always win; a server that greets with
 //! something that is not HTTP makes a port *server first*, for a while; a server that greets as gRPC servers do proves
 //! nothing; and HTTP from a slow client is still HTTP.
+//!
+//! What is opaque reaches the app untouched, forged headers included. So whatever some app's parser might take for a request
+//! is HTTP here, and our own codec, which is strict, says what is wrong with it. Where the first line is too long or does not
+//! end in time, that is HTTP as well: nobody gets round the codec by being odd or slow.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,9 +21,9 @@ use weft_model::reason::Reason;
 use crate::http::HttpVersion;
 use crate::io::Io;
 
-/// What is looked at of a client before it is decided that a first line this long is not HTTP. Above what servers accept.
+/// What is looked at of a client before it is decided: a first line this long that may be HTTP is, and the codec refuses it.
 const LINE_MAX: usize = 16 * 1024;
-/// How long a client may take from its first byte to a decision. Then it is opaque.
+/// How long a client may take from its first byte to a decision. What may be HTTP by then is, and the codec refuses it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a destination is remembered as server first.
 const REMEMBER: Duration = Duration::from_secs(600);
@@ -90,44 +94,72 @@ pub fn classify(bytes: &[u8]) -> Verdict {
     classify_line(bytes)
 }
 
-/// A request line: a method of capitals, a target, and `HTTP/1.x` before the end of the line. The whole line is waited for,
-/// because `GET a` is Redis as well.
+/// A request line: a method, a target, and `HTTP/` as the beginning of the last word (RFC 9112 section 3). The whole line is
+/// waited for, because `GET a` is Redis as well. Empty lines before it count for nothing (RFC 9112 section 2.2).
 fn classify_line(bytes: &[u8]) -> Verdict {
-    const METHOD_MAX: usize = 32;
-    let in_method = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-    let method = bytes.iter().take_while(|b| in_method(b)).count();
-    if method == 0 || method > METHOD_MAX {
+    let seen = &bytes[..bytes.len().min(LINE_MAX)];
+    let begin = seen
+        .iter()
+        .take_while(|b| matches!(b, b'\r' | b'\n' | b' ' | b'\t'))
+        .count();
+    let line = &seen[begin..];
+    let end = line.iter().position(|b| *b == b'\n');
+    let line = &line[..end.unwrap_or(line.len())];
+    if !may_be_request(line) {
         return Verdict::Opaque;
     }
-    match bytes.get(method) {
-        None => return Verdict::Undecided,
-        Some(b' ') => {}
-        Some(_) => return Verdict::Opaque,
-    }
-    let rest = &bytes[method + 1..];
-    let Some(end) = rest.iter().take(LINE_MAX).position(|b| *b == b'\n' || is_control(*b)) else {
-        return if rest.len() < LINE_MAX {
-            Verdict::Undecided
-        } else {
-            Verdict::Opaque
-        };
-    };
-    if rest[end] != b'\n' {
-        return Verdict::Opaque;
-    }
-    let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-    let version = line.len().checked_sub(b" HTTP/1.1".len()).map(|at| &line[at..]);
-    match version {
-        Some(version) if version.starts_with(b" HTTP/1.") && version[8].is_ascii_digit() => {
-            Verdict::Http(HttpVersion::H1)
+    match end {
+        Some(_)
+            if last_word(line)
+                .get(..5)
+                .is_some_and(|w| w.eq_ignore_ascii_case(b"HTTP/")) =>
+        {
+            H1
         }
-        _ => Verdict::Opaque,
+        Some(_) => Verdict::Opaque,
+        None if bytes.len() < LINE_MAX => Verdict::Undecided,
+        None => H1,
     }
 }
 
-/// Control characters that no request line has. `\r` may come before `\n`; tabs are left to the parser to refuse.
-fn is_control(byte: u8) -> bool {
-    byte.is_ascii_control() && !matches!(byte, b'\r' | b'\n' | b'\t')
+const H1: Verdict = Verdict::Http(HttpVersion::H1);
+
+/// Whether a line, or the beginning of one, is what some parser may take for (the beginning of) a request line. Any token may
+/// be a method (RFC 9110 section 9.1). After letters, as all methods in use are, much is forgiven, since some servers part a
+/// line at any white space and take any byte in a target; after anything else nothing is, since there the bytes of binary
+/// protocols look like methods (an LDAP message begins with `0`).
+fn may_be_request(line: &[u8]) -> bool {
+    const METHOD_MIN: usize = 3;
+    let method = line.iter().take_while(|b| is_token(**b)).count();
+    let rest = &line[method..];
+    let Some(first) = rest.first() else {
+        return method > 0 || line.is_empty();
+    };
+    let likely = method >= METHOD_MIN && line[..method].iter().all(u8::is_ascii_alphabetic);
+    if likely {
+        return is_space(*first);
+    }
+    let in_target = |b: &&u8| !matches!(b, b' ' | b'\t' | b'\r');
+    let target = rest.iter().find(in_target);
+    method > 0
+        && matches!(first, b' ' | b'\t' | b'\r')
+        && target.is_none_or(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'*' | b'['))
+        && !rest.iter().any(|b| b.is_ascii_control() && !matches!(b, b'\r' | b'\t'))
+}
+
+fn last_word(line: &[u8]) -> &[u8] {
+    let mut words = line.split(|b| is_space(*b)).filter(|word| !word.is_empty());
+    words.next_back().unwrap_or_default()
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What parsers take for white space: RFC 9112 section 3, and what Latin-1 has beyond.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0x1c..=0x1f | 0x85 | 0xa0)
 }
 
 /// Classifies a server's first bytes.
@@ -182,12 +214,15 @@ async fn client_says(client: &mut Io, silence: Option<Duration>) -> io::Result<O
             Verdict::Undecided => {}
             decided => return Ok(Some(decided)),
         }
-        let read = timeout_at(deadline, client.read_ahead(LINE_MAX))
-            .await
-            .unwrap_or(Ok(0))?;
-        if read == 0 {
-            // It ended, or stopped, in the middle of what might have become HTTP.
-            return Ok(Some(Verdict::Opaque));
+        match timeout_at(deadline, client.read_ahead(LINE_MAX)).await {
+            Ok(read) => {
+                // It ended in the middle of what might have become HTTP, and now never will.
+                if read? == 0 {
+                    return Ok(Some(Verdict::Opaque));
+                }
+            }
+            // Whoever stops in the middle is not let past the codec.
+            Err(_) => return Ok(Some(H1)),
         }
     }
 }
@@ -201,8 +236,8 @@ pub async fn version(client: &mut Io, silence: Duration) -> io::Result<Option<Ht
         match ahead.first() {
             Some(_) if ahead.starts_with(PREFACE) => return Ok(Some(HttpVersion::H2)),
             Some(_) if PREFACE.starts_with(ahead) => deadline = deadline.min(Instant::now() + PATIENCE),
-            // The parser says what is wrong with a request line.
-            Some(first) => return Ok(first.is_ascii_alphabetic().then_some(HttpVersion::H1)),
+            // The parser says what is wrong with a request line, and skips empty ones before it.
+            Some(first) => return Ok((is_token(*first) || matches!(first, b'\r' | b'\n')).then_some(HttpVersion::H1)),
             None => {}
         }
         let read = timeout_at(deadline, client.read_ahead(LINE_MAX)).await;
@@ -330,7 +365,6 @@ mod tests {
 
     use super::*;
 
-    const H1: Verdict = Verdict::Http(HttpVersion::H1);
     const H2: Verdict = Verdict::Http(HttpVersion::H2);
     const DESTINATION: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5432);
     const SILENCE: Duration = Duration::from_millis(50);
@@ -355,27 +389,128 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_a_little_like_http_is_opaque() {
-        check(b"*1\r\n$4\r\nPING\r\n", Verdict::Opaque);
-        check(b"PING\r\n", Verdict::Opaque);
-        check(b"GET key\r\n", Verdict::Opaque);
-        check(b"get key\r\n", Verdict::Opaque);
-        check(b"CONNECT {\"verbose\":false}\r\n", Verdict::Opaque);
-        check(b"SSH-2.0-OpenSSH_9.2\r\n", Verdict::Opaque);
-        check(b"EHLO mail\r\n", Verdict::Opaque);
-        check(&[0x16, 3, 1, 2, 0], Verdict::Opaque);
-        check(&[0, 0, 0, 8, 4, 210, 22, 47], Verdict::Opaque);
-        check(b"GET /\0 HTTP/1.1\r\n", Verdict::Opaque);
-        check(b"PRI * HTTP/2.0\r\n\r\nXX", Verdict::Opaque);
-        check(&[b'A'; 40], Verdict::Opaque);
+    fn what_some_app_may_take_for_a_request_is_http() {
+        for line in [
+            &b"\r\nGET / HTTP/1.1\r\n"[..],
+            b"\r\n\n\r\nGET / HTTP/1.1\r\n",
+            b" GET / HTTP/1.1\r\n",
+            b"get / HTTP/1.1\r\n",
+            b"gEt /a HTTP/1.1\r\n",
+            b"GET / http/1.1\r\n",
+            b"GET / HTTP/1.1 \r\n",
+            b"GET  /  HTTP/1.1\r\n",
+            b"GET\t/ HTTP/1.1\r\n",
+            b"GET\x0b/\xa0HTTP/1.1\n",
+            b"GET /\r HTTP/1.1\n",
+            b"GET /\0 HTTP/1.1\r\n",
+            b"GET /a b c HTTP/1.1\r\n",
+            b"GET / HTTP/2.0\r\n",
+            b"GET / HTTP/1.15\r\n",
+            b"X / HTTP/1.1\r\n",
+            b"v1.get!#$%&'*+-.^_`|~ / HTTP/1.1\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nXX",
+            b"\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ] {
+            check(line, H1);
+        }
     }
 
     #[test]
-    fn a_line_without_end_is_opaque() {
+    fn what_only_looks_a_little_like_http_is_opaque() {
+        for bytes in [
+            &b"*1\r\n$4\r\nPING\r\n"[..],
+            b"PING\r\n",
+            b"QUIT\n",
+            b"GET key\r\n",
+            b"get key\r\n",
+            b"set k 0 0 5\r\nhello\r\n",
+            b"CONNECT {\"verbose\":false}\r\n",
+            b"PUB a.b 5\r\nhello\r\n",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            b"SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13\r\n",
+            b"EHLO mail\r\n",
+            b"\r\nEHLO mail\r\n",
+            b"MAIL FROM:<a@b>\r\n",
+            b"NICK me\r\n",
+            b"STOMP\naccept-version:1.2\n",
+            b"INVITE sip:a@b SIP/2.0\r\n",
+            b"OPTIONS rtsp://a RTSP/1.0\r\n",
+            b"127.0.0.1 - - [x] \"GET / HTTP/1.1\" 200 5\n",
+            b"<34>1 2003-10-11T22:14:15.003Z host app",
+            b"83 <34>1 2003-10-11T22:14:15.003Z host app",
+            b"{\"a\":1}",
+            b"0032git-upload-pack /a\0host=b\0",
+            b"AMQP\0\0\x09\x01",
+            // PostgreSQL: SSLRequest, and a startup message.
+            &[0, 0, 0, 8, 4, 210, 22, 47],
+            b"\0\0\0\x1f\0\x03\0\0user\0",
+            // LDAP: binds whose lengths are white space.
+            b"0\x0c\x02\x01\x01`\x07\x02\x01\x03\x04\0\x80\0",
+            b"0 \x02\x01\x01`\x1b\x02\x01\x03",
+            // MongoDB, MQTT, Cassandra, TLS.
+            b"A\0\0\0\x01\0\0\0",
+            &[0x10, 12, 0, 4],
+            &[4, 0, 0, 0, 5],
+            &[0x16, 3, 1, 2, 0],
+        ] {
+            check(bytes, Verdict::Opaque);
+        }
+    }
+
+    #[test]
+    fn what_may_still_become_http_is_waited_for() {
+        for bytes in [
+            &b"GE"[..],
+            b"\r\n",
+            b"\r\nG",
+            b"GET key\r",
+            b"EHLO mail",
+            b"PING\r",
+            b"CONNECT {\"a\":1}",
+            &[b'A'; 40],
+        ] {
+            check(bytes, Verdict::Undecided);
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_for_the_codec_to_refuse() {
         let mut line = b"GET /".to_vec();
         line.resize(LINE_MAX + 10, b'a');
-        check(&line, Verdict::Opaque);
-        check(&line[..1000], Verdict::Undecided);
+        check(&line, H1);
+        check(&line[..LINE_MAX], H1);
+        check(&line[..LINE_MAX - 1], Verdict::Undecided);
+        check(&vec![b'\n'; LINE_MAX], H1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_stops_in_a_request_line_is_left_to_the_codec_and_whoever_ends_is_not() {
+        for start in [&b"GE"[..], b"\r\n", b"GET / HTT", b"PRI * HTTP/2"] {
+            let script: &[(u64, &[u8])] = &[(0, start), (6_000, b"T / HTTP/1.1\r\n")];
+            let detected = detect(&ServerFirst::default(), script, None).await;
+            assert!(matches!(detected, Detected::Http(HttpVersion::H1)), "{detected:?}");
+        }
+        let (mut near, mut far) = Io::pipe(64);
+        far.write_all(b"hello").await.unwrap();
+        drop(far);
+        let detected = protocol(&mut near, DESTINATION, SILENCE, &ServerFirst::default(), never_dialled).await;
+        assert!(matches!(detected.unwrap(), Detected::Opaque));
+    }
+
+    #[tokio::test]
+    async fn a_declared_port_leaves_odd_request_lines_to_the_codec() {
+        for (bytes, want) in [
+            (&b"\r\nGET / HTTP/1.1\r\n"[..], Some(HttpVersion::H1)),
+            (b"get / HTTP/1.1\r\n", Some(HttpVersion::H1)),
+            (b"1 / HTTP/1.1\r\n", Some(HttpVersion::H1)),
+            (PREFACE, Some(HttpVersion::H2)),
+            (b"\x16\x03\x01", None),
+            (b"\0", None),
+        ] {
+            let (mut near, mut far) = Io::pipe(1024);
+            far.write_all(bytes).await.unwrap();
+            assert_eq!(version(&mut near, SILENCE).await.unwrap(), want, "{bytes:?}");
+        }
     }
 
     #[test]
