@@ -331,6 +331,11 @@ impl Balancer {
         ill.find(|remote| remote.load.health.take_probe(now)).cloned()
     }
 
+    /// Says that an endpoint could not be tried, for a reason that says nothing of it.
+    pub fn untried(&self, remote: &Remote, now: Instant) {
+        remote.load.health.give_probe_back(now);
+    }
+
     /// Says that an endpoint could be connected to.
     pub fn connected(&self, remote: &Remote, now: Instant) {
         if remote.load.health.succeeded(now) {

@@ -108,6 +108,13 @@ impl Health {
         }
         due
     }
+
+    /// The probe could not be made, for a reason that says nothing of the endpoint: it is due again before long.
+    pub fn give_probe_back(&self, now: Instant) {
+        if matches!(self.state.get(), State::Probing) {
+            self.state.set(State::Ejected { until: now + FIRST });
+        }
+    }
 }
 
 #[cfg(test)]

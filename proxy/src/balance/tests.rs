@@ -175,6 +175,24 @@ async fn an_ejected_endpoint_is_probed_once_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_could_not_be_made_is_made_later() {
+    let known = endpoints();
+    let balancer = balancer(&known, (0..3).map(|id| endpoint(id, "a", false)).collect(), None);
+    refused(&balancer, 0);
+    assert_eq!(hits(&balancer, 3)[0], 0);
+    advance(Duration::from_secs(1)).await;
+    let probed = balancer.due_for_probe(Instant::now()).expect("after the back-off");
+    balancer.untried(&probed, Instant::now());
+    assert!(!probed.is_well(), "nothing was learnt");
+    advance(Duration::from_secs(1)).await;
+    assert!(balancer.due_for_probe(Instant::now()).is_some(), "it is not forgotten");
+    // Of an endpoint that is well it says nothing either.
+    let well = remote(&balancer, 1);
+    balancer.untried(&well, Instant::now());
+    assert!(well.is_well());
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_all_are_ejected_all_are_tried() {
     let known = endpoints();
     let balancer = balancer(&known, (0..2).map(|id| endpoint(id, "a", false)).collect(), None);

@@ -86,7 +86,7 @@ fn failed(worker: &Worker, target: &Target, balancer: &Balancer, remote: &Remote
         ConnectError::Refused | ConnectError::Closed | ConnectError::Identity => Failure::Proof,
         ConnectError::Timeout | ConnectError::Failed(_) | ConnectError::Tls => Failure::Doubt,
         // Our own lack says nothing of the endpoint.
-        ConnectError::NoCertificate => return,
+        ConnectError::NoCertificate => return balancer.untried(remote, now),
     };
     if error == ConnectError::Identity {
         worker.metrics.refused(Reason::IdentityMismatch, Direction::Outbound);
