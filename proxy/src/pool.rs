@@ -73,11 +73,11 @@ struct Gate {
 }
 
 impl Pool {
-    /// An idle HTTP/1.1 connection under this leaf, the most recently used first.
+    /// An idle HTTP/1.1 connection under this leaf or a newer one, the most recently used first.
     pub fn take_h1(&self, leaf: u64) -> Option<H1Client> {
         let mut idle = self.h1.borrow_mut();
         while let Some(mut candidate) = idle.pop() {
-            if candidate.leaf == leaf && candidate.client.is_quiet() {
+            if candidate.leaf >= leaf && candidate.client.is_quiet() {
                 return Some(candidate.client);
             }
         }
@@ -96,7 +96,7 @@ impl Pool {
         }
     }
 
-    /// A shared HTTP/2 connection under this leaf that has room, or the right to dial one. While another request dials,
+    /// A shared HTTP/2 connection under this leaf or a newer one that has room, or the right to dial one. While another request dials,
     /// this waits for it, and shares its failure. Cancel safe.
     pub async fn turn_h2(self: &Rc<Self>, leaf: u64, now: Instant) -> Result<Turn, ConnectError> {
         loop {
@@ -122,7 +122,8 @@ impl Pool {
     fn take_h2(&self, leaf: u64, now: Instant) -> Option<H2Client> {
         let mut shared = self.h2.borrow_mut();
         // What is left of an older leaf, or is closing, ends with its last stream: the pool's was the handle that kept it.
-        shared.retain(|shared| shared.leaf == leaf && shared.client.is_open());
+        // Nor does one of a newer leaf go because of a request that has waited since before the renewal.
+        shared.retain(|shared| shared.leaf >= leaf && shared.client.is_open());
         let with_room = shared.iter().find(|shared| shared.client.has_room());
         let full = shared.len() >= SHARED_H2;
         let least = || {
@@ -198,5 +199,37 @@ impl Pools {
                 true
             })
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::client::handshake_h2;
+    use crate::http::limits::Limits;
+    use crate::io::Io;
+
+    #[tokio::test]
+    async fn a_request_from_before_a_renewal_takes_the_new_connection_and_one_from_after_not_the_old() {
+        let pool = Rc::new(Pool::default());
+        let (near, _far) = Io::pipe(64 * 1024);
+        let (client, _driver) = handshake_h2(near, Limits::default()).await.unwrap();
+        let now = Instant::now();
+        let Turn::Dial(ticket) = pool.turn_h2(2, now).await.unwrap() else {
+            panic!("there is none yet");
+        };
+        ticket.dialled(Ok((&client, 2)), now);
+        assert!(
+            matches!(pool.turn_h2(1, now).await.unwrap(), Turn::Use(_)),
+            "older: it will do"
+        );
+        assert!(
+            matches!(pool.turn_h2(2, now).await.unwrap(), Turn::Use(_)),
+            "it is still there"
+        );
+        assert!(
+            matches!(pool.turn_h2(3, now).await.unwrap(), Turn::Dial(_)),
+            "newer: another is needed"
+        );
     }
 }
