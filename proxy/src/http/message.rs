@@ -294,7 +294,7 @@ impl Transfer {
                 let n = ready!(stream.poll_capacity(cx, here)).map_err(Fault::To)?.min(here);
                 let data = replay.take(from, n);
                 // The end travels with the last data where it is known.
-                let ended = replay.has_given_all() && from.has_read_all();
+                let ended = replay.ends_here() && from.has_read_all();
                 stream.send_data(data, ended).map_err(Fault::To)?;
                 Poll::Ready(Ok((n, ended)))
             }
@@ -346,6 +346,11 @@ impl Replay {
 
     fn has_given_all(&self) -> bool {
         self.given == self.kept.len()
+    }
+
+    /// Whether nothing kept is still to be given, trailers included.
+    fn ends_here(&self) -> bool {
+        self.has_given_all() && self.trailers.is_none()
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>, from: &mut Message<'_>) -> Poll<Result<Option<usize>, Broken>> {
@@ -404,10 +409,11 @@ impl Replay {
             self.trailers = from.take_trailers();
         }
         if self.keeping {
-            self.trailers.clone()
-        } else {
-            self.trailers.take()
+            return self.trailers.clone();
         }
+        let trailers = self.trailers.take();
+        self.lost |= trailers.is_some();
+        trailers
     }
 }
 

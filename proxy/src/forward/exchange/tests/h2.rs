@@ -237,6 +237,35 @@ async fn a_call_that_the_peer_refuses_unseen_goes_to_another_with_its_body() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_is_sent_once_more_has_its_trailers_again() {
+    for text in ["question", ""] {
+        local(async {
+            let (first, mut one) = h2_upstream().await;
+            let (second, mut other) = h2_upstream().await;
+            let (third, mut last) = h1_upstream();
+            let (client, _proxy) = proxy(HttpVersion::H2, vec![first, second, third]);
+            let mut client = h2_client(client).await;
+            let (_response, mut up) = client.send_request(request("POST", "/", &[]), false).unwrap();
+            data(&mut up, text, false);
+            up.send_trailers(trailers(&[("x-sum", "1")])).unwrap();
+            for server in [&mut one, &mut other] {
+                let (seen, mut respond) = server.accept().await;
+                let (body, end) = read_body(&mut seen.into_body()).await.unwrap();
+                assert_eq!(
+                    (body.as_slice(), end),
+                    (text.as_bytes(), Some(trailers(&[("x-sum", "1")])))
+                );
+                respond.send_reset(::h2::Reason::REFUSED_STREAM);
+            }
+            let chunk = if text.is_empty() { "" } else { "8\r\nquestion\r\n" };
+            let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+            expect(&mut last, &format!("{head}{chunk}0\r\nx-sum: 1\r\n\r\n")).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_large_body_that_was_taken_is_not_sent_twice() {
     local(async {
         let (first, mut one) = h2_upstream().await;
