@@ -5,7 +5,7 @@
 //! the response; then whether the client is still there.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Method;
@@ -120,6 +120,8 @@ struct Attempt<'e, 'a, 'u> {
     grpc_status: Option<u16>,
     first_byte: Duration,
     stall: Stall,
+    /// The client's, with its body.
+    pause: Stall,
 }
 
 /// Why an attempt ended.
@@ -132,11 +134,24 @@ enum Stop {
     Unsent(Reason),
 }
 
-/// Whether somebody has taken nothing for too long.
+/// Whether somebody has taken, or given, nothing for too long.
 #[derive(Default)]
 struct Stall {
     timer: Timer,
+    /// How far it had come when it was looked at last, and since when.
     seen: Option<(u64, Instant)>,
+}
+
+impl Stall {
+    /// Ready when it has been no further than here for so long.
+    fn poll(&mut self, cx: &mut Context<'_>, here: u64, limit: Duration) -> Poll<()> {
+        let since = match self.seen {
+            Some((seen, since)) if seen == here => since,
+            _ => Instant::now(),
+        };
+        self.seen = Some((here, since));
+        self.timer.poll(cx, since + limit)
+    }
 }
 
 impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
@@ -163,6 +178,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             grpc_status: None,
             first_byte: Duration::ZERO,
             stall: Stall::default(),
+            pause: Stall::default(),
         }
     }
 
@@ -201,6 +217,9 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
         if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Stop::Down(Broken::Ended)));
+        }
+        if let Poll::Ready(stopped) = self.poll_pause(cx) {
+            return Poll::Ready(stopped);
         }
         self.poll_stall(cx)
     }
@@ -261,6 +280,23 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         self.exchange.begin_response(head, may_follow).map_err(Stop::Down)
     }
 
+    /// A body that comes to no end holds the app's connection: from those who may not do that it has to come.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let Some(limit) = self.exchange.context.limits.body_time else {
+            return Poll::Pending;
+        };
+        let is_over = self.request.is_done() || self.cut.is_some() || self.tunnel;
+        // An app that takes nothing is not the client's fault, and has a limit of its own.
+        if is_over || self.up.is_blocked() {
+            self.pause.seen = None;
+            return Poll::Pending;
+        }
+        let answered = self.response.as_ref().map_or(0, |response| response.bytes);
+        let moved = self.request.bytes + answered + u64::from(self.interims) + u64::from(self.status);
+        ready!(self.pause.poll(cx, moved, limit));
+        Poll::Ready(Err(Stop::Down(Broken::Refused(Reason::RequestTimeout))))
+    }
+
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
         let (down, up) = (self.exchange.side.is_blocked(), self.up.is_blocked());
         if !down && !up {
@@ -268,19 +304,8 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             return Poll::Pending;
         }
         let written = self.exchange.side.written() + self.up.written();
-        let since = match self.stall.seen {
-            Some((seen, since)) if seen == written => since,
-            _ => Instant::now(),
-        };
-        self.stall.seen = Some((written, since));
-        if self
-            .stall
-            .timer
-            .poll(cx, since + self.exchange.context.limits.stall_time)
-            .is_pending()
-        {
-            return Poll::Pending;
-        }
+        let limit = self.exchange.context.limits.stall_time;
+        ready!(self.stall.poll(cx, written, limit));
         let broken = Broken::Io(std::io::ErrorKind::TimedOut.into());
         Poll::Ready(Err(if down { Stop::Down(broken) } else { Stop::Up(broken) }))
     }

@@ -23,6 +23,10 @@ pub const INTERIM_RESPONSES: u32 = 32;
 /// What is kept of a request's body, so that it can be sent once more where no byte reached the app.
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
+/// How long a stranger's request may wait for the next byte of its body: [`Limits::body_time`] where whoever sends it is
+/// nobody that the mesh knows.
+pub const BODY_TIME: Duration = Duration::from_secs(60);
+
 /// Times, per connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -34,6 +38,9 @@ pub struct Limits {
     pub stall_time: Duration,
     /// How long a client may go on sending a body that nobody reads any more.
     pub linger_time: Duration,
+    /// How long a request may wait for the next byte of its body, while no byte of the response comes either. `None`: as long
+    /// as its client likes, as streams of gRPC may between those that know each other.
+    pub body_time: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -43,6 +50,7 @@ impl Default for Limits {
             idle_time: Duration::from_secs(60),
             stall_time: Duration::from_secs(30),
             linger_time: Duration::from_secs(2),
+            body_time: None,
         }
     }
 }

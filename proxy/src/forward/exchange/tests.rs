@@ -123,6 +123,11 @@ fn proxy(version: HttpVersion, upstreams: Vec<Upstream>) -> (Io, Proxy) {
 
 /// The same for a client of this origin.
 fn proxy_for(origin: Origin, version: HttpVersion, upstreams: Vec<Upstream>) -> (Io, Proxy) {
+    proxy_within(Limits::default(), origin, version, upstreams)
+}
+
+/// The same within these limits.
+fn proxy_within(limits: Limits, origin: Origin, version: HttpVersion, upstreams: Vec<Upstream>) -> (Io, Proxy) {
     let (client, near) = Io::pipe(PIPE);
     let service = Rc::new(Service {
         upstreams: RefCell::new(upstreams.into()),
@@ -130,7 +135,7 @@ fn proxy_for(origin: Origin, version: HttpVersion, upstreams: Vec<Upstream>) -> 
     });
     let closing = Closing::new();
     let context = ServeContext {
-        limits: Limits::default(),
+        limits,
         closing: closing.clone(),
         origin,
         authority: Some("10.0.0.1:80".parse().unwrap()),

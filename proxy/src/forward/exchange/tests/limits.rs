@@ -4,6 +4,8 @@ use tokio::time::Instant;
 
 use super::*;
 
+use crate::http::limits::BODY_TIME;
+
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const GOT: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -310,4 +312,120 @@ async fn a_connection_between_requests_holds_no_buffer() {
         let mut seen = [0; 64];
         assert!(far.read(&mut seen).await.unwrap() > 0);
     }
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n";
+const POSTED: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n";
+
+/// A client whom the mesh does not know, or one that it does, and an app.
+fn known_or_not(stranger: bool) -> (Io, Proxy, Io) {
+    let (upstream, app) = h1_upstream();
+    let limits = Limits {
+        body_time: stranger.then_some(BODY_TIME),
+        ..Limits::default()
+    };
+    let (client, proxy) = proxy_within(limits, Origin::Outside, HttpVersion::H1, vec![upstream]);
+    (client, proxy, app)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_body_has_to_come() {
+    local(async {
+        let (mut client, proxy, mut app) = known_or_not(true);
+        send(&mut client, POST).await;
+        expect(&mut app, POSTED).await;
+        // What comes is waited for.
+        for _ in 0..3 {
+            tokio::time::sleep(BODY_TIME - SECOND).await;
+            send(&mut client, "x").await;
+            expect(&mut app, "x").await;
+        }
+        let start = Instant::now();
+        let mut answer = [0; 12];
+        timeout(2 * BODY_TIME, client.read_exact(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (&answer, start.elapsed().as_secs()),
+            (b"HTTP/1.1 408", BODY_TIME.as_secs())
+        );
+        // The app sees that the request is not whole, and its connection serves no other.
+        expect_end(&mut app).await;
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::RequestTimeout);
+    })
+    .await;
+    local(async {
+        let (upstream, mut app) = h2_upstream().await;
+        let limits = Limits {
+            body_time: Some(BODY_TIME),
+            ..Limits::default()
+        };
+        let (client, _proxy) = proxy_within(limits, Origin::Outside, HttpVersion::H2, vec![upstream]);
+        let mut client = h2_client(client).await;
+        let (response, _up) = client.send_request(request("POST", "/", &[]), false).unwrap();
+        let (_seen, mut respond) = app.accept().await;
+        let response = timeout(2 * BODY_TIME, response).await.unwrap().unwrap();
+        assert_eq!(response.status(), 408);
+        let reset = timeout(SECOND, poll_fn(|cx| respond.poll_reset(cx))).await.unwrap();
+        assert_eq!(reset.unwrap(), ::h2::Reason::CANCEL);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_body_may_wait_while_it_is_answered() {
+    local(async {
+        let (mut client, proxy, mut app) = known_or_not(true);
+        send(&mut client, POST).await;
+        expect(&mut app, POSTED).await;
+        tokio::time::sleep(BODY_TIME - SECOND).await;
+        send(&mut app, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        expect(&mut client, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        for _ in 0..3 {
+            tokio::time::sleep(BODY_TIME - SECOND).await;
+            send(&mut app, "1\r\nx\r\n").await;
+            expect(&mut client, "1\r\nx\r\n").await;
+        }
+        // But a response that says nothing more is no excuse, and does not look whole.
+        tokio::time::sleep(BODY_TIME + SECOND).await;
+        expect_end(&mut client).await;
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::ClientClosed);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_known_or_waits_for_the_app_or_has_a_tunnel_may_be_silent() {
+    local(async {
+        let (mut client, _proxy, mut app) = known_or_not(false);
+        send(&mut client, POST).await;
+        expect(&mut app, POSTED).await;
+        tokio::time::sleep(100 * BODY_TIME).await;
+        send(&mut client, "x").await;
+        expect(&mut app, "x").await;
+    })
+    .await;
+    local(async {
+        let (mut client, _proxy, mut app) = known_or_not(true);
+        send(&mut client, GET).await;
+        expect(&mut app, GOT).await;
+        tokio::time::sleep(100 * BODY_TIME).await;
+        send(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        expect(&mut client, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    })
+    .await;
+    local(async {
+        let (mut client, _proxy, mut app) = known_or_not(true);
+        let ask = "GET / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+        send(&mut client, ask).await;
+        expect(&mut app, ask).await;
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+        send(&mut app, switched).await;
+        expect(&mut client, switched).await;
+        tokio::time::sleep(100 * BODY_TIME).await;
+        send(&mut client, "x").await;
+        expect(&mut app, "x").await;
+    })
+    .await;
 }
