@@ -29,6 +29,8 @@ pub struct Slots {
     metrics: Rc<Metrics>,
     most: usize,
     open: Cell<usize>,
+    /// Those of nobody known.
+    strangers: Cell<usize>,
     changed: Notify,
 }
 
@@ -36,6 +38,7 @@ pub struct Slots {
 #[derive(Debug)]
 pub struct Slot {
     slots: Rc<Slots>,
+    stranger: Cell<bool>,
 }
 
 impl Slots {
@@ -46,6 +49,7 @@ impl Slots {
             metrics,
             most: most.max(1),
             open: Cell::new(0),
+            strangers: Cell::new(0),
             changed: Notify::new(),
         })
     }
@@ -68,14 +72,44 @@ impl Slots {
         }
     }
 
-    fn take(self: &Rc<Self>) -> Slot {
+    /// Takes one, and one more than there are if need be.
+    pub(crate) fn take(self: &Rc<Self>) -> Slot {
         self.open.set(self.open.get() + 1);
-        Slot { slots: self.clone() }
+        Slot {
+            slots: self.clone(),
+            stranger: Cell::new(false),
+        }
+    }
+}
+
+impl Slot {
+    /// Says that nobody knows whose connection it is. `false`: strangers have three quarters of all places already, and the
+    /// rest is for peers.
+    #[must_use]
+    pub fn is_of_stranger(&self) -> bool {
+        let slots = &self.slots;
+        if !self.stranger.get() {
+            let share = (slots.most - slots.most / 4).max(1);
+            if slots.strangers.get() >= share {
+                return false;
+            }
+            slots.strangers.set(slots.strangers.get() + 1);
+            self.stranger.set(true);
+        }
+        true
+    }
+
+    /// Says that it is known whose connection it is.
+    pub fn is_of_peer(&self) {
+        if self.stranger.replace(false) {
+            self.slots.strangers.set(self.slots.strangers.get() - 1);
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.is_of_peer();
         let slots = &self.slots;
         slots.open.set(slots.open.get() - 1);
         slots.changed.notify_waiters();
@@ -188,6 +222,23 @@ mod tests {
                 .any(|l| l.starts_with("weft_refusals_total{") && l.contains("\"internal\"")),
             "{text}"
         );
+    }
+
+    #[test]
+    fn strangers_leave_a_quarter_of_the_slots_to_peers() {
+        let slots = Slots::new(8, Direction::Inbound, Rc::new(Metrics::new(&Registry::new())));
+        let mut held: Vec<Slot> = (0..6).map(|_| slots.take()).collect();
+        assert!(held.iter().all(Slot::is_of_stranger));
+        assert!(held[0].is_of_stranger(), "counted once");
+        let seventh = slots.take();
+        assert!(!seventh.is_of_stranger());
+        // One turns out to be a peer, another leaves.
+        held[0].is_of_peer();
+        assert!(seventh.is_of_stranger());
+        let eighth = slots.take();
+        assert!(!eighth.is_of_stranger());
+        held.pop();
+        assert!(eighth.is_of_stranger());
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use weft_model::inbound::Mode;
 use weft_model::policy::Caller;
 use weft_model::reason::Reason;
 
+use crate::accept::Slot;
 use crate::admit::admit;
 use crate::detect::{self, Detected, ProtocolError};
 use crate::forward::tcp::pump;
@@ -33,6 +34,10 @@ use requests::Requests;
 
 /// A peer's pool closes what is idle; this is for a peer that does not.
 const PEER_IDLE: Duration = Duration::from_secs(300);
+/// How long a stream may be silent under permissive before the app is dialled, to see whether it speaks first. Long enough
+/// for a peer's ClientHello that was lost to come again (TCP repeats it after 200 ms, and after 400 ms more): else the app's
+/// greeting would go to a peer in plaintext. Peers do not wait for it, because they say what they carry.
+const GREETING_WAIT: Duration = Duration::from_secs(1);
 
 /// A stream, and what is known of who opened it.
 #[derive(Debug)]
@@ -41,21 +46,28 @@ struct Arrived {
     caller: Caller,
     /// What a peer's proxy says that it carries. `None`: no proxy said anything.
     hop: Option<Hop>,
+    /// The app, where it was dialled already.
+    dialled: Option<Io>,
 }
 
 /// Where a stream comes from and where it goes.
 #[derive(Clone, Copy, Debug)]
-struct Journey {
+struct Journey<'a> {
     client: Option<SocketAddr>,
     /// The app's port, at the pod's own address.
     app: SocketAddr,
+    /// Its place among all connections. `None`: it came from within.
+    slot: Option<&'a Slot>,
 }
+
+/// The pipe from our own outbound side holds so much in each direction.
+const PIPE: usize = 64 * 1024;
 
 /// A connection that will not be served: the stream, where it is still there, and why.
 type Refused = (Option<Io>, Reason);
 
 /// Serves one connection to its end. What goes wrong is counted by its reason.
-pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
+pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr, slot: &Slot) {
     let Ok(app) = worker.origins.inbound.of(&socket) else {
         return worker.metrics.refused(Reason::ClientClosed, Direction::Inbound);
     };
@@ -67,46 +79,46 @@ pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
     let journey = Journey {
         client: Some(client),
         app,
+        slot: Some(slot),
     };
-    match identify(worker, io).await {
+    match identify(worker, io, journey).await {
         Ok(arrived) => finish(worker, arrived, journey).await,
         Err((io, reason)) => turn_away(worker, io, reason, journey).await,
     }
 }
 
-/// Takes over a stream that the outbound side of this very pod opened to an endpoint that is this pod: as one of mutual TLS,
-/// admission included.
-pub fn from_self(worker: &Rc<Worker>, io: Io, app: SocketAddr) {
+/// Takes over a stream that the outbound side of this very pod opens to an endpoint that is this pod: as one of mutual TLS,
+/// admission included. What it returns leads to the app, which listens; an error says that another endpoint may be tried.
+pub async fn from_self(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
+    let credential = worker.credential()?;
+    let dialled = dial_app(worker, app).await?;
+    let (ours, theirs) = Io::pipe(PIPE);
+    let arrived = Arrived {
+        io: theirs,
+        caller: Caller::Verified(credential.identity().clone()),
+        hop: Some(Hop::Tcp),
+        dialled: Some(dialled),
+    };
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let journey = Journey { client: None, app };
-        match worker.credential() {
-            Ok(credential) => {
-                let caller = Caller::Verified(credential.identity().clone());
-                finish(
-                    &worker,
-                    Arrived {
-                        io,
-                        caller,
-                        hop: Some(Hop::Tcp),
-                    },
-                    journey,
-                )
-                .await;
-            }
-            Err(reason) => worker.metrics.refused(reason, Direction::Inbound),
-        }
+        let journey = Journey {
+            client: None,
+            app,
+            slot: None,
+        };
+        finish(&worker, arrived, journey).await;
     });
+    Ok(ours)
 }
 
-async fn finish(worker: &Rc<Worker>, arrived: Arrived, journey: Journey) {
+async fn finish(worker: &Rc<Worker>, arrived: Arrived, journey: Journey<'_>) {
     if let Err((io, reason)) = connection(worker, arrived, journey).await {
         turn_away(worker, io, reason, journey).await;
     }
 }
 
 /// The rooms in their order, once it is known who calls.
-async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey) -> Result<(), Refused> {
+async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<'_>) -> Result<(), Refused> {
     let port = journey.app.port();
     loop {
         // Admit: whoever it is, as nobody knows or as verified.
@@ -119,7 +131,7 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey)
             Err(reason) => return Err((Some(arrived.io), reason)),
             Ok(_) if was_silent && mtls::may_be_hello(arrived.io.ahead()) => {
                 // A slow peer's ClientHello after all: it is identified now, and admitted anew.
-                arrived = identify(worker, arrived.io).await?;
+                arrived = identify(worker, arrived.io, journey).await?;
                 continue;
             }
             Ok(detected) => detected,
@@ -127,7 +139,7 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey)
         // Forward.
         return match detected {
             Detected::Http(version) => {
-                let context = context(worker, &arrived.caller, journey.app);
+                let context = context(worker, &arrived.caller, arrived.hop, journey.app);
                 let requests = Rc::new(Requests::new(
                     worker.clone(),
                     arrived.caller,
@@ -139,30 +151,30 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey)
                 }
                 Ok(())
             }
-            Detected::Opaque => match dial_app(worker, journey.app).await {
-                Ok(app) => {
-                    stream(worker, arrived, app, journey.app).await;
-                    Ok(())
+            Detected::Opaque => {
+                let dialled = match arrived.dialled.take() {
+                    Some(dialled) => Ok(dialled),
+                    None => dial_app(worker, journey.app).await,
+                };
+                match dialled {
+                    Ok(app) => stream(worker, arrived, app, journey.app).await,
+                    Err(reason) => Err((Some(arrived.io), reason)),
                 }
-                Err(reason) => Err((Some(arrived.io), reason)),
-            },
-            Detected::Dialled(app) => {
-                stream(worker, arrived, app, journey.app).await;
-                Ok(())
             }
+            Detected::Dialled(app) => stream(worker, arrived, app, journey.app).await,
         };
     }
 }
 
 /// mTLS: who calls. A stream that says nothing yet, or nothing of ours, is plaintext.
-async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
+async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Result<Arrived, Refused> {
     let within = worker.dialer.handshake_timeout;
     let strict = worker
         .tables()
         .inbound()
         .is_none_or(|inbound| inbound.mode == Mode::Strict);
     // Strict never looks at who speaks first, so nothing is to be learnt from silence.
-    let silence = if strict { within } else { worker.settings.detect_wait };
+    let silence = if strict { within } else { GREETING_WAIT };
     let Ok(hello) = mtls::hello(&mut io, silence, within).await else {
         return Err((None, Reason::ClientClosed));
     };
@@ -177,36 +189,50 @@ async fn identify(worker: &Rc<Worker>, mut io: Io) -> Result<Arrived, Refused> {
                 tracing::debug!(error = &error as &dyn std::error::Error, "inbound handshake failed");
                 (None, Reason::TlsFailed)
             })?;
+            if let Some(slot) = journey.slot {
+                slot.is_of_peer();
+            }
             Ok(Arrived {
                 io: terminated.io,
                 caller: Caller::Verified(terminated.peer),
                 hop: Some(terminated.hop),
+                dialled: None,
             })
         }
-        Hello::Foreign | Hello::Plaintext | Hello::Silent | Hello::Ended => Ok(Arrived {
-            io,
-            caller: Caller::Plaintext,
-            hop: None,
-        }),
+        Hello::Foreign | Hello::Plaintext | Hello::Silent | Hello::Ended => {
+            if journey.slot.is_some_and(|slot| !slot.is_of_stranger()) {
+                // Not told why: that would take the time and the place that it must not have.
+                refuse::close(&io);
+                return Err((None, Reason::Overloaded));
+            }
+            Ok(Arrived {
+                io,
+                caller: Caller::Plaintext,
+                hop: None,
+                dialled: None,
+            })
+        }
     }
 }
 
 /// Detect. Where nothing was said yet, a peer's ClientHello may still come: the caller looks.
-async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey) -> Result<Detected, Reason> {
-    if let Some(hop) = arrived.hop {
-        return Ok(hop.http().map_or(Detected::Opaque, Detected::Http));
-    }
+async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>) -> Result<Detected, Reason> {
     let declared = worker
         .tables()
         .inbound()
         .and_then(|inbound| inbound.port(journey.app.port()))
         .map(|p| p.protocol);
+    let idle = match (arrived.hop, declared) {
+        // As bytes, HTTP would reach the app with whatever the peer's app says of its caller.
+        (Some(Hop::Tcp), Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc)) => PEER_IDLE,
+        (Some(hop), _) => return Ok(hop.http().map_or(Detected::Opaque, Detected::Http)),
+        (None, _) => worker.settings.idle_timeout,
+    };
     let io = &mut arrived.io;
     let is_opaque = matches!(declared, Some(Protocol::Opaque | Protocol::Tls));
     match declared {
         Some(Protocol::Opaque | Protocol::Tls) if !io.ahead().is_empty() => Ok(Detected::Opaque),
         Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc) => {
-            let idle = worker.settings.idle_timeout;
             match detect::version(io, idle).await.map_err(|_| Reason::ClientClosed)? {
                 Some(version) => Ok(Detected::Http(version)),
                 None if mtls::may_be_hello(io.ahead()) => Ok(Detected::Opaque),
@@ -232,9 +258,12 @@ async fn dial_app(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
     socket.map(Io::plain).map_err(|_| Reason::AppUnreachable)
 }
 
-/// Forward, opaque: one stream for as long as it lasts.
-async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) {
+/// Forward, opaque: one stream for as long as it lasts. Admitted anew, because its first bytes may have been waited for.
+async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) -> Result<(), Refused> {
     let tables = worker.tables();
+    if let Err(reason) = admit(&tables, at.port(), arrived.caller.clone()) {
+        return Err((Some(arrived.io), reason));
+    }
     let labels = tables
         .inbound()
         .map(|own| Labels::inbound(own, at.port(), &arrived.caller))
@@ -243,24 +272,30 @@ async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) 
     let open = worker.metrics.series(&labels, "").open_tcp();
     let outcome = pump(arrived.io, app, |flow, bytes| moved(&open, flow, bytes)).await;
     stream_ended(outcome, open, Direction::Inbound);
+    Ok(())
 }
 
 /// Refuses, with the reason where the other side can hear it.
-async fn turn_away(worker: &Rc<Worker>, io: Option<Io>, reason: Reason, journey: Journey) {
+async fn turn_away(worker: &Rc<Worker>, io: Option<Io>, reason: Reason, journey: Journey<'_>) {
     tracing::debug!(client = ?journey.client, app = %journey.app, %reason, "inbound connection refused");
     let Some(io) = io else {
         return worker.metrics.refused(reason, Direction::Inbound);
     };
-    let context = context(worker, &Caller::Plaintext, journey.app);
+    let context = context(worker, &Caller::Plaintext, None, journey.app);
     let silence = worker.settings.detect_wait;
     refuse::connection(io, reason, Direction::Inbound, &worker.metrics, silence, context).await;
 }
 
 /// What HTTP is served with.
-fn context(worker: &Worker, caller: &Caller, app: SocketAddr) -> ServeContext {
-    let (origin, idle_time) = match caller {
-        Caller::Verified(_) => (crate::http::Origin::Mesh, PEER_IDLE),
-        Caller::Plaintext => (crate::http::Origin::Outside, worker.settings.idle_timeout),
+fn context(worker: &Worker, caller: &Caller, hop: Option<Hop>, app: SocketAddr) -> ServeContext {
+    // What a peer carries as mere bytes are the words of its app, not its own.
+    let origin = match hop {
+        Some(Hop::H1 | Hop::H2) => crate::http::Origin::Mesh,
+        Some(Hop::Tcp) | None => crate::http::Origin::Outside,
+    };
+    let idle_time = match caller {
+        Caller::Verified(_) => PEER_IDLE,
+        Caller::Plaintext => worker.settings.idle_timeout,
     };
     ServeContext {
         limits: Limits {

@@ -67,8 +67,7 @@ async fn serve_inbound(worker: Rc<Worker>, listener: TcpListener, slots: Rc<Slot
     let each = |socket, client, slot| {
         let worker = worker.clone();
         spawn_local(async move {
-            let _slot = slot;
-            inbound::serve(&worker, socket, client).await;
+            inbound::serve(&worker, socket, client, &slot).await;
         });
     };
     accept(&listener, &slots, each).await;

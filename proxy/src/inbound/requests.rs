@@ -20,6 +20,7 @@ use crate::http::server::RequestService;
 use crate::io::Io;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::Outcome;
+use crate::outbound::attempt::Failed;
 use crate::outcome::{self, Asked};
 use crate::pool::{Pool, Turn};
 use crate::worker::Worker;
@@ -53,7 +54,10 @@ struct Lent {
 
 impl RequestService for Requests {
     async fn handle(&self, exchange: &mut Exchange<'_>) {
-        self.answer(exchange).await;
+        if let Err(failed) = self.answer(exchange).await {
+            // Does nothing where a response has begun.
+            exchange.refuse(failed.reason).await;
+        }
     }
 
     fn refused(&self, reason: Reason) {
@@ -62,19 +66,19 @@ impl RequestService for Requests {
 }
 
 /// Answers a request that the outbound side of this very pod sends to an endpoint that is this pod: as one of mutual TLS,
-/// admission included.
-pub async fn from_self(worker: &Rc<Worker>, exchange: &mut Exchange<'_>, app: SocketAddr) -> Outcome {
-    match worker.credential() {
-        Ok(credential) => {
-            let caller = Caller::Verified(credential.identity().clone());
-            Requests::new(worker.clone(), caller, None, app).answer(exchange).await
-        }
-        Err(reason) => {
-            worker.metrics.refused(reason, Direction::Inbound);
-            exchange.refuse(reason).await;
-            outcome::failed(reason)
-        }
+/// admission included. An error that says so leaves the request as it was, for another endpoint.
+pub async fn from_self(worker: &Rc<Worker>, exchange: &mut Exchange<'_>, app: SocketAddr) -> Result<Outcome, Failed> {
+    let credential = worker.credential().map_err(|reason| {
+        worker.metrics.refused(reason, Direction::Inbound);
+        Failed { reason, again: true }
+    })?;
+    let caller = Caller::Verified(credential.identity().clone());
+    let answered = Requests::new(worker.clone(), caller, None, app).answer(exchange).await;
+    if answered.is_err() {
+        // Who called was for our own app.
+        exchange.headers_mut().remove(CALLER);
     }
+    answered
 }
 
 impl Requests {
@@ -91,15 +95,12 @@ impl Requests {
         }
     }
 
-    async fn answer(&self, exchange: &mut Exchange<'_>) -> Outcome {
-        let permitted = match self.permit() {
-            Ok(permitted) => permitted,
-            Err(reason) => {
-                self.worker.metrics.refused(reason, Direction::Inbound);
-                exchange.refuse(reason).await;
-                return outcome::failed(reason);
-            }
-        };
+    /// An error is counted, and has not been answered.
+    async fn answer(&self, exchange: &mut Exchange<'_>) -> Result<Outcome, Failed> {
+        let permitted = self.permit().map_err(|reason| {
+            self.worker.metrics.refused(reason, Direction::Inbound);
+            Failed { reason, again: false }
+        })?;
         let asked = Asked::of(exchange);
         let tracer = &self.worker.tracer;
         let begun = tracer.begin(&exchange.head().headers);
@@ -108,18 +109,17 @@ impl Requests {
         if let Some(caller) = permitted.caller {
             exchange.headers_mut().insert(CALLER, caller);
         }
-        let outcome = match self.forward(exchange).await {
-            Ok(done) => outcome::done(&done),
-            Err(reason) => {
-                self.worker.metrics.refused(reason, Direction::Inbound);
-                // Does nothing where a response has begun.
-                exchange.refuse(reason).await;
-                outcome::failed(reason)
+        let forwarded = self.forward(exchange).await;
+        let outcome = match &forwarded {
+            Ok(done) => outcome::done(done),
+            Err(failed) => {
+                self.worker.metrics.refused(failed.reason, Direction::Inbound);
+                outcome::failed(failed.reason)
             }
         };
         outcome::finish(span, outcome);
         asked.count(&permitted.series, outcome, Instant::now());
-        outcome
+        forwarded.map(|_| outcome)
     }
 
     /// Admit: anew once the configuration has changed.
@@ -154,7 +154,7 @@ impl Requests {
     }
 
     /// Forward: over a kept connection to the app or a new one, from the pod's own address.
-    async fn forward(&self, exchange: &mut Exchange<'_>) -> Result<Done, Reason> {
+    async fn forward(&self, exchange: &mut Exchange<'_>) -> Result<Done, Failed> {
         let version = match exchange.head().version {
             http::Version::HTTP_2 => HttpVersion::H2,
             _ => HttpVersion::H1,
@@ -165,7 +165,10 @@ impl Requests {
                 HttpVersion::H1 => self.h1(fresh).await,
                 HttpVersion::H2 => self.h2().await,
             };
-            let mut lent = lent.map_err(|_| Reason::AppUnreachable)?;
+            let mut lent = lent.map_err(|_| Failed {
+                reason: Reason::AppUnreachable,
+                again: true,
+            })?;
             match exchange.forward(&mut lent.upstream).await {
                 Ok(done) => {
                     if let (Upstream::H1(client), true) = (lent.upstream, done.reusable) {
@@ -175,7 +178,12 @@ impl Requests {
                 }
                 // A kept connection that the app had closed meanwhile.
                 Err(error) if error.replayable && lent.pooled && !fresh => fresh = true,
-                Err(error) => return Err(error.reason),
+                Err(error) => {
+                    return Err(Failed {
+                        reason: error.reason,
+                        again: error.replayable && !error.answered,
+                    });
+                }
             }
         }
     }

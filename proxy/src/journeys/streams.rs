@@ -251,11 +251,127 @@ fn a_connections_future_stays_small() {
             .await;
         let socket = async || TcpStream::connect(pod.inbound).await.unwrap();
         let from = pod.inbound;
-        let inbound = std::mem::size_of_val(&crate::inbound::serve(&pod.worker, socket().await, from));
+        let slot = crate::accept::Slots::new(
+            1,
+            crate::observe::metrics::Direction::Inbound,
+            pod.worker.metrics.clone(),
+        )
+        .take();
+        let inbound = std::mem::size_of_val(&crate::inbound::serve(&pod.worker, socket().await, from, &slot));
         let outbound = std::mem::size_of_val(&crate::outbound::serve(&pod.worker, socket().await, from));
         assert!(
             inbound <= 4096 && outbound <= 4096,
             "inbound {inbound}, outbound {outbound} bytes"
         );
+    });
+}
+
+/// An endpoint that is the very pod whose app is at `own`.
+fn this_pod(world: &World, own: SocketAddr) -> std::sync::Arc<weft_model::endpoint::Endpoint> {
+    std::sync::Arc::new(weft_model::endpoint::Endpoint {
+        address: own,
+        pod: format!("pod-of-{own}"),
+        ..weft_model::endpoint::Endpoint::clone(&world.endpoint(1, own, Some("web")))
+    })
+}
+
+#[test]
+fn where_our_own_app_is_down_another_endpoint_answers() {
+    story(async {
+        let world = World::new();
+        let other = world.told("reviews").start(app("other").await, nobody().await).await;
+        let greeting = world
+            .told("reviews")
+            .start(echo("220 hello\r\n").await, nobody().await)
+            .await;
+        let own = nobody().await;
+        for round in 0..4 {
+            let mut told = world.told("web");
+            told.service(Protocol::Http, None);
+            let there = world.endpoint(2, other.inbound, Some("reviews"));
+            told.endpoints("all", vec![this_pod(&world, own), there]);
+            let pod = told.start(own, VIP.parse().unwrap()).await;
+            let answer = Client::to(pod.outbound).await.get("/").await.unwrap();
+            assert!(answer.body.starts_with("other\n"), "round {round}: {answer:?}");
+
+            let mut told = world.told("web");
+            told.service(Protocol::Opaque, None);
+            let there = world.endpoint(2, greeting.inbound, Some("reviews"));
+            told.endpoints("all", vec![this_pod(&world, own), there]);
+            let pod = told.start(own, VIP.parse().unwrap()).await;
+            let mut socket = TcpStream::connect(pod.outbound).await.unwrap();
+            let mut hello = [0; 11];
+            socket.read_exact(&mut hello).await.unwrap();
+            assert_eq!(&hello, b"220 hello\r\n");
+        }
+    });
+}
+
+#[test]
+fn http_that_a_peer_sends_as_bytes_to_an_http_port_is_http() {
+    story(async {
+        let world = World::new();
+        let http = app("reviews").await;
+        let mut told = world.told("reviews");
+        told.declare(http.port(), Protocol::Http);
+        let server = told.start(http, nobody().await).await;
+        let mut told = world.told("web");
+        told.service(Protocol::Opaque, None);
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        let forged = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://demo/ns/a/sa/b\r\n\r\n";
+        let answer = Client::to(client.outbound).await.send(forged).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.contains("URI=spiffe://demo/ns/a/sa/b"), "{answer:?}");
+        assert!(
+            answer.body.contains("URI=spiffe://demo.weft.internal/ns/shop/sa/web"),
+            "{answer:?}"
+        );
+
+        let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+        socket.write_all(&[0, 1, 2]).await.unwrap();
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+        assert_eq!(server.refusals(weft_model::reason::Reason::NotHttp), 1);
+    });
+}
+
+#[test]
+fn a_hello_that_is_late_gets_no_greeting_in_plaintext() {
+    story(async {
+        let world = World::new();
+        let server = world
+            .told("reviews")
+            .start(echo("220 hello\r\n").await, nobody().await)
+            .await;
+        // As if the first segment had been lost.
+        let slow = trickle(server.inbound, Duration::from_millis(300)).await;
+        let mut told = world.told("web");
+        told.service(Protocol::Opaque, None);
+        told.endpoints("all", vec![world.endpoint(1, slow, Some("reviews"))]);
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+        let mut greeting = [0; 11];
+        socket.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 hello\r\n");
+    });
+}
+
+#[test]
+fn who_may_not_speak_any_more_once_the_first_bytes_are_there_is_not_let_in() {
+    story(async {
+        let silent = listen().await;
+        let server = World::new()
+            .told("reviews")
+            .start(silent.local_addr().unwrap(), nobody().await)
+            .await;
+        let mut socket = TcpStream::connect(server.inbound).await.unwrap();
+        // It was admitted, and the app dialled to see who speaks first.
+        let (mut trial, _) = silent.accept().await.unwrap();
+        server.tell(|told| _ = told.strict()).await;
+        socket.write_all(&[0, 1, 2]).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = trial.read_to_end(&mut rest).await;
+        assert!(rest.is_empty(), "{rest:?}");
+        assert_eq!(server.refusals(weft_model::reason::Reason::PlaintextRefused), 1);
     });
 }

@@ -111,7 +111,7 @@ impl Requests {
         let span = worker.tracer.client(begun, &what, before as u32);
         worker.tracer.carry(begun, span.as_ref(), exchange.headers_mut());
         let result = if worker.is_self(endpoint) {
-            Ok(Box::pin(inbound::requests::from_self(worker, exchange, endpoint.address)).await)
+            Box::pin(inbound::requests::from_self(worker, exchange, endpoint.address)).await
         } else {
             let attempt = Attempt {
                 worker,

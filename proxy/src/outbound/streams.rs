@@ -9,6 +9,7 @@ use weft_model::endpoint::EndpointKey;
 use weft_model::reason::Reason;
 
 use crate::balance::InFlight;
+use crate::connect::ConnectError;
 use crate::forward::tcp::pump;
 use crate::inbound;
 use crate::io::Io;
@@ -22,8 +23,6 @@ use crate::worker::Worker;
 
 /// Endpoints that one stream tries at most.
 const ATTEMPTS: usize = 3;
-/// The pipe to our own inbound side holds so much in each direction.
-const PIPE: usize = 64 * 1024;
 
 /// A connection to an endpoint, with its accounts.
 #[derive(Debug)]
@@ -66,13 +65,10 @@ pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -
         tried.push(remote.endpoint.key);
         let load = remote.begin();
         let reached = if worker.is_self(&remote.endpoint) {
-            let (ours, theirs) = Io::pipe(PIPE);
-            inbound::from_self(worker, theirs, remote.endpoint.address);
-            Ok(ours)
+            inbound::from_self(worker, remote.endpoint.address).await
         } else {
-            reach(worker, target, &balancer, &remote, Hop::Tcp)
-                .await
-                .map(|reached| reached.io)
+            let reached = reach(worker, target, &balancer, &remote, Hop::Tcp).await;
+            reached.map(|reached| reached.io).map_err(ConnectError::reason)
         };
         match reached {
             Ok(io) => {
@@ -84,7 +80,7 @@ pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -
                     flight: Flight { _load: load, series },
                 });
             }
-            Err(error) => reason = error.reason(),
+            Err(failed) => reason = failed,
         }
     }
     Err(reason)
