@@ -1,7 +1,7 @@
 //! Objects: Kubernetes objects as they were written, and typed views of the parts that the mesh acts on.
 //!
 //! In: JSON values with the place that they came from. Out: [`Object`]s, views that are decoded one object at a time
-//! ([`decode`]), and [`Problem`]s that name object, file, line, field and fix. Nothing here knows of files being watched
+//! ([`decode()`]), and [`Problem`]s that name object, file, line, field and fix. Nothing here knows of files being watched
 //! or of what an object means for its neighbours.
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@
 //! | [`ready`] | named gates: what is still missing before the process is ready |
 //! | [`drain`] | tasks with names, that end gently or by force |
 //! | [`signal`] | SIGTERM or SIGINT once: gently; twice: now |
-//! | [`file`] | replacing a file so that readers see the old one or the new one |
+//! | [`mod@file`] | replacing a file so that readers see the old one or the new one |
 //! | [`exit`] | exit codes |
 
 pub mod exit;

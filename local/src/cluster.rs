@@ -2,7 +2,7 @@
 //!
 //! In: what the manifests ask for, what the runtime reports, what people ask. Out: pods started and stopped, objects for
 //! the control plane, names, service addresses. Level-triggered: after every event all that there is is compared with all
-//! that there is to be ([`Cluster::reconcile`]), so no event has to be remembered, and a failed step is tried again.
+//! that there is to be (`Cluster::reconcile`), so no event has to be remembered, and a failed step is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

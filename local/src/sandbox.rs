@@ -48,7 +48,7 @@ pub struct Settings {
     pub programs: Vec<(String, PathBuf)>,
     /// Directories that the supervisor needs although they lie below `/run`, which is new and empty inside.
     pub keep: Vec<PathBuf>,
-    /// The one address of the host that [`Inside::relay`] reaches.
+    /// The one address of the host that [`Outside::relay`] reaches.
     pub relay: Option<SocketAddr>,
 }
 
