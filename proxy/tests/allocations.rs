@@ -93,7 +93,7 @@ async fn a_request_over_http1_stays_within_its_budget() {
     LocalSet::new()
         .run_until(async move {
             let served = spawn_local(serve(near, HttpVersion::H1, service, context));
-            let mut buffer = [0; 8192];
+            let mut buffer = vec![0; 8192];
             let mut each = 0;
             for round in 0..1100 {
                 if round == 100 {
