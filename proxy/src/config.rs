@@ -76,6 +76,10 @@ pub struct Settings {
     /// How long connections may finish after SIGTERM.
     #[arg(long, env = "WEFT_DRAIN", default_value = "30s", value_parser = duration)]
     pub drain: Duration,
+    /// How long the proxy goes on to accept and to answer after SIGTERM, even if nothing is left: that long it takes until the
+    /// pod is withdrawn everywhere, and a pod that vanishes before tells nobody. Within WEFT_DRAIN.
+    #[arg(long, env = "WEFT_DRAIN_MIN", default_value = "1s", value_parser = duration)]
+    pub drain_min: Duration,
     /// How long a connection may wait for discovery, until the control plane says otherwise.
     #[arg(long, env = "WEFT_DISCOVERY_WAIT", default_value = "3s", value_parser = duration)]
     pub discovery_wait: Duration,
@@ -85,7 +89,10 @@ pub struct Settings {
     /// How long one connection attempt may take.
     #[arg(long, env = "WEFT_CONNECT_TIMEOUT", default_value = "1s", value_parser = duration)]
     pub connect_timeout: Duration,
-    /// How long a TLS handshake, or the arrival of a ClientHello, may take.
+    /// How long the TLS handshake with an endpoint may take, per attempt: then another endpoint is tried.
+    #[arg(long, env = "WEFT_PEER_HANDSHAKE_TIMEOUT", default_value = "1s", value_parser = duration)]
+    pub peer_handshake_timeout: Duration,
+    /// How long a TLS handshake that others begin, or the arrival of a ClientHello, may take.
     #[arg(long, env = "WEFT_HANDSHAKE_TIMEOUT", default_value = "5s", value_parser = duration)]
     pub handshake_timeout: Duration,
     /// How long an app's keep-alive connection may be idle between requests.

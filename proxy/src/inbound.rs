@@ -302,7 +302,7 @@ fn context(worker: &Worker, caller: &Caller, hop: Option<Hop>, app: SocketAddr) 
             idle_time,
             ..Limits::default()
         },
-        closing: worker.inbound_closing.clone(),
+        closing: worker.inbound_closing(),
         origin,
         authority: Authority::try_from(app.to_string()).ok(),
     }

@@ -2,9 +2,11 @@
 //!
 //! In: listeners, and how far the process has come. Out: a local task per connection, which tells the inbound or the outbound
 //! story. On draining, inbound connections are told to end, listeners go on, and outbound connections last as long as the
-//! app's containers use them.
+//! app's containers use them. It lasts a moment even if nothing is left: others hear of the pod's end only with a delay, and
+//! dial meanwhile; once the pod's network is gone nobody tells them anything.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -14,6 +16,9 @@ use crate::accept::{Slots, accept};
 use crate::observe::metrics::Direction;
 use crate::worker::Worker;
 use crate::{inbound, outbound};
+
+/// How often, at most, those are told to end who came while the process drains.
+const CLOSE_AGAIN: Duration = Duration::from_millis(100);
 
 /// The listeners of one worker.
 #[derive(Debug)]
@@ -52,14 +57,35 @@ pub async fn serve(worker: Rc<Worker>, listeners: Listeners, mut phase: watch::R
     }
     // An error says that whoever decides is gone: then it is over as well.
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
-    worker.inbound_closing.begin();
     let nothing_left = async {
+        linger(&worker).await;
         inbound.all_free().await;
         outbound.all_free().await;
+    };
+    let nothing_left = async {
+        tokio::select! {
+            () = nothing_left => {}
+            never = close_again(&worker) => match never {},
+        }
     };
     tokio::select! {
         () = nothing_left => {}
         _ = phase.wait_for(|phase| *phase >= Phase::Ended) => {}
+    }
+}
+
+/// Answers for as long as others may not have heard yet.
+async fn linger(worker: &Worker) {
+    worker.close_inbound();
+    tokio::time::sleep(worker.settings.drain_min).await;
+    worker.close_inbound();
+}
+
+/// Tells those to end who came after all others had been told, for ever.
+async fn close_again(worker: &Worker) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(worker.settings.drain_min.max(CLOSE_AGAIN)).await;
+        worker.close_inbound();
     }
 }
 

@@ -50,8 +50,7 @@ pub struct Worker {
     pub server_first: ServerFirst,
     /// How original destinations are known.
     pub origins: Origins,
-    /// Tells inbound connections that the process is ending.
-    pub inbound_closing: Closing,
+    inbound_closing: RefCell<Closing>,
     /// Tells outbound connections the same, later: the app's containers may still run.
     pub outbound_closing: Closing,
     apps: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
@@ -89,7 +88,7 @@ impl Worker {
             dialer,
             server_first: ServerFirst::default(),
             origins,
-            inbound_closing: Closing::new(),
+            inbound_closing: RefCell::default(),
             outbound_closing: Closing::new(),
             apps: RefCell::default(),
             tables: RefCell::new(tables),
@@ -127,6 +126,17 @@ impl Worker {
             }
         }
         Err(Reason::DiscoveryTimeout)
+    }
+
+    /// What tells an inbound connection that begins now when it has to end.
+    pub fn inbound_closing(&self) -> Closing {
+        self.inbound_closing.borrow().clone()
+    }
+
+    /// Tells all inbound connections so far to end. Those that come from now on are told by the next call: they are to get
+    /// their answers, and somebody who dials a pod that ends has not heard of it yet.
+    pub fn close_inbound(&self) {
+        self.inbound_closing.replace(Closing::new()).begin();
     }
 
     /// The connections to one port of the app.

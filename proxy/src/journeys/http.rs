@@ -207,7 +207,7 @@ fn draining_lets_a_request_finish_and_then_ends() {
 }
 
 #[test]
-fn with_nothing_left_draining_ends_at_once() {
+fn draining_answers_those_who_have_not_heard_yet_and_then_ends() {
     story(async {
         let mut server = World::new()
             .told("reviews")
@@ -215,9 +215,27 @@ fn with_nothing_left_draining_ends_at_once() {
             .await;
         let mut connection = Client::to(server.inbound).await;
         assert_eq!(connection.get("/").await.unwrap().status, 200);
+        let begun = std::time::Instant::now();
         server.phase.send_replace(crate::serve::Phase::Draining);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            !server.served.is_finished(),
+            "nothing is under way, and others still dial"
+        );
+        // Whoever dials now is answered, as often as it asks; as is whoever has a connection.
+        let mut late = Client::to(server.inbound).await;
+        assert_eq!(late.get("/").await.unwrap().status, 200);
+        assert_eq!(late.get("/").await.unwrap().status, 200);
+        let last = connection.get("/").await.unwrap();
+        assert!(
+            last.status == 200 && last.head.to_ascii_lowercase().contains("connection: close"),
+            "{last:?}"
+        );
         (&mut server.served).await.unwrap();
         assert!(connection.get("/").await.is_none(), "an idle connection is closed");
+        assert!(begun.elapsed() >= server.worker.settings.drain_min);
     });
 }
 

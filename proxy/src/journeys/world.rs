@@ -257,6 +257,10 @@ impl Told {
             "shop",
             "--handshake-timeout",
             "500ms",
+            "--peer-handshake-timeout",
+            "500ms",
+            "--drain-min",
+            "300ms",
         ]);
         let registry = Registry::new();
         let metrics = Rc::new(Metrics::new(&registry));

@@ -71,7 +71,7 @@ async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop) -> Result<Reached,
     let credential = worker.credential().map_err(|_| ConnectError::NoCertificate)?;
     let sni = remote.sni.clone().ok_or(ConnectError::Tls)?;
     let socket = worker.dialer.tcp(endpoint.address, None).await?;
-    let within = worker.dialer.handshake_timeout;
+    let within = worker.settings.peer_handshake_timeout;
     let io = mtls::originate(socket, &credential, sni, expected, hop, within).await?;
     Ok(Reached {
         io,
