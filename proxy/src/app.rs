@@ -147,34 +147,23 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let local = local.serve(vec![listener(here).await?]);
 
     let (over, exporter_ends) = oneshot::channel();
-    let (tracing, exporter) = match meant.collector {
-        Some(collector) => {
-            let (tracing, exporter) = exporter(collector, meant.sampler, &settings, &beliefs, &registry);
-            (
-                Some(tracing),
-                Some(tokio::task::spawn_local(exporter.run(ended(exporter_ends)))),
-            )
-        }
-        None => (None, None),
-    };
+    let exporter = meant
+        .collector
+        .map(|collector| exporter(collector, meant.sampler, &settings, &beliefs, &registry));
+    let (tracing, exporter) = exporter.unzip();
+    let exporter = exporter.map(|exporter| tokio::task::spawn_local(exporter.run(ended(exporter_ends))));
     let (phase, phases) = watch::channel(Phase::Running);
     let (listening, mut heard) = mpsc::channel(settings.workers);
-    let threads = views.into_iter().enumerate().map(|(number, view)| {
-        let (settings, registry, tracing) = (settings.clone(), registry.clone(), tracing.clone());
-        let (phase, listening) = (phases.clone(), listening.clone());
-        spawn(
-            number,
-            Crew {
-                settings,
-                view,
-                registry,
-                tracing,
-                phase,
-                slots,
-                listening,
-            },
-        )
+    let crews = views.into_iter().map(|view| Crew {
+        settings: settings.clone(),
+        view,
+        registry: registry.clone(),
+        tracing: tracing.clone(),
+        phase: phases.clone(),
+        slots,
+        listening: listening.clone(),
     });
+    let threads = crews.enumerate().map(|(number, crew)| spawn(number, crew));
     let mut threads = Threads(threads.collect::<io::Result<_>>().context("starting a worker")?);
     drop(listening);
 
