@@ -235,9 +235,12 @@ impl Remote {
 }
 
 impl InFlight {
-    /// Tells how long the answer took to begin.
-    pub fn observe(&self, first_byte: Duration, now: Instant) {
-        self.load.ewma.observe(first_byte, now);
+    /// Tells how long the answer took to begin, once there was a connection. `first`: it was the first on its connection.
+    pub fn observe(&self, took: Duration, first: bool, now: Instant) {
+        match first {
+            true => self.load.ewma.observe_first(took, now),
+            false => self.load.ewma.observe(took, now),
+        }
     }
 }
 

@@ -17,6 +17,8 @@ const FLOOR_SECONDS: f64 = 50e-6;
 /// A latency estimate.
 #[derive(Debug)]
 pub struct Ewma {
+    /// What it began with.
+    initial: f64,
     seconds: Cell<f64>,
     at: Cell<Instant>,
 }
@@ -25,6 +27,7 @@ impl Ewma {
     /// Begins with an estimate, which fades like a sample.
     pub fn new(initial: Duration, now: Instant) -> Self {
         Self {
+            initial: initial.as_secs_f64(),
             seconds: Cell::new(initial.as_secs_f64()),
             at: Cell::new(now),
         }
@@ -39,6 +42,19 @@ impl Ewma {
         } else {
             faded + sample * (1.0 - self.weight(now))
         });
+        self.at.set(now);
+    }
+
+    /// Takes in a sample of the first answer over a new connection. Handshakes and cold apps are slow once, and that says
+    /// little of the next answer: a slower one than expected only restores the estimate that there was before anybody knew,
+    /// so that an endpoint is neither shunned for it nor thought fast.
+    pub fn observe_first(&self, latency: Duration, now: Instant) {
+        let sample = latency.as_secs_f64();
+        let faded = self.faded(now);
+        if sample < faded {
+            return self.observe(latency, now);
+        }
+        self.seconds.set(faded.max(sample.min(self.initial)));
         self.at.set(now);
     }
 
@@ -72,6 +88,20 @@ mod tests {
         ewma.observe(10 * MS, start + 100 * MS);
         assert!(ewma.cost(start + 100 * MS) > 0.09, "one fast answer forgives little");
         assert!(ewma.cost(start + Duration::from_secs(30)) < 0.01, "silence forgives");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_first_answer_over_a_new_connection_is_no_peak_and_does_not_pass_for_a_fast_one() {
+        let start = Instant::now();
+        let ewma = Ewma::new(10 * MS, start);
+        ewma.observe_first(500 * MS, start);
+        assert!(ewma.cost(start) <= 0.01);
+        let later = start + Duration::from_secs(60);
+        assert!(ewma.cost(later) < 0.001);
+        ewma.observe_first(500 * MS, later);
+        assert!(ewma.cost(later) >= 0.01, "not better than unknown");
+        ewma.observe_first(MS, later + Duration::from_secs(60));
+        assert!(ewma.cost(later + Duration::from_secs(60)) < 0.002, "a fast one counts");
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,13 +101,36 @@ async fn the_faster_endpoint_gets_more_and_a_slow_one_next_to_nothing() {
         hits[id] += 1;
         let flight = picked.remote.begin();
         advance(Duration::from_millis(1)).await;
-        flight.observe(Duration::from_millis(if id == 0 { 50 } else { 5 }), Instant::now());
+        flight.observe(
+            Duration::from_millis(if id == 0 { 50 } else { 5 }),
+            false,
+            Instant::now(),
+        );
     }
     assert!(
         hits[0] * 5 < 2_000 / 3,
         "the slow one has at most a fifth of a fair share: {hits:?}"
     );
     assert!(hits[1] > 600 && hits[2] > 600, "{hits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_first_answer_over_a_new_connection_does_not_starve_an_endpoint() {
+    let known = endpoints();
+    let balancer = balancer(&known, (0..2).map(|id| endpoint(id, "a", false)).collect(), None);
+    let mut hits = [0_u32; 2];
+    for _ in 0..48 {
+        let picked = balancer.pick(&[], Instant::now()).unwrap();
+        let id = picked.remote.endpoint.key.id.0 as usize;
+        let flight = picked.remote.begin();
+        let first = hits[id] == 0;
+        hits[id] += 1;
+        let took = Duration::from_millis(if id == 0 && first { 250 } else { 5 });
+        advance(took).await;
+        flight.observe(took, first, Instant::now());
+        advance(Duration::from_millis(200)).await;
+    }
+    assert!(hits.iter().all(|n| *n >= 12), "{hits:?}");
 }
 
 #[tokio::test(start_paused = true)]
