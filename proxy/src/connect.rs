@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use weft_model::reason::Reason;
@@ -17,6 +17,9 @@ use crate::config::Settings;
 
 /// Data that is not acknowledged for so long ends a connection: a node that is gone sends no reset.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same where little is sent. Not elsewhere: the kernel counts the time that the other side takes nothing as well, and an
+/// app may well pause for some seconds in the middle of an upload.
+const USER_TIMEOUT_HEADS: Duration = Duration::from_secs(3);
 /// Silence after which the kernel asks whether the other side is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -29,6 +32,25 @@ pub struct Dialer {
     pub connect_timeout: Duration,
     /// How long TLS may take.
     pub handshake_timeout: Duration,
+}
+
+/// What is sent over a connection to an endpoint, which says how soon it may be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// Heads of requests, which the other side takes at once: what is not acknowledged soon tells that it has vanished.
+    Heads,
+    /// Anything.
+    Bodies,
+}
+
+impl Carries {
+    /// Sets a connection up for it.
+    pub fn tune(self, socket: &TcpStream) -> io::Result<()> {
+        match self {
+            Self::Heads => SockRef::from(socket).set_tcp_user_timeout(Some(USER_TIMEOUT_HEADS)),
+            Self::Bodies => Ok(()),
+        }
+    }
 }
 
 /// Why there is no connection. Not a byte of the app's was sent.
@@ -147,6 +169,16 @@ mod tests {
         let (dialled, accepted) = tokio::join!(DIALER.tcp(to, Some(from)), listener.accept());
         assert_eq!(accepted.unwrap().1.ip(), from);
         assert!(dialled.unwrap().nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_carries_heads_is_given_up_sooner_and_what_carries_bodies_is_not() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        for (carries, want) in [(Carries::Heads, USER_TIMEOUT_HEADS), (Carries::Bodies, USER_TIMEOUT)] {
+            let socket = DIALER.tcp(listener.local_addr().unwrap(), None).await.unwrap();
+            carries.tune(&socket).unwrap();
+            assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), Some(want));
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::connect::ConnectError;
+use crate::connect::{Carries, ConnectError};
 use crate::http::client::{H1Client, H2Client};
 
 /// Idle HTTP/1.1 connections kept per pool.
@@ -56,6 +56,7 @@ pub struct Ticket {
 struct Idle {
     client: H1Client,
     leaf: u64,
+    carries: Carries,
     since: Instant,
 }
 
@@ -73,10 +74,11 @@ struct Gate {
 }
 
 impl Pool {
-    /// An idle HTTP/1.1 connection under this leaf or a newer one, the most recently used first.
-    pub fn take_h1(&self, leaf: u64) -> Option<H1Client> {
+    /// An idle HTTP/1.1 connection for this under this leaf or a newer one, the most recently used first.
+    pub fn take_h1(&self, leaf: u64, carries: Carries) -> Option<H1Client> {
         let mut idle = self.h1.borrow_mut();
-        while let Some(mut candidate) = idle.pop() {
+        while let Some(at) = idle.iter().rposition(|idle| idle.carries == carries) {
+            let mut candidate = idle.remove(at);
             if candidate.leaf >= leaf && candidate.client.is_quiet() {
                 return Some(candidate.client);
             }
@@ -85,12 +87,13 @@ impl Pool {
     }
 
     /// Keeps a connection that can take another request.
-    pub fn put_h1(&self, client: H1Client, leaf: u64, now: Instant) {
+    pub fn put_h1(&self, client: H1Client, leaf: u64, carries: Carries, now: Instant) {
         let mut idle = self.h1.borrow_mut();
         if idle.len() < IDLE_H1 {
             idle.push(Idle {
                 client,
                 leaf,
+                carries,
                 since: now,
             });
         }
@@ -205,9 +208,19 @@ impl Pools {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::client::handshake_h2;
+    use crate::http::client::{handshake_h1, handshake_h2};
     use crate::http::limits::Limits;
     use crate::io::Io;
+
+    #[tokio::test]
+    async fn connections_for_heads_and_for_bodies_are_kept_apart() {
+        let (pool, now) = (Pool::default(), Instant::now());
+        let (near, _far) = Io::pipe(1024);
+        pool.put_h1(handshake_h1(near), 0, Carries::Heads, now);
+        assert!(pool.take_h1(0, Carries::Bodies).is_none());
+        assert!(pool.take_h1(0, Carries::Heads).is_some());
+        assert!(pool.take_h1(0, Carries::Heads).is_none());
+    }
 
     #[tokio::test]
     async fn a_request_from_before_a_renewal_takes_the_new_connection_and_one_from_after_not_the_old() {

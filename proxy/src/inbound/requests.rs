@@ -10,7 +10,7 @@ use weft_model::policy::Caller;
 use weft_model::reason::Reason;
 
 use crate::admit::admit;
-use crate::connect::ConnectError;
+use crate::connect::{Carries, ConnectError};
 use crate::http::HttpVersion;
 use crate::http::client::{Upstream, handshake_h1, handshake_h2};
 use crate::http::exchange::{Done, Exchange};
@@ -172,7 +172,7 @@ impl Requests {
             match exchange.forward(&mut lent.upstream).await {
                 Ok(done) => {
                     if let (Upstream::H1(client), true) = (lent.upstream, done.reusable) {
-                        self.pool.put_h1(client, 0, Instant::now());
+                        self.pool.put_h1(client, 0, Carries::Bodies, Instant::now());
                     }
                     return Ok(done);
                 }
@@ -189,7 +189,7 @@ impl Requests {
     }
 
     async fn h1(&self, fresh: bool) -> Result<Lent, ConnectError> {
-        if !fresh && let Some(client) = self.pool.take_h1(0) {
+        if !fresh && let Some(client) = self.pool.take_h1(0, Carries::Bodies) {
             return Ok(Lent {
                 upstream: Upstream::H1(client),
                 pooled: true,

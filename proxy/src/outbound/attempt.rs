@@ -8,7 +8,7 @@ use weft_model::reason::Reason;
 
 use crate::balance::health::Failure;
 use crate::balance::{Balancer, Remote};
-use crate::connect::ConnectError;
+use crate::connect::{Carries, ConnectError};
 use crate::http::HttpVersion;
 use crate::http::client::{H2Client, Upstream, handshake_h1, handshake_h2};
 use crate::http::exchange::{Done, Exchange, ForwardError};
@@ -47,6 +47,17 @@ struct Lent {
     pooled: bool,
 }
 
+/// What a request sends over an HTTP/1.1 connection.
+fn carries(exchange: &Exchange<'_>) -> Carries {
+    let head = exchange.head();
+    let tunnel = head.upgrade.is_some() || head.method == http::Method::CONNECT;
+    if exchange.body_is_empty() && !tunnel {
+        Carries::Heads
+    } else {
+        Carries::Bodies
+    }
+}
+
 impl Attempt<'_> {
     /// Forwards the exchange. Not cancel safe: dropping it cancels the request.
     pub async fn run(self, exchange: &mut Exchange<'_>) -> Result<Done, Failed> {
@@ -55,20 +66,24 @@ impl Attempt<'_> {
             http::Version::HTTP_2 => HttpVersion::H2,
             _ => HttpVersion::H1,
         };
+        let carries = carries(exchange);
         let mut fresh = false;
         loop {
             let lent = match version {
-                HttpVersion::H1 => self.h1(fresh).await,
+                HttpVersion::H1 => self.h1(fresh, carries).await,
                 HttpVersion::H2 => self.h2().await,
             };
             let mut lent = lent.map_err(|error| Failed {
                 reason: error.reason(),
                 again: true,
             })?;
+            // What was waited for until here, a connection or another endpoint, says nothing of this endpoint's answers.
+            let before = exchange.started().elapsed();
             match exchange.forward(&mut lent.upstream).await {
                 Ok(done) => {
-                    flight.observe(done.first_byte, Instant::now());
-                    self.give_back(lent, done.reusable);
+                    let took = done.first_byte.saturating_sub(before);
+                    flight.observe(took, !lent.pooled, Instant::now());
+                    self.give_back(lent, done.reusable, carries);
                     return Ok(done);
                 }
                 // A kept connection had ended meanwhile: that says nothing of the endpoint.
@@ -90,9 +105,9 @@ impl Attempt<'_> {
         }
     }
 
-    async fn h1(&self, fresh: bool) -> Result<Lent, ConnectError> {
+    async fn h1(&self, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
         let leaf = leaf_for(self.worker, self.remote)?;
-        if !fresh && let Some(client) = self.remote.pool.take_h1(leaf) {
+        if !fresh && let Some(client) = self.remote.pool.take_h1(leaf, carries) {
             return Ok(Lent {
                 upstream: Upstream::H1(client),
                 leaf,
@@ -100,7 +115,8 @@ impl Attempt<'_> {
             });
         }
         // Boxed, as everything that happens once per connection: a request's own future stays small.
-        let reached = Box::pin(reach(self.worker, self.target, self.balancer, self.remote, Hop::H1)).await?;
+        let reach = reach(self.worker, self.target, self.balancer, self.remote, Hop::H1, carries);
+        let reached = Box::pin(reach).await?;
         let client = handshake_h1(reached.io);
         Ok(Lent {
             upstream: Upstream::H1(client),
@@ -134,7 +150,9 @@ impl Attempt<'_> {
     }
 
     async fn dial_h2(&self) -> Result<(H2Client, u64), ConnectError> {
-        let reached = reach(self.worker, self.target, self.balancer, self.remote, Hop::H2).await?;
+        // The other side reads whatever comes: it bounds streams by their windows, not by TCP's.
+        let carries = Carries::Heads;
+        let reached = reach(self.worker, self.target, self.balancer, self.remote, Hop::H2, carries).await?;
         let (client, driver) = handshake_h2(reached.io, Limits::default())
             .await
             .map_err(|_| ConnectError::Closed)?;
@@ -145,9 +163,9 @@ impl Attempt<'_> {
         Ok((client, reached.leaf))
     }
 
-    fn give_back(&self, lent: Lent, reusable: bool) {
+    fn give_back(&self, lent: Lent, reusable: bool, carries: Carries) {
         if let (Upstream::H1(client), true) = (lent.upstream, reusable) {
-            self.remote.pool.put_h1(client, lent.leaf, Instant::now());
+            self.remote.pool.put_h1(client, lent.leaf, carries, Instant::now());
         }
     }
 }

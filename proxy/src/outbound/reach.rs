@@ -12,7 +12,7 @@ use weft_model::reason::Reason;
 
 use crate::balance::health::Failure;
 use crate::balance::{Balancer, Remote};
-use crate::connect::ConnectError;
+use crate::connect::{Carries, ConnectError};
 use crate::io::Io;
 use crate::mtls::{self, Hop};
 use crate::observe::metrics::Direction;
@@ -45,8 +45,9 @@ pub async fn reach(
     balancer: &Balancer,
     remote: &Remote,
     hop: Hop,
+    carries: Carries,
 ) -> Result<Reached, ConnectError> {
-    let result = open(worker, remote, hop).await;
+    let result = open(worker, remote, hop, carries).await;
     let now = Instant::now();
     match result {
         Ok(reached) => {
@@ -60,17 +61,20 @@ pub async fn reach(
     }
 }
 
-async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop) -> Result<Reached, ConnectError> {
+async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop, carries: Carries) -> Result<Reached, ConnectError> {
     let endpoint = &remote.endpoint;
     let Some(expected) = &endpoint.identity else {
+        let socket = worker.dialer.tcp(endpoint.address, None).await?;
+        carries.tune(&socket)?;
         return Ok(Reached {
-            io: Io::plain(worker.dialer.tcp(endpoint.address, None).await?),
+            io: Io::plain(socket),
             leaf: 0,
         });
     };
     let credential = worker.credential().map_err(|_| ConnectError::NoCertificate)?;
     let sni = remote.sni.clone().ok_or(ConnectError::Tls)?;
     let socket = worker.dialer.tcp(endpoint.address, None).await?;
+    carries.tune(&socket)?;
     let within = worker.settings.peer_handshake_timeout;
     let io = mtls::originate(socket, &credential, sni, expected, hop, within).await?;
     Ok(Reached {
@@ -103,6 +107,6 @@ pub fn probe(worker: &Rc<Worker>, target: &Target, balancer: &Rc<Balancer>) {
     let (worker, target, balancer) = (worker.clone(), target.clone(), balancer.clone());
     tokio::task::spawn_local(async move {
         // Health has heard how it went; the connection itself is of no use.
-        let _ = reach(&worker, &target, &balancer, &remote, Hop::H1).await;
+        let _ = reach(&worker, &target, &balancer, &remote, Hop::H1, Carries::Heads).await;
     });
 }

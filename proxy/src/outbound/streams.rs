@@ -9,7 +9,7 @@ use weft_model::endpoint::EndpointKey;
 use weft_model::reason::Reason;
 
 use crate::balance::InFlight;
-use crate::connect::ConnectError;
+use crate::connect::{Carries, ConnectError};
 use crate::forward::tcp::pump;
 use crate::inbound;
 use crate::io::Io;
@@ -67,7 +67,7 @@ pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -
         let reached = if worker.is_self(&remote.endpoint) {
             inbound::from_self(worker, remote.endpoint.address).await
         } else {
-            let reached = reach(worker, target, &balancer, &remote, Hop::Tcp).await;
+            let reached = reach(worker, target, &balancer, &remote, Hop::Tcp, Carries::Bodies).await;
             reached.map(|reached| reached.io).map_err(ConnectError::reason)
         };
         match reached {
