@@ -1,8 +1,11 @@
 //! The end-to-end tests, one module per promise.
 
 mod failures;
+mod follow;
 mod host;
+mod impostor;
 mod peers;
+mod rotation;
 mod routes;
 mod sandbox;
 mod telemetry;

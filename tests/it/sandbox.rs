@@ -31,7 +31,10 @@ fn an_app_can_neither_forge_the_mark_nor_edit_the_rules() {
         let output = mesh.exec("shop", "visitor", command);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{command:?} succeeded");
-        assert!(!matches!(output.status.code(), Some(126 | 127)), "{command:?} was not even run: {said}");
+        assert!(
+            !matches!(output.status.code(), Some(126 | 127)),
+            "{command:?} was not even run: {said}"
+        );
     }
     // In a user namespace of its own an app is root of nothing that counts.
     let nested = mesh.exec("shop", "visitor", &["unshare", "-Ur", "/usr/bin/python3", "-c", FORGE]);

@@ -6,6 +6,8 @@
 
 pub mod capture;
 pub mod collector;
+pub mod diff;
+pub mod edits;
 pub mod host;
 pub mod mesh;
 pub mod shop;

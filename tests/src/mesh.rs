@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -242,6 +243,16 @@ impl Mesh {
         fs::rename(&aside, &path).expect("the manifest in place");
     }
 
+    /// Writes a manifest where it lies, as some editors do: its first bytes, a pause, the rest.
+    #[track_caller]
+    pub fn write_in_place(&self, file: &str, text: &str, cut: usize, pause: Duration) {
+        let mut out = fs::File::create(self.manifests().join(file)).expect("the manifest");
+        let (first, rest) = text.as_bytes().split_at(cut);
+        out.write_all(first).expect("the manifest's beginning");
+        std::thread::sleep(pause);
+        out.write_all(rest).expect("the manifest's end");
+    }
+
     /// Takes a manifest away.
     #[track_caller]
     pub fn remove(&self, file: &str) {
@@ -364,6 +375,24 @@ impl Mesh {
     pub fn config(&self, namespace: &str, pod: &str) -> Value {
         let text = self.exec_ok(namespace, pod, &["curl", "-sS", "http://127.0.0.1:15021/config"]);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("/config: {error}: {text}"))
+    }
+
+    /// The same by names: two proxies that believe the same of two meshes print the same, but for the meshes' own names.
+    #[track_caller]
+    pub fn config_by_names(&self, namespace: &str, pod: &str) -> Value {
+        let url = "http://127.0.0.1:15021/config?view=names";
+        let text = self.exec_ok(namespace, pod, &["curl", "-sS", url]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("/config: {error}: {text}"))
+    }
+
+    /// Sends a signal to the control plane, which runs; how many processes got it.
+    #[track_caller]
+    pub fn signal_control(&self, signal: Signal) -> usize {
+        let pids = self.control_pids();
+        // One that is ending may be gone by now.
+        let got = pids.iter().filter(|pid| kill(**pid, signal).is_ok()).count();
+        assert!(got > 0, "the control plane does not run");
+        got
     }
 
     /// Ends the mesh as Ctrl-C would, and returns its exit code and what it said.
