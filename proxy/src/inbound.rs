@@ -24,7 +24,7 @@ use crate::forward::tcp::pump;
 use crate::http::limits::Limits;
 use crate::http::server::{ServeContext, serve as serve_http};
 use crate::io::Io;
-use crate::mtls::{self, Hello, Hop};
+use crate::mtls::{self, Chain, Hello, Hop};
 use crate::observe::metrics::{Direction, Labels};
 use crate::outcome::{moved, stream_ended};
 use crate::refuse;
@@ -46,6 +46,8 @@ struct Arrived {
     caller: Caller,
     /// What a peer's proxy says that it carries. `None`: no proxy said anything.
     hop: Option<Hop>,
+    /// What proves who called. `None`: nothing was shown.
+    chain: Option<Chain>,
     /// The app, where it was dialled already.
     dialled: Option<Io>,
 }
@@ -97,6 +99,7 @@ pub async fn from_self(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reaso
         io: theirs,
         caller: Caller::Verified(credential.identity().clone()),
         hop: Some(Hop::Tcp),
+        chain: None,
         dialled: Some(dialled),
     };
     let worker = worker.clone();
@@ -136,33 +139,49 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<
             }
             Ok(detected) => detected,
         };
-        // Forward.
-        return match detected {
-            Detected::Http(version) => {
-                let context = context(worker, &arrived.caller, arrived.hop, journey.app);
-                let requests = Rc::new(Requests::new(
-                    worker.clone(),
-                    arrived.caller,
-                    journey.client,
-                    journey.app,
-                ));
-                if let Err(error) = serve_http(arrived.io, version, requests, context).await {
-                    tracing::debug!(app = %journey.app, %error, "inbound HTTP connection ended");
-                }
-                Ok(())
-            }
-            Detected::Opaque => {
-                let dialled = match arrived.dialled.take() {
-                    Some(dialled) => Ok(dialled),
-                    None => dial_app(worker, journey.app).await,
-                };
-                match dialled {
-                    Ok(app) => stream(worker, arrived, app, journey.app).await,
-                    Err(reason) => Err((Some(arrived.io), reason)),
-                }
-            }
-            Detected::Dialled(app) => stream(worker, arrived, app, journey.app).await,
+        // Forward: for as long as a root vouches for the caller.
+        let Some(chain) = arrived.chain.take() else {
+            return forward(worker, arrived, detected, journey).await;
         };
+        return tokio::select! {
+            result = forward(worker, arrived, detected, journey) => result,
+            () = Box::pin(worker.disowned(&chain)) => Err((None, Reason::TlsFailed)),
+        };
+    }
+}
+
+/// Forward, to the app. Not cancel safe: dropping it ends the connection.
+async fn forward(
+    worker: &Rc<Worker>,
+    mut arrived: Arrived,
+    detected: Detected,
+    journey: Journey<'_>,
+) -> Result<(), Refused> {
+    match detected {
+        Detected::Http(version) => {
+            let context = context(worker, &arrived.caller, arrived.hop, journey.app);
+            let requests = Rc::new(Requests::new(
+                worker.clone(),
+                arrived.caller,
+                journey.client,
+                journey.app,
+            ));
+            if let Err(error) = serve_http(arrived.io, version, requests, context).await {
+                tracing::debug!(app = %journey.app, %error, "inbound HTTP connection ended");
+            }
+            Ok(())
+        }
+        Detected::Opaque => {
+            let dialled = match arrived.dialled.take() {
+                Some(dialled) => Ok(dialled),
+                None => dial_app(worker, journey.app).await,
+            };
+            match dialled {
+                Ok(app) => stream(worker, arrived, app, journey.app).await,
+                Err(reason) => Err((Some(arrived.io), reason)),
+            }
+        }
+        Detected::Dialled(app) => stream(worker, arrived, app, journey.app).await,
     }
 }
 
@@ -196,6 +215,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
                 io: terminated.io,
                 caller: Caller::Verified(terminated.peer),
                 hop: Some(terminated.hop),
+                chain: Some(terminated.chain),
                 dialled: None,
             })
         }
@@ -209,6 +229,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
                 io,
                 caller: Caller::Plaintext,
                 hop: None,
+                chain: None,
                 dialled: None,
             })
         }

@@ -5,15 +5,16 @@
 //! stream to exactly that identity. Private ALPN tokens say "mesh", and what the stream carries.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::server::{Accepted, Acceptor};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{StartHandshake, TlsConnector};
+use weft_certs::bundle::TrustBundles;
 use weft_certs::credential::Credential;
-use weft_certs::verify;
+use weft_certs::verify::{self, Side};
 use weft_model::identity::Identity;
 
 use crate::connect::ConnectError;
@@ -56,8 +57,27 @@ pub struct Terminated {
     pub io: Io,
     /// Who is on the other side.
     pub peer: Identity,
+    /// What proves it.
+    pub chain: Chain,
     /// What the stream carries.
     pub hop: Hop,
+}
+
+/// The certificates that a peer has shown, kept because roots may be taken away while its connection lasts.
+#[derive(Clone, Debug)]
+pub struct Chain(Box<[CertificateDer<'static>]>);
+
+impl Chain {
+    /// Whether these bundles vouch for the client that has shown it. That its leaf has ended since does not matter.
+    pub fn is_vouched_for(&self, bundles: &TrustBundles) -> bool {
+        let Ok(end) = verify::peer_not_after(&self.0) else {
+            return false;
+        };
+        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let last = since(end).saturating_sub(Duration::from_secs(1));
+        let at = UnixTime::since_unix_epoch(since(SystemTime::now()).min(last));
+        verify::verify(&self.0, bundles, Side::Client, at).is_ok()
+    }
 }
 
 /// Why mutual TLS did not come to be on the inbound side.
@@ -215,8 +235,8 @@ pub async fn terminate(
     let stream = timeout(within, handshake).await.map_err(|_| TerminateError::Timeout)?;
     let stream = stream.map_err(TerminateError::Handshake)?;
     let session = stream.get_ref().1;
-    let peer = verify::peer_identity(session.peer_certificates().unwrap_or_default());
-    let peer = peer.map_err(TerminateError::Certificate)?;
+    let chain = Chain(session.peer_certificates().unwrap_or_default().into());
+    let peer = verify::peer_identity(&chain.0).map_err(TerminateError::Certificate)?;
     let hop = session
         .alpn_protocol()
         .and_then(Hop::of_token)
@@ -224,6 +244,7 @@ pub async fn terminate(
     Ok(Terminated {
         io: Io::server(stream),
         peer,
+        chain,
         hop,
     })
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_certs::credential::Credential;
 use weft_model::destination::Target;
@@ -22,6 +23,7 @@ use crate::connect::Dialer;
 use crate::detect::ServerFirst;
 use crate::discover::{State, View};
 use crate::http::closing::Closing;
+use crate::mtls::Chain;
 use crate::observe::metrics::Metrics;
 use crate::observe::trace::Tracer;
 use crate::origin::Origin;
@@ -51,6 +53,8 @@ pub struct Worker {
     /// How original destinations are known.
     pub origins: Origins,
     inbound_closing: RefCell<Closing>,
+    /// Told with every other set of bundles.
+    bundles_changed: Notify,
     /// Tells outbound connections the same, later: the app's containers may still run.
     pub outbound_closing: Closing,
     apps: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
@@ -89,6 +93,7 @@ impl Worker {
             server_first: ServerFirst::default(),
             origins,
             inbound_closing: RefCell::default(),
+            bundles_changed: Notify::new(),
             outbound_closing: Closing::new(),
             apps: RefCell::default(),
             tables: RefCell::new(tables),
@@ -139,6 +144,21 @@ impl Worker {
         self.inbound_closing.replace(Closing::new()).begin();
     }
 
+    /// Returns once no root vouches any more for who has shown these certificates. Cancel safe.
+    pub async fn disowned(&self, chain: &Chain) {
+        loop {
+            // Before it is looked at, so that no change is missed.
+            let changed = self.bundles_changed.notified();
+            if self
+                .credential()
+                .is_ok_and(|credential| !chain.is_vouched_for(credential.bundles()))
+            {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// The connections to one port of the app.
     pub fn app(&self, port: SocketAddr) -> Rc<Pool> {
         self.apps
@@ -153,9 +173,24 @@ impl Worker {
         if state.generation <= self.generation() {
             return;
         }
-        let tables = Tables::new(&self.endpoints, state, Some(&self.tables()));
+        let bundles = |tables: &Tables| {
+            tables
+                .state
+                .credential
+                .as_ref()
+                .map(|credential| credential.bundles().clone())
+        };
+        let before = self.tables();
+        let tables = Tables::new(&self.endpoints, state, Some(&before));
         let generation = tables.state.generation;
+        let same = match (bundles(&before), bundles(&tables)) {
+            (Some(before), Some(now)) => Arc::ptr_eq(&before, &now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
         *self.tables.borrow_mut() = Rc::new(tables);
+        if !same {
+            self.bundles_changed.notify_waiters();
+        }
         self.view.applied(generation);
     }
 

@@ -375,3 +375,47 @@ fn who_may_not_speak_any_more_once_the_first_bytes_are_there_is_not_let_in() {
         assert_eq!(server.refusals(weft_model::reason::Reason::PlaintextRefused), 1);
     });
 }
+
+#[test]
+fn a_connection_ends_when_no_root_vouches_for_its_peer_any_more() {
+    story(async {
+        let world = World::new();
+        let server = world.told("reviews").start(echo("").await, nobody().await).await;
+        let http = world.told("reviews").start(app("reviews").await, nobody().await).await;
+        let (mut sockets, mut clients) = (vec![], vec![]);
+        for (protocol, inbound) in [(Protocol::Opaque, server.inbound), (Protocol::Http, http.inbound)] {
+            let mut told = world.told("web");
+            told.service(protocol, None);
+            told.endpoints("all", vec![world.endpoint(1, inbound, Some("reviews"))]);
+            let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+            sockets.push(TcpStream::connect(client.outbound).await.unwrap());
+            clients.push(client);
+        }
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut back = [0; 4];
+        for socket in &mut sockets {
+            socket.write_all(request).await.unwrap();
+            socket.read_exact(&mut back).await.unwrap();
+        }
+        // A root beside the old one, as when roots are rotated: whoever is vouched for stays.
+        for pod in [&server, &http] {
+            pod.tell(|told| told.trust(2, &[&world, &World::new()])).await;
+        }
+        let again = sockets.first_mut().unwrap();
+        let mut rest = vec![0; request.len() - back.len()];
+        again.read_exact(&mut rest).await.unwrap();
+        again.write_all(request).await.unwrap();
+        again.read_exact(&mut back).await.unwrap();
+        // The old one is taken away.
+        for pod in [&server, &http] {
+            pod.tell(|told| told.trust(3, &[&World::new()])).await;
+        }
+        let mut all = Vec::new();
+        let _ = again.read_to_end(&mut all).await;
+        for pod in [&server, &http] {
+            while pod.refusals(weft_model::reason::Reason::TlsFailed) == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}

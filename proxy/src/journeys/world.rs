@@ -231,6 +231,17 @@ impl Told {
         self
     }
 
+    /// Has the pod trust the roots of these worlds, all of one trust domain, and of no other.
+    pub(super) fn trust(&mut self, generation: u64, worlds: &[&World]) {
+        let first = worlds[0].authority.trust_domain().clone();
+        let bundles = worlds.iter().map(|world| world.authority.bundle(generation));
+        let roots = bundles.flat_map(|bundle| bundle.roots().to_vec());
+        let bundle = weft_certs::bundle::Bundle::new(first, roots.collect::<Vec<_>>(), generation).unwrap();
+        let bundles = Arc::new(TrustBundles::new([bundle]).unwrap());
+        let credential = self.state.credential.take().unwrap();
+        self.state.credential = Some(Arc::new(credential.with_bundles(bundles, generation)));
+    }
+
     pub(super) fn strict(&mut self) -> &mut Self {
         self.inbound(|inbound| inbound.mode = Mode::Strict)
     }
