@@ -113,10 +113,12 @@ impl Cluster {
             record.object["metadata"]["labels"] = json!(new_labels);
             record.labels = new_labels;
         }
-        // What injection adds to the annotations stays.
-        for (name, value) in annotations {
-            record.object["metadata"]["annotations"][name] = json!(value);
+        // What injection adds to the annotations stays; what the user took away goes.
+        if let Some(all) = record.object["metadata"]["annotations"].as_object_mut() {
+            all.retain(|name, _| annotations.contains_key(name) || !record.annotations.contains_key(name));
+            all.extend(annotations.iter().map(|(name, value)| (name.clone(), json!(value))));
         }
+        record.annotations.clone_from(annotations);
         Ok(())
     }
 
@@ -159,6 +161,7 @@ impl Cluster {
             .map_err(|missing| problem(&missing.field, missing.message, ""))?;
         record.owner = deployed.then(|| wanted.clone());
         record.labels = labels(&template, record.owner.as_ref());
+        record.annotations = template.annotations;
         record.hash = template.hash;
         record.node = node;
         record.order = self.order;

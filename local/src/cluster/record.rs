@@ -37,6 +37,8 @@ pub(super) struct Record {
     pub spec: Arc<PodSpec>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations` as the user wrote them last.
+    pub annotations: BTreeMap<String, String>,
     /// The containers that the injector added, or the mesh's own.
     pub ours: BTreeSet<String>,
     /// It has a sidecar.
@@ -159,6 +161,7 @@ impl Record {
             created,
             object,
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             ours,
             meshed,
             system,
