@@ -65,18 +65,22 @@ pub struct Terminated {
 
 /// The certificates that a peer has shown, kept because roots may be taken away while its connection lasts.
 #[derive(Clone, Debug)]
-pub struct Chain(Box<[CertificateDer<'static>]>);
+pub struct Chain {
+    certificates: Box<[CertificateDer<'static>]>,
+    /// Which side the peer is.
+    side: Side,
+}
 
 impl Chain {
-    /// Whether these bundles vouch for the client that has shown it. That its leaf has ended since does not matter.
+    /// Whether these bundles vouch for the peer that has shown it. That its leaf has ended since does not matter.
     pub fn is_vouched_for(&self, bundles: &TrustBundles) -> bool {
-        let Ok(end) = verify::peer_not_after(&self.0) else {
+        let Ok(end) = verify::peer_not_after(&self.certificates) else {
             return false;
         };
         let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let last = since(end).saturating_sub(Duration::from_secs(1));
         let at = UnixTime::since_unix_epoch(since(SystemTime::now()).min(last));
-        verify::verify(&self.0, bundles, Side::Client, at).is_ok()
+        verify::verify(&self.certificates, bundles, self.side, at).is_ok()
     }
 }
 
@@ -235,8 +239,11 @@ pub async fn terminate(
     let stream = timeout(within, handshake).await.map_err(|_| TerminateError::Timeout)?;
     let stream = stream.map_err(TerminateError::Handshake)?;
     let session = stream.get_ref().1;
-    let chain = Chain(session.peer_certificates().unwrap_or_default().into());
-    let peer = verify::peer_identity(&chain.0).map_err(TerminateError::Certificate)?;
+    let chain = Chain {
+        certificates: session.peer_certificates().unwrap_or_default().into(),
+        side: Side::Client,
+    };
+    let peer = verify::peer_identity(&chain.certificates).map_err(TerminateError::Certificate)?;
     let hop = session
         .alpn_protocol()
         .and_then(Hop::of_token)
@@ -257,7 +264,7 @@ pub async fn originate(
     expected: &Identity,
     hop: Hop,
     within: Duration,
-) -> Result<Io, ConnectError> {
+) -> Result<(Io, Chain), ConnectError> {
     let config = credential.client_config_expecting(expected, &[hop.token()]);
     let handshake = TlsConnector::from(config).connect(sni, socket);
     let stream = match timeout(within, handshake).await {
@@ -270,7 +277,11 @@ pub async fn originate(
     if session.alpn_protocol() != Some(hop.token()) {
         return Err(ConnectError::Tls);
     }
-    Ok(Io::client(stream))
+    let chain = Chain {
+        certificates: session.peer_certificates().unwrap_or_default().into(),
+        side: Side::Server,
+    };
+    Ok((Io::client(stream), chain))
 }
 
 fn tls_error(error: &io::Error) -> ConnectError {

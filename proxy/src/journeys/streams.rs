@@ -419,3 +419,27 @@ fn a_connection_ends_when_no_root_vouches_for_its_peer_any_more() {
         }
     });
 }
+
+#[test]
+fn a_stream_ends_when_no_root_vouches_for_its_endpoint_any_more() {
+    story(async {
+        let world = World::new();
+        let server = world.told("reviews").start(echo("").await, nobody().await).await;
+        let mut told = world.told("web");
+        told.service(Protocol::Opaque, None);
+        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+        let mut back = [0; 2];
+        for generation in [2, 3] {
+            socket.write_all(b"hi").await.unwrap();
+            socket.read_exact(&mut back).await.unwrap();
+            client
+                .tell(|told| told.trust(generation, &[&world, &World::new()]))
+                .await;
+        }
+        client.tell(|told| told.trust(4, &[&World::new()])).await;
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+        assert_eq!(client.refusals(weft_model::reason::Reason::TlsFailed), 1);
+    });
+}

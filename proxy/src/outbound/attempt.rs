@@ -156,9 +156,16 @@ impl Attempt<'_> {
         let (client, driver) = handshake_h2(reached.io, Limits::default())
             .await
             .map_err(|_| ConnectError::Closed)?;
+        let worker = self.worker.clone();
         tokio::task::spawn_local(async move {
             // How it ends is told to each stream.
-            let _ = driver.run().await;
+            match reached.chain {
+                Some(chain) => tokio::select! {
+                    _ = driver.run() => {}
+                    () = worker.disowned(&chain) => {}
+                },
+                None => _ = driver.run().await,
+            }
         });
         Ok((client, reached.leaf))
     }

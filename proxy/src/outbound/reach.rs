@@ -14,7 +14,7 @@ use crate::balance::health::Failure;
 use crate::balance::{Balancer, Remote};
 use crate::connect::{Carries, ConnectError};
 use crate::io::Io;
-use crate::mtls::{self, Hop};
+use crate::mtls::{self, Chain, Hop};
 use crate::observe::metrics::Direction;
 use crate::worker::Worker;
 
@@ -25,6 +25,8 @@ pub struct Reached {
     pub io: Io,
     /// The generation of our leaf that it rests on. 0: plaintext.
     pub leaf: u64,
+    /// What proves who is there. `None`: plaintext.
+    pub chain: Option<Chain>,
 }
 
 /// The generation of leaf that a connection to this endpoint has to rest on.
@@ -69,6 +71,7 @@ async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop, carries: Carries) 
         return Ok(Reached {
             io: Io::plain(socket),
             leaf: 0,
+            chain: None,
         });
     };
     let credential = worker.credential().map_err(|_| ConnectError::NoCertificate)?;
@@ -76,10 +79,11 @@ async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop, carries: Carries) 
     let socket = worker.dialer.tcp(endpoint.address, None).await?;
     carries.tune(&socket)?;
     let within = worker.settings.peer_handshake_timeout;
-    let io = mtls::originate(socket, &credential, sni, expected, hop, within).await?;
+    let (io, chain) = mtls::originate(socket, &credential, sni, expected, hop, within).await?;
     Ok(Reached {
         io,
         leaf: credential.generation(),
+        chain: Some(chain),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::connect::{Carries, ConnectError};
 use crate::forward::tcp::pump;
 use crate::inbound;
 use crate::io::Io;
-use crate::mtls::Hop;
+use crate::mtls::{Chain, Hop};
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::outbound::reach::{probe, reach};
 use crate::outcome::{moved, stream_ended};
@@ -37,6 +37,9 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Flight {
     _load: InFlight,
+    worker: Rc<Worker>,
+    /// What proves who is there. `None`: nothing was shown.
+    chain: Option<Chain>,
     series: Rc<Series>,
 }
 
@@ -65,19 +68,28 @@ pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -
         tried.push(remote.endpoint.key);
         let load = remote.begin();
         let reached = if worker.is_self(&remote.endpoint) {
-            inbound::from_self(worker, remote.endpoint.address).await
+            inbound::from_self(worker, remote.endpoint.address)
+                .await
+                .map(|io| (io, None))
         } else {
             let reached = reach(worker, target, &balancer, &remote, Hop::Tcp, Carries::Bodies).await;
-            reached.map(|reached| reached.io).map_err(ConnectError::reason)
+            reached
+                .map(|reached| (reached.io, reached.chain))
+                .map_err(ConnectError::reason)
         };
         match reached {
-            Ok(io) => {
+            Ok((io, chain)) => {
                 let tables = worker.tables();
                 let own = tables.inbound().map(|own| &**own);
                 let series = remote.series(&worker.metrics, own, service.no_template());
                 return Ok(Stream {
                     io,
-                    flight: Flight { _load: load, series },
+                    flight: Flight {
+                        _load: load,
+                        worker: worker.clone(),
+                        chain,
+                        series,
+                    },
                 });
             }
             Err(failed) => reason = failed,
@@ -87,10 +99,23 @@ pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -
 }
 
 impl Stream {
-    /// Moves bytes until both sides have ended.
+    /// Moves bytes until both sides have ended, or no root vouches any more for who is there.
     pub async fn pump(self, client: Io) {
-        let open = self.flight.series.open_tcp();
-        let outcome = pump(client, self.io, |flow, bytes| moved(&open, flow, bytes)).await;
+        let Flight {
+            worker, chain, series, ..
+        } = &self.flight;
+        let open = series.open_tcp();
+        let pumped = pump(client, self.io, |flow, bytes| moved(&open, flow, bytes));
+        let outcome = match chain {
+            None => pumped.await,
+            Some(chain) => tokio::select! {
+                outcome = pumped => outcome,
+                () = Box::pin(worker.disowned(chain)) => {
+                    worker.metrics.refused(Reason::TlsFailed, Direction::Outbound);
+                    return open.finish(Err(Reason::TlsFailed));
+                }
+            },
+        };
         stream_ended(outcome, open, Direction::Outbound);
     }
 }
