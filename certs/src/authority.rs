@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -149,13 +149,8 @@ impl Authority {
 
     /// Takes a supplied issuer: PEM certificates from the issuing one to the root, and the issuing one's key (PKCS #8,
     /// ECDSA P-256). The issuing one and the root may be the same.
-    pub fn supplied(
-        trust_domain: TrustDomain,
-        certificates: &[u8],
-        key: &[u8],
-    ) -> Result<Self, AuthorityError> {
-        let key =
-            Key::from_pem(key).map_err(|error| AuthorityError::Supplied(error.to_string()))?;
+    pub fn supplied(trust_domain: TrustDomain, certificates: &[u8], key: &[u8]) -> Result<Self, AuthorityError> {
+        let key = Key::from_pem(key).map_err(|error| AuthorityError::Supplied(error.to_string()))?;
         Self::from_certificates(trust_domain, certificates, &key).map_err(AuthorityError::Supplied)
     }
 
@@ -170,10 +165,7 @@ impl Authority {
     ) -> Result<IssuedLeaf, AuthorityError> {
         if *identity.trust_domain() != self.trust_domain {
             let (identity, trust_domain) = (Box::new(identity.clone()), self.trust_domain.clone());
-            return Err(AuthorityError::Foreign {
-                identity,
-                trust_domain,
-            });
+            return Err(AuthorityError::Foreign { identity, trust_domain });
         }
         if !(LEAF_LIFETIME_MIN..=LEAF_LIFETIME_MAX).contains(&lifetime) {
             return Err(AuthorityError::Lifetime(lifetime));
@@ -189,10 +181,7 @@ impl Authority {
         params.subject_alt_names = vec![uri(&identity.to_string())?];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(serial()?);
         params.use_authority_key_identifier_extension = true;
         params.not_before = OffsetDateTime::from(not_before);
@@ -227,8 +216,7 @@ impl Authority {
 
     /// The bundle of the trust domain with this root alone.
     pub fn bundle(&self, sequence: u64) -> Bundle {
-        Bundle::new(self.trust_domain.clone(), [self.root.clone()], sequence)
-            .expect("checked when assembled")
+        Bundle::new(self.trust_domain.clone(), [self.root.clone()], sequence).expect("checked when assembled")
     }
 
     fn parse(path: &Path, trust_domain: &TrustDomain, text: &[u8]) -> Result<Self, AuthorityError> {
@@ -237,21 +225,13 @@ impl Authority {
             .and_then(|key| Self::from_certificates(trust_domain.clone(), text, &key));
         parsed.map_err(|reason| AuthorityError::File {
             path: path.to_owned(),
-            reason: format!(
-                "{reason}; restore the file, or remove it to begin a new mesh with a new root"
-            ),
+            reason: format!("{reason}; restore the file, or remove it to begin a new mesh with a new root"),
         })
     }
 
-    fn from_certificates(
-        trust_domain: TrustDomain,
-        text: &[u8],
-        key: &Key,
-    ) -> Result<Self, String> {
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(text).take(4).collect();
-        let mut certificates =
-            certificates.map_err(|_| "the certificates are no PEM text".to_owned())?;
+    fn from_certificates(trust_domain: TrustDomain, text: &[u8], key: &Key) -> Result<Self, String> {
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(4).collect();
+        let mut certificates = certificates.map_err(|_| "the certificates are no PEM text".to_owned())?;
         let root = certificates.pop().ok_or("there is no certificate")?;
         if certificates.len() > 2 {
             return Err("more than three certificates between leaf and root".to_owned());
@@ -266,24 +246,18 @@ impl Authority {
         intermediates: Vec<CertificateDer<'static>>,
         key: &Key,
     ) -> Result<Self, String> {
-        Bundle::new(trust_domain.clone(), [root.clone()], 0)
-            .map_err(|error: BundleError| error.to_string())?;
+        Bundle::new(trust_domain.clone(), [root.clone()], 0).map_err(|error: BundleError| error.to_string())?;
         let issuing = intermediates.first().unwrap_or(&root);
-        let (_, parsed) =
-            X509Certificate::from_der(issuing).map_err(|_| "not an X.509 certificate")?;
+        let (_, parsed) = X509Certificate::from_der(issuing).map_err(|_| "not an X.509 certificate")?;
         if parsed.public_key().raw != key.public().spki() {
             return Err("the key is not that of the issuing certificate".to_owned());
         }
-        let (_, parsed_root) =
-            X509Certificate::from_der(&root).map_err(|_| "the root is not an X.509 certificate")?;
+        let (_, parsed_root) = X509Certificate::from_der(&root).map_err(|_| "the root is not an X.509 certificate")?;
         if let Some(other) = other_trust_domain(&parsed_root, &trust_domain) {
-            return Err(format!(
-                "the root is that of {other}, not of {trust_domain}"
-            ));
+            return Err(format!("the root is that of {other}, not of {trust_domain}"));
         }
-        let not_after =
-            OffsetDateTime::from_unix_timestamp(parsed.validity().not_after.timestamp())
-                .map_err(|_| "the issuing certificate's end is out of range")?;
+        let not_after = OffsetDateTime::from_unix_timestamp(parsed.validity().not_after.timestamp())
+            .map_err(|_| "the issuing certificate's end is out of range")?;
         let pair = take_pair(key)?;
         let issuer = Issuer::from_ca_cert_der(issuing, pair).map_err(|error| error.to_string())?;
         let authority = Self {
@@ -302,14 +276,13 @@ impl Authority {
     /// Issues a leaf and verifies it as a peer would: the surest check that a supplied chain is whole.
     fn check_supplied(self, not_after: SystemTime) -> Result<Self, String> {
         let now = not_after - Duration::from_secs(60);
-        let identity = Identity::new(self.trust_domain.clone(), "weft-system", "self-test")
-            .map_err(|e| e.to_string())?;
+        let identity =
+            Identity::new(self.trust_domain.clone(), "weft-system", "self-test").map_err(|e| e.to_string())?;
         let key = Key::generate().map_err(|error| error.to_string())?;
         let leaf = self
             .issue(key.public(), &identity, LEAF_LIFETIME_MIN, now)
             .map_err(|error| error.to_string())?;
-        let bundles = crate::bundle::TrustBundles::new([self.bundle(0)])
-            .map_err(|error| error.to_string())?;
+        let bundles = crate::bundle::TrustBundles::new([self.bundle(0)]).map_err(|error| error.to_string())?;
         let at = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_err(|error| error.to_string())?;
@@ -323,11 +296,8 @@ impl Authority {
 
 /// The key pair lives as long as the authority, inside rcgen's issuer. It is the process's own key: it is not wiped.
 fn take_pair(key: &Key) -> Result<rcgen::KeyPair, String> {
-    rcgen::KeyPair::from_pkcs8_der_and_sign_algo(
-        &key.pkcs8().into(),
-        &rcgen::PKCS_ECDSA_P256_SHA256,
-    )
-    .map_err(|error| error.to_string())
+    rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key.pkcs8().into(), &rcgen::PKCS_ECDSA_P256_SHA256)
+        .map_err(|error| error.to_string())
 }
 
 fn self_sign(
@@ -348,11 +318,7 @@ fn self_sign(
     params.serial_number = Some(serial()?);
     params.not_before = OffsetDateTime::from(whole_seconds(now - BACKDATE));
     params.not_after = OffsetDateTime::from(whole_seconds(now + ROOT_LIFETIME));
-    Ok(params
-        .self_signed(&pair.0)
-        .map_err(AuthorityError::Make)?
-        .der()
-        .clone())
+    Ok(params.self_signed(&pair.0).map_err(AuthorityError::Make)?.der().clone())
 }
 
 /// For people only. X.509 allows 64 characters (RFC 5280, ub-common-name); a trust domain may have 90.
@@ -363,17 +329,13 @@ fn common_name(trust_domain: &TrustDomain) -> String {
 /// The trust domain that a root names, if it is another one. A root that names none (a supplied one) is for any.
 fn other_trust_domain(root: &X509Certificate<'_>, ours: &TrustDomain) -> Option<String> {
     let names = root.subject_alternative_name().ok().flatten()?;
-    names
-        .value
-        .general_names
-        .iter()
-        .find_map(|name| match name {
-            GeneralName::URI(uri) => uri
-                .strip_prefix("spiffe://")
-                .filter(|name| *name != ours.as_str())
-                .map(str::to_owned),
-            _ => None,
-        })
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => uri
+            .strip_prefix("spiffe://")
+            .filter(|name| *name != ours.as_str())
+            .map(str::to_owned),
+        _ => None,
+    })
 }
 
 fn uri(text: &str) -> Result<SanType, AuthorityError> {
@@ -390,9 +352,7 @@ fn serial() -> Result<SerialNumber, AuthorityError> {
 }
 
 fn whole_seconds(time: SystemTime) -> SystemTime {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 

@@ -112,14 +112,8 @@ impl Bundle {
     }
 
     /// Reads the roots from the `CERTIFICATE` sections of a PEM text.
-    pub fn from_pem(
-        trust_domain: TrustDomain,
-        text: &[u8],
-        sequence: u64,
-    ) -> Result<Self, BundleError> {
-        let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text)
-            .take(ROOTS_MAX + 1)
-            .collect();
+    pub fn from_pem(trust_domain: TrustDomain, text: &[u8], sequence: u64) -> Result<Self, BundleError> {
+        let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(ROOTS_MAX + 1).collect();
         match roots {
             Ok(roots) => Self::new(trust_domain, roots, sequence),
             Err(_) => Err(BundleError::Pem(trust_domain)),
@@ -240,10 +234,7 @@ impl TrustBundles {
 
 /// Certificates as a PEM text (RFC 7468), in their order.
 pub(crate) fn certificates_to_pem(certificates: &[CertificateDer<'_>]) -> String {
-    certificates
-        .iter()
-        .map(|der| pem("CERTIFICATE", der))
-        .collect()
+    certificates.iter().map(|der| pem("CERTIFICATE", der)).collect()
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
@@ -257,8 +248,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 impl PartialEq for Bundle {
     fn eq(&self, other: &Self) -> bool {
         // The anchors follow from the roots.
-        (&self.trust_domain, &self.roots, self.sequence)
-            == (&other.trust_domain, &other.roots, other.sequence)
+        (&self.trust_domain, &self.roots, self.sequence) == (&other.trust_domain, &other.roots, other.sequence)
     }
 }
 
@@ -315,10 +305,7 @@ mod tests {
         let bundle = Bundle::new(domain("a"), [root("a"), root("a")], 7).unwrap();
         let text = bundle.to_pem();
         assert_eq!(text.matches("BEGIN CERTIFICATE").count(), 2);
-        assert_eq!(
-            Bundle::from_pem(domain("a"), text.as_bytes(), 7).unwrap(),
-            bundle
-        );
+        assert_eq!(Bundle::from_pem(domain("a"), text.as_bytes(), 7).unwrap(), bundle);
     }
 
     #[test]
@@ -352,12 +339,7 @@ mod tests {
         let identity = "spiffe://a/ns/shop/sa/web".parse().unwrap();
         let key = Key::generate().unwrap();
         let leaf = authority
-            .issue(
-                key.public(),
-                &identity,
-                Duration::from_secs(60),
-                SystemTime::now(),
-            )
+            .issue(key.public(), &identity, Duration::from_secs(60), SystemTime::now())
             .unwrap();
         let refused = Bundle::new(domain("a"), leaf.chain, 1).unwrap_err();
         assert!(refused.to_string().contains("not a CA's"), "{refused}");
@@ -379,9 +361,7 @@ mod tests {
     #[test]
     fn a_sequence_cannot_go_back() {
         let (one, two) = (root("a"), root("a"));
-        let at = |root: &CertificateDer<'static>, sequence| {
-            Bundle::new(domain("a"), [root.clone()], sequence).unwrap()
-        };
+        let at = |root: &CertificateDer<'static>, sequence| Bundle::new(domain("a"), [root.clone()], sequence).unwrap();
         let held = TrustBundles::new([at(&one, 5)]).unwrap();
         assert!(matches!(
             held.updated([at(&two, 4)]),
@@ -392,10 +372,7 @@ mod tests {
             })
         ));
         assert!(
-            matches!(
-                held.updated([at(&two, 5)]),
-                Err(BundleError::Sequence { .. })
-            ),
+            matches!(held.updated([at(&two, 5)]), Err(BundleError::Sequence { .. })),
             "same number, other roots"
         );
         assert!(held.updated([at(&one, 5)]).is_ok(), "the same again");

@@ -74,19 +74,13 @@ impl Credential {
         bundles: Arc<TrustBundles>,
         generation: u64,
     ) -> Result<Self, CredentialError> {
-        let leaf = chain
-            .first()
-            .ok_or(CredentialError::Leaf(VerifyError::Missing))?;
+        let leaf = chain.first().ok_or(CredentialError::Leaf(VerifyError::Missing))?;
         let leaf = verify::read_leaf(leaf).map_err(CredentialError::Leaf)?;
         if leaf.spki != key.public().spki() {
             return Err(CredentialError::OtherKey);
         }
-        let signing =
-            aws_lc_rs::sign::any_ecdsa_type(&key.to_rustls()).map_err(CredentialError::Tls)?;
-        let certified = Arc::new(SingleCertAndKey::from(CertifiedKey::new(
-            chain.clone(),
-            signing,
-        )));
+        let signing = aws_lc_rs::sign::any_ecdsa_type(&key.to_rustls()).map_err(CredentialError::Tls)?;
+        let certified = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain.clone(), signing)));
         Ok(Self {
             identity: leaf.identity,
             chain,
@@ -119,10 +113,7 @@ impl Credential {
 
     /// Whether a peer with the same bundles would accept this credential now.
     pub fn verify(&self, now: SystemTime) -> Result<(), VerifyError> {
-        let now = UnixTime::since_unix_epoch(
-            now.duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default(),
-        );
+        let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
         verify::verify(&self.chain, &self.bundles, Side::Server, now).map(|_| ())
     }
 
@@ -182,11 +173,7 @@ impl Credential {
 
     /// For dialling exactly one identity: any other fails the handshake, before our own certificate is shown. Not kept:
     /// made per call, which costs little beside a handshake.
-    pub fn client_config_expecting(
-        &self,
-        expected: &Identity,
-        alpn: &[&[u8]],
-    ) -> Arc<ClientConfig> {
+    pub fn client_config_expecting(&self, expected: &Identity, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         Arc::new(self.client(Verifier::only(self.bundles.clone(), expected.clone()), alpn))
     }
 
@@ -230,13 +217,8 @@ fn kept<K: PartialEq, C>(configs: &Kept<K, C>, key: K, make: impl FnOnce() -> C)
 }
 
 /// For fetching the first certificate: shows none, and accepts exactly the control plane's identity.
-pub fn bootstrap_client_config(
-    bundles: Arc<TrustBundles>,
-    expected: &Identity,
-    alpn: &[&[u8]],
-) -> Arc<ClientConfig> {
-    let mut config =
-        client_builder(Verifier::only(bundles, expected.clone())).with_no_client_auth();
+pub fn bootstrap_client_config(bundles: Arc<TrustBundles>, expected: &Identity, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut config = client_builder(Verifier::only(bundles, expected.clone())).with_no_client_auth();
     finish_client(&mut config, alpn);
     Arc::new(config)
 }
@@ -271,11 +253,7 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
         signature_verification_algorithms: verify::ALGORITHMS,
         ..aws_lc_rs::default_provider()
     })

@@ -51,11 +51,8 @@ pub fn check(der: &[u8]) -> Result<PublicKey, CsrError> {
         return Err(CsrError::Form);
     }
     // The type before the signature, so that nobody makes us verify with a 16,384-bit RSA key.
-    let key = PublicKey::from_spki(request.certification_request_info.subject_pki.raw)
-        .map_err(CsrError::Key)?;
-    request
-        .verify_signature()
-        .map_err(|_| CsrError::Signature)?;
+    let key = PublicKey::from_spki(request.certification_request_info.subject_pki.raw).map_err(CsrError::Key)?;
+    request.verify_signature().map_err(|_| CsrError::Signature)?;
     Ok(key)
 }
 
@@ -85,9 +82,7 @@ mod tests {
         let mut params = CertificateParams::new(vec!["admin.example".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, "root");
         params.subject_alt_names.push(SanType::URI(
-            "spiffe://mesh/ns/weft-system/sa/weft-control"
-                .try_into()
-                .unwrap(),
+            "spiffe://mesh/ns/weft-system/sa/weft-control".try_into().unwrap(),
         ));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages.push(KeyUsagePurpose::KeyCertSign);
@@ -110,10 +105,7 @@ mod tests {
             .raw
             .to_vec();
         assert_eq!(own.len(), spki);
-        let at = der
-            .windows(own.len())
-            .position(|window| window == own)
-            .unwrap();
+        let at = der.windows(own.len()).position(|window| window == own).unwrap();
         let mut forged = der.clone();
         forged[at..at + own.len()].copy_from_slice(&other);
         assert!(matches!(check(&forged), Err(CsrError::Signature)));
@@ -123,19 +115,12 @@ mod tests {
     fn a_request_with_a_key_of_another_type_is_refused() {
         for algorithm in [&rcgen::PKCS_ECDSA_P521_SHA512, &rcgen::PKCS_RSA_SHA256] {
             let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
-            let der = CertificateParams::default()
-                .serialize_request(&pair)
-                .unwrap();
-            assert!(
-                matches!(check(der.der()), Err(CsrError::Key(_))),
-                "{algorithm:?}"
-            );
+            let der = CertificateParams::default().serialize_request(&pair).unwrap();
+            assert!(matches!(check(der.der()), Err(CsrError::Key(_))), "{algorithm:?}");
         }
         for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
             let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
-            let der = CertificateParams::default()
-                .serialize_request(&pair)
-                .unwrap();
+            let der = CertificateParams::default().serialize_request(&pair).unwrap();
             assert!(check(der.der()).is_ok(), "{algorithm:?}");
         }
     }

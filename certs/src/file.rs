@@ -2,9 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -109,11 +107,7 @@ mod tests {
         assert_eq!(read(&path, 100).unwrap().unwrap().as_slice(), b"one");
         write(&path, b"two", Put::Replace).unwrap();
         assert_eq!(read(&path, 100).unwrap().unwrap().as_slice(), b"two");
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "nothing is left aside"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
     }
 
     #[test]
@@ -135,12 +129,7 @@ mod tests {
         let path = dir.path().join("secret");
         write(&path, b"one", Put::New).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        assert!(
-            read(&path, 100)
-                .unwrap_err()
-                .to_string()
-                .contains("chmod 600")
-        );
+        assert!(read(&path, 100).unwrap_err().to_string().contains("chmod 600"));
     }
 
     #[test]

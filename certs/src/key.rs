@@ -41,8 +41,7 @@ pub enum KeyError {
 impl Key {
     /// Makes a new key.
     pub fn generate() -> Result<Self, KeyError> {
-        let pair =
-            rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeyError::Make)?;
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeyError::Make)?;
         Self::from_pair(&Wiped(pair))
     }
 
@@ -53,8 +52,7 @@ impl Key {
 
     /// Reads a key from the first `PRIVATE KEY` section of a PEM text.
     pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
-        let der =
-            Zeroizing::new(PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::Form)?);
+        let der = Zeroizing::new(PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::Form)?);
         Self::from_pkcs8(der.secret_pkcs8_der())
     }
 
@@ -82,9 +80,7 @@ impl Key {
 
     /// The key as rustls takes it.
     pub(crate) fn to_rustls(&self) -> Zeroizing<PrivateKeyDer<'static>> {
-        Zeroizing::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
-            self.pkcs8.to_vec(),
-        )))
+        Zeroizing::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pkcs8.to_vec())))
     }
 
     /// The key as rcgen takes it.
@@ -142,12 +138,9 @@ impl Drop for Wiped {
 }
 
 fn pair(der: &[u8]) -> Result<Wiped, KeyError> {
-    rcgen::KeyPair::from_pkcs8_der_and_sign_algo(
-        &PrivatePkcs8KeyDer::from(der),
-        &rcgen::PKCS_ECDSA_P256_SHA256,
-    )
-    .map(Wiped)
-    .map_err(|_| KeyError::Form)
+    rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(der), &rcgen::PKCS_ECDSA_P256_SHA256)
+        .map(Wiped)
+        .map_err(|_| KeyError::Form)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -176,18 +169,12 @@ mod tests {
     fn a_key_comes_back_from_der_and_pem() {
         let key = Key::generate().unwrap();
         assert_eq!(Key::from_pkcs8(key.pkcs8()).unwrap().public(), key.public());
-        assert_eq!(
-            Key::from_pem(key.to_pem().as_bytes()).unwrap().public(),
-            key.public()
-        );
+        assert_eq!(Key::from_pem(key.to_pem().as_bytes()).unwrap().public(), key.public());
     }
 
     #[test]
     fn two_keys_differ() {
-        assert_ne!(
-            Key::generate().unwrap().public(),
-            Key::generate().unwrap().public()
-        );
+        assert_ne!(Key::generate().unwrap().public(), Key::generate().unwrap().public());
     }
 
     #[test]
@@ -195,10 +182,7 @@ mod tests {
         assert!(matches!(Key::from_pkcs8(b"no"), Err(KeyError::Form)));
         assert!(matches!(Key::from_pem(b"no"), Err(KeyError::Form)));
         let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-        assert!(matches!(
-            Key::from_pkcs8(other.serialized_der()),
-            Err(KeyError::Form)
-        ));
+        assert!(matches!(Key::from_pkcs8(other.serialized_der()), Err(KeyError::Form)));
     }
 
     #[test]

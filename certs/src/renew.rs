@@ -32,11 +32,7 @@ impl Life {
     /// When to try again at `now`, after so many failures in a row (from 1): doubling from the minimum spacing, capped,
     /// the upper half of it random, and never so late that the leaf would end in between without three more attempts.
     pub fn retry(&self, now: Instant, failures: u32, random: u64) -> Instant {
-        let doubled = SPACING_MIN.saturating_mul(
-            1_u32
-                .checked_shl(failures.saturating_sub(1))
-                .unwrap_or(u32::MAX),
-        );
+        let doubled = SPACING_MIN.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
         let left = self.left(now);
         let cap = if left.is_zero() {
             BACKOFF_MAX
@@ -60,9 +56,7 @@ impl Life {
 
     /// The minimum spacing, or a tenth of a life that is shorter than ten times that.
     fn spacing(&self) -> Duration {
-        SPACING_MIN
-            .min(self.valid_for / 10)
-            .max(Duration::from_millis(100))
+        SPACING_MIN.min(self.valid_for / 10).max(Duration::from_millis(100))
     }
 }
 
@@ -159,10 +153,7 @@ mod tests {
         assert!(life.retry(now, 20, u64::MAX) - now <= Duration::from_secs(2));
         let after_the_end = life.end() + Duration::from_secs(5);
         let pause = life.retry(after_the_end, 20, u64::MAX) - after_the_end;
-        assert!(
-            pause <= BACKOFF_MAX && pause > Duration::from_secs(2),
-            "{pause:?}"
-        );
+        assert!(pause <= BACKOFF_MAX && pause > Duration::from_secs(2), "{pause:?}");
     }
 
     #[test]

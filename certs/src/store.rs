@@ -68,18 +68,14 @@ pub fn load(
     generation: u64,
     now: SystemTime,
 ) -> Result<Option<Credential>, StoreError> {
-    let Some(text) = file::read(&directory.join(FILE), FILE_BYTES_MAX).map_err(StoreError::Io)?
-    else {
+    let Some(text) = file::read(&directory.join(FILE), FILE_BYTES_MAX).map_err(StoreError::Io)? else {
         return Ok(None);
     };
     let body = body(&text)?;
     let key = Key::from_pem(body).map_err(StoreError::Key)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(body)
-        .take(CHAIN_MAX)
-        .collect();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(body).take(CHAIN_MAX).collect();
     let chain = chain.map_err(|_| StoreError::Format)?;
-    let credential =
-        Credential::new(chain, key, bundles, generation).map_err(StoreError::Credential)?;
+    let credential = Credential::new(chain, key, bundles, generation).map_err(StoreError::Credential)?;
     credential.verify(now).map_err(StoreError::Verify)?;
     Ok(Some(credential))
 }
@@ -93,10 +89,7 @@ pub fn discard(directory: &Path) -> Result<(), StoreError> {
 }
 
 fn body(text: &[u8]) -> Result<&[u8], StoreError> {
-    let end = text
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .ok_or(StoreError::Format)?;
+    let end = text.iter().position(|&byte| byte == b'\n').ok_or(StoreError::Format)?;
     let (line, body) = (&text[..end], &text[end + 1..]);
     let line = std::str::from_utf8(line).map_err(|_| StoreError::Format)?;
     let (format, sum) = line.split_once(' ').ok_or(StoreError::Format)?;
@@ -128,14 +121,9 @@ mod tests {
         let (mesh, dir) = (Mesh::new("a"), tempfile::tempdir().unwrap());
         let saved = mesh.credential("web");
         save(&dir.path().join("state"), &saved).unwrap();
-        let loaded = load(
-            &dir.path().join("state"),
-            mesh.bundles(),
-            3,
-            SystemTime::now(),
-        )
-        .unwrap()
-        .unwrap();
+        let loaded = load(&dir.path().join("state"), mesh.bundles(), 3, SystemTime::now())
+            .unwrap()
+            .unwrap();
         assert_eq!(loaded.identity(), saved.identity());
         assert_eq!(loaded.chain(), saved.chain());
         assert_eq!(loaded.key().pkcs8(), saved.key().pkcs8());
@@ -147,10 +135,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let (mesh, dir) = (Mesh::new("a"), tempfile::tempdir().unwrap());
         save(dir.path(), &mesh.credential("web")).unwrap();
-        let mode = fs::metadata(dir.path().join(FILE))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

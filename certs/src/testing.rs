@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionMemoryCache, ResolvesClientCert, Resumption};
 use rustls::crypto::{aws_lc_rs, verify_tls13_signature};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection,
-    SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, ServerConnection, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use time::OffsetDateTime;
@@ -49,23 +48,14 @@ impl Mesh {
     }
 
     pub(crate) fn identity(&self, service_account: &str) -> Identity {
-        Identity::new(
-            self.authority.trust_domain().clone(),
-            "shop",
-            service_account,
-        )
-        .unwrap()
+        Identity::new(self.authority.trust_domain().clone(), "shop", service_account).unwrap()
     }
 
     pub(crate) fn credential(&self, service_account: &str) -> Credential {
         self.credential_with(service_account, self.bundles())
     }
 
-    pub(crate) fn credential_with(
-        &self,
-        service_account: &str,
-        bundles: Arc<TrustBundles>,
-    ) -> Credential {
+    pub(crate) fn credential_with(&self, service_account: &str, bundles: Arc<TrustBundles>) -> Credential {
         self.credential_at(service_account, bundles, DAY, SystemTime::now())
     }
 
@@ -108,10 +98,7 @@ pub(crate) fn good_leaf(identity: &str) -> CertificateParams {
     params.subject_alt_names = vec![uri(identity)];
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.not_before = OffsetDateTime::from(SystemTime::now() - Duration::from_secs(60));
     params.not_after = OffsetDateTime::from(SystemTime::now() + DAY);
     params
@@ -137,12 +124,7 @@ impl Forger {
     }
 
     pub(crate) fn bundle(&self, trust_domain: &str) -> Bundle {
-        Bundle::new(
-            TrustDomain::new(trust_domain).unwrap(),
-            [self.root.clone()],
-            1,
-        )
-        .unwrap()
+        Bundle::new(TrustDomain::new(trust_domain).unwrap(), [self.root.clone()], 1).unwrap()
     }
 
     pub(crate) fn bundles(&self, trust_domain: &str) -> Arc<TrustBundles> {
@@ -162,12 +144,7 @@ impl Forger {
     }
 
     /// A leaf below so many intermediates, each longer by `padding` bytes.
-    pub(crate) fn deep_leaf(
-        &self,
-        params: &CertificateParams,
-        intermediates: usize,
-        padding: usize,
-    ) -> Forged {
+    pub(crate) fn deep_leaf(&self, params: &CertificateParams, intermediates: usize, padding: usize) -> Forged {
         let mut chain = Vec::new();
         let mut issuer: Option<Issuer<'static, KeyPair>> = None;
         for level in 0..intermediates {
@@ -176,16 +153,12 @@ impl Forger {
             if padding > 0 {
                 params.subject_alt_names = vec![uri(&format!("urn:{}", "x".repeat(padding)))];
             }
-            let signed = params
-                .signed_by(&key, issuer.as_ref().unwrap_or(&self.issuer))
-                .unwrap();
+            let signed = params.signed_by(&key, issuer.as_ref().unwrap_or(&self.issuer)).unwrap();
             chain.insert(0, signed.der().clone());
             issuer = Some(Issuer::new(params, key));
         }
         let key = KeyPair::generate().unwrap();
-        let leaf = params
-            .signed_by(&key, issuer.as_ref().unwrap_or(&self.issuer))
-            .unwrap();
+        let leaf = params.signed_by(&key, issuer.as_ref().unwrap_or(&self.issuer)).unwrap();
         chain.insert(0, leaf.der().clone());
         Forged {
             chain,
@@ -304,10 +277,7 @@ pub(crate) struct Connected {
 }
 
 /// A handshake in memory, and a byte each way after it. The error is that of the side that refused.
-pub(crate) fn connect(
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
-) -> Result<Connected, Error> {
+pub(crate) fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Result<Connected, Error> {
     let name = ServerName::try_from("p8080.00000000000000ff.reviews.shop.svc.a").unwrap();
     let mut client = ClientConnection::new(client, name).unwrap();
     let mut server = ServerConnection::new(server).unwrap();

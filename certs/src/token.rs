@@ -123,8 +123,7 @@ pub struct Jwks {
 impl Jwks {
     /// Reads a JSON Web Key Set. Keys of kinds that are not used here are left out.
     pub fn from_json(text: &[u8]) -> Result<Self, IssuerError> {
-        let mut keys: JwkSet =
-            serde_json::from_slice(text).map_err(|error| IssuerError::Keys(error.to_string()))?;
+        let mut keys: JwkSet = serde_json::from_slice(text).map_err(|error| IssuerError::Keys(error.to_string()))?;
         if keys.keys.len() > KEYS_MAX {
             return Err(IssuerError::Keys(format!("{} keys", keys.keys.len())));
         }
@@ -139,14 +138,8 @@ impl Jwks {
 
     /// The keys of several issuers' sets, or of one across its rotation.
     pub fn joined(sets: impl IntoIterator<Item = Self>) -> Self {
-        let keys = sets
-            .into_iter()
-            .flat_map(|set| set.keys.keys)
-            .take(KEYS_MAX)
-            .collect();
-        Self {
-            keys: JwkSet { keys },
-        }
+        let keys = sets.into_iter().flat_map(|set| set.keys.keys).take(KEYS_MAX).collect();
+        Self { keys: JwkSet { keys } }
     }
 }
 
@@ -162,12 +155,8 @@ fn algorithm(key: &Jwk) -> Option<Algorithm> {
         return None;
     }
     let algorithm = match &key.algorithm {
-        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
-            Algorithm::ES256
-        }
-        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P384 => {
-            Algorithm::ES384
-        }
+        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P384 => Algorithm::ES384,
         // What kube-apiserver uses by default.
         AlgorithmParameters::RSA(_) => Algorithm::RS256,
         _ => return None,
@@ -193,8 +182,7 @@ impl Signer {
     pub fn new(issuer: &str, key: &Key) -> Result<Self, IssuerError> {
         let kid = key.public().fingerprint();
         let encoding = EncodingKey::from_ec_der(key.pkcs8());
-        let mut public =
-            Jwk::from_encoding_key(&encoding, Algorithm::ES256).map_err(IssuerError::Sign)?;
+        let mut public = Jwk::from_encoding_key(&encoding, Algorithm::ES256).map_err(IssuerError::Sign)?;
         public.common.key_id = Some(kid.clone());
         public.common.public_key_use = Some(PublicKeyUse::Signature);
         Ok(Self {
@@ -209,10 +197,7 @@ impl Signer {
     pub fn load_or_create(directory: &Path, issuer: &str) -> Result<Self, IssuerError> {
         let path = directory.join(KEY_FILE);
         file::private_directory(directory).map_err(IssuerError::Io)?;
-        if file::read(&path, TOKEN_MAX as u64)
-            .map_err(IssuerError::Io)?
-            .is_none()
-        {
+        if file::read(&path, TOKEN_MAX as u64).map_err(IssuerError::Io)?.is_none() {
             let key = Key::generate().map_err(IssuerError::Key)?;
             match file::write(&path, key.to_pem().as_bytes(), Put::New) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -330,12 +315,9 @@ fn signed_claims(keys: &Jwks, token: &str) -> Result<Claims, TokenError> {
     if token.len() > TOKEN_MAX {
         return Err(TokenError::Form("it is too large"));
     }
-    let header = jsonwebtoken::decode_header(token)
-        .map_err(|_| TokenError::Form("its header cannot be read"))?;
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Form("its header cannot be read"))?;
     if header.crit.is_some() {
-        return Err(TokenError::Form(
-            "it has critical extensions, and none is known here",
-        ));
+        return Err(TokenError::Form("it has critical extensions, and none is known here"));
     }
     let mut last = TokenError::UnknownKey;
     for key in &keys.keys.keys {
@@ -380,11 +362,7 @@ struct Claims {
     iat: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nbf: Option<u64>,
-    #[serde(
-        rename = "kubernetes.io",
-        default,
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "kubernetes.io", default, skip_serializing_if = "Option::is_none")]
     kubernetes: Option<Kubernetes>,
 }
 

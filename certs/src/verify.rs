@@ -10,9 +10,7 @@ use std::time::{Duration, SystemTime};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use weft_model::identity::{Identity, IdentityError, TrustDomain};
 use x509_parser::extensions::GeneralName;
@@ -125,10 +123,7 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<Identity, VerifyErr
 }
 
 /// The same for what rustls gives, checked against the identity that was expected.
-pub fn expect_identity(
-    chain: Option<&[CertificateDer<'_>]>,
-    expected: &Identity,
-) -> Result<(), VerifyError> {
+pub fn expect_identity(chain: Option<&[CertificateDer<'_>]>, expected: &Identity) -> Result<(), VerifyError> {
     check_expected(peer_identity(chain.unwrap_or_default())?, Some(expected)).map(|_| ())
 }
 
@@ -155,10 +150,7 @@ fn verify_parts(
     let certificates = 1 + intermediates.len();
     let bytes = leaf.len() + intermediates.iter().map(|der| der.len()).sum::<usize>();
     if certificates > CHAIN_MAX || bytes > CHAIN_BYTES_MAX {
-        return Err(VerifyError::TooLarge {
-            certificates,
-            bytes,
-        });
+        return Err(VerifyError::TooLarge { certificates, bytes });
     }
     let identity = read_leaf(leaf)?.identity;
     let trust_domain = identity.trust_domain();
@@ -173,15 +165,7 @@ fn verify_parts(
     };
     webpki::EndEntityCert::try_from(leaf)
         .map_err(failed)?
-        .verify_for_usage(
-            ALGORITHMS.all,
-            bundle.anchors(),
-            intermediates,
-            now,
-            usage,
-            None,
-            None,
-        )
+        .verify_for_usage(ALGORITHMS.all, bundle.anchors(), intermediates, now, usage, None, None)
         .map_err(failed)?;
     Ok(identity)
 }
@@ -194,8 +178,7 @@ pub(crate) fn read_leaf(der: &CertificateDer<'_>) -> Result<Leaf, VerifyError> {
             bytes: der.len(),
         });
     }
-    let (rest, leaf) = X509Certificate::from_der(der)
-        .map_err(|_| VerifyError::Leaf("is not an X.509 certificate"))?;
+    let (rest, leaf) = X509Certificate::from_der(der).map_err(|_| VerifyError::Leaf("is not an X.509 certificate"))?;
     if !rest.is_empty() {
         return Err(VerifyError::Leaf("is followed by other bytes"));
     }
@@ -238,10 +221,7 @@ fn leaf_identity(leaf: &X509Certificate<'_>) -> Result<Identity, VerifyError> {
         .subject_alternative_name()
         .map_err(|_| VerifyError::Leaf("has unreadable names"))?;
     let names = names.map_or(&[][..], |names| &names.value.general_names[..]);
-    if names
-        .iter()
-        .any(|name| matches!(name, GeneralName::Invalid(..)))
-    {
+    if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
         return Err(VerifyError::Leaf("has unreadable names"));
     }
     let uris = names.iter().filter_map(|name| {
@@ -343,8 +323,9 @@ fn certificate_error(error: VerifyError) -> CertificateError {
         VerifyError::Chain(_, webpki::Error::CertNotValidYet { time, not_before }) => {
             CertificateError::NotValidYetContext { time, not_before }
         }
-        VerifyError::Chain(_, webpki::Error::UnknownIssuer)
-        | VerifyError::UnknownTrustDomain(_) => CertificateError::UnknownIssuer,
+        VerifyError::Chain(_, webpki::Error::UnknownIssuer) | VerifyError::UnknownTrustDomain(_) => {
+            CertificateError::UnknownIssuer
+        }
         other => CertificateError::Other(OtherError(Arc::new(other))),
     }
 }

@@ -118,29 +118,17 @@ impl Admin {
     }
 
     /// Adds a route for GET and HEAD. A path that ends in `/*` stands for everything below it.
-    pub fn get(
-        self,
-        path: &'static str,
-        handler: impl Fn(&Request) -> Response + Send + Sync + 'static,
-    ) -> Self {
+    pub fn get(self, path: &'static str, handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         self.add(Method::GET, path, Handler::Now(Box::new(handler)))
     }
 
     /// Adds a route for POST.
-    pub fn post(
-        self,
-        path: &'static str,
-        handler: impl Fn(&Request) -> Response + Send + Sync + 'static,
-    ) -> Self {
+    pub fn post(self, path: &'static str, handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         self.add(Method::POST, path, Handler::Now(Box::new(handler)))
     }
 
     /// Adds a route for GET and HEAD whose answer takes time: it is dropped when that is over.
-    pub fn get_async<F>(
-        self,
-        path: &'static str,
-        handler: impl Fn(Request) -> F + Send + Sync + 'static,
-    ) -> Self
+    pub fn get_async<F>(self, path: &'static str, handler: impl Fn(Request) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Response> + Send + 'static,
     {
@@ -152,11 +140,7 @@ impl Admin {
     }
 
     /// Adds a route for POST whose answer takes time.
-    pub fn post_async<F>(
-        self,
-        path: &'static str,
-        handler: impl Fn(Request) -> F + Send + Sync + 'static,
-    ) -> Self
+    pub fn post_async<F>(self, path: &'static str, handler: impl Fn(Request) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Response> + Send + 'static,
     {
@@ -168,11 +152,7 @@ impl Admin {
     }
 
     fn add(mut self, method: Method, path: &'static str, handler: Handler) -> Self {
-        self.routes.push(Route {
-            method,
-            path,
-            handler,
-        });
+        self.routes.push(Route { method, path, handler });
         self
     }
 
@@ -210,10 +190,7 @@ impl Admin {
         if allowed.is_empty() {
             return text(StatusCode::NOT_FOUND, "there is no such path\n");
         }
-        let mut response = text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "this path has no such method\n",
-        );
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method\n");
         if let Ok(allow) = HeaderValue::from_str(&allowed.join(", ")) {
             response.headers_mut().insert(header::ALLOW, allow);
         }
@@ -222,12 +199,7 @@ impl Admin {
 
     async fn handle(&self, request: hyper::Request<Incoming>) -> Response {
         let (parts, body) = request.into_parts();
-        let body = match timeout(
-            self.limits.body,
-            Limited::new(body, self.limits.body_bytes).collect(),
-        )
-        .await
-        {
+        let body = match timeout(self.limits.body, Limited::new(body, self.limits.body_bytes).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n");
@@ -235,17 +207,9 @@ impl Admin {
             Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the body could not be read\n"),
             Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
         };
-        match timeout(
-            self.limits.answer,
-            self.answer(Request::from_parts(parts, body)),
-        )
-        .await
-        {
+        match timeout(self.limits.answer, self.answer(Request::from_parts(parts, body))).await {
             Ok(response) => response,
-            Err(_) => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the answer took too long\n",
-            ),
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the answer took too long\n"),
         }
     }
 }
@@ -271,10 +235,7 @@ impl Listener {
                 }
             }
             Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "the path is not a socket",
-                ));
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is not a socket"));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -364,9 +325,7 @@ fn with_type(status: StatusCode, media_type: &'static str, body: Bytes) -> Respo
 
 fn covers(route: &str, path: &str) -> bool {
     match route.strip_suffix('*') {
-        Some(above) => path
-            .strip_prefix(above)
-            .is_some_and(|below| !below.is_empty()),
+        Some(above) => path.strip_prefix(above).is_some_and(|below| !below.is_empty()),
         None => route == path,
     }
 }
@@ -408,11 +367,7 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-async fn serve_connection(
-    admin: Arc<Admin>,
-    io: impl AsyncRead + AsyncWrite + Unpin,
-    caller: Caller,
-) {
+async fn serve_connection(admin: Arc<Admin>, io: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
     let limits = admin.limits;
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let admin = admin.clone();

@@ -51,9 +51,7 @@ impl Drain {
     /// A drain, and the tasks that it ends.
     pub fn new() -> (Self, Tasks) {
         let shared = Arc::new(Shared::default());
-        let drain = Self {
-            shared: shared.clone(),
-        };
+        let drain = Self { shared: shared.clone() };
         (drain, Tasks::new("tasks", shared))
     }
 
@@ -66,10 +64,7 @@ impl Drain {
     pub async fn end(self, grace: Duration) -> Ended {
         self.begin();
         self.shared.tracker.close();
-        if tokio::time::timeout(grace, self.shared.tracker.wait())
-            .await
-            .is_ok()
-        {
+        if tokio::time::timeout(grace, self.shared.tracker.wait()).await.is_ok() {
             return Ended::Gently;
         }
         let left = self.running();
@@ -79,11 +74,7 @@ impl Drain {
 
     /// The names under which tasks run now, and how many.
     pub fn running(&self) -> Vec<(&'static str, usize)> {
-        let names = self
-            .shared
-            .names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
         names
             .iter()
             .map(|(name, n)| (*name, n.load(Ordering::Relaxed)))
@@ -195,10 +186,7 @@ mod tests {
         let (drain, tasks) = Drain::new();
         let tasks = tasks.named("connections");
         let stuck = tasks.spawn(std::future::pending());
-        assert_eq!(
-            drain.end(GRACE).await,
-            Ended::ByForce(vec![("connections", 1)])
-        );
+        assert_eq!(drain.end(GRACE).await, Ended::ByForce(vec![("connections", 1)]));
         stuck.await.unwrap();
         assert_eq!(tasks.running(), 0);
     }

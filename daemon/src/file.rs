@@ -10,10 +10,7 @@ use std::path::Path;
 /// The file beside it is `.NAME.new`: its name begins with a dot, so that whoever watches the directory can tell.
 pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not the path of a file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"));
     };
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
@@ -39,11 +36,7 @@ fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
@@ -60,10 +53,7 @@ mod tests {
         for (mode, bytes) in [(0o600, &b"a long first version"[..]), (0o644, b"second")] {
             replace(&path, mode, bytes).unwrap();
             assert_eq!(fs::read(&path).unwrap(), bytes);
-            assert_eq!(
-                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-                mode
-            );
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }

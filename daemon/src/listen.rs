@@ -12,8 +12,7 @@ const NO_SUCH_FAMILY: i32 = 97;
 pub async fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error)
-            if error.raw_os_error() == Some(NO_SUCH_FAMILY)
-                && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) =>
+            if error.raw_os_error() == Some(NO_SUCH_FAMILY) && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) =>
         {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
         }
@@ -30,8 +29,6 @@ mod tests {
     async fn the_wildcard_is_for_ipv4_too() {
         let listener = tcp("[::]:0".parse().unwrap()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-            .await
-            .unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
     }
 }

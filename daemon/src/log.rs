@@ -69,10 +69,7 @@ pub enum LogError {
 /// Starts the log as `WEFT_LOG` and `WEFT_LOG_FORMAT` say. A process that has one already keeps it.
 pub fn start() -> Result<Log, LogError> {
     let filter = std::env::var("WEFT_LOG").unwrap_or_default();
-    let format = match std::env::var("WEFT_LOG_FORMAT")
-        .unwrap_or_default()
-        .as_str()
-    {
+    let format = match std::env::var("WEFT_LOG_FORMAT").unwrap_or_default().as_str() {
         "" | "text" => Format::Text,
         "json" => Format::Json,
         other => return Err(LogError::Format(other.to_owned())),
@@ -106,10 +103,7 @@ pub fn start_with(filter: &str, format: Format) -> Result<Log, LogError> {
         .is_err()
     {
         return Ok(Log {
-            switch: Switch {
-                filter: None,
-                dropped,
-            },
+            switch: Switch { filter: None, dropped },
             queue,
             done: None,
         });
@@ -197,18 +191,10 @@ fn report_panics() {
         if !tracing::enabled!(tracing::Level::ERROR) {
             return before(panic);
         }
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = thread::current();
         let message = panic.payload_as_str().unwrap_or_default();
-        tracing::error!(
-            place,
-            message,
-            thread = thread.name().unwrap_or_default(),
-            "panic"
-        );
+        tracing::error!(place, message, thread = thread.name().unwrap_or_default(), "panic");
     }));
 }
 
@@ -249,10 +235,7 @@ impl Queue {
     }
 
     fn close(&self) {
-        self.sender
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.sender.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

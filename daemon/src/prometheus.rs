@@ -80,19 +80,10 @@ impl Text {
         self
     }
 
-    fn line(
-        &mut self,
-        suffix: &str,
-        labels: &[(&str, &str)],
-        bound: Option<&str>,
-        value: impl Display,
-    ) -> &mut Self {
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<&str>, value: impl Display) -> &mut Self {
         self.out.push_str(&self.family);
         self.out.push_str(suffix);
-        let labels = labels
-            .iter()
-            .copied()
-            .chain(bound.map(|bound| ("le", bound)));
+        let labels = labels.iter().copied().chain(bound.map(|bound| ("le", bound)));
         let mut separator = '{';
         for (name, value) in labels {
             let _ = write!(self.out, "{separator}{name}=\"");
@@ -122,8 +113,7 @@ mod tests {
     #[test]
     fn families_and_samples_are_lines() {
         let mut text = Text::new();
-        text.counter("weft_acks_total", "Batches acknowledged.")
-            .sample(&[], 3);
+        text.counter("weft_acks_total", "Batches acknowledged.").sample(&[], 3);
         text.gauge("weft_proxies", "Proxies.")
             .sample(&[("state", "connected"), ("x", "a\"b\\c\nd")], 1.5);
         let want = "# HELP weft_acks_total Batches acknowledged.\n# TYPE weft_acks_total counter\nweft_acks_total 3\n\

@@ -81,10 +81,7 @@ impl Ready {
     }
 
     fn gates(&self) -> std::sync::MutexGuard<'_, Vec<(&'static str, Arc<AtomicBool>)>> {
-        self.shared
-            .gates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.gates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

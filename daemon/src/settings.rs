@@ -25,10 +25,7 @@ pub fn duration(value: &str) -> Result<Duration, SettingError> {
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let letters = rest[digits..]
-            .bytes()
-            .take_while(u8::is_ascii_alphabetic)
-            .count();
+        let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
         let (number, after) = rest.split_at(digits);
         let (unit, after) = after.split_at(letters);
         let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -44,11 +41,7 @@ pub fn duration(value: &str) -> Result<Duration, SettingError> {
         total = total.checked_add(part).ok_or_else(wrong)?;
         rest = after;
     }
-    if value.is_empty() {
-        Err(wrong())
-    } else {
-        Ok(total)
-    }
+    if value.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
 #[cfg(test)]
@@ -57,11 +50,7 @@ mod tests {
 
     #[track_caller]
     fn check(value: &str, want: Option<u64>) {
-        assert_eq!(
-            duration(value).ok(),
-            want.map(Duration::from_millis),
-            "{value:?}"
-        );
+        assert_eq!(duration(value).ok(), want.map(Duration::from_millis), "{value:?}");
     }
 
     #[test]

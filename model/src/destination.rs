@@ -108,8 +108,7 @@ impl FromStr for Target {
             return s.parse().map(Self::Address).map_err(|_| error());
         };
         let (host, port) = name.rsplit_once(':').ok_or_else(error)?;
-        let valid =
-            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
         if host.is_empty() || host.len() > 253 || host.ends_with('.') || !host.bytes().all(valid) {
             return Err(error());
         }
@@ -129,11 +128,7 @@ mod tests {
 
     #[test]
     fn a_target_is_read_as_it_is_printed() {
-        for text in [
-            "10.96.0.7:80",
-            "[fd00::7]:80",
-            "name:reviews.shop.svc.cluster.local:80",
-        ] {
+        for text in ["10.96.0.7:80", "[fd00::7]:80", "name:reviews.shop.svc.cluster.local:80"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
         for text in [

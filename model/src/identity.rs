@@ -22,9 +22,7 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// The trust domain is empty, too long, or has a character that is not `[a-z0-9._-]`.
-    #[error(
-        "trust domain {0:?} must be 1 to {TRUST_DOMAIN_MAX} characters of a-z, 0-9, '.', '-' and '_'"
-    )]
+    #[error("trust domain {0:?} must be 1 to {TRUST_DOMAIN_MAX} characters of a-z, 0-9, '.', '-' and '_'")]
     TrustDomain(String),
     /// The string does not have the form of an identity of the mesh.
     #[error("{0:?} is not of the form spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>")]
@@ -55,19 +53,12 @@ impl TrustDomain {
 /// A DNS label (RFC 1035 section 2.3.1, with `_` and digits anywhere) in lower case.
 fn is_label(label: &str) -> bool {
     let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-    (1..=63).contains(&label.len())
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-        && label.bytes().all(valid)
+    (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(valid)
 }
 
 impl Identity {
     /// Puts an identity together. Fails where a part could not be written in a SPIFFE ID.
-    pub fn new(
-        trust_domain: TrustDomain,
-        namespace: &str,
-        service_account: &str,
-    ) -> Result<Self, IdentityError> {
+    pub fn new(trust_domain: TrustDomain, namespace: &str, service_account: &str) -> Result<Self, IdentityError> {
         let valid = |s: &str| {
             !s.is_empty()
                 && s.len() <= 253
@@ -89,10 +80,7 @@ impl Identity {
     }
 
     /// The control plane's own identity in a trust domain (`design`: `ns/weft-system/sa/weft-control` by default).
-    pub fn control_plane(
-        trust_domain: TrustDomain,
-        namespace: &str,
-    ) -> Result<Self, IdentityError> {
+    pub fn control_plane(trust_domain: TrustDomain, namespace: &str) -> Result<Self, IdentityError> {
         Self::new(trust_domain, namespace, "weft-control")
     }
 
@@ -163,8 +151,7 @@ mod tests {
         }
         let (longer, label) = (format!("{long}c"), "a".repeat(64));
         let bad = [
-            "", ".", "a.", ".a", "a..b", "-a", "a-", "a.-b", "A", "ä", "a b", "a/b", "a:1", "1",
-            "a.1", "a\0",
+            "", ".", "a.", ".a", "a..b", "-a", "a-", "a.-b", "A", "ä", "a b", "a/b", "a:1", "1", "a.1", "a\0",
         ];
         for bad in bad.into_iter().chain([longer.as_str(), label.as_str()]) {
             assert!(
@@ -180,10 +167,7 @@ mod tests {
         let identity: Identity = text.parse().unwrap();
         assert_eq!(identity.to_string(), text);
         assert_eq!(identity.trust_domain().as_str(), "mesh.weft.internal");
-        assert_eq!(
-            (identity.namespace(), identity.service_account()),
-            ("shop", "reviews")
-        );
+        assert_eq!((identity.namespace(), identity.service_account()), ("shop", "reviews"));
     }
 
     #[test]
@@ -231,9 +215,6 @@ mod tests {
             assert!(Identity::new(domain(), "shop", bad).is_err(), "{bad:?}");
         }
         let control = Identity::control_plane(domain(), "weft-system").unwrap();
-        assert_eq!(
-            control.to_string(),
-            "spiffe://a/ns/weft-system/sa/weft-control"
-        );
+        assert_eq!(control.to_string(), "spiffe://a/ns/weft-system/sa/weft-control");
     }
 }

@@ -42,8 +42,7 @@ impl Default for Locality {
 impl Locality {
     /// The tier of an endpoint at `there` for a client at `here`. An unknown place is never near.
     pub fn tier(&self, here: &Place, there: &Place) -> Tier {
-        let same_region =
-            !here.region.is_empty() && here.region == there.region && here.cluster == there.cluster;
+        let same_region = !here.region.is_empty() && here.region == there.region && here.cluster == there.cluster;
         let same_zone = same_region && !here.zone.is_empty() && here.zone == there.zone;
         Tier(match self.prefer {
             Prefer::None => 0,

@@ -15,10 +15,7 @@ pub struct Networks {
 
 impl Networks {
     /// The built-in ranges, with those that the control plane and the settings add and remove.
-    pub fn new(
-        inside: impl IntoIterator<Item = IpNet>,
-        outside: impl IntoIterator<Item = IpNet>,
-    ) -> Self {
+    pub fn new(inside: impl IntoIterator<Item = IpNet>, outside: impl IntoIterator<Item = IpNet>) -> Self {
         const BUILT_IN: [&str; 5] = [
             "10.0.0.0/8",
             "172.16.0.0/12",
@@ -26,9 +23,7 @@ impl Networks {
             "100.64.0.0/10",
             "fc00::/7",
         ];
-        let built_in = BUILT_IN
-            .iter()
-            .map(|net| net.parse().expect("a literal network"));
+        let built_in = BUILT_IN.iter().map(|net| net.parse().expect("a literal network"));
         Self {
             inside: built_in.chain(inside).collect(),
             outside: outside.into_iter().collect(),
@@ -38,8 +33,7 @@ impl Networks {
     /// Whether an address is inside. What is taken out explicitly is outside, whatever else contains it.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        !self.outside.iter().any(|net| net.contains(&address))
-            && self.inside.iter().any(|net| net.contains(&address))
+        !self.outside.iter().any(|net| net.contains(&address)) && self.inside.iter().any(|net| net.contains(&address))
     }
 }
 
@@ -110,10 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_out_is_outside_whatever_contains_it() {
-        let networks = Networks::new(
-            [net("203.0.113.0/24")],
-            [net("10.9.0.0/16"), net("203.0.113.7/32")],
-        );
+        let networks = Networks::new([net("203.0.113.0/24")], [net("10.9.0.0/16"), net("203.0.113.7/32")]);
         assert!(!networks.contains(ip("10.9.1.1")) && !networks.contains(ip("203.0.113.7")));
         assert!(networks.contains(ip("10.8.1.1")) && networks.contains(ip("203.0.113.8")));
     }

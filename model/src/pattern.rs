@@ -20,9 +20,7 @@ pub enum PatternError {
     #[error("the pattern has {0} bytes, and {PATTERN_MAX} is the limit")]
     TooLong(usize),
     /// The pattern compiles to more than the limit.
-    #[error(
-        "the pattern compiles to more than {COMPILED_MAX} bytes; use fewer or smaller repetitions"
-    )]
+    #[error("the pattern compiles to more than {COMPILED_MAX} bytes; use fewer or smaller repetitions")]
     TooLarge,
     /// The pattern is not of the syntax (RE2's, without look-around and back-references).
     #[error("{0}")]
@@ -88,10 +86,7 @@ mod tests {
             PatternError::TooLong(PATTERN_MAX + 1)
         );
         assert!(whole(&"a".repeat(PATTERN_MAX)).is_ok());
-        assert_eq!(
-            whole(r"\w{1,1000}{1,100}").unwrap_err(),
-            PatternError::TooLarge
-        );
+        assert_eq!(whole(r"\w{1,1000}{1,100}").unwrap_err(), PatternError::TooLarge);
         assert!(whole(r"/users/\w{1,20}").is_ok());
     }
 

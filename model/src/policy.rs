@@ -40,12 +40,7 @@ impl Permit {
 }
 
 /// Decides about a connection to a port of this workload. `own` is an identity of this workload's own trust domain.
-pub fn admit(
-    inbound: &Inbound,
-    own: &Identity,
-    port: u16,
-    caller: Caller,
-) -> Result<Permit, Reason> {
+pub fn admit(inbound: &Inbound, own: &Identity, port: u16, caller: Caller) -> Result<Permit, Reason> {
     match &caller {
         Caller::Plaintext if inbound.mode == Mode::Strict => return Err(Reason::PlaintextRefused),
         Caller::Plaintext => {}

@@ -144,9 +144,7 @@ pub fn reference() -> String {
     for &reason in Reason::ALL {
         let (code, status, error) = (reason.code(), reason.status(), reason.proxy_status());
         let (meaning, fix) = (reason.meaning(), reason.fix());
-        page.push_str(&format!(
-            "| `{code}` | {status} | `{error}` | {meaning} | {fix} |\n"
-        ));
+        page.push_str(&format!("| `{code}` | {status} | `{error}` | {meaning} | {fix} |\n"));
     }
     page
 }
@@ -177,10 +175,7 @@ mod tests {
         let codes: HashSet<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
         assert_eq!(codes.len(), Reason::ALL.len());
         for code in codes {
-            assert!(
-                code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
-                "{code}"
-            );
+            assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{code}");
         }
     }
 

@@ -110,11 +110,7 @@ impl Rules {
 impl Rule {
     /// The backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
     pub fn backend(&self, drawn: u64) -> Option<usize> {
-        let total: u64 = self
-            .backends
-            .iter()
-            .map(|backend| u64::from(backend.weight))
-            .sum();
+        let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
         if total == 0 {
             return None;
         }
@@ -132,13 +128,8 @@ impl Rule {
 impl Match {
     /// Whether a request is like this.
     pub fn matches(&self, request: &RequestHead<'_>) -> bool {
-        self.method
-            .as_ref()
-            .is_none_or(|method| method == request.method)
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|path| path.matches(request.path))
+        self.method.as_ref().is_none_or(|method| method == request.method)
+            && self.path.as_ref().is_none_or(|path| path.matches(request.path))
             && (!self.grpc || is_grpc(request.headers))
             && self
                 .headers
@@ -180,13 +171,10 @@ impl ValueMatch {
 /// is another protocol.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const GRPC: &[u8] = b"application/grpc";
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| {
-            let (head, rest) = value.as_bytes().split_at(value.len().min(GRPC.len()));
-            head.eq_ignore_ascii_case(GRPC)
-                && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
-        })
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        let (head, rest) = value.as_bytes().split_at(value.len().min(GRPC.len()));
+        head.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    })
 }
 
 /// Repeated headers count as one value, joined with commas (RFC 9110 section 5.3; Gateway API leaves it open).
@@ -199,11 +187,7 @@ fn header_matches(headers: &HeaderMap, name: &http::HeaderName, wanted: &ValueMa
         (None, Ok(value)) => wanted.matches(value),
         (None, Err(_)) => false,
         (Some(_), _) => {
-            let all: Option<Vec<&str>> = headers
-                .get_all(name)
-                .iter()
-                .map(|value| value.to_str().ok())
-                .collect();
+            let all: Option<Vec<&str>> = headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
             all.is_some_and(|all| wanted.matches(&all.join(",")))
         }
     }

@@ -7,10 +7,7 @@ use crate::endpoint::EndpointKey;
 
 /// The SNI of an endpoint reached through a Service.
 pub fn of_service(key: EndpointKey, service: &str, namespace: &str, trust_domain: &str) -> String {
-    format!(
-        "p{}.{}.{service}.{namespace}.svc.{trust_domain}",
-        key.port, key.id
-    )
+    format!("p{}.{}.{service}.{namespace}.svc.{trust_domain}", key.port, key.id)
 }
 
 /// The SNI of a pod addressed directly.
@@ -32,10 +29,7 @@ mod tests {
     #[test]
     fn names_have_the_form_that_gateways_route_by() {
         let service = of_service(KEY, "reviews", "shop", "mesh.weft.internal");
-        assert_eq!(
-            service,
-            "p8080.00000000000000ff.reviews.shop.svc.mesh.weft.internal"
-        );
+        assert_eq!(service, "p8080.00000000000000ff.reviews.shop.svc.mesh.weft.internal");
         assert_eq!(
             of_pod(KEY, "shop", "mesh.weft.internal"),
             "p8080.00000000000000ff.shop.pod.mesh.weft.internal"

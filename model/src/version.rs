@@ -58,10 +58,7 @@ mod tests {
     #[track_caller]
     fn check(new: &[(&str, u64)], held: &[(&str, u64)], want: Option<&str>) {
         let (new, held) = (version(new), version(held));
-        assert_eq!(
-            new.older_than(&held).map(|source| source.uid.as_str()),
-            want
-        );
+        assert_eq!(new.older_than(&held).map(|source| source.uid.as_str()), want);
     }
 
     #[test]

@@ -19,13 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The headers that an app passes on, so that a trace and a tester's wish survive the hop.
-pub(crate) const PASSED_ON: [&str; 5] = [
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "x-request-id",
-    "x-canary",
-];
+pub(crate) const PASSED_ON: [&str; 5] = ["traceparent", "tracestate", "baggage", "x-request-id", "x-canary"];
 /// An answer of another program is read up to this size.
 const ANSWER_MAX: usize = 1 << 20;
 /// A program waits this long for another one.
@@ -48,10 +42,7 @@ pub(crate) fn start<A: Parser, F: Future<Output = Result<()>>>(
             return ExitCode::from(if asked { 0 } else { 64 });
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("no runtime: {error}");
@@ -149,11 +140,7 @@ pub(crate) fn client() -> HttpClient {
 }
 
 /// Asks another program. The answer is its status, headers and body.
-pub(crate) async fn get(
-    client: &HttpClient,
-    url: &str,
-    headers: &HeaderMap,
-) -> Result<(StatusCode, HeaderMap, Bytes)> {
+pub(crate) async fn get(client: &HttpClient, url: &str, headers: &HeaderMap) -> Result<(StatusCode, HeaderMap, Bytes)> {
     let mut request = Request::get(url)
         .body(Full::default())
         .with_context(|| format!("the address {url}"))?;

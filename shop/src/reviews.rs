@@ -49,11 +49,7 @@ async fn run(args: Args) -> Result<()> {
     .await
 }
 
-async fn answer(
-    ratings: Channel,
-    version: String,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+async fn answer(ratings: Channel, version: String, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if path == "/healthz" {
         return app::json(StatusCode::OK, &json!({"ok": true}));
@@ -62,10 +58,7 @@ async fn answer(
         return app::headers_as_json(request.headers());
     }
     let Some(product) = path.strip_prefix("/reviews/") else {
-        return app::json(
-            StatusCode::NOT_FOUND,
-            &json!({"error": "ask for /reviews/<product>"}),
-        );
+        return app::json(StatusCode::NOT_FOUND, &json!({"error": "ask for /reviews/<product>"}));
     };
     let caller = request
         .headers()
@@ -79,17 +72,14 @@ async fn answer(
             app::json(StatusCode::OK, &body)
         }
         Err(status) => {
-            let body = json!({"error": "ratings answered badly", "code": status.code() as i32, "why": status.message()});
+            let body =
+                json!({"error": "ratings answered badly", "code": status.code() as i32, "why": status.message()});
             app::json(StatusCode::BAD_GATEWAY, &body)
         }
     }
 }
 
-async fn rate(
-    ratings: Channel,
-    product: &str,
-    headers: &HeaderMap,
-) -> Result<Rating, tonic::Status> {
+async fn rate(ratings: Channel, product: &str, headers: &HeaderMap) -> Result<Rating, tonic::Status> {
     let mut request = tonic::Request::new(RatingRequest {
         product: product.to_owned(),
     });

@@ -89,10 +89,7 @@ async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-type Called = (
-    Result<(http::StatusCode, HeaderMap, bytes::Bytes)>,
-    Duration,
-);
+type Called = (Result<(http::StatusCode, HeaderMap, bytes::Bytes)>, Duration);
 
 impl Tally {
     fn take(&mut self, called: Option<Result<Called, tokio::task::JoinError>>) {
@@ -104,16 +101,12 @@ impl Tally {
             Ok(answer) => answer,
             Err(error) => return self.fail("none", format!("{error:#}")),
         };
-        let body = serde_json::from_slice::<Value>(&body)
-            .unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
+        let body = serde_json::from_slice::<Value>(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
         if !status.is_success() {
             let why = headers
                 .get("proxy-status")
                 .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-            self.fail(
-                status.as_str(),
-                json!({"proxy-status": why, "body": body}).to_string(),
-            );
+            self.fail(status.as_str(), json!({"proxy-status": why, "body": body}).to_string());
         } else {
             *self.statuses.entry(status.as_str().to_owned()).or_default() += 1;
         }

@@ -38,11 +38,7 @@ async fn run(args: Args) -> Result<()> {
     .await
 }
 
-async fn answer(
-    client: app::HttpClient,
-    reviews: String,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+async fn answer(client: app::HttpClient, reviews: String, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if path == "/healthz" {
         return app::json(StatusCode::OK, &json!({"ok": true}));
@@ -51,10 +47,7 @@ async fn answer(
         return app::headers_as_json(request.headers());
     }
     let Some(product) = path.strip_prefix("/products/") else {
-        return app::json(
-            StatusCode::NOT_FOUND,
-            &json!({"error": "ask for /products/<id>"}),
-        );
+        return app::json(StatusCode::NOT_FOUND, &json!({"error": "ask for /products/<id>"}));
     };
     let url = format!("{reviews}/reviews/{product}");
     match app::get(&client, &url, &app::passed_on(request.headers())).await {
@@ -73,9 +66,6 @@ async fn answer(
             let body = json!({"error": "reviews answered badly", "status": status.as_u16(), "why": why, "text": text});
             app::json(StatusCode::BAD_GATEWAY, &body)
         }
-        Err(error) => app::json(
-            StatusCode::BAD_GATEWAY,
-            &json!({"error": format!("{error:#}")}),
-        ),
+        Err(error) => app::json(StatusCode::BAD_GATEWAY, &json!({"error": format!("{error:#}")})),
     }
 }

@@ -35,12 +35,7 @@ fn proves(authority: &Authority, leaf: &IssuedLeaf) -> Identity {
 fn a_leaf_proves_its_identity() {
     let authority = authority();
     let leaf = authority
-        .issue(
-            Key::generate().unwrap().public(),
-            &web(),
-            DAY,
-            SystemTime::now(),
-        )
+        .issue(Key::generate().unwrap().public(), &web(), DAY, SystemTime::now())
         .unwrap();
     assert_eq!(proves(&authority, &leaf), web());
     assert_eq!(leaf.chain.len(), 1, "without the root");
@@ -53,34 +48,21 @@ fn a_leaf_is_back_dated_and_ends_when_it_should() {
     let leaf = authority()
         .issue(Key::generate().unwrap().public(), &web(), DAY, now)
         .unwrap();
-    assert_eq!(
-        (leaf.not_before, leaf.not_after),
-        (whole - BACKDATE, whole + DAY)
-    );
+    assert_eq!((leaf.not_before, leaf.not_after), (whole - BACKDATE, whole + DAY));
     let (_, parsed) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
-    assert_eq!(
-        parsed.validity().not_before.timestamp(),
-        1_800_000_000 - 120
-    );
-    assert_eq!(
-        parsed.validity().not_after.timestamp(),
-        1_800_000_000 + 86_400
-    );
+    assert_eq!(parsed.validity().not_before.timestamp(), 1_800_000_000 - 120);
+    assert_eq!(parsed.validity().not_after.timestamp(), 1_800_000_000 + 86_400);
 }
 
 #[test]
 fn a_hostile_request_gets_a_leaf_with_its_key_and_nothing_else_of_it() {
     let key = Key::generate().unwrap();
     let mut params = CertificateParams::new(vec!["admin.example".to_owned()]).unwrap();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "weft-control");
+    params.distinguished_name.push(DnType::CommonName, "weft-control");
     params
         .subject_alt_names
         .push(uri("spiffe://a/ns/weft-system/sa/weft-control").unwrap());
-    params
-        .subject_alt_names
-        .push(uri("spiffe://b/ns/x/sa/y").unwrap());
+    params.subject_alt_names.push(uri("spiffe://b/ns/x/sa/y").unwrap());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
@@ -88,12 +70,7 @@ fn a_hostile_request_gets_a_leaf_with_its_key_and_nothing_else_of_it() {
 
     let authority = authority();
     let leaf = authority
-        .issue(
-            &csr::check(request.der()).unwrap(),
-            &web(),
-            DAY,
-            SystemTime::now(),
-        )
+        .issue(&csr::check(request.der()).unwrap(), &web(), DAY, SystemTime::now())
         .unwrap();
     assert_eq!(proves(&authority, &leaf), web());
     let (_, parsed) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
@@ -118,14 +95,8 @@ fn a_hostile_request_gets_a_leaf_with_its_key_and_nothing_else_of_it() {
 fn check_extension(extension: &x509_parser::extensions::X509Extension<'_>) -> &'static str {
     match extension.parsed_extension() {
         ParsedExtension::SubjectAlternativeName(names) => {
-            assert_eq!(
-                names.general_names,
-                [GeneralName::URI("spiffe://a/ns/shop/sa/web")]
-            );
-            assert!(
-                extension.critical,
-                "the subject is empty (RFC 5280 section 4.2.1.6)"
-            );
+            assert_eq!(names.general_names, [GeneralName::URI("spiffe://a/ns/shop/sa/web")]);
+            assert!(extension.critical, "the subject is empty (RFC 5280 section 4.2.1.6)");
             "names"
         }
         ParsedExtension::BasicConstraints(constraints) => {
@@ -154,9 +125,7 @@ fn serials_are_random_positive_and_of_128_bits() {
     let mut seen = HashSet::new();
     let mut longest = 0;
     for _ in 0..64 {
-        let leaf = authority
-            .issue(key.public(), &web(), DAY, SystemTime::now())
-            .unwrap();
+        let leaf = authority.issue(key.public(), &web(), DAY, SystemTime::now()).unwrap();
         let (_, parsed) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
         let serial = parsed.raw_serial().to_vec();
         assert!(serial[0] < 0x80 && serial.len() <= 17, "{serial:02x?}");
@@ -169,12 +138,7 @@ fn serials_are_random_positive_and_of_128_bits() {
 #[test]
 fn another_trust_domain_is_not_vouched_for() {
     let foreign = "spiffe://b/ns/shop/sa/web".parse().unwrap();
-    let result = authority().issue(
-        Key::generate().unwrap().public(),
-        &foreign,
-        DAY,
-        SystemTime::now(),
-    );
+    let result = authority().issue(Key::generate().unwrap().public(), &foreign, DAY, SystemTime::now());
     assert!(matches!(result, Err(AuthorityError::Foreign { .. })));
 }
 
@@ -183,10 +147,7 @@ fn lifetimes_are_bounded() {
     let (authority, key) = (authority(), Key::generate().unwrap());
     let issue = |lifetime| authority.issue(key.public(), &web(), lifetime, SystemTime::now());
     assert!(issue(LEAF_LIFETIME_MIN).is_ok() && issue(LEAF_LIFETIME_MAX).is_ok());
-    assert!(matches!(
-        issue(Duration::ZERO),
-        Err(AuthorityError::Lifetime(_))
-    ));
+    assert!(matches!(issue(Duration::ZERO), Err(AuthorityError::Lifetime(_))));
     assert!(matches!(
         issue(LEAF_LIFETIME_MAX + DAY),
         Err(AuthorityError::Lifetime(_))
@@ -216,12 +177,7 @@ fn a_long_trust_domain_fits() {
     let authority = Authority::create(domain(&long), SystemTime::now()).unwrap();
     let identity = Identity::new(domain(&long), "shop", "web").unwrap();
     let leaf = authority
-        .issue(
-            Key::generate().unwrap().public(),
-            &identity,
-            DAY,
-            SystemTime::now(),
-        )
+        .issue(Key::generate().unwrap().public(), &identity, DAY, SystemTime::now())
         .unwrap();
     assert_eq!(proves(&authority, &leaf), identity);
 }
@@ -234,18 +190,10 @@ fn the_key_survives_a_restart() {
     let (first, second) = (load(), load());
     assert_eq!(first.root(), second.root());
     let leaf = second
-        .issue(
-            Key::generate().unwrap().public(),
-            &web(),
-            DAY,
-            SystemTime::now(),
-        )
+        .issue(Key::generate().unwrap().public(), &web(), DAY, SystemTime::now())
         .unwrap();
     assert_eq!(proves(&first, &leaf), web());
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(
         fs::metadata(path.join(FILE)).unwrap().permissions().mode() & 0o777,
         0o600
@@ -280,20 +228,10 @@ fn a_damaged_file_is_an_error_and_is_never_replaced() {
     Authority::load_or_create(dir.path(), &domain("a"), SystemTime::now()).unwrap();
     let path = dir.path().join(FILE);
     let good = fs::read(&path).unwrap();
-    let key_only = good
-        .windows(11)
-        .position(|window| window == b"PRIVATE KEY")
-        .unwrap()
-        - 11;
-    for bad in [
-        &good[..good.len() / 2],
-        b"",
-        &good[key_only..],
-        &good[..key_only],
-    ] {
+    let key_only = good.windows(11).position(|window| window == b"PRIVATE KEY").unwrap() - 11;
+    for bad in [&good[..good.len() / 2], b"", &good[key_only..], &good[..key_only]] {
         fs::write(&path, bad).unwrap();
-        let error =
-            Authority::load_or_create(dir.path(), &domain("a"), SystemTime::now()).unwrap_err();
+        let error = Authority::load_or_create(dir.path(), &domain("a"), SystemTime::now()).unwrap_err();
         assert!(matches!(error, AuthorityError::File { .. }), "{error:?}");
         assert!(error.to_string().contains("restore the file"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), bad);
@@ -310,44 +248,25 @@ fn the_root_of_another_trust_domain_is_refused() {
 
 #[test]
 fn a_supplied_issuer_below_a_root_issues_whole_chains() {
-    let (root_key, key) = (
-        rcgen::KeyPair::generate().unwrap(),
-        Key::generate().unwrap(),
-    );
+    let (root_key, key) = (rcgen::KeyPair::generate().unwrap(), Key::generate().unwrap());
     let root_params = ca("company root");
     let root = root_params.self_signed(&root_key).unwrap();
     let root_issuer = Issuer::new(root_params, root_key);
     let mut params = ca("company mesh issuer");
     params.not_after = OffsetDateTime::from(SystemTime::now() + 30 * DAY);
-    let issuing = params
-        .signed_by(&key.to_pair().unwrap().0, &root_issuer)
-        .unwrap();
+    let issuing = params.signed_by(&key.to_pair().unwrap().0, &root_issuer).unwrap();
     let certificates = issuing.pem() + &root.pem();
 
-    let authority = Authority::supplied(
-        domain("a"),
-        certificates.as_bytes(),
-        key.to_pem().as_bytes(),
-    )
-    .unwrap();
+    let authority = Authority::supplied(domain("a"), certificates.as_bytes(), key.to_pem().as_bytes()).unwrap();
     let leaf = authority
-        .issue(
-            Key::generate().unwrap().public(),
-            &web(),
-            DAY,
-            SystemTime::now(),
-        )
+        .issue(Key::generate().unwrap().public(), &web(), DAY, SystemTime::now())
         .unwrap();
     assert_eq!(leaf.chain.len(), 2);
     assert_eq!(proves(&authority, &leaf), web());
     assert_eq!(authority.root(), root.der());
 
     let other = Key::generate().unwrap();
-    let result = Authority::supplied(
-        domain("a"),
-        certificates.as_bytes(),
-        other.to_pem().as_bytes(),
-    );
+    let result = Authority::supplied(domain("a"), certificates.as_bytes(), other.to_pem().as_bytes());
     assert!(result.unwrap_err().to_string().contains("key is not that"));
     let swapped = root.pem() + &issuing.pem();
     assert!(Authority::supplied(domain("a"), swapped.as_bytes(), key.to_pem().as_bytes()).is_err());

@@ -43,16 +43,9 @@ fn connections_are_tls_1_3_with_a_post_quantum_exchange_and_aes_128() {
     let mesh = Mesh::new("a");
     let (web, reviews) = (mesh.credential("web"), mesh.credential("reviews"));
     let connected = connect(web.client_config(ALPN), reviews.server_config(ALPN)).unwrap();
+    assert_eq!(connected.client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     assert_eq!(
-        connected.client.protocol_version(),
-        Some(ProtocolVersion::TLSv1_3)
-    );
-    assert_eq!(
-        connected
-            .client
-            .negotiated_key_exchange_group()
-            .unwrap()
-            .name(),
+        connected.client.negotiated_key_exchange_group().unwrap().name(),
         NamedGroup::X25519MLKEM768
     );
     let suite = connected.server.negotiated_cipher_suite().unwrap().suite();
@@ -85,10 +78,7 @@ fn every_trust_domain_makes_a_server_name_that_can_be_dialled() {
 fn no_common_alpn_token_fails_and_never_falls_back() {
     let mesh = Mesh::new("a");
     let (web, reviews) = (mesh.credential("web"), mesh.credential("reviews"));
-    let result = connect(
-        web.client_config(&[b"weft-h9/1"]),
-        reviews.server_config(ALPN),
-    );
+    let result = connect(web.client_config(&[b"weft-h9/1"]), reviews.server_config(ALPN));
     assert_eq!(result.err().unwrap(), Error::NoApplicationProtocol);
 }
 
@@ -122,26 +112,15 @@ fn the_first_certificate_is_asked_for_from_the_control_plane_alone() {
     let mesh = Mesh::new("a");
     let control = mesh.identity("weft-control");
     let client = || bootstrap_client_config(mesh.bundles(), &control, ALPN);
-    assert!(
-        connect(
-            client(),
-            mesh.credential("weft-control").server_config_optional(ALPN)
-        )
-        .is_ok()
-    );
-    let error = refused(connect(
-        client(),
-        mesh.credential("web").server_config_optional(ALPN),
-    ));
+    assert!(connect(client(), mesh.credential("weft-control").server_config_optional(ALPN)).is_ok());
+    let error = refused(connect(client(), mesh.credential("web").server_config_optional(ALPN)));
     assert!(
         format!("{error:?}").contains("Unexpected"),
         "a workload's certificate gets no token: {error:?}"
     );
     refused(connect(
         client(),
-        Mesh::new("a")
-            .credential("weft-control")
-            .server_config_optional(ALPN),
+        Mesh::new("a").credential("weft-control").server_config_optional(ALPN),
     ));
 }
 
@@ -176,14 +155,8 @@ fn an_unknown_trust_domain_is_refused_by_both_sides() {
     let both = Arc::new(TrustBundles::new([a.bundle(), b.bundle()]).unwrap());
     let knows_both = b.credential_with("reviews", both);
     let knows_a = a.credential("web");
-    refused(connect(
-        knows_a.client_config(ALPN),
-        knows_both.server_config(ALPN),
-    ));
-    refused(connect(
-        knows_both.client_config(ALPN),
-        knows_a.server_config(ALPN),
-    ));
+    refused(connect(knows_a.client_config(ALPN), knows_both.server_config(ALPN)));
+    refused(connect(knows_both.client_config(ALPN), knows_a.server_config(ALPN)));
 }
 
 #[test]
@@ -205,14 +178,8 @@ fn a_leaf_that_has_ended_is_refused_by_both_sides() {
     let yesterday = SystemTime::now() - DAY - DAY;
     let ended = mesh.credential_at("web", mesh.bundles(), DAY, yesterday);
     let reviews = mesh.credential("reviews");
-    refused(connect(
-        ended.client_config(ALPN),
-        reviews.server_config(ALPN),
-    ));
-    refused(connect(
-        reviews.client_config(ALPN),
-        ended.server_config(ALPN),
-    ));
+    refused(connect(ended.client_config(ALPN), reviews.server_config(ALPN)));
+    refused(connect(reviews.client_config(ALPN), ended.server_config(ALPN)));
 }
 
 #[test]
@@ -222,32 +189,17 @@ fn a_removed_root_is_refused_from_the_next_handshake_on() {
     let web = old.credential("web");
     assert!(connect(web.client_config(ALPN), reviews.server_config(ALPN)).is_ok());
     let rotated = reviews.with_bundles(new.bundles(), 2);
-    refused(connect(
-        web.client_config(ALPN),
-        rotated.server_config(ALPN),
-    ));
-    assert_eq!(
-        (rotated.generation(), rotated.identity()),
-        (2, reviews.identity())
-    );
+    refused(connect(web.client_config(ALPN), rotated.server_config(ALPN)));
+    assert_eq!((rotated.generation(), rotated.identity()), (2, reviews.identity()));
 }
 
 #[test]
 fn configurations_are_made_once_per_token_list() {
     let mesh = Mesh::new("a");
     let web = mesh.credential("web");
-    assert!(Arc::ptr_eq(
-        &web.client_config(ALPN),
-        &web.client_config(ALPN)
-    ));
-    assert!(Arc::ptr_eq(
-        &web.server_config(ALPN),
-        &web.server_config(ALPN)
-    ));
-    assert!(!Arc::ptr_eq(
-        &web.client_config(ALPN),
-        &web.client_config(&[])
-    ));
+    assert!(Arc::ptr_eq(&web.client_config(ALPN), &web.client_config(ALPN)));
+    assert!(Arc::ptr_eq(&web.server_config(ALPN), &web.server_config(ALPN)));
+    assert!(!Arc::ptr_eq(&web.client_config(ALPN), &web.client_config(&[])));
     assert!(!Arc::ptr_eq(
         &web.server_config(ALPN),
         &web.server_config_optional(ALPN)
@@ -265,10 +217,7 @@ fn a_key_that_is_not_the_leafs_makes_no_credential() {
     let result = Credential::new(chain, Key::generate().unwrap(), mesh.bundles(), 1);
     assert!(matches!(result, Err(CredentialError::OtherKey)));
     let result = Credential::new(Vec::new(), Key::generate().unwrap(), mesh.bundles(), 1);
-    assert!(matches!(
-        result,
-        Err(CredentialError::Leaf(VerifyError::Missing))
-    ));
+    assert!(matches!(result, Err(CredentialError::Leaf(VerifyError::Missing))));
 }
 
 // ---------------------------------------------------------------------------------------------- resumption
@@ -300,22 +249,13 @@ struct Resumer {
 /// A client that keeps all sessions that it is given.
 fn resumer(credential: &Credential) -> Resumer {
     let key = aws_lc_rs::sign::any_ecdsa_type(&credential.key().to_rustls()).unwrap();
-    let shows = Shows(Some(Arc::new(CertifiedKey::new(
-        credential.chain().to_vec(),
-        key,
-    ))));
+    let shows = Shows(Some(Arc::new(CertifiedKey::new(credential.chain().to_vec(), key))));
     let certificate = Arc::new(Forgetful {
         shows,
         remembers: AtomicBool::new(true),
     });
-    let config = stranger(
-        certificate.clone(),
-        Some(Arc::new(ClientSessionMemoryCache::new(32))),
-    );
-    Resumer {
-        certificate,
-        config,
-    }
+    let config = stranger(certificate.clone(), Some(Arc::new(ClientSessionMemoryCache::new(32))));
+    Resumer { certificate, config }
 }
 
 /// The server's configuration as rustls' defaults would have it: what `server_config` must not be.
@@ -337,10 +277,7 @@ fn rustls_defaults_would_resume_without_a_certificate() {
     assert!(connect(client.config.clone(), server.clone()).is_ok());
     client.certificate.remembers.store(false, Ordering::SeqCst);
     let resumed = connect(client.config.clone(), server).unwrap();
-    assert_eq!(
-        resumed.server.handshake_kind(),
-        Some(HandshakeKind::Resumed)
-    );
+    assert_eq!(resumed.server.handshake_kind(), Some(HandshakeKind::Resumed));
 }
 
 #[test]
@@ -351,11 +288,7 @@ fn a_resumed_session_without_a_certificate_is_refused() {
         resumer(&mesh.credential("web")),
     );
     let first = connect(client.config.clone(), server.clone()).unwrap();
-    assert_eq!(
-        first.client.tls13_tickets_received(),
-        0,
-        "no ticket is ever given"
-    );
+    assert_eq!(first.client.tls13_tickets_received(), 0, "no ticket is ever given");
     client.certificate.remembers.store(false, Ordering::SeqCst);
     let result = connect(client.config.clone(), server);
     assert_eq!(result.err().unwrap(), Error::NoCertificatesPresented);
@@ -370,16 +303,10 @@ fn a_session_that_is_offered_is_ignored() {
         client.certificate.remembers.store(true, Ordering::SeqCst);
         let first = connect(client.config.clone(), resuming_server(&reviews)).unwrap();
         assert_eq!(first.client.tls13_tickets_received(), 2);
-        client
-            .certificate
-            .remembers
-            .store(remembers, Ordering::SeqCst);
+        client.certificate.remembers.store(remembers, Ordering::SeqCst);
         let second = connect(client.config.clone(), reviews.server_config(&[]));
         if remembers {
-            assert_eq!(
-                second.unwrap().server.handshake_kind(),
-                Some(HandshakeKind::Full)
-            );
+            assert_eq!(second.unwrap().server.handshake_kind(), Some(HandshakeKind::Full));
         } else {
             assert_eq!(second.err().unwrap(), Error::NoCertificatesPresented);
         }
@@ -389,10 +316,7 @@ fn a_session_that_is_offered_is_ignored() {
 #[test]
 fn our_clients_resume_nothing_either() {
     let mesh = Mesh::new("a");
-    let (server, web) = (
-        resuming_server(&mesh.credential("reviews")),
-        mesh.credential("web"),
-    );
+    let (server, web) = (resuming_server(&mesh.credential("reviews")), mesh.credential("web"));
     for _ in 0..3 {
         let connected = connect(web.client_config(&[]), server.clone()).unwrap();
         assert_eq!(connected.client.handshake_kind(), Some(HandshakeKind::Full));

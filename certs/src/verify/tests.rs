@@ -1,9 +1,6 @@
 //! Hostile chains, each a good one with one thing changed. Each is refused as a server's and as a client's.
 
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use rustls::{CertificateError, Error};
 
 use super::*;
@@ -19,11 +16,7 @@ fn check(forger: &Forger, chain: &[CertificateDer<'_>]) -> Result<Identity, Veri
     let bundles = forger.bundles("a");
     let server = verify(chain, &bundles, Side::Server, now());
     let client = verify(chain, &bundles, Side::Client, now());
-    assert_eq!(
-        server.as_ref().ok(),
-        client.as_ref().ok(),
-        "both sides verify alike"
-    );
+    assert_eq!(server.as_ref().ok(), client.as_ref().ok(), "both sides verify alike");
     server
 }
 
@@ -71,25 +64,14 @@ fn no_certificate_is_no_identity() {
         Err(VerifyError::Missing)
     );
     assert_eq!(peer_identity(&[]), Err(VerifyError::Missing));
-    assert_eq!(
-        expect_identity(None, &WEB.parse().unwrap()),
-        Err(VerifyError::Missing)
-    );
+    assert_eq!(expect_identity(None, &WEB.parse().unwrap()), Err(VerifyError::Missing));
 }
 
 #[test]
 fn two_uri_names_are_refused() {
-    let error = refused(|params| {
-        params
-            .subject_alt_names
-            .push(uri("spiffe://a/ns/shop/sa/admin"))
-    });
+    let error = refused(|params| params.subject_alt_names.push(uri("spiffe://a/ns/shop/sa/admin")));
     assert_eq!(error, VerifyError::Names(2));
-    let error = refused(|params| {
-        params
-            .subject_alt_names
-            .insert(0, uri("https://example.com/"))
-    });
+    let error = refused(|params| params.subject_alt_names.insert(0, uri("https://example.com/")));
     assert_eq!(error, VerifyError::Names(2));
     let error = refused(|params| params.subject_alt_names.push(uri(WEB)));
     assert_eq!(error, VerifyError::Names(2), "the same name twice");
@@ -108,10 +90,7 @@ fn a_uri_name_that_cannot_be_read_counts_too() {
         names[1] = u8::try_from(names.len() - 2).unwrap();
         params
             .custom_extensions
-            .push(rcgen::CustomExtension::from_oid_content(
-                &[2, 5, 29, 17],
-                names,
-            ));
+            .push(rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names));
     });
     assert_eq!(error, VerifyError::Leaf("has unreadable names"));
 }
@@ -124,9 +103,7 @@ fn no_uri_name_is_refused_and_other_names_mean_nothing() {
     );
     let error = refused(|params| {
         params.subject_alt_names = vec![SanType::DnsName("web.shop.svc.a".try_into().unwrap())];
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, WEB);
+        params.distinguished_name.push(rcgen::DnType::CommonName, WEB);
     });
     assert_eq!(error, VerifyError::Names(0));
     // Beside the one identity, a DNS name neither helps nor hurts.
@@ -166,10 +143,7 @@ fn names_that_are_nearly_identities_are_refused() {
     ];
     for name in names {
         let error = refused(|params| params.subject_alt_names = vec![uri(name)]);
-        assert!(
-            matches!(error, VerifyError::Identity(_)),
-            "{name:?}: {error:?}"
-        );
+        assert!(matches!(error, VerifyError::Identity(_)), "{name:?}: {error:?}");
     }
 }
 
@@ -186,18 +160,9 @@ fn a_ca_is_no_leaf() {
 #[test]
 fn a_leaf_must_be_for_both_sides() {
     use ExtendedKeyUsagePurpose::{Any, ClientAuth, CodeSigning, ServerAuth};
-    for usages in [
-        vec![],
-        vec![ClientAuth],
-        vec![ServerAuth],
-        vec![CodeSigning],
-        vec![Any],
-    ] {
+    for usages in [vec![], vec![ClientAuth], vec![ServerAuth], vec![CodeSigning], vec![Any]] {
         let error = refused(|params| params.extended_key_usages = usages);
-        assert_eq!(
-            error,
-            VerifyError::Leaf("is not for both servers and clients")
-        );
+        assert_eq!(error, VerifyError::Leaf("is not for both servers and clients"));
     }
 }
 
@@ -213,31 +178,18 @@ fn a_leaf_must_be_for_signatures() {
 
 #[test]
 fn a_leaf_counts_only_in_its_time() {
-    let ended = refused(|params| {
-        params.not_after = time::OffsetDateTime::now_utc() - Duration::from_secs(5)
-    });
+    let ended = refused(|params| params.not_after = time::OffsetDateTime::now_utc() - Duration::from_secs(5));
     assert!(
-        matches!(
-            ended,
-            VerifyError::Chain(_, webpki::Error::CertExpired { .. })
-        ),
+        matches!(ended, VerifyError::Chain(_, webpki::Error::CertExpired { .. })),
         "{ended:?}"
     );
-    let early = refused(|params| {
-        params.not_before = time::OffsetDateTime::now_utc() + Duration::from_secs(600)
-    });
+    let early = refused(|params| params.not_before = time::OffsetDateTime::now_utc() + Duration::from_secs(600));
     assert!(
-        matches!(
-            early,
-            VerifyError::Chain(_, webpki::Error::CertNotValidYet { .. })
-        ),
+        matches!(early, VerifyError::Chain(_, webpki::Error::CertNotValidYet { .. })),
         "{early:?}"
     );
     assert!(
-        matches!(
-            certificate_error(ended),
-            CertificateError::ExpiredContext { .. }
-        ),
+        matches!(certificate_error(ended), CertificateError::ExpiredContext { .. }),
         "the peer learns why"
     );
 }
@@ -247,33 +199,20 @@ fn a_chain_of_another_root_is_refused() {
     let (ours, theirs) = (Forger::new(), Forger::new());
     // The same subject as our root, and another key.
     let forged = theirs.leaf(&good_leaf(WEB));
-    assert!(matches!(
-        check(&ours, &forged.chain),
-        Err(VerifyError::Chain(..))
-    ));
+    assert!(matches!(check(&ours, &forged.chain), Err(VerifyError::Chain(..))));
     refused_in_handshakes(&ours, &forged);
     let selfmade = {
         let (params, key) = (good_leaf(WEB), KeyPair::generate().unwrap());
         vec![params.self_signed(&key).unwrap().der().clone()]
     };
-    assert!(matches!(
-        check(&ours, &selfmade),
-        Err(VerifyError::Chain(..))
-    ));
+    assert!(matches!(check(&ours, &selfmade), Err(VerifyError::Chain(..))));
 }
 
 #[test]
 fn the_bundle_is_that_of_the_leafs_own_trust_domain() {
     let (ours, theirs) = (Forger::new(), Forger::new());
     let bundles = TrustBundles::new([ours.bundle("a"), theirs.bundle("b")]).unwrap();
-    let check = |forger: &Forger, name| {
-        verify(
-            &forger.leaf(&good_leaf(name)).chain,
-            &bundles,
-            Side::Client,
-            now(),
-        )
-    };
+    let check = |forger: &Forger, name| verify(&forger.leaf(&good_leaf(name)).chain, &bundles, Side::Client, now());
     assert!(check(&ours, WEB).is_ok());
     assert!(check(&theirs, "spiffe://b/ns/shop/sa/web").is_ok());
     assert!(
@@ -281,18 +220,13 @@ fn the_bundle_is_that_of_the_leafs_own_trust_domain() {
         "their root, our name"
     );
     assert!(
-        matches!(
-            check(&ours, "spiffe://b/ns/shop/sa/web"),
-            Err(VerifyError::Chain(..))
-        ),
+        matches!(check(&ours, "spiffe://b/ns/shop/sa/web"), Err(VerifyError::Chain(..))),
         "our root, their name"
     );
     let unknown = check(&ours, "spiffe://c/ns/shop/sa/web");
     assert_eq!(
         unknown,
-        Err(VerifyError::UnknownTrustDomain(
-            TrustDomain::new("c").unwrap()
-        ))
+        Err(VerifyError::UnknownTrustDomain(TrustDomain::new("c").unwrap()))
     );
 }
 
@@ -306,10 +240,7 @@ fn intermediates_are_followed_up_to_the_limit() {
     let forged = forger.deep_leaf(&good_leaf(WEB), CHAIN_MAX, 0);
     assert!(matches!(
         check(&forger, &forged.chain),
-        Err(VerifyError::TooLarge {
-            certificates: 5,
-            ..
-        })
+        Err(VerifyError::TooLarge { certificates: 5, .. })
     ));
     refused_in_handshakes(&forger, &forged);
 }
@@ -320,10 +251,7 @@ fn large_chains_are_not_looked_at() {
     let forged = forger.deep_leaf(&good_leaf(WEB), 2, CHAIN_BYTES_MAX / 2);
     assert!(matches!(
         check(&forger, &forged.chain),
-        Err(VerifyError::TooLarge {
-            certificates: 3,
-            ..
-        })
+        Err(VerifyError::TooLarge { certificates: 3, .. })
     ));
     refused_in_handshakes(&forger, &forged);
 }
@@ -335,33 +263,19 @@ fn a_leaf_cannot_issue_another_leaf() {
     let params = good_leaf("spiffe://a/ns/shop/sa/mallory");
     let mallory = forger.leaf_of(
         &params,
-        KeyPair::from_pkcs8_der_and_sign_algo(
-            &key.serialize_der().into(),
-            &rcgen::PKCS_ECDSA_P256_SHA256,
-        )
-        .unwrap(),
+        KeyPair::from_pkcs8_der_and_sign_algo(&key.serialize_der().into(), &rcgen::PKCS_ECDSA_P256_SHA256).unwrap(),
     );
     let victim_key = KeyPair::generate().unwrap();
     let issuer = rcgen::Issuer::new(params, key);
-    let forged = good_leaf(WEB)
-        .signed_by(&victim_key, &issuer)
-        .unwrap()
-        .der()
-        .clone();
+    let forged = good_leaf(WEB).signed_by(&victim_key, &issuer).unwrap().der().clone();
     let chain = [forged, mallory.chain[0].clone()];
-    assert!(matches!(
-        check(&forger, &chain),
-        Err(VerifyError::Chain(..))
-    ));
+    assert!(matches!(check(&forger, &chain), Err(VerifyError::Chain(..))));
 }
 
 #[test]
 fn a_key_of_another_type_is_refused() {
     let forger = Forger::new();
-    let forged = forger.leaf_of(
-        &good_leaf(WEB),
-        KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap(),
-    );
+    let forged = forger.leaf_of(&good_leaf(WEB), KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap());
     refused_in_handshakes_by_anyone(&forger, &forged);
     for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
         let other = forger.leaf_of(&good_leaf(WEB), KeyPair::generate_for(algorithm).unwrap());
@@ -385,10 +299,7 @@ fn garbage_is_refused_without_a_panic() {
     let forger = Forger::new();
     let good = forger.leaf(&good_leaf(WEB)).chain.remove(0);
     for cut in 0..good.len() {
-        assert!(
-            check(&forger, &[good[..cut].to_vec().into()]).is_err(),
-            "cut at {cut}"
-        );
+        assert!(check(&forger, &[good[..cut].to_vec().into()]).is_err(), "cut at {cut}");
     }
     let mut longer = good.to_vec();
     longer.push(0);
@@ -396,9 +307,6 @@ fn garbage_is_refused_without_a_panic() {
     for at in 0..good.len() {
         let mut flipped = good.to_vec();
         flipped[at] ^= 0x55;
-        assert!(
-            check(&forger, &[flipped.into()]).is_err(),
-            "flipped at {at}"
-        );
+        assert!(check(&forger, &[flipped.into()]).is_err(), "flipped at {at}");
     }
 }

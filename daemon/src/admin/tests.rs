@@ -17,15 +17,11 @@ fn admin() -> Admin {
     Admin::with_limits(limits)
         .get("/live", |_| text(StatusCode::OK, "live\n"))
         .get("/big", |_| text(StatusCode::OK, vec![b'x'; 32 << 20]))
-        .post("/echo", |request| {
-            text(StatusCode::OK, request.body().clone())
-        })
+        .post("/echo", |request| text(StatusCode::OK, request.body().clone()))
         .get("/probe/*", |request| {
             text(StatusCode::OK, request.uri().path().to_owned())
         })
-        .get("/local", |request| {
-            text(StatusCode::OK, is_local(request).to_string())
-        })
+        .get("/local", |request| text(StatusCode::OK, is_local(request).to_string()))
         .get_async("/slow", |_| async { std::future::pending().await })
 }
 
@@ -48,10 +44,7 @@ async fn exchange(address: SocketAddr, request: &str) -> String {
 
 #[track_caller]
 fn check(answer: &str, status: &str, body: &str) {
-    assert!(
-        answer.starts_with(&format!("HTTP/1.1 {status}")),
-        "{answer}"
-    );
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     assert!(answer.ends_with(body), "{answer}");
 }
 
@@ -69,20 +62,12 @@ async fn routes_answer_by_method_and_path() {
         "\r\n\r\n",
     );
     check(
-        &exchange(
-            address,
-            "GET /probe/web/readiness HTTP/1.1\r\nhost: x\r\n\r\n",
-        )
-        .await,
+        &exchange(address, "GET /probe/web/readiness HTTP/1.1\r\nhost: x\r\n\r\n").await,
         "200",
         "/probe/web/readiness",
     );
     check(
-        &exchange(
-            address,
-            "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi",
-        )
-        .await,
+        &exchange(address, "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi").await,
         "200",
         "hi",
     );
@@ -107,22 +92,14 @@ async fn a_body_over_the_limit_is_refused() {
         "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1025\r\n\r\n{}",
         "x".repeat(1025)
     );
-    check(
-        &exchange(serve().await, &request).await,
-        "413",
-        "too large\n",
-    );
+    check(&exchange(serve().await, &request).await, "413", "too large\n");
 }
 
 #[tokio::test]
 async fn who_is_slow_is_cut() {
     let address = serve().await;
     check(
-        &exchange(
-            address,
-            "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhi",
-        )
-        .await,
+        &exchange(address, "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhi").await,
         "408",
         "too long\n",
     );
@@ -148,10 +125,7 @@ async fn callers_that_never_read_or_never_speak_do_not_keep_others_out() {
     for n in 0..8 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         if n % 2 == 0 {
-            stream
-                .write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n")
-                .await
-                .unwrap();
+            stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         }
         held.push(stream);
     }
@@ -182,18 +156,12 @@ async fn a_unix_socket_is_for_its_user_only_and_survives_a_crash() {
     stream.read_to_string(&mut answer).await.unwrap();
     check(&answer, "200", "live\n");
     // A living one is not pushed aside.
-    assert_eq!(
-        Listener::unix(&path).unwrap_err().kind(),
-        io::ErrorKind::AddrInUse
-    );
+    assert_eq!(Listener::unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     server.abort();
     let _ = server.await;
     assert!(!path.exists());
     std::fs::write(&path, "not a socket").unwrap();
-    assert_eq!(
-        Listener::unix(&path).unwrap_err().kind(),
-        io::ErrorKind::AlreadyExists
-    );
+    assert_eq!(Listener::unix(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
 }
 
 #[test]
@@ -219,9 +187,7 @@ async fn a_request_says_where_it_comes_from() {
         ("[::1]:1", true),
         ("10.0.0.1:1", false),
     ] {
-        request
-            .extensions_mut()
-            .insert(Caller::Tcp(from.parse().unwrap()));
+        request.extensions_mut().insert(Caller::Tcp(from.parse().unwrap()));
         assert_eq!(is_local(&request), local, "{from}");
     }
 }

@@ -10,11 +10,7 @@ fn own() -> Identity {
 }
 
 fn of(trust_domain: &str) -> Caller {
-    Caller::Verified(
-        format!("spiffe://{trust_domain}/ns/shop/sa/web")
-            .parse()
-            .unwrap(),
-    )
+    Caller::Verified(format!("spiffe://{trust_domain}/ns/shop/sa/web").parse().unwrap())
 }
 
 fn inbound(mode: Mode) -> Inbound {
@@ -62,11 +58,7 @@ fn plaintext_is_let_in_where_the_mode_is_permissive_on_any_port() {
 fn plaintext_is_refused_where_the_mode_is_strict_on_any_port() {
     for port in [80, 443, 9999] {
         let result = admit(&inbound(Mode::Strict), &own(), port, Caller::Plaintext);
-        assert_eq!(
-            result,
-            Err(Reason::PlaintextRefused),
-            "{port}: declared or not"
-        );
+        assert_eq!(result, Err(Reason::PlaintextRefused), "{port}: declared or not");
     }
 }
 
@@ -90,16 +82,8 @@ fn a_foreign_trust_domain_is_let_in_only_on_ports_exported_to_it_in_any_mode() {
             refused,
             "exported to another"
         );
-        assert_eq!(
-            admit(&inbound(mode), &own(), 80, of("b")),
-            refused,
-            "not exported"
-        );
-        assert_eq!(
-            admit(&inbound(mode), &own(), 9999, of("b")),
-            refused,
-            "not declared"
-        );
+        assert_eq!(admit(&inbound(mode), &own(), 80, of("b")), refused, "not exported");
+        assert_eq!(admit(&inbound(mode), &own(), 9999, of("b")), refused, "not declared");
     }
 }
 
@@ -118,15 +102,9 @@ fn a_policy_refuses_what_it_covers_whoever_calls() {
     let mut one = inbound(Mode::Permissive);
     one.policies = vec![policy(&[443])];
     for caller in [of("a"), of("b"), Caller::Plaintext] {
-        assert_eq!(
-            admit(&one, &own(), 443, caller),
-            Err(Reason::PolicyUnsupported)
-        );
+        assert_eq!(admit(&one, &own(), 443, caller), Err(Reason::PolicyUnsupported));
     }
-    assert!(
-        admit(&one, &own(), 80, of("a")).is_ok(),
-        "what it does not cover"
-    );
+    assert!(admit(&one, &own(), 80, of("a")).is_ok(), "what it does not cover");
     let mut all = inbound(Mode::Permissive);
     all.policies = vec![policy(&[81]), policy(&[])];
     for port in [80, 443, 9999] {
@@ -146,8 +124,5 @@ fn a_policy_never_makes_strict_or_foreign_weaker() {
         admit(&strict, &own(), 80, Caller::Plaintext),
         Err(Reason::PlaintextRefused)
     );
-    assert_eq!(
-        admit(&strict, &own(), 80, of("b")),
-        Err(Reason::ForeignTrustDomain)
-    );
+    assert_eq!(admit(&strict, &own(), 80, of("b")), Err(Reason::ForeignTrustDomain));
 }

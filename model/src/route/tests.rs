@@ -29,8 +29,7 @@ fn get(target: &str) -> Request {
 
 impl Request {
     fn with(mut self, name: &'static str, value: &[u8]) -> Self {
-        self.headers
-            .append(name, HeaderValue::from_bytes(value).unwrap());
+        self.headers.append(name, HeaderValue::from_bytes(value).unwrap());
         self
     }
 
@@ -72,11 +71,7 @@ fn an_exact_path_is_the_whole_path() {
         &["/a/", "/", "/A", "/a/b", "/ab", "", "/%61", "a"],
     );
     check_path(&PathMatch::Exact("/".to_owned()), &["/"], &["/a", "", "//"]);
-    check_path(
-        &PathMatch::Exact("/a/".to_owned()),
-        &["/a/"],
-        &["/a", "/a//"],
-    );
+    check_path(&PathMatch::Exact("/a/".to_owned()), &["/a/"], &["/a", "/a//"]);
 }
 
 #[test]
@@ -116,11 +111,7 @@ fn a_regular_expression_covers_the_whole_path() {
         &["/v1/", "/v2/a/b"],
         &["/v3/", "/v1", "/x/v1/", "v1/"],
     );
-    check_path(
-        &PathMatch::Regex(regex("/a|/b")),
-        &["/a", "/b"],
-        &["/ab", "/a/b", "/"],
-    );
+    check_path(&PathMatch::Regex(regex("/a|/b")), &["/a", "/b"], &["/ab", "/a/b", "/"]);
 }
 
 fn on_header(name: &'static str, value: ValueMatch) -> Match {
@@ -135,10 +126,7 @@ fn a_header_must_be_there_and_be_equal() {
     let exact = on_header("x-user", ValueMatch::Exact("ann".to_owned()));
     assert!(exact.matches(&get("/").with("x-user", b"ann").head()));
     for value in [&b"Ann"[..], b"anna", b"", b"ann ", b"bob"] {
-        assert!(
-            !exact.matches(&get("/").with("x-user", value).head()),
-            "{value:?}"
-        );
+        assert!(!exact.matches(&get("/").with("x-user", value).head()), "{value:?}");
     }
     assert!(!exact.matches(&get("/").head()), "it is not there");
     assert!(!exact.matches(&get("/").with("x-other", b"ann").head()));
@@ -153,9 +141,7 @@ fn a_header_must_be_there_and_be_equal() {
 #[test]
 fn repeated_headers_are_one_value() {
     let repeated = || get("/").with("x-user", b"ann").with("x-user", b"bob");
-    assert!(
-        on_header("x-user", ValueMatch::Exact("ann,bob".to_owned())).matches(&repeated().head())
-    );
+    assert!(on_header("x-user", ValueMatch::Exact("ann,bob".to_owned())).matches(&repeated().head()));
     for part in ["ann", "bob", "bob,ann", "ann, bob"] {
         assert!(
             !on_header("x-user", ValueMatch::Exact(part.to_owned())).matches(&repeated().head()),
@@ -171,23 +157,14 @@ fn bytes_that_are_no_text_match_nothing() {
     let any = on_header("x-user", ValueMatch::Regex(regex("(?s).*")));
     assert!(any.matches(&get("/").with("x-user", b"ann").head()));
     assert!(!any.matches(&get("/").with("x-user", b"\xff").head()));
-    assert!(
-        !any.matches(
-            &get("/")
-                .with("x-user", b"ann")
-                .with("x-user", b"\xff")
-                .head()
-        )
-    );
+    assert!(!any.matches(&get("/").with("x-user", b"ann").with("x-user", b"\xff").head()));
 }
 
 #[test]
 fn all_headers_must_match() {
     let mut both = on_header("x-user", ValueMatch::Exact("ann".to_owned()));
-    both.headers.push((
-        HeaderName::from_static("x-beta"),
-        ValueMatch::Exact("1".to_owned()),
-    ));
+    both.headers
+        .push((HeaderName::from_static("x-beta"), ValueMatch::Exact("1".to_owned())));
     assert!(both.matches(&get("/").with("x-user", b"ann").with("x-beta", b"1").head()));
     assert!(!both.matches(&get("/").with("x-user", b"ann").head()));
     assert!(!both.matches(&get("/").with("x-user", b"ann").with("x-beta", b"2").head()));
@@ -206,22 +183,12 @@ fn query_parameters_are_decoded_and_the_first_counts() {
     assert!(!matches("a", "2", "/?a=1&a=2"), "not the second");
     assert!(!matches("a", "1", "/?A=1") && !matches("a", "1", "/?aa=1") && !matches("a", "1", "/"));
     assert!(matches("a", "", "/?a") && matches("a", "", "/?a="));
-    assert!(
-        !matches("a", "", "/?") && !matches("a", "", "/?b"),
-        "not there"
-    );
+    assert!(!matches("a", "", "/?") && !matches("a", "", "/?b"), "not there");
     assert!(matches("a", "x=y", "/?a=x=y"));
     assert!(matches("a b", "ä&=", "/?a+b=%C3%A4%26%3D"));
     assert!(matches("a", "1+1", "/?a=1%2B1") && !matches("a", "1+1", "/?a=1+1"));
-    assert!(
-        matches("a", "%", "/?a=%")
-            && matches("a", "%4", "/?a=%4")
-            && matches("a", "%zz", "/?a=%zz")
-    );
-    assert!(
-        matches("a", "\u{fffd}", "/?a=%ff"),
-        "bytes that are no text"
-    );
+    assert!(matches("a", "%", "/?a=%") && matches("a", "%4", "/?a=%4") && matches("a", "%zz", "/?a=%zz"));
+    assert!(matches("a", "\u{fffd}", "/?a=%ff"), "bytes that are no text");
     let pattern = Match {
         query: vec![("a".to_owned(), ValueMatch::Regex(regex("[0-9]+")))],
         ..Match::default()
@@ -349,11 +316,7 @@ fn check_shares(weights: &[u32]) {
     let rule = rule("/", weights);
     let total: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
     let mut before = 0;
-    for (index, &weight) in weights
-        .iter()
-        .enumerate()
-        .filter(|(_, weight)| **weight > 0)
-    {
+    for (index, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
         // The whole range from this backend's first number to its last: no gap, no overlap.
         let first = first_of(before, total);
         before += u64::from(weight);
