@@ -87,9 +87,7 @@ pub(crate) async fn start(plan: &InitPlan, net: &PodNet, log: &LogFile) -> io::R
                 | CloneFlags::CLONE_NEWUTS;
             unshare(namespaces).context("making a container's namespaces")?;
             let _guard = runtime.enter();
-            command
-                .spawn()
-                .context("starting a container's first process")
+            command.spawn().context("starting a container's first process")
         })
         .await?;
     if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
@@ -112,9 +110,7 @@ pub(crate) async fn start(plan: &InitPlan, net: &PodNet, log: &LogFile) -> io::R
             })
         }
         Some(("failed", why)) => Err(io::Error::other(why.to_owned())),
-        _ => Err(io::Error::other(
-            "its first process ended before the command ran",
-        )),
+        _ => Err(io::Error::other("its first process ended before the command ran")),
     }
 }
 

@@ -16,9 +16,7 @@ pub const FILE_LIMIT: u64 = 10 << 20;
 
 /// The log file of a container below the logs' directory.
 pub fn file(logs: &Path, namespace: &str, pod: &str, container: &str) -> PathBuf {
-    logs.join(namespace)
-        .join(pod)
-        .join(format!("{container}.log"))
+    logs.join(namespace).join(pod).join(format!("{container}.log"))
 }
 
 /// The file's rotated part.

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
-    mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_bind_recursive,
+    mount_change, mount_remount, move_mount, open_tree,
 };
 
 /// Adds the step to an error, as `step: cause`.
@@ -31,11 +31,7 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
 
 /// From here on nothing that is mounted shows outside, nor the other way round.
 pub(crate) fn make_private() -> io::Result<()> {
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .context("making the mounts private")
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making the mounts private")
 }
 
 /// A new tmpfs with these options (`mode=`, `size=`).
@@ -55,29 +51,18 @@ pub(crate) fn proc(target: &Path) -> io::Result<()> {
 
 /// `source` shows at `target` too.
 pub(crate) fn bind(source: &Path, target: &Path) -> io::Result<()> {
-    mount_bind(source, target).context(&format!(
-        "binding {} to {}",
-        source.display(),
-        target.display()
-    ))
+    mount_bind(source, target).context(&format!("binding {} to {}", source.display(), target.display()))
 }
 
 /// `source` and all that is mounted below it shows at `target` too.
 pub(crate) fn bind_recursive(source: &Path, target: &Path) -> io::Result<()> {
-    mount_bind_recursive(source, target).context(&format!(
-        "binding {} to {}",
-        source.display(),
-        target.display()
-    ))
+    mount_bind_recursive(source, target).context(&format!("binding {} to {}", source.display(), target.display()))
 }
 
 /// An open program shows, read-only, at `target`, which is made.
 pub(crate) fn bind_program(program: &File, target: &Path) -> io::Result<()> {
     File::create(target).context(&format!("making {}", target.display()))?;
-    bind(
-        Path::new(&format!("/proc/self/fd/{}", program.as_raw_fd())),
-        target,
-    )?;
+    bind(Path::new(&format!("/proc/self/fd/{}", program.as_raw_fd())), target)?;
     read_only(target)
 }
 
@@ -95,9 +80,7 @@ pub(crate) fn harmless(target: &Path) -> io::Result<()> {
 
 /// A copy of the mount that `at` (an open file or directory) is on, from there downwards, not attached anywhere.
 pub(crate) fn clone_tree(at: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }

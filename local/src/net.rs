@@ -126,11 +126,7 @@ impl Net {
     /// The range is used up, or the kernel's answer.
     pub async fn pod(&self) -> io::Result<PodNet> {
         let (index, addresses) = {
-            let mut pool = self
-                .shared
-                .pool
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut pool = self.shared.pool.lock().unwrap_or_else(PoisonError::into_inner);
             pool.take()?
         };
         let mut pod = Pod {
@@ -145,8 +141,7 @@ impl Net {
             unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
             links::pod_settings()?;
             let _guard = runtime.enter();
-            let namespace =
-                File::open("/proc/thread-self/ns/net").context("opening a network namespace")?;
+            let namespace = File::open("/proc/thread-self/ns/net").context("opening a network namespace")?;
             Ok((namespace, Netlink::open().context("opening netlink")?))
         })
         .await?;
@@ -159,9 +154,7 @@ impl Net {
             shared.settings.v4.prefix_len(),
             shared.settings.v6.map_or(128, |range| range.prefix_len()),
         );
-        netlink
-            .pod("eth0", &addresses, prefixes, &self.gateway())
-            .await?;
+        netlink.pod("eth0", &addresses, prefixes, &self.gateway()).await?;
         pod.namespace = Some(namespace);
         Ok(PodNet(Arc::new(pod)))
     }
@@ -208,15 +201,11 @@ impl PodNet {
     ///
     /// # Errors
     /// The namespace could not be entered, or what `work` returned.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
         let pod = Arc::clone(&self.0);
         on_thread(move || {
             let namespace = pod.namespace.as_ref().expect("set before a PodNet exists");
-            setns(namespace, CloneFlags::CLONE_NEWNET)
-                .context("entering a pod's network namespace")?;
+            setns(namespace, CloneFlags::CLONE_NEWNET).context("entering a pod's network namespace")?;
             work()
         })
         .await
@@ -227,10 +216,7 @@ impl PodNet {
     /// # Errors
     /// The last refusal.
     pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
-        let loopback = [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ];
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for ip in loopback.into_iter().chain(self.addresses().all()) {
             let runtime = tokio::runtime::Handle::current();
@@ -256,12 +242,10 @@ pub(crate) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (send, receive) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("namespace".into())
-        .spawn(move || {
-            // Nobody waits any more if the caller was cancelled.
-            let _ = send.send(work());
-        })?;
+    std::thread::Builder::new().name("namespace".into()).spawn(move || {
+        // Nobody waits any more if the caller was cancelled.
+        let _ = send.send(work());
+    })?;
     receive
         .await
         .unwrap_or_else(|_| Err(io::Error::other("a namespace thread ended early")))

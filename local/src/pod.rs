@@ -176,11 +176,7 @@ impl PodHandle {
     ///
     /// # Errors
     /// There is no such volume, or the files could not be written; the old ones are still there then.
-    pub async fn update_volume(
-        &self,
-        volume: &str,
-        files: &[FileEntry],
-    ) -> Result<(), RuntimeError> {
+    pub async fn update_volume(&self, volume: &str, files: &[FileEntry]) -> Result<(), RuntimeError> {
         let volumes = self
             .shared
             .volumes
@@ -188,21 +184,14 @@ impl PodHandle {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let (name, files) = (volume.to_owned(), files.to_vec());
-        let work = tokio::task::spawn_blocking(move || {
-            volumes.and_then(|volumes| volumes.update(&name, &files))
-        });
+        let work = tokio::task::spawn_blocking(move || volumes.and_then(|volumes| volumes.update(&name, &files)));
         match work.await {
-            Ok(Some(done)) => {
-                done.map_err(|source| self.step(format!("updating the volume {volume:?}"), source))
-            }
+            Ok(Some(done)) => done.map_err(|source| self.step(format!("updating the volume {volume:?}"), source)),
             Ok(None) => Err(RuntimeError::NoVolume {
                 pod: self.name(),
                 volume: volume.to_owned(),
             }),
-            Err(error) => Err(self.step(
-                format!("updating the volume {volume:?}"),
-                io::Error::other(error),
-            )),
+            Err(error) => Err(self.step(format!("updating the volume {volume:?}"), io::Error::other(error))),
         }
     }
 
@@ -253,12 +242,7 @@ impl PodHandle {
             });
         };
         let started = container::exec(live.pidfd, live.init, plan).await;
-        started.map_err(|source| {
-            self.step(
-                format!("running a command in the container {container}"),
-                source,
-            )
-        })
+        started.map_err(|source| self.step(format!("running a command in the container {container}"), source))
     }
 
     /// Opens a TCP connection to `port` from within the pod (see [`PodNet::dial`]).

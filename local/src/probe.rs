@@ -51,11 +51,7 @@ pub(crate) async fn watch<F: Future<Output = ()>>(
             Ok(()) => (true, String::new()),
             Err(why) => (false, why),
         };
-        let verdict = if well || counts {
-            judge.record(well)
-        } else {
-            None
-        };
+        let verdict = if well || counts { judge.record(well) } else { None };
         if let Some(verdict) = verdict {
             said(verdict, why).await;
             if judge.is_final() {

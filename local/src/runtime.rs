@@ -69,17 +69,12 @@ impl Runtime {
         // What an earlier run left behind; memory went with it.
         match fs::remove_dir_all(&settings.volumes) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(step(format!("emptying {}", settings.volumes.display()))(
-                    error,
-                ));
+                return Err(step(format!("emptying {}", settings.volumes.display()))(error));
             }
             _ => {}
         }
         for dir in [&settings.volumes, &settings.logs] {
-            let made = fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir);
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(step(format!("making {}", dir.display())))?;
         }
         let read = |path: &str| fs::read_to_string(path).map_err(step(format!("reading {path}")));
@@ -101,10 +96,7 @@ impl Runtime {
         plan.validate()?;
         let name = format!("{}/{}", plan.namespace, plan.name);
         let shared = Arc::clone(&self.shared);
-        let made = tokio::task::spawn_blocking(move || {
-            pod::start(plan, net, &shared.settings, &shared.accounts)
-        })
-        .await;
+        let made = tokio::task::spawn_blocking(move || pod::start(plan, net, &shared.settings, &shared.accounts)).await;
         let (handle, task) = made
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|source| RuntimeError::Step {

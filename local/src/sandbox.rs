@@ -77,26 +77,16 @@ impl Sandbox {
         let (outside, inside) = Control::pair().map_err(step("making a socket pair"))?;
         let mut command = Command::new("/proc/self/exe");
         // A process group of its own: Ctrl-C on the terminal reaches the caller, who then asks for an orderly end.
-        command
-            .arg(stage::STAGE)
-            .arg("room")
-            .stdin(inside)
-            .process_group(0);
+        command.arg(stage::STAGE).arg("room").stdin(inside).process_group(0);
         stage::attach(&mut command, settings).map_err(step("encoding the sandbox's settings"))?;
-        let room = command
-            .spawn()
-            .map_err(step("starting this program again"))?;
+        let room = command.spawn().map_err(step("starting this program again"))?;
         drop(command); // holds the other end of the wire
         let sandbox = Self {
             room,
             control: outside,
             relay: settings.relay,
         };
-        match sandbox
-            .control
-            .receive()
-            .map_err(step("waiting for the sandbox"))?
-        {
+        match sandbox.control.receive().map_err(step("waiting for the sandbox"))? {
             Some(Message::Ready) => Ok(sandbox),
             Some(Message::Failed(message)) => Err(SandboxError::Inside { message }),
             _ => Err(SandboxError::Inside {

@@ -26,10 +26,7 @@ const PARTS: usize = 12;
 /// Runs the hidden command that `argv` (with the program's name first) asks for, if it does. Must be called first thing
 /// in `main`, before any thread exists. `supervisors` are the functions that [`crate::sandbox::Settings::supervisor`]
 /// can name.
-pub fn main(
-    argv: impl IntoIterator<Item = OsString>,
-    supervisors: &[(&str, Supervisor)],
-) -> Option<ExitCode> {
+pub fn main(argv: impl IntoIterator<Item = OsString>, supervisors: &[(&str, Supervisor)]) -> Option<ExitCode> {
     let mut argv = argv.into_iter().skip(1);
     if argv.next()? != STAGE {
         return None;

@@ -84,10 +84,7 @@ impl Volumes {
         let path = self.path(&volume.name);
         match &volume.source {
             VolumeSource::EmptyDir { memory, size_limit } => {
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(&path)?;
+                DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
                 if *memory {
                     let size = size_limit.unwrap_or(MEMORY_SIZE).max(4096);
                     mounts::tmpfs(&path, &format!("mode=0777,size={size}"))?;
@@ -96,24 +93,15 @@ impl Volumes {
                 chown(&path, None, self.fs_group)?;
                 fs::set_permissions(
                     &path,
-                    Permissions::from_mode(if self.fs_group.is_some() {
-                        0o2777
-                    } else {
-                        0o777
-                    }),
+                    Permissions::from_mode(if self.fs_group.is_some() { 0o2777 } else { 0o777 }),
                 )
             }
             VolumeSource::Files { files, owner } => {
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(&path)?;
+                DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
                 fs::set_permissions(&path, Permissions::from_mode(0o755))?;
                 swap_files(&path, files, *owner, self.fs_group)
             }
-            VolumeSource::Bind { path } => fs::metadata(path)
-                .map(|_| ())
-                .context(&path.display().to_string()),
+            VolumeSource::Bind { path } => fs::metadata(path).map(|_| ()).context(&path.display().to_string()),
         }
     }
 
@@ -124,10 +112,7 @@ impl Volumes {
             return None;
         };
         if let Some(file) = files.iter().find(|file| !file.is_well_placed()) {
-            let message = format!(
-                "{}: must be a relative path without `..`",
-                file.path.display()
-            );
+            let message = format!("{}: must be a relative path without `..`", file.path.display());
             return Some(Err(io::Error::new(io::ErrorKind::InvalidInput, message)));
         }
         let _one = self.swap.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,12 +134,7 @@ impl Drop for Volumes {
 }
 
 /// Writes a new version beside the present one and swaps them; on an error the present one stays.
-fn swap_files(
-    volume: &Path,
-    files: &[FileEntry],
-    owner: Option<u32>,
-    group: Option<u32>,
-) -> io::Result<()> {
+fn swap_files(volume: &Path, files: &[FileEntry], owner: Option<u32>, group: Option<u32>) -> io::Result<()> {
     let data = volume.join("..data");
     let old = fs::read_link(&data).ok();
     let number = old
@@ -175,8 +155,7 @@ fn swap_files(
         let _ = fs::remove_dir_all(&version); // the error counts, not what is left of it
         return Err(error);
     }
-    let tops: BTreeSet<&std::ffi::OsStr> =
-        files.iter().filter_map(|file| first(&file.path)).collect();
+    let tops: BTreeSet<&std::ffi::OsStr> = files.iter().filter_map(|file| first(&file.path)).collect();
     for top in &tops {
         match symlink(Path::new("..data").join(top), volume.join(top)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -193,31 +172,18 @@ fn swap_files(
     for entry in fs::read_dir(volume)? {
         let entry = entry?.file_name();
         let is_version = entry.to_string_lossy().starts_with("..v");
-        if is_version && entry != *name && old.as_ref().is_none_or(|old| entry != *old.as_os_str())
-        {
+        if is_version && entry != *name && old.as_ref().is_none_or(|old| entry != *old.as_os_str()) {
             remove_if_there(&volume.join(entry))?;
         }
     }
     Ok(())
 }
 
-fn write_version(
-    version: &Path,
-    files: &[FileEntry],
-    owner: Option<u32>,
-    group: Option<u32>,
-) -> io::Result<()> {
+fn write_version(version: &Path, files: &[FileEntry], owner: Option<u32>, group: Option<u32>) -> io::Result<()> {
     make_dir(version)?;
     for file in files {
         let path = version.join(&file.path);
-        for dir in file
-            .path
-            .ancestors()
-            .skip(1)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-        {
+        for dir in file.path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
             let dir = version.join(dir);
             if !dir.exists() {
                 make_dir(&dir)?;
@@ -280,10 +246,7 @@ mod tests {
     #[test]
     fn all_files_change_at_once_and_all_but_the_last_version_go() {
         let dir = tempfile::tempdir().unwrap();
-        swap(
-            dir.path(),
-            &[entry("a", "1"), entry("deep/b", "1"), entry("gone", "1")],
-        );
+        swap(dir.path(), &[entry("a", "1"), entry("deep/b", "1"), entry("gone", "1")]);
         let before = fs::read_link(dir.path().join("..data")).unwrap();
         let held = fs::File::open(dir.path().join("a")).unwrap();
         swap(dir.path(), &[entry("a", "2"), entry("deep/b", "2")]);
@@ -305,15 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         swap(dir.path(), &[entry("a", "1")]);
         // The same name as a file and as a directory.
-        assert!(
-            swap_files(
-                dir.path(),
-                &[entry("a", "2"), entry("a/b", "2")],
-                None,
-                None
-            )
-            .is_err()
-        );
+        assert!(swap_files(dir.path(), &[entry("a", "2"), entry("a/b", "2")], None, None).is_err());
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "1");
         swap(dir.path(), &[entry("a", "3")]);
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "3");

@@ -15,10 +15,9 @@ use weft_model::reason::Reason;
 
 use crate::config::Settings;
 
-/// Data that is not acknowledged for so long ends a connection: a node that is gone sends no reset.
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// The same where little is sent. Not elsewhere: the kernel counts the time that the other side takes nothing as well, and an
-/// app may well pause for some seconds in the middle of an upload.
+/// Data that is not acknowledged for so long ends a connection that carries little: a node that is gone sends no reset. Not
+/// elsewhere: the kernel counts the time that the other side takes nothing as well, and an app may pause in the middle of an
+/// upload or a stream for as long as it likes.
 const USER_TIMEOUT_HEADS: Duration = Duration::from_secs(3);
 /// Silence after which the kernel asks whether the other side is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -143,8 +142,7 @@ impl Dialer {
 /// What holds for every connection: no delay, and an end when the other side is gone.
 pub fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))
 }
 
 #[cfg(test)]
@@ -174,10 +172,10 @@ mod tests {
     #[tokio::test]
     async fn what_carries_heads_is_given_up_sooner_and_what_carries_bodies_is_not() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        for (carries, want) in [(Carries::Heads, USER_TIMEOUT_HEADS), (Carries::Bodies, USER_TIMEOUT)] {
+        for (carries, want) in [(Carries::Heads, Some(USER_TIMEOUT_HEADS)), (Carries::Bodies, None)] {
             let socket = DIALER.tcp(listener.local_addr().unwrap(), None).await.unwrap();
             carries.tune(&socket).unwrap();
-            assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), Some(want));
+            assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), want);
         }
     }
 

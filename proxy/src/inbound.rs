@@ -321,6 +321,8 @@ fn context(worker: &Worker, caller: &Caller, hop: Option<Hop>, app: SocketAddr) 
     ServeContext {
         limits: Limits {
             idle_time,
+            // A stranger may not trickle a body for ever; a peer's app may stream as slowly as it likes.
+            body_time: matches!(caller, Caller::Plaintext).then_some(crate::http::limits::BODY_TIME),
             ..Limits::default()
         },
         closing: worker.inbound_closing(),

@@ -67,9 +67,7 @@ impl Exec {
     pub async fn wait(&mut self) -> i32 {
         match &mut self.ended {
             Ok(child) => match child.wait().await {
-                Ok(status) => status
-                    .code()
-                    .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+                Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
                 Err(_) => 255,
             },
             Err(code) => *code,
@@ -78,11 +76,7 @@ impl Exec {
 }
 
 /// Runs a command in the container behind `pidfd`, which was started from `init`.
-pub(crate) async fn exec(
-    pidfd: Arc<OwnedFd>,
-    init: Arc<InitPlan>,
-    plan: ExecPlan,
-) -> io::Result<Exec> {
+pub(crate) async fn exec(pidfd: Arc<OwnedFd>, init: Arc<InitPlan>, plan: ExecPlan) -> io::Result<Exec> {
     let runtime = tokio::runtime::Handle::current();
     on_thread(move || {
         unshare(CloneFlags::CLONE_FS).context("separating a thread")?;
@@ -101,26 +95,16 @@ pub(crate) async fn exec(
 }
 
 fn run(init: &InitPlan, plan: ExecPlan) -> io::Result<Exec> {
-    let (program, arguments) = plan
-        .command
-        .split_first()
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let (program, arguments) = plan.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let (mut command, terminal, mut complaints) = match plan.stdio {
-        ExecStdio::Fds {
-            stdin,
-            stdout,
-            stderr,
-        } => {
+        ExecStdio::Fds { stdin, stdout, stderr } => {
             let mut command = Command::new(program);
             let complaints = stderr
                 .as_ref()
                 .map(OwnedFd::try_clone)
                 .transpose()?
                 .map(std::fs::File::from);
-            command
-                .stdin(stdio(stdin))
-                .stdout(stdio(stdout))
-                .stderr(stdio(stderr));
+            command.stdin(stdio(stdin)).stdout(stdio(stdout)).stderr(stdio(stderr));
             (command, None, complaints)
         }
         ExecStdio::Terminal { rows, columns } => {
@@ -135,27 +119,16 @@ fn run(init: &InitPlan, plan: ExecPlan) -> io::Result<Exec> {
                     ws_ypixel: 0,
                 },
             )?;
-            let ours = ioctl_tiocgptpeer(
-                &master,
-                OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-            )?;
+            let ours = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
             // A session can only be begun, and get its terminal, from inside the new process.
             let mut command = Command::new("/proc/self/exe");
             command.arg(stage::STAGE).arg("terminal").arg(program);
-            command
-                .stdin(ours.try_clone()?)
-                .stdout(ours.try_clone()?)
-                .stderr(ours);
+            command.stdin(ours.try_clone()?).stdout(ours.try_clone()?).stderr(ours);
             (command, Some(master), None)
         }
     };
     command.args(arguments).env_clear().kill_on_drop(true);
-    command.envs(
-        init.env
-            .iter()
-            .chain(&plan.env)
-            .map(|(key, value)| (key, value)),
-    );
+    command.envs(init.env.iter().chain(&plan.env).map(|(key, value)| (key, value)));
     let ended = match command.spawn() {
         Ok(child) => Ok(child),
         Err(error) => {
@@ -184,12 +157,10 @@ fn code_of(error: &io::Error) -> i32 {
 
 /// Begins a session on the terminal that is standard input, and becomes the command.
 pub(crate) fn terminal(command: Vec<OsString>) -> ExitCode {
-    let begun = nix::unistd::setsid()
-        .map_err(io::Error::from)
-        .and_then(|_| {
-            rustix::process::ioctl_tiocsctty(io::stdin().as_fd())?;
-            Ok(())
-        });
+    let begun = nix::unistd::setsid().map_err(io::Error::from).and_then(|_| {
+        rustix::process::ioctl_tiocsctty(io::stdin().as_fd())?;
+        Ok(())
+    });
     if let Err(error) = begun {
         eprintln!("weft exec: beginning a session: {error}");
         return ExitCode::from(126);

@@ -8,10 +8,9 @@ use std::io;
 use rustix::fs::Mode;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
-    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +45,7 @@ impl Identity {
         set_exactly(kept, kept).context("dropping capabilities")?;
         clear_ambient_capability_set().context("clearing the ambient set")?;
         for capability in &self.capabilities {
-            configure_capability_in_ambient_set(bit(*capability), true)
-                .context("keeping a capability over exec")?;
+            configure_capability_in_ambient_set(bit(*capability), true).context("keeping a capability over exec")?;
         }
         set_no_new_privs(true).context("setting no_new_privs")?;
         rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -23,10 +23,7 @@ use crate::stage;
 /// The container's first process. Tells its supervisor, on what it was given as standard input, `started <pid>` or
 /// `failed <why>`, and at last `signal <number>` if a signal ended the command.
 pub(crate) fn init() -> ExitCode {
-    let supervisor = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map(UnixStream::from);
+    let supervisor = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let Ok(mut supervisor) = supervisor else {
         return ExitCode::FAILURE;
     };
@@ -44,11 +41,7 @@ pub(crate) fn init() -> ExitCode {
             ExitCode::from(code)
         }
         Err(error) => {
-            let _ = writeln!(
-                supervisor,
-                "failed {}",
-                error.to_string().replace('\n', " ")
-            );
+            let _ = writeln!(supervisor, "failed {}", error.to_string().replace('\n', " "));
             ExitCode::from(128)
         }
     }
@@ -65,8 +58,7 @@ fn start() -> io::Result<(Pid, u32)> {
     nix::unistd::sethostname(&plan.hostname).context("setting the hostname")?;
     // A thread, because it gives its rights away: this process keeps one, to signal its child.
     let started = std::thread::spawn(move || run(&plan, &host_proc)).join();
-    let started =
-        started.unwrap_or_else(|_| Err(io::Error::other("starting the command panicked")))?;
+    let started = started.unwrap_or_else(|_| Err(io::Error::other("starting the command panicked")))?;
     keep_only_kill()?;
     Ok(started)
 }
@@ -74,15 +66,12 @@ fn start() -> io::Result<(Pid, u32)> {
 fn run(plan: &InitPlan, host_proc: &File) -> io::Result<(Pid, u32)> {
     plan.identity.assume()?;
     // The command inherits this thread's mask. What comes meanwhile may be lost, so `reap` looks before it waits.
-    SigSet::all()
-        .thread_unblock()
-        .context("unblocking signals")?;
+    SigSet::all().thread_unblock().context("unblocking signals")?;
     let (program, arguments) = plan
         .command
         .split_first()
         .ok_or_else(|| io::Error::other("there is no command"))?;
-    std::env::set_current_dir(&plan.working_dir)
-        .context(&format!("workingDir {}", plan.working_dir.display()))?;
+    std::env::set_current_dir(&plan.working_dir).context(&format!("workingDir {}", plan.working_dir.display()))?;
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -91,25 +80,18 @@ fn run(plan: &InitPlan, host_proc: &File) -> io::Result<(Pid, u32)> {
         .process_group(0)
         .spawn()
         .context(&format!("running {program}"))?;
-    Ok((
-        Pid::from_raw(child.id().cast_signed()),
-        host_pid_of_child(host_proc)?,
-    ))
+    Ok((Pid::from_raw(child.id().cast_signed()), host_pid_of_child(host_proc)?))
 }
 
 /// The only child of this thread, as the host numbers it.
 fn host_pid_of_child(host_proc: &File) -> io::Result<u32> {
-    let thread =
-        readlinkat(host_proc, "thread-self", Vec::new()).context("its own number on the host")?;
+    let thread = readlinkat(host_proc, "thread-self", Vec::new()).context("its own number on the host")?;
     let path = [thread.as_bytes(), b"/children"].concat();
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mut children = String::new();
     File::from(openat(host_proc, path, flags, Mode::empty()).context("its children on the host")?)
         .read_to_string(&mut children)?;
-    let first = children
-        .split_whitespace()
-        .next()
-        .and_then(|pid| pid.parse().ok());
+    let first = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
     first.ok_or_else(|| io::Error::other("the command's number on the host is unknown"))
 }
 
@@ -136,9 +118,7 @@ fn reap_all(app: Pid) -> Option<(u8, Option<i32>)> {
     let mut ended = None;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == app => {
-                ended = Some((code.to_le_bytes()[0], None))
-            }
+            Ok(WaitStatus::Exited(pid, code)) if pid == app => ended = Some((code.to_le_bytes()[0], None)),
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == app => {
                 let number = signal as i32;
                 ended = Some(((128 + number).to_le_bytes()[0], Some(number)));

@@ -43,11 +43,9 @@ impl Accounts {
     }
 
     fn has_group(&self, gid: u32) -> bool {
-        self.group.lines().any(|line| {
-            line.split(':')
-                .nth(2)
-                .is_some_and(|field| field.parse() == Ok(gid))
-        })
+        self.group
+            .lines()
+            .any(|line| line.split(':').nth(2).is_some_and(|field| field.parse() == Ok(gid)))
     }
 }
 
@@ -131,16 +129,8 @@ fn identity(
     if known.is_none() {
         let _infallible = writeln!(passwd, "{name}:x:{uid}:{gid}::{}:/bin/sh", home.display());
     }
-    let groups: Vec<u32> = container
-        .groups
-        .iter()
-        .copied()
-        .chain(pod.fs_group)
-        .collect();
-    for (index, gid) in std::iter::once(gid)
-        .chain(groups.iter().copied())
-        .enumerate()
-    {
+    let groups: Vec<u32> = container.groups.iter().copied().chain(pod.fs_group).collect();
+    for (index, gid) in std::iter::once(gid).chain(groups.iter().copied()).enumerate() {
         if !accounts.has_group(gid) {
             let group_name = if index == 0 && known.is_none() {
                 name.clone()
@@ -194,8 +184,7 @@ fn environment(hostname: &str, home: &Path, wanted: &[(String, String)]) -> Vec<
 }
 
 fn hosts(pod: &PodPlan, addresses: &PodAddresses) -> String {
-    let mut text =
-        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for ip in addresses.all() {
         let _infallible = writeln!(text, "{ip}\t{}", pod.hostname);
     }
@@ -228,8 +217,7 @@ mod tests {
     use crate::spec::Capability;
     use crate::spec::tests::pod;
 
-    const PASSWD: &str =
-        "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:34:www:/var/www:/usr/sbin/nologin";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:34:www:/var/www:/usr/sbin/nologin";
 
     fn plan(change: impl FnOnce(&mut PodPlan)) -> InitPlan {
         let mut spec = pod("web", &["true"]);
@@ -275,9 +263,7 @@ mod tests {
                 capabilities: vec![]
             }
         );
-        assert!(
-            file(&plan, "/etc/passwd").contains("\napp:x:65532:65532::/run/home/app:/bin/sh\n")
-        );
+        assert!(file(&plan, "/etc/passwd").contains("\napp:x:65532:65532::/run/home/app:/bin/sh\n"));
         assert!(file(&plan, "/etc/group").contains("\napp:x:65532:\n"));
     }
 
@@ -302,14 +288,9 @@ mod tests {
 
     #[test]
     fn wefts_programs_are_first_on_any_path() {
-        let plan = plan(|pod| {
-            pod.containers[0].env =
-                vec![("PATH".into(), "/opt/bin".into()), ("A".into(), "1".into())]
-        });
-        assert!(
-            plan.env
-                .contains(&("PATH".into(), "/run/weft/bin:/opt/bin".into()))
-        );
+        let plan =
+            plan(|pod| pod.containers[0].env = vec![("PATH".into(), "/opt/bin".into()), ("A".into(), "1".into())]);
+        assert!(plan.env.contains(&("PATH".into(), "/run/weft/bin:/opt/bin".into())));
         assert!(plan.env.contains(&("A".into(), "1".into())));
         assert_eq!(plan.env.iter().filter(|(key, _)| key == "PATH").count(), 1);
     }
@@ -320,10 +301,7 @@ mod tests {
             pod.dns.nameservers = vec!["10.96.0.10".parse().unwrap()];
             pod.dns.searches = vec!["shop.svc.cluster.local".into(), "svc.cluster.local".into()];
             pod.dns.options = vec!["ndots:5".into()];
-            pod.host_aliases = vec![(
-                "10.0.0.9".parse().unwrap(),
-                vec!["db".into(), "db.old".into()],
-            )];
+            pod.host_aliases = vec![("10.0.0.9".parse().unwrap(), vec!["db".into(), "db.old".into()])];
         });
         let resolv = "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
         assert_eq!(file(&plan, "/etc/resolv.conf"), resolv);

@@ -77,9 +77,7 @@ impl Reader {
     pub fn next(&mut self) -> io::Result<Vec<u8>> {
         loop {
             let mut chunk = Vec::new();
-            (&mut self.file)
-                .take(CHUNK as u64)
-                .read_to_end(&mut chunk)?;
+            (&mut self.file).take(CHUNK as u64).read_to_end(&mut chunk)?;
             if chunk.is_empty() {
                 if let Some(next) = self.next.take() {
                     self.file = next;
@@ -198,18 +196,12 @@ mod tests {
     #[test]
     fn the_rotated_part_comes_first_and_parts_are_joined() {
         let (_dir, path) = files();
-        assert_eq!(
-            all(&mut Reader::open(&path, None, false).unwrap()),
-            "one\ntwo\nthree\n"
-        );
+        assert_eq!(all(&mut Reader::open(&path, None, false).unwrap()), "one\ntwo\nthree\n");
         assert_eq!(
             all(&mut Reader::open(&path, None, true).unwrap()),
             "t1 one\nt2 two\nt3 three\n"
         );
-        assert_eq!(
-            all(&mut Reader::open(&path, Some(2), false).unwrap()),
-            "two\nthree\n"
-        );
+        assert_eq!(all(&mut Reader::open(&path, Some(2), false).unwrap()), "two\nthree\n");
         assert_eq!(all(&mut Reader::open(&path, Some(0), false).unwrap()), "");
     }
 

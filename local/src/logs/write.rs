@@ -78,9 +78,7 @@ impl LogFile {
 
     /// Writes one line; a full disk loses it, and never stops the container.
     pub(crate) fn write(&self, stream: &str, whole: bool, line: &[u8]) {
-        let now = OffsetDateTime::now_utc()
-            .format(&Rfc3339)
-            .unwrap_or_default();
+        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
         let tag = if whole { "F" } else { "P" };
         let mut text = format!("{now} {stream} {tag} ").into_bytes();
         text.extend_from_slice(line);
@@ -130,10 +128,7 @@ mod tests {
         let text = format!("one\n\n{}two\nend", "x".repeat(PART));
         log.copy(text.as_bytes(), "stdout").await;
         let written = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<_> = written
-            .lines()
-            .map(|line| line.split_once(' ').unwrap().1)
-            .collect();
+        let lines: Vec<_> = written.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         let long = format!("stdout P {}", "x".repeat(PART));
         assert_eq!(
             lines,
@@ -158,10 +153,6 @@ mod tests {
         assert!(std::fs::metadata(&path).unwrap().len() <= 200);
         assert!(std::fs::metadata(rotated(&path)).unwrap().len() <= 200);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-        assert!(
-            std::fs::read_to_string(&path)
-                .unwrap()
-                .ends_with("line 49\n")
-        );
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("line 49\n"));
     }
 }

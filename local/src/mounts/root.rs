@@ -15,9 +15,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Context, attach_tree, bind, bind_recursive, clone_tree, harmless, proc, read_only, tmpfs,
-};
+use super::{Context, attach_tree, bind, bind_recursive, clone_tree, harmless, proc, read_only, tmpfs};
 use crate::sandbox::BIN_DIR;
 
 /// Where the new root is put together, and where its writable layer lies; mounted on in this namespace only.
@@ -30,14 +28,7 @@ const REPLACED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// As container runtimes do: state of the kernel that even an unprivileged root must not change, or read.
 const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
-const PROC_HIDDEN: [&str; 6] = [
-    "acpi",
-    "kcore",
-    "keys",
-    "latency_stats",
-    "timer_list",
-    "sched_debug",
-];
+const PROC_HIDDEN: [&str; 6] = ["acpi", "kcore", "keys", "latency_stats", "timer_list", "sched_debug"];
 
 /// What to build.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,17 +63,12 @@ pub(crate) struct Bind {
 /// Builds the root and moves into it.
 pub(crate) fn enter(plan: &RootPlan) -> io::Result<()> {
     // Copies of what the old root has and the new one needs: afterwards no path leads there.
-    let binds = plan
-        .binds
-        .iter()
-        .map(source_tree)
-        .collect::<io::Result<Vec<_>>>()?;
+    let binds = plan.binds.iter().map(source_tree).collect::<io::Result<Vec<_>>>()?;
     let programs = clone_tree(File::open(BIN_DIR).context(BIN_DIR)?.as_fd(), true)?;
     let cgroup = File::open("/sys/fs/cgroup")
         .and_then(|dir| clone_tree(dir.as_fd(), true))
         .ok();
-    let devices =
-        DEVICES.map(|name| clone_tree(open_path(&Path::new("/dev").join(name))?.as_fd(), false));
+    let devices = DEVICES.map(|name| clone_tree(open_path(&Path::new("/dev").join(name))?.as_fd(), false));
     layer_host(&plan.masks)?;
     pivot(Path::new(NEW_ROOT))?;
 
@@ -148,10 +134,8 @@ fn layer_host(masks: &[PathBuf]) -> io::Result<()> {
 
 fn make_home((home, uid, gid): &(PathBuf, u32, u32)) -> io::Result<()> {
     fs::create_dir_all(home).context("making the home directory")?;
-    std::os::unix::fs::chown(home, Some(*uid), Some(*gid))
-        .context("giving the home directory away")?;
-    fs::set_permissions(home, fs::Permissions::from_mode(0o700))
-        .context("restricting the home directory")
+    std::os::unix::fs::chown(home, Some(*uid), Some(*gid)).context("giving the home directory away")?;
+    fs::set_permissions(home, fs::Permissions::from_mode(0o700)).context("restricting the home directory")
 }
 
 /// Swaps the roots and lets go of the old one: nothing of it can be reached by any path any more.
@@ -164,10 +148,7 @@ fn pivot(new: &Path) -> io::Result<()> {
 
 fn private_dirs() -> io::Result<()> {
     // `/run` belongs to nobody in particular here: any user of the container may keep its pid files there.
-    for (dir, options) in [
-        ("/tmp", "mode=1777,size=512m"),
-        ("/run", "mode=1777,size=64m"),
-    ] {
+    for (dir, options) in [("/tmp", "mode=1777,size=512m"), ("/run", "mode=1777,size=64m")] {
         fs::create_dir_all(dir).context(dir)?;
         tmpfs(Path::new(dir), options)?;
     }
@@ -233,11 +214,7 @@ fn kernel_dirs(cgroup: Option<&OwnedFd>) -> io::Result<()> {
 /// Makes a mount and all mounts below it read-only.
 fn read_only_below(top: &Path) -> io::Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("mountinfo")?;
-    for path in table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(unescape)
-    {
+    for path in table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape) {
         if path.starts_with(top) {
             read_only(&path)?;
         }
@@ -255,14 +232,12 @@ fn replace_file(path: &Path, text: &str) -> io::Result<()> {
         _ => {}
     }
     fs::write(path, text).context(&format!("writing {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
-        .context(&format!("writing {}", path.display()))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).context(&format!("writing {}", path.display()))
 }
 
 /// A copy of the mount at a bind's source, taken while the old root is still there.
 fn source_tree(bind: &Bind) -> io::Result<OwnedFd> {
-    let step =
-        |source: &Path| format!("opening {} for {}", source.display(), bind.target.display());
+    let step = |source: &Path| format!("opening {} for {}", source.display(), bind.target.display());
     let source = open_path(&bind.source).context(&step(&bind.source))?;
     let Some(sub) = &bind.sub_path else {
         return clone_tree(source.as_fd(), false);
@@ -304,8 +279,7 @@ fn make_dirs(top: std::os::fd::BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 /// Attaches `tree` at `target`, making a directory or an empty file to attach it to.
 fn place(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let step = format!("making {}", target.display());
-    if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(tree).context(&step)?.st_mode).is_dir()
-    {
+    if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(tree).context(&step)?.st_mode).is_dir() {
         fs::create_dir_all(target).context(&step)?;
     } else if !target.exists() {
         fs::create_dir_all(target.parent().unwrap_or(Path::new("/"))).context(&step)?;
@@ -333,9 +307,7 @@ fn overlay(lower: &Path, target: &Path, layer: &Path) -> io::Result<()> {
     for dir in [&upper, &work] {
         fs::create_dir_all(dir).context("making a layer")?;
     }
-    let mode = fs::metadata(lower)
-        .context("the mode of a mount")?
-        .permissions();
+    let mode = fs::metadata(lower).context("the mode of a mount")?.permissions();
     fs::set_permissions(&upper, mode).context("the mode of a layer")?;
     let data = format!(
         "lowerdir={},upperdir={},workdir={}",
@@ -345,8 +317,7 @@ fn overlay(lower: &Path, target: &Path, layer: &Path) -> io::Result<()> {
     );
     let data = std::ffi::CString::new(data)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("overlay", target, "overlay", flags, Some(data.as_c_str()))
-        .context(&format!("layering {}", lower.display()))
+    mount("overlay", target, "overlay", flags, Some(data.as_c_str())).context(&format!("layering {}", lower.display()))
 }
 
 /// A mount of the host that containers see.
@@ -362,20 +333,15 @@ fn host_mounts(table: &str, masks: &[PathBuf]) -> Vec<HostMount> {
     let mut mounts: Vec<HostMount> = Vec::new();
     for line in table.lines() {
         let mut fields = line.split(' ');
-        let (Some(root), Some(path), Some(options)) = (fields.nth(3), fields.next(), fields.next())
-        else {
+        let (Some(root), Some(path), Some(options)) = (fields.nth(3), fields.next(), fields.next()) else {
             continue;
         };
-        let Some(kind) = line
-            .split(" - ")
-            .nth(1)
-            .and_then(|rest| rest.split(' ').next())
-        else {
+        let Some(kind) = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').next()) else {
             continue;
         };
         let path = unescape(path);
-        let hidden = REPLACED.iter().any(|top| path.starts_with(top))
-            || masks.iter().any(|mask| path.starts_with(mask));
+        let hidden =
+            REPLACED.iter().any(|top| path.starts_with(top)) || masks.iter().any(|mask| path.starts_with(mask));
         if hidden {
             continue;
         }
@@ -385,11 +351,7 @@ fn host_mounts(table: &str, masks: &[PathBuf]) -> Vec<HostMount> {
         let is_file = root != "/" && path.is_file();
         let writable = options.split(',').any(|option| option == "rw");
         let layered = path == Path::new("/")
-            || (is_disk(kind)
-                && writable
-                && !is_file
-                && !text.contains([':', ',', '\\'])
-                && !text.contains('"'));
+            || (is_disk(kind) && writable && !is_file && !text.contains([':', ',', '\\']) && !text.contains('"'));
         mounts.push(HostMount { path, layered });
     }
     mounts.sort_by_key(|mount| mount.path.components().count());
@@ -400,16 +362,7 @@ fn host_mounts(table: &str, masks: &[PathBuf]) -> Vec<HostMount> {
 fn is_disk(kind: &str) -> bool {
     matches!(
         kind,
-        "ext2"
-            | "ext3"
-            | "ext4"
-            | "xfs"
-            | "btrfs"
-            | "f2fs"
-            | "tmpfs"
-            | "overlay"
-            | "zfs"
-            | "bcachefs"
+        "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" | "f2fs" | "tmpfs" | "overlay" | "zfs" | "bcachefs"
     )
 }
 

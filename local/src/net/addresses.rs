@@ -52,10 +52,7 @@ impl Pool {
     pub(crate) fn take(&mut self) -> io::Result<(u32, PodAddresses)> {
         let order = (self.next..self.end).chain(2..self.next);
         let Some(index) = order.into_iter().find(|index| !self.used.contains(index)) else {
-            let message = format!(
-                "all pod addresses of {} are in use; use a larger --pod-cidr",
-                self.v4
-            );
+            let message = format!("all pod addresses of {} are in use; use a larger --pod-cidr", self.v4);
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, message));
         };
         self.used.insert(index);
@@ -83,17 +80,10 @@ mod tests {
 
     #[test]
     fn addresses_are_unique_until_given_back_and_then_come_last() {
-        let mut pool = Pool::new(
-            "10.9.0.0/29".parse().unwrap(),
-            Some("fd00::/64".parse().unwrap()),
-        )
-        .unwrap();
+        let mut pool = Pool::new("10.9.0.0/29".parse().unwrap(), Some("fd00::/64".parse().unwrap())).unwrap();
         assert_eq!(pool.gateway().v4, Ipv4Addr::new(10, 9, 0, 1));
         let all: Vec<_> = std::iter::from_fn(|| pool.take().ok()).collect();
-        let last: Vec<_> = all
-            .iter()
-            .map(|(_, addresses)| addresses.v4.octets()[3])
-            .collect();
+        let last: Vec<_> = all.iter().map(|(_, addresses)| addresses.v4.octets()[3]).collect();
         assert_eq!(last, [2, 3, 4, 5, 6]);
         assert_eq!(all[0].1.v6, Some("fd00::2".parse().unwrap()));
         pool.give_back(all[1].0);

@@ -10,9 +10,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth};
 use rtnetlink::packet_route::route::RouteType;
-use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
 use super::PodAddresses;
@@ -86,13 +84,7 @@ impl Netlink {
     }
 
     /// Makes a pair of links: `outer` here, joined to the bridge, and `inner` in `namespace`.
-    pub(crate) async fn veth(
-        &self,
-        bridge: u32,
-        outer: &str,
-        inner: &str,
-        namespace: &File,
-    ) -> io::Result<()> {
+    pub(crate) async fn veth(&self, bridge: u32, outer: &str, inner: &str, namespace: &File) -> io::Result<()> {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name(inner)
             .setns_by_fd(namespace.as_raw_fd())
@@ -103,13 +95,7 @@ impl Netlink {
             .up()
             .build();
         let step = format!("making the link {outer}");
-        let made = self
-            .handle
-            .link()
-            .add(pair.clone())
-            .execute()
-            .await
-            .map_err(kernel);
+        let made = self.handle.link().add(pair.clone()).execute().await.map_err(kernel);
         match made {
             // The last pod of that address: what is left of its namespace goes without the link too.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -143,11 +129,8 @@ impl Netlink {
     ) -> io::Result<()> {
         self.up("lo").await?;
         let index = self.up(link).await?;
-        self.address(index, IpAddr::V4(addresses.v4), prefixes.0)
-            .await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway.v4)
-            .build();
+        self.address(index, IpAddr::V4(addresses.v4), prefixes.0).await?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway.v4).build();
         self.handle
             .route()
             .add(route)
@@ -157,9 +140,7 @@ impl Netlink {
             .context("a pod's default route")?;
         if let (Some(address), Some(gateway)) = (addresses.v6, gateway.v6) {
             self.address(index, IpAddr::V6(address), prefixes.1).await?;
-            let route = RouteMessageBuilder::<Ipv6Addr>::new()
-                .gateway(gateway)
-                .build();
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build();
             self.handle
                 .route()
                 .add(route)
@@ -186,14 +167,7 @@ impl Netlink {
 
     async fn index(&self, name: &str) -> io::Result<u32> {
         let step = format!("looking for the link {name}");
-        let found = self
-            .handle
-            .link()
-            .get()
-            .match_name(name)
-            .execute()
-            .try_next()
-            .await;
+        let found = self.handle.link().get().match_name(name).execute().try_next().await;
         let link = found.map_err(kernel).context(&step)?;
         link.map(|link| link.header.index)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, step))

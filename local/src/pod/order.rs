@@ -71,20 +71,15 @@ impl Slot {
 impl Order {
     /// Nothing has been started yet.
     pub(crate) fn new(plan: &PodPlan, backoff: Backoff) -> Self {
-        let kinds = plan.init_containers.iter().map(|init| {
-            if init.sidecar {
-                Kind::Sidecar
-            } else {
-                Kind::Init
-            }
-        });
+        let kinds = plan
+            .init_containers
+            .iter()
+            .map(|init| if init.sidecar { Kind::Sidecar } else { Kind::Init });
         let slots = kinds
             .chain(plan.containers.iter().map(|_| Kind::Main))
             .map(|kind| Slot {
                 kind,
-                state: State::Waiting {
-                    until: Duration::ZERO,
-                },
+                state: State::Waiting { until: Duration::ZERO },
                 has_started: false,
                 streak: 0,
                 kill_at: None,
@@ -112,12 +107,7 @@ impl Order {
     }
 
     /// It has to be started again: a liveness or startup probe failed for good.
-    pub(crate) fn unhealthy(
-        &mut self,
-        index: usize,
-        now: Duration,
-        grace: Option<Duration>,
-    ) -> Option<Action> {
+    pub(crate) fn unhealthy(&mut self, index: usize, now: Duration, grace: Option<Duration>) -> Option<Action> {
         let grace = grace.unwrap_or(self.grace);
         let slot = &mut self.slots[index];
         (slot.is_alive() && slot.kill_at.is_none()).then(|| {
@@ -163,9 +153,7 @@ impl Order {
     /// The pod is to end; a shorter grace than before shortens it.
     pub(crate) fn stop(&mut self, now: Duration, grace: Option<Duration>) {
         let deadline = now + grace.unwrap_or(self.grace);
-        let deadline = self
-            .deadline
-            .map_or(deadline, |earlier| earlier.min(deadline));
+        let deadline = self.deadline.map_or(deadline, |earlier| earlier.min(deadline));
         self.deadline = Some(deadline);
         for slot in &mut self.slots {
             slot.kill_at = slot.kill_at.map(|at| at.min(deadline));
@@ -267,9 +255,7 @@ impl Order {
     pub(crate) fn wake(&self) -> Option<Duration> {
         let slots = self.slots.iter().filter_map(|slot| match slot.state {
             State::Waiting { until } if self.deadline.is_none() => Some(until),
-            State::Starting | State::Running { .. } if !slot.killed => {
-                slot.kill_at.or(self.deadline)
-            }
+            State::Starting | State::Running { .. } if !slot.killed => slot.kill_at.or(self.deadline),
             _ => None,
         });
         slots.min()
@@ -303,11 +289,7 @@ impl Order {
         }
         if self.of(Kind::Main).all(|slot| slot.well().is_some()) {
             let well = self.of(Kind::Main).all(|slot| slot.well() == Some(true));
-            return if well {
-                Phase::Succeeded
-            } else {
-                Phase::Failed
-            };
+            return if well { Phase::Succeeded } else { Phase::Failed };
         }
         let running = self
             .of(Kind::Main)

@@ -65,11 +65,7 @@ fn a_sidecar_that_dies_is_started_again_and_holds_nobody_up_twice() {
     assert_eq!(order.ended(0, s(1), false), Some(s(0)));
     assert_eq!(order.next(s(1)), [Start(0)]);
     order.ended(1, s(2), true);
-    assert_eq!(
-        order.next(s(2)),
-        [Start(2)],
-        "the sidecar is only just starting again"
-    );
+    assert_eq!(order.next(s(2)), [Start(2)], "the sidecar is only just starting again");
 }
 
 #[test]
@@ -91,11 +87,7 @@ fn the_first_restart_is_at_once_and_later_ones_wait_twice_as_long_each() {
     assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
     order.next(now);
     order.running(0, now, true);
-    assert_eq!(
-        order.ended(0, now + s(600), true),
-        Some(s(0)),
-        "a good run is forgiven"
-    );
+    assert_eq!(order.ended(0, now + s(600), true), Some(s(0)), "a good run is forgiven");
 }
 
 #[test]
@@ -136,11 +128,7 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
 fn a_failed_init_container_is_tried_again_otherwise() {
     let mut order = order("im", RestartPolicy::OnFailure);
     order.next(s(0));
-    assert_eq!(
-        order.ended(0, s(0), false),
-        Some(s(0)),
-        "it could not even be started"
-    );
+    assert_eq!(order.ended(0, s(0), false), Some(s(0)), "it could not even be started");
     assert_eq!(order.next(s(0)), [Start(0)]);
 }
 

@@ -96,12 +96,7 @@ impl Run {
         })
         .await;
         let mut probes = JoinSet::new();
-        probes.spawn(watch(
-            self.index,
-            self.plan.clone(),
-            target,
-            self.events.clone(),
-        ));
+        probes.spawn(watch(self.index, self.plan.clone(), target, self.events.clone()));
         let ended = loop {
             tokio::select! {
                 ended = running.wait() => break ended,
@@ -140,28 +135,14 @@ async fn killed(asks: &mut mpsc::Receiver<Ask>) {
 }
 
 /// The startup probe first, then liveness and readiness side by side.
-async fn watch(
-    index: usize,
-    plan: ContainerPlan,
-    target: Target,
-    events: mpsc::Sender<(usize, Event)>,
-) {
+async fn watch(index: usize, plan: ContainerPlan, target: Target, events: mpsc::Sender<(usize, Event)>) {
     let report = |grace: Option<Duration>| {
         let events = events.clone();
         move |verdict, why| {
             let events = events.clone();
             async move {
                 // See `Run::tell`.
-                let _ = events
-                    .send((
-                        index,
-                        Event::Probed {
-                            verdict,
-                            why,
-                            grace,
-                        },
-                    ))
-                    .await;
+                let _ = events.send((index, Event::Probed { verdict, why, grace })).await;
             }
         }
     };
@@ -179,24 +160,12 @@ async fn watch(
     }
     let liveness = async {
         if let Some(liveness) = &plan.liveness {
-            probe::watch(
-                liveness,
-                Judge::liveness(liveness),
-                &target,
-                report(liveness.grace),
-            )
-            .await;
+            probe::watch(liveness, Judge::liveness(liveness), &target, report(liveness.grace)).await;
         }
     };
     let readiness = async {
         if let Some(readiness) = &plan.readiness {
-            probe::watch(
-                readiness,
-                Judge::readiness(readiness),
-                &target,
-                report(None),
-            )
-            .await;
+            probe::watch(readiness, Judge::readiness(readiness), &target, report(None)).await;
         }
     };
     tokio::join!(liveness, readiness);

@@ -35,28 +35,12 @@ pub(crate) fn start(
     let containers = plan
         .init_containers
         .iter()
-        .map(|init| {
-            (
-                init,
-                if init.sidecar {
-                    Kind::Sidecar
-                } else {
-                    Kind::Init
-                },
-            )
-        })
+        .map(|init| (init, if init.sidecar { Kind::Sidecar } else { Kind::Init }))
         .chain(plan.containers.iter().map(|main| (main, Kind::Main)));
     let slots = containers
         .map(|(container, kind)| {
             let addresses = net.addresses();
-            let init = init_plan(
-                &plan,
-                container,
-                &addresses,
-                &volumes,
-                &settings.masks,
-                accounts,
-            );
+            let init = init_plan(&plan, container, &addresses, &volumes, &settings.masks, accounts);
             let path = logs::file(&settings.logs, &plan.namespace, &plan.name, &container.name);
             let (plan, log, init) = (container.clone(), LogFile::open(&path)?, Arc::new(init));
             Ok(Slot {
@@ -226,23 +210,12 @@ impl Task {
                 status.started = started;
                 status.ready = started && plan.readiness.is_none() && status.kind != Kind::Init;
             }
-            Event::Probed {
-                verdict,
-                why,
-                grace,
-            } => self.probed(index, now, verdict, why, grace),
+            Event::Probed { verdict, why, grace } => self.probed(index, now, verdict, why, grace),
             Event::Ended(ended) => self.ended(index, now, ended),
         }
     }
 
-    fn probed(
-        &mut self,
-        index: usize,
-        now: Duration,
-        verdict: Verdict,
-        why: String,
-        grace: Option<Duration>,
-    ) {
+    fn probed(&mut self, index: usize, now: Duration, verdict: Verdict, why: String, grace: Option<Duration>) {
         let no_readiness = self.slots[index].plan.readiness.is_none();
         let status = &mut self.status.containers[index];
         if !matches!(status.state, ContainerState::Running { .. }) {
@@ -308,12 +281,7 @@ impl Task {
         self.status.ending = self.order.is_ending();
         self.status.ended = ended;
         let counts = |one: &&ContainerStatus| one.kind != Kind::Init;
-        let all = self
-            .status
-            .containers
-            .iter()
-            .filter(counts)
-            .all(|one| one.ready);
+        let all = self.status.containers.iter().filter(counts).all(|one| one.ready);
         self.status.ready = all && self.status.initialized && !self.status.ending;
         self.shared.status.send_if_modified(|seen| {
             let changed = *seen != self.status;

@@ -30,9 +30,7 @@ pub(crate) struct Get<'a> {
 pub(crate) async fn get(get: &Get<'_>) -> Result<(), String> {
     let mut path = get.path.clone();
     for _ in 0..=REDIRECTS {
-        let head = exchange(get, &path)
-            .await
-            .map_err(|error| error.to_string())?;
+        let head = exchange(get, &path).await.map_err(|error| error.to_string())?;
         let (status, location) = parse(&head).ok_or("the answer is not HTTP")?;
         match (status, location) {
             (300..=399, Some(location)) => match same_host(get, &location) {
@@ -53,19 +51,13 @@ async fn exchange(get: &Get<'_>, path: &str) -> io::Result<Vec<u8>> {
         return talk(stream, &request).await;
     }
     let name = ServerName::try_from(get.host.clone()).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(Arc::new(tls()?))
-        .connect(name, stream)
-        .await?;
+    let stream = TlsConnector::from(Arc::new(tls()?)).connect(name, stream).await?;
     talk(stream, &request).await
 }
 
 fn request(get: &Get<'_>, path: &str) -> String {
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let named = |name: &str| {
-        get.headers
-            .iter()
-            .any(|(key, _)| key.eq_ignore_ascii_case(name))
-    };
+    let named = |name: &str| get.headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
     let mut request = format!("GET {slash}{path} HTTP/1.1\r\n");
     if !named("host") {
         let host = if get.host.contains(':') {
@@ -87,10 +79,7 @@ fn request(get: &Get<'_>, path: &str) -> String {
     request + "Connection: close\r\n\r\n"
 }
 
-async fn talk(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: &str,
-) -> io::Result<Vec<u8>> {
+async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
     let mut chunk = [0; 2048];
@@ -109,17 +98,10 @@ fn parse(head: &[u8]) -> Option<(u16, Option<String>)> {
     let text = String::from_utf8_lossy(head);
     let (head, _) = text.split_once("\r\n\r\n")?;
     let mut lines = head.split("\r\n");
-    let status = lines
-        .next()?
-        .strip_prefix("HTTP/1.")?
-        .split(' ')
-        .nth(1)?
-        .parse()
-        .ok()?;
+    let status = lines.next()?.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
     let location = lines.find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("location")
-            .then(|| value.trim().to_owned())
+        name.eq_ignore_ascii_case("location").then(|| value.trim().to_owned())
     });
     Some((status, location))
 }
@@ -175,12 +157,7 @@ impl ServerCertVerifier for Anyone {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -189,12 +166,7 @@ impl ServerCertVerifier for Anyone {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -231,10 +203,7 @@ mod tests {
         (port, served)
     }
 
-    async fn probe(
-        answers: &[&str],
-        headers: &[(String, String)],
-    ) -> (Result<(), String>, Vec<String>) {
+    async fn probe(answers: &[&str], headers: &[(String, String)]) -> (Result<(), String>, Vec<String>) {
         let (port, served) = server(
             answers
                 .iter()
@@ -273,10 +242,7 @@ mod tests {
             ("X-A".to_owned(), "1".to_owned()),
         ];
         let (_, asked) = probe(&["200 OK"], &headers).await;
-        assert!(
-            asked[0].starts_with("GET /ok?a=b HTTP/1.1\r\n"),
-            "{asked:?}"
-        );
+        assert!(asked[0].starts_with("GET /ok?a=b HTTP/1.1\r\n"), "{asked:?}");
         assert_eq!(asked[0].matches("Host:").count(), 1);
         assert!(asked[0].contains("Host: web.example\r\n") && asked[0].contains("X-A: 1\r\n"));
     }
@@ -284,8 +250,7 @@ mod tests {
     #[tokio::test]
     async fn over_tls_any_certificate_will_do_but_not_any_status() {
         let made = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).unwrap();
-        let key =
-            rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -331,9 +296,7 @@ mod tests {
         assert_eq!(well, Err("status 500".into()));
         assert!(asked[1].starts_with("GET /a ") && asked[2].starts_with("GET /b "));
         assert_eq!(
-            probe(&["302 F\r\nLocation: http://other.example/"], &[])
-                .await
-                .0,
+            probe(&["302 F\r\nLocation: http://other.example/"], &[]).await.0,
             Ok(())
         );
     }

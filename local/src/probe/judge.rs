@@ -66,9 +66,7 @@ impl Judge {
             (0, self.failures.saturating_add(1))
         };
         let verdict = match self.kind {
-            _ if self.successes < self.success_threshold
-                && self.failures < self.failure_threshold =>
-            {
+            _ if self.successes < self.success_threshold && self.failures < self.failure_threshold => {
                 return None;
             }
             ProbeKind::Startup if well => Verdict::Started,
@@ -103,10 +101,7 @@ mod tests {
     use crate::spec::ProbeAction;
 
     fn probe(success_threshold: u32, failure_threshold: u32) -> Probe {
-        let action = ProbeAction::Tcp {
-            host: None,
-            port: 1,
-        };
+        let action = ProbeAction::Tcp { host: None, port: 1 };
         Probe {
             success_threshold,
             failure_threshold,
@@ -116,10 +111,7 @@ mod tests {
 
     #[track_caller]
     fn check(mut judge: Judge, answers: &str, want: &[Option<Verdict>]) {
-        let got: Vec<_> = answers
-            .chars()
-            .map(|answer| judge.record(answer == '+'))
-            .collect();
+        let got: Vec<_> = answers.chars().map(|answer| judge.record(answer == '+')).collect();
         assert_eq!(got, want, "{answers}");
     }
 
@@ -152,10 +144,7 @@ mod tests {
         let mut judge = Judge::startup(&probe(1, 3));
         assert!(judge.is_eager());
         assert_eq!((judge.record(false), judge.is_final()), (None, false));
-        assert_eq!(
-            (judge.record(true), judge.is_final()),
-            (Some(Verdict::Started), true)
-        );
+        assert_eq!((judge.record(true), judge.is_final()), (Some(Verdict::Started), true));
         check(
             Judge::startup(&probe(1, 3)),
             "---",

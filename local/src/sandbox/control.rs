@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -37,12 +37,7 @@ pub(crate) struct Control(OwnedFd);
 impl Control {
     /// Both ends. Messages keep their bounds (`SOCK_SEQPACKET`).
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
-        let (one, other) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self(one), Self(other)))
     }
 
@@ -96,9 +91,7 @@ impl Control {
         };
         match (tag, fd) {
             (b'R', _) => Ok(Some(Message::Ready)),
-            (b'E', _) => Ok(Some(Message::Failed(
-                String::from_utf8_lossy(text).into_owned(),
-            ))),
+            (b'E', _) => Ok(Some(Message::Failed(String::from_utf8_lossy(text).into_owned()))),
             (b'L', Some(fd)) => Ok(Some(Message::Relay(fd))),
             (b'S', _) => Ok(Some(Message::Stop)),
             _ => Err(io::Error::new(
@@ -125,10 +118,7 @@ impl Control {
     /// The same end, for use on a tokio runtime; this one doesn't block any more either.
     pub(crate) fn to_async(&self) -> io::Result<AsyncControl> {
         let control = Self(self.0.try_clone()?);
-        nix::fcntl::fcntl(
-            &control.0,
-            nix::fcntl::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
-        )?;
+        nix::fcntl::fcntl(&control.0, nix::fcntl::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
         // The type says stream, but the socket keeps its messages' bounds: it is used for waiting only.
         let stream = UnixStream::from_std(self.0.try_clone()?.into())?;
         Ok(AsyncControl { control, stream })
@@ -194,10 +184,7 @@ mod tests {
             panic!("a failure")
         };
         assert_eq!(text.len(), TEXT_LIMIT);
-        assert!(matches!(
-            outside.receive().unwrap(),
-            Some(Message::Relay(_))
-        ));
+        assert!(matches!(outside.receive().unwrap(), Some(Message::Relay(_))));
         assert!(outside.is_gone());
         assert!(outside.receive().unwrap().is_none());
     }

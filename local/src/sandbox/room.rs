@@ -42,14 +42,9 @@ pub(crate) fn room() -> ExitCode {
             .as_fd()
             .try_clone_to_owned()
             .context("its wire to the outside")?;
-        command
-            .arg(stage::STAGE)
-            .arg("init")
-            .stdin(Stdio::from(stdin));
+        command.arg(stage::STAGE).arg("init").stdin(Stdio::from(stdin));
         stage::attach(&mut command, &settings).context("encoding the settings")?;
-        command
-            .spawn()
-            .context("starting init in the new namespaces")
+        command.spawn().context("starting init in the new namespaces")
     })();
     match started {
         Ok(mut child) => match child.wait() {
@@ -117,10 +112,7 @@ pub(crate) fn supervise(arguments: Vec<OsString>, supervisors: &[(&str, Supervis
     let mut arguments = arguments.into_iter();
     let name = arguments.next().unwrap_or_default();
     let Some((_, supervisor)) = supervisors.iter().find(|(known, _)| name == *known) else {
-        return fail(
-            Some(&control),
-            &format!("this program has no supervisor {name:?}"),
-        );
+        return fail(Some(&control), &format!("this program has no supervisor {name:?}"));
     };
     if control.send(&Message::Ready).is_err() {
         return ExitCode::FAILURE; // nobody is outside any more
@@ -144,9 +136,7 @@ fn explain_unshare(error: Errno) -> io::Error {
     let fix = match error {
         Errno::EPERM => ": CAP_SYS_ADMIN is missing (in a container: run it with --privileged)",
         Errno::ENOSPC => ": a limit is reached, see /proc/sys/user/max_*_namespaces",
-        Errno::EINVAL | Errno::ENOSYS => {
-            ": the kernel lacks one of the pid, net, ipc, uts namespaces"
-        }
+        Errno::EINVAL | Errno::ENOSYS => ": the kernel lacks one of the pid, net, ipc, uts namespaces",
         _ => "",
     };
     io::Error::other(format!("making new namespaces: {}{fix}", error.desc()))
@@ -186,25 +176,19 @@ fn prepare_mounts(settings: &Settings) -> io::Result<()> {
     match program {
         Some(program) => mounts::bind_program(&program, &weft)?,
         None => {
-            std::fs::copy("/proc/self/exe", &weft)
-                .context("copying this program, which was replaced meanwhile")?;
-            std::fs::set_permissions(&weft, std::fs::Permissions::from_mode(0o755))
-                .context("copying this program")?;
+            std::fs::copy("/proc/self/exe", &weft).context("copying this program, which was replaced meanwhile")?;
+            std::fs::set_permissions(&weft, std::fs::Permissions::from_mode(0o755)).context("copying this program")?;
         }
     }
     for (name, file) in &others {
         mounts::bind_program(file, &Path::new(BIN_DIR).join(name))?;
     }
     for alias in settings.aliases.iter().filter(|alias| *alias != "weft") {
-        std::os::unix::fs::symlink("weft", Path::new(BIN_DIR).join(alias))
-            .context(&format!("naming {alias}"))?;
+        std::os::unix::fs::symlink("weft", Path::new(BIN_DIR).join(alias)).context(&format!("naming {alias}"))?;
     }
     for (path, dir) in &kept {
         std::fs::create_dir_all(path).context(&format!("making {}", path.display()))?;
-        mounts::bind(
-            Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())),
-            path,
-        )?;
+        mounts::bind(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())), path)?;
     }
     mounts::bind_recursive(Path::new("/proc"), Path::new(HOST_PROC))?;
     mounts::proc(Path::new("/proc"))
@@ -226,8 +210,7 @@ fn this_program() -> io::Result<Option<std::fs::File>> {
 
 /// Says why there is no sandbox: to the outside if it can, else to people.
 fn fail(control: Option<&Control>, message: &str) -> ExitCode {
-    let told =
-        control.is_some_and(|control| control.send(&Message::Failed(message.to_owned())).is_ok());
+    let told = control.is_some_and(|control| control.send(&Message::Failed(message.to_owned())).is_ok());
     if !told {
         eprintln!("weft: making the sandbox: {message}");
     }

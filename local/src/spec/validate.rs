@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use super::{
-    ContainerPlan, FileEntry, Mount, PROXY_UID, PodPlan, Privilege, Probe, ProbeAction, SpecError,
-    Volume, VolumeSource,
+    ContainerPlan, FileEntry, Mount, PROXY_UID, PodPlan, Privilege, Probe, ProbeAction, SpecError, Volume, VolumeSource,
 };
 
 /// The field, below what is checked, and what is wrong with it.
@@ -30,16 +29,9 @@ impl PodPlan {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        for (field, value) in [
-            ("namespace", &self.namespace),
-            ("name", &self.name),
-            ("uid", &self.uid),
-        ] {
+        for (field, value) in [("namespace", &self.namespace), ("name", &self.name), ("uid", &self.uid)] {
             if !is_file_name(value) {
-                return fault(
-                    format!("metadata.{field}"),
-                    "must be a name without slashes",
-                );
+                return fault(format!("metadata.{field}"), "must be a name without slashes");
             }
         }
         if self.containers.is_empty() {
@@ -48,10 +40,7 @@ impl PodPlan {
         let mut volumes = BTreeSet::new();
         for volume in &self.volumes {
             if !volumes.insert(volume.name.as_str()) {
-                return fault(
-                    format!("spec.volumes[{}].name", volume.name),
-                    "must be unique",
-                );
+                return fault(format!("spec.volumes[{}].name", volume.name), "must be unique");
             }
             volume.check()?;
         }
@@ -66,10 +55,7 @@ impl PodPlan {
         {
             let place = format!("spec.{group}[{}]", container.name);
             if !is_file_name(&container.name) || !names.insert(container.name.as_str()) {
-                return fault(
-                    format!("{place}.name"),
-                    "must be a unique name without slashes",
-                );
+                return fault(format!("{place}.name"), "must be a unique name without slashes");
             }
             container
                 .check()
@@ -86,28 +72,16 @@ impl PodPlan {
 
     fn check_mount(&self, container: &ContainerPlan, mount: &Mount) -> Result<(), Fault> {
         let place = format!("volumeMounts[{}]", mount.path.display());
-        let Some(volume) = self
-            .volumes
-            .iter()
-            .find(|volume| volume.name == mount.volume)
-        else {
+        let Some(volume) = self.volumes.iter().find(|volume| volume.name == mount.volume) else {
             return fault(
                 format!("{place}.name"),
                 format!("there is no volume {:?}", mount.volume),
             );
         };
-        if container.privilege == Privilege::App
-            && matches!(volume.source, VolumeSource::Bind { .. })
-        {
-            return fault(
-                place,
-                "a directory of the host is for Weft's own containers only",
-            );
+        if container.privilege == Privilege::App && matches!(volume.source, VolumeSource::Bind { .. }) {
+            return fault(place, "a directory of the host is for Weft's own containers only");
         }
-        let up = mount
-            .path
-            .components()
-            .any(|part| part == Component::ParentDir);
+        let up = mount.path.components().any(|part| part == Component::ParentDir);
         if !mount.path.is_absolute() || up || mount.path == Path::new("/") {
             return fault(
                 format!("{place}.mountPath"),
@@ -115,10 +89,7 @@ impl PodPlan {
             );
         }
         if mount.sub_path.as_ref().is_some_and(|path| !is_inside(path)) {
-            return fault(
-                format!("{place}.subPath"),
-                "must be a relative path without `..`",
-            );
+            return fault(format!("{place}.subPath"), "must be a relative path without `..`");
         }
         Ok(())
     }
@@ -161,9 +132,8 @@ impl ContainerPlan {
         if self.command.iter().any(|word| word.contains('\0')) {
             return fault("command", "must not contain NUL");
         }
-        let bad = |(key, value): &&(String, String)| {
-            key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
-        };
+        let bad =
+            |(key, value): &&(String, String)| key.is_empty() || key.contains(['=', '\0']) || value.contains('\0');
         if let Some((key, _)) = self.env.iter().find(bad) {
             return fault(
                 format!("env[{key}]"),
@@ -173,11 +143,7 @@ impl ContainerPlan {
         if self.privilege == Privilege::App {
             self.check_ids()?;
         }
-        if self
-            .working_dir
-            .as_ref()
-            .is_some_and(|dir| !dir.is_absolute())
-        {
+        if self.working_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
             return fault("workingDir", "must be an absolute path");
         }
         let probes = [
@@ -194,10 +160,7 @@ impl ContainerPlan {
     /// No application is the proxy, by user or by group.
     fn check_ids(&self) -> Result<(), Fault> {
         let ids = [("runAsUser", self.user), ("runAsGroup", self.group)].into_iter();
-        let more = self
-            .groups
-            .iter()
-            .map(|id| ("supplementalGroups", Some(*id)));
+        let more = self.groups.iter().map(|id| ("supplementalGroups", Some(*id)));
         match ids.chain(more).find(|(_, id)| *id == Some(PROXY_UID)) {
             Some((field, _)) => {
                 let message = format!("{PROXY_UID} is reserved for the proxy; choose another");
@@ -214,10 +177,7 @@ impl Probe {
             return fault(name, "periodSeconds and timeoutSeconds must be at least 1");
         }
         if self.success_threshold == 0 || self.failure_threshold == 0 {
-            return fault(
-                name,
-                "successThreshold and failureThreshold must be at least 1",
-            );
+            return fault(name, "successThreshold and failureThreshold must be at least 1");
         }
         if name != "readinessProbe" && self.success_threshold != 1 {
             return fault(format!("{name}.successThreshold"), "must be 1");
@@ -234,10 +194,7 @@ fn is_file_name(name: &str) -> bool {
 }
 
 fn is_inside(path: &Path) -> bool {
-    path.components().next().is_some()
-        && path
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
+    path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 #[cfg(test)]
@@ -267,10 +224,7 @@ mod tests {
         refused(&plan, "spec.containers[main].securityContext.runAsGroup");
         plan.containers[0].group = None;
         plan.containers[0].groups = vec![PROXY_UID];
-        refused(
-            &plan,
-            "spec.containers[main].securityContext.supplementalGroups",
-        );
+        refused(&plan, "spec.containers[main].securityContext.supplementalGroups");
         plan.containers[0].groups.clear();
         plan.containers[0].user = Some(PROXY_UID);
         plan.containers[0].privilege = Privilege::Weft(vec![Capability::NetRaw]);
@@ -299,9 +253,7 @@ mod tests {
         let mut plan = pod("control", &["true"]);
         plan.volumes = vec![Volume {
             name: "v".into(),
-            source: VolumeSource::Bind {
-                path: "/srv".into(),
-            },
+            source: VolumeSource::Bind { path: "/srv".into() },
         }];
         let mount = Mount {
             volume: "v".into(),

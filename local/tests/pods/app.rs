@@ -56,10 +56,7 @@ fn echo(port: &str) -> io::Result<()> {
 }
 
 fn say(address: &str, text: &str) -> io::Result<()> {
-    let address = address
-        .to_socket_addrs()?
-        .next()
-        .ok_or(io::ErrorKind::NotFound)?;
+    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.write_all(text.as_bytes())?;
     stream.shutdown(std::net::Shutdown::Write)?;
@@ -88,11 +85,8 @@ fn pair(a: &str, b: &str) -> io::Result<()> {
             continue;
         };
         let dir = data.with_file_name(version);
-        let read = |name: &str| {
-            std::fs::read_to_string(
-                dir.join(std::path::Path::new(name).file_name().unwrap_or_default()),
-            )
-        };
+        let read =
+            |name: &str| std::fs::read_to_string(dir.join(std::path::Path::new(name).file_name().unwrap_or_default()));
         let (Ok(one), Ok(two)) = (read(a), read(b)) else {
             continue;
         }; // swapped away meanwhile

@@ -35,9 +35,7 @@ pub(crate) fn main(words: &[String]) -> ExitCode {
         aliases: vec!["app".into()],
         programs: Vec::new(),
         keep: vec![dir.path().to_owned()],
-        relay: outside
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok()),
+        relay: outside.as_ref().and_then(|listener| listener.local_addr().ok()),
     };
     let sandbox = match Sandbox::enter(&settings) {
         Ok(sandbox) => sandbox,
@@ -64,19 +62,14 @@ fn prepare(story: &str, dir: &Path) -> anyhow::Result<(Option<TcpListener>, Vec<
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
     let port = listener.local_addr()?.port();
     // Kept until the process ends.
-    std::mem::forget(std::os::unix::net::UnixListener::bind(
-        dir.join("host.sock"),
-    )?);
+    std::mem::forget(std::os::unix::net::UnixListener::bind(dir.join("host.sock"))?);
     let mut words = vec![port.to_string()];
     let output = Command::new("ip")
         .args(["-o", "addr", "show"])
         .output()
         .context("running ip")?;
     for line in String::from_utf8(output.stdout)?.lines() {
-        let address = line
-            .split_whitespace()
-            .nth(3)
-            .and_then(|word| word.split('/').next());
+        let address = line.split_whitespace().nth(3).and_then(|word| word.split('/').next());
         words.extend(
             address
                 .filter(|address| !address.starts_with("fe80"))
@@ -105,11 +98,7 @@ pub(crate) async fn stay(stage: Stage) -> anyhow::Result<()> {
         let pod = stage
             .ready(pod(name, &["sh", "-c", "sleep 1000 & exec app sleep"]))
             .await?;
-        pids.push(
-            pid_of(&pod.status().borrow(), "main")
-                .context("a number")?
-                .to_string(),
-        );
+        pids.push(pid_of(&pod.status().borrow(), "main").context("a number")?.to_string());
     }
     println!("{}", pids.join(" "));
     stage.outside.stop_requested().await;
@@ -155,22 +144,11 @@ impl Traces {
         loop {
             let now = Self::take()?;
             // Others may end, or start, processes meanwhile; what is new must not stay.
-            let new: Vec<_> = now
-                .namespaces
-                .difference(&self.namespaces)
-                .cloned()
-                .collect();
-            if new.is_empty()
-                && now.mounts == self.mounts
-                && now.links == self.links
-                && now.rules == self.rules
-            {
+            let new: Vec<_> = now.namespaces.difference(&self.namespaces).cloned().collect();
+            if new.is_empty() && now.mounts == self.mounts && now.links == self.links && now.rules == self.rules {
                 return Ok(());
             }
-            ensure!(
-                began.elapsed() < Duration::from_secs(10),
-                "left: {new:?}\n{now:#?}"
-            );
+            ensure!(began.elapsed() < Duration::from_secs(10), "left: {new:?}\n{now:#?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -191,35 +169,22 @@ fn start_staying() -> anyhow::Result<(Child, BufReader<ChildStdout>, Vec<u32>)> 
         .collect::<Result<Vec<u32>, _>>()
         .context(line)?;
     for pid in &pids {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"))
-            .context("the number is the host's")?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).context("the number is the host's")?;
         ensure!(["sh", "app"].contains(&name.trim()), "{pid} is {name}");
     }
     ensure!(pids.len() == 2, "two pods");
     Ok((host, stdout, pids))
 }
 
-fn end(
-    mut host: Child,
-    pids: &[u32],
-    signal: Signal,
-    before: &Traces,
-) -> anyhow::Result<std::process::ExitStatus> {
+fn end(mut host: Child, pids: &[u32], signal: Signal, before: &Traces) -> anyhow::Result<std::process::ExitStatus> {
     ensure!(
-        Traces::take()?
-            .namespaces
-            .difference(&before.namespaces)
-            .count()
-            > 2,
+        Traces::take()?.namespaces.difference(&before.namespaces).count() > 2,
         "namespaces were made"
     );
     kill_process(Pid::from_child(&host), signal)?;
     let status = host.wait()?;
     let began = Instant::now();
-    while pids
-        .iter()
-        .any(|pid| Path::new(&format!("/proc/{pid}")).exists())
-    {
+    while pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
         ensure!(
             began.elapsed() < Duration::from_secs(10),
             "processes are left: {pids:?}"

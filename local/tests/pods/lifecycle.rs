@@ -58,14 +58,7 @@ pub(crate) async fn order(stage: Stage) -> anyhow::Result<()> {
             ],
         ),
         container("tail", &["sh", "-c", &diary("tail")]),
-        container(
-            "two",
-            &[
-                "sh",
-                "-c",
-                "test -e /shared/up && echo two >> /shared/diary",
-            ],
-        ),
+        container("two", &["sh", "-c", "test -e /shared/up && echo two >> /shared/diary"]),
     ];
     plan.init_containers[1].sidecar = true;
     plan.init_containers[2].sidecar = true;
@@ -117,11 +110,7 @@ pub(crate) async fn reverse(stage: Stage) -> anyhow::Result<()> {
 pub(crate) async fn job(stage: Stage) -> anyhow::Result<()> {
     let mut plan = pod(
         "job",
-        &[
-            "sh",
-            "-c",
-            "test -e /shared/again || { touch /shared/again; exit 3; }",
-        ],
+        &["sh", "-c", "test -e /shared/again || { touch /shared/again; exit 3; }"],
     );
     plan.restart_policy = RestartPolicy::OnFailure;
     plan.init_containers = vec![container("side", &["app", "sleep"])];
@@ -164,10 +153,7 @@ pub(crate) async fn restart(stage: Stage) -> anyhow::Result<()> {
         "it took {:?}",
         began.elapsed()
     );
-    ensure!(
-        pid_of(&seen, "main").is_some_and(|after| after != before),
-        "{seen:#?}"
-    );
+    ensure!(pid_of(&seen, "main").is_some_and(|after| after != before), "{seen:#?}");
     let last = seen.containers[0].last.as_ref().context("how it ended")?;
     ensure!(last.signal == Some(9) && last.exit_code == 137, "{last:?}");
     // Again and again, it waits.
@@ -192,13 +178,8 @@ pub(crate) async fn restart(stage: Stage) -> anyhow::Result<()> {
 pub(crate) async fn probes(stage: Stage) -> anyhow::Result<()> {
     let mut plan = pod("probed", &["app", "listen-later", "/shared/listen", "8080"]);
     share(&mut plan);
-    plan.containers[0].readiness = Some(quick(ProbeAction::Tcp {
-        host: None,
-        port: 8080,
-    }));
-    let command = ["test", "!", "-e", "/shared/sick"]
-        .map(str::to_owned)
-        .to_vec();
+    plan.containers[0].readiness = Some(quick(ProbeAction::Tcp { host: None, port: 8080 }));
+    let command = ["test", "!", "-e", "/shared/sick"].map(str::to_owned).to_vec();
     plan.containers[0].liveness = Some(Probe {
         failure_threshold: 2,
         ..quick(ProbeAction::Exec { command })
@@ -213,10 +194,7 @@ pub(crate) async fn probes(stage: Stage) -> anyhow::Result<()> {
     until(&pod, "ready", |status| status.ready).await?;
     // The volume outlives the container, so the sickness has to be taken away with it.
     well(&pod, &["sh", "-c", "rm /shared/listen; touch /shared/sick"]).await?;
-    let seen = until(&pod, "restarted", |status| {
-        status.containers[0].restarts >= 1
-    })
-    .await?;
+    let seen = until(&pod, "restarted", |status| status.containers[0].restarts >= 1).await?;
     ensure!(!seen.ready, "{seen:#?}");
     until(&pod, "running", |status| pid_of(status, "main").is_some()).await?;
     run(&pod, &["sh", "-c", "rm /shared/sick; touch /shared/listen"]).await?;
@@ -234,10 +212,7 @@ pub(crate) async fn probes(stage: Stage) -> anyhow::Result<()> {
         })
     });
     let pod = stage.start(plan).await?;
-    let seen = until(&pod, "restarted", |status| {
-        status.containers[0].restarts >= 1
-    })
-    .await?;
+    let seen = until(&pod, "restarted", |status| status.containers[0].restarts >= 1).await?;
     ensure!(!seen.ready && !seen.containers[0].started, "{seen:#?}");
     Ok(())
 }
@@ -246,24 +221,16 @@ pub(crate) async fn grace(stage: Stage) -> anyhow::Result<()> {
     let deaf = "trap '' TERM; echo deaf; while :; do sleep 1; done";
     let pod = stage.ready(pod("stubborn", &["sh", "-c", deaf])).await?;
     let path = pod.log("main").context("a log")?;
-    tokio::time::timeout(
-        Duration::from_secs(10),
-        Reader::open(&path, None, false)?.follow(),
-    )
-    .await
-    .context("it is deaf")??;
+    tokio::time::timeout(Duration::from_secs(10), Reader::open(&path, None, false)?.follow())
+        .await
+        .context("it is deaf")??;
     let (began, grace) = (Instant::now(), Duration::from_millis(500));
     pod.stop(Some(grace)).await;
     let took = began.elapsed();
-    ensure!(
-        took >= grace && took < grace + Duration::from_secs(1),
-        "{took:?}"
-    );
+    ensure!(took >= grace && took < grace + Duration::from_secs(1), "{took:?}");
     ensure!(pod.status().borrow().ended);
     ensure!(run(&pod, &["true"]).await.is_err(), "nothing of it runs");
-    let polite = stage
-        .ready(crate::story::pod("polite", &["app", "sleep"]))
-        .await?;
+    let polite = stage.ready(crate::story::pod("polite", &["app", "sleep"])).await?;
     let began = Instant::now();
     polite.stop(None).await;
     ensure!(
@@ -276,18 +243,10 @@ pub(crate) async fn grace(stage: Stage) -> anyhow::Result<()> {
 
 pub(crate) async fn orphans(stage: Stage) -> anyhow::Result<()> {
     let pod = stage.ready(pod("parent", &["app", "sleep"])).await?;
-    well(
-        &pod,
-        &["sh", "-c", "for i in 1 2 3 4 5; do (sleep 0.05 &) ; done"],
-    )
-    .await?;
+    well(&pod, &["sh", "-c", "for i in 1 2 3 4 5; do (sleep 0.05 &) ; done"]).await?;
     let began = Instant::now();
     loop {
-        let all = well(
-            &pod,
-            &["sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null; true"],
-        )
-        .await?;
+        let all = well(&pod, &["sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null; true"]).await?;
         if !all.contains(") Z ") && !all.contains("(sleep)") {
             return Ok(());
         }
@@ -325,9 +284,7 @@ pub(crate) async fn exec(stage: Stage) -> anyhow::Result<()> {
     plan.containers[0].env = vec![("COLOUR".into(), "blue".into())];
     plan.containers[0].working_dir = Some("/usr".into());
     let pod = stage.ready(plan).await?;
-    ensure!(
-        well(&pod, &["sh", "-c", "echo $COLOUR; pwd; echo $HOSTNAME"]).await? == "blue\n/usr\nweb"
-    );
+    ensure!(well(&pod, &["sh", "-c", "echo $COLOUR; pwd; echo $HOSTNAME"]).await? == "blue\n/usr\nweb");
     ensure!(run(&pod, &["sh", "-c", "exit 7"]).await?.0 == 7);
     ensure!(run(&pod, &["sh", "-c", "kill -9 $$"]).await?.0 == 137);
     ensure!(run(&pod, &["no-such-program"]).await?.0 == 127);
@@ -335,18 +292,11 @@ pub(crate) async fn exec(stage: Stage) -> anyhow::Result<()> {
     refused(&pod, &["test", "-t", "0"]).await?;
     let terminal = ExecPlan {
         container: Some("main".into()),
-        command: [
-            "sh",
-            "-c",
-            "tty; stty size; read line; echo got $line; exit 5",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        command: ["sh", "-c", "tty; stty size; read line; echo got $line; exit 5"]
+            .map(str::to_owned)
+            .to_vec(),
         env: vec![("TERM".into(), "xterm".into())],
-        stdio: ExecStdio::Terminal {
-            rows: 33,
-            columns: 77,
-        },
+        stdio: ExecStdio::Terminal { rows: 33, columns: 77 },
     };
     let mut running = pod.exec(terminal).await?;
     let text = talk(running.terminal.take().context("a terminal")?, "hello\n").await?;
@@ -363,10 +313,7 @@ pub(crate) async fn exec(stage: Stage) -> anyhow::Result<()> {
     drop(pod.exec(plan_for("main")).await?);
     let began = Instant::now();
     while run(&pod, &["pgrep", "-x", "sleep"]).await?.0 == 0 {
-        ensure!(
-            began.elapsed() < Duration::from_secs(5),
-            "a dropped command goes on"
-        );
+        ensure!(began.elapsed() < Duration::from_secs(5), "a dropped command goes on");
     }
     Ok(())
 }
@@ -407,11 +354,7 @@ pub(crate) async fn logs(stage: Stage) -> anyhow::Result<()> {
     let command = "echo out; echo err >&2; read line < /shared/pipe; echo $line";
     let mut plan = pod(
         "talker",
-        &[
-            "sh",
-            "-c",
-            &format!("mkfifo /shared/pipe; {command}; exec app sleep"),
-        ],
+        &["sh", "-c", &format!("mkfifo /shared/pipe; {command}; exec app sleep")],
     );
     share(&mut plan);
     let pod = stage.ready(plan).await?;

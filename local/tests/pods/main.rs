@@ -43,40 +43,25 @@ const STORIES: &[(&str, Story)] = &[
     ("the_host_s_secrets_are_out_of_sight", |stage| {
         Box::pin(rights::hidden(stage))
     }),
-    ("containers_start_in_order", |stage| {
-        Box::pin(lifecycle::order(stage))
-    }),
-    ("containers_end_in_reverse", |stage| {
-        Box::pin(lifecycle::reverse(stage))
-    }),
+    ("containers_start_in_order", |stage| Box::pin(lifecycle::order(stage))),
+    ("containers_end_in_reverse", |stage| Box::pin(lifecycle::reverse(stage))),
     ("a_job_completes_without_its_sidecar", |stage| {
         Box::pin(lifecycle::job(stage))
     }),
     ("a_container_that_dies_is_started_again_at_once", |stage| {
         Box::pin(lifecycle::restart(stage))
     }),
-    ("probes_gate_and_restart", |stage| {
-        Box::pin(lifecycle::probes(stage))
+    ("probes_gate_and_restart", |stage| Box::pin(lifecycle::probes(stage))),
+    ("a_pod_that_will_not_end_is_killed_after_its_grace", |stage| {
+        Box::pin(lifecycle::grace(stage))
     }),
-    (
-        "a_pod_that_will_not_end_is_killed_after_its_grace",
-        |stage| Box::pin(lifecycle::grace(stage)),
-    ),
-    ("orphans_are_reaped", |stage| {
-        Box::pin(lifecycle::orphans(stage))
-    }),
+    ("orphans_are_reaped", |stage| Box::pin(lifecycle::orphans(stage))),
     ("a_command_that_is_not_there_is_said_so", |stage| {
         Box::pin(lifecycle::missing(stage))
     }),
-    ("commands_run_in_a_container", |stage| {
-        Box::pin(lifecycle::exec(stage))
-    }),
-    ("logs_can_be_followed", |stage| {
-        Box::pin(lifecycle::logs(stage))
-    }),
-    ("volumes_are_what_they_say", |stage| {
-        Box::pin(volumes::kinds(stage))
-    }),
+    ("commands_run_in_a_container", |stage| Box::pin(lifecycle::exec(stage))),
+    ("logs_can_be_followed", |stage| Box::pin(lifecycle::logs(stage))),
+    ("volumes_are_what_they_say", |stage| Box::pin(volumes::kinds(stage))),
     ("volumes_live_as_long_as_their_pod", |stage| {
         Box::pin(volumes::life(stage))
     }),
@@ -87,9 +72,7 @@ const STORIES: &[(&str, Story)] = &[
         Box::pin(volumes::links(stage))
     }),
     ("redis_runs", |stage| Box::pin(servers::redis(stage))),
-    ("postgresql_runs", |stage| {
-        Box::pin(servers::postgresql(stage))
-    }),
+    ("postgresql_runs", |stage| Box::pin(servers::postgresql(stage))),
     ("nginx_runs", |stage| Box::pin(servers::nginx(stage))),
     (host::STAY, |stage| Box::pin(host::stay(stage))),
 ];
@@ -98,20 +81,13 @@ type Test = fn() -> anyhow::Result<()>;
 
 /// The stories told from outside.
 const OUTSIDE: &[(&str, Test)] = &[
-    (
-        "nothing_is_left_after_kill_9",
-        host::nothing_is_left_after_kill_9,
-    ),
-    (
-        "an_orderly_end_leaves_nothing",
-        host::an_orderly_end_leaves_nothing,
-    ),
+    ("nothing_is_left_after_kill_9", host::nothing_is_left_after_kill_9),
+    ("an_orderly_end_leaves_nothing", host::an_orderly_end_leaves_nothing),
     ("a_sandbox_without_root_says_so", host::without_root),
 ];
 
 fn main() -> ExitCode {
-    if let Some(code) = weft_local::stage::main(std::env::args_os(), &[("story", story::supervise)])
-    {
+    if let Some(code) = weft_local::stage::main(std::env::args_os(), &[("story", story::supervise)]) {
         return code;
     }
     let arguments: Vec<String> = std::env::args().collect();
@@ -122,9 +98,7 @@ fn main() -> ExitCode {
         return host::main(&arguments[2..]);
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!(
-            "these tests make namespaces: run them as root (sudo -E cargo test -p weft-local)"
-        );
+        eprintln!("these tests make namespaces: run them as root (sudo -E cargo test -p weft-local)");
         return ExitCode::FAILURE;
     }
     run(&arguments[1..])
@@ -133,8 +107,7 @@ fn main() -> ExitCode {
 /// Runs all stories whose names contain one of the words given (options of cargo's test runner are ignored).
 fn run(words: &[String]) -> ExitCode {
     let wanted: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let told =
-        |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
+    let told = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
     let (mut passed, mut failed) = (0, Vec::new());
     let mut note = |name: &'static str, began: Instant, result: anyhow::Result<()>| {
         let took = began.elapsed();
@@ -149,10 +122,7 @@ fn run(words: &[String]) -> ExitCode {
             }
         }
     };
-    for (name, _) in STORIES
-        .iter()
-        .filter(|(name, _)| told(name) && *name != host::STAY)
-    {
+    for (name, _) in STORIES.iter().filter(|(name, _)| told(name) && *name != host::STAY) {
         let began = Instant::now();
         note(name, began, tell(name));
     }
@@ -169,9 +139,7 @@ fn run(words: &[String]) -> ExitCode {
 
 /// Tells one story in a process of its own.
 fn tell(name: &str) -> anyhow::Result<()> {
-    let output = Command::new("/proc/self/exe")
-        .args(["host", name])
-        .output()?;
+    let output = Command::new("/proc/self/exe").args(["host", name]).output()?;
     if !output.status.success() {
         let (stdout, stderr) = (
             String::from_utf8_lossy(&output.stdout),

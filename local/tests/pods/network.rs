@@ -30,28 +30,16 @@ pub(crate) async fn pods_talk(stage: Stage) -> anyhow::Result<()> {
         server.net().addresses().v6.is_some(),
         "this machine has IPv6 switched off"
     );
-    for (to, from) in server
-        .net()
-        .addresses()
-        .all()
-        .zip(client.net().addresses().all())
-    {
+    for (to, from) in server.net().addresses().all().zip(client.net().addresses().all()) {
         let answer = well(&client, &["app", "say", &at(to, 80), "hello"]).await?;
         ensure!(answer == format!("{from} says hello"), "{answer}");
     }
     let alone = well(
         &client,
-        &[
-            "sh",
-            "-c",
-            "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | xargs",
-        ],
+        &["sh", "-c", "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | xargs"],
     )
     .await?;
-    ensure!(
-        alone == "lo eth0" || alone == "eth0 lo",
-        "links of the pod: {alone}"
-    );
+    ensure!(alone == "lo eth0" || alone == "eth0 lo", "links of the pod: {alone}");
     client.stop(None).await;
     server.stop(None).await;
     Ok(())
@@ -71,10 +59,7 @@ pub(crate) async fn host_is_unreachable(stage: Stage) -> anyhow::Result<()> {
             code != 0 && !text.contains("the host"),
             "the host answered at {ip}: {text}"
         );
-        ensure!(
-            !text.contains("timed out"),
-            "{ip} is not refused, but silent: {text}"
-        );
+        ensure!(!text.contains("timed out"), "{ip} is not refused, but silent: {text}");
     }
     // Nor by a socket in the file system: the host's own are not there.
     let path = stage.dir.join("host.sock");
@@ -135,8 +120,7 @@ pub(crate) async fn twenty_pods(stage: Stage) -> anyhow::Result<()> {
     }
     let processes = began.elapsed();
     println!("    20 networks in {networks:.2?}, 20 containers in {processes:.2?}");
-    let v4: std::collections::BTreeSet<_> =
-        pods.iter().map(|pod| pod.net().addresses().v4).collect();
+    let v4: std::collections::BTreeSet<_> = pods.iter().map(|pod| pod.net().addresses().v4).collect();
     ensure!(v4.len() == 20, "addresses are unique: {v4:?}");
     let first = pods.first().context("a pod")?.net().addresses();
     ensure!(first.v4 != stage.net.gateway_v4(), "the node keeps its own");

@@ -29,9 +29,7 @@ pub(crate) async fn app(stage: Stage) -> anyhow::Result<()> {
             "{main}"
         );
         ensure!(
-            refused(pod, &["app", "mark"])
-                .await?
-                .contains("not permitted"),
+            refused(pod, &["app", "mark"]).await?.contains("not permitted"),
             "the mark can't be forged"
         );
         // Root of a user namespace of its own is nobody in the pod's network.
@@ -57,10 +55,7 @@ pub(crate) async fn app(stage: Stage) -> anyhow::Result<()> {
     }
     let mut bad = pod("bad", &["true"]);
     bad.containers[0].user = Some(PROXY_UID);
-    ensure!(
-        stage.start(bad).await.is_err(),
-        "an app may not run as the proxy"
-    );
+    ensure!(stage.start(bad).await.is_err(), "an app may not run as the proxy");
     Ok(())
 }
 
@@ -68,11 +63,7 @@ pub(crate) async fn weft(stage: Stage) -> anyhow::Result<()> {
     let mut plan = pod("meshed", &["app", "sleep"]);
     let mut init = crate::story::container(
         "weft-init",
-        &[
-            "sh",
-            "-c",
-            "iptables -t nat -N WEFT && ip6tables -t nat -N WEFT",
-        ],
+        &["sh", "-c", "iptables -t nat -N WEFT && ip6tables -t nat -N WEFT"],
     );
     init.user = Some(0);
     init.privilege = Privilege::Weft(vec![Capability::NetAdmin, Capability::NetRaw]);
@@ -93,16 +84,9 @@ pub(crate) async fn weft(stage: Stage) -> anyhow::Result<()> {
     ensure!(said == "marked\n1882\n", "{said}");
     let rules = pod
         .net()
-        .run(|| {
-            std::process::Command::new("iptables-save")
-                .args(["-t", "nat"])
-                .output()
-        })
+        .run(|| std::process::Command::new("iptables-save").args(["-t", "nat"]).output())
         .await?;
-    ensure!(
-        String::from_utf8_lossy(&rules.stdout).contains(":WEFT"),
-        "{rules:?}"
-    );
+    ensure!(String::from_utf8_lossy(&rules.stdout).contains(":WEFT"), "{rules:?}");
     // The app beside them has none of it.
     refused(&pod, &["app", "mark"]).await?;
     refused(&pod, &["iptables", "-t", "nat", "-F", "WEFT"]).await?;
@@ -112,10 +96,7 @@ pub(crate) async fn weft(stage: Stage) -> anyhow::Result<()> {
 pub(crate) async fn views(stage: Stage) -> anyhow::Result<()> {
     let mut root = pod("root", &["app", "sleep"]);
     root.containers[0].user = Some(0);
-    let (root, other) = tokio::try_join!(
-        stage.ready(root),
-        stage.ready(pod("other", &["app", "sleep"]))
-    )?;
+    let (root, other) = tokio::try_join!(stage.ready(root), stage.ready(pod("other", &["app", "sleep"])))?;
     // Root of a container writes where it likes; nobody else sees it.
     for path in [
         "/etc/weft-was-here",
@@ -123,45 +104,36 @@ pub(crate) async fn views(stage: Stage) -> anyhow::Result<()> {
         "/tmp/weft-was-here",
         "/run/weft-was-here",
     ] {
-        well(
-            &root,
-            &["sh", "-c", &format!("echo x > {path} && cat {path}")],
-        )
-        .await?;
+        well(&root, &["sh", "-c", &format!("echo x > {path} && cat {path}")]).await?;
         refused(&other, &["ls", path]).await?;
-        ensure!(
-            !std::path::Path::new(path).exists(),
-            "{path} is on the host"
-        );
+        ensure!(!std::path::Path::new(path).exists(), "{path} is on the host");
     }
     refused(&other, &["sh", "-c", "echo x > /etc/passwd"]).await?;
     // Its own places, and its own programs first.
     well(
         &other,
+        &["sh", "-c", "echo x > $HOME/file && test $(stat -c %a $HOME) = 700"],
+    )
+    .await?;
+    well(
+        &other,
         &[
             "sh",
             "-c",
-            "echo x > $HOME/file && test $(stat -c %a $HOME) = 700",
+            "echo x > /tmp/file; echo x > /run/file.pid; echo x > /dev/shm/file; echo x > /dev/null",
         ],
     )
     .await?;
-    well(&other, &["sh", "-c", "echo x > /tmp/file; echo x > /run/file.pid; echo x > /dev/shm/file; echo x > /dev/null"]).await?;
     ensure!(well(&other, &["sh", "-c", "command -v weft"]).await? == "/run/weft/bin/weft");
     refused(&root, &["sh", "-c", "echo x > /run/weft/bin/weft"]).await?;
     ensure!(well(&other, &["cat", "/etc/resolv.conf"]).await? == "nameserver 10.96.0.10");
     ensure!(well(&other, &["cat", "/etc/hostname"]).await? == "other");
     let own = other.net().addresses().v4.to_string();
     ensure!(
-        well(&other, &["getent", "hosts", "other"])
-            .await?
-            .contains("other"),
+        well(&other, &["getent", "hosts", "other"]).await?.contains("other"),
         "its own name resolves"
     );
-    ensure!(
-        well(&other, &["grep", &own, "/etc/hosts"])
-            .await?
-            .contains("other")
-    );
+    ensure!(well(&other, &["grep", &own, "/etc/hosts"]).await?.contains("other"));
     // Only its own processes.
     let processes = well(&other, &["sh", "-c", "ls -d /proc/[0-9]* | wc -l"]).await?;
     ensure!(processes.parse::<u32>()? < 10, "{processes} processes");
@@ -186,11 +158,7 @@ pub(crate) async fn hidden(stage: Stage) -> anyhow::Result<()> {
         well(&root, &["ls", "-A", &dir]).await?.is_empty(),
         "the state directory shows"
     );
-    refused(
-        &root,
-        &["sh", "-c", "ls /run/weft/host-proc || ls /run/weft/volumes"],
-    )
-    .await?;
+    refused(&root, &["sh", "-c", "ls /run/weft/host-proc || ls /run/weft/volumes"]).await?;
     // The host's own processes can't be seen, nor entered.
     refused(&root, &["ls", "/proc/1/root/"]).await?;
     // One of Weft's own sees the directory that it is given, and no other.
@@ -211,10 +179,6 @@ pub(crate) async fn hidden(stage: Stage) -> anyhow::Result<()> {
     let control = stage.ready(control).await?;
     ensure!(well(&control, &["cat", &format!("{dir}/shown/file")]).await? == "seen");
     refused(&control, &["cat", &format!("{dir}/secret")]).await?;
-    refused(
-        &control,
-        &["sh", "-c", &format!("echo x > {dir}/shown/file")],
-    )
-    .await?;
+    refused(&control, &["sh", "-c", &format!("echo x > {dir}/shown/file")]).await?;
     Ok(())
 }

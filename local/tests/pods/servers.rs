@@ -17,15 +17,9 @@ fn quick(action: ProbeAction) -> Probe {
 }
 
 pub(crate) async fn redis(stage: Stage) -> anyhow::Result<()> {
-    let mut plan = pod(
-        "redis",
-        &["redis-server", "--save", "", "--protected-mode", "no"],
-    );
+    let mut plan = pod("redis", &["redis-server", "--save", "", "--protected-mode", "no"]);
     plan.containers[0].working_dir = Some("/tmp".into());
-    plan.containers[0].readiness = Some(quick(ProbeAction::Tcp {
-        host: None,
-        port: 6379,
-    }));
+    plan.containers[0].readiness = Some(quick(ProbeAction::Tcp { host: None, port: 6379 }));
     let pod = stage.ready(plan).await?;
     ensure!(well(&pod, &["redis-cli", "ping"]).await? == "PONG");
     Ok(())
@@ -50,9 +44,7 @@ pub(crate) async fn postgresql(stage: Stage) -> anyhow::Result<()> {
         sub_path: None,
         read_only: false,
     }];
-    let ask = ["pg_isready", "-h", "127.0.0.1"]
-        .map(str::to_owned)
-        .to_vec();
+    let ask = ["pg_isready", "-h", "127.0.0.1"].map(str::to_owned).to_vec();
     plan.containers[0].readiness = Some(quick(ProbeAction::Exec { command: ask }));
     let pod = stage.ready(plan).await?;
     let ask = [

@@ -161,11 +161,7 @@ pub(crate) async fn until(
 /// All that a pod has said.
 pub(crate) fn all_logs(pod: &PodHandle) -> String {
     let read = |name: &String| std::fs::read_to_string(pod.log(name)?).ok();
-    let names: Vec<_> = pod
-        .plan()
-        .all_containers()
-        .map(|one| one.name.clone())
-        .collect();
+    let names: Vec<_> = pod.plan().all_containers().map(|one| one.name.clone()).collect();
     names
         .iter()
         .filter_map(|name| Some(format!("--- {name}\n{}", read(name)?)))

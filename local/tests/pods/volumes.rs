@@ -53,21 +53,11 @@ pub(crate) async fn kinds(stage: Stage) -> anyhow::Result<()> {
     mount(&mut plan, "disk", "/srv/new/place", None, disk());
     mount(&mut plan, "disk", "/srv/part", Some("part/of"), disk());
     mount(&mut plan, "files", "/etc/web", None, files());
-    mount(
-        &mut plan,
-        "files",
-        "/var/run/web/b",
-        Some("deep/b"),
-        files(),
-    );
+    mount(&mut plan, "files", "/var/run/web/b", Some("deep/b"), files());
     let pod = stage.ready(plan).await?;
     ensure!(well(&pod, &["stat", "-f", "-c", "%T", "/memory"]).await? == "tmpfs");
     ensure!(well(&pod, &["stat", "-f", "-c", "%T", "/srv/new/place"]).await? != "tmpfs");
-    refused(
-        &pod,
-        &["dd", "if=/dev/zero", "of=/memory/big", "bs=1M", "count=2"],
-    )
-    .await?;
+    refused(&pod, &["dd", "if=/dev/zero", "of=/memory/big", "bs=1M", "count=2"]).await?;
     well(
         &pod,
         &[
@@ -83,19 +73,7 @@ pub(crate) async fn kinds(stage: Stage) -> anyhow::Result<()> {
     );
     well(&pod, &["sh", "-c", "id -G | grep -qw 4242"]).await?;
     well(&pod, &["test", "-d", "/srv/new/place/part/of"]).await?;
-    ensure!(
-        well(
-            &pod,
-            &[
-                "cat",
-                "/etc/web/a.conf",
-                "/etc/web/deep/b",
-                "/var/run/web/b"
-            ]
-        )
-        .await?
-            == "abb"
-    );
+    ensure!(well(&pod, &["cat", "/etc/web/a.conf", "/etc/web/deep/b", "/var/run/web/b"]).await? == "abb");
     refused(&pod, &["sh", "-c", "echo x > /etc/web/a.conf"]).await?;
     Ok(())
 }
@@ -111,11 +89,7 @@ pub(crate) async fn life(stage: Stage) -> anyhow::Result<()> {
     let pod = stage.ready(plan).await?;
     well(
         &pod,
-        &[
-            "sh",
-            "-c",
-            "echo x > /memory/file; echo y > /srv/new/place/file",
-        ],
+        &["sh", "-c", "echo x > /memory/file; echo y > /srv/new/place/file"],
     )
     .await?;
     crate::story::kill_main(&pod).await?;
@@ -137,10 +111,7 @@ pub(crate) async fn life(stage: Stage) -> anyhow::Result<()> {
 
 pub(crate) async fn update(stage: Stage) -> anyhow::Result<()> {
     let both = |text: &str| vec![file("a", text), file("b", text)];
-    let mut plan = pod(
-        "reader",
-        &["sh", "-c", "app pair /conf/a /conf/b; exec app sleep"],
-    );
+    let mut plan = pod("reader", &["sh", "-c", "app pair /conf/a /conf/b; exec app sleep"]);
     mount(
         &mut plan,
         "conf",
@@ -153,8 +124,7 @@ pub(crate) async fn update(stage: Stage) -> anyhow::Result<()> {
     );
     let pod = stage.ready(plan).await?;
     for version in 1..300 {
-        pod.update_volume("conf", &both(&version.to_string()))
-            .await?;
+        pod.update_volume("conf", &both(&version.to_string())).await?;
     }
     pod.update_volume("conf", &both("end")).await?;
     let began = std::time::Instant::now();
@@ -162,11 +132,7 @@ pub(crate) async fn update(stage: Stage) -> anyhow::Result<()> {
         ensure!(began.elapsed().as_secs() < 10, "{}", said(&pod, "main")?);
         tokio::task::yield_now().await;
     }
-    ensure!(
-        said(&pod, "main")? == "reading\nthe end\n",
-        "{}",
-        said(&pod, "main")?
-    );
+    ensure!(said(&pod, "main")? == "reading\nthe end\n", "{}", said(&pod, "main")?);
     ensure!(pod.update_volume("other", &[]).await.is_err());
     Ok(())
 }
@@ -177,18 +143,12 @@ pub(crate) async fn links(stage: Stage) -> anyhow::Result<()> {
         size_limit: None,
     };
     let mut plan = pod("sly", &["app", "sleep"]);
-    plan.init_containers = vec![crate::story::container(
-        "plant",
-        &["ln", "-s", "/etc", "/data/way"],
-    )];
+    plan.init_containers = vec![crate::story::container("plant", &["ln", "-s", "/etc", "/data/way"])];
     mount(&mut plan, "data", "/data", None, disk());
     plan.init_containers[0].mounts = plan.containers[0].mounts.clone();
     mount(&mut plan, "data", "/out", Some("way"), disk());
     let pod = stage.start(plan).await?;
-    let seen = until(&pod, "restarting", |status| {
-        status.containers[1].restarts > 0
-    })
-    .await?;
+    let seen = until(&pod, "restarting", |status| status.containers[1].restarts > 0).await?;
     let last = seen.containers[1]
         .last
         .as_ref()

@@ -411,7 +411,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
                 let raced = self.reused
                     && !up.has_input()
                     && self.exchange.head.method.is_idempotent()
-                    && !matches!(broken, Broken::Io(error) if error.kind() == std::io::ErrorKind::TimedOut);
+                    && !matches!(broken, Broken::Io(error) if is_our_stall(error));
                 nothing_sent || raced
             }
             (Message::H2(_), Broken::H2(error)) => {
@@ -421,6 +421,11 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             (Message::H2(_), _) => false,
         }
     }
+}
+
+/// Whether our own patience ended, with a peer that is there. The kernel's time-out says that the peer has vanished.
+fn is_our_stall(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 #[cfg(test)]
