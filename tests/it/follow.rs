@@ -149,7 +149,7 @@ fn call(mesh: &Mesh, urls: impl Fn(&str) -> Vec<String>) {
     let calls: Vec<_> = meshed(&mesh.status())
         .into_iter()
         .map(|pod| {
-            let quiet = "curl -s -g -m 4 -o /dev/null";
+            let quiet = "curl -s -g -m 2 -o /dev/null";
             let each: String = urls(&pod).iter().map(|url| format!("{quiet} '{url}' & ")).collect();
             mesh.spawn("shop", &pod, &["sh", "-c", &format!("{each} wait")])
         })

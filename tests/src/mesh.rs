@@ -423,6 +423,27 @@ impl Drop for Mesh {
         }
         if std::thread::panicking() {
             eprintln!("--- weft up {} said:\n{}", self.name, self.log());
+            self.print_logs();
+        }
+    }
+}
+
+impl Mesh {
+    /// The last words of the proxies and of the control plane.
+    fn print_logs(&self) {
+        const LINES: usize = 12;
+        let list = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+        let logs = self.state.join("weft").join(&self.name).join("logs");
+        let pods = list(logs).flat_map(|namespace| list(namespace.path()));
+        for log in pods.flat_map(|pod| list(pod.path())) {
+            let ours = ["weft-proxy.log", "weft-control.log"]
+                .iter()
+                .any(|name| log.file_name() == *name);
+            if let Some(text) = ours.then(|| fs::read_to_string(log.path()).ok()).flatten() {
+                let lines: Vec<&str> = text.lines().collect();
+                let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
+                eprintln!("--- {}:\n{last}", log.path().display());
+            }
         }
     }
 }
