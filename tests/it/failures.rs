@@ -134,12 +134,18 @@ fn without_the_control_plane_requests_go_on_also_over_new_connections() {
 #[test]
 fn a_killed_proxy_serves_again_from_its_snapshot_while_the_control_plane_is_gone() {
     let mesh = shop().up();
+    let pod = mesh.pods("web-")[0]["name"].as_str().expect("a name").to_owned();
+    let before = snapshots(&mesh, &pod);
     everybody_knows_everybody(&mesh);
     let web = &mesh.pods("web-")[0];
     let (name, proxy) = (
         web["name"].as_str().expect("a name").to_owned(),
         container_pid(web, "weft-proxy"),
     );
+    // It is written a moment after something was learnt.
+    weft_tests::host::until("the snapshot knows reviews", || {
+        snapshot_knows(proxy, b"shop/reviews:80")
+    });
     without_control_plane(&mesh, || {
         let options = ["--rate", "100", "--count", "100000", "--seconds", "6"];
         let others = mesh.visit_beside("shop", "visitor", REVIEWS, &options);
@@ -153,6 +159,15 @@ fn a_killed_proxy_serves_again_from_its_snapshot_while_the_control_plane_is_gone
             .none_failed();
         others.tally().none_failed();
     });
+}
+
+/// How often a pod's proxy has written its snapshot.
+fn snapshots(mesh: &Mesh, pod: &str) -> String {
+    let metrics = mesh.admin("shop", pod, "/metrics");
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("weft_snapshot_writes_total{outcome=\"written\"}"));
+    line.unwrap_or_default().to_owned()
 }
 
 fn container_pid(pod: &Value, name: &str) -> Pid {
