@@ -143,9 +143,7 @@ fn a_killed_proxy_serves_again_from_its_snapshot_while_the_control_plane_is_gone
         container_pid(web, "weft-proxy"),
     );
     // It is written a moment after something was learnt.
-    weft_tests::host::until("the snapshot knows reviews", || {
-        snapshot_knows(proxy, b"shop/reviews:80")
-    });
+    weft_tests::host::until("a snapshot was written", || snapshots(&mesh, &pod) != before);
     without_control_plane(&mesh, || {
         let options = ["--rate", "100", "--count", "100000", "--seconds", "6"];
         let others = mesh.visit_beside("shop", "visitor", REVIEWS, &options);
