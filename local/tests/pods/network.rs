@@ -98,29 +98,6 @@ pub(crate) async fn relay(stage: Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn node_stays(stage: Stage) -> anyhow::Result<()> {
-    let pod = stage.ready(pod("client", &["app", "sleep"])).await?;
-    let node = IpAddr::V4(stage.net.gateway_v4());
-    let listener = tokio::net::TcpListener::bind((node, 0)).await?;
-    let port = listener.local_addr()?.port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            // One that gave up is counted by the pod.
-            let _ = stream.write_all(b"the node is here").await;
-        }
-    });
-    let call = ["app", "say", &at(node, port), ""];
-    ensure!(well(&pod, &call).await? == "the node is here");
-    // The pod remembers where the node was: more pods must not change that.
-    for _ in 0..20 {
-        drop(stage.net.pod().await?);
-    }
-    let began = Instant::now();
-    ensure!(well(&pod, &call).await? == "the node is here");
-    ensure!(began.elapsed() < Duration::from_secs(1), "after {:?}", began.elapsed());
-    Ok(())
-}
-
 pub(crate) async fn twenty_pods(stage: Stage) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut nets = Vec::new();
