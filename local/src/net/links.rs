@@ -16,6 +16,10 @@ use tokio::task::JoinHandle;
 use super::PodAddresses;
 use crate::mounts::Context;
 
+/// The bridge's link-layer address, a locally administered one. Without one of its own a bridge takes the lowest of its
+/// ports', which changes as pods come and go, and pods that remember the old one reach the node no more for a while.
+const BRIDGE_ADDRESS: [u8; 6] = [0x02, b'w', b'e', b'f', b't', 0x00];
+
 /// A netlink socket of the namespace it was opened in.
 #[derive(Debug)]
 pub(crate) struct Netlink {
@@ -44,7 +48,10 @@ impl Netlink {
         self.up("lo").await?;
         // Snooping would hold back IPv6 neighbour discovery, which is multicast.
         let options = InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)]);
-        let bridge = LinkBridge::new(name).set_info_data(options).build();
+        let bridge = LinkBridge::new(name)
+            .address(BRIDGE_ADDRESS.to_vec())
+            .set_info_data(options)
+            .build();
         let step = format!("making the bridge {name} (the kernel's bridge module is needed)");
         self.handle
             .link()

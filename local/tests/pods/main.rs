@@ -30,6 +30,9 @@ const STORIES: &[(&str, Story)] = &[
     ("the_relay_reaches_its_one_address", |stage| {
         Box::pin(network::relay(stage))
     }),
+    ("pods_keep_finding_the_node_while_others_come_and_go", |stage| {
+        Box::pin(network::node_stays(stage))
+    }),
     ("twenty_pods_start_quickly", |stage| {
         Box::pin(network::twenty_pods(stage))
     }),

@@ -98,6 +98,39 @@ pub(crate) async fn relay(stage: Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(crate) async fn node_stays(stage: Stage) -> anyhow::Result<()> {
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        others.push(stage.net.pod().await?);
+    }
+    let pod = stage.ready(pod("client", &["app", "sleep"])).await?;
+    let node = IpAddr::V4(stage.net.gateway_v4());
+    let listener = tokio::net::TcpListener::bind((node, 0)).await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // The pod notices if nothing comes.
+            let _ = stream.write_all(b"the node is here").await;
+        }
+    });
+    let call = ["app", "say", &at(node, port), ""];
+    ensure!(well(&pod, &call).await? == "the node is here");
+    let links = links_of_the_node()?;
+    let gone = others.len();
+    drop(others);
+    // The kernel takes a namespace's links down in its own time.
+    while links_of_the_node()? + gone > links {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The pod remembers the node's link-layer address: it must not have been one of theirs.
+    ensure!(well(&pod, &call).await? == "the node is here");
+    Ok(())
+}
+
+fn links_of_the_node() -> anyhow::Result<usize> {
+    Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?.lines().count())
+}
+
 pub(crate) async fn twenty_pods(stage: Stage) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut nets = Vec::new();
