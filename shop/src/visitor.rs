@@ -31,6 +31,9 @@ struct Args {
     /// A header to send: `name: value`.
     #[arg(long = "header", short = 'H')]
     headers: Vec<String>,
+    /// A new connection for each call, and the name looked up anew.
+    #[arg(long)]
+    fresh: bool,
     /// Calls that may be under way at once.
     #[arg(long, default_value_t = 64)]
     at_once: usize,
@@ -76,7 +79,8 @@ async fn run(args: Args) -> Result<()> {
         while calls.len() >= if pause.is_some() { args.at_once } else { 1 } {
             tally.take(calls.join_next().await);
         }
-        let (client, url, headers) = (client.clone(), url.clone(), headers.clone());
+        let client = if args.fresh { app::client() } else { client.clone() };
+        let (url, headers) = (url.clone(), headers.clone());
         calls.spawn(async move {
             let began = Instant::now();
             (app::get(&client, &url, &headers).await, began.elapsed())

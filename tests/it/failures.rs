@@ -69,6 +69,77 @@ fn a_region_is_lost_pod_by_pod_and_comes_back_without_a_failed_request() {
     load.tally().none_failed();
 }
 
+/// An app outside the mesh, beside the shop's that is inside.
+const KIOSK: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: kiosk, namespace: street}
+spec:
+  selector: {app: kiosk}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: kiosk, namespace: street}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: kiosk}}
+  template:
+    metadata: {labels: {app: kiosk}}
+    spec:
+      containers:
+        - name: kiosk
+          command: [reviews]
+          env: [{name: VERSION, value: v1}]
+          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+";
+
+#[test]
+fn new_connections_find_a_deployment_that_scales_and_rolls_inside_the_mesh_and_outside() {
+    let inside = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: fair, labels: {weft.dev/inject: enabled}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: guest, namespace: fair}
+spec: {containers: [{name: guest, command: [visitor]}]}
+---
+"
+    .to_owned()
+        + &KIOSK.replace("street", "fair");
+    let mesh = shop().file("kiosk.yaml", KIOSK).file("fair.yaml", &inside).up();
+    let ready = |wanted: usize, version: &'static str| {
+        move |status: &Value| {
+            let pods = status["pods"].as_array().expect("pods").iter();
+            let kiosks: Vec<_> = pods
+                .filter(|pod| pod["name"].as_str().is_some_and(|name| name.starts_with("kiosk-")))
+                .collect();
+            let all = kiosks.len() == 2 * wanted && kiosks.iter().all(|pod| pod["ready"] == true);
+            all && kiosks.iter().all(|pod| pod["version"] == version)
+        }
+    };
+    let load = ["--fresh", "--rate", "100", "--count", "100000", "--seconds", "20"];
+    let calls = [
+        mesh.visit_beside("fair", "guest", "http://kiosk/healthz", &load),
+        mesh.visit_beside("street", "stranger", "http://kiosk/healthz", &load),
+    ];
+    let edit = |from: &str, to: &str| {
+        mesh.write("kiosk.yaml", &KIOSK.replace(from, to));
+        mesh.write("fair.yaml", &inside.replace(from, to));
+    };
+    edit("replicas: 4", "replicas: 1");
+    mesh.until("one of each is left", ready(1, ""));
+    edit("replicas: 4", "replicas: 5");
+    mesh.until("there are five of each", ready(5, ""));
+    edit("labels: {app: kiosk}}", "labels: {app: kiosk, version: v2}}");
+    mesh.until("four new ones of each have come", ready(4, "v2"));
+    for calls in calls {
+        calls.tally().none_failed();
+    }
+}
+
 /// Sets a flag when it is dropped, also by a panic.
 struct Over<'a>(&'a AtomicBool);
 
