@@ -21,6 +21,7 @@ use weft_daemon::drain::Tasks;
 
 use crate::cluster::system::System;
 use crate::cluster::{Found, Handle};
+use crate::logs;
 use crate::pod::{ExecPlan, ExecStdio, PodHandle};
 
 mod control;
@@ -35,6 +36,9 @@ pub enum Ask {
     Status,
     /// Which pod and container is meant. Answered with [`Answer::Found`].
     Find(Target),
+    /// Which pod and container is meant, and when it prints nothing any more. Answered with [`Answer::Found`] at once,
+    /// and with [`Answer::Over`] once the container has ended for good, or its pod.
+    Follow(Target),
     /// Run a command. With [`Ask::Exec::terminal`] none, standard input, output and error come as descriptors. Answered
     /// with [`Answer::Started`] or [`Answer::Terminal`], then [`Answer::Exit`]. Closing the connection kills the command.
     Exec {
@@ -78,6 +82,8 @@ pub enum Answer {
         /// The container.
         container: String,
     },
+    /// All that the container ever prints is in its log; why, for people.
+    Over(String),
     /// The command runs.
     Started,
     /// The command runs in a terminal, whose other end comes as a descriptor.
@@ -165,6 +171,7 @@ impl Server {
                 };
                 wire.send(&answer, &[]).await
             }
+            Ask::Follow(target) => self.follow(&mut wire, &target).await,
             Ask::Exec {
                 target,
                 command,
@@ -212,6 +219,26 @@ impl Server {
             .handle
             .ok_or_else(|| format!("pod {} has not started; see weft status", found.key))?;
         Ok((handle, container))
+    }
+
+    async fn follow(&self, wire: &mut Wire, target: &Target) -> io::Result<()> {
+        let (pod, container) = match self.running(target).await {
+            Ok(running) => running,
+            Err(why) => return wire.send(&Answer::Refused(why), &[]).await,
+        };
+        let (namespace, name) = (pod.plan().namespace.clone(), pod.plan().name.clone());
+        let key = format!("{namespace}/{name}");
+        let over = logs::end(pod.status(), &key, &container);
+        let found = Answer::Found {
+            namespace,
+            pod: name,
+            container: container.clone(),
+        };
+        wire.send(&found, &[]).await?;
+        tokio::select! {
+            why = over => wire.send(&Answer::Over(why), &[]).await,
+            () = wire.closed() => Ok(()),
+        }
     }
 
     async fn exec(

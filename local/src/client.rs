@@ -47,6 +47,18 @@ pub struct Running {
     pub terminal: Option<OwnedFd>,
 }
 
+/// A container whose log is followed. Dropping it ends the conversation.
+#[derive(Debug)]
+pub struct Followed {
+    wire: Wire,
+    /// The namespace.
+    pub namespace: String,
+    /// The pod's whole name.
+    pub pod: String,
+    /// The container.
+    pub container: String,
+}
+
 /// How long `weft down` waits.
 const DOWN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -102,6 +114,27 @@ impl Client {
                 pod,
                 container,
             } => Ok((namespace, pod, container)),
+            _ => Err(ClientError::Ended),
+        }
+    }
+
+    /// The pod and container that are meant, for as long as they may print something.
+    ///
+    /// # Errors
+    /// There is none, or several, or it has not started.
+    pub async fn follow(&self, target: &Target) -> Result<Followed, ClientError> {
+        let mut wire = self.ask(&Ask::Follow(target.clone()), &[]).await?;
+        match answer(&mut wire).await?.0 {
+            Answer::Found {
+                namespace,
+                pod,
+                container,
+            } => Ok(Followed {
+                wire,
+                namespace,
+                pod,
+                container,
+            }),
             _ => Err(ClientError::Ended),
         }
     }
@@ -207,6 +240,17 @@ impl Running {
         match answer(&mut self.wire).await?.0 {
             Answer::Exit(code) => Ok(code),
             _ => Err(ClientError::Ended),
+        }
+    }
+}
+
+impl Followed {
+    /// Waits until all that the container ever prints is in its log: why, for people. That the mesh has ended, however it
+    /// did, is one reason. Not cancel safe.
+    pub async fn over(&mut self) -> String {
+        match answer(&mut self.wire).await {
+            Ok((Answer::Over(why), _)) => why,
+            Ok(_) | Err(_) => "the mesh has ended".to_owned(),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -23,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 pub use self::exec::{Exec, ExecPlan, ExecStdio};
 pub(crate) use self::exec::{exec, terminal};
@@ -52,6 +55,10 @@ pub(crate) struct Running {
     child: Child,
     pidfd: Arc<OwnedFd>,
     said: tokio::io::Lines<BufReader<UnixStream>>,
+    /// What its pid 1 said last: the signal that ended the command.
+    signal: Option<i32>,
+    /// Its log, until its pipes end.
+    written: TaskTracker,
     /// The main process, as the host numbers it.
     pub(crate) host_pid: u32,
 }
@@ -63,6 +70,9 @@ pub(crate) struct Ended {
     pub(crate) code: i32,
     pub(crate) signal: Option<i32>,
 }
+
+/// The pipes of a container end with its last process, unless it has handed them to another container over a volume.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Starts a container, and returns when its command runs. An error is for people, and says why the command can't run.
 /// Not cancel safe in its result only: a container started by a dropped call is killed.
@@ -90,9 +100,9 @@ pub(crate) async fn start(plan: &InitPlan, net: &PodNet, log: &LogFile) -> io::R
             command.spawn().context("starting a container's first process")
         })
         .await?;
-    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-        log.collect(stdout, stderr);
-    }
+    let pipes = child.stdout.take().zip(child.stderr.take());
+    let (stdout, stderr) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
+    let written = log.collect(stdout, stderr);
     let pid = child
         .id()
         .and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()));
@@ -106,6 +116,8 @@ pub(crate) async fn start(plan: &InitPlan, net: &PodNet, log: &LogFile) -> io::R
                 child,
                 pidfd: Arc::new(pidfd),
                 said,
+                signal: None,
+                written,
                 host_pid,
             })
         }
@@ -115,23 +127,30 @@ pub(crate) async fn start(plan: &InitPlan, net: &PodNet, log: &LogFile) -> io::R
 }
 
 impl Running {
-    /// Waits for the end of the main process. Cancel safe.
+    /// Waits for the end of the main process, and until all that the container printed is in its log. Cancel safe.
     pub(crate) async fn wait(&mut self) -> Ended {
-        // The last words of pid 1; none if it was killed itself.
-        let said = self.said.next_line().await.ok().flatten();
-        let signal = said
-            .as_deref()
-            .and_then(|line| line.strip_prefix("signal ")?.parse().ok());
-        match self.child.wait().await {
+        // The last words of pid 1; none if it was killed itself, or if they have been heard already.
+        if let Ok(Some(line)) = self.said.next_line().await {
+            self.signal = line.strip_prefix("signal ").and_then(|number| number.parse().ok());
+        }
+        let ended = match self.child.wait().await {
             Ok(status) => {
-                let signal = signal.or(status.signal());
+                let signal = self.signal.or(status.signal());
                 Ended {
                     code: status.code().unwrap_or(128 + signal.unwrap_or(0)),
                     signal,
                 }
             }
-            Err(_) => Ended { code: 255, signal },
+            Err(_) => Ended {
+                code: 255,
+                signal: self.signal,
+            },
+        };
+        // Who follows the log is told of the end, and must find everything there.
+        if timeout(LAST_WORDS, self.written.wait()).await.is_err() {
+            tracing::debug!("something outside a container holds its output open");
         }
+        ended
     }
 
     /// Asks the main process to end.

@@ -3,11 +3,13 @@
 //! A line is `<RFC 3339 time> <stdout|stderr> <F|P> <text>`, as Kubernetes' container runtimes write it (`P`: the line
 //! goes on in the next one). A file that has grown to [`FILE_LIMIT`] is renamed to `<name>.log.1` and begun anew.
 
+mod end;
 mod read;
 mod write;
 
 use std::path::{Path, PathBuf};
 
+pub use self::end::end;
 pub use self::read::Reader;
 pub(crate) use self::write::LogFile;
 

@@ -86,6 +86,11 @@ pub(crate) async fn exec(pidfd: Arc<OwnedFd>, init: Arc<InitPlan>, plan: ExecPla
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS;
         setns(&*pidfd, namespaces).context("entering the container")?;
+        if let ExecStdio::Fds { stdin, stdout, stderr } = &plan.stdio {
+            for fd in [stdin, stdout, stderr].into_iter().flatten() {
+                init.identity.own_pipe(fd)?;
+            }
+        }
         init.identity.assume()?;
         std::env::set_current_dir(&init.working_dir).context("entering workingDir")?;
         let _guard = runtime.enter();

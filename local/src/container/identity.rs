@@ -4,8 +4,9 @@
 //! them: no privileged code of ours runs between, where a container's own libraries could reach it.
 
 use std::io;
+use std::os::fd::AsFd;
 
-use rustix::fs::Mode;
+use rustix::fs::{FsWord, Mode, fchown, fstatfs};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, configure_capability_in_ambient_set,
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::mounts::Context;
 use crate::spec::Capability;
+
+/// `PIPEFS_MAGIC` of `linux/magic.h`: where pipes are that have no name in a directory.
+const PIPEFS: FsWord = 0x5049_5045;
 
 /// User, groups and capabilities.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,18 @@ impl Identity {
         }
         set_no_new_privs(true).context("setting no_new_privs")?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
+        Ok(())
+    }
+}
+
+impl Identity {
+    /// Makes a pipe this user's, so that its programs can also open it by name: `/dev/stdout`, `/proc/self/fd/1`, as they
+    /// can where container runtimes make the pipes. Anything else that output may go to (a file, a terminal) is somebody's,
+    /// and stays as it is.
+    pub(crate) fn own_pipe(&self, fd: impl AsFd) -> io::Result<()> {
+        if fstatfs(&fd).context("looking at a pipe")?.f_type == PIPEFS {
+            fchown(&fd, Some(Uid::from_raw(self.uid)), None).context("giving a pipe to the container's user")?;
+        }
         Ok(())
     }
 }

@@ -50,6 +50,8 @@ pub(crate) fn init() -> ExitCode {
 /// Starts the command; returns its pid here and on the host.
 fn start() -> io::Result<(Pid, u32)> {
     let plan: InitPlan = stage::attached().context("reading the container's plan")?;
+    plan.identity.own_pipe(io::stdout())?;
+    plan.identity.own_pipe(io::stderr())?;
     nix::unistd::dup2_stdin(File::open("/dev/null").context("/dev/null")?).context("/dev/null")?;
     // Away from any terminal that the mesh was started on.
     nix::unistd::setsid().context("starting a session")?;

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{ChildStderr, ChildStdout};
+use tokio_util::task::TaskTracker;
 
 use super::{FILE_LIMIT, rotated};
 
@@ -52,11 +53,14 @@ impl LogFile {
         })
     }
 
-    /// Writes down what comes from these pipes until they end.
-    pub(crate) fn collect(&self, stdout: ChildStdout, stderr: ChildStderr) {
+    /// Writes down what comes from these pipes until they end, also if nobody waits for that.
+    pub(crate) fn collect(&self, stdout: ChildStdout, stderr: ChildStderr) -> TaskTracker {
         let (out, err) = (self.clone(), self.clone());
-        tokio::spawn(async move { out.copy(stdout, "stdout").await });
-        tokio::spawn(async move { err.copy(stderr, "stderr").await });
+        let written = TaskTracker::new();
+        written.spawn(async move { out.copy(stdout, "stdout").await });
+        written.spawn(async move { err.copy(stderr, "stderr").await });
+        written.close();
+        written
     }
 
     async fn copy(&self, mut from: impl AsyncRead + Unpin, stream: &str) {

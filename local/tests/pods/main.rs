@@ -6,6 +6,7 @@ mod app;
 mod host;
 mod lifecycle;
 mod network;
+mod output;
 mod rights;
 mod servers;
 mod story;
@@ -64,6 +65,15 @@ const STORIES: &[(&str, Story)] = &[
     }),
     ("commands_run_in_a_container", |stage| Box::pin(lifecycle::exec(stage))),
     ("logs_can_be_followed", |stage| Box::pin(lifecycle::logs(stage))),
+    ("output_can_be_opened_by_its_name", |stage| {
+        Box::pin(output::by_name(stage))
+    }),
+    ("output_that_is_somebody_s_file_stays_theirs", |stage| {
+        Box::pin(output::not_ours(stage))
+    }),
+    ("who_follows_a_log_gets_its_last_words", |stage| {
+        Box::pin(output::last_words(stage))
+    }),
     ("volumes_are_what_they_say", |stage| Box::pin(volumes::kinds(stage))),
     ("volumes_live_as_long_as_their_pod", |stage| {
         Box::pin(volumes::life(stage))
