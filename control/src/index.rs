@@ -241,6 +241,12 @@ impl Index {
         status::problems(self)
     }
 
+    /// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.
+    pub(crate) fn pod_at(&self, ip: IpAddr) -> Option<&Name> {
+        let version = |name: &&Name| self.pods.get(*name).map(|kept| kept.object.resource_version);
+        self.pods_by_ip.of(&ip).max_by_key(|name| (version(name), *name))
+    }
+
     /// Whether nothing may be said of an address at which no Pod and no Service is known: it is of the mesh's own networks,
     /// and neither a node's nor in an EndpointSlice without a pod, which says that it is not in the mesh.
     pub(crate) fn expects(&self, ip: IpAddr) -> bool {

@@ -17,6 +17,7 @@ pub(crate) mod listen;
 
 pub(crate) mod discovery;
 pub(crate) mod identity;
+pub(crate) mod outcome;
 
 pub(crate) mod desk;
 

@@ -5,6 +5,7 @@
 
 pub mod patch;
 pub mod probes;
+pub mod settings;
 pub mod sidecar;
 
 pub mod redirect;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::probes::{self, Originals};
 use crate::redirect::{Exempt, PROXY_UID, RedirectSettings};
+use crate::settings::InjectSettings;
 use crate::sidecar;
 
 /// The label of a Namespace that switches injection on, and of a Pod that opts out.
@@ -19,23 +20,6 @@ const FOREIGN: [&str; 5] = [
     "consul-dataplane",
     "envoy-sidecar",
 ];
-
-/// What injection is set up with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InjectSettings {
-    /// The image of the added containers.
-    pub image: String,
-    /// Their command, before the role: `["weft"]`.
-    pub command: Vec<String>,
-    /// `host:port` of the control plane.
-    pub control_address: String,
-    /// What exempts the proxy from the redirect.
-    pub exempt: Exempt,
-    /// More variables for the proxy: `OTEL_EXPORTER_OTLP_ENDPOINT`, say.
-    pub proxy_env: Vec<(String, String)>,
-    /// Added to `weft.dev/proxy-version`.
-    pub version: String,
-}
 
 /// What to do with a pod.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::patch::InjectSettings;
 use crate::redirect::{ADMIN_PORT, Exempt, PROXY_UID, RedirectSettings};
+use crate::settings::InjectSettings;
 
 /// The init container that puts the redirect rules in place.
 pub const INIT: &str = "weft-init";

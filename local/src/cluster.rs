@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_control::objects::{Object, Problem};
 use weft_daemon::drain::Tasks;
-use weft_injector::patch::InjectSettings;
+use weft_injector::settings::InjectSettings;
 
 use crate::dns::Zone;
 use crate::manifest::{Desired, Facts, Files, Key, Reader};

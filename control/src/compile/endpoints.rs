@@ -11,7 +11,6 @@ use weft_model::identity::Identity;
 use super::Compiled;
 use super::key::SetKey;
 use super::ledger::{Ledger, source_of};
-use super::lookup::pod_at;
 use crate::index::{Index, Name, Subset, Topic};
 use crate::objects::pod::Pod;
 use crate::objects::service::SliceEndpoint;
@@ -135,7 +134,7 @@ fn member(
     }
     let name = match &written.pod {
         Some(pod) => Some(Name::new(pod.namespace.as_str(), pod.name.as_str())),
-        None => pod_at(index, address.ip()).cloned(),
+        None => index.pod_at(address.ip()).cloned(),
     };
     let Some(name) = name else {
         let labels = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! What an app dialled, and what is there.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,18 +49,12 @@ fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Led
     if let Some(lookup) = service.and_then(|name| at_service(index, name, port, client, ledger)) {
         return Some(lookup);
     }
-    match pod_at(index, ip) {
+    match index.pod_at(ip) {
         Some(name) => Some(direct(index, name, address, ledger)),
         // Perhaps a pod that is new, and that we have not heard of: whoever calls waits for that, and plaintext is not sent.
         None if index.expects(ip) => None,
         None => Some(OUTSIDE),
     }
-}
-
-/// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.
-pub(super) fn pod_at(index: &Index, ip: IpAddr) -> Option<&Name> {
-    let version = |name: &&Name| index.pods.get(*name).map(|kept| kept.object.resource_version);
-    index.pods_by_ip.of(&ip).max_by_key(|name| (version(name), *name))
 }
 
 /// A pod, which is in the mesh or positively not. One of which that cannot be told is refused.

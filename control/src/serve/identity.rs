@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Semaphore;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use weft_certs::csr;
 use weft_certs::key::PublicKey;
 use weft_certs::token::Bearer;
@@ -20,6 +20,7 @@ use super::cache::trust_roots;
 use super::desk::{Desk, PodFacts};
 use super::listen::Peer;
 use super::metrics::Metrics;
+use super::outcome::Outcome;
 use super::rate::{Buckets, Rate};
 use super::tokens::{TokenKeys, Unverified};
 use crate::authority::{Chain, Issuer};
@@ -66,90 +67,6 @@ pub(crate) struct Rules {
     pub(crate) address_check: AddressCheck,
     pub(crate) renew_by_leaf: RenewByLeaf,
     pub(crate) pod_wait: Duration,
-}
-
-/// How a request ended: a metric's label, and the word in a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// A first leaf was issued.
-    Issued,
-    /// A leaf was renewed with leaf and token.
-    Renewed,
-    /// A leaf was renewed with itself alone.
-    RenewedByLeaf,
-    /// The CSR is none, or its key is of no use.
-    CsrInvalid,
-    /// There is no token.
-    TokenMissing,
-    /// The token is not good.
-    TokenRefused,
-    /// No token can be checked now.
-    TokenUnverifiable,
-    /// The certificate shown is of another identity than the token, or has ended.
-    LeafMismatch,
-    /// The token's pod is not known.
-    PodUnknown,
-    /// The token's pod is another, runs as another account, or has ended.
-    PodMismatch,
-    /// The caller's address is not the pod's.
-    AddressMismatch,
-    /// Too often.
-    RateLimited,
-    /// Too many at once.
-    Overloaded,
-    /// The authority did not issue.
-    Failed,
-}
-
-impl Outcome {
-    pub(crate) const ALL: [Self; 14] = [
-        Self::Issued,
-        Self::Renewed,
-        Self::RenewedByLeaf,
-        Self::CsrInvalid,
-        Self::TokenMissing,
-        Self::TokenRefused,
-        Self::TokenUnverifiable,
-        Self::LeafMismatch,
-        Self::PodUnknown,
-        Self::PodMismatch,
-        Self::AddressMismatch,
-        Self::RateLimited,
-        Self::Overloaded,
-        Self::Failed,
-    ];
-
-    /// The stable word.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Issued => "issued",
-            Self::Renewed => "renewed",
-            Self::RenewedByLeaf => "renewed-by-leaf",
-            Self::CsrInvalid => "csr-invalid",
-            Self::TokenMissing => "token-missing",
-            Self::TokenRefused => "token-refused",
-            Self::TokenUnverifiable => "token-unverifiable",
-            Self::LeafMismatch => "leaf-mismatch",
-            Self::PodUnknown => "pod-unknown",
-            Self::PodMismatch => "pod-mismatch",
-            Self::AddressMismatch => "address-mismatch",
-            Self::RateLimited => "rate-limited",
-            Self::Overloaded => "overloaded",
-            Self::Failed => "failed",
-        }
-    }
-
-    fn code(self) -> Code {
-        match self {
-            Self::Issued | Self::Renewed | Self::RenewedByLeaf => Code::Ok,
-            Self::CsrInvalid => Code::InvalidArgument,
-            Self::TokenMissing | Self::TokenRefused => Code::Unauthenticated,
-            Self::TokenUnverifiable => Code::Unavailable,
-            Self::LeafMismatch | Self::PodUnknown | Self::PodMismatch | Self::AddressMismatch => Code::PermissionDenied,
-            Self::RateLimited | Self::Overloaded => Code::ResourceExhausted,
-            Self::Failed => Code::Internal,
-        }
-    }
 }
 
 /// A refusal: the word, and the sentence.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::identity::Outcome;
+use super::outcome::Outcome;
 
 /// Counters: plain adds, summed on scrape.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use weft_control::objects::kinds::{Kinds, Scope};
 use weft_control::objects::{Object, Problem};
 use weft_daemon::drain::{Drain, Tasks};
 use weft_daemon::{exit, log};
-use weft_injector::patch::InjectSettings;
+use weft_injector::settings::InjectSettings;
 use weft_injector::redirect::{Exempt, MARK};
 
 use super::{Settings, tell};
