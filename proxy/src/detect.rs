@@ -8,6 +8,12 @@
 //! What is opaque reaches the app untouched, forged headers included. So whatever some app's parser might take for a request
 //! is HTTP here, and our own codec, which is strict, says what is wrong with it. Where the first line is too long or does not
 //! end in time, that is HTTP as well: nobody gets round the codec by being odd or slow.
+//!
+//! One pause does mean something. A client that stops within a first line whose first word is not (the beginning of) a
+//! registered method, as one of ZooKeeper's `ruok` does, waits for an answer, and is opaque as soon as it has been silent for
+//! as long as a client may be that says nothing at all. Its first line is watched from then on ([`FirstLine`]): should it
+//! become that of a request after all, the stream is broken before the line ends, so the app has never been given a request
+//! that the codec has not seen. `G`, `E`, `T` may come as slowly as they like.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -32,6 +38,11 @@ const REMEMBERED: usize = 1024;
 
 /// The client's side of HTTP/2 begins with this (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The methods of IANA's registry (<https://www.iana.org/assignments/http-methods>), WebDAV's among them.
+const METHODS: &str = "* ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE \
+    MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT \
+    QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL";
 
 /// What the bytes so far say. Once decided, more bytes never change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +77,24 @@ pub enum Detected {
     Dialled(Io),
 }
 
+/// How long is waited for a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// Until it says anything, before the destination is dialled as well.
+    pub silence: Duration,
+    /// Until it goes on, where the beginning of its first line is unlikely to become a request's.
+    pub pause: Duration,
+}
+
+/// The first line of a stream that was taken for opaque because its client paused in it.
+#[derive(Debug)]
+pub struct FirstLine(Vec<u8>);
+
+/// A first line became that of an HTTP request after a pause. Its end was not passed on.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("an HTTP request, in a first line in which the client had paused")]
+pub struct LateRequest;
+
 /// Why nothing was found out.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
@@ -97,12 +126,7 @@ pub fn classify(bytes: &[u8]) -> Verdict {
 /// A request line: a method, a target, and `HTTP/` as the beginning of the last word (RFC 9112 section 3). The whole line is
 /// waited for, because `GET a` is Redis as well. Empty lines before it count for nothing (RFC 9112 section 2.2).
 fn classify_line(bytes: &[u8]) -> Verdict {
-    let seen = &bytes[..bytes.len().min(LINE_MAX)];
-    let begin = seen
-        .iter()
-        .take_while(|b| matches!(b, b'\r' | b'\n' | b' ' | b'\t'))
-        .count();
-    let line = &seen[begin..];
+    let line = without_empty_lines(&bytes[..bytes.len().min(LINE_MAX)]);
     let end = line.iter().position(|b| *b == b'\n');
     let line = &line[..end.unwrap_or(line.len())];
     if !may_be_request(line) {
@@ -123,6 +147,25 @@ fn classify_line(bytes: &[u8]) -> Verdict {
 }
 
 const H1: Verdict = Verdict::Http(HttpVersion::H1);
+
+fn without_empty_lines(bytes: &[u8]) -> &[u8] {
+    let is_empty = |b: &u8| matches!(b, b'\r' | b'\n' | b' ' | b'\t');
+    let begin = bytes.iter().position(|b| !is_empty(b)).unwrap_or(bytes.len());
+    &bytes[begin..]
+}
+
+/// Whether the beginning of a first line, in which a client pauses, may well become a request's: its first word is a
+/// registered method as far as it goes. In either case of letters, as some servers read them.
+fn is_likely_request(bytes: &[u8]) -> bool {
+    let line = without_empty_lines(bytes);
+    let length = line.iter().take_while(|b| is_token(**b)).count();
+    let word = &line[..length];
+    let is_whole = length < line.len();
+    METHODS.split(' ').any(|method| {
+        let begin = method.as_bytes().get(..length);
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(word)) && (!is_whole || method.len() == length)
+    })
+}
 
 /// Whether a line, or the beginning of one, is what some parser may take for (the beginning of) a request line. Any token may
 /// be a method (RFC 9110 section 9.1). After letters, as all methods in use are, much is forgiven, since some servers part a
@@ -192,9 +235,10 @@ pub fn classify_greeting(bytes: &[u8]) -> Greeting {
     }
 }
 
-/// Reads the client's first bytes. `silence`: how long it may say nothing before `None`. Cancel safe: what was read stays
-/// read ahead.
-async fn client_says(client: &mut Io, silence: Option<Duration>) -> io::Result<Option<Verdict>> {
+/// Reads the client's first bytes. `silence`: how long it may say nothing before `None`; `pause`: see [`Waits`]. Cancel
+/// safe: what was read stays read ahead.
+async fn client_says(client: &mut Io, silence: Option<Duration>, pause: Duration) -> io::Result<Option<Verdict>> {
+    client.watch_first_line(false);
     if client.ahead().is_empty() {
         let first = client.read_ahead(LINE_MAX);
         let read = match silence {
@@ -214,12 +258,23 @@ async fn client_says(client: &mut Io, silence: Option<Duration>) -> io::Result<O
             Verdict::Undecided => {}
             decided => return Ok(Some(decided)),
         }
-        match timeout_at(deadline, client.read_ahead(LINE_MAX)).await {
+        let likely = is_likely_request(client.ahead());
+        let until = if likely {
+            deadline
+        } else {
+            deadline.min(Instant::now() + pause)
+        };
+        match timeout_at(until, client.read_ahead(LINE_MAX)).await {
             Ok(read) => {
                 // It ended in the middle of what might have become HTTP, and now never will.
                 if read? == 0 {
                     return Ok(Some(Verdict::Opaque));
                 }
+            }
+            // It waits for an answer.
+            Err(_) if !likely && until < deadline => {
+                client.watch_first_line(true);
+                return Ok(Some(Verdict::Opaque));
             }
             // Whoever stops in the middle is not let past the codec.
             Err(_) => return Ok(Some(H1)),
@@ -251,7 +306,7 @@ pub async fn version(client: &mut Io, silence: Duration) -> io::Result<Option<Ht
 
 /// Whether a connection that is about to be refused speaks HTTP, and so can be told why. Cancel safe.
 pub async fn could_be_told(client: &mut Io, silence: Duration) -> Option<HttpVersion> {
-    match client_says(client, Some(silence)).await {
+    match client_says(client, Some(silence), silence).await {
         Ok(Some(Verdict::Http(version))) => Some(version),
         _ => None,
     }
@@ -262,7 +317,7 @@ pub async fn could_be_told(client: &mut Io, silence: Duration) -> Option<HttpVer
 pub async fn protocol(
     client: &mut Io,
     destination: SocketAddr,
-    silence: Duration,
+    Waits { silence, pause }: Waits,
     known: &ServerFirst,
     dial: impl AsyncFnOnce() -> Result<Io, ProtocolError>,
 ) -> Result<Detected, ProtocolError> {
@@ -271,7 +326,7 @@ pub async fn protocol(
     } else {
         silence
     };
-    if let Some(verdict) = client_says(client, Some(silence)).await? {
+    if let Some(verdict) = client_says(client, Some(silence), pause).await? {
         return Ok(known.learn(destination, verdict, None));
     }
     // Boxed: the trial is rare, and its future is large.
@@ -279,7 +334,7 @@ pub async fn protocol(
         let dial = Box::pin(dial());
         tokio::select! {
             biased; // the client's bytes win
-            said = client_says(client, None) => {
+            said = client_says(client, None, pause) => {
                 // The client spoke first after all. A trial that has not been answered yet is simply dropped.
                 return Ok(known.learn(destination, said?.unwrap_or(Verdict::Opaque), None));
             }
@@ -289,7 +344,7 @@ pub async fn protocol(
     loop {
         tokio::select! {
             biased; // the client's bytes win
-            said = client_says(client, None) => {
+            said = client_says(client, None, pause) => {
                 return Ok(known.learn(destination, said?.unwrap_or(Verdict::Opaque), Some(server)));
             }
             read = server.read_ahead(LINE_MAX) => {
@@ -305,7 +360,7 @@ pub async fn protocol(
                     // It may be a gRPC server: whether this is HTTP, only the client says. What more the server says can
                     // wait in the kernel.
                     Greeting::Http => {
-                        let said = client_says(client, None).await?.unwrap_or(Verdict::Opaque);
+                        let said = client_says(client, None, pause).await?.unwrap_or(Verdict::Opaque);
                         return Ok(known.learn(destination, said, Some(server)));
                     }
                 }
@@ -318,8 +373,35 @@ impl ProtocolError {
     /// In the mesh's words.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Read(_) => Reason::ClientClosed,
+            Self::Read(error) => why_read_failed(error),
             Self::Dial(reason) => *reason,
+        }
+    }
+}
+
+/// Why a client cannot be read, in the mesh's words.
+pub fn why_read_failed(error: &io::Error) -> Reason {
+    match error.get_ref().is_some_and(|source| source.is::<LateRequest>()) {
+        true => Reason::BadRequest,
+        false => Reason::ClientClosed,
+    }
+}
+
+impl FirstLine {
+    /// As far as it has come.
+    pub fn new(so_far: &[u8]) -> Self {
+        Self(so_far[..so_far.len().min(LINE_MAX)].to_vec())
+    }
+
+    /// More bytes of the stream have come. Returns whether the line is decided now, and was not a request's; if it was,
+    /// [`LateRequest`].
+    pub fn goes_on(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        let room = LINE_MAX - self.0.len();
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        match classify(&self.0) {
+            Verdict::Undecided => Ok(false),
+            Verdict::Opaque => Ok(true),
+            Verdict::Http(_) => Err(io::Error::new(io::ErrorKind::InvalidData, LateRequest)),
         }
     }
 }
@@ -360,14 +442,19 @@ impl ServerFirst {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
     const H2: Verdict = Verdict::Http(HttpVersion::H2);
     const DESTINATION: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5432);
     const SILENCE: Duration = Duration::from_millis(50);
+    const WAITS: Waits = Waits {
+        silence: SILENCE,
+        pause: SILENCE,
+    };
 
     #[track_caller]
     fn check(bytes: &[u8], want: Verdict) {
@@ -493,7 +580,7 @@ mod tests {
         let (mut near, mut far) = Io::pipe(64);
         far.write_all(b"hello").await.unwrap();
         drop(far);
-        let detected = protocol(&mut near, DESTINATION, SILENCE, &ServerFirst::default(), never_dialled).await;
+        let detected = protocol(&mut near, DESTINATION, WAITS, &ServerFirst::default(), never_dialled).await;
         assert!(matches!(detected.unwrap(), Detected::Opaque));
     }
 
@@ -580,7 +667,7 @@ mod tests {
         };
         tokio::select! {
             () = talk => unreachable!(),
-            detected = protocol(&mut near, DESTINATION, SILENCE, known, dial) => detected.unwrap(),
+            detected = protocol(&mut near, DESTINATION, WAITS, known, dial) => detected.unwrap(),
         }
     }
 
@@ -594,7 +681,7 @@ mod tests {
             let (mut near, mut far) = Io::pipe(1024);
             far.write_all(bytes).await.unwrap();
             let known = ServerFirst::default();
-            let detected = protocol(&mut near, DESTINATION, SILENCE, &known, never_dialled)
+            let detected = protocol(&mut near, DESTINATION, WAITS, &known, never_dialled)
                 .await
                 .unwrap();
             assert_eq!(matches!(detected, Detected::Http(HttpVersion::H1)), want_http);
@@ -611,6 +698,101 @@ mod tests {
             detect(&ServerFirst::default(), &script, None).await,
             Detected::Http(HttpVersion::H1)
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_word_that_is_no_method_and_a_pause_are_opaque_and_a_methods_beginning_is_not() {
+        for word in [
+            &b"ruok"[..],
+            b"\r\nruok",
+            b"stat",
+            b"PING",
+            b"EHLO mail",
+            b"GETX",
+            b"FOO /",
+            b"F",
+        ] {
+            let begun = Instant::now();
+            let detected = detect(&ServerFirst::default(), &[(0, word)], None).await;
+            assert!(matches!(detected, Detected::Opaque), "{word:?}: {detected:?}");
+            assert_eq!(begun.elapsed(), SILENCE, "{word:?}");
+        }
+        for word in [
+            &b"GE"[..],
+            b"get",
+            b"Report",
+            b"M",
+            b"baseline-con",
+            b"GET key",
+            b"\r\n",
+            b"*",
+            b"PRI *",
+        ] {
+            let begun = Instant::now();
+            let detected = detect(&ServerFirst::default(), &[(0, word)], None).await;
+            assert!(
+                matches!(detected, Detected::Http(HttpVersion::H1)),
+                "{word:?}: {detected:?}"
+            );
+            assert_eq!(begun.elapsed(), PATIENCE, "{word:?}");
+        }
+        // No pause: whatever its method is.
+        let script: &[(u64, &[u8])] = &[(0, b"FOO"), (40, b" / HTTP"), (40, b"/1.1\r\n")];
+        let detected = detect(&ServerFirst::default(), script, None).await;
+        assert!(matches!(detected, Detected::Http(HttpVersion::H1)), "{detected:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_behind_a_pause_is_broken_before_its_line_ends() {
+        let forged = b" / HTTP/1.1\r\nx-forwarded-client-cert: URI=spiffe://a/ns/b/sa/c\r\n\r\n";
+        for cut in 0..forged.len() {
+            let (mut near, mut far) = Io::pipe(1024);
+            far.write_all(b"FOO").await.unwrap();
+            let known = ServerFirst::default();
+            let detected = protocol(&mut near, DESTINATION, WAITS, &known, never_dialled).await;
+            assert!(matches!(detected.unwrap(), Detected::Opaque));
+            let mut seen = Vec::new();
+            // Whichever way it is read.
+            let mut error = None;
+            for piece in [&forged[..cut], &forged[cut..]]
+                .into_iter()
+                .filter(|piece| !piece.is_empty())
+            {
+                far.write_all(piece).await.unwrap();
+                let read = match cut % 2 {
+                    0 => near.read_ahead(1024).await.map(|_| ()),
+                    _ => near.read_buf(&mut seen).await.map(|_| ()),
+                };
+                let read = match read {
+                    Ok(()) => near.read_buf(&mut seen).now_or_never().unwrap_or(Ok(0)).map(|_| ()),
+                    failed => failed,
+                };
+                if let Err(failed) = read {
+                    error = Some(failed);
+                    break;
+                }
+            }
+            assert_eq!(
+                error.map(|error| why_read_failed(&error)),
+                Some(Reason::BadRequest),
+                "{cut}"
+            );
+            assert!(!seen.contains(&b'\n'), "{:?}", String::from_utf8_lossy(&seen));
+        }
+        let (mut near, mut far) = Io::pipe(1024);
+        for piece in [&b"ruok"[..], b"stat\nGET / HTTP/1.1\r\n"] {
+            far.write_all(piece).await.unwrap();
+            if near.ahead().is_empty() {
+                let known = ServerFirst::default();
+                let detected = protocol(&mut near, DESTINATION, WAITS, &known, never_dialled).await;
+                assert!(matches!(detected.unwrap(), Detected::Opaque));
+            }
+        }
+        assert_eq!(
+            near.read_ahead(1024).await.unwrap(),
+            21,
+            "another line of the same stream is its own affair"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -672,7 +854,7 @@ mod tests {
         let (mut near, _far) = Io::pipe(64);
         let known = ServerFirst::default();
         let refused = async || Err::<Io, _>(ProtocolError::Dial(Reason::ConnectFailed));
-        let error = protocol(&mut near, DESTINATION, SILENCE, &known, refused)
+        let error = protocol(&mut near, DESTINATION, WAITS, &known, refused)
             .await
             .unwrap_err();
         assert_eq!(error.reason(), Reason::ConnectFailed);

@@ -2,7 +2,7 @@
 //!
 //! In: a connection that the redirect sent here. Out: the same bytes or requests at the app, from the pod's own address, once
 //! it is known who calls and that it may; or a refusal with its reason. The rooms come in this order: origin, mtls (who
-//! calls), admit, detect, then forward: [`requests`] for HTTP, [`stream`] for the rest.
+//! calls), admit, detect, then forward: [`requests`] for HTTP, [`stream`] for the rest, which a peer's proxy is told ([`crate::answer`]).
 
 pub mod requests;
 
@@ -19,7 +19,8 @@ use weft_model::reason::Reason;
 
 use crate::accept::Slot;
 use crate::admit::admit;
-use crate::detect::{self, Detected, ProtocolError};
+use crate::answer;
+use crate::detect::{self, Detected, ProtocolError, Waits};
 use crate::forward::tcp::pump;
 use crate::http::limits::Limits;
 use crate::http::server::{ServeContext, serve as serve_http};
@@ -48,8 +49,8 @@ struct Arrived {
     hop: Option<Hop>,
     /// What proves who called. `None`: nothing was shown.
     chain: Option<Chain>,
-    /// The app, where it was dialled already.
-    dialled: Option<Io>,
+    /// Whether the caller's proxy waits to be told that the app has taken the stream.
+    unanswered: bool,
 }
 
 /// Where a stream comes from and where it goes.
@@ -65,8 +66,23 @@ struct Journey<'a> {
 /// The pipe from our own outbound side holds so much in each direction.
 const PIPE: usize = 64 * 1024;
 
-/// A connection that will not be served: the stream, where it is still there, and why.
-type Refused = (Option<Io>, Reason);
+/// A connection that will not be served.
+#[derive(Debug)]
+struct Refused {
+    reason: Reason,
+    told: Told,
+}
+
+/// Who is told why a connection will not be served.
+#[derive(Debug)]
+enum Told {
+    /// Nobody: it is gone, or to be.
+    Nobody,
+    /// The client, where it speaks HTTP.
+    Client(Io),
+    /// The proxy of a client that speaks something else.
+    Proxy(Io),
+}
 
 /// Serves one connection to its end. What goes wrong is counted by its reason.
 pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr, slot: &Slot) {
@@ -85,22 +101,21 @@ pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr, s
     };
     match identify(worker, io, journey).await {
         Ok(arrived) => finish(worker, arrived, journey).await,
-        Err((io, reason)) => turn_away(worker, io, reason, journey).await,
+        Err(refused) => turn_away(worker, refused, journey).await,
     }
 }
 
 /// Takes over a stream that the outbound side of this very pod opens to an endpoint that is this pod: as one of mutual TLS,
-/// admission included. What it returns leads to the app, which listens; an error says that another endpoint may be tried.
-pub async fn from_self(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
+/// admission and answer included. An error says that another endpoint may be tried.
+pub fn from_self(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
     let credential = worker.credential()?;
-    let dialled = dial_app(worker, app).await?;
     let (ours, theirs) = Io::pipe(PIPE);
     let arrived = Arrived {
         io: theirs,
         caller: Caller::Verified(credential.identity().clone()),
         hop: Some(Hop::Tcp),
         chain: None,
-        dialled: Some(dialled),
+        unanswered: true,
     };
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
@@ -114,9 +129,34 @@ pub async fn from_self(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reaso
     Ok(ours)
 }
 
+impl Arrived {
+    /// Tells the caller's proxy, where it waits to be told, that the app has taken the stream.
+    async fn answer(&mut self) -> Result<(), Reason> {
+        if std::mem::take(&mut self.unanswered) {
+            answer::taken(&mut self.io).await.map_err(|_| Reason::ClientClosed)?;
+        }
+        Ok(())
+    }
+
+    fn refused(self, reason: Reason) -> Refused {
+        let told = match self.unanswered {
+            true => Told::Proxy(self.io),
+            false => Told::Client(self.io),
+        };
+        Refused { reason, told }
+    }
+}
+
+impl Refused {
+    fn unheard(reason: Reason) -> Self {
+        let told = Told::Nobody;
+        Self { reason, told }
+    }
+}
+
 async fn finish(worker: &Rc<Worker>, arrived: Arrived, journey: Journey<'_>) {
-    if let Err((io, reason)) = connection(worker, arrived, journey).await {
-        turn_away(worker, io, reason, journey).await;
+    if let Err(refused) = connection(worker, arrived, journey).await {
+        turn_away(worker, refused, journey).await;
     }
 }
 
@@ -126,12 +166,12 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<
     loop {
         // Admit: whoever it is, as nobody knows or as verified.
         if let Err(reason) = admit(&worker.tables(), port, arrived.caller.clone()) {
-            return Err((Some(arrived.io), reason));
+            return Err(arrived.refused(reason));
         }
         let was_silent = arrived.hop.is_none() && arrived.io.ahead().is_empty();
         // Detect: as the peer says, as declared, else by the bytes.
         let detected = match detect(worker, &mut arrived, journey).await {
-            Err(reason) => return Err((Some(arrived.io), reason)),
+            Err(reason) => return Err(arrived.refused(reason)),
             Ok(_) if was_silent && mtls::may_be_hello(arrived.io.ahead()) => {
                 // A slow peer's ClientHello after all: it is identified now, and admitted anew.
                 arrived = identify(worker, arrived.io, journey).await?;
@@ -145,7 +185,7 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<
         };
         return tokio::select! {
             result = forward(worker, arrived, detected, journey) => result,
-            () = Box::pin(worker.disowned(&chain)) => Err((None, Reason::TlsFailed)),
+            () = Box::pin(worker.disowned(&chain)) => Err(Refused::unheard(Reason::TlsFailed)),
         };
     }
 }
@@ -153,7 +193,7 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<
 /// Forward, to the app. Not cancel safe: dropping it ends the connection.
 async fn forward(
     worker: &Rc<Worker>,
-    mut arrived: Arrived,
+    arrived: Arrived,
     detected: Detected,
     journey: Journey<'_>,
 ) -> Result<(), Refused> {
@@ -171,16 +211,10 @@ async fn forward(
             }
             Ok(())
         }
-        Detected::Opaque => {
-            let dialled = match arrived.dialled.take() {
-                Some(dialled) => Ok(dialled),
-                None => dial_app(worker, journey.app).await,
-            };
-            match dialled {
-                Ok(app) => stream(worker, arrived, app, journey.app).await,
-                Err(reason) => Err((Some(arrived.io), reason)),
-            }
-        }
+        Detected::Opaque => match dial_app(worker, journey.app).await {
+            Ok(app) => stream(worker, arrived, app, journey.app).await,
+            Err(reason) => Err(arrived.refused(reason)),
+        },
         Detected::Dialled(app) => stream(worker, arrived, app, journey.app).await,
     }
 }
@@ -195,18 +229,21 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
     // Strict never looks at who speaks first, so nothing is to be learnt from silence.
     let silence = if strict { within } else { GREETING_WAIT };
     let Ok(hello) = mtls::hello(&mut io, silence, within).await else {
-        return Err((None, Reason::ClientClosed));
+        return Err(Refused::unheard(Reason::ClientClosed));
     };
     match hello {
         Hello::Mesh(accepted) => {
             let credential = match worker.credential() {
                 Ok(credential) => credential,
-                Err(reason) => return Err((Some(io), reason)),
+                Err(reason) => {
+                    let told = Told::Client(io);
+                    return Err(Refused { reason, told });
+                }
             };
             let handshake = Box::pin(mtls::terminate(io, *accepted, &credential, within));
             let terminated = handshake.await.map_err(|error| {
                 tracing::debug!(error = &error as &dyn std::error::Error, "inbound handshake failed");
-                (None, Reason::TlsFailed)
+                Refused::unheard(Reason::TlsFailed)
             })?;
             if let Some(slot) = journey.slot {
                 slot.is_of_peer();
@@ -216,21 +253,21 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
                 caller: Caller::Verified(terminated.peer),
                 hop: Some(terminated.hop),
                 chain: Some(terminated.chain),
-                dialled: None,
+                unanswered: terminated.hop == Hop::Tcp,
             })
         }
         Hello::Foreign | Hello::Plaintext | Hello::Silent | Hello::Ended => {
             if journey.slot.is_some_and(|slot| !slot.is_of_stranger()) {
                 // Not told why: that would take the time and the place that it must not have.
                 refuse::close(&io);
-                return Err((None, Reason::Overloaded));
+                return Err(Refused::unheard(Reason::Overloaded));
             }
             Ok(Arrived {
                 io,
                 caller: Caller::Plaintext,
                 hop: None,
                 chain: None,
-                dialled: None,
+                unanswered: false,
             })
         }
     }
@@ -244,8 +281,12 @@ async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>
         .and_then(|inbound| inbound.port(journey.app.port()))
         .map(|p| p.protocol);
     let idle = match (arrived.hop, declared) {
-        // As bytes, HTTP would reach the app with whatever the peer's app says of its caller.
-        (Some(Hop::Tcp), Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc)) => PEER_IDLE,
+        // As bytes, HTTP would reach the app with whatever the peer's app says of its caller. Each request is answered by
+        // itself then, so the stream is taken.
+        (Some(Hop::Tcp), Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc)) => {
+            arrived.answer().await?;
+            PEER_IDLE
+        }
         (Some(hop), _) => return Ok(hop.http().map_or(Detected::Opaque, Detected::Http)),
         (None, _) => worker.settings.idle_timeout,
     };
@@ -262,9 +303,12 @@ async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>
         }
         _ => {
             // The silence that means something has passed already, in `identify`.
-            let silence = Duration::ZERO;
+            let waits = Waits {
+                silence: Duration::ZERO,
+                pause: worker.settings.detect_wait,
+            };
             let dial = async || dial_app(worker, journey.app).await.map_err(ProtocolError::Dial);
-            let detected = detect::protocol(io, journey.app, silence, &worker.server_first, dial).await;
+            let detected = detect::protocol(io, journey.app, waits, &worker.server_first, dial).await;
             match detected.map_err(|error| error.reason())? {
                 Detected::Http(_) if is_opaque => Ok(Detected::Opaque),
                 detected => Ok(detected),
@@ -280,10 +324,13 @@ async fn dial_app(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
 }
 
 /// Forward, opaque: one stream for as long as it lasts. Admitted anew, because its first bytes may have been waited for.
-async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) -> Result<(), Refused> {
+async fn stream(worker: &Rc<Worker>, mut arrived: Arrived, app: Io, at: SocketAddr) -> Result<(), Refused> {
     let tables = worker.tables();
     if let Err(reason) = admit(&tables, at.port(), arrived.caller.clone()) {
-        return Err((Some(arrived.io), reason));
+        return Err(arrived.refused(reason));
+    }
+    if let Err(reason) = arrived.answer().await {
+        return Err(arrived.refused(reason));
     }
     let labels = tables
         .inbound()
@@ -297,10 +344,15 @@ async fn stream(worker: &Rc<Worker>, arrived: Arrived, app: Io, at: SocketAddr) 
 }
 
 /// Refuses, with the reason where the other side can hear it.
-async fn turn_away(worker: &Rc<Worker>, io: Option<Io>, reason: Reason, journey: Journey<'_>) {
+async fn turn_away(worker: &Rc<Worker>, Refused { reason, told }: Refused, journey: Journey<'_>) {
     tracing::debug!(client = ?journey.client, app = %journey.app, %reason, "inbound connection refused");
-    let Some(io) = io else {
-        return worker.metrics.refused(reason, Direction::Inbound);
+    let io = match told {
+        Told::Client(io) => io,
+        Told::Proxy(io) => {
+            worker.metrics.refused(reason, Direction::Inbound);
+            return answer::refuse(io, reason).await;
+        }
+        Told::Nobody => return worker.metrics.refused(reason, Direction::Inbound),
     };
     let context = context(worker, &Caller::Plaintext, None, journey.app);
     let silence = worker.settings.detect_wait;

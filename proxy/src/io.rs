@@ -13,12 +13,16 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
+use crate::detect::FirstLine;
+
 /// A byte stream between this proxy and an app or a peer.
 #[derive(Debug)]
 pub struct Io {
     /// Read from the transport, not yet taken. Holds no memory when empty.
     ahead: BytesMut,
     transport: Transport,
+    /// A first line that is not whole, on which something rests: see [`FirstLine`]. Not for long.
+    watched: Option<Box<FirstLine>>,
 }
 
 /// How a stream is carried and protected.
@@ -74,6 +78,7 @@ impl Io {
         Self {
             ahead: BytesMut::new(),
             transport,
+            watched: None,
         }
     }
 
@@ -120,12 +125,38 @@ impl Io {
         let mut buffer = ReadBuf::new(&mut step[..most.min(STEP)]);
         ready!(self.transport.poll_read(cx, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
+        self.watch(buffer.filled())?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Takes the bytes read ahead.
     pub fn take_ahead(&mut self) -> BytesMut {
         std::mem::take(&mut self.ahead)
+    }
+
+    /// Takes bytes read ahead, and drops them.
+    pub fn discard_ahead(&mut self, bytes: usize) {
+        self.ahead.advance(bytes.min(self.ahead.len()));
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+    }
+
+    /// Has reading fail if the first line, of which the beginning is read ahead, becomes that of an HTTP request. `false`:
+    /// not any more.
+    pub fn watch_first_line(&mut self, watch: bool) {
+        self.watched = watch.then(|| Box::new(FirstLine::new(&self.ahead)));
+    }
+
+    fn watch(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(line) = &mut self.watched else {
+            return Ok(());
+        };
+        let over = line.goes_on(bytes);
+        if !matches!(over, Ok(false)) {
+            self.watched = None;
+        }
+        over.map(|_| ())
     }
 
     /// Whether a connection that should be silent is: neither ended, nor failed, nor spoken to out of turn. Makes no
@@ -145,6 +176,7 @@ impl Io {
             transport => Err(Self {
                 ahead: self.ahead,
                 transport,
+                watched: self.watched,
             }),
         }
     }
@@ -165,14 +197,19 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
-            return this.transport.poll_read(cx, buffer);
+            let before = buffer.filled().len();
+            ready!(this.transport.poll_read(cx, buffer))?;
+            if this.watched.is_some()
+                && let Err(error) = this.watch(&buffer.filled()[before..])
+            {
+                buffer.set_filled(before);
+                return Poll::Ready(Err(error));
+            }
+            return Poll::Ready(Ok(()));
         }
         let taken = this.ahead.len().min(buffer.remaining());
         buffer.put_slice(&this.ahead[..taken]);
-        this.ahead.advance(taken);
-        if this.ahead.is_empty() {
-            this.ahead = BytesMut::new();
-        }
+        this.discard_ahead(taken);
         Poll::Ready(Ok(()))
     }
 }

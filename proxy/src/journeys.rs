@@ -1,6 +1,7 @@
 //! Whole journeys in one process: an app, its proxy, the peer's proxy and the peer's app, over loopback sockets and real TLS,
 //! without redirection: original destinations are given.
 
+mod answers;
 mod http;
 mod http2;
 mod refusals;

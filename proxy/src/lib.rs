@@ -4,9 +4,9 @@
 //! stories on a page each.
 //!
 //! ```text
-//! inbound   accept → origin → mtls (who calls) → admit → detect ─┬→ forward/tcp → the app
+//! inbound   accept → origin → mtls (who calls) → admit → detect ─┬→ answer → forward/tcp → the app
 //!                                                                └→ http: admit each request → pool → forward → the app
-//! outbound  accept → origin → discover → detect ─┬→ balance → connect (mtls) → forward/tcp → peer
+//! outbound  accept → origin → discover → detect ─┬→ balance → connect (mtls) → answer → forward/tcp → peer
 //!                                                └→ http: route → balance → pool or connect (mtls) → forward → peer
 //!           observe counts and traces all of it; identity feeds mtls; discover feeds admit, route and balance
 //! ```
@@ -36,7 +36,8 @@ pub mod balance;
 pub mod refuse;
 pub mod route;
 
-// Out.
+// Out, and whether it arrived.
+pub mod answer;
 pub mod connect;
 pub mod forward;
 pub mod http;

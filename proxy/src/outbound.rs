@@ -3,7 +3,7 @@
 //! In: a connection that the redirect sent here. Out: the same bytes or requests, at the endpoint that discovery, routes and
 //! balancing chose, over mutual TLS with exactly the identity that must be there; or a refusal with its reason. The rooms
 //! come in this order: origin, discover, detect, then for each request [`requests`] (route, balance, connect, forward), or
-//! for the whole stream [`streams`] (balance, connect, forward).
+//! for the whole stream [`streams`] (balance, connect, answer, forward).
 
 pub mod attempt;
 pub mod reach;
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use weft_model::destination::{Protocol, Target};
 use weft_model::reason::Reason;
 
+use crate::answer::Early;
 use crate::detect::{self, Detected};
 use crate::http::limits::Limits;
 use crate::http::server::{ServeContext, serve as serve_http};
@@ -116,14 +117,16 @@ async fn detect(
                 return Ok(Detected::Opaque);
             };
             let dial = async || -> Result<Io, detect::ProtocolError> {
-                let stream = streams::dial(worker, target, service)
-                    .await
-                    .map_err(detect::ProtocolError::Dial)?;
+                let dialled = streams::dial(worker, target, service, Early::nothing()).await;
+                let stream = dialled.map_err(detect::ProtocolError::Dial)?;
                 *trial = Some(stream.flight);
                 Ok(stream.io)
             };
-            let silence = worker.settings.detect_wait;
-            let detected = detect::protocol(io, destination, silence, &worker.server_first, dial).await;
+            let waits = detect::Waits {
+                silence: worker.settings.detect_wait,
+                pause: worker.settings.detect_wait,
+            };
+            let detected = detect::protocol(io, destination, waits, &worker.server_first, dial).await;
             detected.map_err(|error| error.reason())
         }
     }

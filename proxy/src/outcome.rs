@@ -9,6 +9,7 @@ use http::{Method, Version};
 use tokio::time::Instant;
 use weft_model::reason::Reason;
 
+use crate::detect::why_read_failed;
 use crate::forward::tcp::{Ended, Flow, Outcome as Streamed};
 use crate::http::exchange::{Done, Exchange};
 use crate::http::refuse::grpc_code;
@@ -118,7 +119,7 @@ pub fn moved(open: &OpenTcp, flow: Flow, bytes: u64) {
 pub fn stream_ended(outcome: Streamed, open: OpenTcp, direction: Direction) {
     let ended = match outcome.ended {
         Ended::Cleanly => Ok(()),
-        Ended::Downstream(_) => Err(Reason::ClientClosed),
+        Ended::Downstream(error) => Err(why_read_failed(&error)),
         Ended::Upstream(_) => Err(Reason::UpstreamClosed),
     };
     tracing::debug!(

@@ -40,7 +40,8 @@ pub fn leaf_for(worker: &Worker, remote: &Remote) -> Result<u64, ConnectError> {
     }
 }
 
-/// Connects to an endpoint. Not cancel safe.
+/// Connects to an endpoint. Health has heard that it is well, except for an opaque stream: what is at the end of that only
+/// its answer says. Not cancel safe.
 pub async fn reach(
     worker: &Rc<Worker>,
     target: &Target,
@@ -53,7 +54,9 @@ pub async fn reach(
     let now = Instant::now();
     match result {
         Ok(reached) => {
-            balancer.connected(remote, now);
+            if hop != Hop::Tcp {
+                balancer.connected(remote, now);
+            }
             Ok(reached)
         }
         Err(error) => {

@@ -1,20 +1,24 @@
-//! Outbound, opaque: one stream to one endpoint, for as long as it lasts.
+//! Outbound, opaque: one stream to one endpoint, for as long as it lasts; another endpoint where not a byte reached the app.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use weft_model::destination::Target;
 use weft_model::endpoint::EndpointKey;
 use weft_model::reason::Reason;
 
-use crate::balance::InFlight;
-use crate::connect::{Carries, ConnectError};
-use crate::forward::tcp::pump;
+use crate::answer::{Early, NotTaken};
+use crate::balance::health::Failure;
+use crate::balance::{Balancer, InFlight, Remote};
+use crate::connect::Carries;
+use crate::forward::tcp::{Flow, pump};
 use crate::inbound;
 use crate::io::Io;
 use crate::mtls::{Chain, Hop};
 use crate::observe::metrics::{Direction, Labels, Series};
+use crate::outbound::attempt::Failed;
 use crate::outbound::reach::{probe, reach};
 use crate::outcome::{moved, stream_ended};
 use crate::refuse;
@@ -23,6 +27,8 @@ use crate::worker::Worker;
 
 /// Endpoints that one stream tries at most.
 const ATTEMPTS: usize = 3;
+/// How long an answer may take beyond the time that the endpoint's proxy gives its app to accept a connection.
+const ANSWER_SLACK: Duration = Duration::from_secs(1);
 
 /// A connection to an endpoint, with its accounts.
 #[derive(Debug)]
@@ -41,11 +47,18 @@ pub struct Flight {
     /// What proves who is there. `None`: nothing was shown.
     chain: Option<Chain>,
     series: Rc<Series>,
+    /// What the client had said before the endpoint's app took the stream, in bytes. They were sent.
+    early: u64,
 }
 
 /// Balances, connects and forwards one stream. An error gives it back, to be told why.
-pub async fn opaque(worker: &Rc<Worker>, io: Io, target: &Target, service: &Rc<Service>) -> Result<(), (Io, Reason)> {
-    match dial(worker, target, service).await {
+pub async fn opaque(
+    worker: &Rc<Worker>,
+    mut io: Io,
+    target: &Target,
+    service: &Rc<Service>,
+) -> Result<(), (Io, Reason)> {
+    match dial(worker, target, service, Early::of(&mut io)).await {
         Ok(stream) => {
             stream.pump(io).await;
             Ok(())
@@ -54,8 +67,14 @@ pub async fn opaque(worker: &Rc<Worker>, io: Io, target: &Target, service: &Rc<S
     }
 }
 
-/// Connects to an endpoint of a service, as an opaque stream: one after the other until one can be connected to.
-pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -> Result<Stream, Reason> {
+/// Connects to the app of an endpoint of a service, as an opaque stream: one endpoint after the other, until an app takes
+/// the stream, or something of `early` may have reached one. Cancel safe where `early` is nothing.
+pub async fn dial(
+    worker: &Rc<Worker>,
+    target: &Target,
+    service: &Rc<Service>,
+    mut early: Early<'_>,
+) -> Result<Stream, Reason> {
     let balancer = service.opaque()?;
     probe(worker, target, &balancer);
     let mut tried: Vec<EndpointKey> = Vec::with_capacity(ATTEMPTS);
@@ -67,46 +86,135 @@ pub async fn dial(worker: &Rc<Worker>, target: &Target, service: &Rc<Service>) -
         let remote = picked.remote;
         tried.push(remote.endpoint.key);
         let load = remote.begin();
-        let reached = if worker.is_self(&remote.endpoint) {
-            inbound::from_self(worker, remote.endpoint.address)
-                .await
-                .map(|io| (io, None))
-        } else {
-            let reached = reach(worker, target, &balancer, &remote, Hop::Tcp, Carries::Bodies).await;
-            reached
-                .map(|reached| (reached.io, reached.chain))
-                .map_err(ConnectError::reason)
+        let attempt = Attempt {
+            worker,
+            target,
+            balancer: &balancer,
+            remote: &remote,
         };
-        match reached {
-            Ok((io, chain)) => {
-                let tables = worker.tables();
-                let own = tables.inbound().map(|own| &**own);
-                let series = remote.series(&worker.metrics, own, service.no_template());
-                return Ok(Stream {
-                    io,
-                    flight: Flight {
-                        _load: load,
-                        worker: worker.clone(),
-                        chain,
-                        series,
-                    },
-                });
+        let taken = match attempt.run(&mut early).await {
+            Ok(taken) => taken,
+            Err(failed) if failed.again => {
+                reason = failed.reason;
+                continue;
             }
-            Err(failed) => reason = failed,
-        }
+            Err(failed) => return Err(failed.reason),
+        };
+        let tables = worker.tables();
+        let own = tables.inbound().map(|own| &**own);
+        let series = remote.series(&worker.metrics, own, service.no_template());
+        return Ok(Stream {
+            io: taken.io,
+            flight: Flight {
+                _load: load,
+                worker: worker.clone(),
+                chain: taken.chain,
+                series,
+                early: taken.early,
+            },
+        });
     }
     Err(reason)
+}
+
+/// One endpoint, for one stream.
+#[derive(Clone, Copy, Debug)]
+struct Attempt<'a> {
+    worker: &'a Rc<Worker>,
+    target: &'a Target,
+    balancer: &'a Balancer,
+    remote: &'a Rc<Remote>,
+}
+
+/// A stream that an endpoint's app has taken.
+#[derive(Debug)]
+struct Taken {
+    io: Io,
+    chain: Option<Chain>,
+    early: u64,
+}
+
+impl Attempt<'_> {
+    /// Connects, and waits for the answer: plaintext has none. Health has heard how it went.
+    async fn run(self, early: &mut Early<'_>) -> Result<Taken, Failed> {
+        let Self {
+            worker,
+            target,
+            balancer,
+            remote,
+        } = self;
+        if worker.is_self(&remote.endpoint) {
+            let again = |reason| Failed { reason, again: true };
+            let mut io = inbound::from_self(worker, remote.endpoint.address).map_err(again)?;
+            let early = self.answer(&mut io, early).await.map_err(failed)?;
+            return Ok(Taken { io, chain: None, early });
+        }
+        let reached = reach(worker, target, balancer, remote, Hop::Tcp, Carries::Bodies).await;
+        let mut reached = reached.map_err(|error| Failed {
+            reason: error.reason(),
+            again: true,
+        })?;
+        let answer = match reached.chain {
+            Some(_) => self.answer(&mut reached.io, early).await,
+            None => Ok(0),
+        };
+        let now = Instant::now();
+        match answer {
+            Ok(early) => {
+                balancer.connected(remote, now);
+                Ok(Taken {
+                    io: reached.io,
+                    chain: reached.chain,
+                    early,
+                })
+            }
+            Err(error) => {
+                match error {
+                    NotTaken::Refused { reason, .. } if reason == Reason::AppUnreachable => {
+                        balancer.failed(remote, Failure::Proof, reason, now);
+                    }
+                    NotTaken::Lost { reason, .. } => balancer.failed(remote, Failure::Doubt, reason, now),
+                    // Says nothing of the endpoint, or that it is well.
+                    NotTaken::Refused { .. } | NotTaken::Client(_) => {}
+                }
+                Err(failed(error))
+            }
+        }
+    }
+
+    async fn answer(&self, io: &mut Io, early: &mut Early<'_>) -> Result<u64, NotTaken> {
+        let within = self.worker.settings.connect_timeout + ANSWER_SLACK;
+        let answer = early.answer(io, within).await;
+        if let Err(error) = &answer {
+            let endpoint = &self.remote.endpoint;
+            let (reason, again) = (error.reason(), error.again());
+            tracing::debug!(endpoint = %endpoint.key, pod = %endpoint.pod, %reason, again, "stream not taken");
+        }
+        answer
+    }
+}
+
+fn failed(error: NotTaken) -> Failed {
+    Failed {
+        reason: error.reason(),
+        again: error.again(),
+    }
 }
 
 impl Stream {
     /// Moves bytes until both sides have ended, or no root vouches any more for who is there.
     pub async fn pump(self, client: Io) {
         let Flight {
-            worker, chain, series, ..
+            worker,
+            chain,
+            series,
+            early,
+            ..
         } = &self.flight;
         let open = series.open_tcp();
+        moved(&open, Flow::Up, *early);
         let pumped = pump(client, self.io, |flow, bytes| moved(&open, flow, bytes));
-        let outcome = match chain {
+        let mut outcome = match chain {
             None => pumped.await,
             Some(chain) => tokio::select! {
                 outcome = pumped => outcome,
@@ -116,6 +224,7 @@ impl Stream {
                 }
             },
         };
+        outcome.up += early;
         stream_ended(outcome, open, Direction::Outbound);
     }
 }
