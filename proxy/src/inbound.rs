@@ -350,7 +350,8 @@ async fn turn_away(worker: &Rc<Worker>, Refused { reason, told }: Refused, journ
         Told::Client(io) => io,
         Told::Proxy(io) => {
             worker.metrics.refused(reason, Direction::Inbound);
-            return answer::refuse(io, reason).await;
+            // Boxed: what is refused is to cost those nothing that are served.
+            return Box::pin(answer::refuse(io, reason)).await;
         }
         Told::Nobody => return worker.metrics.refused(reason, Direction::Inbound),
     };

@@ -92,7 +92,8 @@ pub async fn dial(
             balancer: &balancer,
             remote: &remote,
         };
-        let taken = match attempt.run(&mut early).await {
+        // Boxed: it is over once bytes are passed on, for as long as that lasts.
+        let taken = match Box::pin(attempt.run(&mut early)).await {
             Ok(taken) => taken,
             Err(failed) if failed.again => {
                 reason = failed.reason;
