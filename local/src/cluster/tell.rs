@@ -370,3 +370,87 @@ fn exited(end: &Terminated) -> String {
         false => format!("exited with {} ({})", end.exit_code, end.message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn problem(line: u32, field: &str, severity: Severity) -> Problem {
+        Problem {
+            field: field.to_owned(),
+            severity,
+            ..Problem::of_file("/m/route.yaml", Some(line), "wrong", "right")
+        }
+    }
+
+    fn told(problems: &[Problem]) -> BTreeMap<Identity, Severity> {
+        problems.iter().map(|p| (identity(p), p.severity)).collect()
+    }
+
+    #[test]
+    fn a_problem_that_moved_to_another_line_is_the_same() {
+        let (old, new) = (problem(3, "a", Severity::Error), problem(5, "a", Severity::Error));
+        assert_eq!(identity(&old), identity(&new));
+    }
+
+    #[test]
+    fn the_last_of_a_files_problems_to_go_is_told_and_a_notice_is_none() {
+        let (a, b) = (problem(1, "a", Severity::Error), problem(1, "b", Severity::Warning));
+        let (both, one) = (told(&[a.clone(), b.clone()]), told(&[b]));
+        assert!(resolved(&both, &one).is_empty(), "one is left");
+        assert_eq!(resolved(&one, &told(&[])), BTreeSet::from(["/m/route.yaml".to_owned()]));
+        let notice = problem(1, "c", Severity::Notice);
+        assert_eq!(resolved(&one, &told(std::slice::from_ref(&notice))).len(), 1);
+        assert!(resolved(&told(&[notice]), &told(&[])).is_empty());
+    }
+
+    fn container(state: ContainerState, last: Option<i32>) -> ContainerStatus {
+        let ended = |exit_code| Terminated {
+            exit_code,
+            signal: None,
+            reason: "Error",
+            message: String::new(),
+            started: SystemTime::UNIX_EPOCH,
+            finished: SystemTime::UNIX_EPOCH,
+        };
+        ContainerStatus {
+            name: "app".to_owned(),
+            kind: Kind::Main,
+            state,
+            last: last.map(ended),
+            ready: false,
+            started: true,
+            restarts: 1,
+            probe_failure: None,
+        }
+    }
+
+    #[test]
+    fn a_container_that_ends_again_and_again_is_late_for_one_reason_however_long_it_waits() {
+        let waits = |message: &str| {
+            let (reason, message) = ("CrashLoopBackOff", message.to_owned());
+            unready(&container(ContainerState::Waiting { reason, message }, Some(1))).unwrap()
+        };
+        let (first, later) = (
+            waits("exit code 1; started again in 1 s"),
+            waits("exit code 1; started again in 10 s"),
+        );
+        assert_eq!(first.0, later.0);
+        assert_eq!(
+            format!("{}{}", later.0, later.1),
+            "exited with 1, and is started again in 10 s"
+        );
+    }
+
+    #[test]
+    fn a_container_whose_probe_fails_says_why_and_a_ready_one_nothing() {
+        let (since, pid) = (SystemTime::UNIX_EPOCH, 7);
+        let mut running = container(ContainerState::Running { since, pid }, None);
+        running.probe_failure = Some("HTTP 503".to_owned());
+        assert_eq!(unready(&running).unwrap().0, "is not ready: HTTP 503");
+        running.ready = true;
+        assert_eq!(unready(&running), None);
+    }
+}

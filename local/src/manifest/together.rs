@@ -147,3 +147,84 @@ fn lost_ports(service: &Service, desired: &Desired) -> Vec<Problem> {
     }
     problems
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::manifest::Reader;
+    use crate::manifest::tests::object;
+
+    /// A Reader's word on a pod with this `spec`, a Deployment of one port and a Service that leads to `target`.
+    fn together(reader: &mut Reader, spec: &str, target: &str) -> (Desired, Vec<String>) {
+        let yaml = |value: Value| object(value);
+        let mut pod = json!({"containers": [{"name": "c", "command": ["c"]}]});
+        if !spec.is_empty() {
+            pod["nodeName"] = json!(spec);
+        }
+        let ports =
+            json!([{"name": "web", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]);
+        let objects = [
+            yaml(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "east-1"}})),
+            yaml(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "west-1"}})),
+            yaml(
+                json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": pod}),
+            ),
+            yaml(
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "default"},
+                "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": {"metadata": {"labels": {"app": "d"}},
+                    "spec": {"containers": [{"name": "c", "command": ["c"], "ports": ports}]}}}}),
+            ),
+            yaml(
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"},
+                "spec": {"selector": {"app": "d"}, "ports": [{"port": 80, "targetPort": target}]}}),
+            ),
+        ];
+        let (desired, problems) = reader.read(&objects);
+        (
+            desired,
+            problems
+                .iter()
+                .map(|problem| format!("{}: {problem}", problem.severity))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_pod_without_a_node_is_an_error_and_an_edited_one_keeps_its_old_form() {
+        let mut reader = Reader::default();
+        let (first, said) = together(&mut reader, "nowhere", "web");
+        assert_eq!(
+            said,
+            [
+                "error: Pod default/p: spec.nodeName: there is no Node \"nowhere\" (fix: take one of the Nodes east-1, west-1, or \
+              add a Node object of that name)"
+            ]
+        );
+        // Nothing is there yet that could be kept.
+        let key = Key::new("default", "p");
+        assert_eq!(first.pods[&key].template.view.node_name.as_deref(), Some("nowhere"));
+        assert_eq!(together(&mut reader, "west-1", "web").1, [""; 0]);
+        for _ in 0..2 {
+            let (edited, said) = together(&mut reader, "nowhere", "web");
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert_eq!(edited.pods[&key].template.view.node_name.as_deref(), Some("west-1"));
+        }
+    }
+
+    #[test]
+    fn a_named_port_that_no_selected_pod_has_is_a_warning_with_the_names_that_there_are() {
+        let said = |target: &str| together(&mut Reader::default(), "", target).1;
+        assert_eq!(said("web"), [""; 0]);
+        assert_eq!(
+            said("http"),
+            [
+                "warning: Service default/s: spec.ports[0].targetPort: no pod that the Service selects has a TCP port named \
+              \"http\" (fix: their ports are named web; take one of them, or a number)"
+            ]
+        );
+        // A port of the other protocol is another port.
+        assert_eq!(said("dns").len(), 1);
+    }
+}

@@ -153,3 +153,23 @@ impl Teller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            [0, 1, 2].map(|n| counted(n, "error")),
+            ["0 errors", "1 error", "2 errors"]
+        );
+    }
+
+    #[test]
+    fn a_trouble_names_its_container() {
+        assert_eq!(container("container app: CrashLoopBackOff"), Some("app"));
+        assert_eq!(container("container app ended with exit code 1"), Some("app"));
+        assert_eq!(container("making its network: no"), None);
+    }
+}
