@@ -84,6 +84,9 @@ pub struct Cluster {
     records: BTreeMap<String, Record>,
     cluster_ips: BTreeMap<Key, Vec<std::net::IpAddr>>,
     table: Arc<Table>,
+    /// How often things were compared, and after which time all pods had the rules for service addresses that came of it.
+    round: u64,
+    settled: watch::Sender<u64>,
     trust: Option<Arc<Files>>,
     order: u64,
     ending: bool,
@@ -119,6 +122,9 @@ const QUEUE: usize = 1024;
 /// How long a pod that is to go is known to be going before it is told: by then its peers send it nothing new. Writing
 /// and reading the change takes a few milliseconds, streaming it as many; the rest is for a machine under load.
 pub(crate) const FAREWELL: Duration = Duration::from_millis(500);
+/// How long it is waited, beyond that, for pods outside the mesh to have rules without the pod that is to go: a connection
+/// that still goes to it when it is gone hears nothing.
+const RULES_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a step that failed waits.
 const RETRY: Duration = Duration::from_secs(2);
 /// At the end of the mesh nobody waits for connections to drain.
@@ -169,6 +175,8 @@ impl Cluster {
             records: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             table: Arc::default(),
+            round: 0,
+            settled: watch::Sender::new(0),
             trust: None,
             order: 0,
             ending: false,
@@ -230,6 +238,7 @@ impl Cluster {
 
     /// Compares what there is with what there is to be, and takes every step that can be taken now.
     fn reconcile(&mut self) {
+        self.round += 1;
         self.problems.clear();
         if !self.ending {
             self.converge();

@@ -6,8 +6,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
@@ -24,6 +26,8 @@ pub use zone::{Found, Zone};
 pub const DOMAIN: &str = "cluster.local";
 /// How long a client may keep an answer. Short, because headless Services answer with pods, and pods come and go.
 pub const TTL_SECONDS: u32 = 2;
+/// What a UDP socket holds for us, in bytes: thousands of queries, for as long as this process is not given a processor.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// TCP connections served at once. A resolver holds one for moments; more than this is a fault of its own.
 const TCP_SLOTS: usize = 64;
 /// How long a TCP client may be silent (RFC 7766, section 6.2.3: a few seconds).
@@ -31,17 +35,45 @@ const TCP_PATIENCE: Duration = Duration::from_secs(5);
 /// The largest message over TCP (RFC 1035, section 4.2.2: the length has two bytes).
 const TCP_MAX: usize = u16::MAX as usize;
 
-/// Listens on port 53 of these addresses, UDP and TCP, and answers from the newest zone.
+/// Listens on port 53 of these addresses, UDP and TCP, and answers from the newest zone, on a thread of its own: a query
+/// that is lost costs its client five seconds, so it must not wait for a supervisor that starts twenty pods.
 ///
 /// Fails where an address can't be listened on.
-pub async fn serve(addresses: &[IpAddr], zone: watch::Receiver<Arc<Zone>>, tasks: &Tasks) -> io::Result<()> {
+pub fn serve(addresses: &[IpAddr], zone: watch::Receiver<Arc<Zone>>, tasks: &Tasks) -> io::Result<()> {
     let tasks = tasks.named("dns");
-    for address in addresses {
-        let address = SocketAddr::new(*address, 53);
-        let udp = UdpSocket::bind(address).await?;
-        let tcp = TcpListener::bind(address).await?;
-        tasks.spawn(serve_udp(udp, zone.clone()));
-        tasks.spawn(serve_tcp(tcp, zone.clone(), tasks.clone()));
+    let sockets = addresses.iter().map(|address| listen(SocketAddr::new(*address, 53)));
+    let sockets = sockets.collect::<io::Result<Vec<_>>>()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("dns".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            if let Err(error) = answer_all(sockets, &zone, &tasks) {
+                tracing::error!(%error, "names are not answered");
+            }
+            tasks.forced().await;
+        });
+    })?;
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
+    let udp = std::net::UdpSocket::bind(address)?;
+    udp.set_nonblocking(true)?;
+    if let Err(error) = setsockopt(&udp, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
+        tracing::debug!(%error, "a larger buffer for DNS queries");
+    }
+    let tcp = std::net::TcpListener::bind(address)?;
+    tcp.set_nonblocking(true)?;
+    Ok((udp, tcp))
+}
+
+fn answer_all(
+    sockets: Vec<(std::net::UdpSocket, std::net::TcpListener)>,
+    zone: &watch::Receiver<Arc<Zone>>,
+    tasks: &Tasks,
+) -> io::Result<()> {
+    for (udp, tcp) in sockets {
+        tasks.spawn(serve_udp(UdpSocket::from_std(udp)?, zone.clone()));
+        tasks.spawn(serve_tcp(TcpListener::from_std(tcp)?, zone.clone(), tasks.clone()));
     }
     Ok(())
 }

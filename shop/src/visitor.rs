@@ -40,8 +40,8 @@ struct Args {
 }
 
 /// What came back of all calls.
-#[derive(Default)]
 struct Tally {
+    began: Instant,
     statuses: BTreeMap<String, u64>,
     versions: BTreeMap<String, u64>,
     pods: BTreeMap<String, u64>,
@@ -67,7 +67,7 @@ async fn run(args: Args) -> Result<()> {
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let pause = (args.rate > 0).then(|| Duration::from_secs(1) / args.rate);
     let mut ticks = tokio::time::interval(pause.unwrap_or(Duration::from_secs(1)));
-    let mut tally = Tally::default();
+    let mut tally = Tally::new();
     let mut calls = JoinSet::new();
     for _ in 0..args.count {
         if end.is_some_and(|end| Instant::now() >= end) {
@@ -96,6 +96,18 @@ async fn run(args: Args) -> Result<()> {
 type Called = (Result<(http::StatusCode, HeaderMap, bytes::Bytes)>, Duration);
 
 impl Tally {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            statuses: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            failures: Vec::new(),
+            slowest: Duration::ZERO,
+            last: Value::Null,
+        }
+    }
+
     fn take(&mut self, called: Option<Result<Called, tokio::task::JoinError>>) {
         let Some(Ok((answer, took))) = called else {
             return;
@@ -128,7 +140,8 @@ impl Tally {
         *self.statuses.entry(status.to_owned()).or_default() += 1;
         // The first few tell the story.
         if self.failures.len() < 5 {
-            self.failures.push(why);
+            let at = self.began.elapsed();
+            self.failures.push(format!("after {at:.1?}: {why}"));
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 
 use super::record::{Event, Stage, StartError};
-use super::{Cluster, RETRY};
+use super::{Cluster, RETRY, RULES_PATIENCE};
 use crate::manifest::pod;
 use crate::net::PodNet;
 use crate::pod::PodHandle;
@@ -185,8 +185,14 @@ impl Cluster {
                 if !gone {
                     return;
                 }
+                let (round, mut settled) = (self.round, self.settled.subscribe());
                 self.tasks.spawn(async move {
                     tokio::time::sleep(farewell).await;
+                    if !farewell.is_zero() {
+                        // Rules that can't be put in place somewhere must not keep the pod for ever.
+                        let settled = settled.wait_for(|settled| *settled >= round);
+                        let _ = tokio::time::timeout(RULES_PATIENCE, settled).await;
+                    }
                     handle.stop(grace).await;
                     // The cluster may have ended.
                     let _ = events.send(Event::Gone(owned)).await;
@@ -267,6 +273,7 @@ impl Cluster {
         let now = Instant::now();
         let udp = Arc::new(self.table.udp());
         let v6 = self.parts.net.gateway_v6().is_some();
+        let mut settled = true;
         for record in self.records.values_mut() {
             let wanted = if record.meshed { &udp } else { &self.table };
             let (Some(net), Stage::Running(_)) = (&record.net, &record.stage) else {
@@ -274,6 +281,7 @@ impl Cluster {
             };
             let late = record.rules.retry.is_none_or(|retry| now >= retry);
             let current = record.rules.applied.as_ref().is_some_and(|applied| applied == wanted);
+            settled &= current;
             if record.rules.busy || current || !late {
                 continue;
             }
@@ -285,6 +293,9 @@ impl Cluster {
                 // The cluster may have ended.
                 let _ = events.send(Event::Rules(uid, applied, table)).await;
             });
+        }
+        if settled {
+            self.settled.send_replace(self.round);
         }
     }
 

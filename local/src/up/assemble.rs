@@ -179,9 +179,7 @@ async fn assemble(
 
     let (zone, zones) = watch::channel(Arc::default());
     let listen: Vec<IpAddr> = addresses.dns().into_iter().chain(node.iter().copied()).collect();
-    dns::serve(&listen, zones, tasks)
-        .await
-        .context("listening for DNS queries")?;
+    dns::serve(&listen, zones, tasks).context("listening for DNS queries")?;
     let collector = relay(settings, outside, &node)?;
 
     let tokens = Arc::new(Tokens::open(&state.keys()).context("opening the key for tokens")?);
