@@ -31,6 +31,9 @@ pub enum ClientError {
     /// It went away meanwhile.
     #[error("the mesh ended meanwhile")]
     Ended,
+    /// It belongs to somebody else.
+    #[error("the mesh {0:?} belongs to another user; run this as that user (a mesh of root: with sudo)")]
+    NotYours(String),
     /// The socket failed.
     #[error("asking the mesh")]
     Io(#[from] io::Error),
@@ -83,6 +86,7 @@ impl Client {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                     ClientError::NotRunning(self.mesh.clone())
                 }
+                io::ErrorKind::PermissionDenied => ClientError::NotYours(self.mesh.clone()),
                 _ => ClientError::Io(error),
             })?;
         let mut wire = Wire::new(stream);

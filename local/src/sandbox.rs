@@ -54,6 +54,8 @@ pub struct Settings {
 
 /// The exit code of [`Sandbox::run`] where a second signal ended everything at once.
 pub const ASKED_TWICE: u8 = 130;
+/// How a process ends that got SIGKILL, as shells count it.
+const KILLED: u8 = 128 + 9;
 
 /// A function that runs as the first ordinary process inside, on its main thread, with no other thread yet.
 pub type Supervisor = fn(Inside) -> ExitCode;
@@ -112,7 +114,13 @@ impl Sandbox {
             .and_then(|runtime| runtime.block_on(self.serve()));
         match served {
             Ok(true) => match self.room.wait() {
-                Ok(status) => ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)),
+                Ok(status) => {
+                    let code = u8::try_from(status.code().unwrap_or(1)).unwrap_or(1);
+                    if code == KILLED {
+                        eprintln!("weft: the mesh was killed; the next start clears away what is left of it");
+                    }
+                    ExitCode::from(code)
+                }
                 Err(_) => ExitCode::FAILURE,
             },
             // Dropping ends it.

@@ -376,7 +376,8 @@ impl Balancer {
                 .then(|| self.probe_at.get().unwrap_or_else(Instant::now)),
         );
         let Some(service) = &self.service else { return };
-        for tier in 0..=farthest(self.locality.prefer) {
+        // All tiers: the preference may have told more of them apart before.
+        for tier in 0..=farthest(Prefer::Zone) {
             let here: Vec<&Seen> = seen.iter().filter(|s| s.tier == Tier(tier)).collect();
             let (all, healthy) = self.endpoints.metrics.endpoints(service, &self.set.subset, tier);
             all.set(here.len() as f64);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use weft_tests::{Background, Mesh, Tally};
 use weft_tests::shop::{manifest, shop};
+use weft_tests::{Background, Mesh, Tally};
 
 const REVIEWS: &str = "http://reviews/reviews/1";
 

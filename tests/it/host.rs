@@ -73,3 +73,16 @@ fn the_demo_sees_what_it_expects_in_every_step() {
     assert!(steps.iter().all(|step| step["ok"] == true), "{steps:#?}");
     assert_eq!(Host::now(), before);
 }
+
+#[test]
+fn the_demo_s_manifests_run_as_they_are_printed() {
+    let printed = std::process::Command::new(weft_bin())
+        .args(["demo", "--print-manifests"])
+        .output()
+        .expect("weft demo");
+    let text = String::from_utf8(printed.stdout).expect("text");
+    let mesh = Mesh::builder().file("shop.yaml", &text).up();
+    assert_eq!(mesh.pods("").len(), 10);
+    mesh.visit("shop", "visitor", "http://web/products/1", &["--count", "10"])
+        .none_failed();
+}

@@ -1,5 +1,6 @@
 //! The demo's mesh: `weft up` as a child process, asked and driven by this binary's own verbs.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -19,22 +21,27 @@ const POLL: Duration = Duration::from_millis(100);
 /// A running mesh.
 pub(super) struct Mesh {
     name: String,
-    /// Holds the manifests and the log.
-    dir: PathBuf,
+    /// Holds the manifests and the log. Removed in the end, unless the mesh is kept.
+    dir: TempDir,
     child: Child,
-    keep: bool,
+    kept: bool,
 }
 
 impl Mesh {
     /// Writes the manifests aside and starts `weft up` on them.
     pub(super) fn start(name: &str, manifests: &[(&str, &str)], collector: &str) -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("weft-{name}-{}", std::process::id()));
-        let files = dir.join("manifests");
-        std::fs::create_dir_all(&files).with_context(|| format!("making {}", files.display()))?;
+        // A new one of our own: in a directory that somebody else has made, links could lead anywhere.
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("weft-{name}-"))
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .context("making a directory for the manifests")?;
+        let files = dir.path().join("manifests");
+        std::fs::create_dir(&files).with_context(|| format!("making {}", files.display()))?;
         for (file, text) in manifests {
             std::fs::write(files.join(file), text).with_context(|| format!("writing {file}"))?;
         }
-        let log = std::fs::File::create(dir.join("up.log")).context("making up.log")?;
+        let log = std::fs::File::create(dir.path().join("up.log")).context("making up.log")?;
         let child = Command::new(std::env::current_exe()?)
             .args(["up", "--name", name, "-f"])
             .arg(&files)
@@ -50,13 +57,13 @@ impl Mesh {
             name: name.to_owned(),
             dir,
             child,
-            keep: false,
+            kept: false,
         })
     }
 
     /// Where the manifests lie.
     pub(super) fn manifests(&self) -> PathBuf {
-        self.dir.join("manifests")
+        self.dir.path().join("manifests")
     }
 
     /// Waits until every pod is ready. Returns how long it took.
@@ -64,7 +71,10 @@ impl Mesh {
         let began = Instant::now();
         while began.elapsed() < START_TIME {
             if let Some(status) = self.child.try_wait()? {
-                bail!("weft up ended with {status}:\n{}", self.last_lines());
+                match self.last_lines() {
+                    said if said.is_empty() => bail!("weft up ended with {status}"),
+                    said => bail!("{said}"),
+                }
             }
             if let Ok(status) = self.status().await
                 && all_ready(&status)
@@ -100,6 +110,11 @@ impl Mesh {
         std::fs::rename(&aside, &path).with_context(|| format!("replacing {file}"))
     }
 
+    /// Whether there is anything to end.
+    pub(super) fn is_running(&self) -> bool {
+        self.child.id().is_some()
+    }
+
     /// Ends the mesh and waits for it.
     pub(super) async fn end(mut self) -> Result<()> {
         if let Some(pid) = self.child.id() {
@@ -108,12 +123,13 @@ impl Mesh {
         let ended = timeout(END_TIME, self.child.wait()).await;
         let status = ended.with_context(|| format!("weft up did not end within {END_TIME:?}"))??;
         ensure!(status.success(), "weft up ended with {status}:\n{}", self.last_lines());
-        std::fs::remove_dir_all(&self.dir).with_context(|| format!("removing {}", self.dir.display()))
+        Ok(())
     }
 
     /// Leaves the mesh to itself.
     pub(super) fn leave_running(mut self) {
-        self.keep = true;
+        self.kept = true;
+        self.dir.disable_cleanup(true);
     }
 
     async fn weft(&self, args: &[&str]) -> Result<String> {
@@ -138,7 +154,7 @@ impl Mesh {
     }
 
     fn last_lines(&self) -> String {
-        let text = std::fs::read_to_string(self.dir.join("up.log")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -147,7 +163,7 @@ impl Mesh {
 impl Drop for Mesh {
     /// Whatever happens, the mesh does not outlive the demo by accident.
     fn drop(&mut self) {
-        if let (false, Some(pid)) = (self.keep, self.child.id())
+        if let (false, Some(pid)) = (self.kept, self.child.id())
             && let Ok(pid) = i32::try_from(pid)
         {
             // It may have ended just now.

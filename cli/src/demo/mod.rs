@@ -68,7 +68,7 @@ struct Step {
 pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     if args.print_manifests {
         for (file, text) in MANIFESTS {
-            println!("# --- {file}\n{text}");
+            println!("---\n# {file}\n{text}");
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -124,11 +124,11 @@ async fn finish(args: &DemoArgs, mesh: Option<Mesh>, walked: Result<Vec<Step>>) 
             show.commands(&args.name, &mesh.manifests());
             mesh.leave_running();
         }
-        (Some(mesh), false) => {
+        (Some(mesh), false) if mesh.is_running() => {
             show.note("ending the mesh");
             mesh.end().await?;
         }
-        (None, _) => {}
+        (Some(_) | None, _) => {}
     }
     let steps = walked?;
     let good = steps.iter().filter(|step| step.ok).count();

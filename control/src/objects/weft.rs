@@ -93,8 +93,9 @@ pub struct LocalitySpec {
     /// rest. `None`: no preference.
     #[serde(default)]
     pub prefer: PreferSpec,
-    /// A nearer place takes all traffic while at least this share of its endpoints, in percent (1 to 100), is healthy;
-    /// below, it spills over in proportion. Default 70.
+    /// A nearer place takes all traffic while at least this share of its endpoints, in percent (1 to 100), is healthy, as
+    /// the caller's proxy finds them when it connects; below, it spills over in proportion. Pods that are not ready are no
+    /// endpoints, and do not count. Default 70.
     #[serde(default)]
     pub spill_below_percent: Option<u32>,
 }

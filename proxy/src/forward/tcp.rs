@@ -56,7 +56,11 @@ pub enum Ended {
 /// on. A side that fails breaks the other, so that what was cut short never looks whole. `moved` hears of every piece. Not
 /// cancel safe: dropping it closes both.
 pub async fn pump(mut downstream: Io, mut upstream: Io, moved: impl Fn(Flow, u64)) -> Outcome {
-    let mut up = Direction::default();
+    // What was sent before this may not have left yet.
+    let mut up = Direction {
+        unflushed: true,
+        ..Direction::default()
+    };
     let mut down = Direction::default();
     let ended = std::future::poll_fn(|cx| {
         let went_up = up.poll(cx, &mut downstream, &mut upstream, |n| moved(Flow::Up, n));

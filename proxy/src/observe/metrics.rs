@@ -254,7 +254,7 @@ pub fn route_template(matched: &weft_model::route::Match) -> String {
         None => String::new(),
         Some(PathMatch::Exact(path)) => path.clone(),
         Some(PathMatch::Prefix(path)) => format!("{}/*", path.strip_suffix('/').unwrap_or(path)),
-        Some(PathMatch::Regex(regex)) => regex.as_str().to_owned(),
+        Some(PathMatch::Regex(regex)) => weft_model::pattern::source(regex).to_owned(),
     }
 }
 

@@ -220,14 +220,14 @@ fn attributes(finished: &Finished) -> Vec<KeyValue> {
         SpanKind::Server => {
             attributes.text("url.scheme", "http").text("url.path", &finished.path);
             if let Some(peer) = finished.peer {
-                attributes.text("client.address", &peer.ip().to_string());
+                attributes.text("client.address", &peer.ip().to_canonical().to_string());
             }
         }
         SpanKind::Client => {
             // Without the query, which may hold secrets.
             attributes.text("url.full", &format!("http://{}{}", finished.authority, finished.path));
             if let Some(peer) = finished.peer {
-                attributes.text("network.peer.address", &peer.ip().to_string());
+                attributes.text("network.peer.address", &peer.ip().to_canonical().to_string());
                 attributes.number("network.peer.port", Some(i64::from(peer.port())));
             }
             attributes.number(

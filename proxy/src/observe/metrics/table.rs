@@ -111,7 +111,7 @@ families! {
         "Connections and requests that Weft refused or failed itself, by reason code (docs/errors.md).";
     ENDPOINTS = "weft_endpoints", Kind::Gauge(Merge::Min), "endpoints",
         &["destination_namespace", "destination_service", "subset", "tier", "state"], Service,
-        "Endpoints by tier (0 is nearest) and state (all, healthy), as the worker sees them that sees the fewest.";
+        "Endpoints by tier (0 is nearest) and state (all, healthy), as the worker that sees the fewest saw them at its latest request.";
     SPILLOVER = "weft_spillover_total", Kind::Counter, "requests",
         &["destination_namespace", "destination_service", "subset", "tier", "reason"], Service,
         "Requests and opaque connections sent to a farther tier than the nearest, and why: absent (no endpoint is nearer) or unhealthy.";
