@@ -3,7 +3,9 @@
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
+use weft_tests::Mesh;
 use weft_tests::host::{Host, processes_with};
+use weft_tests::mesh::weft_bin;
 use weft_tests::shop::shop;
 
 #[test]
@@ -76,7 +78,7 @@ fn the_demo_sees_what_it_expects_in_every_step() {
 
 #[test]
 fn the_demo_s_manifests_run_as_they_are_printed() {
-    let printed = std::process::Command::new(weft_bin())
+    let printed = Command::new(weft_bin())
         .args(["demo", "--print-manifests"])
         .output()
         .expect("weft demo");
