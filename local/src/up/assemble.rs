@@ -16,8 +16,8 @@ use weft_control::objects::kinds::{Kinds, Scope};
 use weft_control::objects::{Object, Problem};
 use weft_daemon::drain::{Drain, Tasks};
 use weft_daemon::{exit, log};
-use weft_injector::settings::InjectSettings;
 use weft_injector::redirect::{Exempt, MARK};
+use weft_injector::settings::InjectSettings;
 
 use super::{Settings, tell};
 use crate::api::Server;
