@@ -183,11 +183,11 @@ pub(crate) struct LogsArgs {
 #[command(after_help = "Examples:
   weft port-forward -n shop web 8080:80
   weft port-forward -n shop web 8080          # the same port on both sides
-  weft port-forward -n shop web 0:80          # any free port, which is printed")]
+  weft port-forward -n shop web :80           # any free port, which is printed")]
 pub(crate) struct ForwardArgs {
     #[command(flatten)]
     pub(crate) pod: PodArgs,
-    /// The port here and the port in the pod.
+    /// The port here and the port in the pod. `:REMOTE` takes any free port here.
     #[arg(value_name = "LOCAL:REMOTE", required = true, value_parser = ports)]
     pub(crate) ports: Vec<(u16, u16)>,
 }
@@ -201,6 +201,11 @@ pub(crate) struct RoleArgs {
 }
 
 fn mesh_name(name: &str) -> Result<String, String> {
+    // A variable that is set to nothing counts as one that is not set.
+    let unset = || std::env::var_os("WEFT_MESH").is_some_and(|value| value.is_empty());
+    if name.is_empty() && unset() {
+        return Ok(weft_local::up::DEFAULT_MESH.to_owned());
+    }
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     match (1..=40).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('-') && !name.ends_with('-') {
         true => Ok(name.to_owned()),
@@ -217,6 +222,7 @@ fn lifetime(value: &str) -> Result<String, String> {
 fn ports(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
     let (local, remote) = match text.split_once(':') {
+        Some(("", remote)) => (0, port(remote)?),
         Some((local, remote)) => (port(local)?, port(remote)?),
         None => (port(text)?, port(text)?),
     };
@@ -255,7 +261,8 @@ mod tests {
         assert_eq!(ports("8080:80"), Ok((8080, 80)));
         assert_eq!(ports("8080"), Ok((8080, 8080)));
         assert_eq!(ports("0:80"), Ok((0, 80)));
-        for wrong in ["", "80:", ":80", "80:0", "0", "70000", "a:b", "1:2:3"] {
+        assert_eq!(ports(":80"), Ok((0, 80)));
+        for wrong in ["", ":", "80:", ":0", "80:0", "0", "70000", "a:b", "1:2:3"] {
             assert!(ports(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,13 +1,15 @@
 //! `weft status`: what runs, what is configured, and which proxies know it.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 
 use crate::args::{Output, StatusArgs};
-use crate::table::Table;
+use crate::table::{Table, clean};
 use crate::target::client;
 
 /// Prints the state of a mesh.
@@ -22,13 +24,24 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
     }
     match args.output {
         Output::Json => println!("{status:#}"),
-        Output::Text => print!("{}", text(&status)),
+        Output::Text => print!("{}", text(&status, width())),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The state as text.
-fn text(status: &Value) -> String {
+/// The columns of the terminal that standard output is, if it is one.
+fn width() -> Option<usize> {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    // A terminal that does not know its width has none.
+    let columns = tcgetwinsize(&stdout).ok()?.ws_col;
+    (columns > 0).then_some(usize::from(columns))
+}
+
+/// The state as text. `width`: of the terminal that it is for, if it is for one.
+fn text(status: &Value, width: Option<usize>) -> String {
     let mut out = String::new();
     let control = &status["control"];
     let state = match (control["ready"].as_bool(), control["answers"].as_bool()) {
@@ -50,7 +63,7 @@ fn text(status: &Value) -> String {
         ("PROXIES", proxies(status)),
     ];
     for (title, table) in parts.into_iter().filter(|(_, table)| !table.is_empty()) {
-        let _ = write!(out, "\n{title}\n{table}");
+        let _ = write!(out, "\n{title}\n{}", table.text(width));
     }
     let refused = refusals(status);
     if !refused.is_empty() {
@@ -60,7 +73,8 @@ fn text(status: &Value) -> String {
     if !problems.is_empty() {
         let _ = writeln!(out, "\nPROBLEMS");
         for problem in problems {
-            let _ = writeln!(out, "{}: {}", word(&problem["severity"]), word(&problem["text"]));
+            let said = clean(&word(&problem["text"]));
+            let _ = writeln!(out, "{}: {said}", word(&problem["severity"]));
         }
     }
     out
@@ -232,7 +246,7 @@ fn refusals(status: &Value) -> String {
                 word(&refusal["field"]),
                 word(&refusal["reason"]),
             );
-            let _ = writeln!(out, "{pod} refused {object}: {field}: {reason}");
+            let _ = writeln!(out, "{}", clean(&format!("{pod} refused {object}: {field}: {reason}")));
         }
     }
     out
@@ -275,7 +289,7 @@ mod tests {
                 "subscribers": 3, "applied": 2, "waiting": ["shop/web-1"],
             }],
         });
-        let said = text(&status);
+        let said = text(&status, None);
         for part in [
             "UnsupportedValue: spec.rules[0].filters: filters are not honoured",
             "2/3",
@@ -292,8 +306,8 @@ mod tests {
             json!({"objects": [{"kind": "HTTPRoute", "name": "r", "conditions": [
                 {"type": "PartiallyInvalid", "status": status, "reason": "Dropped", "message": "one rule"}]}]})
         };
-        assert!(text(&route("True")).contains("Dropped: one rule"));
-        assert!(text(&route("False")).contains("accepted"));
+        assert!(text(&route("True"), None).contains("Dropped: one rule"));
+        assert!(text(&route("False"), None).contains("accepted"));
     }
 
     #[test]
@@ -307,9 +321,20 @@ mod tests {
                 {"name": "web", "kind": "main", "ready": false, "pid": null},
             ],
         }]});
-        let said = text(&status);
+        let said = text(&status, None);
         for part in ["1/2", "CrashLoopBackOff", "10.244.0.2, fd00::2", "41"] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }
+    }
+
+    #[test]
+    fn an_error_of_several_lines_is_one_line_of_the_problems() {
+        let status =
+            json!({"problems": [{"severity": "error", "text": "route.yaml:7: no regular expression:\n  a(\n   ^"}]});
+        let said = text(&status, None);
+        assert!(
+            said.ends_with("error: route.yaml:7: no regular expression: a( ^\n"),
+            "{said}"
+        );
     }
 }

@@ -1,5 +1,20 @@
 //! Tables of text for people.
 
+/// What an empty cell shows.
+const EMPTY: &str = "-";
+
+/// A text without control characters, which could drive a terminal: each shows as a space, several spaces as one.
+pub(crate) fn clean(text: &str) -> String {
+    let spaced = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut out = String::with_capacity(text.len());
+    for character in spaced {
+        if character != ' ' || !out.ends_with(' ') {
+            out.push(character);
+        }
+    }
+    out
+}
+
 /// Rows of cells under a heading; columns are as wide as their widest cell.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -15,11 +30,11 @@ impl Table {
 
     /// Adds a row. Empty cells show as `-`. Control characters, which could drive a terminal, show as spaces.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let clean = |cell: String| match cell.is_empty() {
-            true => "-".to_owned(),
-            false => cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        let shown = |cell: String| match cell.is_empty() {
+            true => EMPTY.to_owned(),
+            false => clean(&cell),
         };
-        self.rows.push(cells.into_iter().map(clean).collect());
+        self.rows.push(cells.into_iter().map(shown).collect());
     }
 
     /// Whether it has no row but its headings.
@@ -28,23 +43,98 @@ impl Table {
     }
 }
 
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Table {
+    /// The table as text. `width`: of the terminal that it is for, in columns, if it is for one. Where it would be wider,
+    /// columns in which no row has anything are left out, and then the widest cells go on in the next line.
+    pub(crate) fn text(&self, width: Option<usize>) -> String {
+        let mut widths = self.widths();
+        if let Some(width) = width {
+            fit(&mut widths, &self.rows, width);
+        }
+        let mut out = String::new();
+        for row in &self.rows {
+            let shown = row.iter().zip(&widths).filter(|(_, width)| **width > 0);
+            let cells: Vec<(Vec<String>, usize)> = shown.map(|(cell, width)| (wrapped(cell, *width), *width)).collect();
+            let height = cells.iter().map(|(lines, _)| lines.len()).max().unwrap_or(0);
+            for line in 0..height {
+                let line = cells.iter().map(|(lines, width)| {
+                    let text = lines.get(line).map_or("", String::as_str);
+                    format!("{text:<width$}")
+                });
+                out.push_str(line.collect::<Vec<_>>().join(GAP).trim_end());
+                out.push('\n');
+            }
+        }
+        out
+    }
+
+    /// The width of the widest cell of each column.
+    fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-        for row in &self.rows {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        Ok(())
+        (0..columns).map(width).collect()
     }
+}
+
+/// Between two columns.
+const GAP: &str = "  ";
+/// No column becomes narrower than this.
+const NARROWEST: usize = 12;
+
+/// Makes columns narrower until all of them fit; a column of width 0 is not shown.
+fn fit(widths: &mut [usize], rows: &[Vec<String>], most: usize) {
+    let total = |widths: &[usize]| {
+        let shown = widths.iter().filter(|width| **width > 0);
+        shown
+            .map(|width| width + GAP.len())
+            .sum::<usize>()
+            .saturating_sub(GAP.len())
+    };
+    for column in 0..widths.len() {
+        let empty = rows.len() > 1
+            && rows
+                .iter()
+                .skip(1)
+                .all(|row| row.get(column).is_none_or(|cell| cell == EMPTY));
+        if total(widths) > most && empty {
+            widths[column] = 0;
+        }
+    }
+    while total(widths) > most {
+        let Some(widest) = widths.iter_mut().max().filter(|width| **width > NARROWEST) else {
+            return;
+        };
+        *widest -= 1;
+    }
+}
+
+/// A cell in lines of at most `width` characters, between words where that is possible.
+fn wrapped(cell: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in cell.split(' ').filter(|word| !word.is_empty()) {
+        let length = word.chars().count();
+        let apart = usize::from(used > 0);
+        if used > 0 && used + apart + length > width {
+            lines.push(String::new());
+            used = 0;
+        } else if apart > 0 {
+            lines.last_mut().expect("there is a line").push(' ');
+            used += 1;
+        }
+        for character in word.chars() {
+            if used == width {
+                lines.push(String::new());
+                used = 0;
+            }
+            lines.last_mut().expect("there is a line").push(character);
+            used += 1;
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -57,6 +147,26 @@ mod tests {
         assert!(table.is_empty());
         table.row(["reviews-v1".to_owned(), "1/1".to_owned()]);
         table.row(["ü\x1b".to_owned(), String::new()]);
-        assert_eq!(table.to_string(), "NAME        READY\nreviews-v1  1/1\nü           -\n");
+        assert_eq!(table.text(None), "NAME        READY\nreviews-v1  1/1\nü           -\n");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_no_wider_line_and_every_word() {
+        let mut table = Table::new(&["NAME", "ZONE", "STATUS"]);
+        let said = "UnsupportedValue: no regular expression:\n    a(\n     ^\nerror: unclosed group";
+        table.row(["reviews".to_owned(), String::new(), said.to_owned()]);
+        let text = table.text(Some(40));
+        assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
+        assert!(!text.contains("ZONE"), "nothing stands there:\n{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("a( ^ error: unclosed group"), "{text}");
+        assert!(table.text(None).contains("ZONE") && table.text(None).lines().count() == 2);
+    }
+
+    #[test]
+    fn a_word_that_is_wider_than_its_column_is_cut_and_not_lost() {
+        assert_eq!(wrapped("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
+        assert_eq!(wrapped("a b c", 3), ["a b", "c"]);
+        assert_eq!(wrapped("-", 1), ["-"]);
     }
 }

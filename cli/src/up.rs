@@ -1,11 +1,12 @@
 //! `weft up`.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_daemon::exit;
 use weft_local::client::Client;
@@ -41,11 +42,7 @@ pub(crate) fn main(args: UpArgs) -> ExitCode {
 
 fn settings(args: UpArgs) -> Result<Settings> {
     let name = args.mesh.name;
-    let manifests = args
-        .manifests
-        .canonicalize()
-        .with_context(|| format!("-f {}", args.manifests.display()))?;
-    ensure!(manifests.is_dir(), "-f {}: give a directory", manifests.display());
+    let manifests = directory(&args.manifests)?;
     let (pods_v4, pods_v6) = ranges(&args.pod_cidr, "10.244.0.0/16", "fd00:10:244::/64", "--pod-cidr")?;
     let (services_v4, services_v6) = ranges(&args.service_cidr, "10.96.0.0/16", "fd00:10:96::/112", "--service-cidr")?;
     let overlap4 = pods_v4.contains(&services_v4) || services_v4.contains(&pods_v4);
@@ -78,6 +75,20 @@ fn settings(args: UpArgs) -> Result<Settings> {
             .map(|name| (*name).to_owned())
             .collect(),
     })
+}
+
+/// The directory of manifests, by its full path.
+fn directory(given: &Path) -> Result<PathBuf> {
+    let shown = given.display();
+    let path = given.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => anyhow!("-f {shown}: there is no such directory"),
+        _ => anyhow!(error).context(format!("-f {shown}")),
+    })?;
+    ensure!(
+        path.is_dir(),
+        "-f {shown} is no directory: give the directory that the manifests are in"
+    );
+    Ok(path)
 }
 
 /// One range of each family, from what was given and what was not.
@@ -189,6 +200,17 @@ fn said(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_or_is_a_file_is_named() {
+        let said = |path: &str| directory(Path::new(path)).unwrap_err().to_string();
+        assert_eq!(
+            said("/nowhere/at/all"),
+            "-f /nowhere/at/all: there is no such directory"
+        );
+        assert!(said("/etc/passwd").contains("/etc/passwd is no directory"));
+        assert!(directory(Path::new("/etc")).is_ok());
+    }
 
     #[test]
     fn one_range_of_each_family_is_given_or_taken() {

@@ -4,7 +4,7 @@
 //! the control plane, names, service addresses. Level-triggered: after every event all that there is is compared with all
 //! that there is to be (`Cluster::reconcile`), so no event has to be remembered, and a failed step is tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,19 +26,23 @@ use crate::token::Tokens;
 pub mod addresses;
 mod build;
 mod convergence;
-mod place;
 mod publish;
 mod record;
 mod report;
+mod review;
 mod start;
 pub mod system;
+mod tell;
 
 pub use record::Found;
 use record::Record;
-pub use report::{NEWS, News, Report, is_fatal, problem};
+pub use report::{is_fatal, problem};
+pub use review::{Review, combined};
+pub use tell::{Late, NEWS, News, Report, Waiting};
 
 use addresses::ServiceAddresses;
 use record::Event;
+use tell::Telling;
 
 /// What a cluster is made from.
 pub struct Parts {
@@ -56,6 +60,8 @@ pub struct Parts {
     pub inject: InjectSettings,
     /// What the mesh itself runs.
     pub system: system::System,
+    /// What the control plane will say of the manifests.
+    pub review: Review,
     /// Names, for the DNS server.
     pub zone: watch::Sender<Arc<Zone>>,
     /// For people who watch.
@@ -73,16 +79,13 @@ pub struct Cluster {
     read_problems: Vec<Problem>,
     /// Problems that show only when pods are made.
     problems: Vec<Problem>,
-    told: BTreeSet<String>,
+    telling: Telling,
     /// Every pod, also those that are going, by uid.
     records: BTreeMap<String, Record>,
     cluster_ips: BTreeMap<Key, Vec<std::net::IpAddr>>,
     table: Arc<Table>,
     trust: Option<Arc<Files>>,
     order: u64,
-    was_ready: bool,
-    /// Pods that are ready, of how many, as it was told last.
-    progress: (usize, usize),
     ending: bool,
 }
 
@@ -162,14 +165,12 @@ impl Cluster {
             desired: Desired::default(),
             read_problems: Vec::new(),
             problems: Vec::new(),
-            told: BTreeSet::new(),
+            telling: Telling::default(),
             records: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             table: Arc::default(),
             trust: None,
             order: 0,
-            was_ready: false,
-            progress: (0, 0),
             ending: false,
         };
         (cluster, Handle(sender), requests)
@@ -210,10 +211,14 @@ impl Cluster {
     fn asked(&mut self, request: Request) {
         match request {
             Request::Manifests(objects, problems) => {
-                let (objects, strangers) = self.parts.system.with(objects);
-                let (desired, found) = self.reader.read(&objects);
+                let (whole, strangers) = self.parts.system.with(objects.clone());
+                let (desired, found) = self.reader.read(&whole);
                 self.desired = desired;
-                self.read_problems = [problems, strangers, found].concat();
+                let refused = self.parts.review.problems(&objects, &self.desired);
+                let empty = objects.is_empty() && problems.is_empty();
+                let nothing = empty.then(|| review::nothing(&self.parts.system.manifests));
+                let nothing = nothing.into_iter().collect();
+                self.read_problems = combined([problems, strangers, found, refused, nothing].concat());
             }
             Request::Trust(files) => self.trust = Some(files),
             // Whoever asked may have gone.
@@ -265,7 +270,12 @@ impl Cluster {
                 .filter_map(move |record| Some(record.ready_since? + deployment.min_ready))
                 .filter(move |due| *due > now)
         });
-        records.chain(available).min().unwrap_or(now + Duration::from_secs(60))
+        let told = self.telling.due.map(|due| due.max(now + Duration::from_millis(1)));
+        records
+            .chain(available)
+            .chain(told)
+            .min()
+            .unwrap_or(now + Duration::from_secs(60))
     }
 
     /// What a pod's plan depends on besides the pod.

@@ -175,3 +175,40 @@ impl Running {
         Arc::clone(&self.pidfd)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_container_has_ended_when_all_that_it_printed_is_in_its_log() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"signal 9\n").await.unwrap();
+        drop(theirs);
+        let mut child = Command::new("false").spawn().unwrap();
+        let (last_line, to_write) = oneshot::channel::<()>();
+        let written = TaskTracker::new();
+        written.spawn(to_write);
+        written.close();
+        child.wait().await.unwrap();
+        let mut running = Running {
+            pidfd: Arc::new(pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap()),
+            child,
+            said: BufReader::new(ours).lines(),
+            signal: None,
+            written,
+            host_pid: 0,
+        };
+        let early = timeout(Duration::from_millis(20), running.wait()).await;
+        assert!(early.is_err(), "{early:?}");
+        last_line.send(()).unwrap();
+        let ended = Ended {
+            code: 1,
+            signal: Some(9), // heard before it was asked again
+        };
+        assert_eq!(running.wait().await, ended);
+    }
+}

@@ -15,12 +15,14 @@ pub mod expand;
 mod facts;
 pub mod fields;
 mod files;
+pub(crate) mod place;
 pub mod pod;
 pub mod raw;
 pub mod schema;
 mod service;
 mod tables;
 mod template;
+mod together;
 mod volumes;
 
 pub use deployment::{Deployment, Rollout};
@@ -134,7 +136,7 @@ impl Reader {
         if images > 0 {
             problems.push(image_notice(images));
         }
-        strangers(&mut desired, &mut problems);
+        together::check(&mut desired, &self.last, &mut problems);
         self.last = desired.clone();
         (desired, problems)
     }
@@ -170,7 +172,11 @@ fn image_notice(images: usize) -> Problem {
         object: None,
         field: String::new(),
         message: format!(
-            "{images} containers name an image; images are not used here: containers run programs of this machine"
+            "{}; images are not used here: containers run programs of this machine",
+            match images {
+                1 => "a container names an image".to_owned(),
+                _ => format!("{images} containers name an image"),
+            }
         ),
         fix: String::new(),
         severity: Severity::Notice,
@@ -246,47 +252,6 @@ fn hold(object: &Object, last: &Desired, desired: &mut Desired) {
         "Pod" => keep(&key, &last.pods, &mut desired.pods),
         "Deployment" => keep(&key, &last.deployments, &mut desired.deployments),
         _ => {}
-    }
-}
-
-/// Leaves out what lies in namespaces that are not there, as an API server would, and names pods whose service account is
-/// not.
-fn strangers(desired: &mut Desired, problems: &mut Vec<Problem>) {
-    let namespaces: BTreeSet<String> = desired.namespaces.keys().cloned().collect();
-    let lost = |object: &Object, problems: &mut Vec<Problem>| {
-        let lost = object.namespace != DEFAULT_NAMESPACE && !namespaces.contains(&object.namespace);
-        if lost {
-            let message = format!("there is no Namespace {:?}", object.namespace);
-            let fix = "add a Namespace object of that name";
-            problems.push(object.problem(Severity::Error, "metadata.namespace", message, fix));
-        }
-        !lost
-    };
-    desired.services.retain(|_, service| lost(&service.object, problems));
-    desired.pods.retain(|_, pod| lost(&pod.object, problems));
-    desired
-        .deployments
-        .retain(|_, deployment| lost(&deployment.object, problems));
-    let pods = desired.pods.values().map(|pod| (&pod.object, &pod.template));
-    let deployments = desired
-        .deployments
-        .values()
-        .map(|deployment| (&deployment.object, &deployment.template));
-    for (object, template) in pods.chain(deployments) {
-        let account = template.service_account();
-        if !desired.has_account(&object.namespace, account) {
-            let field = format!("{}spec.serviceAccountName", template.prefix);
-            let message = format!(
-                "there is no ServiceAccount {account:?} in the namespace {}",
-                object.namespace
-            );
-            problems.push(object.problem(
-                Severity::Error,
-                &field,
-                message,
-                "add a ServiceAccount object of that name",
-            ));
-        }
     }
 }
 

@@ -52,6 +52,9 @@ pub struct Settings {
     pub relay: Option<SocketAddr>,
 }
 
+/// The exit code of [`Sandbox::run`] where a second signal ended everything at once.
+pub const ASKED_TWICE: u8 = 130;
+
 /// A function that runs as the first ordinary process inside, on its main thread, with no other thread yet.
 pub type Supervisor = fn(Inside) -> ExitCode;
 
@@ -112,8 +115,8 @@ impl Sandbox {
                 Ok(status) => ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)),
                 Err(_) => ExitCode::FAILURE,
             },
-            // Asked twice: dropping ends it.
-            Ok(false) => ExitCode::from(130),
+            // Dropping ends it.
+            Ok(false) => ExitCode::from(ASKED_TWICE),
             Err(error) => {
                 eprintln!("weft: serving the sandbox: {error}");
                 ExitCode::FAILURE

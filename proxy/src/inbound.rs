@@ -2,7 +2,7 @@
 //!
 //! In: a connection that the redirect sent here. Out: the same bytes or requests at the app, from the pod's own address, once
 //! it is known who calls and that it may; or a refusal with its reason. The rooms come in this order: origin, mtls (who
-//! calls), admit, detect, then forward: [`requests`] for HTTP, [`stream`] for the rest, which a peer's proxy is told ([`crate::answer`]).
+//! calls), admit, detect, then forward: [`requests`] for HTTP; for the rest, [`answer`] the peer's proxy, then bytes.
 
 pub mod requests;
 

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use weft_tests::Mesh;
+use weft_tests::host::until;
 
 /// The namespace of the guests: in the mesh and strict, so that nothing here works by accident of plaintext.
 const NAMESPACE: &str = "
@@ -52,16 +53,16 @@ spec:
           cat > /tmp/nginx.conf <<'END'
           daemon off;
           pid /tmp/nginx.pid;
-          error_log stderr;
+          error_log /dev/stderr;
           events {}
           http {
-            access_log off;
+            access_log /dev/stdout;
             client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/fastcgi;
             uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
             server { listen 80; listen [::]:80; root /tmp/site; }
           }
           END
-          exec /usr/sbin/nginx -e stderr -c /tmp/nginx.conf
+          exec /usr/sbin/nginx -e /dev/stderr -c /tmp/nginx.conf
         ports:
         - containerPort: 80
 ---
@@ -240,6 +241,20 @@ fn a_deployment_of_nginx_answers_curl_through_the_mesh() {
         ],
     );
     assert_eq!(missing, "404");
+    let replicas = mesh.pods("nginx-deployment-");
+    assert_eq!(replicas.len(), 3);
+    // What nginx has written to /dev/stdout and /dev/stderr, wherever the calls went to.
+    let logged = |text: &str| {
+        replicas.iter().any(|pod| {
+            let name = pod["name"].as_str().expect("a name");
+            let output = mesh.weft("logs", ["-n", "guests", name]);
+            String::from_utf8_lossy(&output.stdout).contains(text)
+        })
+    };
+    until("nginx's access log is there", || logged("\"GET / HTTP/1.1\" 200"));
+    until("nginx's error log is there", || {
+        logged("[error]") && logged("\"/tmp/site/none\" failed")
+    });
 }
 
 #[test]

@@ -99,10 +99,12 @@ fn a_pod_cannot_reach_the_host() {
 }
 
 #[test]
-fn a_manifest_that_asks_for_the_proxys_uid_or_the_hosts_network_is_refused_by_line() {
+fn a_manifest_that_asks_for_what_no_pod_gets_here_is_refused_by_line() {
     for (field, fix) in [
         ("hostNetwork: true", "hostNetwork"),
         ("securityContext: {runAsUser: 1882}", "1882"),
+        ("nodeName: nowhere", "take the only Node, local"),
+        ("nodeSelector: {disk: ssd}", "disk=ssd"),
     ] {
         let pod = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  {field}\n  containers: [{{name: c, command: [sleep, infinity]}}]\n"

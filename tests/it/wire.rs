@@ -1,4 +1,4 @@
-//! Nothing of an app crosses the wire in clear.
+//! Nothing of an app crosses the wire in clear; and bytes that are no HTTP get to an app that is there.
 
 use std::net::IpAddr;
 
@@ -114,4 +114,65 @@ fn a_capture_would_see_the_marker_where_there_is_no_mesh() {
     mesh.visit("shop", "visitor", &format!("http://web/products/{MARKER}"), &[])
         .none_failed();
     weft_tests::host::until("the capture has the marker", || capture.has_seen(MARKER.as_bytes()));
+}
+
+/// Two pods behind one Service of which nothing is declared, and one of them has no app. The other answers ZooKeeper's
+/// four-letter words, without waiting for the end of a line.
+const WORDS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: guests
+  labels: {weft.dev/inject: enabled}
+  annotations: {config.weft.dev/inbound: strict}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: guests}
+spec:
+  containers: [{name: client, command: [sleep, infinity]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: idle, namespace: guests, labels: {app: words}}
+spec:
+  containers: [{name: idle, command: [sleep, infinity]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: words, namespace: guests, labels: {app: words}}
+spec:
+  containers:
+    - name: words
+      command:
+        - python3
+        - -c
+        - |
+          import socket
+          server = socket.create_server(("::", 2181), family=socket.AF_INET6, dualstack_ipv6=True)
+          while True:
+              connection, _ = server.accept()
+              if connection.recv(4, socket.MSG_WAITALL) == b"ruok":
+                  connection.sendall(b"imok")
+              connection.close()
+      readinessProbe: {tcpSocket: {port: 2181}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: words, namespace: guests}
+spec:
+  selector: {app: words}
+  ports: [{port: 2181}]
+"#;
+
+#[test]
+fn a_bare_word_is_answered_by_the_app_that_is_there() {
+    let mesh = Mesh::builder().file("words.yaml", WORDS).up();
+    let ask = "exec 3<>/dev/tcp/words/2181; printf ruok >&3; timeout 3 head -c 4 <&3";
+    for _ in 0..20 {
+        assert_eq!(mesh.exec_ok("guests", "client", &["bash", "-c", ask]), "imok");
+    }
+    let metrics = mesh.admin("guests", "idle", "/metrics");
+    let turned_away = |line: &str| line.starts_with("weft_refusals_total{") && line.contains("app-unreachable");
+    assert!(metrics.lines().any(turned_away), "no word was unlucky: {metrics}");
 }

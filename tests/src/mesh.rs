@@ -264,7 +264,8 @@ impl Mesh {
         self.command(verb).args(args).output().expect("weft runs")
     }
 
-    fn command(&self, verb: &str) -> Command {
+    /// The same, not started yet.
+    pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(weft_bin());
         command
             .arg(verb)

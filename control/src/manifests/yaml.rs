@@ -391,7 +391,29 @@ fn scan_fault(error: &ScanError) -> Fault {
     Fault {
         line,
         message: format!("no YAML (column {column}): {}", error.info()),
-        fix: String::new(),
+        fix: scan_fix(error.info()).to_owned(),
+    }
+}
+
+/// What is most often behind a scanner's complaint. Its line is where it gave up, often one too late.
+fn scan_fix(info: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| info.contains(word));
+    if says(&["tab"]) {
+        "indent with spaces, not with tabs"
+    } else if says(&["flow", "bracket"]) {
+        "close each { and [ and put commas between its parts; look at the lines before, too"
+    } else if says(&["quoted scalar"]) {
+        "close the quotes; look at the lines before, too"
+    } else if says(&[
+        "mapping values",
+        "simple key",
+        "block mapping",
+        "block collection",
+        "indent",
+    ]) {
+        "put parts of one level into one column, and quotes around values with \": \"; look at the line before, too"
+    } else {
+        "look at this line and the one before: indentation, colons, brackets and quotes"
     }
 }
 
@@ -413,6 +435,20 @@ mod tests {
         let fault = documents(text).unwrap_err();
         assert_eq!(fault.line, line, "{fault}");
         assert!(fault.message.contains(words), "{fault}");
+    }
+
+    #[test]
+    fn text_that_is_no_yaml_comes_with_a_fix() {
+        for (text, fix) in [
+            ("a: {b: c\nd: [\n", "close each {"),
+            ("a:\n\tb: c\n", "spaces"),
+            ("a: \"b\nc: d\n", "close the quotes"),
+            ("a: b: c\n", "quotes around values"),
+            ("a:\n  b: c\n d: e\n", "one column"),
+        ] {
+            let fault = documents(text).unwrap_err();
+            assert!(fault.fix.contains(fix), "{text:?}: {fault:?}");
+        }
     }
 
     #[test]

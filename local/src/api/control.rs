@@ -75,6 +75,9 @@ pub(super) fn merge(about: &Value, cluster: Value, control: Option<Value>, syste
         .unwrap_or_default()
     {
         known(&mut problem["file"], system);
+        if made(&problem, system) && problems.iter().any(|other| other["message"] == problem["message"]) {
+            continue; // of a pod, what is said of the object that it was made from
+        }
         if !problems.iter().any(|other| same(other, &problem)) {
             problem["text"] = json!(text(&problem));
             problems.push(problem);
@@ -88,6 +91,12 @@ fn known(file: &mut Value, system: &System) {
     if let Some(path) = file.as_str() {
         *file = json!(system.as_the_user_knows(path));
     }
+}
+
+/// Whether a problem is one of an object that the cluster made.
+fn made(problem: &Value, system: &System) -> bool {
+    let file = problem["file"].as_str();
+    file.is_some_and(|file| Path::new(file).starts_with(&system.objects))
 }
 
 /// Cluster and control plane read the same files, and say the same of what neither understands.
@@ -160,6 +169,22 @@ mod tests {
             json!({"pid": 7, "answers": true, "epoch": 2, "build": "b"})
         );
         assert_eq!(all["proxies"][0]["pod"], "web-1");
+    }
+
+    #[test]
+    fn what_is_said_of_a_deployment_is_not_said_again_of_each_of_its_pods() {
+        let of_pod = json!({"file": "/run/weft/mesh/objects/pod.json", "line": 1, "field": "metadata", "message": "wrong"});
+        let problems = |of_user: Value| {
+            let cluster = json!({"problems": of_user});
+            let control = json!({"problems": [of_pod.clone()]});
+            let all = merge(&json!({}), cluster, Some(control), &system());
+            all["problems"].as_array().map(Vec::len)
+        };
+        assert_eq!(
+            problems(json!([{"file": "/home/ada/shop/d.yaml", "field": "spec", "message": "wrong"}])),
+            Some(1)
+        );
+        assert_eq!(problems(json!([])), Some(1), "nobody else said it");
     }
 
     #[test]

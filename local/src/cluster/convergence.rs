@@ -9,9 +9,9 @@ use weft_control::objects::{Object, Problem, Severity};
 use weft_injector::patch::{Decision, inject};
 
 use super::build::{Blueprint, labels, object, pod_name, uuid};
-use super::place::place;
 use super::record::Record;
 use super::{Cluster, FAREWELL};
+use crate::manifest::place::place;
 use crate::manifest::{Key, Template};
 use crate::plan::{Owned, Steps, steps};
 
@@ -135,7 +135,10 @@ impl Cluster {
         };
         let on = |node: &str| self.pods_on(node, wanted);
         let node = place(&template, &self.desired.nodes, on);
-        let node = node.map_err(|(field, message, fix)| problem(field, message, fix))?;
+        let Ok(node) = node else {
+            // As above.
+            return Ok(());
+        };
         let name = match deployed {
             true => pod_name(wanted, &template, rand::random()),
             false => wanted.name.clone(),

@@ -71,8 +71,8 @@ pub(super) struct Record {
     pub volumes: Vec<Volume>,
     /// Its rules for service addresses.
     pub rules: Rules,
-    /// What was wrong with it when it was told last.
-    pub trouble: Option<String>,
+    /// Its troubles that have been told, since it was well for a while.
+    pub told: BTreeSet<String>,
 }
 
 /// How far a pod is.
@@ -177,7 +177,7 @@ impl Record {
             tokens: PodTokens::default(),
             volumes: Vec::new(),
             rules: Rules::default(),
-            trouble: None,
+            told: BTreeSet::new(),
         })
     }
 

@@ -1,4 +1,4 @@
-//! What people see of the cluster: its state as JSON, and news as it happens.
+//! What people see of the cluster when they ask: its state as JSON, and its pods by name.
 
 use serde_json::{Value, json};
 use weft_control::objects::{Problem, Severity};
@@ -9,112 +9,12 @@ use super::{Cluster, system};
 use crate::manifest::{Address, Key};
 use crate::pod::{ContainerState, Kind};
 
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// A problem that was not there before.
-    Problem(Problem),
-    /// Pods that are ready now, of how many.
-    Progress {
-        /// Ready.
-        ready: usize,
-        /// All.
-        all: usize,
-    },
-    /// All pods are ready for the first time, or again after they were not.
-    Ready(Report),
-    /// A container ended and will be started again, or can't be started.
-    Trouble {
-        /// `namespace/name`.
-        pod: String,
-        /// What.
-        what: String,
-    },
-}
-
-/// A summary.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Pods.
-    pub pods: usize,
-    /// Of them with a sidecar.
-    pub meshed: usize,
-    /// Services.
-    pub services: usize,
-}
-
-/// News that nobody took in time are dropped beyond this many; `weft status` has all.
-pub const NEWS: usize = 256;
-
 impl Cluster {
     /// The pods of the user.
-    fn pods(&self) -> impl Iterator<Item = &Record> {
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Record> {
         let mut pods: Vec<&Record> = self.records.values().filter(|record| !record.system).collect();
         pods.sort_by(|a, b| (&a.key, a.order).cmp(&(&b.key, b.order)));
         pods.into_iter()
-    }
-
-    /// Tells what is new.
-    pub(super) fn tell(&mut self) {
-        let now: Vec<&Problem> = self.read_problems.iter().chain(&self.problems).collect();
-        let mut texts = std::collections::BTreeSet::new();
-        for problem in now {
-            let text = problem.to_string();
-            if texts.insert(text.clone()) && !self.told.contains(&text) {
-                self.say(News::Problem(problem.clone()));
-            }
-        }
-        self.told = texts;
-        let ready = self.pods().filter(|record| record.ready()).count();
-        let all = self
-            .pods()
-            .filter(|record| !record.deleting && !record.finished())
-            .count();
-        let control = self.records.values().any(|record| record.system && record.ready());
-        let is_ready = control && ready == all && all > 0;
-        if self.progress != (ready, all) {
-            self.progress = (ready, all);
-            self.say(News::Progress { ready, all });
-        }
-        if is_ready && !self.was_ready {
-            let report = Report {
-                pods: all,
-                meshed: self.pods().filter(|record| record.meshed && !record.deleting).count(),
-                services: self
-                    .desired
-                    .services
-                    .keys()
-                    .filter(|key| key.namespace != system::NAMESPACE)
-                    .count(),
-            };
-            self.say(News::Ready(report));
-        }
-        self.was_ready = is_ready;
-        self.troubles();
-    }
-
-    /// Containers that fail, once for each failure.
-    fn troubles(&mut self) {
-        let mut news = Vec::new();
-        for record in self.records.values_mut().filter(|record| !record.deleting) {
-            let trouble = trouble(record);
-            if record.trouble != trouble {
-                if let Some(what) = &trouble {
-                    news.push(News::Trouble {
-                        pod: record.key.to_string(),
-                        what: what.clone(),
-                    });
-                }
-                record.trouble = trouble;
-            }
-        }
-        news.into_iter().for_each(|news| self.say(news));
-    }
-
-    fn say(&self, news: News) {
-        if self.parts.news.try_send(news).is_err() {
-            tracing::debug!("nobody takes the news");
-        }
     }
 
     /// The state of everything.
@@ -139,7 +39,7 @@ impl Cluster {
             json!({"name": node.name, "region": region, "zone": zone})
         });
         json!({
-            "ready": self.was_ready,
+            "ready": self.telling.ready,
             "pods": pods,
             "services": services.map(|(key, _)| self.service_status(key)).collect::<Vec<_>>(),
             "nodes": nodes.collect::<Vec<_>>(),
@@ -289,7 +189,7 @@ fn found(record: &Record) -> Found {
 }
 
 /// What is wrong with a pod, if something is.
-fn trouble(record: &Record) -> Option<String> {
+pub(super) fn trouble(record: &Record) -> Option<String> {
     if let Some((reason, message)) = record.waiting() {
         return (!message.is_empty()).then(|| format!("{reason}: {message}"));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use weft_control::objects::{Object, Problem, Severity, uid_of};
 
-use super::place::ONLY_NODE;
+use crate::manifest::place::ONLY_NODE;
 use crate::spec::{Mount, PodPlan, Volume, VolumeSource};
 
 /// The mesh's own namespace.

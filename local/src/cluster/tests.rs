@@ -7,7 +7,7 @@ use weft_control::objects::Object;
 
 use super::addresses::{Assigned, ServiceAddresses};
 use super::build::{pod_name, uuid};
-use super::place::{ONLY_NODE, place};
+use crate::manifest::place::{ONLY_NODE, place};
 use crate::manifest::tests::object;
 use crate::manifest::{Key, Service, Template};
 

@@ -87,7 +87,11 @@ mod tests {
     #[tokio::test]
     async fn a_container_that_has_ended_for_good_has_said_all() {
         let mut done = pod(ended(3));
-        let said = async |status| end(watch::Sender::new(status).subscribe(), "shop/web", "web").await;
+        let said = async |status| {
+            let (sender, receiver) = watch::channel(status);
+            drop(sender);
+            end(receiver, "shop/web", "web").await
+        };
         assert_eq!(
             said(done.clone()).await,
             "container web of pod shop/web has ended with exit code 3"

@@ -103,8 +103,8 @@ impl Service {
                     .and_then(|kind| kind.as_str())
                     .unwrap_or("ClusterIP");
                 if kind != "ClusterIP" {
-                    let message = format!("{kind}: only its ClusterIP is served here");
-                    let fix = "reach its pods from this machine with `weft port-forward`";
+                    let message = format!("a Service of type {kind} acts as one of type ClusterIP here");
+                    let fix = "from this machine, reach its pods with `weft port-forward`";
                     problems.push(object.problem(Severity::Notice, "spec.type", message, fix));
                 }
                 Some(service)

@@ -19,11 +19,12 @@ use weft_daemon::{exit, log};
 use weft_injector::redirect::{Exempt, MARK};
 use weft_injector::settings::InjectSettings;
 
+use super::tell::counted;
 use super::{Settings, tell};
 use crate::api::Server;
 use crate::cluster::addresses::ServiceAddresses;
 use crate::cluster::system::{ADMIN_SOCKET, CONTROL, CONTROL_UID, KEY_SET, NAMESPACE, System};
-use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, is_fatal};
+use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, Review, combined, is_fatal};
 use crate::dns;
 use crate::manifest::{Files, Reader};
 use crate::net::{Net, NetSettings};
@@ -75,14 +76,16 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
     let began = Instant::now();
     let outside = inside.listen().context("listening to the outside")?;
     let manifests = open_manifests(&settings.manifests)?;
-    let problems = check(&settings, &manifests);
+    let mut review = review(&settings)?;
+    let problems = check(&mut review, &manifests);
     if problems.iter().any(is_fatal) {
         for problem in &problems {
             eprintln!("{}: {problem}", problem.severity);
         }
         let errors = problems.iter().filter(|problem| is_fatal(problem)).count();
         eprintln!(
-            "weft up: {errors} errors in {}; nothing was started",
+            "weft up: {} in {}; nothing was started",
+            counted(errors, "error"),
             settings.manifests.display()
         );
         return Ok(ExitCode::from(exit::DATA));
@@ -95,7 +98,7 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
 
     let (drain, tasks) = Drain::new();
     let down = Arc::new(Notify::new());
-    let (cluster, ended) = assemble(&settings, &outside, manifests, began, &tasks, down.clone()).await?;
+    let (cluster, ended) = assemble(&settings, &outside, (manifests, review), began, &tasks, down.clone()).await?;
     tokio::select! {
         () = outside.stop_requested() => {}
         () = down.notified() => {}
@@ -131,39 +134,38 @@ fn open_manifests(path: &Path) -> Result<Manifests> {
     })?)
 }
 
+/// How the control plane will read the manifests.
+///
+/// # Errors
+/// The mesh's trust domain is none.
+fn review(settings: &Settings) -> Result<Review> {
+    let trust_domain = weft_model::identity::TrustDomain::new(&settings.trust_domain).with_context(|| {
+        format!(
+            "the trust domain {:?}: take another --name or --trust-domain",
+            settings.trust_domain
+        )
+    })?;
+    Ok(Review::new(weft_control::index::Settings {
+        trust_domain,
+        cluster: settings.mesh.clone(),
+        cluster_domain: dns::DOMAIN.to_owned(),
+        inside: Vec::new(),
+        outside: Vec::new(),
+    }))
+}
+
 /// Everything that is wrong with the manifests before the start: files, our kinds, and the control plane's.
-fn check(settings: &Settings, manifests: &Manifests) -> Vec<Problem> {
+fn check(review: &mut Review, manifests: &Manifests) -> Vec<Problem> {
     let snapshot = manifests.snapshot();
-    let (_, found) = Reader::default().read(&snapshot.objects);
-    let mut problems: Vec<Problem> = snapshot.problems.iter().cloned().chain(found).collect();
-    match weft_model::identity::TrustDomain::new(&settings.trust_domain) {
-        Ok(trust_domain) => {
-            let index = weft_control::index::Settings {
-                trust_domain,
-                cluster: settings.mesh.clone(),
-                cluster_domain: dns::DOMAIN.to_owned(),
-                inside: Vec::new(),
-                outside: Vec::new(),
-            };
-            problems.extend(weft_control::compile::check(index, &snapshot.objects));
-        }
-        Err(error) => problems.push(Problem::of_file(
-            &settings.manifests,
-            None,
-            error.to_string(),
-            "take another --name",
-        )),
-    }
-    problems.sort();
-    // Both readers say the same of the same field.
-    problems.dedup_by(|a, b| (&a.file, a.line, &a.object, &a.field) == (&b.file, b.line, &b.object, &b.field));
-    problems
+    let (desired, found) = Reader::default().read(&snapshot.objects);
+    let refused = review.problems(&snapshot.objects, &desired);
+    combined([snapshot.problems.to_vec(), found, refused].concat())
 }
 
 async fn assemble(
     settings: &Settings,
     outside: &Outside,
-    manifests: Manifests,
+    (manifests, review): (Manifests, Review),
     began: Instant,
     tasks: &Tasks,
     down: Arc<Notify>,
@@ -197,6 +199,7 @@ async fn assemble(
         tokens,
         inject: inject(settings, collector),
         system: system.clone(),
+        review,
         zone,
         news,
     };
@@ -233,7 +236,7 @@ async fn network(settings: &Settings) -> Result<(Net, ServiceAddresses)> {
     };
     let net = Net::new(wanted).await.context("making the mesh's network")?;
     if net.gateway_v6().is_none() {
-        eprintln!("note: IPv6 is switched off on this machine; the mesh has IPv4 only");
+        eprintln!("notice: IPv6 is switched off on this machine; the mesh has IPv4 only");
         addresses.without_v6();
     }
     Ok((net, addresses))

@@ -4,10 +4,11 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use weft_control::objects::Severity;
 
 use super::Settings;
-use crate::cluster::News;
+use crate::cluster::system::{CONTROL, NAMESPACE};
+use crate::cluster::{News, Waiting};
+use crate::manifest::Key;
 
 /// Prints news until there are no more.
 pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Receiver<News>) {
@@ -18,19 +19,21 @@ pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Rec
     };
     while let Some(news) = news.recv().await {
         match news {
-            News::Problem(problem) => {
-                let word = match problem.severity {
-                    Severity::Error => "error: ",
-                    Severity::Warning => "warning: ",
-                    Severity::Notice => "note: ",
+            News::Problem(problem) => teller.aside(&format!("{}: {problem}", problem.severity)),
+            News::Resolved(what) => teller.aside(&format!("resolved: {what}: nothing is wrong any more")),
+            News::Progress { ready, all } => teller.progress(&format!("{ready} of {} ready", counted(all, "pod"))),
+            News::Trouble { pod, what, first } => {
+                let hint = match first {
+                    true => format!(" (see `{}`)", logs(&settings, &pod, container(&what))),
+                    false => String::new(),
                 };
-                teller.aside(&format!("{word}{problem}"));
+                teller.aside(&format!("pod {pod}: {what}{hint}"));
             }
-            News::Progress { ready, all } => teller.progress(&format!("{ready} of {all} pods are ready")),
-            News::Trouble { pod, what } => teller.aside(&format!("pod {pod}: {what}")),
+            News::Waiting(waiting) => teller.aside(&waits(&settings, &waiting)),
             News::Ready(report) => {
-                let (pods, meshed, services) = (report.pods, report.meshed, report.services);
-                let what = format!("{pods} pods ({meshed} with a sidecar), {services} services");
+                let pods = counted(report.pods, "pod");
+                let services = counted(report.services, "service");
+                let what = format!("{pods} ({} with a sidecar), {services}", report.meshed);
                 if teller.first {
                     teller.line(&format!("Ready after {:.1} s: {what}", began.elapsed().as_secs_f64()));
                     teller.line(&hints(&settings));
@@ -43,14 +46,72 @@ pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Rec
     }
 }
 
-/// Commands to try.
-fn hints(settings: &Settings) -> String {
-    let name = match settings.mesh.as_str() {
+/// `1 pod`, `2 pods`.
+pub(super) fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+/// Who is waited for, and why: a line, and one for each.
+fn waits(settings: &Settings, waiting: &Waiting) -> String {
+    let mut lines = Vec::new();
+    if let Some(why) = &waiting.control {
+        let pod = Key::new(NAMESPACE, CONTROL);
+        let why = if why.is_empty() { "it is being started" } else { why };
+        let hint = logs(settings, &pod, Some(CONTROL));
+        lines.push(format!("Waiting for the control plane: {why} (see `{hint}`)"));
+    }
+    if waiting.missing > 0 {
+        let all = counted(waiting.all, "pod");
+        lines.push(format!("Waiting for {} of {all} to be ready:", waiting.missing));
+    }
+    for late in &waiting.pods {
+        let hint = match &late.container {
+            Some(container) => format!(" (see `{}`)", logs(settings, &late.pod, Some(container))),
+            None => String::new(),
+        };
+        lines.push(format!("  pod {}: {}{hint}", late.pod, late.why));
+    }
+    let more = waiting.missing.saturating_sub(waiting.pods.len());
+    if more > 0 {
+        lines.push(format!("  and {more} more: see `weft status{}`", name(settings)));
+    }
+    lines.join("\n")
+}
+
+/// The command that shows what a container printed.
+fn logs(settings: &Settings, pod: &Key, container: Option<&str>) -> String {
+    let container = container
+        .map(|container| format!(" -c {container}"))
+        .unwrap_or_default();
+    format!(
+        "weft logs{} -n {} {}{container}",
+        name(settings),
+        pod.namespace,
+        pod.name
+    )
+}
+
+/// The container that a trouble names.
+fn container(what: &str) -> Option<&str> {
+    what.strip_prefix("container ")?.split([':', ' ']).next()
+}
+
+/// The flag that names the mesh, where it needs one.
+fn name(settings: &Settings) -> String {
+    match settings.mesh.as_str() {
         crate::up::DEFAULT_MESH => String::new(),
         name => format!(" --name {name}"),
-    };
+    }
+}
+
+/// Commands to try.
+fn hints(settings: &Settings) -> String {
     format!(
-        "Try `weft status{name}`, or edit a file in {}. Ctrl-C ends the mesh.",
+        "Try `weft status{}`, or edit a file in {}. Ctrl-C ends the mesh.",
+        name(settings),
         settings.manifests.display()
     )
 }
@@ -90,5 +151,25 @@ impl Teller {
             // As above.
             let _ = write!(io::stdout(), "\r\x1b[K").and_then(|()| io::stdout().flush());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            [0, 1, 2].map(|n| counted(n, "error")),
+            ["0 errors", "1 error", "2 errors"]
+        );
+    }
+
+    #[test]
+    fn a_trouble_names_its_container() {
+        assert_eq!(container("container app: CrashLoopBackOff"), Some("app"));
+        assert_eq!(container("container app ended with exit code 1"), Some("app"));
+        assert_eq!(container("making its network: no"), None);
     }
 }

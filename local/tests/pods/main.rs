@@ -71,9 +71,6 @@ const STORIES: &[(&str, Story)] = &[
     ("output_that_is_somebody_s_file_stays_theirs", |stage| {
         Box::pin(output::not_ours(stage))
     }),
-    ("who_follows_a_log_gets_its_last_words", |stage| {
-        Box::pin(output::last_words(stage))
-    }),
     ("volumes_are_what_they_say", |stage| Box::pin(volumes::kinds(stage))),
     ("volumes_live_as_long_as_their_pod", |stage| {
         Box::pin(volumes::life(stage))

@@ -7,10 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use weft_local::logs::{Reader, end};
+use weft_local::logs::Reader;
 use weft_local::pod::{ExecPlan, ExecStdio, PodHandle};
 
-use crate::story::{Stage, container, pod, said};
+use crate::story::{Stage, container, pod};
 
 /// As nginx does with `access_log /dev/stdout`.
 const BY_NAME: &str = "echo out >> /dev/stdout && echo err >> /dev/stderr && echo fd >> /proc/self/fd/1";
@@ -94,22 +94,5 @@ pub(crate) async fn not_ours(stage: Stage) -> anyhow::Result<()> {
         );
         ensure!(after.uid() == 0, "{after:?}");
     }
-    Ok(())
-}
-
-pub(crate) async fn last_words(stage: Stage) -> anyhow::Result<()> {
-    // A lot: what the pipe holds at the end is still to be written down when the process is gone.
-    let words = "trap 'seq 200000; exit 0' TERM; echo trapped; while :; do sleep 0.05; done";
-    let pod = stage.ready(pod("talker", &["sh", "-c", words])).await?;
-    lines(&pod, "main", 1).await?;
-    let status = pod.status();
-    let over = async {
-        let why = end(status, "default/talker", "main").await;
-        (why, said(&pod, "main"))
-    };
-    let ((why, text), ()) = tokio::join!(over, pod.stop(None));
-    ensure!(why == "pod default/talker has ended", "{why}");
-    let text = text?;
-    ensure!(text.ends_with("\n200000\n"), "{:?}", text.lines().next_back());
     Ok(())
 }

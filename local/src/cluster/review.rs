@@ -1,0 +1,231 @@
+//! What the control plane will say of the user's objects: its own index is asked, here and now.
+//!
+//! In: the user's objects, each time that they change. Out: problems with file, line, object, field and fix. The control
+//! plane itself says the same in its status; here nobody has to wait for it, and a first start can be refused.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use weft_control::index::{Index, Settings};
+use weft_control::manifests::Snapshot;
+use weft_control::objects::{Object, Problem, Severity, uid_of};
+
+use crate::manifest::{Deployment, Desired};
+
+/// Where the annotations of a pod are, in its own object and in a Deployment.
+const ANNOTATIONS: &str = "metadata.annotations";
+/// What the mesh reads begins so.
+const OURS: &str = "config.weft.dev/";
+/// Subdirectories that are looked at for manifests that nobody reads.
+const MOST_ENTRIES: usize = 1000;
+
+/// Reads objects again and again as the control plane does: it, too, remembers the last good form of each.
+pub struct Review {
+    index: Index,
+}
+
+impl Review {
+    /// Has seen nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            index: Index::new(settings),
+        }
+    }
+
+    /// What is wrong with the user's objects, all of them taken together.
+    pub fn problems(&mut self, objects: &[Arc<Object>], desired: &Desired) -> Vec<Problem> {
+        let made: Vec<(&Deployment, Arc<Object>)> = desired.deployments.values().filter_map(pod_of).collect();
+        let mut all = objects.to_vec();
+        all.extend(made.iter().map(|(_, pod)| pod.clone()));
+        self.index.replace(&Snapshot {
+            objects: all,
+            ..Snapshot::default()
+        });
+        let problems = self.index.problems().into_iter();
+        let of = |problem: &Problem| {
+            let object = problem.object.as_ref()?;
+            made.iter().find(|(_, pod)| pod.reference() == *object)
+        };
+        problems
+            .filter_map(|problem| match of(&problem) {
+                None => Some(problem),
+                // Of what a Deployment makes, the rest is checked where Deployments are read.
+                Some(_) if !problem.field.starts_with(ANNOTATIONS) => None,
+                Some((deployment, _)) => {
+                    let field = format!("{}{}", deployment.template.prefix, problem.field);
+                    Some(
+                        deployment
+                            .object
+                            .problem(problem.severity, &field, problem.message, problem.fix),
+                    )
+                }
+            })
+            .collect()
+    }
+}
+
+/// A pod as a Deployment will make it, if its template has annotations that the mesh reads. Its name is none that a pod
+/// can have.
+fn pod_of(deployment: &Deployment) -> Option<(&Deployment, Arc<Object>)> {
+    let annotations = &deployment.template.annotations;
+    if !annotations.keys().any(|key| key.starts_with(OURS)) {
+        return None;
+    }
+    let (namespace, name) = (
+        &deployment.object.namespace,
+        format!("deploy/{}", deployment.object.name),
+    );
+    let raw = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "annotations": annotations},
+        "spec": deployment.template.spec,
+    });
+    let pod = Object {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        uid: uid_of("Pod", namespace, &name),
+        namespace: namespace.clone(),
+        name,
+        resource_version: deployment.object.resource_version,
+        generation: 0,
+        labels: deployment.template.labels.clone(),
+        annotations: annotations.clone(),
+        raw,
+        origin: None,
+    };
+    Some((deployment, Arc::new(pod)))
+}
+
+/// What several readers of the same objects found, in order: once where they say something of the same field.
+pub fn combined(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let field = |p: &Problem| (p.file.clone(), p.line, p.object.clone(), p.field.clone());
+    // The worst first: it is the one that stays.
+    problems.sort_by_cached_key(|problem| (field(problem), problem.severity));
+    problems.dedup_by(|a, b| a.file.is_some() && field(a) == field(b));
+    problems
+}
+
+/// The notice that a directory has no manifests.
+pub(super) fn nothing(directory: &Path) -> Problem {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().take(MOST_ENTRIES);
+    let nested = entries.flatten().any(|entry| entry.path().is_dir());
+    Problem {
+        file: None,
+        line: None,
+        object: None,
+        field: String::new(),
+        message: format!(
+            "no manifests found in {} (looked for *.yaml, *.yml, *.json{})",
+            directory.display(),
+            if nested { "; not in its subdirectories" } else { "" }
+        ),
+        fix: "write one there: it is read at once".to_owned(),
+        severity: Severity::Notice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Reader;
+    use crate::manifest::tests::object;
+
+    fn review() -> Review {
+        Review::new(Settings {
+            trust_domain: weft_model::identity::TrustDomain::new("test.weft.internal").unwrap(),
+            cluster: "test".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            inside: vec![],
+            outside: vec![],
+        })
+    }
+
+    fn service() -> Arc<Object> {
+        object(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"ports": [{"port": 80}]}}),
+        )
+    }
+
+    fn route(backend: &str) -> Arc<Object> {
+        object(
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                "rules": [{"backendRefs": [{"name": backend, "port": 80}]}]}}),
+        )
+    }
+
+    fn said(review: &mut Review, objects: &[Arc<Object>]) -> Vec<String> {
+        let (desired, _) = Reader::default().read(objects);
+        review
+            .problems(objects, &desired)
+            .iter()
+            .map(|problem| format!("{} {}", problem.object.as_ref().unwrap(), problem.field))
+            .collect()
+    }
+
+    #[test]
+    fn an_edited_route_is_told_when_it_is_refused_and_no_more_when_it_is_mended() {
+        let mut review = review();
+        assert_eq!(said(&mut review, &[service(), route("web")]), [""; 0]);
+        assert_eq!(
+            said(&mut review, &[service(), route("nobody")]),
+            ["HTTPRoute shop/web spec.rules[0].backendRefs[0].name"]
+        );
+        assert_eq!(said(&mut review, &[service(), route("web")]), [""; 0]);
+    }
+
+    #[test]
+    fn an_annotation_of_a_template_is_told_of_its_deployment() {
+        let deployment = |mode: &str| {
+            object(
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "default"},
+                "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+                    "metadata": {"labels": {"app": "web"}, "annotations": {"config.weft.dev/inbound": mode}},
+                    "spec": {"containers": [{"name": "c", "command": ["c"]}]}}}}),
+            )
+        };
+        assert_eq!(
+            said(&mut review(), &[deployment("sometimes")]),
+            ["Deployment default/web spec.template.metadata.annotations[config.weft.dev/inbound]"]
+        );
+        assert_eq!(said(&mut review(), &[deployment("strict")]), [""; 0]);
+    }
+
+    #[test]
+    fn of_two_readers_the_one_that_says_worse_is_heard() {
+        let problem = |severity| {
+            let mut problem = Problem::of_file("/m/a.yaml", Some(3), severity_word(severity), "");
+            problem.severity = severity;
+            problem
+        };
+        let all = combined(vec![problem(Severity::Warning), problem(Severity::Error)]);
+        assert_eq!(all, [problem(Severity::Error)]);
+        let none = |message: &str| Problem {
+            file: None,
+            message: message.to_owned(),
+            ..problem(Severity::Notice)
+        };
+        assert_eq!(
+            combined(vec![none("a"), none("b")]).len(),
+            2,
+            "of no file: each is its own"
+        );
+    }
+
+    fn severity_word(severity: Severity) -> String {
+        severity.to_string()
+    }
+
+    #[test]
+    fn an_empty_directory_says_what_was_looked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let said = nothing(directory.path()).to_string();
+        assert!(said.contains("looked for *.yaml, *.yml, *.json)"), "{said}");
+        std::fs::create_dir(directory.path().join("base")).unwrap();
+        let said = nothing(directory.path()).to_string();
+        assert!(said.contains("not in its subdirectories"), "{said}");
+    }
+}
