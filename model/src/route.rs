@@ -160,6 +160,18 @@ impl Rules {
 }
 
 impl Rule {
+    /// The keys of all endpoint sets that it refers to, those of mirrors among them.
+    pub fn endpoint_sets(&self) -> impl Iterator<Item = &str> {
+        let of_backends = self.backends.iter().map(|backend| &backend.place);
+        let filters = self.backends.iter().map(|backend| &backend.filters);
+        let mirrors = filters.chain([&self.filters]).flat_map(|filters| &filters.mirrors);
+        let places = of_backends.chain(mirrors.map(|mirror| &mirror.place));
+        places.filter_map(|place| match place {
+            BackendPlace::Endpoints(key) => Some(key.as_str()),
+            BackendPlace::Unresolved(_) => None,
+        })
+    }
+
     /// The backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
     pub fn backend(&self, drawn: u64) -> Option<usize> {
         let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();

@@ -10,12 +10,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use weft_model::destination::{Lookup, Protocol, Service as ServiceModel};
-use weft_model::endpoint::{Endpoint, EndpointKey, EndpointSet, Place};
+use weft_model::endpoint::{BackendPlace, Endpoint, EndpointKey, EndpointSet, Place};
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
-use weft_model::route::{BackendPlace, RequestHead, Rule as RuleModel};
+use weft_model::route::{RequestHead, Rule as RuleModel};
 
 use crate::balance::{Balancer, Endpoints};
 use crate::discover::State;

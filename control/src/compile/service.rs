@@ -4,10 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use weft_model::destination::{Protocol, Service};
+use weft_model::endpoint::BackendPlace;
 use weft_model::feature;
+use weft_model::filter::Filters;
 use weft_model::locality::Locality;
 use weft_model::name::{ObjectRef, ServicePort};
-use weft_model::route::{Backend, BackendPlace, Rule, Rules};
+use weft_model::route::{Backend, RetryBudget, Rule, Rules, Timeouts};
 
 use super::key::{ServiceKey, SetKey};
 use super::ledger::Ledger;
@@ -40,6 +42,7 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
         }
         .to_string(),
         locality: Locality::default(),
+        retry_budget: RetryBudget::default(),
     };
     let Some((object, service)) = &kept.valid else {
         return kept.hold().map(|_| ledger.close(value));
@@ -189,6 +192,10 @@ fn candidates_of<'a>(
                     name: rule.name.clone(),
                     matches: ranked.matches.clone(),
                     backends: backends.clone(),
+                    redirect: None,
+                    filters: Filters::default(),
+                    timeouts: Timeouts::default(),
+                    retry: None,
                 },
             });
         }
@@ -213,6 +220,7 @@ fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> Back
                 place: BackendPlace::Endpoints(key.to_string()),
                 service: service_port(&service, backend.port),
                 subset: subset.unwrap_or_default(),
+                filters: Filters::default(),
             }
         }
         Err(unresolved) => {
@@ -222,6 +230,7 @@ fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> Back
                 place: BackendPlace::Unresolved(unresolved.message),
                 service: service_port(&backend.name, backend.port),
                 subset: String::new(),
+                filters: Filters::default(),
             }
         }
     }

@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_said_of_a_deployment_is_not_said_again_of_each_of_its_pods() {
-        let of_pod = json!({"file": "/run/weft/mesh/objects/pod.json", "line": 1, "field": "metadata", "message": "wrong"});
+        let of_pod =
+            json!({"file": "/run/weft/mesh/objects/pod.json", "line": 1, "field": "metadata", "message": "wrong"});
         let problems = |of_user: Value| {
             let cluster = json!({"problems": of_user});
             let control = json!({"problems": [of_pod.clone()]});

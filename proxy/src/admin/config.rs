@@ -9,10 +9,11 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Map, Value, json};
 use weft_certs::bundle::TrustBundles;
 use weft_model::destination::{Lookup, Protocol, Service, Target};
+use weft_model::endpoint::BackendPlace;
 use weft_model::endpoint::{Endpoint, EndpointSet, Place};
 use weft_model::inbound::{Inbound, Mode};
 use weft_model::locality::Prefer;
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, ValueMatch};
+use weft_model::route::{Backend, Match, PathMatch, Rule, ValueMatch};
 use weft_model::version::Version;
 
 use crate::discover::Beliefs;

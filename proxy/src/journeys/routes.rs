@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use weft_model::destination::Protocol;
+use weft_model::endpoint::BackendPlace;
+use weft_model::filter::Filters;
 use weft_model::name::{ObjectRef, ServicePort};
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules, ValueMatch};
+use weft_model::route::{Backend, Match, PathMatch, Rule, Rules, Timeouts, ValueMatch};
 
 use super::world::*;
 
@@ -21,6 +23,7 @@ fn backend(weight: u32, key: Option<&str>) -> Backend {
             port: 80,
         },
         subset: key.unwrap_or_default().into(),
+        filters: Filters::default(),
     }
 }
 
@@ -36,6 +39,10 @@ fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
         name: String::new(),
         matches,
         backends,
+        redirect: None,
+        filters: Filters::default(),
+        timeouts: Timeouts::default(),
+        retry: None,
     })
 }
 

@@ -26,7 +26,7 @@ use weft_model::locality::Locality;
 use weft_model::name::ServicePort;
 use weft_model::network::Networks;
 use weft_model::reason::Reason;
-use weft_model::route::Rules;
+use weft_model::route::{RetryBudget, Rules};
 use weft_model::version::{Source, Version};
 
 use crate::config::Settings;
@@ -195,6 +195,7 @@ impl Told {
             rules,
             endpoints: "all".into(),
             locality: Locality::default(),
+            retry_budget: RetryBudget::default(),
         };
         self.state.services.insert("reviews".into(), held(service));
         self.lookup(VIP, Lookup::Service("reviews".into()))
