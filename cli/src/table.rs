@@ -103,11 +103,22 @@ fn fit(widths: &mut [usize], rows: &[Vec<String>], most: usize) {
             widths[column] = 0;
         }
     }
-    while total(widths) > most {
-        let Some(widest) = widths.iter_mut().max().filter(|width| **width > NARROWEST) else {
-            return;
-        };
-        *widest -= 1;
+    let longest = |row: &Vec<String>, column: usize| {
+        let words = row.get(column).into_iter().flat_map(|cell| cell.split(' '));
+        words.map(|word| word.chars().count()).max().unwrap_or(0)
+    };
+    let words: Vec<usize> = (0..widths.len())
+        .map(|column| rows.iter().map(|row| longest(row, column)).max().unwrap_or(0))
+        .collect();
+    // Between words as long as that is enough: a name that is cut can't be copied.
+    for least in [words, vec![NARROWEST; widths.len()]] {
+        while total(widths) > most {
+            let narrower = widths.iter_mut().zip(&least).filter(|(width, least)| **width > **least);
+            match narrower.max_by_key(|(width, _)| **width) {
+                Some((widest, _)) => *widest -= 1,
+                None => break,
+            }
+        }
     }
 }
 
@@ -161,6 +172,17 @@ mod tests {
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains("a( ^ error: unclosed group"), "{text}");
         assert!(table.text(None).contains("ZONE") && table.text(None).lines().count() == 2);
+    }
+
+    #[test]
+    fn cells_are_parted_between_words_before_names_are_cut() {
+        let mut table = Table::new(&["NAME", "ADDRESSES"]);
+        table.row([
+            "reviews-gbznn9789x-m9ttm".to_owned(),
+            "10.244.0.2, fd00:10:244::2".to_owned(),
+        ]);
+        let text = table.text(Some(42));
+        assert!(text.contains("reviews-gbznn9789x-m9ttm  10.244.0.2,\n"), "{text}");
     }
 
     #[test]

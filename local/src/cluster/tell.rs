@@ -96,10 +96,13 @@ pub(super) struct Telling {
     /// Since when not all have been ready.
     late_since: Option<Instant>,
     /// Who was said to be waited for, and when.
-    waiting: Option<(Vec<(Option<Key>, String)>, Instant)>,
+    waiting: Option<(Names, Instant)>,
     /// When something has to be told although nothing happens.
     pub due: Option<Instant>,
 }
+
+/// Who is waited for, and for what reason. No key: the control plane.
+type Names = Vec<(Option<Key>, String)>;
 
 /// What makes a problem the same as before: not its line, which changes with every edit above it.
 type Identity = (Option<PathBuf>, Option<ObjectRef>, String, String);
@@ -131,7 +134,7 @@ impl Cluster {
             self.telling.progress = (ready, all);
             self.say(News::Progress { ready, all });
         }
-        let unsteady = self.pods().filter(counts).filter_map(|record| steady_at(record)).max();
+        let unsteady = self.pods().filter(counts).filter_map(steady_at).max();
         let steady = self.telling.ready && unsteady.is_none_or(|at| at <= now);
         self.telling.due = unsteady.filter(|at| *at > now);
         match steady {
@@ -181,7 +184,7 @@ impl Cluster {
     fn tell_waiting(&mut self, now: Instant, all: usize) {
         let since = *self.telling.late_since.get_or_insert(now);
         let waiting = self.waiting(now, all);
-        let names: Vec<(Option<Key>, String)> = waiting
+        let names: Names = waiting
             .control
             .iter()
             .map(|why| (None, why.clone()))
