@@ -1,6 +1,7 @@
 //! Tables from YAML to compiled resources.
 
 mod endpoints;
+mod filters;
 mod holds;
 mod inbound;
 mod precedence;
