@@ -242,3 +242,25 @@ fn a_grpc_route_changes_headers_and_mirrors_and_nothing_else() {
     let world = World::new(&(shop() + &route("GRPCRoute", "shop", "r", &rules)));
     assert_eq!(world.problems(), Vec::<String>::new());
 }
+
+/// Each example of the page, beside the first, which the others are about.
+#[test]
+fn every_example_of_the_page_about_routes_is_accepted_as_it_stands() {
+    let page = include_str!("../../../../docs/routes.md");
+    let examples: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() > 9, "{}", examples.len());
+    for example in &examples[1..] {
+        let world = World::new(&format!("{}---\n{example}", examples[0]));
+        assert_eq!(world.problems(), Vec::<String>::new(), "{example}");
+        for status in world.index.statuses() {
+            for condition in status.conditions {
+                let good = condition.status != (condition.r#type == ConditionType::PartiallyInvalid);
+                assert!(good, "{condition:?}\n{example}");
+            }
+        }
+    }
+}
