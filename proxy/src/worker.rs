@@ -80,6 +80,7 @@ impl Worker {
         origins: Origins,
     ) -> Rc<Self> {
         let endpoints = Endpoints::new(rand::random(), metrics.clone());
+        endpoints.workers.set(settings.workers);
         let tables = Rc::new(Tables::new(&endpoints, view.state(), None));
         view.applied(tables.state.generation);
         let dialer = Dialer::new(&settings);

@@ -37,8 +37,12 @@ impl Exchange<'_> {
         if !peer {
             headers::strip_internal(&mut self.head.headers);
         }
+        let tries_again = self.terms.as_ref().is_some_and(|terms| terms.may_try_again());
         self.replay
-            .begin(peer || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
+            .begin(peer || tries_again || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
+        if let Some(terms) = &self.terms {
+            terms.tell(&mut self.head.headers);
+        }
         let _open = match upstream {
             Upstream::H2(client) => Some(client.count()),
             Upstream::H1(_) => None,
@@ -92,6 +96,8 @@ fn failure(reason: Reason, replayable: bool, answered: bool, source: Option<std:
         replayable,
         answered,
         status: None,
+        grpc_status: None,
+        granted: false,
         request_bytes: 0,
         response_bytes: 0,
         source,
@@ -132,6 +138,8 @@ enum Stop {
     Up(Broken),
     /// The peer's proxy did not pass the request on.
     Unsent(Reason),
+    /// It has to be over.
+    Late(Reason),
 }
 
 /// Whether somebody has taken, or given, nothing for too long.
@@ -215,6 +223,13 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
                 Poll::Ready(Err(Fault::To(broken))) => return Poll::Ready(Err(Stop::Down(broken))),
             }
         }
+        // A tunnel lasts as long as its two sides want.
+        if !self.tunnel
+            && let Some(terms) = &mut self.exchange.terms
+            && let Poll::Ready(reason) = terms.poll_due(cx)
+        {
+            return Poll::Ready(Err(Stop::Late(reason)));
+        }
         if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Stop::Down(Broken::Ended)));
         }
@@ -254,7 +269,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             .find(|reason| reason.code().as_bytes() == code.as_bytes())
     }
 
-    fn begin_response(&mut self, head: ResponseHead) -> Result<(), Stop> {
+    fn begin_response(&mut self, mut head: ResponseHead) -> Result<(), Stop> {
         let connect = self.exchange.head.method == Method::CONNECT;
         if head.status.is_informational() && head.upgrade.is_none() {
             self.interims += 1;
@@ -276,6 +291,9 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             self.request = Transfer::new();
         }
         self.response = Some(Transfer::new());
+        if let Some(terms) = &self.exchange.terms {
+            terms.change_response(&mut head.headers);
+        }
         let may_follow = self.exchange.may_follow();
         self.exchange.begin_response(head, may_follow).map_err(Stop::Down)
     }
@@ -338,6 +356,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
                 }
                 failure(reason, true, false, None)
             }
+            Err(Stop::Late(reason)) => self.late(reason),
         };
         let status = (self.status != 0).then_some(self.status);
         (
@@ -386,15 +405,35 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             }
             return failure(reason, replayable, self.exchange.answered, broken.into_io());
         }
+        match by_app {
+            Some(code) => self.exchange.side.abort(code),
+            None => self.cut(reason, ::h2::Reason::INTERNAL_ERROR),
+        }
+        failure(reason, false, true, broken.into_io())
+    }
+
+    /// The time is over: the app need not go on, and the client learns that there is nothing, or no more, to wait for.
+    fn late(&mut self, reason: Reason) -> ForwardError {
+        if let Message::H2(up) = &mut self.up {
+            up.cancel(::h2::Reason::CANCEL);
+        }
+        let answered = self.exchange.answered;
+        if answered {
+            self.cut(reason, ::h2::Reason::CANCEL);
+        }
+        failure(reason, false, answered, None)
+    }
+
+    /// Ends a response that has begun, so that the client sees that it is not whole; one of gRPC in its own words.
+    fn cut(&mut self, reason: Reason, code: ::h2::Reason) {
         let grpc = self.exchange.head.is_grpc();
-        let told = match (&mut self.exchange.side, by_app) {
-            (Message::H2(down), None) if grpc => down.finish(Some(refuse::grpc_trailers(reason))).is_ok(),
+        let told = match &mut self.exchange.side {
+            Message::H2(down) if grpc => down.finish(Some(refuse::grpc_trailers(reason))).is_ok(),
             _ => false,
         };
         if !told {
-            self.exchange.side.abort(by_app.unwrap_or(::h2::Reason::INTERNAL_ERROR));
+            self.exchange.side.abort(code);
         }
-        failure(reason, false, true, broken.into_io())
     }
 
     /// Whether the request may be sent once more: it did not reach the app, or the app cannot tell.

@@ -10,7 +10,7 @@ use weft_model::route::{Backend, Match, PathMatch, Rule, Rules, Timeouts, ValueM
 
 use super::world::*;
 
-fn backend(weight: u32, key: Option<&str>) -> Backend {
+pub(super) fn backend(weight: u32, key: Option<&str>) -> Backend {
     Backend {
         weight,
         place: match key {
@@ -27,7 +27,7 @@ fn backend(weight: u32, key: Option<&str>) -> Backend {
     }
 }
 
-fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
+pub(super) fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
     let route = ObjectRef {
         kind: "HTTPRoute".into(),
         namespace: "shop".into(),
@@ -46,7 +46,7 @@ fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
     })
 }
 
-fn prefix(path: &str) -> Match {
+pub(super) fn prefix(path: &str) -> Match {
     Match {
         path: Some(PathMatch::Prefix(path.into())),
         ..Match::default()

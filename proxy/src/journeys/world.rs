@@ -432,7 +432,7 @@ async fn serve_app(mut socket: TcpStream, name: &'static str) {
 }
 
 /// Reads a head up to its empty line; the rest stays in the buffer.
-async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+pub(super) async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let head: Vec<u8> = buffer.drain(..end + 4).collect();
@@ -444,7 +444,7 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Strin
     }
 }
 
-fn content_length(head: &str) -> usize {
+pub(super) fn content_length(head: &str) -> usize {
     let line = head.lines().find_map(|line| {
         line.to_ascii_lowercase()
             .strip_prefix("content-length:")

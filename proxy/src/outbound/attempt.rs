@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use weft_model::destination::Target;
 use weft_model::reason::Reason;
 
@@ -69,9 +69,16 @@ impl Attempt<'_> {
         let carries = carries(exchange);
         let mut fresh = false;
         loop {
-            let lent = match version {
-                HttpVersion::H1 => self.h1(fresh, carries).await,
-                HttpVersion::H2 => self.h2().await,
+            let lent = match exchange.due() {
+                None => self.lend(version, fresh, carries).await,
+                Some((due, reason)) => {
+                    let lent = timeout_at(due, self.lend(version, fresh, carries));
+                    // Boxed: only where a rule says how long a try may take.
+                    Box::pin(lent).await.map_err(|_| Failed {
+                        reason,
+                        again: reason == Reason::BackendDeadline,
+                    })?
+                }
             };
             let mut lent = lent.map_err(|error| Failed {
                 reason: error.reason(),
@@ -102,6 +109,13 @@ impl Attempt<'_> {
         Failed {
             reason: error.reason,
             again: error.replayable && !error.answered,
+        }
+    }
+
+    async fn lend(&self, version: HttpVersion, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
+        match version {
+            HttpVersion::H1 => self.h1(fresh, carries).await,
+            HttpVersion::H2 => self.h2().await,
         }
     }
 

@@ -3,21 +3,25 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 use weft_model::destination::Target;
 use weft_model::endpoint::{EndpointId, EndpointKey};
+use weft_model::filter::{Redirect, Scheme};
+use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
 
-use crate::balance::{Balancer, Picked};
+use crate::balance::Picked;
 use crate::http::exchange::Exchange;
 use crate::http::server::RequestService;
 use crate::inbound;
-use crate::observe::metrics::{Direction, Labels};
+use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::{Begun, Outcome, Span};
 use crate::outbound::attempt::{Attempt, Failed};
 use crate::outbound::reach::probe;
 use crate::outcome::{self, Asked};
-use crate::route::{Choice, Found, Service};
+use crate::route::{Choice, Chosen, Found, Service};
+use crate::terms::Terms;
 use crate::worker::Worker;
 
 /// Endpoints that one request tries at most.
@@ -36,7 +40,19 @@ impl RequestService for Requests {
     async fn handle(&self, exchange: &mut Exchange<'_>) {
         let asked = Asked::of(exchange);
         match self.choose(exchange).await {
-            Ok(choice) => self.send(exchange, &choice, &asked).await,
+            Ok(Chosen::Forward(choice)) => match self.agree(exchange, &choice, &asked) {
+                Ok(()) => self.send(exchange, &choice, &asked).await,
+                Err(reason) => {
+                    let to = choice.balancer.service.as_ref();
+                    self.refuse(exchange, reason, to, &asked).await;
+                }
+            },
+            Ok(Chosen::Redirect { rule, template }) => {
+                if let Some(redirect) = &rule.redirect {
+                    // Boxed, as all that few requests come to: the future of the others stays small.
+                    Box::pin(self.redirect(exchange, redirect, &template, &asked)).await;
+                }
+            }
             Err(reason) => self.refuse(exchange, reason, None, &asked).await,
         }
     }
@@ -54,7 +70,7 @@ impl Requests {
     }
 
     /// Route: by the newest tables, so a connection that exists sees a new configuration with its next request.
-    async fn choose(&self, exchange: &Exchange<'_>) -> Result<Choice, Reason> {
+    async fn choose(&self, exchange: &Exchange<'_>) -> Result<Chosen, Reason> {
         if self.found.borrow().0 != self.worker.generation() {
             // Boxed: only after a change.
             let Found::Service(service) = Box::pin(self.worker.find(&self.target)).await? else {
@@ -66,6 +82,50 @@ impl Requests {
         }
         let drawn = self.worker.endpoints.chance.draw();
         self.found.borrow().1.choose(&exchange.head().for_routing(), drawn)
+    }
+
+    /// Has the request keep to what its rule asks, and changes it accordingly.
+    fn agree(&self, exchange: &mut Exchange<'_>, choice: &Choice, asked: &Asked) -> Result<(), Reason> {
+        let started = exchange.started();
+        if let Some(budget) = &self.found.borrow().1.budget {
+            budget.asked(started);
+        }
+        let terms = Terms::agree(choice.words.as_ref(), exchange.head_mut(), asked.is_grpc(), started)?;
+        exchange.keep_to(terms);
+        Ok(())
+    }
+
+    /// Answers in the place of any endpoint: elsewhere.
+    async fn redirect(&self, exchange: &mut Exchange<'_>, redirect: &Redirect, template: &str, asked: &Asked) {
+        let port = self.found.borrow().1.port().cloned();
+        let Some((status, location)) = self.location(exchange, redirect) else {
+            return self
+                .refuse(exchange, Reason::BackendUnresolved, port.as_ref(), asked)
+                .await;
+        };
+        let series = self.series(port.as_ref(), template);
+        let tracer = &self.worker.tracer;
+        let begun = tracer.begin(&exchange.head().headers);
+        let span = tracer.client(begun, &asked.what(series.labels(), template, None), 0);
+        exchange.redirect(status, location).await;
+        let outcome = Outcome {
+            status: status.as_u16(),
+            ..Outcome::default()
+        };
+        outcome::finish(span, outcome);
+        asked.count(&series, outcome, Instant::now());
+    }
+
+    /// Where a redirect sends a request. `None`: what the rule says makes no response.
+    fn location(&self, exchange: &Exchange<'_>, redirect: &Redirect) -> Option<(StatusCode, HeaderValue)> {
+        let head = exchange.head();
+        let dialled = match &self.target {
+            Target::Address(address) => address.port(),
+            Target::Host { port, .. } => *port,
+        };
+        let location = redirect.location(Scheme::Http, exchange.authority(), dialled, head.path(), head.query());
+        let status = StatusCode::from_u16(redirect.status).ok()?;
+        Some((status, HeaderValue::try_from(location).ok()?))
     }
 
     /// Balance, connect, forward: to one endpoint after the other.
@@ -87,7 +147,8 @@ impl Requests {
                 Some(failed) => reason = failed,
             }
         }
-        self.refuse(exchange, reason, Some(&choice.balancer), asked).await;
+        self.refuse(exchange, reason, choice.balancer.service.as_ref(), asked)
+            .await;
     }
 
     /// One attempt. `Some`: it failed for this reason, and another endpoint may be tried.
@@ -110,6 +171,9 @@ impl Requests {
         let what = asked.what(series.labels(), &choice.template, Some(endpoint.address));
         let span = worker.tracer.client(begun, &what, before as u32);
         worker.tracer.carry(begun, span.as_ref(), exchange.headers_mut());
+        if let Some(terms) = exchange.terms() {
+            terms.begin_try();
+        }
         let result = if worker.is_self(endpoint) {
             Box::pin(inbound::requests::from_self(worker, exchange, endpoint.address)).await
         } else {
@@ -162,22 +226,24 @@ impl Requests {
     }
 
     /// Answers with a reason, before any endpoint or after the last.
-    async fn refuse(&self, exchange: &mut Exchange<'_>, reason: Reason, to: Option<&Balancer>, asked: &Asked) {
+    async fn refuse(&self, exchange: &mut Exchange<'_>, reason: Reason, to: Option<&ServicePort>, asked: &Asked) {
         self.worker.metrics.refused(reason, Direction::Outbound);
-        let tables = self.worker.tables();
-        let labels = tables
-            .inbound()
-            .map(|own| match to.and_then(|balancer| balancer.service.as_ref()) {
-                Some(service) => Labels {
-                    destination_service: service.name.as_str().into(),
-                    destination_namespace: service.namespace.as_str().into(),
-                    ..Labels::outside(own)
-                },
-                None => Labels::outside(own),
-            });
-        drop(tables);
-        let series = self.worker.metrics.series(&labels.unwrap_or_default(), "");
+        let series = self.series(to, "");
         asked.count(&series, outcome::failed(reason), Instant::now());
         exchange.refuse(reason).await;
+    }
+
+    /// The series of what reaches no endpoint.
+    fn series(&self, to: Option<&ServicePort>, template: &str) -> Rc<Series> {
+        let tables = self.worker.tables();
+        let labels = tables.inbound().map(|own| match to {
+            Some(service) => Labels {
+                destination_service: service.name.as_str().into(),
+                destination_namespace: service.namespace.as_str().into(),
+                ..Labels::outside(own)
+            },
+            None => Labels::outside(own),
+        });
+        self.worker.metrics.series(&labels.unwrap_or_default(), template)
     }
 }
