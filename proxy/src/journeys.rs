@@ -11,4 +11,5 @@ mod retries;
 mod routes;
 mod script;
 mod streams;
+mod tries;
 mod world;

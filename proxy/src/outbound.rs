@@ -9,6 +9,7 @@ pub mod attempt;
 pub mod reach;
 pub mod requests;
 pub mod streams;
+mod tries;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -4,6 +4,9 @@
 //! that would have to be woken. Order within a poll: the request first, so that head and small body leave in one write; then
 //! the response; then whether the client is still there.
 
+mod again;
+mod ending;
+
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,8 +22,8 @@ use crate::http::head::{Length, ResponseHead};
 use crate::http::headers;
 use crate::http::limits::INTERIM_RESPONSES;
 use crate::http::message::{Broken, Fault, Message, Replay, Transfer, grpc_status};
-use crate::http::refuse;
 use crate::http::timer::Timer;
+use crate::terms::Cause;
 
 impl Exchange<'_> {
     /// Forwards the request and answers with the response, both as they come: the response may begin, and end, before the
@@ -110,6 +113,8 @@ struct Attempt<'e, 'a, 'u> {
     up: Message<'u>,
     /// The upstream connection has carried a request before.
     reused: bool,
+    /// The response was held back, and is no more.
+    has_been_held: bool,
     /// The upstream is a peer's proxy: what it says of the request's fate is believed.
     peer: bool,
     /// What the upstream's transport had taken before this request.
@@ -140,6 +145,8 @@ enum Stop {
     Unsent(Reason),
     /// It has to be over.
     Late(Reason),
+    /// Another try is made, for this, and what has come is not passed on.
+    Again(Cause),
 }
 
 /// Whether somebody has taken, or given, nothing for too long.
@@ -175,6 +182,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             exchange,
             up,
             reused,
+            has_been_held: false,
             peer: false,
             request,
             cut: None,
@@ -194,12 +202,14 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         loop {
             self.poll_request(cx)?;
             if self.response.is_none() {
-                match self.up.poll_response(cx, &self.exchange.head) {
+                match self.poll_head(cx) {
                     Poll::Ready(Ok(head)) => {
                         if let Some(reason) = self.unsent(&head) {
                             return Poll::Ready(Err(Stop::Unsent(reason)));
                         }
-                        self.begin_response(head)?;
+                        if let Some(head) = self.consider(cx, head)? {
+                            self.begin_response(head)?;
+                        }
                         continue;
                     }
                     Poll::Ready(Err(broken)) => return Poll::Ready(Err(Stop::Up(broken))),
@@ -327,144 +337,6 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         let broken = Broken::Io(std::io::ErrorKind::TimedOut.into());
         Poll::Ready(Err(if down { Stop::Down(broken) } else { Stop::Up(broken) }))
     }
-
-    /// What came of it, and whether the upstream connection can take another request.
-    fn conclude(mut self, result: Result<(), Stop>) -> (Result<Done, ForwardError>, bool) {
-        let response_bytes = self.response.as_ref().map_or(0, |response| response.bytes);
-        let request_bytes = self.request.bytes;
-        let error = match result {
-            Ok(()) => {
-                let sent = self.request.is_done() && self.cut.is_none();
-                let reusable = sent && !self.tunnel && self.up.may_go_on();
-                let trailers = self.response.as_ref().and_then(|response| response.grpc_status);
-                let done = Done {
-                    status: self.status,
-                    grpc_status: self.grpc_status.or(trailers),
-                    request_bytes,
-                    response_bytes,
-                    upgraded: self.tunnel,
-                    reusable,
-                    first_byte: self.first_byte,
-                };
-                return (Ok(done), reusable);
-            }
-            Err(Stop::Down(broken)) => self.client_failed(broken),
-            Err(Stop::Up(broken)) => self.upstream_failed(broken),
-            Err(Stop::Unsent(reason)) => {
-                if let Message::H2(up) = &mut self.up {
-                    up.cancel(::h2::Reason::CANCEL);
-                }
-                failure(reason, true, false, None)
-            }
-            Err(Stop::Late(reason)) => self.late(reason),
-        };
-        let status = (self.status != 0).then_some(self.status);
-        (
-            Err(ForwardError {
-                status,
-                request_bytes,
-                response_bytes,
-                ..error
-            }),
-            false,
-        )
-    }
-
-    fn client_failed(&mut self, broken: Broken) -> ForwardError {
-        let reset = match &self.exchange.side {
-            Message::H2(stream) => stream.reset_by_peer(),
-            Message::H1(_) => None,
-        };
-        if let Message::H2(up) = &mut self.up {
-            up.cancel(reset.unwrap_or(::h2::Reason::CANCEL));
-        }
-        let answered = self.exchange.answered;
-        if let (Broken::Refused(reason), false) = (&broken, answered) {
-            return failure(*reason, false, false, broken.into_io());
-        }
-        self.exchange.answered = true;
-        self.exchange.side.abort(::h2::Reason::CANCEL);
-        failure(Reason::ClientClosed, false, true, broken.into_io())
-    }
-
-    fn upstream_failed(&mut self, broken: Broken) -> ForwardError {
-        let reason = match &broken {
-            Broken::Refused(_) => Reason::UpstreamProtocol,
-            _ => Reason::UpstreamClosed,
-        };
-        let by_app = self.up.reset_by_app();
-        if let Message::H2(up) = &mut self.up {
-            up.cancel(::h2::Reason::CANCEL);
-        }
-        if !self.exchange.answered {
-            let replayable = self.is_replayable(&broken);
-            if let (false, Some(code), Message::H2(down)) = (replayable, by_app, &mut self.exchange.side) {
-                // The app's own word, which its client understands better than ours.
-                down.cancel(code);
-                self.exchange.answered = true;
-            }
-            return failure(reason, replayable, self.exchange.answered, broken.into_io());
-        }
-        match by_app {
-            Some(code) => self.exchange.side.abort(code),
-            None => self.cut(reason, ::h2::Reason::INTERNAL_ERROR),
-        }
-        failure(reason, false, true, broken.into_io())
-    }
-
-    /// The time is over: the app need not go on, and the client learns that there is nothing, or no more, to wait for.
-    fn late(&mut self, reason: Reason) -> ForwardError {
-        if let Message::H2(up) = &mut self.up {
-            up.cancel(::h2::Reason::CANCEL);
-        }
-        let answered = self.exchange.answered;
-        if answered {
-            self.cut(reason, ::h2::Reason::CANCEL);
-        }
-        failure(reason, false, answered, None)
-    }
-
-    /// Ends a response that has begun, so that the client sees that it is not whole; one of gRPC in its own words.
-    fn cut(&mut self, reason: Reason, code: ::h2::Reason) {
-        let grpc = self.exchange.head.is_grpc();
-        let told = match &mut self.exchange.side {
-            Message::H2(down) if grpc => down.finish(Some(refuse::grpc_trailers(reason))).is_ok(),
-            _ => false,
-        };
-        if !told {
-            self.exchange.side.abort(code);
-        }
-    }
-
-    /// Whether the request may be sent once more: it did not reach the app, or the app cannot tell.
-    fn is_replayable(&self, broken: &Broken) -> bool {
-        if !self.exchange.replay.is_whole() || self.interims > 0 {
-            return false;
-        }
-        match (&self.up, broken) {
-            (_, Broken::Refused(_)) => false,
-            (Message::H1(up), _) => {
-                let nothing_sent = up.written() == self.written_before;
-                // An idle connection that the other side closes as we send: it has not read the request, as a rule, and
-                // where it has, the method allows it to be sent twice (RFC 9110 section 9.2.2).
-                let raced = self.reused
-                    && !up.has_input()
-                    && self.exchange.head.method.is_idempotent()
-                    && !matches!(broken, Broken::Io(error) if is_our_stall(error));
-                nothing_sent || raced
-            }
-            (Message::H2(_), Broken::H2(error)) => {
-                // GOAWAY reaches only the streams above the last one that the peer has worked on (RFC 9113 section 6.8).
-                error.is_remote() && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM))
-            }
-            (Message::H2(_), _) => false,
-        }
-    }
-}
-
-/// Whether our own patience ended, with a peer that is there. The kernel's time-out says that the peer has vanished.
-fn is_our_stall(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 #[cfg(test)]

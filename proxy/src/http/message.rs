@@ -51,7 +51,8 @@ pub(crate) enum Message<'a> {
 }
 
 impl Message<'_> {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
+    /// How many bytes of the body that comes lie in front: not 0. None: it has ended.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
         match self {
             Self::H1(connection) => connection.poll_data(cx),
             Self::H2(stream) => stream.poll_data(cx),
@@ -65,7 +66,8 @@ impl Message<'_> {
         }
     }
 
-    fn consume(&mut self, n: usize) {
+    /// Drops bytes from the front.
+    pub(crate) fn consume(&mut self, n: usize) {
         match self {
             Self::H1(connection) => connection.consume(n),
             Self::H2(stream) => drop(stream.take(n)),
@@ -80,6 +82,14 @@ impl Message<'_> {
                 taken
             }
             Self::H2(stream) => stream.take(n),
+        }
+    }
+
+    /// The trailers behind the body, once it has ended.
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::H1(connection) => connection.trailers(),
+            Self::H2(stream) => stream.trailers(),
         }
     }
 

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 use weft_model::destination::Target;
-use weft_model::endpoint::{EndpointId, EndpointKey};
 use weft_model::filter::{Redirect, Scheme};
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
@@ -19,13 +18,11 @@ use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::{Begun, Outcome, Span};
 use crate::outbound::attempt::{Attempt, Failed};
 use crate::outbound::reach::probe;
+use crate::outbound::tries::Tries;
 use crate::outcome::{self, Asked};
 use crate::route::{Choice, Chosen, Found, Service};
 use crate::terms::Terms;
 use crate::worker::Worker;
-
-/// Endpoints that one request tries at most.
-const ATTEMPTS: usize = 3;
 
 /// Answers the requests of one connection of the app.
 #[derive(Debug)]
@@ -132,34 +129,33 @@ impl Requests {
     async fn send(&self, exchange: &mut Exchange<'_>, choice: &Choice, asked: &Asked) {
         probe(&self.worker, &self.target, &choice.balancer);
         let begun = self.worker.tracer.begin(&exchange.head().headers);
-        let mut tried = [EndpointKey {
-            id: EndpointId(0),
-            port: 0,
-        }; ATTEMPTS];
+        let mut tries = Tries::default();
         let mut reason = Reason::NoEndpoints;
-        for attempt in 0..ATTEMPTS {
-            let Some(picked) = choice.balancer.pick(&tried[..attempt], Instant::now()) else {
-                break;
-            };
-            tried[attempt] = picked.remote.endpoint.key;
-            match self.attempt(exchange, choice, &picked, (begun, attempt), asked).await {
+        let mut next = choice.balancer.pick(&[], Instant::now());
+        while let Some(picked) = next {
+            let before = tries.note(picked.remote.endpoint.key);
+            match self.attempt(exchange, choice, &picked, (begun, before), asked).await {
                 None => return,
-                Some(failed) => reason = failed,
+                Some(failed) => {
+                    reason = failed.reason;
+                    // Boxed: only after a failure.
+                    next = Box::pin(tries.next(&choice.balancer, exchange, failed)).await;
+                }
             }
         }
         self.refuse(exchange, reason, choice.balancer.service.as_ref(), asked)
             .await;
     }
 
-    /// One attempt. `Some`: it failed for this reason, and another endpoint may be tried.
+    /// One attempt. `Some`: it failed, and another may follow.
     async fn attempt(
         &self,
         exchange: &mut Exchange<'_>,
         choice: &Choice,
         picked: &Picked,
-        (begun, before): (Begun, usize),
+        (begun, before): (Begun, u32),
         asked: &Asked,
-    ) -> Option<Reason> {
+    ) -> Option<Failed> {
         let worker = &self.worker;
         let endpoint = &picked.remote.endpoint;
         let tables = worker.tables();
@@ -169,7 +165,7 @@ impl Requests {
         // Nothing of the moment is kept while the request lasts.
         drop(tables);
         let what = asked.what(series.labels(), &choice.template, Some(endpoint.address));
-        let span = worker.tracer.client(begun, &what, before as u32);
+        let span = worker.tracer.client(begun, &what, before);
         worker.tracer.carry(begun, span.as_ref(), exchange.headers_mut());
         if let Some(terms) = exchange.terms() {
             terms.begin_try();
@@ -192,8 +188,8 @@ impl Requests {
                 None
             }
             Err(failed) => {
-                self.failed(exchange, failed, span, || {
-                    asked.count(&series, outcome::failed(failed.reason), Instant::now())
+                self.failed(exchange, failed, span, |outcome| {
+                    asked.count(&series, outcome, Instant::now())
                 })
                 .await
             }
@@ -205,20 +201,21 @@ impl Requests {
         exchange: &mut Exchange<'_>,
         failed: Failed,
         span: Option<Span>,
-        count: impl FnOnce(),
-    ) -> Option<Reason> {
-        outcome::finish(
-            span,
-            Outcome {
-                status: 0,
-                grpc_status: None,
-                error: Some(failed.reason),
-            },
-        );
-        if failed.again {
-            return Some(failed.reason);
+        count: impl FnOnce(Outcome),
+    ) -> Option<Failed> {
+        let unanswered = Outcome {
+            error: Some(failed.reason),
+            ..Outcome::default()
+        };
+        outcome::finish(span, failed.granted.unwrap_or(unanswered));
+        if let Some(outcome) = failed.granted {
+            count(outcome.error.map_or(outcome, outcome::failed));
+            return Some(failed);
         }
-        count();
+        if failed.again {
+            return Some(failed);
+        }
+        count(outcome::failed(failed.reason));
         self.worker.metrics.refused(failed.reason, Direction::Outbound);
         // Does nothing where a response has begun.
         exchange.refuse(failed.reason).await;

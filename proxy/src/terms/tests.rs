@@ -44,7 +44,10 @@ fn a_path_is_rewritten_and_its_query_stays() {
     };
     let full = |path: &str| PathChange::Full(path.to_owned());
     let to = |changes: &[PathChange], path, query| rewritten(changes, path, query).map(|target| target.to_string());
-    assert_eq!(to(&[prefix.clone()], "/a/c", Some("q=/a")).unwrap(), "/b/c?q=/a");
+    assert_eq!(
+        to(std::slice::from_ref(&prefix), "/a/c", Some("q=/a")).unwrap(),
+        "/b/c?q=/a"
+    );
     assert_eq!(to(&[prefix, full("/d")], "/a/c", None).unwrap(), "/d");
     assert_eq!(to(&[full("/<")], "/a", None), None);
 }
