@@ -1,10 +1,19 @@
 //! Other tries that a rule has made, and those that its Service's budget does not allow.
 
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use weft_model::destination::Protocol;
+use weft_model::endpoint::Endpoint;
 use weft_model::reason::Reason;
-use weft_model::route::{Retry, RetryBudget, Rule, Timeouts};
+use weft_model::route::{Retry, RetryBudget, Rule, Rules, Timeouts};
 
+use super::routes::{backend, prefix, rule};
 use super::script::*;
 use super::world::*;
 
@@ -293,4 +302,99 @@ fn an_endpoint_that_cannot_be_reached_is_tried_again_where_there_is_no_other() {
         );
         assert_eq!(client.refusals(Reason::ConnectFailed), 1);
     });
+}
+
+#[test]
+fn an_endpoint_outside_the_mesh_and_our_own_pod_are_tried_again_like_any_other() {
+    use Does::{Breaks, Status};
+    story(async {
+        let world = World::new();
+        for speaks in BOTH {
+            for (script, status, calls) in [
+                (&[Breaks, Status(200)][..], 200, 2),
+                (&[Status(503), Breaks, Status(200)], 200, 3),
+                (&[Status(404)], 404, 1),
+            ] {
+                let (app, got) = scripted_app(speaks, script).await;
+                let plain = vec![world.endpoint(1, app, None)];
+                let client = client_told(&world, &[], twice, |told| _ = told.endpoints("all", plain)).await;
+                let seen = ask(&client, speaks, "/", &[], "asked").await;
+                assert_eq!(
+                    (seen.status, got.borrow().len()),
+                    (status, calls),
+                    "{speaks:?} {script:?}"
+                );
+
+                let (app, got) = scripted_app(speaks, script).await;
+                let own = own_pod(&world, app).await;
+                let seen = ask(&own, speaks, "/", &[], "asked").await;
+                assert_eq!(
+                    (seen.status, got.borrow().len()),
+                    (status, calls),
+                    "{speaks:?} {script:?}"
+                );
+                // Nobody was refused where another try was made, in either direction.
+                assert_eq!(own.refusals(Reason::UpstreamClosed), 0);
+            }
+        }
+    });
+}
+
+/// A pod whose Service leads to itself.
+async fn own_pod(world: &World, app: SocketAddr) -> Pod {
+    let endpoint = Endpoint {
+        address: app,
+        pod: format!("pod-of-{app}"),
+        ..Endpoint::clone(&world.endpoint(1, app, Some("web")))
+    };
+    let mut told = world.told("web");
+    told.endpoints("all", vec![Arc::new(endpoint)]);
+    let mut only = Rule::clone(&rule(prefix("/"), vec![backend(1, Some("all"))]));
+    twice(&mut only);
+    let rules = vec![Arc::new(only)];
+    told.service(Protocol::Undeclared, Some(Rules { rules }));
+    told.start(app, VIP.parse().unwrap()).await
+}
+
+#[test]
+fn connections_go_on_after_another_try() {
+    story(async {
+        let (app, got) = scripted_app(
+            Speaks::H1,
+            &[
+                Does::Status(503),
+                Does::Status(200),
+                Does::Status(503),
+                Does::Status(201),
+            ],
+        )
+        .await;
+        let (app, connections) = counted(app).await;
+        let world = World::new();
+        let plain = vec![world.endpoint(1, app, None)];
+        let client = client_told(&world, &[], twice, |told| _ = told.endpoints("all", plain)).await;
+        let mut connection = Client::to(client.outbound).await;
+        for status in [200, 201, 201] {
+            let answer = connection.post("/", "asked").await.unwrap();
+            assert_eq!((answer.status, &answer.body[..]), (status, "said"));
+        }
+        assert_eq!(got.borrow().len(), 5);
+        // What nobody wanted of a response was read, so that its connection could be kept.
+        assert_eq!(connections.get(), 1);
+    });
+}
+
+/// Stands before an app, and counts connections.
+async fn counted(app: SocketAddr) -> (SocketAddr, Rc<Cell<usize>>) {
+    let (listener, count) = (listen().await, Rc::new(Cell::new(0)));
+    let (address, counting) = (listener.local_addr().unwrap(), count.clone());
+    spawn_local(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            counting.set(counting.get() + 1);
+            let mut app = TcpStream::connect(app).await.unwrap();
+            spawn_local(async move { tokio::io::copy_bidirectional(&mut socket, &mut app).await });
+        }
+    });
+    (address, count)
 }
