@@ -16,7 +16,7 @@ pub const TIMEOUTS: &str = "timeouts/1";
 pub const RETRY: &str = "retry/1";
 
 /// All that this build honours.
-pub const SUPPORTED: &[&str] = &[HTTP_ROUTES, LOCALITY, FILTERS, TIMEOUTS, RETRY];
+pub const SUPPORTED: &[&str] = &[HTTP_ROUTES, LOCALITY, FILTERS, TIMEOUTS, RETRY, MIRROR];
 
 /// The features of `requires` that this build lacks.
 pub fn missing<'a>(requires: impl IntoIterator<Item = &'a str>) -> Vec<String> {

@@ -6,6 +6,7 @@ mod deadlines;
 mod filters;
 mod http;
 mod http2;
+mod mirrors;
 mod refusals;
 mod retries;
 mod routes;

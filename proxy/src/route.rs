@@ -20,8 +20,8 @@ use weft_model::route::{RequestHead, Rule as RuleModel};
 use crate::balance::{Balancer, Endpoints};
 use crate::discover::State;
 use crate::observe::metrics::route_template;
-use crate::terms::Words;
 use crate::terms::budget::Budget;
+use crate::terms::{Copies, Words};
 
 /// One worker's tables, for one state.
 #[derive(Debug)]
@@ -192,18 +192,29 @@ impl Tables {
     }
 
     fn rule(&mut self, model: &Arc<RuleModel>, locality: Locality, budget: &Rc<Budget>, old: Option<&Self>) -> Rule {
-        let backends = model.backends.iter().map(|backend| match &backend.place {
-            BackendPlace::Endpoints(key) => self.balancer(key, locality, old).map(|balancer| Way {
-                balancer,
-                words: Words::of(model, backend, budget),
-            }),
-            BackendPlace::Unresolved(_) => None,
+        let backends = model.backends.iter().map(|backend| {
+            let balancer = self.place(&backend.place, locality, old)?;
+            let mirrors = model.filters.mirrors.iter().chain(&backend.filters.mirrors);
+            let copies = mirrors.map(|mirror| Copies {
+                mirror: mirror.clone(),
+                balancer: self.place(&mirror.place, locality, old),
+            });
+            let copies = copies.collect();
+            let words = Words::of(model, backend, budget, copies);
+            Some(Way { balancer, words })
         });
         let backends = backends.collect();
         Rule {
             model: model.clone(),
             template: self.template(route_template(&model.matches)),
             backends,
+        }
+    }
+
+    fn place(&mut self, place: &BackendPlace, locality: Locality, old: Option<&Self>) -> Option<Rc<Balancer>> {
+        match place {
+            BackendPlace::Endpoints(key) => self.balancer(key, locality, old),
+            BackendPlace::Unresolved(_) => None,
         }
     }
 
@@ -364,8 +375,13 @@ impl Service {
             _ => false,
         };
         let same_model = matches!((&self.model, &other.model), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        let mirrors = |way: &Way| way.words.as_ref().map_or(0, |words| words.mirrors.len());
+        let same_mirrors = |a: &Way, b: &Way| {
+            let all = |way: &Way, n: usize| way.words.as_ref().and_then(|words| words.mirrors[n].balancer.clone());
+            mirrors(a) == mirrors(b) && (0..mirrors(a)).all(|n| same(&all(a, n), &all(b, n)))
+        };
         let same_way = |a: &Option<Way>, b: &Option<Way>| match (a, b) {
-            (Some(a), Some(b)) => Rc::ptr_eq(&a.balancer, &b.balancer),
+            (Some(a), Some(b)) => Rc::ptr_eq(&a.balancer, &b.balancer) && same_mirrors(a, b),
             (None, None) => true,
             _ => false,
         };

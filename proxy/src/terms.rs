@@ -14,10 +14,11 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, header};
 use tokio::time::Instant;
-use weft_model::filter::{HeaderChanges, PathChange};
+use weft_model::filter::{HeaderChanges, Mirror, PathChange};
 use weft_model::reason::Reason;
 use weft_model::route::{Backend, Retry, Rule, Timeouts};
 
+use crate::balance::Balancer;
 use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::headers::{is_of_hop, is_reserved};
@@ -40,6 +41,17 @@ pub struct Words {
     timeouts: Timeouts,
     retry: Option<Retry>,
     budget: Rc<Budget>,
+    /// Who gets copies.
+    pub mirrors: Vec<Copies>,
+}
+
+/// Copies of requests, resolved.
+#[derive(Clone, Debug)]
+pub struct Copies {
+    /// Which requests, and for whom.
+    pub mirror: Mirror,
+    /// Where. `None`: does not resolve.
+    pub balancer: Option<Rc<Balancer>>,
 }
 
 /// What one exchange keeps to.
@@ -76,7 +88,7 @@ pub enum Cause {
 
 impl Words {
     /// What a rule asks for one of its backends. `None`: nothing.
-    pub fn of(rule: &Rule, backend: &Backend, budget: &Rc<Budget>) -> Option<Rc<Self>> {
+    pub fn of(rule: &Rule, backend: &Backend, budget: &Rc<Budget>, mirrors: Vec<Copies>) -> Option<Rc<Self>> {
         let both = [&rule.filters, &backend.filters];
         let mut words = Self {
             request_headers: allowed(both.map(|filters| &filters.request_headers)),
@@ -86,6 +98,7 @@ impl Words {
             timeouts: rule.timeouts,
             retry: rule.retry.clone().filter(|retry| retry.attempts > 0),
             budget: budget.clone(),
+            mirrors,
         };
         for rewrite in both.into_iter().filter_map(|filters| filters.rewrite.as_ref()) {
             let host = rewrite.host.as_deref().map(Authority::try_from);
@@ -102,6 +115,7 @@ impl Words {
             && self.paths.is_empty()
             && self.timeouts == Timeouts::default()
             && self.retry.is_none()
+            && self.mirrors.is_empty()
     }
 
     /// Changes a request, once for all its tries.

@@ -133,6 +133,11 @@ impl<'a> Exchange<'a> {
         &mut self.head
     }
 
+    /// Has its body go to these as well: whole, or not at all.
+    pub(crate) fn copy_to(&mut self, to: Vec<tokio::sync::oneshot::Sender<bytes::Bytes>>) {
+        self.replay.tee = Some(Box::new(crate::http::message::Tee::new(to)));
+    }
+
     /// What it keeps to, if anything was asked.
     pub fn terms(&mut self) -> Option<&mut Terms> {
         self.terms.as_deref_mut()

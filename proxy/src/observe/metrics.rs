@@ -145,6 +145,13 @@ impl Metrics {
             .add(1);
     }
 
+    /// Counts a copy of a request. Looks its counter up.
+    pub fn copied(&self, service: &ServicePort, outcome: &'static str) {
+        self.writer
+            .counter(&table::MIRRORS, &[&service.namespace, &service.name, outcome])
+            .add(1);
+    }
+
     /// Counts another try that was not made because the budget is spent. Rare, so it looks its counter up.
     pub fn retry_denied(&self, service: &ServicePort) {
         self.writer

@@ -17,6 +17,7 @@ use crate::inbound;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::{Begun, Outcome, Span};
 use crate::outbound::attempt::{Attempt, Failed};
+use crate::outbound::mirrors;
 use crate::outbound::reach::probe;
 use crate::outbound::tries::Tries;
 use crate::outcome::{self, Asked};
@@ -86,6 +87,10 @@ impl Requests {
         let started = exchange.started();
         if let Some(budget) = &self.found.borrow().1.budget {
             budget.asked(started);
+        }
+        if let Some(words) = choice.words.as_ref().filter(|words| !words.mirrors.is_empty()) {
+            // As the request came: what the rule changes is for its backend.
+            mirrors::copy(&self.worker, &self.target, words, exchange);
         }
         let terms = Terms::agree(choice.words.as_ref(), exchange.head_mut(), asked.is_grpc(), started)?;
         exchange.keep_to(terms);
