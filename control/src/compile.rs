@@ -23,6 +23,7 @@ mod key;
 mod ledger;
 mod lookup;
 mod ports;
+mod rules;
 mod service;
 #[cfg(test)]
 mod tests;

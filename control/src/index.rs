@@ -17,21 +17,26 @@ use crate::objects::pod::Pod;
 use crate::objects::service::{EndpointSlice, Service};
 use crate::objects::{Object, ObjectRef, Origin, Problem};
 
+mod backend;
+mod filter;
 mod kept;
 mod links;
 mod matches;
+mod patience;
 mod policy;
 mod resolve;
 mod route;
 mod status;
 mod tables;
 
+pub(crate) use backend::Backend;
+pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
 pub(crate) use matches::Rank;
 pub(crate) use policy::{Policy, Subset};
 pub(crate) use resolve::takes_routes;
-pub(crate) use route::{Backend, Route, age};
+pub(crate) use route::{Route, Rule, Weighted, age};
 
 /// What the mesh is called.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::endpoint::Endpoint;
 use crate::locality::Locality;
 use crate::name::ServicePort;
-use crate::route::Rules;
+use crate::route::{RetryBudget, Rules};
 
 /// What an app dialled. Printed as the key of its resource on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +82,8 @@ pub struct Service {
     pub endpoints: String,
     /// Which places are preferred.
     pub locality: Locality,
+    /// How much retries may add to its load, whichever route allows them.
+    pub retry_budget: RetryBudget,
 }
 
 impl fmt::Display for Target {

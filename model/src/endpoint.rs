@@ -71,6 +71,15 @@ pub struct EndpointSet {
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
+/// Where a backend leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendPlace {
+    /// The key of an endpoint set.
+    Endpoints(String),
+    /// The reference does not resolve: its share is answered with 500. For people: why.
+    Unresolved(String),
+}
+
 impl fmt::Display for EndpointId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -6,8 +6,17 @@ pub const HTTP_ROUTES: &str = "http-routes/1";
 /// Locality preference with spill-over.
 pub const LOCALITY: &str = "locality/1";
 
+/// Changes of headers, rewrites, redirects.
+pub const FILTERS: &str = "filters/1";
+/// Mirrored requests.
+pub const MIRROR: &str = "mirror/1";
+/// Timeouts of rules.
+pub const TIMEOUTS: &str = "timeouts/1";
+/// Retries after a response, with a budget.
+pub const RETRY: &str = "retry/1";
+
 /// All that this build honours.
-pub const SUPPORTED: &[&str] = &[HTTP_ROUTES, LOCALITY];
+pub const SUPPORTED: &[&str] = &[HTTP_ROUTES, LOCALITY, FILTERS, TIMEOUTS, RETRY, MIRROR];
 
 /// The features of `requires` that this build lacks.
 pub fn missing<'a>(requires: impl IntoIterator<Item = &'a str>) -> Vec<String> {

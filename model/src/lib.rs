@@ -12,6 +12,7 @@
 //! | [`Endpoint`](endpoint::Endpoint) | one port of one pod: address, the identity to expect there, place, version |
 //! | [`EndpointKey`](endpoint::EndpointKey) | what an endpoint is known by everywhere: never its address |
 //! | [`Route`](route::Rules) | which backends a request may go to, by match and weight |
+//! | [`Filters`](filter::Filters) | what a route does to a request and its response, beside choosing a backend |
 //! | [`Locality`](locality::Locality) | which places are preferred, and when traffic spills over |
 //! | [`Inbound`](inbound::Inbound) | what a pod accepts: mode, ports, policies |
 //! | [`Networks`](network::Networks) | what counts as inside the mesh |
@@ -23,6 +24,7 @@ pub mod name;
 
 pub mod destination;
 pub mod endpoint;
+pub mod filter;
 pub mod inbound;
 pub mod locality;
 pub mod network;

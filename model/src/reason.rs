@@ -91,6 +91,12 @@ reasons! {
     /// The app does not listen on its port.
     AppUnreachable = "app-unreachable", 502, "connection_refused",
         "Look at whether the app runs, and listens on the pod's address and not on loopback only.";
+    /// The request took longer than its rule, or its caller's `grpc-timeout`, allows.
+    RequestDeadline = "request-deadline", 504, "http_response_timeout",
+        "Look at why the app takes so long; else raise the rule's `timeouts.request`, or the caller's own deadline.";
+    /// A try took longer than its rule allows one.
+    BackendDeadline = "backend-deadline", 504, "http_response_timeout",
+        "Look at why the app takes so long; else raise the rule's `timeouts.backendRequest`.";
     /// The request breaks HTTP, or could be read in two ways.
     BadRequest = "bad-request", 400, "http_request_error",
         "Correct the client: its request is refused so that no two servers read it differently.";
@@ -206,6 +212,7 @@ mod tests {
             "http_request_error",
             "http_request_denied",
             "http_protocol_error",
+            "http_response_timeout",
             "proxy_internal_response",
             "proxy_internal_error",
             "proxy_configuration_error",

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use regex::Regex;
 
+use crate::endpoint::BackendPlace;
+use crate::filter::{Filters, Redirect};
 use crate::name::{ObjectRef, ServicePort};
 
 /// The rules of a Service's port, in order of precedence (Gateway API), each with one match.
@@ -28,6 +31,62 @@ pub struct Rule {
     pub matches: Match,
     /// Where it sends. All weights 0, or none at all: refused with 500.
     pub backends: Vec<Backend>,
+    /// It sends nowhere, and answers with this.
+    pub redirect: Option<Redirect>,
+    /// What it does to requests and responses.
+    pub filters: Filters,
+    /// How long they may take.
+    pub timeouts: Timeouts,
+    /// When another try is made. `None`: only where no byte reached the app.
+    pub retry: Option<Retry>,
+}
+
+/// How long requests may take. `None`: as long as they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the request's head to the end of the response, all tries together.
+    pub request: Option<Duration>,
+    /// One try, from its beginning to the end of the response.
+    pub backend_request: Option<Duration>,
+}
+
+/// When another try is made (GEP-1731), as long as no response has begun and the backend's [`RetryBudget`] allows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries beyond the first.
+    pub attempts: u32,
+    /// How long to wait before the first of them at most; twice as long before each next one. Zero: not at all.
+    pub backoff: Duration,
+    /// The statuses of responses after which another try is made. Failures without a response, and tries that took too
+    /// long, are retried in any case.
+    pub codes: Vec<u16>,
+    /// The statuses of gRPC, where no message was delivered.
+    pub grpc_statuses: Vec<u16>,
+}
+
+/// How much retries may add to a Service's load (GEP-3388), as one client's proxy counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// The share of the requests of `interval` that may be retries, from 0 to 100.
+    pub percent: u32,
+    /// The time that is looked back on.
+    pub interval: Duration,
+    /// So many are allowed in each `min_interval` whatever the share says.
+    pub min_retries: u32,
+    /// See `min_retries`.
+    pub min_interval: Duration,
+}
+
+impl Default for RetryBudget {
+    /// GEP-3388: a fifth of the requests of ten seconds, and ten in each second.
+    fn default() -> Self {
+        Self {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            min_retries: 10,
+            min_interval: Duration::from_secs(1),
+        }
+    }
 }
 
 /// What a request must be like.
@@ -76,15 +135,8 @@ pub struct Backend {
     pub service: ServicePort,
     /// The ServiceSubset's name, or empty.
     pub subset: String,
-}
-
-/// Where a backend leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackendPlace {
-    /// The key of an endpoint set.
-    Endpoints(String),
-    /// The reference does not resolve: its share is answered with 500. For people: why.
-    Unresolved(String),
+    /// What it does to requests and responses, after the rule's own.
+    pub filters: Filters,
 }
 
 /// What routing looks at of a request.
@@ -108,6 +160,18 @@ impl Rules {
 }
 
 impl Rule {
+    /// The keys of all endpoint sets that it refers to, those of mirrors among them.
+    pub fn endpoint_sets(&self) -> impl Iterator<Item = &str> {
+        let of_backends = self.backends.iter().map(|backend| &backend.place);
+        let filters = self.backends.iter().map(|backend| &backend.filters);
+        let mirrors = filters.chain([&self.filters]).flat_map(|filters| &filters.mirrors);
+        let places = of_backends.chain(mirrors.map(|mirror| &mirror.place));
+        places.filter_map(|place| match place {
+            BackendPlace::Endpoints(key) => Some(key.as_str()),
+            BackendPlace::Unresolved(_) => None,
+        })
+    }
+
     /// The backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
     pub fn backend(&self, drawn: u64) -> Option<usize> {
         let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();

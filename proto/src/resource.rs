@@ -36,6 +36,8 @@ pub mod lookup;
 pub mod mesh;
 pub mod service;
 
+mod filter;
+
 pub use bundles::TrustRoots;
 pub use field::FieldError;
 pub use mesh::Mesh;

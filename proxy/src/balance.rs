@@ -46,6 +46,8 @@ pub struct Endpoints {
     pub pools: Pools,
     /// The worker's metrics.
     pub metrics: Rc<Metrics>,
+    /// How many workers the process has.
+    pub workers: Cell<usize>,
     /// Rises with every change of any endpoint's health.
     changes: Cell<u64>,
     loads: RefCell<HashMap<EndpointKey, Weak<Load>>>,
@@ -121,6 +123,7 @@ impl Endpoints {
             chance: Chance::new(seed),
             pools: Pools::default(),
             metrics,
+            workers: Cell::new(1),
             changes: Cell::new(0),
             loads: RefCell::default(),
             remotes: RefCell::default(),

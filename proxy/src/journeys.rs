@@ -2,10 +2,15 @@
 //! without redirection: original destinations are given.
 
 mod answers;
+mod deadlines;
+mod filters;
 mod http;
 mod http2;
+mod mirrors;
 mod refusals;
 mod retries;
 mod routes;
+mod script;
 mod streams;
+mod tries;
 mod world;

@@ -7,7 +7,7 @@
 //! inbound   accept → origin → mtls (who calls) → admit → detect ─┬→ answer → forward/tcp → the app
 //!                                                                └→ http: admit each request → pool → forward → the app
 //! outbound  accept → origin → discover → detect ─┬→ balance → connect (mtls) → answer → forward/tcp → peer
-//!                                                └→ http: route → balance → pool or connect (mtls) → forward → peer
+//!                                                └→ http: route → terms → balance → pool or connect (mtls) → forward → peer
 //!           observe counts and traces all of it; identity feeds mtls; discover feeds admit, route and balance
 //! ```
 //!
@@ -35,6 +35,7 @@ pub mod admit;
 pub mod balance;
 pub mod refuse;
 pub mod route;
+pub mod terms;
 
 // Out, and whether it arrived.
 pub mod answer;

@@ -6,9 +6,11 @@
 //! for the whole stream [`streams`] (balance, connect, answer, forward).
 
 pub mod attempt;
+mod mirrors;
 pub mod reach;
 pub mod requests;
 pub mod streams;
+mod tries;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -77,6 +77,11 @@ impl Asked {
         }
     }
 
+    /// Whether it is gRPC.
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
     fn path(&self) -> &str {
         self.target.as_ref().map_or("", PathAndQuery::path)
     }

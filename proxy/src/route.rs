@@ -10,16 +10,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use weft_model::destination::{Lookup, Protocol, Service as ServiceModel};
-use weft_model::endpoint::{Endpoint, EndpointKey, EndpointSet, Place};
+use weft_model::endpoint::{BackendPlace, Endpoint, EndpointKey, EndpointSet, Place};
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
-use weft_model::route::{BackendPlace, RequestHead, Rule as RuleModel};
+use weft_model::route::{RequestHead, Rule as RuleModel};
 
 use crate::balance::{Balancer, Endpoints};
 use crate::discover::State;
 use crate::observe::metrics::route_template;
+use crate::terms::budget::Budget;
+use crate::terms::{Copies, Words};
 
 /// One worker's tables, for one state.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Tables {
     services: HashMap<String, Rc<Service>>,
     balancers: HashMap<String, Vec<(Locality, Rc<Balancer>)>>,
     templates: HashMap<String, Rc<str>>,
+    /// By Service, where a rule has retries.
+    budgets: HashMap<String, Rc<Budget>>,
     /// Pods that were addressed directly.
     direct: RefCell<HashMap<EndpointKey, Rc<Service>>>,
 }
@@ -46,6 +50,8 @@ pub struct Service {
     /// Where everything goes without routes, and opaque streams always.
     default: Option<Rc<Balancer>>,
     no_template: Rc<str>,
+    /// What retries may add. `None`: no rule has any.
+    pub budget: Option<Rc<Budget>>,
 }
 
 /// One rule.
@@ -54,7 +60,14 @@ struct Rule {
     model: Arc<RuleModel>,
     template: Rc<str>,
     /// In the order of the model's backends. `None`: does not resolve.
-    backends: Vec<Option<Rc<Balancer>>>,
+    backends: Vec<Option<Way>>,
+}
+
+/// One backend of a rule.
+#[derive(Clone, Debug)]
+struct Way {
+    balancer: Rc<Balancer>,
+    words: Option<Rc<Words>>,
 }
 
 /// What is at a destination.
@@ -73,6 +86,22 @@ pub struct Choice {
     pub balancer: Rc<Balancer>,
     /// The rule's path template, or empty.
     pub template: Rc<str>,
+    /// What the rule asks beyond that. `None`: nothing, as most do.
+    pub words: Option<Rc<Words>>,
+}
+
+/// What is done with one request.
+#[derive(Clone, Debug)]
+pub enum Chosen {
+    /// It is forwarded.
+    Forward(Choice),
+    /// It is answered: with this rule's redirect.
+    Redirect {
+        /// The rule.
+        rule: Arc<RuleModel>,
+        /// The rule's path template, or empty.
+        template: Rc<str>,
+    },
 }
 
 impl Tables {
@@ -90,12 +119,14 @@ impl Tables {
             services: HashMap::new(),
             balancers: HashMap::new(),
             templates: previous.map(|previous| previous.templates.clone()).unwrap_or_default(),
+            budgets: previous.map(|previous| previous.budgets.clone()).unwrap_or_default(),
             direct: RefCell::default(),
             state: state.clone(),
         };
+        tables.budgets.retain(|key, _| state.services.contains_key(key));
         tables.templates.entry(String::new()).or_insert_with(|| Rc::from(""));
         for (key, held) in &state.services {
-            let service = tables.service(&held.value, previous, previous.and_then(|p| p.services.get(key)));
+            let service = tables.service(key, &held.value, previous, previous.and_then(|p| p.services.get(key)));
             tables.services.insert(key.clone(), service);
         }
         if let Some(previous) = previous {
@@ -130,18 +161,29 @@ impl Tables {
         }
     }
 
-    fn service(&mut self, model: &Arc<ServiceModel>, old: Option<&Self>, known: Option<&Rc<Service>>) -> Rc<Service> {
+    fn service(
+        &mut self,
+        key: &str,
+        model: &Arc<ServiceModel>,
+        old: Option<&Self>,
+        known: Option<&Rc<Service>>,
+    ) -> Rc<Service> {
         let default = self.balancer(&model.endpoints, model.locality, old);
+        let budget = self.budget(key, model);
         let rules = model.rules.as_ref().map(|rules| {
-            let rules = rules.rules.iter().map(|rule| self.rule(rule, model.locality, old));
+            let rules = rules.rules.iter();
+            let rules = rules.map(|rule| self.rule(rule, model.locality, &budget, old));
             rules.collect::<Vec<_>>()
         });
+        let retries = |rule: &Rule| rule.model.retry.is_some();
+        let budget = rules.iter().flatten().any(retries).then_some(budget);
         let service = Service {
             protocol: model.protocol,
             model: Some(model.clone()),
             rules,
             default,
             no_template: self.template(String::new()),
+            budget,
         };
         match known {
             Some(known) if known.same(&service) => known.clone(),
@@ -149,10 +191,17 @@ impl Tables {
         }
     }
 
-    fn rule(&mut self, model: &Arc<RuleModel>, locality: Locality, old: Option<&Self>) -> Rule {
-        let backends = model.backends.iter().map(|backend| match &backend.place {
-            BackendPlace::Endpoints(key) => self.balancer(key, locality, old),
-            BackendPlace::Unresolved(_) => None,
+    fn rule(&mut self, model: &Arc<RuleModel>, locality: Locality, budget: &Rc<Budget>, old: Option<&Self>) -> Rule {
+        let backends = model.backends.iter().map(|backend| {
+            let balancer = self.place(&backend.place, locality, old)?;
+            let mirrors = model.filters.mirrors.iter().chain(&backend.filters.mirrors);
+            let copies = mirrors.map(|mirror| Copies {
+                mirror: mirror.clone(),
+                balancer: self.place(&mirror.place, locality, old),
+            });
+            let copies = copies.collect();
+            let words = Words::of(model, backend, budget, copies);
+            Some(Way { balancer, words })
         });
         let backends = backends.collect();
         Rule {
@@ -160,6 +209,26 @@ impl Tables {
             template: self.template(route_template(&model.matches)),
             backends,
         }
+    }
+
+    fn place(&mut self, place: &BackendPlace, locality: Locality, old: Option<&Self>) -> Option<Rc<Balancer>> {
+        match place {
+            BackendPlace::Endpoints(key) => self.balancer(key, locality, old),
+            BackendPlace::Unresolved(_) => None,
+        }
+    }
+
+    /// What retries to a Service may add. What was counted of it survives every change.
+    fn budget(&mut self, key: &str, model: &ServiceModel) -> Rc<Budget> {
+        let allowed = model.retry_budget;
+        if let Some(known) = self.budgets.get(key) {
+            known.allow(allowed);
+            return known.clone();
+        }
+        let (workers, metrics) = (self.endpoints.workers.get(), self.endpoints.metrics.clone());
+        let budget = Rc::new(Budget::new(model.port.clone(), allowed, workers, metrics));
+        self.budgets.insert(key.to_owned(), budget.clone());
+        budget
     }
 
     fn template(&mut self, template: String) -> Rc<str> {
@@ -231,6 +300,7 @@ impl Tables {
             rules: None,
             default: Some(Rc::new(balancer)),
             no_template: self.templates.get("").cloned().unwrap_or_else(|| Rc::from("")),
+            budget: None,
         });
         direct.insert(endpoint.key, service.clone());
         service
@@ -253,24 +323,39 @@ impl Tables {
 }
 
 impl Service {
-    /// Where a request goes. `drawn`: uniform from all of `u64`.
-    pub fn choose(&self, request: &RequestHead<'_>, drawn: u64) -> Result<Choice, Reason> {
+    /// What is done with a request. `drawn`: uniform from all of `u64`.
+    pub fn choose(&self, request: &RequestHead<'_>, drawn: u64) -> Result<Chosen, Reason> {
         let Some(rules) = &self.rules else {
-            return self.opaque().map(|balancer| Choice {
-                balancer,
-                template: self.no_template.clone(),
+            return self.opaque().map(|balancer| {
+                Chosen::Forward(Choice {
+                    balancer,
+                    template: self.no_template.clone(),
+                    words: None,
+                })
             });
         };
         let rule = rules
             .iter()
             .find(|rule| rule.model.matches.matches(request))
             .ok_or(Reason::NoRoute)?;
+        if rule.model.redirect.is_some() {
+            return Ok(Chosen::Redirect {
+                rule: rule.model.clone(),
+                template: rule.template.clone(),
+            });
+        }
         let backend = rule.model.backend(drawn).ok_or(Reason::BackendUnresolved)?;
-        let balancer = rule.backends[backend].clone().ok_or(Reason::BackendUnresolved)?;
-        Ok(Choice {
-            balancer,
+        let way = rule.backends[backend].clone().ok_or(Reason::BackendUnresolved)?;
+        Ok(Chosen::Forward(Choice {
+            balancer: way.balancer,
             template: rule.template.clone(),
-        })
+            words: way.words,
+        }))
+    }
+
+    /// The Service's name. `None`: a pod addressed directly.
+    pub fn port(&self) -> Option<&ServicePort> {
+        self.model.as_ref().map(|model| &model.port)
     }
 
     /// Where an opaque stream goes: routes are about requests.
@@ -290,7 +375,17 @@ impl Service {
             _ => false,
         };
         let same_model = matches!((&self.model, &other.model), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
-        let all_same = |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same(a, b));
+        let mirrors = |way: &Way| way.words.as_ref().map_or(0, |words| words.mirrors.len());
+        let same_mirrors = |a: &Way, b: &Way| {
+            let all = |way: &Way, n: usize| way.words.as_ref().and_then(|words| words.mirrors[n].balancer.clone());
+            mirrors(a) == mirrors(b) && (0..mirrors(a)).all(|n| same(&all(a, n), &all(b, n)))
+        };
+        let same_way = |a: &Option<Way>, b: &Option<Way>| match (a, b) {
+            (Some(a), Some(b)) => Rc::ptr_eq(&a.balancer, &b.balancer) && same_mirrors(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        let all_same = |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same_way(a, b));
         same_model
             && same(&self.default, &other.default)
             && self

@@ -3,7 +3,7 @@
 //! In: a view of discovery, settings, metrics. Out: what the stories of its connections are told with. Nothing here is shared with another thread but the
 //! published state, so no request takes a lock or wakes somebody elsewhere.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -46,6 +46,8 @@ pub struct Worker {
     pub tracer: Tracer,
     /// What is known of endpoints.
     pub endpoints: Rc<Endpoints>,
+    /// Copies of requests that are under way.
+    pub copies: Rc<Cell<usize>>,
     /// How connections are made.
     pub dialer: Dialer,
     /// Which servers speak first.
@@ -80,6 +82,7 @@ impl Worker {
         origins: Origins,
     ) -> Rc<Self> {
         let endpoints = Endpoints::new(rand::random(), metrics.clone());
+        endpoints.workers.set(settings.workers);
         let tables = Rc::new(Tables::new(&endpoints, view.state(), None));
         view.applied(tables.state.generation);
         let dialer = Dialer::new(&settings);
@@ -89,6 +92,7 @@ impl Worker {
             metrics,
             tracer,
             endpoints,
+            copies: Rc::default(),
             dialer,
             server_first: ServerFirst::default(),
             origins,

@@ -1,6 +1,7 @@
 //! Tables from YAML to compiled resources.
 
 mod endpoints;
+mod filters;
 mod holds;
 mod inbound;
 mod precedence;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 use weft_model::destination::{Lookup, Service, Target};
+use weft_model::endpoint::BackendPlace;
 use weft_model::endpoint::EndpointSet;
 use weft_model::identity::TrustDomain;
-use weft_model::route::{BackendPlace, RequestHead};
+use weft_model::route::RequestHead;
 
 use super::*;
 use crate::index::{Changed, Condition, ConditionType};
@@ -65,12 +67,7 @@ fn closure(index: &Index, target: &Target, client: &str) -> Closure {
         .iter()
         .flat_map(|(_, service)| &service.value.rules)
         .flat_map(|rules| &rules.rules);
-    let backends = rules
-        .flat_map(|rule| &rule.backends)
-        .filter_map(|backend| match &backend.place {
-            BackendPlace::Endpoints(key) => Some(key.clone()),
-            BackendPlace::Unresolved(_) => None,
-        });
+    let backends = rules.flat_map(|rule| rule.endpoint_sets()).map(str::to_owned);
     let own = service.iter().map(|(_, service)| service.value.endpoints.clone());
     let keys: BTreeSet<String> = backends.chain(own).collect();
     let endpoints = keys

@@ -50,6 +50,9 @@ pub(crate) struct Ranked {
 
 /// A kind of route's matches.
 pub(crate) trait Matching {
+    /// Whether the route is a GRPCRoute.
+    const GRPC: bool;
+
     /// Reads a match that stands in `field`; what is wrong goes to `refusals`.
     fn ranked(&self, field: &str, refusals: &mut Vec<Refusal>) -> Option<Ranked>;
 
@@ -58,6 +61,8 @@ pub(crate) trait Matching {
 }
 
 impl Matching for HttpMatch {
+    const GRPC: bool = false;
+
     fn ranked(&self, field: &str, refusals: &mut Vec<Refusal>) -> Option<Ranked> {
         let before = refusals.len();
         let path = http_path(self, &format!("{field}.path"), refusals);
@@ -90,6 +95,8 @@ impl Matching for HttpMatch {
 }
 
 impl Matching for GrpcMatch {
+    const GRPC: bool = true;
+
     fn ranked(&self, field: &str, refusals: &mut Vec<Refusal>) -> Option<Ranked> {
         let before = refusals.len();
         let path = match &self.method {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use weft_model::destination::Protocol;
 
-use super::route::{Backend, BackendKind, Parent};
+use super::backend::{Backend, BackendKind};
+use super::route::Parent;
 use super::{Index, Name, Topic};
 use crate::objects::Object;
 use crate::objects::service::{Service, ServicePort};

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use weft_model::route::{PathMatch, Retry, Timeouts};
+
 use super::Name;
+use super::backend::{self, Backend, Reference};
+use super::filter::{self, Filters, Place};
 use super::kept::{Formed, Refusal};
 use super::matches::{Matching, Ranked};
-use crate::objects::kinds::WEFT_GROUP;
-use crate::objects::names::is_subdomain;
+use super::patience;
 use crate::objects::route::{BackendRef, GrpcMatch, HttpMatch, ParentRef, RouteRule, RouteSpec};
 use crate::objects::{Object, decode, route};
 
@@ -49,26 +52,28 @@ pub(crate) struct Parent {
 pub(crate) struct Rule {
     pub(crate) name: String,
     pub(crate) matches: Vec<Ranked>,
-    pub(crate) backends: Vec<Backend>,
+    pub(crate) backends: Vec<Weighted>,
+    pub(crate) filters: Filters,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: Option<Retry>,
 }
 
-/// Where requests go, before anyone looked whether it is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Backend {
-    pub(crate) kind: BackendKind,
-    pub(crate) name: Name,
-    pub(crate) port: u16,
+/// A backend of a rule.
+#[derive(Clone, Debug)]
+pub(crate) struct Weighted {
+    pub(crate) backend: Backend,
     pub(crate) weight: u32,
-    /// `spec.rules[0].backendRefs[1]`.
-    pub(crate) field: String,
+    pub(crate) filters: Filters,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum BackendKind {
-    Service,
-    Subset,
-    /// Group and kind of something that cannot be a backend here.
-    Other(String),
+impl Rule {
+    /// Everything that it sends requests to, or copies of them.
+    pub(crate) fn references(&self) -> impl Iterator<Item = &Backend> {
+        let of_backends = self.backends.iter().map(|backend| &backend.filters);
+        let mirrors = of_backends.chain([&self.filters]).flat_map(|filters| &filters.mirrors);
+        let backends = self.backends.iter().map(|backend| &backend.backend);
+        backends.chain(mirrors.map(|mirror| &mirror.backend))
+    }
 }
 
 impl Route {
@@ -152,6 +157,9 @@ fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<R
             name: String::new(),
             matches: vec![M::everything()],
             backends: Vec::new(),
+            filters: Filters::default(),
+            timeouts: Timeouts::default(),
+            retry: None,
         }],
         false => rules
             .into_iter()
@@ -198,21 +206,21 @@ fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusal
         retry,
         session_persistence,
     } = rule;
-    filters_refused(filters.as_ref(), &format!("{field}.filters"), refusals);
-    let unsupported = [
-        ("timeouts", timeouts),
-        ("retry", retry),
-        ("sessionPersistence", session_persistence),
-    ];
-    for (part, value) in unsupported {
-        if value.is_some() {
-            let message = format!("{part} are not honoured by this version of Weft");
-            refusals.push(Refusal::value(
-                format!("{field}.{part}"),
-                message,
-                format!("remove {part}"),
-            ));
-        }
+    let place = Place {
+        object,
+        grpc: M::GRPC,
+        of_backend: false,
+    };
+    let filters = filter::read(place, &filters, &format!("{field}.filters"), refusals);
+    let timeouts = patience::timeouts(timeouts.as_ref(), &format!("{field}.timeouts"), refusals);
+    let retry = retry.map(|retry| patience::retry(&retry, &format!("{field}.retry"), refusals));
+    if session_persistence.is_some() {
+        let message = "sessionPersistence is not honoured by this version of Weft";
+        refusals.push(Refusal::value(
+            format!("{field}.sessionPersistence"),
+            message,
+            "remove sessionPersistence",
+        ));
     }
     if name.len() > 253 || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         refusals.push(Refusal::value(
@@ -237,41 +245,27 @@ fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusal
     }
     let mut backends = Vec::new();
     for (b, backend) in backend_refs.iter().enumerate() {
-        backends.extend(read_backend(
-            object,
-            format!("{field}.backendRefs[{b}]"),
-            backend,
-            refusals,
-        ));
+        let field = format!("{field}.backendRefs[{b}]");
+        backends.extend(read_backend(place, field, backend, refusals));
     }
-    Rule {
+    let rule = Rule {
         name,
         matches: ranked,
         backends,
-    }
+        filters,
+        timeouts,
+        retry,
+    };
+    check_paths(&rule, &field, refusals);
+    rule
 }
 
-fn filters_refused(filters: Option<&Value>, field: &str, refusals: &mut Vec<Refusal>) {
-    let Some(filters) = filters else { return };
-    let list = filters.as_array().map(Vec::as_slice).unwrap_or_default();
-    if filters.is_array() && list.is_empty() {
-        return;
-    }
-    let kinds: Vec<&str> = list
-        .iter()
-        .filter_map(|filter| filter.get("type").and_then(Value::as_str))
-        .collect();
-    let message = format!("filters are not honoured by this version of Weft: {}", kinds.join(", "));
-    let fix = "remove the filters".to_owned();
-    refusals.push(Refusal {
-        reason: "IncompatibleFilters",
-        field: field.to_owned(),
-        message,
-        fix,
-    });
-}
-
-fn read_backend(object: &Object, field: String, backend: &BackendRef, refusals: &mut Vec<Refusal>) -> Option<Backend> {
+fn read_backend(
+    place: Place<'_>,
+    field: String,
+    written: &BackendRef,
+    refusals: &mut Vec<Refusal>,
+) -> Option<Weighted> {
     let BackendRef {
         group,
         kind,
@@ -280,71 +274,56 @@ fn read_backend(object: &Object, field: String, backend: &BackendRef, refusals: 
         port,
         weight,
         filters,
-    } = backend;
-    let before = refusals.len();
-    filters_refused(filters.as_ref(), &format!("{field}.filters"), refusals);
-    let kind = match (
-        group.as_deref().unwrap_or_default(),
-        kind.as_deref().unwrap_or("Service"),
-    ) {
-        ("" | "core", "Service") => BackendKind::Service,
-        (WEFT_GROUP, "ServiceSubset") => BackendKind::Subset,
-        ("", kind) => BackendKind::Other(kind.to_owned()),
-        (group, kind) => BackendKind::Other(format!("{kind} of {group}")),
+    } = written;
+    let place = Place {
+        of_backend: true,
+        ..place
     };
-    let namespace = namespace.as_ref().unwrap_or(&object.namespace);
-    for (part, value) in [("name", name), ("namespace", namespace)] {
-        if !is_subdomain(value) {
-            let message = format!("{value:?} is no name of an object");
-            refusals.push(Refusal::value(
-                format!("{field}.{part}"),
-                message,
-                "a-z, 0-9, '-' and '.'",
-            ));
-        }
-    }
-    let port = match (&kind, port) {
-        // What cannot be a backend has no need of a port.
-        (BackendKind::Other(_), None) => Some(0),
-        (_, port) => backend_port(*port, &field, refusals),
-    };
+    let filters = filter::read(place, filters, &format!("{field}.filters"), refusals);
     let weight = weight.unwrap_or(1);
     if !(0..=WEIGHT_MAX).contains(&weight) {
         let message = format!("{weight} is no weight");
-        refusals.push(Refusal::value(
-            format!("{field}.weight"),
-            message,
-            format!("from 0 to {WEIGHT_MAX}"),
-        ));
+        let fix = format!("from 0 to {WEIGHT_MAX}");
+        refusals.push(Refusal::value(format!("{field}.weight"), message, fix));
     }
-    if refusals.len() > before {
-        return None;
-    }
-    let name = Name {
-        namespace: namespace.clone(),
-        name: name.clone(),
-    };
-    Some(Backend {
-        kind,
+    let reference = Reference {
+        group: group.as_deref(),
+        kind: kind.as_deref(),
+        namespace: namespace.as_deref(),
         name,
-        port: port?,
+        port: *port,
+    };
+    Some(Weighted {
+        backend: backend::read(place.object, field, reference, refusals)?,
         weight: u32::try_from(weight).ok()?,
-        field,
+        filters,
     })
 }
 
-fn backend_port(port: Option<i64>, field: &str, refusals: &mut Vec<Refusal>) -> Option<u16> {
-    let valid = port.and_then(|port| u16::try_from(port).ok());
-    if let Some(port) = valid.filter(|&port| port != 0) {
-        return Some(port);
+/// What filters need of the rest of their rule.
+fn check_paths(rule: &Rule, field: &str, refusals: &mut Vec<Refusal>) {
+    if rule.filters.redirect.is_some() && !rule.backends.is_empty() {
+        refusals.push(Refusal {
+            reason: "IncompatibleFilters",
+            field: format!("{field}.backendRefs"),
+            message: "a rule that redirects sends nowhere".to_owned(),
+            fix: "remove backendRefs, or the filter RequestRedirect".to_owned(),
+        });
     }
-    let message = match port {
-        Some(port) => format!("{port} is no port"),
-        None => "is missing".to_owned(),
-    };
-    let fix = "the Service's port, from 1 to 65535";
-    refusals.push(Refusal::value(format!("{field}.port"), message, fix));
-    None
+    let all = [&rule.filters]
+        .into_iter()
+        .chain(rule.backends.iter().map(|backend| &backend.filters));
+    let replaces = all.into_iter().any(Filters::replaces_prefix);
+    let is_prefix = |ranked: &Ranked| matches!(ranked.matches.path, Some(PathMatch::Prefix(_)));
+    if replaces && !rule.matches.iter().all(is_prefix) {
+        refusals.push(Refusal {
+            reason: "IncompatibleFilters",
+            field: format!("{field}.matches"),
+            message: "replacePrefixMatch replaces the prefix that was matched, and not every match is of one"
+                .to_owned(),
+            fix: "match with type PathPrefix, or use ReplaceFullPath".to_owned(),
+        });
+    }
 }
 
 fn bound(count: usize, most: usize, field: &str, refusals: &mut Vec<Refusal>) {

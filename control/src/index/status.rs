@@ -209,7 +209,7 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
     if !refused {
         parents(index, route, &mut report);
     }
-    let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+    let backends = route.rules.iter().flat_map(|rule| rule.references());
     let mut resolved = true;
     for backend in backends {
         let Err(unresolved) = index.resolve(backend).0 else {

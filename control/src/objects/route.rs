@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::decode::Skip;
+use super::filter::{Filter, Retry, Timeouts};
 
 /// An HTTPRoute or a GRPCRoute.
 #[derive(Clone, Debug, Deserialize)]
@@ -66,15 +67,16 @@ pub struct RouteRule<M> {
     /// One of them must match. Empty: everything does.
     #[serde(default = "Vec::new")]
     pub matches: Vec<M>,
-    /// Not honoured yet.
-    pub filters: Option<Value>,
+    /// What is done beside choosing a backend.
+    #[serde(default = "Vec::new")]
+    pub filters: Vec<Filter>,
     /// Where requests go.
     #[serde(default)]
     pub backend_refs: Vec<BackendRef>,
-    /// Not honoured yet (HTTPRoute).
-    pub timeouts: Option<Value>,
-    /// Not honoured yet (HTTPRoute).
-    pub retry: Option<Value>,
+    /// How long requests may take (HTTPRoute).
+    pub timeouts: Option<Timeouts>,
+    /// When another try is made (HTTPRoute).
+    pub retry: Option<Retry>,
     /// Not honoured yet.
     pub session_persistence: Option<Value>,
 }
@@ -94,8 +96,9 @@ pub struct BackendRef {
     pub port: Option<i64>,
     /// Its share. Default: 1.
     pub weight: Option<i64>,
-    /// Not honoured yet.
-    pub filters: Option<Value>,
+    /// What is done to requests that go here.
+    #[serde(default = "Vec::new")]
+    pub filters: Vec<Filter>,
 }
 
 /// What an HTTP request must be like.

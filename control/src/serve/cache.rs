@@ -13,7 +13,6 @@ use weft_certs::bundle::TrustBundles;
 use weft_model::destination::{Lookup, Service, Target};
 use weft_model::identity::TrustDomain;
 use weft_model::name::ObjectRef;
-use weft_model::route::BackendPlace;
 use weft_model::version::Version;
 use weft_proto::resource::bundles::TrustRoots;
 use weft_proto::resource::name::{BUNDLES, INBOUND, MESH};
@@ -348,13 +347,8 @@ pub(crate) fn trust_roots(bundles: &TrustBundles) -> Vec<TrustRoots> {
 
 fn service_refers(service: &Service) -> Vec<Name> {
     let rules = service.rules.iter().flat_map(|rules| &rules.rules);
-    let backends = rules
-        .flat_map(|rule| &rule.backends)
-        .filter_map(|backend| match &backend.place {
-            BackendPlace::Endpoints(key) => Some(key.as_str()),
-            BackendPlace::Unresolved(_) => None,
-        });
-    let keys: BTreeSet<&str> = backends
+    let keys: BTreeSet<&str> = rules
+        .flat_map(|rule| rule.endpoint_sets())
         .chain([service.endpoints.as_str()])
         .filter(|key| !key.is_empty())
         .collect();

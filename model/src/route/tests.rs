@@ -261,6 +261,7 @@ fn rule(path: &str, weights: &[u32]) -> Arc<Rule> {
         place: BackendPlace::Endpoints("key".to_owned()),
         service: service.clone(),
         subset: String::new(),
+        filters: Filters::default(),
     };
     Arc::new(Rule {
         route: ObjectRef {
@@ -275,6 +276,10 @@ fn rule(path: &str, weights: &[u32]) -> Arc<Rule> {
             ..Match::default()
         },
         backends: weights.iter().map(backend).collect(),
+        redirect: None,
+        filters: Filters::default(),
+        timeouts: Timeouts::default(),
+        retry: None,
     })
 }
 

@@ -15,6 +15,14 @@ pub const CONDITIONS_MAX: usize = 64;
 pub const BACKENDS_MAX: usize = 64;
 /// The largest weight of a backend (Gateway API).
 pub const WEIGHT_MAX: u32 = 1_000_000;
+/// The most mirrors of a rule or a backend.
+pub const MIRRORS_MAX: usize = 16;
+/// The most tries beyond the first.
+pub const ATTEMPTS_MAX: u32 = 100;
+/// The most statuses after which is retried.
+pub const CODES_MAX: usize = 256;
+/// The longest interval of a retry budget: an hour.
+pub const BUDGET_INTERVAL_MAX_MS: u32 = 3_600_000;
 /// The most declared ports of a pod, and names in one of its lists.
 pub const PORTS_MAX: usize = 1024;
 /// The most policies that are read one by one.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use weft_model::destination::Service;
+use weft_model::endpoint::BackendPlace;
 use weft_model::locality::{Locality, Prefer};
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::pattern;
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules, ValueMatch};
+use weft_model::route::{Backend, Match, PathMatch, Rule, Rules, ValueMatch};
 
 use super::field::{self, FieldError};
+use super::filter;
 use super::lookup::{protocol, protocol_to_wire};
 use crate::discovery;
 
@@ -32,6 +34,7 @@ pub fn decode(wire: discovery::Service) -> Result<Service, FieldError> {
         rules: wire.routed.then_some(Rules { rules }),
         endpoints: field::key("endpoints", wire.endpoints)?,
         locality: decode_locality(wire.locality).map_err(|error| error.within("locality"))?,
+        retry_budget: filter::decode_budget(wire.retry_budget).map_err(|error| error.within("retry_budget"))?,
     })
 }
 
@@ -47,6 +50,7 @@ pub fn encode(service: &Service) -> discovery::Service {
         rules: rules.iter().map(|rule| encode_rule(rule)).collect(),
         endpoints: service.endpoints.clone(),
         locality: Some(encode_locality(&service.locality)),
+        retry_budget: Some(filter::encode_budget(&service.retry_budget)),
     }
 }
 
@@ -113,6 +117,18 @@ fn decode_rule(wire: discovery::Rule) -> Result<Rule, FieldError> {
         name: field::word("name", wire.name)?,
         matches: decode_match(matches).map_err(|error| error.within("match"))?,
         backends: field::list("backends", wire.backends, field::BACKENDS_MAX, decode_backend)?,
+        redirect: wire
+            .redirect
+            .map(filter::decode_redirect)
+            .transpose()
+            .map_err(|error| error.within("redirect"))?,
+        filters: filter::decode_filters(wire.filters).map_err(|error| error.within("filters"))?,
+        timeouts: filter::decode_timeouts(wire.request_timeout_ms, wire.backend_request_timeout_ms),
+        retry: wire
+            .retry
+            .map(filter::decode_retry)
+            .transpose()
+            .map_err(|error| error.within("retry"))?,
     })
 }
 
@@ -123,6 +139,11 @@ fn encode_rule(rule: &Rule) -> discovery::Rule {
         name: rule.name.clone(),
         r#match: Some(encode_match(&rule.matches)),
         backends: rule.backends.iter().map(encode_backend).collect(),
+        redirect: rule.redirect.as_ref().map(filter::encode_redirect),
+        filters: filter::encode_filters(&rule.filters),
+        request_timeout_ms: filter::encode_timeout(rule.timeouts.request),
+        backend_request_timeout_ms: filter::encode_timeout(rule.timeouts.backend_request),
+        retry: rule.retry.as_ref().map(filter::encode_retry),
     }
 }
 
@@ -230,7 +251,8 @@ fn regex(text: &str) -> Result<pattern::Regex, FieldError> {
     pattern::whole(text).map_err(|error| FieldError::new("regex", error.to_string()))
 }
 
-fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldError> {
+/// Reads a backend.
+pub(super) fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldError> {
     use discovery::backend::Backend as Wire;
     if wire.weight > field::WEIGHT_MAX {
         let reason = format!("must be at most {}, and is {}", field::WEIGHT_MAX, wire.weight);
@@ -261,21 +283,32 @@ fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldError> {
         place,
         service,
         subset: field::name_or_empty("subset", wire.subset)?,
+        filters: filter::decode_filters(wire.filters).map_err(|error| error.within("filters"))?,
     })
 }
 
 fn encode_backend(backend: &Backend) -> discovery::Backend {
+    discovery::Backend {
+        weight: backend.weight,
+        filters: filter::encode_filters(&backend.filters),
+        ..encode_place(&backend.place, &backend.service, &backend.subset)
+    }
+}
+
+/// Writes where a backend leads.
+pub(super) fn encode_place(place: &BackendPlace, service: &ServicePort, subset: &str) -> discovery::Backend {
     use discovery::backend::Backend as Wire;
-    let place = match &backend.place {
+    let place = match place {
         BackendPlace::Endpoints(key) => Wire::Endpoints(key.clone()),
         BackendPlace::Unresolved(reason) => Wire::Unresolved(discovery::Unresolved { reason: reason.clone() }),
     };
     discovery::Backend {
-        weight: backend.weight,
+        weight: 0,
         backend: Some(place),
-        namespace: backend.service.namespace.clone(),
-        service: backend.service.name.clone(),
-        port: u32::from(backend.service.port),
-        subset: backend.subset.clone(),
+        namespace: service.namespace.clone(),
+        service: service.name.clone(),
+        port: u32::from(service.port),
+        subset: subset.to_owned(),
+        filters: None,
     }
 }

@@ -3,16 +3,17 @@
 //! Two views. The full one has everything. The one by names leaves out what differs between two proxies that believe the
 //! same of the same mesh (addresses, ids, versions, ages), and names pods and Services instead: the two print the same.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use weft_certs::bundle::TrustBundles;
 use weft_model::destination::{Lookup, Protocol, Service, Target};
 use weft_model::endpoint::{Endpoint, EndpointSet, Place};
 use weft_model::inbound::{Inbound, Mode};
 use weft_model::locality::Prefer;
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, ValueMatch};
 use weft_model::version::Version;
 
 use crate::discover::Beliefs;
@@ -235,10 +236,13 @@ fn services(state: &State, view: View) -> Value {
 }
 
 fn service(state: &State, service: &Service) -> Value {
-    let rules = service
-        .rules
-        .as_ref()
-        .map(|rules| rules.rules.iter().map(|each| rule(state, each)).collect::<Vec<_>>());
+    let rules = service.rules.as_ref().map(|rules| {
+        rules
+            .rules
+            .iter()
+            .map(|each| rules::rule(state, each))
+            .collect::<Vec<_>>()
+    });
     json!({
         "service": service.port.to_string(),
         "protocol": protocol(service.protocol),
@@ -252,64 +256,8 @@ fn service(state: &State, service: &Service) -> Value {
         },
         "endpoints": set_name(state, &service.endpoints),
         "rules": rules,
+        "retry_budget": rules::budget(&service.retry_budget),
     })
-}
-
-fn rule(state: &State, rule: &Rule) -> Value {
-    let backend = |backend: &Backend| {
-        let mut value = json!({
-            "weight": backend.weight,
-            "service": backend.service.to_string(),
-            "subset": backend.subset,
-        });
-        match &backend.place {
-            BackendPlace::Endpoints(key) => value["endpoints"] = set_name(state, key),
-            BackendPlace::Unresolved(reason) => value["unresolved"] = json!(reason),
-        }
-        value
-    };
-    json!({
-        "route": rule.route.to_string(),
-        "index": rule.index,
-        "name": rule.name,
-        "match": matched(&rule.matches),
-        "backends": rule.backends.iter().map(backend).collect::<Vec<_>>(),
-    })
-}
-
-fn matched(matched: &Match) -> Value {
-    let value = |value: &ValueMatch| match value {
-        ValueMatch::Exact(exact) => json!({ "exact": exact }),
-        ValueMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
-    };
-    let mut all = Map::new();
-    if let Some(path) = &matched.path {
-        let path = match path {
-            PathMatch::Exact(exact) => json!({ "exact": exact }),
-            PathMatch::Prefix(prefix) => json!({ "prefix": prefix }),
-            PathMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
-        };
-        all.insert("path".to_owned(), path);
-    }
-    if let Some(method) = &matched.method {
-        all.insert("method".to_owned(), json!(method.as_str()));
-    }
-    let named = |(name, wanted): (&str, &ValueMatch)| json!({ "name": name, "value": value(wanted) });
-    if !matched.headers.is_empty() {
-        let headers = matched
-            .headers
-            .iter()
-            .map(|(name, wanted)| named((name.as_str(), wanted)));
-        all.insert("headers".to_owned(), headers.collect());
-    }
-    if !matched.query.is_empty() {
-        let query = matched.query.iter().map(|(name, wanted)| named((name, wanted)));
-        all.insert("query".to_owned(), query.collect());
-    }
-    if matched.grpc {
-        all.insert("grpc".to_owned(), json!(true));
-    }
-    Value::Object(all)
 }
 
 /// `shop/reviews:80`, and `shop/reviews:80 subset v2` for a subset.

@@ -14,7 +14,6 @@ use weft_certs::bundle::{Bundle, TrustBundles};
 use weft_model::destination::{Lookup, Service, Target};
 use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
-use weft_model::route::BackendPlace;
 use weft_model::version::Version;
 use weft_proto::discovery;
 use weft_proto::discovery::resource::State as Said;
@@ -425,27 +424,19 @@ fn replace<T>(all: &mut HashMap<String, Held<T>>, key: String, mut held: Held<T>
     all.insert(key, held);
 }
 
-/// The endpoint sets that a Service refers to, with the fields that do.
-fn references(service: &Service) -> impl Iterator<Item = (Option<(usize, usize)>, &str)> {
+/// The endpoint sets that a Service refers to, with the index of the rule that does.
+fn references(service: &Service) -> impl Iterator<Item = (Option<usize>, &str)> {
     let own = (!service.endpoints.is_empty()).then_some((None, service.endpoints.as_str()));
     let rules = service.rules.iter().flat_map(|rules| rules.rules.iter().enumerate());
-    let backends = rules.flat_map(|(rule_index, rule)| {
-        rule.backends
-            .iter()
-            .enumerate()
-            .filter_map(move |(index, backend)| match &backend.place {
-                BackendPlace::Endpoints(key) => Some((Some((rule_index, index)), key.as_str())),
-                BackendPlace::Unresolved(_) => None,
-            })
-    });
-    own.into_iter().chain(backends)
+    let of_rules = rules.flat_map(|(index, rule)| rule.endpoint_sets().map(move |key| (Some(index), key)));
+    own.into_iter().chain(of_rules)
 }
 
 fn missing_endpoints(service: &Service, there: impl Fn(&str) -> bool) -> Option<(String, String)> {
     let (at, key) = references(service).find(|(_, key)| !there(key))?;
     let field = match at {
         None => "endpoints".to_owned(),
-        Some((rule, backend)) => format!("rules[{rule}].backends[{backend}].endpoints"),
+        Some(rule) => format!("rules[{rule}]"),
     };
     Some((field, key.to_owned()))
 }

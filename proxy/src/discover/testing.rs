@@ -10,12 +10,13 @@ use weft_certs::bundle::{Bundle, TrustBundles};
 use weft_certs::credential::Credential;
 use weft_certs::key::Key;
 use weft_model::destination::{Lookup, Protocol, Service, Target};
-use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
+use weft_model::endpoint::{BackendPlace, Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
+use weft_model::filter::Filters;
 use weft_model::identity::{Identity, TrustDomain};
 use weft_model::inbound::{Inbound, Mode, Workload};
 use weft_model::locality::Locality;
 use weft_model::name::{ObjectRef, ServicePort};
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules};
+use weft_model::route::{Backend, Match, PathMatch, RetryBudget, Rule, Rules, Timeouts};
 use weft_model::version::Source;
 use weft_proto::discovery::{self, Batch, Resource};
 use weft_proto::resource::{self, Body, Kind, Mesh, Name, TrustRoots};
@@ -86,6 +87,7 @@ pub(crate) fn plain_service(name: &str, set: &str) -> Service {
         rules: None,
         endpoints: set.into(),
         locality: Locality::default(),
+        retry_budget: RetryBudget::default(),
     }
 }
 
@@ -111,7 +113,12 @@ pub(crate) fn routed_service(set: &str, backend: &str) -> Body {
             place: BackendPlace::Endpoints(backend.into()),
             service: port("reviews"),
             subset: String::new(),
+            filters: Filters::default(),
         }],
+        redirect: None,
+        filters: Filters::default(),
+        timeouts: Timeouts::default(),
+        retry: None,
     };
     Body::Service(Service {
         rules: Some(Rules {

@@ -4,6 +4,9 @@
 //! that would have to be woken. Order within a poll: the request first, so that head and small body leave in one write; then
 //! the response; then whether the client is still there.
 
+mod again;
+mod ending;
+
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,8 +22,8 @@ use crate::http::head::{Length, ResponseHead};
 use crate::http::headers;
 use crate::http::limits::INTERIM_RESPONSES;
 use crate::http::message::{Broken, Fault, Message, Replay, Transfer, grpc_status};
-use crate::http::refuse;
 use crate::http::timer::Timer;
+use crate::terms::Cause;
 
 impl Exchange<'_> {
     /// Forwards the request and answers with the response, both as they come: the response may begin, and end, before the
@@ -37,8 +40,12 @@ impl Exchange<'_> {
         if !peer {
             headers::strip_internal(&mut self.head.headers);
         }
+        let tries_again = self.terms.as_ref().is_some_and(|terms| terms.may_try_again());
         self.replay
-            .begin(peer || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
+            .begin(peer || tries_again || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
+        if let Some(terms) = &self.terms {
+            terms.tell(&mut self.head.headers);
+        }
         let _open = match upstream {
             Upstream::H2(client) => Some(client.count()),
             Upstream::H1(_) => None,
@@ -92,6 +99,8 @@ fn failure(reason: Reason, replayable: bool, answered: bool, source: Option<std:
         replayable,
         answered,
         status: None,
+        grpc_status: None,
+        granted: false,
         request_bytes: 0,
         response_bytes: 0,
         source,
@@ -104,6 +113,8 @@ struct Attempt<'e, 'a, 'u> {
     up: Message<'u>,
     /// The upstream connection has carried a request before.
     reused: bool,
+    /// The response was held back, and is no more.
+    has_been_held: bool,
     /// The upstream is a peer's proxy: what it says of the request's fate is believed.
     peer: bool,
     /// What the upstream's transport had taken before this request.
@@ -132,6 +143,10 @@ enum Stop {
     Up(Broken),
     /// The peer's proxy did not pass the request on.
     Unsent(Reason),
+    /// It has to be over.
+    Late(Reason),
+    /// Another try is made, for this, and what has come is not passed on.
+    Again(Cause),
 }
 
 /// Whether somebody has taken, or given, nothing for too long.
@@ -167,6 +182,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             exchange,
             up,
             reused,
+            has_been_held: false,
             peer: false,
             request,
             cut: None,
@@ -186,12 +202,14 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         loop {
             self.poll_request(cx)?;
             if self.response.is_none() {
-                match self.up.poll_response(cx, &self.exchange.head) {
+                match self.poll_head(cx) {
                     Poll::Ready(Ok(head)) => {
                         if let Some(reason) = self.unsent(&head) {
                             return Poll::Ready(Err(Stop::Unsent(reason)));
                         }
-                        self.begin_response(head)?;
+                        if let Some(head) = self.consider(cx, head)? {
+                            self.begin_response(head)?;
+                        }
                         continue;
                     }
                     Poll::Ready(Err(broken)) => return Poll::Ready(Err(Stop::Up(broken))),
@@ -214,6 +232,13 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
                 Poll::Ready(Err(Fault::From(broken))) => return Poll::Ready(Err(Stop::Up(broken))),
                 Poll::Ready(Err(Fault::To(broken))) => return Poll::Ready(Err(Stop::Down(broken))),
             }
+        }
+        // A tunnel lasts as long as its two sides want.
+        if !self.tunnel
+            && let Some(terms) = &mut self.exchange.terms
+            && let Poll::Ready(reason) = terms.poll_due(cx)
+        {
+            return Poll::Ready(Err(Stop::Late(reason)));
         }
         if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Stop::Down(Broken::Ended)));
@@ -254,7 +279,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             .find(|reason| reason.code().as_bytes() == code.as_bytes())
     }
 
-    fn begin_response(&mut self, head: ResponseHead) -> Result<(), Stop> {
+    fn begin_response(&mut self, mut head: ResponseHead) -> Result<(), Stop> {
         let connect = self.exchange.head.method == Method::CONNECT;
         if head.status.is_informational() && head.upgrade.is_none() {
             self.interims += 1;
@@ -276,6 +301,9 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             self.request = Transfer::new();
         }
         self.response = Some(Transfer::new());
+        if let Some(terms) = &self.exchange.terms {
+            terms.change_response(&mut head.headers);
+        }
         let may_follow = self.exchange.may_follow();
         self.exchange.begin_response(head, may_follow).map_err(Stop::Down)
     }
@@ -309,123 +337,6 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         let broken = Broken::Io(std::io::ErrorKind::TimedOut.into());
         Poll::Ready(Err(if down { Stop::Down(broken) } else { Stop::Up(broken) }))
     }
-
-    /// What came of it, and whether the upstream connection can take another request.
-    fn conclude(mut self, result: Result<(), Stop>) -> (Result<Done, ForwardError>, bool) {
-        let response_bytes = self.response.as_ref().map_or(0, |response| response.bytes);
-        let request_bytes = self.request.bytes;
-        let error = match result {
-            Ok(()) => {
-                let sent = self.request.is_done() && self.cut.is_none();
-                let reusable = sent && !self.tunnel && self.up.may_go_on();
-                let trailers = self.response.as_ref().and_then(|response| response.grpc_status);
-                let done = Done {
-                    status: self.status,
-                    grpc_status: self.grpc_status.or(trailers),
-                    request_bytes,
-                    response_bytes,
-                    upgraded: self.tunnel,
-                    reusable,
-                    first_byte: self.first_byte,
-                };
-                return (Ok(done), reusable);
-            }
-            Err(Stop::Down(broken)) => self.client_failed(broken),
-            Err(Stop::Up(broken)) => self.upstream_failed(broken),
-            Err(Stop::Unsent(reason)) => {
-                if let Message::H2(up) = &mut self.up {
-                    up.cancel(::h2::Reason::CANCEL);
-                }
-                failure(reason, true, false, None)
-            }
-        };
-        let status = (self.status != 0).then_some(self.status);
-        (
-            Err(ForwardError {
-                status,
-                request_bytes,
-                response_bytes,
-                ..error
-            }),
-            false,
-        )
-    }
-
-    fn client_failed(&mut self, broken: Broken) -> ForwardError {
-        let reset = match &self.exchange.side {
-            Message::H2(stream) => stream.reset_by_peer(),
-            Message::H1(_) => None,
-        };
-        if let Message::H2(up) = &mut self.up {
-            up.cancel(reset.unwrap_or(::h2::Reason::CANCEL));
-        }
-        let answered = self.exchange.answered;
-        if let (Broken::Refused(reason), false) = (&broken, answered) {
-            return failure(*reason, false, false, broken.into_io());
-        }
-        self.exchange.answered = true;
-        self.exchange.side.abort(::h2::Reason::CANCEL);
-        failure(Reason::ClientClosed, false, true, broken.into_io())
-    }
-
-    fn upstream_failed(&mut self, broken: Broken) -> ForwardError {
-        let reason = match &broken {
-            Broken::Refused(_) => Reason::UpstreamProtocol,
-            _ => Reason::UpstreamClosed,
-        };
-        let by_app = self.up.reset_by_app();
-        if let Message::H2(up) = &mut self.up {
-            up.cancel(::h2::Reason::CANCEL);
-        }
-        if !self.exchange.answered {
-            let replayable = self.is_replayable(&broken);
-            if let (false, Some(code), Message::H2(down)) = (replayable, by_app, &mut self.exchange.side) {
-                // The app's own word, which its client understands better than ours.
-                down.cancel(code);
-                self.exchange.answered = true;
-            }
-            return failure(reason, replayable, self.exchange.answered, broken.into_io());
-        }
-        let grpc = self.exchange.head.is_grpc();
-        let told = match (&mut self.exchange.side, by_app) {
-            (Message::H2(down), None) if grpc => down.finish(Some(refuse::grpc_trailers(reason))).is_ok(),
-            _ => false,
-        };
-        if !told {
-            self.exchange.side.abort(by_app.unwrap_or(::h2::Reason::INTERNAL_ERROR));
-        }
-        failure(reason, false, true, broken.into_io())
-    }
-
-    /// Whether the request may be sent once more: it did not reach the app, or the app cannot tell.
-    fn is_replayable(&self, broken: &Broken) -> bool {
-        if !self.exchange.replay.is_whole() || self.interims > 0 {
-            return false;
-        }
-        match (&self.up, broken) {
-            (_, Broken::Refused(_)) => false,
-            (Message::H1(up), _) => {
-                let nothing_sent = up.written() == self.written_before;
-                // An idle connection that the other side closes as we send: it has not read the request, as a rule, and
-                // where it has, the method allows it to be sent twice (RFC 9110 section 9.2.2).
-                let raced = self.reused
-                    && !up.has_input()
-                    && self.exchange.head.method.is_idempotent()
-                    && !matches!(broken, Broken::Io(error) if is_our_stall(error));
-                nothing_sent || raced
-            }
-            (Message::H2(_), Broken::H2(error)) => {
-                // GOAWAY reaches only the streams above the last one that the peer has worked on (RFC 9113 section 6.8).
-                error.is_remote() && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM))
-            }
-            (Message::H2(_), _) => false,
-        }
-    }
-}
-
-/// Whether our own patience ended, with a peer that is there. The kernel's time-out says that the peer has vanished.
-fn is_our_stall(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout};
 use weft_model::reason::Reason;
 
@@ -17,6 +17,7 @@ use crate::http::limits::LINGER_BYTES;
 use crate::http::message::{Broken, Message, Replay};
 use crate::http::server::ServeContext;
 use crate::http::{refuse, spare};
+use crate::terms::Terms;
 
 /// One request, and the way to answer it. Handed to [`RequestService::handle`](crate::http::server::RequestService::handle),
 /// which answers it by `forward` or [`Exchange::refuse`]; what it leaves unanswered is answered with
@@ -31,6 +32,8 @@ pub struct Exchange<'a> {
     pub(crate) answered: bool,
     /// A 100 was passed on: the client will send its body.
     pub(crate) continued: bool,
+    /// What the rule that it falls under asks of it. Rarely any.
+    pub(crate) terms: Option<Box<Terms>>,
 }
 
 /// How an exchange went that was forwarded to its end.
@@ -65,6 +68,10 @@ pub struct ForwardError {
     pub answered: bool,
     /// The status of the response that had begun.
     pub status: Option<u16>,
+    /// What `grpc-status` of the response said that is not passed on.
+    pub grpc_status: Option<u16>,
+    /// The rule has another try made, and its budget allows it: the same exchange may be forwarded once more.
+    pub granted: bool,
     /// Bytes of the request's body that were moved.
     pub request_bytes: u64,
     /// Bytes of the response's body that were moved.
@@ -85,6 +92,7 @@ impl<'a> Exchange<'a> {
             started,
             answered: false,
             continued: false,
+            terms: None,
         }
     }
 
@@ -99,6 +107,12 @@ impl<'a> Exchange<'a> {
         &mut self.head.headers
     }
 
+    /// The authority that it is for: as the client wrote it, else what it dialled.
+    pub fn authority(&self) -> &str {
+        let authority = self.head.authority.as_ref().or(self.context.authority.as_ref());
+        authority.map_or("", |authority| authority.as_str())
+    }
+
     /// Whether the request has no body.
     pub fn body_is_empty(&self) -> bool {
         self.head.length == Length::Empty
@@ -107,6 +121,31 @@ impl<'a> Exchange<'a> {
     /// When the request's head was there.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Has it keep to terms from now on.
+    pub fn keep_to(&mut self, terms: Option<Box<Terms>>) {
+        self.terms = terms;
+    }
+
+    /// The request's head, to change before it is forwarded.
+    pub fn head_mut(&mut self) -> &mut RequestHead {
+        &mut self.head
+    }
+
+    /// Has its body go to these as well: whole, or not at all.
+    pub(crate) fn copy_to(&mut self, to: Vec<tokio::sync::oneshot::Sender<bytes::Bytes>>) {
+        self.replay.tee = Some(Box::new(crate::http::message::Tee::new(to)));
+    }
+
+    /// What it keeps to, if anything was asked.
+    pub fn terms(&mut self) -> Option<&mut Terms> {
+        self.terms.as_deref_mut()
+    }
+
+    /// When the try has to be over, and what it fails with then.
+    pub fn due(&self) -> Option<(Instant, Reason)> {
+        self.terms.as_ref()?.due()
     }
 
     /// Whether a response has begun, or nobody waits for one.
@@ -126,13 +165,30 @@ impl<'a> Exchange<'a> {
             head.headers
                 .insert(UNSENT, http::HeaderValue::from_static(reason.code()));
         }
+        self.answer(head, &body).await;
+    }
+
+    /// Sends the client elsewhere, gRPC too. Does nothing where a response has begun. Not cancel safe: the connection is then
+    /// closed.
+    pub async fn redirect(&mut self, status: StatusCode, location: HeaderValue) {
+        if self.answered {
+            return;
+        }
+        self.answered = true;
+        let mut head = ResponseHead::new(status);
+        head.headers.insert(header::LOCATION, location);
+        head.declared = Some(0);
+        self.answer(head, &[]).await;
+    }
+
+    async fn answer(&mut self, head: ResponseHead, body: &[u8]) {
         let read_all = self.skip_what_came().await;
         let may_follow = read_all && !self.context.closing.has_begun();
         if self.begin_response(head, may_follow).is_err() {
             return;
         }
         // An error means that the client is gone, and then nobody needs to know why.
-        let _ = timeout(self.context.limits.stall_time, self.send_whole(&body)).await;
+        let _ = timeout(self.context.limits.stall_time, self.send_whole(body)).await;
     }
 
     async fn send_whole(&mut self, mut body: &[u8]) -> Result<(), Broken> {

@@ -23,6 +23,9 @@ pub const INTERIM_RESPONSES: u32 = 32;
 /// What is kept of a request's body, so that it can be sent once more where no byte reached the app.
 pub const REPLAY_BYTES: usize = 16 * 1024;
 
+/// What is kept of a request's body for its copies. A larger one is not copied.
+pub const COPY_BYTES: usize = 64 * 1024;
+
 /// How long a stranger's request may wait for the next byte of its body: [`Limits::body_time`] where whoever sends it is
 /// nobody that the mesh knows.
 pub const BODY_TIME: Duration = Duration::from_secs(60);

@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
+use tokio::sync::oneshot;
 use weft_model::reason::Reason;
 
 use crate::http::h1::Connection;
 use crate::http::h2::Stream;
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::limits::REPLAY_BYTES;
+use crate::http::limits::{COPY_BYTES, REPLAY_BYTES};
 
 /// How a side of an exchange broke.
 #[derive(Debug)]
@@ -51,7 +52,8 @@ pub(crate) enum Message<'a> {
 }
 
 impl Message<'_> {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
+    /// How many bytes of the body that comes lie in front: not 0. None: it has ended.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, Broken>> {
         match self {
             Self::H1(connection) => connection.poll_data(cx),
             Self::H2(stream) => stream.poll_data(cx),
@@ -65,7 +67,8 @@ impl Message<'_> {
         }
     }
 
-    fn consume(&mut self, n: usize) {
+    /// Drops bytes from the front.
+    pub(crate) fn consume(&mut self, n: usize) {
         match self {
             Self::H1(connection) => connection.consume(n),
             Self::H2(stream) => drop(stream.take(n)),
@@ -80,6 +83,14 @@ impl Message<'_> {
                 taken
             }
             Self::H2(stream) => stream.take(n),
+        }
+    }
+
+    /// The trailers behind the body, once it has ended.
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::H1(connection) => connection.trailers(),
+            Self::H2(stream) => stream.trailers(),
         }
     }
 
@@ -295,6 +306,9 @@ impl Transfer {
                 let data = replay.take(from, n);
                 // The end travels with the last data where it is known.
                 let ended = replay.ends_here() && from.has_read_all();
+                if ended {
+                    replay.end();
+                }
                 stream.send_data(data, ended).map_err(Fault::To)?;
                 Poll::Ready(Ok((n, ended)))
             }
@@ -320,6 +334,31 @@ pub(crate) struct Replay {
     ended: bool,
     /// Something was taken that is not kept.
     lost: bool,
+    /// Who else gets the body. Rarely anybody.
+    pub(crate) tee: Option<Box<Tee>>,
+}
+
+/// A body on its way to others than the upstream: whole, or not at all.
+#[derive(Debug)]
+pub(crate) struct Tee {
+    body: BytesMut,
+    to: Vec<oneshot::Sender<Bytes>>,
+}
+
+impl Tee {
+    /// For these, who wait for it.
+    pub(crate) fn new(to: Vec<oneshot::Sender<Bytes>>) -> Self {
+        let body = BytesMut::new();
+        Self { body, to }
+    }
+
+    fn finish(self) {
+        let body = self.body.freeze();
+        for to in self.to {
+            // Whoever does not wait any more does not need it.
+            let _ = to.send(body.clone());
+        }
+    }
 }
 
 impl Replay {
@@ -391,7 +430,20 @@ impl Replay {
         from.take(n)
     }
 
+    /// All of the body has come.
+    fn end(&mut self) {
+        if let Some(tee) = self.tee.take() {
+            tee.finish();
+        }
+    }
+
     fn keep(&mut self, from: &Message<'_>, n: usize) {
+        if let Some(tee) = &mut self.tee {
+            tee.body.extend_from_slice(from.data(n));
+            if tee.body.len() > COPY_BYTES {
+                self.tee = None;
+            }
+        }
         if self.keeping && self.kept.len() + n <= REPLAY_BYTES {
             self.kept.extend_from_slice(from.data(n));
             self.given = self.kept.len();
@@ -406,6 +458,7 @@ impl Replay {
     fn take_trailers(&mut self, from: &mut Message<'_>) -> Option<HeaderMap> {
         if !self.ended {
             self.ended = true;
+            self.end();
             self.trailers = from.take_trailers();
         }
         if self.keeping {

@@ -69,6 +69,9 @@ pub(crate) fn is_unsent(reason: Reason) -> bool {
 
 /// gRPC's code for a reason. What a client may try again is UNAVAILABLE, a connect timeout too: the request never left.
 pub(crate) fn grpc_code(reason: Reason) -> u16 {
+    if matches!(reason, Reason::RequestDeadline | Reason::BackendDeadline) {
+        return 4;
+    }
     match reason.status() {
         403 => 7,
         404 => 12,
@@ -125,6 +128,8 @@ mod tests {
             (Reason::ConnectFailed, 14),
             (Reason::NoEndpoints, 14),
             (Reason::ConnectTimeout, 14),
+            (Reason::RequestDeadline, 4),
+            (Reason::BackendDeadline, 4),
             (Reason::HeadersTooLarge, 8),
             (Reason::Internal, 13),
         ];

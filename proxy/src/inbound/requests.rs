@@ -70,7 +70,7 @@ impl RequestService for Requests {
 pub async fn from_self(worker: &Rc<Worker>, exchange: &mut Exchange<'_>, app: SocketAddr) -> Result<Outcome, Failed> {
     let credential = worker.credential().map_err(|reason| {
         worker.metrics.refused(reason, Direction::Inbound);
-        Failed { reason, again: true }
+        Failed::unsent(reason)
     })?;
     let caller = Caller::Verified(credential.identity().clone());
     let answered = Requests::new(worker.clone(), caller, None, app).answer(exchange).await;
@@ -99,7 +99,10 @@ impl Requests {
     async fn answer(&self, exchange: &mut Exchange<'_>) -> Result<Outcome, Failed> {
         let permitted = self.permit().map_err(|reason| {
             self.worker.metrics.refused(reason, Direction::Inbound);
-            Failed { reason, again: false }
+            Failed {
+                again: false,
+                ..Failed::unsent(reason)
+            }
         })?;
         let asked = Asked::of(exchange);
         let tracer = &self.worker.tracer;
@@ -112,6 +115,10 @@ impl Requests {
         let forwarded = self.forward(exchange).await;
         let outcome = match &forwarded {
             Ok(done) => outcome::done(done),
+            // A response that our own outbound side does not pass on: nobody was refused.
+            Err(Failed {
+                granted: Some(outcome), ..
+            }) => *outcome,
             Err(failed) => {
                 self.worker.metrics.refused(failed.reason, Direction::Inbound);
                 outcome::failed(failed.reason)
@@ -165,10 +172,7 @@ impl Requests {
                 HttpVersion::H1 => self.h1(fresh).await,
                 HttpVersion::H2 => self.h2().await,
             };
-            let mut lent = lent.map_err(|_| Failed {
-                reason: Reason::AppUnreachable,
-                again: true,
-            })?;
+            let mut lent = lent.map_err(|_| Failed::unsent(Reason::AppUnreachable))?;
             match exchange.forward(&mut lent.upstream).await {
                 Ok(done) => {
                     if let (Upstream::H1(client), true) = (lent.upstream, done.reusable) {
@@ -178,12 +182,7 @@ impl Requests {
                 }
                 // A kept connection that the app had closed meanwhile.
                 Err(error) if error.replayable && lent.pooled && !fresh => fresh = true,
-                Err(error) => {
-                    return Err(Failed {
-                        reason: error.reason,
-                        again: error.replayable && !error.answered,
-                    });
-                }
+                Err(error) => return Err(Failed::forwarding(&error)),
             }
         }
     }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use weft_model::destination::Protocol;
+use weft_model::endpoint::BackendPlace;
+use weft_model::filter::Filters;
 use weft_model::name::{ObjectRef, ServicePort};
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules, ValueMatch};
+use weft_model::route::{Backend, Match, PathMatch, Rule, Rules, Timeouts, ValueMatch};
 
 use super::world::*;
 
-fn backend(weight: u32, key: Option<&str>) -> Backend {
+pub(super) fn backend(weight: u32, key: Option<&str>) -> Backend {
     Backend {
         weight,
         place: match key {
@@ -21,10 +23,11 @@ fn backend(weight: u32, key: Option<&str>) -> Backend {
             port: 80,
         },
         subset: key.unwrap_or_default().into(),
+        filters: Filters::default(),
     }
 }
 
-fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
+pub(super) fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
     let route = ObjectRef {
         kind: "HTTPRoute".into(),
         namespace: "shop".into(),
@@ -36,10 +39,14 @@ fn rule(matches: Match, backends: Vec<Backend>) -> Arc<Rule> {
         name: String::new(),
         matches,
         backends,
+        redirect: None,
+        filters: Filters::default(),
+        timeouts: Timeouts::default(),
+        retry: None,
     })
 }
 
-fn prefix(path: &str) -> Match {
+pub(super) fn prefix(path: &str) -> Match {
     Match {
         path: Some(PathMatch::Prefix(path.into())),
         ..Match::default()

@@ -26,7 +26,7 @@ use weft_model::locality::Locality;
 use weft_model::name::ServicePort;
 use weft_model::network::Networks;
 use weft_model::reason::Reason;
-use weft_model::route::Rules;
+use weft_model::route::{RetryBudget, Rules};
 use weft_model::version::{Source, Version};
 
 use crate::config::Settings;
@@ -195,6 +195,7 @@ impl Told {
             rules,
             endpoints: "all".into(),
             locality: Locality::default(),
+            retry_budget: RetryBudget::default(),
         };
         self.state.services.insert("reviews".into(), held(service));
         self.lookup(VIP, Lookup::Service("reviews".into()))
@@ -431,7 +432,7 @@ async fn serve_app(mut socket: TcpStream, name: &'static str) {
 }
 
 /// Reads a head up to its empty line; the rest stays in the buffer.
-async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+pub(super) async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let head: Vec<u8> = buffer.drain(..end + 4).collect();
@@ -443,7 +444,7 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Strin
     }
 }
 
-fn content_length(head: &str) -> usize {
+pub(super) fn content_length(head: &str) -> usize {
     let line = head.lines().find_map(|line| {
         line.to_ascii_lowercase()
             .strip_prefix("content-length:")

@@ -19,6 +19,7 @@ use weft_model::name::ServicePort;
 use weft_model::policy::Caller;
 use weft_model::reason::Reason;
 
+use crate::terms::Cause;
 pub use registry::{Counter, Gauge, Histogram, Registry, Writer};
 pub use series::{HttpCall, OpenTcp, RpcCall, Series};
 
@@ -129,6 +130,32 @@ impl Metrics {
     pub fn ejected(&self, service: &ServicePort, reason: Reason) {
         self.writer
             .counter(&table::EJECTIONS, &[&service.namespace, &service.name, reason.code()])
+            .add(1);
+    }
+
+    /// Counts another try that a rule has made. Rare, so it looks its counter up.
+    pub fn retried(&self, service: &ServicePort, cause: Cause) {
+        let reason = match cause {
+            Cause::Http(status) => format!("http-{status}"),
+            Cause::Grpc(status) => format!("grpc-{status}"),
+            Cause::Failed(reason) => reason.code().to_owned(),
+        };
+        self.writer
+            .counter(&table::RETRIES, &[&service.namespace, &service.name, &reason])
+            .add(1);
+    }
+
+    /// Counts a copy of a request. Looks its counter up.
+    pub fn copied(&self, service: &ServicePort, outcome: &'static str) {
+        self.writer
+            .counter(&table::MIRRORS, &[&service.namespace, &service.name, outcome])
+            .add(1);
+    }
+
+    /// Counts another try that was not made because the budget is spent. Rare, so it looks its counter up.
+    pub fn retry_denied(&self, service: &ServicePort) {
+        self.writer
+            .counter(&table::RETRIES_DENIED, &[&service.namespace, &service.name])
             .add(1);
     }
 

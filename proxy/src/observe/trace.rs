@@ -68,7 +68,7 @@ pub struct What<'a> {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The response's status. 0: none was given.
     pub status: u16,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use weft_model::destination::Target;
 use weft_model::reason::Reason;
 
@@ -14,6 +14,7 @@ use crate::http::client::{H2Client, Upstream, handshake_h1, handshake_h2};
 use crate::http::exchange::{Done, Exchange, ForwardError};
 use crate::http::limits::Limits;
 use crate::mtls::Hop;
+use crate::observe::trace::Outcome;
 use crate::outbound::reach::{leaf_for, reach};
 use crate::pool::Turn;
 use crate::worker::Worker;
@@ -38,6 +39,30 @@ pub struct Failed {
     pub reason: Reason,
     /// No byte reached the app, and nothing was answered: another endpoint may be tried.
     pub again: bool,
+    /// Its rule has another try made: what came of this one, which nobody was told.
+    pub granted: Option<Outcome>,
+}
+
+impl Failed {
+    /// Before anything was sent.
+    pub fn unsent(reason: Reason) -> Self {
+        let (again, granted) = (true, None);
+        Self { reason, again, granted }
+    }
+
+    /// As forwarding failed.
+    pub fn forwarding(error: &ForwardError) -> Self {
+        let granted = error.granted.then(|| Outcome {
+            status: error.status.unwrap_or_default(),
+            grpc_status: error.grpc_status,
+            error: error.status.is_none().then_some(error.reason),
+        });
+        Self {
+            reason: error.reason,
+            again: error.granted || (error.replayable && !error.answered),
+            granted,
+        }
+    }
 }
 
 /// A connection to forward on, and where it came from.
@@ -69,14 +94,18 @@ impl Attempt<'_> {
         let carries = carries(exchange);
         let mut fresh = false;
         loop {
-            let lent = match version {
-                HttpVersion::H1 => self.h1(fresh, carries).await,
-                HttpVersion::H2 => self.h2().await,
+            let lent = match exchange.due() {
+                None => self.lend(version, fresh, carries).await,
+                Some((due, reason)) => {
+                    let lent = timeout_at(due, self.lend(version, fresh, carries));
+                    // Boxed: only where a rule says how long a try may take.
+                    Box::pin(lent).await.map_err(|_| Failed {
+                        again: reason == Reason::BackendDeadline,
+                        ..Failed::unsent(reason)
+                    })?
+                }
             };
-            let mut lent = lent.map_err(|error| Failed {
-                reason: error.reason(),
-                again: true,
-            })?;
+            let mut lent = lent.map_err(|error| Failed::unsent(error.reason()))?;
             // What was waited for until here, a connection or another endpoint, says nothing of this endpoint's answers.
             let before = exchange.started().elapsed();
             match exchange.forward(&mut lent.upstream).await {
@@ -88,7 +117,11 @@ impl Attempt<'_> {
                 }
                 // A kept connection had ended meanwhile: that says nothing of the endpoint.
                 Err(error) if error.replayable && lent.pooled && !fresh => fresh = true,
-                Err(error) => return Err(self.failed(&error)),
+                Err(error) => {
+                    let sound = error.granted && matches!(&lent.upstream, Upstream::H1(client) if client.sound);
+                    self.give_back(lent, sound, carries);
+                    return Err(self.failed(&error));
+                }
             }
         }
     }
@@ -99,9 +132,13 @@ impl Attempt<'_> {
             self.balancer
                 .failed(self.remote, Failure::Proof, error.reason, Instant::now());
         }
-        Failed {
-            reason: error.reason,
-            again: error.replayable && !error.answered,
+        Failed::forwarding(error)
+    }
+
+    async fn lend(&self, version: HttpVersion, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
+        match version {
+            HttpVersion::H1 => self.h1(fresh, carries).await,
+            HttpVersion::H2 => self.h2().await,
         }
     }
 

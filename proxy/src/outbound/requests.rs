@@ -3,25 +3,27 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 use weft_model::destination::Target;
-use weft_model::endpoint::{EndpointId, EndpointKey};
+use weft_model::filter::{Redirect, Scheme};
+use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
 
-use crate::balance::{Balancer, Picked};
+use crate::balance::Picked;
 use crate::http::exchange::Exchange;
 use crate::http::server::RequestService;
 use crate::inbound;
-use crate::observe::metrics::{Direction, Labels};
+use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::{Begun, Outcome, Span};
 use crate::outbound::attempt::{Attempt, Failed};
+use crate::outbound::mirrors;
 use crate::outbound::reach::probe;
+use crate::outbound::tries::Tries;
 use crate::outcome::{self, Asked};
-use crate::route::{Choice, Found, Service};
+use crate::route::{Choice, Chosen, Found, Service};
+use crate::terms::Terms;
 use crate::worker::Worker;
-
-/// Endpoints that one request tries at most.
-const ATTEMPTS: usize = 3;
 
 /// Answers the requests of one connection of the app.
 #[derive(Debug)]
@@ -36,7 +38,19 @@ impl RequestService for Requests {
     async fn handle(&self, exchange: &mut Exchange<'_>) {
         let asked = Asked::of(exchange);
         match self.choose(exchange).await {
-            Ok(choice) => self.send(exchange, &choice, &asked).await,
+            Ok(Chosen::Forward(choice)) => match self.agree(exchange, &choice, &asked) {
+                Ok(()) => self.send(exchange, &choice, &asked).await,
+                Err(reason) => {
+                    let to = choice.balancer.service.as_ref();
+                    self.refuse(exchange, reason, to, &asked).await;
+                }
+            },
+            Ok(Chosen::Redirect { rule, template }) => {
+                if let Some(redirect) = &rule.redirect {
+                    // Boxed, as all that few requests come to: the future of the others stays small.
+                    Box::pin(self.redirect(exchange, redirect, &template, &asked)).await;
+                }
+            }
             Err(reason) => self.refuse(exchange, reason, None, &asked).await,
         }
     }
@@ -54,7 +68,7 @@ impl Requests {
     }
 
     /// Route: by the newest tables, so a connection that exists sees a new configuration with its next request.
-    async fn choose(&self, exchange: &Exchange<'_>) -> Result<Choice, Reason> {
+    async fn choose(&self, exchange: &Exchange<'_>) -> Result<Chosen, Reason> {
         if self.found.borrow().0 != self.worker.generation() {
             // Boxed: only after a change.
             let Found::Service(service) = Box::pin(self.worker.find(&self.target)).await? else {
@@ -68,37 +82,85 @@ impl Requests {
         self.found.borrow().1.choose(&exchange.head().for_routing(), drawn)
     }
 
+    /// Has the request keep to what its rule asks, and changes it accordingly.
+    fn agree(&self, exchange: &mut Exchange<'_>, choice: &Choice, asked: &Asked) -> Result<(), Reason> {
+        let started = exchange.started();
+        if let Some(budget) = &self.found.borrow().1.budget {
+            budget.asked(started);
+        }
+        if let Some(words) = choice.words.as_ref().filter(|words| !words.mirrors.is_empty()) {
+            // As the request came: what the rule changes is for its backend.
+            mirrors::copy(&self.worker, &self.target, words, exchange);
+        }
+        let terms = Terms::agree(choice.words.as_ref(), exchange.head_mut(), asked.is_grpc(), started)?;
+        exchange.keep_to(terms);
+        Ok(())
+    }
+
+    /// Answers in the place of any endpoint: elsewhere.
+    async fn redirect(&self, exchange: &mut Exchange<'_>, redirect: &Redirect, template: &str, asked: &Asked) {
+        let port = self.found.borrow().1.port().cloned();
+        let Some((status, location)) = self.location(exchange, redirect) else {
+            return self
+                .refuse(exchange, Reason::BackendUnresolved, port.as_ref(), asked)
+                .await;
+        };
+        let series = self.series(port.as_ref(), template);
+        let tracer = &self.worker.tracer;
+        let begun = tracer.begin(&exchange.head().headers);
+        let span = tracer.client(begun, &asked.what(series.labels(), template, None), 0);
+        exchange.redirect(status, location).await;
+        let outcome = Outcome {
+            status: status.as_u16(),
+            ..Outcome::default()
+        };
+        outcome::finish(span, outcome);
+        asked.count(&series, outcome, Instant::now());
+    }
+
+    /// Where a redirect sends a request. `None`: what the rule says makes no response.
+    fn location(&self, exchange: &Exchange<'_>, redirect: &Redirect) -> Option<(StatusCode, HeaderValue)> {
+        let head = exchange.head();
+        let dialled = match &self.target {
+            Target::Address(address) => address.port(),
+            Target::Host { port, .. } => *port,
+        };
+        let location = redirect.location(Scheme::Http, exchange.authority(), dialled, head.path(), head.query());
+        let status = StatusCode::from_u16(redirect.status).ok()?;
+        Some((status, HeaderValue::try_from(location).ok()?))
+    }
+
     /// Balance, connect, forward: to one endpoint after the other.
     async fn send(&self, exchange: &mut Exchange<'_>, choice: &Choice, asked: &Asked) {
         probe(&self.worker, &self.target, &choice.balancer);
         let begun = self.worker.tracer.begin(&exchange.head().headers);
-        let mut tried = [EndpointKey {
-            id: EndpointId(0),
-            port: 0,
-        }; ATTEMPTS];
+        let mut tries = Tries::default();
         let mut reason = Reason::NoEndpoints;
-        for attempt in 0..ATTEMPTS {
-            let Some(picked) = choice.balancer.pick(&tried[..attempt], Instant::now()) else {
-                break;
-            };
-            tried[attempt] = picked.remote.endpoint.key;
-            match self.attempt(exchange, choice, &picked, (begun, attempt), asked).await {
+        let mut next = choice.balancer.pick(&[], Instant::now());
+        while let Some(picked) = next {
+            let before = tries.note(picked.remote.endpoint.key);
+            match self.attempt(exchange, choice, &picked, (begun, before), asked).await {
                 None => return,
-                Some(failed) => reason = failed,
+                Some(failed) => {
+                    reason = failed.reason;
+                    // Boxed: only after a failure.
+                    next = Box::pin(tries.next(&choice.balancer, exchange, failed)).await;
+                }
             }
         }
-        self.refuse(exchange, reason, Some(&choice.balancer), asked).await;
+        self.refuse(exchange, reason, choice.balancer.service.as_ref(), asked)
+            .await;
     }
 
-    /// One attempt. `Some`: it failed for this reason, and another endpoint may be tried.
+    /// One attempt. `Some`: it failed, and another may follow.
     async fn attempt(
         &self,
         exchange: &mut Exchange<'_>,
         choice: &Choice,
         picked: &Picked,
-        (begun, before): (Begun, usize),
+        (begun, before): (Begun, u32),
         asked: &Asked,
-    ) -> Option<Reason> {
+    ) -> Option<Failed> {
         let worker = &self.worker;
         let endpoint = &picked.remote.endpoint;
         let tables = worker.tables();
@@ -108,8 +170,11 @@ impl Requests {
         // Nothing of the moment is kept while the request lasts.
         drop(tables);
         let what = asked.what(series.labels(), &choice.template, Some(endpoint.address));
-        let span = worker.tracer.client(begun, &what, before as u32);
+        let span = worker.tracer.client(begun, &what, before);
         worker.tracer.carry(begun, span.as_ref(), exchange.headers_mut());
+        if let Some(terms) = exchange.terms() {
+            terms.begin_try();
+        }
         let result = if worker.is_self(endpoint) {
             Box::pin(inbound::requests::from_self(worker, exchange, endpoint.address)).await
         } else {
@@ -128,8 +193,8 @@ impl Requests {
                 None
             }
             Err(failed) => {
-                self.failed(exchange, failed, span, || {
-                    asked.count(&series, outcome::failed(failed.reason), Instant::now())
+                self.failed(exchange, failed, span, |outcome| {
+                    asked.count(&series, outcome, Instant::now())
                 })
                 .await
             }
@@ -141,20 +206,21 @@ impl Requests {
         exchange: &mut Exchange<'_>,
         failed: Failed,
         span: Option<Span>,
-        count: impl FnOnce(),
-    ) -> Option<Reason> {
-        outcome::finish(
-            span,
-            Outcome {
-                status: 0,
-                grpc_status: None,
-                error: Some(failed.reason),
-            },
-        );
-        if failed.again {
-            return Some(failed.reason);
+        count: impl FnOnce(Outcome),
+    ) -> Option<Failed> {
+        let unanswered = Outcome {
+            error: Some(failed.reason),
+            ..Outcome::default()
+        };
+        outcome::finish(span, failed.granted.unwrap_or(unanswered));
+        if let Some(outcome) = failed.granted {
+            count(outcome.error.map_or(outcome, outcome::failed));
+            return Some(failed);
         }
-        count();
+        if failed.again {
+            return Some(failed);
+        }
+        count(outcome::failed(failed.reason));
         self.worker.metrics.refused(failed.reason, Direction::Outbound);
         // Does nothing where a response has begun.
         exchange.refuse(failed.reason).await;
@@ -162,22 +228,24 @@ impl Requests {
     }
 
     /// Answers with a reason, before any endpoint or after the last.
-    async fn refuse(&self, exchange: &mut Exchange<'_>, reason: Reason, to: Option<&Balancer>, asked: &Asked) {
+    async fn refuse(&self, exchange: &mut Exchange<'_>, reason: Reason, to: Option<&ServicePort>, asked: &Asked) {
         self.worker.metrics.refused(reason, Direction::Outbound);
-        let tables = self.worker.tables();
-        let labels = tables
-            .inbound()
-            .map(|own| match to.and_then(|balancer| balancer.service.as_ref()) {
-                Some(service) => Labels {
-                    destination_service: service.name.as_str().into(),
-                    destination_namespace: service.namespace.as_str().into(),
-                    ..Labels::outside(own)
-                },
-                None => Labels::outside(own),
-            });
-        drop(tables);
-        let series = self.worker.metrics.series(&labels.unwrap_or_default(), "");
+        let series = self.series(to, "");
         asked.count(&series, outcome::failed(reason), Instant::now());
         exchange.refuse(reason).await;
+    }
+
+    /// The series of what reaches no endpoint.
+    fn series(&self, to: Option<&ServicePort>, template: &str) -> Rc<Series> {
+        let tables = self.worker.tables();
+        let labels = tables.inbound().map(|own| match to {
+            Some(service) => Labels {
+                destination_service: service.name.as_str().into(),
+                destination_namespace: service.namespace.as_str().into(),
+                ..Labels::outside(own)
+            },
+            None => Labels::outside(own),
+        });
+        self.worker.metrics.series(&labels.unwrap_or_default(), template)
     }
 }

@@ -145,16 +145,12 @@ impl Attempt<'_> {
             remote,
         } = self;
         if worker.is_self(&remote.endpoint) {
-            let again = |reason| Failed { reason, again: true };
-            let mut io = inbound::from_self(worker, remote.endpoint.address).map_err(again)?;
+            let mut io = inbound::from_self(worker, remote.endpoint.address).map_err(Failed::unsent)?;
             let early = self.answer(&mut io, early).await.map_err(failed)?;
             return Ok(Taken { io, chain: None, early });
         }
         let reached = reach(worker, target, balancer, remote, Hop::Tcp, Carries::Bodies).await;
-        let mut reached = reached.map_err(|error| Failed {
-            reason: error.reason(),
-            again: true,
-        })?;
+        let mut reached = reached.map_err(|error| Failed::unsent(error.reason()))?;
         let answer = match reached.chain {
             Some(_) => self.answer(&mut reached.io, early).await,
             None => Ok(0),
@@ -199,6 +195,7 @@ fn failed(error: NotTaken) -> Failed {
     Failed {
         reason: error.reason(),
         again: error.again(),
+        granted: None,
     }
 }
 

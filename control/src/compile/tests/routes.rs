@@ -170,7 +170,7 @@ fn a_parent_that_cannot_be_had_is_named() {
 
 /// A route whose rules are refused: field, and a word of the message.
 #[track_caller]
-fn refused(kind: &str, rules: &str, field: &str, words: &str) {
+pub(super) fn refused(kind: &str, rules: &str, field: &str, words: &str) {
     let good = route(kind, "shop", "r", &rule(""));
     let mut world = World::new(&(shop() + &good));
     world.edit(&route(kind, "shop", "r", rules));
@@ -262,21 +262,28 @@ fn an_invalid_backend_is_refused_by_field_and_the_last_good_route_stays() {
     backend("{name: reviews, port: '80'}", "port", "expected i64");
     backend("{name: Reviews, port: 80}", "name", "no name");
     backend(
-        "{name: reviews, port: 80, filters: [{type: RequestHeaderModifier}]}",
-        "filters",
-        "RequestHeaderModifier",
+        "{name: reviews, port: 80, filters: [{type: RequestRedirect}]}",
+        "filters[0].type",
+        "RequestRedirect",
     );
 }
 
 #[test]
-fn filters_timeouts_retries_sessions_and_host_names_are_refused_by_name() {
-    for (part, reason) in [
-        ("filters: [{type: URLRewrite}]", "IncompatibleFilters"),
-        ("timeouts: {request: 1s}", "UnsupportedValue"),
-        ("retry: {attempts: 2}", "UnsupportedValue"),
-        ("sessionPersistence: {}", "UnsupportedValue"),
+fn what_is_not_honoured_is_refused_by_name() {
+    for (part, field, reason) in [
+        (
+            "filters: [{type: CORS, cors: {}}]",
+            "filters[0].type",
+            "IncompatibleFilters",
+        ),
+        (
+            "filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]",
+            "filters[0].type",
+            "IncompatibleFilters",
+        ),
+        ("sessionPersistence: {}", "sessionPersistence", "UnsupportedValue"),
     ] {
-        let field = format!("spec.rules[0].{}", part.split(':').next().unwrap());
+        let field = format!("spec.rules[0].{field}");
         let bad = route("HTTPRoute", "shop", "r", &format!("{}    {part}\n", rule("")));
         let mut world = World::new(&(shop() + &backends(&[&subset("v1", ""), &subset("v2", "")])));
         world.edit(&bad);

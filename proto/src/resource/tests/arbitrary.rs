@@ -4,20 +4,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use weft_model::destination::{Lookup, Protocol, Service, Target};
-use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
+use weft_model::endpoint::{BackendPlace, Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
+use weft_model::filter::{Filters, HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Scheme};
 use weft_model::identity::{Identity, TrustDomain};
 use weft_model::inbound::{Inbound, InboundPort, Mode, Workload};
 use weft_model::locality::{Locality, Prefer};
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::pattern;
 use weft_model::policy::Policy;
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules, ValueMatch};
+use weft_model::route::{Backend, Match, PathMatch, Retry, RetryBudget, Rule, Rules, Timeouts, ValueMatch};
 use weft_model::version::{Source, Version};
 
 use super::super::{Mesh, TrustRoots};
@@ -203,15 +204,119 @@ fn service_port() -> impl Strategy<Value = ServicePort> {
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
-    let place = prop_oneof![
+    (
+        0..=1_000_000_u32,
+        backend_place(),
+        service_port(),
+        name_or_empty(),
+        filters(),
+    )
+        .prop_map(|(weight, place, service, subset, filters)| Backend {
+            weight,
+            place,
+            service,
+            subset,
+            filters,
+        })
+}
+
+fn backend_place() -> impl Strategy<Value = BackendPlace> {
+    prop_oneof![
         "[!-~]{1,60}".prop_map(BackendPlace::Endpoints),
         text().prop_map(BackendPlace::Unresolved),
-    ];
-    (0..=1_000_000_u32, place, service_port(), name_or_empty()).prop_map(|(weight, place, service, subset)| Backend {
-        weight,
-        place,
-        service,
-        subset,
+    ]
+}
+
+fn header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
+    ("[a-z][a-z0-9-]{0,15}", "[!-~]([ -~]{0,20}[!-~])?").prop_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        (name, HeaderValue::from_str(&value).unwrap())
+    })
+}
+
+fn changes() -> impl Strategy<Value = HeaderChanges> {
+    let remove = vec(header().prop_map(|(name, _)| name), 0..3);
+    (remove, vec(header(), 0..3), vec(header(), 0..3)).prop_map(|(remove, set, add)| HeaderChanges { remove, set, add })
+}
+
+fn path_change() -> impl Strategy<Value = PathChange> {
+    let path = "/[a-z0-9/%._-]{0,20}";
+    prop_oneof![
+        path.prop_map(PathChange::Full),
+        (path, path).prop_map(|(from, to)| PathChange::Prefix { from, to }),
+    ]
+}
+
+fn filters() -> impl Strategy<Value = Filters> {
+    let rewrite = (option::of(name()), option::of(path_change())).prop_map(|(host, path)| Rewrite { host, path });
+    let mirror = (backend_place(), service_port(), name_or_empty(), 0..=100_u32).prop_map(
+        |(place, service, subset, numerator)| Mirror {
+            place,
+            service,
+            subset,
+            numerator,
+            denominator: 100,
+        },
+    );
+    (changes(), changes(), option::of(rewrite), vec(mirror, 0..2)).prop_map(
+        |(request_headers, response_headers, rewrite, mirrors)| Filters {
+            request_headers,
+            response_headers,
+            rewrite,
+            mirrors,
+        },
+    )
+}
+
+fn redirect() -> impl Strategy<Value = Redirect> {
+    let scheme = prop::sample::select(vec![None, Some(Scheme::Http), Some(Scheme::Https)]);
+    let status = prop::sample::select(vec![301, 302, 303, 307, 308]);
+    (
+        scheme,
+        option::of(name()),
+        option::of(port()),
+        option::of(path_change()),
+        status,
+    )
+        .prop_map(|(scheme, host, port, path, status)| Redirect {
+            scheme,
+            host,
+            port,
+            path,
+            status,
+        })
+}
+
+fn millis() -> impl Strategy<Value = Duration> {
+    (1..100_000_u64).prop_map(Duration::from_millis)
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    (option::of(millis()), option::of(millis())).prop_map(|(request, backend_request)| Timeouts {
+        request,
+        backend_request,
+    })
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    (0..10_u32, millis(), vec(400..600_u16, 0..3), vec(1..17_u16, 0..3)).prop_map(
+        |(attempts, backoff, codes, grpc_statuses)| Retry {
+            attempts,
+            backoff,
+            codes,
+            grpc_statuses,
+        },
+    )
+}
+
+fn budget() -> impl Strategy<Value = RetryBudget> {
+    (0..=100_u32, millis(), 0..1000_u32, millis()).prop_map(|(percent, interval, min_retries, min_interval)| {
+        RetryBudget {
+            percent,
+            interval,
+            min_retries,
+            min_interval,
+        }
     })
 }
 
@@ -220,13 +325,19 @@ fn object() -> impl Strategy<Value = ObjectRef> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    (object(), any::<u32>(), word(), matches(), vec(backend(), 0..4)).prop_map(
-        |(route, index, name, matches, backends)| Rule {
+    let seen = (object(), any::<u32>(), word(), matches(), vec(backend(), 0..4));
+    let done = (option::of(redirect()), filters(), timeouts(), option::of(retry()));
+    (seen, done).prop_map(
+        |((route, index, name, matches, backends), (redirect, filters, timeouts, retry))| Rule {
             route,
             index,
             name,
             matches,
             backends,
+            redirect,
+            filters,
+            timeouts,
+            retry,
         },
     )
 }
@@ -241,15 +352,22 @@ pub(super) fn service() -> impl Strategy<Value = Service> {
             prefer,
             spill_below_percent,
         });
-    (service_port(), protocol(), option::of(rules), "[!-~]{1,60}", locality).prop_map(
-        |(port, protocol, rules, endpoints, locality)| Service {
+    (
+        service_port(),
+        protocol(),
+        option::of(rules),
+        "[!-~]{1,60}",
+        locality,
+        budget(),
+    )
+        .prop_map(|(port, protocol, rules, endpoints, locality, retry_budget)| Service {
             port,
             protocol,
             rules,
             endpoints,
             locality,
-        },
-    )
+            retry_budget,
+        })
 }
 
 /// Policies as this version writes them: what they require is what it lacks.

@@ -1,12 +1,15 @@
 //! One field wrong, and the error names it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_model::destination::{Protocol, Service};
+use weft_model::endpoint::BackendPlace;
+use weft_model::filter::{Filters, HeaderChanges, Mirror, PathChange, Rewrite};
 use weft_model::inbound::{Inbound, Mode, Workload};
 use weft_model::locality::Locality;
 use weft_model::name::{ObjectRef, ServicePort};
-use weft_model::route::{Backend, BackendPlace, Match, PathMatch, Rule, Rules, ValueMatch};
+use weft_model::route::{Backend, Match, PathMatch, Retry, RetryBudget, Rule, Rules, Timeouts, ValueMatch};
 
 use super::super::*;
 use crate::discovery::{named_match, path_match};
@@ -22,6 +25,7 @@ pub(super) fn service() -> Service {
         place: BackendPlace::Endpoints("endpoints-1".to_owned()),
         service: port.clone(),
         subset: "v1".to_owned(),
+        filters: filters(),
     };
     let header = (
         http::HeaderName::from_static("x-user"),
@@ -46,6 +50,15 @@ pub(super) fn service() -> Service {
         name: String::new(),
         matches,
         backends: vec![backend],
+        redirect: None,
+        filters: filters(),
+        timeouts: Timeouts::default(),
+        retry: Some(Retry {
+            attempts: 2,
+            backoff: Duration::from_millis(25),
+            codes: vec![503],
+            grpc_statuses: vec![14],
+        }),
     };
     let rules = Some(Rules {
         rules: vec![Arc::new(rule.clone()), Arc::new(rule)],
@@ -57,6 +70,40 @@ pub(super) fn service() -> Service {
         rules,
         endpoints,
         locality: Locality::default(),
+        retry_budget: RetryBudget::default(),
+    }
+}
+
+fn filters() -> Filters {
+    let mirror = Mirror {
+        place: BackendPlace::Endpoints("endpoints-2".to_owned()),
+        service: ServicePort {
+            namespace: "shop".to_owned(),
+            name: "reviews".to_owned(),
+            port: 80,
+        },
+        subset: String::new(),
+        numerator: 1,
+        denominator: 2,
+    };
+    Filters {
+        request_headers: HeaderChanges {
+            remove: vec![http::HeaderName::from_static("x-gone")],
+            set: vec![(
+                http::HeaderName::from_static("x-set"),
+                http::HeaderValue::from_static("set"),
+            )],
+            add: Vec::new(),
+        },
+        response_headers: HeaderChanges::default(),
+        rewrite: Some(Rewrite {
+            host: Some("other".to_owned()),
+            path: Some(PathChange::Prefix {
+                from: "/v1".to_owned(),
+                to: "/v2".to_owned(),
+            }),
+        }),
+        mirrors: vec![mirror],
     }
 }
 

@@ -105,7 +105,7 @@ fn a_service_is_refused_with_the_reference_that_would_dangle() {
     let service = says("svc", &routed_service("eps", "gone"), 6);
     assert_eq!(
         apply(&mut store, batch(2, 1, vec![service])),
-        refused("svc", "rules[0].backends[0].endpoints")
+        refused("svc", "rules[0]")
     );
     assert!(
         store.state().service("svc").unwrap().rules.is_none(),

@@ -239,6 +239,14 @@ impl Connection {
         matches!(self.reading, Reading::Ended(None) | Reading::Rest)
     }
 
+    /// The trailers behind the body, which stay there.
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        match &self.reading {
+            Reading::Ended(trailers) => trailers.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The trailers behind the body.
     pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.reading {

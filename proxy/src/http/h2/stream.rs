@@ -158,6 +158,11 @@ impl Stream {
             && (self.ended || self.recv.as_ref().is_some_and(RecvStream::is_end_stream))
     }
 
+    /// The trailers behind the body, which stay there.
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
     pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
         self.trailers.take()
     }

@@ -118,6 +118,15 @@ families! {
     EJECTIONS = "weft_endpoint_ejections_total", Kind::Counter, "ejections",
         &["destination_namespace", "destination_service", "reason"], Service,
         "Endpoints set aside after failures, by reason code.";
+    RETRIES = "weft_retries_total", Kind::Counter, "tries",
+        &["destination_namespace", "destination_service", "reason"], Service,
+        "Tries that a rule's retry has made again, by what the one before came to: http-<status>, grpc-<status>, or a reason code. Tries of which no byte had reached the app are not among them.";
+    RETRIES_DENIED = "weft_retries_denied_total", Kind::Counter, "tries",
+        &["destination_namespace", "destination_service"], Service,
+        "Tries that a rule's retry would have made, and the Service's retry budget did not allow.";
+    MIRRORS = "weft_mirrors_total", Kind::Counter, "requests",
+        &["destination_namespace", "destination_service", "outcome"], Service,
+        "Copies of requests for a mirror's Service, by outcome: sent (and answered), failed, or dropped (too many under way, a body that is too large or did not end, or no such backend).";
     LEAF_EXPIRY = "weft_leaf_expiry_seconds", Kind::Gauge(Merge::Max), "seconds", &[], Process,
         "Seconds until the proxy's own certificate ends. 0: it has none that is valid.";
     CONFIG_AGE = "weft_config_age_seconds", Kind::Gauge(Merge::Max), "seconds", &[], Process,

@@ -1,0 +1,249 @@
+//! The rules of a Service's port: every match of every route that is attached, in order of precedence, with every reference
+//! followed.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use weft_model::endpoint::BackendPlace;
+use weft_model::feature;
+use weft_model::filter::{self, Filters, Mirror, PathChange};
+use weft_model::name::{ObjectRef, ServicePort};
+use weft_model::route::{Backend, PathMatch, Rule, Rules};
+
+use super::key::SetKey;
+use super::ledger::Ledger;
+use crate::index::{self, Index, Name, NewPath, Rank, Route, Weighted, age};
+use crate::objects::Object;
+
+/// Matches of all routes on one port of a Service: what a proxy takes.
+const RULES_MAX: usize = 4096;
+
+/// A Service's port as the model names it.
+pub(super) fn service_port(name: &Name, port: u16) -> ServicePort {
+    ServicePort {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        port,
+    }
+}
+
+/// A rule with one match, before the order is made.
+struct Candidate<'a> {
+    /// Routes of the client's own namespace win over those of the Service's.
+    of_service: bool,
+    rank: &'a Rank,
+    age: (bool, String, String, String),
+    kind: &'a str,
+    place: (usize, usize),
+    rule: Rule,
+}
+
+impl Candidate<'_> {
+    /// Gateway API's precedence across all routes: the match, then the route's age, then its name, then its order.
+    fn precedence(&self, other: &Self) -> Ordering {
+        let key = |candidate: &Self| candidate.of_service;
+        key(self)
+            .cmp(&key(other))
+            .then_with(|| self.rank.cmp(other.rank))
+            .then_with(|| self.age.cmp(&other.age))
+            .then_with(|| self.kind.cmp(other.kind))
+            .then_with(|| self.place.cmp(&other.place))
+    }
+}
+
+/// `None`: no route is attached.
+pub(super) fn rules(
+    index: &Index,
+    service: &Name,
+    port: (u16, &str),
+    client: Option<&str>,
+    ledger: &mut Ledger,
+) -> Option<Rules> {
+    let mut candidates = Vec::new();
+    let mut attached = false;
+    for reference in index.routes_by_service.of(service) {
+        if reference.namespace != service.namespace && Some(reference.namespace.as_str()) != client {
+            continue;
+        }
+        let Some(kept) = index.routes.get(reference) else {
+            continue;
+        };
+        ledger.hold(kept.hold());
+        let Some((object, route)) = &kept.valid else {
+            continue;
+        };
+        if !route
+            .parents
+            .iter()
+            .any(|parent| parent.service == *service && parent.covers(port.0, port.1))
+        {
+            continue;
+        }
+        attached = true;
+        ledger.source(object);
+        candidates.extend(candidates_of(index, object, reference, route, service, ledger));
+    }
+    if !attached {
+        return None;
+    }
+    candidates.sort_by(Candidate::precedence);
+    if candidates.len() > RULES_MAX {
+        // Half of the rules would be another meaning: what proxies have stays, and no request is sent astray.
+        let message = format!(
+            "the routes of {service} have {} matches, and {RULES_MAX} is the limit",
+            candidates.len()
+        );
+        tracing::error!(service = %service, matches = candidates.len(), "too many matches on one service");
+        ledger.hold(Some(message));
+        return Some(Rules { rules: Vec::new() });
+    }
+    Some(Rules {
+        rules: candidates
+            .into_iter()
+            .map(|candidate| Arc::new(candidate.rule))
+            .collect(),
+    })
+}
+
+fn candidates_of<'a>(
+    index: &Index,
+    object: &Arc<Object>,
+    reference: &'a ObjectRef,
+    route: &'a Route,
+    service: &Name,
+    ledger: &mut Ledger,
+) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
+    for (i, rule) in route.rules.iter().enumerate() {
+        needs(rule, ledger);
+        for (m, ranked) in rule.matches.iter().enumerate() {
+            let path = ranked.matches.path.as_ref();
+            let redirect = rule.filters.redirect.as_ref();
+            candidates.push(Candidate {
+                of_service: reference.namespace == service.namespace,
+                rank: &ranked.rank,
+                age: age(object),
+                kind: &reference.kind,
+                place: (i, m),
+                rule: Rule {
+                    route: reference.clone(),
+                    index: u32::try_from(i).unwrap_or(u32::MAX),
+                    name: rule.name.clone(),
+                    matches: ranked.matches.clone(),
+                    backends: rule
+                        .backends
+                        .iter()
+                        .map(|each| backend(index, each, path, ledger))
+                        .collect(),
+                    redirect: redirect.map(|redirect| self::redirect(redirect, path)),
+                    filters: filters(index, &rule.filters, path, ledger),
+                    timeouts: rule.timeouts,
+                    retry: rule.retry.clone(),
+                },
+            });
+        }
+    }
+    candidates
+}
+
+/// What a proxy must honour to act on a rule.
+fn needs(rule: &index::Rule, ledger: &mut Ledger) {
+    let all = rule
+        .backends
+        .iter()
+        .map(|backend| &backend.filters)
+        .chain([&rule.filters]);
+    for index::Filters {
+        request_headers,
+        response_headers,
+        rewrite,
+        redirect,
+        mirrors,
+    } in all
+    {
+        let changes = !request_headers.is_empty() || !response_headers.is_empty();
+        if changes || rewrite.is_some() || redirect.is_some() {
+            ledger.requires(feature::FILTERS);
+        }
+        if !mirrors.is_empty() {
+            ledger.requires(feature::MIRROR);
+        }
+    }
+    if rule.timeouts.request.is_some() || rule.timeouts.backend_request.is_some() {
+        ledger.requires(feature::TIMEOUTS);
+    }
+    if rule.retry.is_some() {
+        ledger.requires(feature::RETRY);
+    }
+}
+
+fn redirect(redirect: &index::Redirect, path: Option<&PathMatch>) -> filter::Redirect {
+    filter::Redirect {
+        scheme: redirect.scheme,
+        host: redirect.host.clone(),
+        port: redirect.port,
+        path: change(redirect.path.as_ref(), path),
+        status: redirect.status,
+    }
+}
+
+fn change(new: Option<&NewPath>, path: Option<&PathMatch>) -> Option<PathChange> {
+    new.map(|new| new.after(path))
+}
+
+fn filters(index: &Index, filters: &index::Filters, path: Option<&PathMatch>, ledger: &mut Ledger) -> Filters {
+    let mirror = |mirror: &index::Mirror| {
+        let (place, service, subset) = resolve(index, &mirror.backend, ledger);
+        Mirror {
+            place,
+            service,
+            subset,
+            numerator: mirror.numerator,
+            denominator: mirror.denominator,
+        }
+    };
+    Filters {
+        request_headers: filters.request_headers.clone(),
+        response_headers: filters.response_headers.clone(),
+        rewrite: filters.rewrite.as_ref().map(|rewrite| filter::Rewrite {
+            host: rewrite.host.clone(),
+            path: change(rewrite.path.as_ref(), path),
+        }),
+        mirrors: filters.mirrors.iter().map(mirror).collect(),
+    }
+}
+
+fn backend(index: &Index, written: &Weighted, path: Option<&PathMatch>, ledger: &mut Ledger) -> Backend {
+    let (place, service, subset) = resolve(index, &written.backend, ledger);
+    Backend {
+        weight: written.weight,
+        place,
+        service,
+        subset,
+        filters: filters(index, &written.filters, path, ledger),
+    }
+}
+
+/// Where a reference leads: the place, the Service that it belongs to, and the subset's name or nothing.
+fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> (BackendPlace, ServicePort, String) {
+    let (resolved, topics) = index.resolve(backend);
+    ledger.topics(topics);
+    match resolved {
+        Ok(resolved) => {
+            resolved.objects.into_iter().for_each(|object| ledger.source(object));
+            let (service, subset) = (resolved.service, resolved.subset);
+            let key = SetKey {
+                service: service.clone(),
+                port: backend.port,
+                subset: subset.clone(),
+            };
+            let place = BackendPlace::Endpoints(key.to_string());
+            (place, service_port(&service, backend.port), subset.unwrap_or_default())
+        }
+        Err(unresolved) => {
+            ledger.hold(unresolved.hold);
+            let place = BackendPlace::Unresolved(unresolved.message);
+            (place, service_port(&backend.name, backend.port), String::new())
+        }
+    }
+}

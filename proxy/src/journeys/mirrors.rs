@@ -1,0 +1,113 @@
+//! Copies of requests.
+
+use weft_model::endpoint::BackendPlace;
+use weft_model::filter::{Mirror, PathChange, Rewrite};
+use weft_model::name::ServicePort;
+use weft_model::route::Rule;
+
+use super::script::*;
+use super::world::*;
+
+fn mirror(rule: &mut Rule, numerator: u32, key: Option<&str>) {
+    let place = match key {
+        Some(key) => BackendPlace::Endpoints(key.into()),
+        None => BackendPlace::Unresolved("it is gone".into()),
+    };
+    let service = ServicePort {
+        namespace: "shop".into(),
+        name: "shadow".into(),
+        port: 80,
+    };
+    rule.filters.mirrors.push(Mirror {
+        place,
+        service,
+        subset: String::new(),
+        numerator,
+        denominator: 100,
+    });
+}
+
+/// Waits until so many copies came to this.
+async fn copies(client: &Pod, outcome: &str, count: usize) {
+    let want = format!(
+        "weft_mirrors_total{{destination_namespace=\"shop\",destination_service=\"shadow\",outcome=\"{outcome}\"}} {count}"
+    );
+    while !client.metrics().lines().any(|line| line == want) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_mirror_gets_the_request_as_it_came_and_its_answer_goes_nowhere() {
+    story(async {
+        for speaks in BOTH {
+            let world = World::new();
+            let (app, got) = scripted_app(speaks, &[Does::Status(200)]).await;
+            let (shadow, copied) = scripted_app(speaks, &[Does::Status(500)]).await;
+            let shadow = world.told("shadow").strict().start(shadow, nobody().await).await;
+            let endpoint = world.endpoint(9, shadow.inbound, Some("shadow"));
+            let client = client_told(
+                &world,
+                &[app],
+                |rule| {
+                    mirror(rule, 100, Some("shadow"));
+                    mirror(rule, 0, Some("shadow"));
+                    let path = Some(PathChange::Full("/rewritten".into()));
+                    rule.filters.rewrite = Some(Rewrite { host: None, path });
+                },
+                |told| _ = told.endpoints("shadow", vec![endpoint]),
+            )
+            .await;
+            for (n, body) in ["", "asked", &"x".repeat(60_000)].into_iter().enumerate() {
+                let seen = ask(&client, speaks, "/as/it/came?q=1", &[("x-kept", "1")], body).await;
+                assert_eq!((seen.status, &seen.body[..]), (200, &b"said"[..]));
+                copies(&client, "sent", n + 1).await;
+                let (head, copy) = copied.borrow()[n].clone();
+                assert!(head.contains("/as/it/came?q=1") && head.contains("x-kept: 1"), "{head}");
+                assert!(head.contains("reviews") && head.contains("ns/shop/sa/web"), "{head}");
+                assert_eq!(copy, body);
+                assert!(got.borrow()[n].0.contains("/rewritten"));
+            }
+            assert_eq!((got.borrow().len(), copied.borrow().len()), (3, 3));
+        }
+    });
+}
+
+#[test]
+fn a_copy_that_cannot_be_sent_is_dropped_and_the_request_goes_on() {
+    story(async {
+        for speaks in BOTH {
+            let world = World::new();
+            let (app, got) = scripted_app(speaks, &[Does::Status(200)]).await;
+            let (shadow, copied) = scripted_app(speaks, &[Does::Nothing]).await;
+            let endpoint = world.endpoint(9, shadow, None);
+            let change = |rule: &mut Rule| mirror(rule, 100, Some("shadow"));
+            let client = client_told(&world, &[app], change, |told| {
+                _ = told.endpoints("shadow", vec![endpoint])
+            })
+            .await;
+            // Too large.
+            let large = "x".repeat(70_000);
+            assert_eq!(ask(&client, speaks, "/", &[], &large).await.status, 200);
+            copies(&client, "dropped", 1).await;
+            assert!(copied.borrow().is_empty());
+            // Too many: the mirror answers none.
+            for _ in 0..70 {
+                assert_eq!(ask(&client, speaks, "/", &[], "").await.status, 200);
+            }
+            copies(&client, "dropped", 7).await;
+            assert_eq!(got.borrow().len(), 71);
+        }
+        // Nowhere to go, and nobody there.
+        let (app, _) = scripted_app(Speaks::H1, &[Does::Status(200)]).await;
+        let client = client_of(&World::new(), &[app], |rule| mirror(rule, 100, None)).await;
+        assert_eq!(ask(&client, Speaks::H1, "/", &[], "").await.status, 200);
+        copies(&client, "dropped", 1).await;
+        let world = World::new();
+        let gone = vec![world.endpoint(9, nobody().await, None)];
+        let change = |rule: &mut Rule| mirror(rule, 100, Some("shadow"));
+        let client = client_told(&world, &[app], change, |told| _ = told.endpoints("shadow", gone)).await;
+        assert_eq!(ask(&client, Speaks::H1, "/", &[], "").await.status, 200);
+        copies(&client, "failed", 1).await;
+    });
+}
