@@ -285,13 +285,13 @@ mod tests {
             "objects": [{
                 "kind": "HTTPRoute", "namespace": "shop", "name": "reviews", "file": "/m/routes.yaml", "line": 4,
                 "conditions": [{"type": "Accepted", "status": "False", "reason": "UnsupportedValue",
-                    "field": "spec.rules[0].filters", "message": "filters are not honoured"}],
+                    "field": "spec.rules[0].filters[0].type", "message": "the filter CORS is not honoured"}],
                 "subscribers": 3, "applied": 2, "waiting": ["shop/web-1"],
             }],
         });
         let said = text(&status, None);
         for part in [
-            "UnsupportedValue: spec.rules[0].filters: filters are not honoured",
+            "UnsupportedValue: spec.rules[0].filters[0].type: the filter CORS is not honoured",
             "2/3",
             "shop/web-1",
             "/m/routes.yaml:4",

@@ -35,8 +35,6 @@ pub struct Compiled<T> {
     pub value: T,
     /// The objects that it was made of, in order of uid.
     pub sources: Vec<Source>,
-    /// The features that a proxy needs to honour it.
-    pub requires: Vec<String>,
     /// An object that belongs here is invalid, and no valid form of it is known (since a restart, say). A proxy that has
     /// this resource, or endpoint sets that it referred to, is to keep them; one that has nothing gets `value`.
     pub hold: Option<String>,

@@ -36,7 +36,7 @@ pub(crate) use links::Links;
 pub(crate) use matches::Rank;
 pub(crate) use policy::{Policy, Subset};
 pub(crate) use resolve::takes_routes;
-pub(crate) use route::{Route, Rule, Weighted, age};
+pub(crate) use route::{Route, Weighted, age};
 
 /// What the mesh is called.
 #[derive(Clone, Debug)]

@@ -15,6 +15,8 @@
 //! | [`bundles`] | trust bundles |
 //! | [`mesh`] | networks and defaults |
 
+use std::collections::BTreeSet;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use prost::Message;
@@ -22,6 +24,8 @@ use weft_model::destination::{Lookup, Service};
 use weft_model::endpoint::EndpointSet;
 use weft_model::feature;
 use weft_model::inbound::Inbound;
+use weft_model::locality::Locality;
+use weft_model::route::{Rule, Timeouts};
 use weft_model::version::{Source, Version};
 
 use crate::discovery;
@@ -104,13 +108,43 @@ impl Body {
         }
     }
 
-    /// The features that a proxy needs to honour it. Policies carry their own lists.
-    pub fn requires(&self) -> Vec<&'static str> {
+    /// The features that a proxy needs to honour it, in order. Policies carry their own lists.
+    pub fn requires(&self) -> Vec<String> {
         let Self::Service(service) = self else {
             return Vec::new();
         };
-        let routes = service.rules.as_ref().map(|_| feature::HTTP_ROUTES);
-        routes.into_iter().chain([feature::LOCALITY]).collect()
+        let mut features = BTreeSet::new();
+        if service.locality != Locality::default() {
+            features.insert(feature::LOCALITY);
+        }
+        if let Some(rules) = &service.rules {
+            features.insert(feature::HTTP_ROUTES);
+            rules.rules.iter().for_each(|rule| needs(rule, &mut features));
+        }
+        features.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// What a proxy must honour to act on a rule.
+fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
+    let of_backends = rule.backends.iter().map(|backend| &backend.filters);
+    for filters in of_backends.chain([&rule.filters]) {
+        let changes = !filters.request_headers.is_empty() || !filters.response_headers.is_empty();
+        if changes || filters.rewrite.is_some() {
+            features.insert(feature::FILTERS);
+        }
+        if !filters.mirrors.is_empty() {
+            features.insert(feature::MIRROR);
+        }
+    }
+    if rule.redirect.is_some() {
+        features.insert(feature::FILTERS);
+    }
+    if rule.timeouts != Timeouts::default() {
+        features.insert(feature::TIMEOUTS);
+    }
+    if rule.retry.is_some() {
+        features.insert(feature::RETRY);
     }
 }
 
@@ -152,14 +186,14 @@ pub fn hash(bytes: &[u8]) -> [u8; 16] {
 }
 
 /// Puts a resource together for the wire. `requires` is [`Body::requires`] of the body that was encoded.
-pub fn to_wire(name: &Name, sources: Vec<Source>, requires: &[&str], encoded: &Encoded) -> discovery::Resource {
+pub fn to_wire(name: &Name, sources: Vec<Source>, requires: Vec<String>, encoded: &Encoded) -> discovery::Resource {
     discovery::Resource {
         name: Some(name.to_wire()),
         version: Some(name::version_to_wire(&Version {
             hash: encoded.hash,
             sources,
         })),
-        requires: requires.iter().map(|&feature| feature.to_owned()).collect(),
+        requires,
         state: Some(discovery::resource::State::Body(encoded.bytes.clone())),
     }
 }

@@ -8,12 +8,11 @@ use super::Compiled;
 use crate::index::Topic;
 use crate::objects::Object;
 
-/// Sources, topics, features and whether to hold.
+/// Sources, topics and whether to hold.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     sources: BTreeMap<(String, String), Source>,
     topics: BTreeSet<Topic>,
-    requires: BTreeSet<&'static str>,
     hold: Option<String>,
 }
 
@@ -33,11 +32,6 @@ impl Ledger {
         self.topics.extend(topics);
     }
 
-    /// A proxy needs this feature to honour it.
-    pub(super) fn requires(&mut self, feature: &'static str) {
-        self.requires.insert(feature);
-    }
-
     /// An object that belongs here is invalid, and nothing valid is known. The first reason is told.
     pub(super) fn hold(&mut self, reason: Option<String>) {
         if self.hold.is_none() {
@@ -49,7 +43,6 @@ impl Ledger {
         Compiled {
             value,
             sources: self.sources.into_values().collect(),
-            requires: self.requires.into_iter().map(str::to_owned).collect(),
             hold: self.hold,
             topics: self.topics,
         }

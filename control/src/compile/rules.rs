@@ -5,7 +5,6 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use weft_model::endpoint::BackendPlace;
-use weft_model::feature;
 use weft_model::filter::{self, Filters, Mirror, PathChange};
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::route::{Backend, PathMatch, Rule, Rules};
@@ -115,7 +114,6 @@ fn candidates_of<'a>(
 ) -> Vec<Candidate<'a>> {
     let mut candidates = Vec::new();
     for (i, rule) in route.rules.iter().enumerate() {
-        needs(rule, ledger);
         for (m, ranked) in rule.matches.iter().enumerate() {
             let path = ranked.matches.path.as_ref();
             let redirect = rule.filters.redirect.as_ref();
@@ -144,37 +142,6 @@ fn candidates_of<'a>(
         }
     }
     candidates
-}
-
-/// What a proxy must honour to act on a rule.
-fn needs(rule: &index::Rule, ledger: &mut Ledger) {
-    let all = rule
-        .backends
-        .iter()
-        .map(|backend| &backend.filters)
-        .chain([&rule.filters]);
-    for index::Filters {
-        request_headers,
-        response_headers,
-        rewrite,
-        redirect,
-        mirrors,
-    } in all
-    {
-        let changes = !request_headers.is_empty() || !response_headers.is_empty();
-        if changes || rewrite.is_some() || redirect.is_some() {
-            ledger.requires(feature::FILTERS);
-        }
-        if !mirrors.is_empty() {
-            ledger.requires(feature::MIRROR);
-        }
-    }
-    if rule.timeouts.request.is_some() || rule.timeouts.backend_request.is_some() {
-        ledger.requires(feature::TIMEOUTS);
-    }
-    if rule.retry.is_some() {
-        ledger.requires(feature::RETRY);
-    }
 }
 
 fn redirect(redirect: &index::Redirect, path: Option<&PathMatch>) -> filter::Redirect {

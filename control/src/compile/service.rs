@@ -1,7 +1,6 @@
 //! One port of a Service, as one client sees it: protocol, rules in order of precedence, locality.
 
 use weft_model::destination::{Protocol, Service};
-use weft_model::feature;
 use weft_model::locality::Locality;
 use weft_model::route::RetryBudget;
 
@@ -50,9 +49,6 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
             &mut ledger,
         );
     }
-    if value.rules.is_some() {
-        ledger.requires(feature::HTTP_ROUTES);
-    }
     Some(ledger.close(value))
 }
 
@@ -67,9 +63,5 @@ fn locality(index: &Index, service: &Name, ledger: &mut Ledger) -> Locality {
         return Locality::default();
     };
     ledger.source(object);
-    let Some(locality) = policy.locality else {
-        return Locality::default();
-    };
-    ledger.requires(feature::LOCALITY);
-    locality
+    policy.locality.unwrap_or_default()
 }

@@ -17,6 +17,7 @@ use weft_model::endpoint::BackendPlace;
 use weft_model::endpoint::EndpointSet;
 use weft_model::identity::TrustDomain;
 use weft_model::route::RequestHead;
+use weft_proto::resource::Body;
 
 use super::*;
 use crate::index::{Changed, Condition, ConditionType};
@@ -47,6 +48,11 @@ fn settings() -> Settings {
         inside: Vec::new(),
         outside: Vec::new(),
     }
+}
+
+/// What a proxy must honour to act on a service.
+fn requires(service: &Compiled<Service>) -> Vec<String> {
+    Body::Service(service.value.clone()).requires()
 }
 
 /// All that one subscription needs.

@@ -21,9 +21,10 @@ const HEADERS_MAX: usize = 16;
 const PATH_MAX: usize = 1024;
 const VALUE_MAX: usize = 4096;
 /// Headers that frame a message, or that the mesh speaks with itself: no route may touch them.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "connection",
     "content-length",
+    "expect",
     "host",
     "keep-alive",
     "proxy-connection",
@@ -155,8 +156,68 @@ fn incompatible(field: String, message: String, fix: &str) -> Refusal {
 }
 
 fn read_one(place: Place<'_>, filter: &Filter, field: &str, read: &mut Filters, refusals: &mut Vec<Refusal>) {
+    let r#type = filter.r#type.as_str();
+    let Some(own) = field_of(place, r#type) else {
+        return refusals.push(not_honoured(place, r#type, field));
+    };
+    for other in given(filter).filter(|other| *other != own) {
+        let message = format!("belongs to another type of filter than {type}");
+        refusals.push(Refusal::value(
+            format!("{field}.{other}"),
+            message,
+            "write a filter of its own for it",
+        ));
+    }
+    let own = format!("{field}.{own}");
+    let is_missing = match r#type {
+        "RequestHeaderModifier" => {
+            let written = filter.request_header_modifier.as_ref();
+            changes(written, &own, &mut read.request_headers, refusals)
+        }
+        "ResponseHeaderModifier" => {
+            let written = filter.response_header_modifier.as_ref();
+            changes(written, &own, &mut read.response_headers, refusals)
+        }
+        "RequestRedirect" => {
+            let written = filter.request_redirect.as_ref();
+            read.redirect = written.map(|written| redirect(written, &own, refusals));
+            read.redirect.is_none()
+        }
+        "URLRewrite" => {
+            let written = filter.url_rewrite.as_ref();
+            read.rewrite = written.map(|written| rewrite(written, &own, refusals));
+            read.rewrite.is_none()
+        }
+        _ => {
+            let written = filter.request_mirror.as_ref();
+            read.mirrors
+                .extend(written.and_then(|written| mirror(place, written, &own, refusals)));
+            written.is_none()
+        }
+    };
+    if is_missing {
+        let message = format!("is missing, and the type is {type}");
+        refusals.push(Refusal::value(own, message, "write what the filter is to do"));
+    }
+}
+
+fn not_honoured(place: Place<'_>, r#type: &str, field: &str) -> Refusal {
+    let what = if place.of_backend { "a backend" } else { "a rule" };
+    let message = format!(
+        "the filter {type} is not honoured by Weft on {what} of a {}",
+        place.object.kind
+    );
+    let fix = match place.of_backend {
+        true if r#type == "RequestRedirect" => "write it on the rule",
+        _ => "remove the filter",
+    };
+    incompatible(format!("{field}.type"), message, fix)
+}
+
+/// The fields of a filter that were written, but for its type.
+fn given(filter: &Filter) -> impl Iterator<Item = &'static str> {
     let Filter {
-        r#type,
+        r#type: _,
         request_header_modifier,
         response_header_modifier,
         request_redirect,
@@ -166,7 +227,7 @@ fn read_one(place: Place<'_>, filter: &Filter, field: &str, read: &mut Filters, 
         external_auth,
         extension_ref,
     } = filter;
-    let given = [
+    let all = [
         ("requestHeaderModifier", request_header_modifier.is_some()),
         ("responseHeaderModifier", response_header_modifier.is_some()),
         ("requestRedirect", request_redirect.is_some()),
@@ -176,61 +237,7 @@ fn read_one(place: Place<'_>, filter: &Filter, field: &str, read: &mut Filters, 
         ("externalAuth", external_auth.is_some()),
         ("extensionRef", extension_ref.is_some()),
     ];
-    let Some(own) = field_of(place, r#type) else {
-        let what = if place.of_backend { "a backend" } else { "a rule" };
-        let message = format!(
-            "the filter {type} is not honoured by Weft on {what} of a {}",
-            place.object.kind
-        );
-        let fix = match place.of_backend {
-            true if r#type == "RequestRedirect" => "write it on the rule",
-            _ => "remove the filter",
-        };
-        return refusals.push(incompatible(format!("{field}.type"), message, fix));
-    };
-    for (other, _) in given.iter().filter(|(other, given)| *given && *other != own) {
-        let message = format!("belongs to another type of filter than {type}");
-        refusals.push(Refusal::value(
-            format!("{field}.{other}"),
-            message,
-            "write a filter of its own for it",
-        ));
-    }
-    let own = format!("{field}.{own}");
-    let is_missing = match r#type.as_str() {
-        "RequestHeaderModifier" => changes(
-            request_header_modifier.as_ref(),
-            &own,
-            &mut read.request_headers,
-            refusals,
-        ),
-        "ResponseHeaderModifier" => changes(
-            response_header_modifier.as_ref(),
-            &own,
-            &mut read.response_headers,
-            refusals,
-        ),
-        "RequestRedirect" => {
-            read.redirect = request_redirect
-                .as_ref()
-                .map(|written| redirect(written, &own, refusals));
-            read.redirect.is_none()
-        }
-        "URLRewrite" => {
-            read.rewrite = url_rewrite.as_ref().map(|written| rewrite(written, &own, refusals));
-            read.rewrite.is_none()
-        }
-        _ => {
-            let mirror = request_mirror.as_ref();
-            read.mirrors
-                .extend(mirror.and_then(|written| self::mirror(place, written, &own, refusals)));
-            mirror.is_none()
-        }
-    };
-    if is_missing {
-        let message = format!("is missing, and the type is {type}");
-        refusals.push(Refusal::value(own, message, "write what the filter is to do"));
-    }
+    all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name)
 }
 
 /// The field that belongs to a type of filter. `None`: not honoured here.
@@ -353,7 +360,7 @@ fn new_path(written: Option<&PathModifier>, field: &str, refusals: &mut Vec<Refu
         refusals.push(Refusal::value(format!("{field}.{own}"), "is missing", "the new path"));
         return None;
     };
-    let is_path = |byte: u8| byte.is_ascii_graphic() && !b"?#".contains(&byte);
+    let is_path = |byte: u8| byte.is_ascii_graphic() && !b"?#<>`".contains(&byte);
     if text.len() > PATH_MAX || !text.bytes().all(is_path) {
         let message = format!("{text:?} is no path");
         let fix = "a path without a query, other characters percent-encoded";

@@ -273,14 +273,13 @@ fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
             })
         }),
         Item::Bundles => {
-            let (sources, requires, hold, topics) = (Vec::new(), Vec::new(), None, BTreeSet::new());
+            let (sources, hold, topics) = (Vec::new(), None, BTreeSet::new());
             let value = trust_roots(&facts.bundles);
             entry(
                 item,
                 Compiled {
                     value,
                     sources,
-                    requires,
                     hold,
                     topics,
                 },
@@ -295,7 +294,6 @@ fn make_lookup(item: &Item, compiled: Compiled<Option<Lookup>>) -> Entry {
     let Compiled {
         value,
         sources,
-        requires,
         hold,
         topics,
     } = compiled;
@@ -313,7 +311,6 @@ fn make_lookup(item: &Item, compiled: Compiled<Option<Lookup>>) -> Entry {
     let compiled = Compiled {
         value,
         sources,
-        requires,
         hold,
         topics,
     };
@@ -321,12 +318,13 @@ fn make_lookup(item: &Item, compiled: Compiled<Option<Lookup>>) -> Entry {
 }
 
 fn entry<T>(item: &Item, compiled: Compiled<T>, refers: Vec<Name>, body: impl FnOnce(T) -> Body) -> Entry {
-    let encoded = resource::encode(&body(compiled.value));
+    let body = body(compiled.value);
+    let encoded = resource::encode(&body);
     let version = Version {
         hash: encoded.hash,
         sources: compiled.sources,
     };
-    let made = Made::new(item.name(), version, compiled.requires, refers, encoded.bytes);
+    let made = Made::new(item.name(), version, body.requires(), refers, encoded.bytes);
     Entry {
         made: Some(Arc::new(made)),
         hold: compiled.hold.map(Into::into),

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use weft_model::inbound::Mode;
+use weft_model::locality::Prefer;
 
 use super::*;
 
@@ -113,7 +114,7 @@ fn a_resource() -> discovery::Resource {
     to_wire(
         &Name::new(Kind::Mesh, name::MESH),
         vec![source],
-        &[],
+        Vec::new(),
         &encode(&a_mesh()),
     )
 }
@@ -218,12 +219,14 @@ fn a_target_is_asked_for_once_and_within_the_limit() {
 fn a_service_requires_what_it_uses() {
     assert!(a_mesh().requires().is_empty());
     let mut service = fields::service();
-    assert_eq!(
-        Body::Service(service.clone()).requires(),
-        [feature::HTTP_ROUTES, feature::LOCALITY]
-    );
+    service.locality.prefer = Prefer::Region;
+    let mut all = feature::SUPPORTED.to_vec();
+    all.sort_unstable();
+    assert_eq!(Body::Service(service.clone()).requires(), all);
     service.rules = None;
-    assert_eq!(Body::Service(service).requires(), [feature::LOCALITY]);
+    assert_eq!(Body::Service(service.clone()).requires(), [feature::LOCALITY]);
+    service.locality = Locality::default();
+    assert!(Body::Service(service).requires().is_empty());
 }
 
 #[test]

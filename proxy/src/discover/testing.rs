@@ -187,7 +187,7 @@ pub(crate) fn says(key: &str, body: &Body, resource_version: u64) -> Resource {
     resource::to_wire(
         &Name::new(body.kind(), key),
         vec![source],
-        &body.requires(),
+        body.requires(),
         &resource::encode(body),
     )
 }

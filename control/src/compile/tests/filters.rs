@@ -16,9 +16,10 @@ fn compiled(parts: &str) -> (Arc<Rule>, Vec<String>) {
     let world = World::new(&(shop() + &route("HTTPRoute", "shop", "r", &format!("  - {parts}\n"))));
     assert_eq!(world.problems(), Vec::<String>::new());
     let service = world.service(REVIEWS, "web");
+    let requires = requires(&service);
     let rules = service.value.rules.expect("routes").rules;
     assert_eq!(rules.len(), 1);
-    (rules[0].clone(), service.requires)
+    (rules[0].clone(), requires)
 }
 
 #[test]
@@ -115,14 +116,16 @@ fn timeouts_and_retries_are_read_and_zero_is_none() {
     assert_eq!((rule.timeouts.request, requires.len()), (None, 1));
 }
 
+#[track_caller]
+fn refused_filter(filters: &str, field: &str, words: &str) {
+    let rules = format!("  - filters: [{filters}]\n    {BACKENDS}\n");
+    refused("HTTPRoute", &rules, &format!("spec.rules[0].{field}"), words);
+}
+
 #[test]
-fn an_invalid_filter_is_refused_by_field_and_the_last_good_route_stays() {
-    let filter = |filters: &str, field: &str, words: &str| {
-        let rules = format!("  - filters: [{filters}]\n    {BACKENDS}\n");
-        refused("HTTPRoute", &rules, &format!("spec.rules[0].{field}"), words);
-    };
+fn an_invalid_change_of_a_header_is_refused_by_field() {
     let headers = |changes: &str, field: &str, words: &str| {
-        filter(
+        refused_filter(
             &format!("{{type: RequestHeaderModifier, requestHeaderModifier: {{{changes}}}}}"),
             &format!("filters[0].requestHeaderModifier.{field}"),
             words,
@@ -136,6 +139,7 @@ fn an_invalid_filter_is_refused_by_field_and_the_last_good_route_stays() {
         "twice",
     );
     headers("remove: [Host]", "remove[0]", "host");
+    headers("remove: [Expect]", "remove[0]", "expect");
     headers(
         "set: [{name: Content-Length, value: '1'}]",
         "set[0].name",
@@ -146,44 +150,57 @@ fn an_invalid_filter_is_refused_by_field_and_the_last_good_route_stays() {
         "set[0].name",
         "x-weft-source",
     );
-    filter("{type: Nonsense}", "filters[0].type", "Nonsense");
-    filter(
+}
+
+#[test]
+fn an_invalid_filter_is_refused_by_field_and_the_last_good_route_stays() {
+    refused_filter("{type: Nonsense}", "filters[0].type", "Nonsense");
+    refused_filter(
         "{type: RequestHeaderModifier}",
         "filters[0].requestHeaderModifier",
         "missing",
     );
-    filter(
+    refused_filter(
         "{type: URLRewrite, urlRewrite: {}, cors: {}}",
         "filters[0].cors",
         "another type",
     );
-    filter(
+    refused_filter(
         "{type: URLRewrite, urlRewrite: {}}, {type: URLRewrite, urlRewrite: {}}",
         "filters[1].type",
         "twice",
     );
-    filter(
+    refused_filter(
         "{type: URLRewrite, urlRewrite: {hostname: 'a:80'}}",
         "filters[0].urlRewrite.hostname",
         "no host name",
     );
-    filter(
+    refused_filter(
         "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: '/a?b'}}}",
         "filters[0].urlRewrite.path.replaceFullPath",
         "no path",
     );
-    filter(
+    refused_filter(
         "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath}}}",
         "filters[0].urlRewrite.path.replaceFullPath",
         "missing",
     );
-    filter(
+    refused_filter(
         "{type: RequestRedirect, requestRedirect: {}}",
         "backendRefs",
         "sends nowhere",
     );
+    refused_filter(
+        "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: '/<a>'}}}",
+        "filters[0].urlRewrite.path.replaceFullPath",
+        "no path",
+    );
+}
+
+#[test]
+fn an_invalid_mirror_is_refused_by_field() {
     let mirror = |mirror: &str, field: &str, words: &str| {
-        filter(
+        refused_filter(
             &format!("{{type: RequestMirror, requestMirror: {{{mirror}}}}}"),
             &format!("filters[0].requestMirror{field}"),
             words,

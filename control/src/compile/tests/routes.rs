@@ -31,7 +31,7 @@ fn weights_default_to_one_and_subsets_are_sets_of_their_own() {
     );
     assert_eq!(world.problems(), Vec::<String>::new());
     let compiled = world.service(REVIEWS, "web");
-    assert_eq!(compiled.requires, ["http-routes/1"]);
+    assert_eq!(requires(&compiled), ["http-routes/1"]);
     let closure = closure(&world.index, &REVIEWS.parse().unwrap(), "web");
     let keys: Vec<&str> = closure.endpoints.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(
@@ -44,7 +44,7 @@ fn weights_default_to_one_and_subsets_are_sets_of_their_own() {
 #[test]
 fn without_routes_everything_goes_to_the_service_and_no_feature_is_needed() {
     let compiled = World::new(&shop()).service(REVIEWS, "web");
-    assert!(compiled.value.rules.is_none() && compiled.requires.is_empty());
+    assert!(compiled.value.rules.is_none() && requires(&compiled).is_empty());
     assert_eq!(compiled.value.endpoints, "shop/reviews:80");
 }
 
@@ -430,7 +430,7 @@ fn a_traffic_policy_sets_the_locality_and_the_oldest_acts() {
             spill_below_percent: 50
         }
     );
-    assert_eq!(compiled.requires, ["locality/1"]);
+    assert_eq!(requires(&compiled), ["locality/1"]);
     world.edit(&policy("a", "{prefer: None}"));
     assert_eq!(world.service(REVIEWS, "web").value.locality.prefer, Prefer::None);
     assert_eq!(

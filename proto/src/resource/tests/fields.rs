@@ -52,7 +52,10 @@ pub(super) fn service() -> Service {
         backends: vec![backend],
         redirect: None,
         filters: filters(),
-        timeouts: Timeouts::default(),
+        timeouts: Timeouts {
+            request: Some(Duration::from_secs(2)),
+            backend_request: Some(Duration::from_secs(1)),
+        },
         retry: Some(Retry {
             attempts: 2,
             backoff: Duration::from_millis(25),

@@ -140,10 +140,10 @@ fn a_mode_that_is_not_known_is_strict() {
 fn a_newer_route_is_refused_naming_the_feature() {
     let body = Body::Service(fields::service());
     let name = Name::new(Kind::Service, "shop/reviews:80");
-    let today = to_wire(&name, Vec::new(), &body.requires(), &encode(&body));
+    let today = to_wire(&name, Vec::new(), body.requires(), &encode(&body));
     assert!(from_wire(today).is_ok());
-    let newer = [feature::HTTP_ROUTES, "http-filters/3", "retries/1"];
-    let refusal = from_wire(to_wire(&name, Vec::new(), &newer, &encode(&body))).unwrap_err();
+    let newer = [feature::HTTP_ROUTES, "http-filters/3", "retries/1"].map(str::to_owned);
+    let refusal = from_wire(to_wire(&name, Vec::new(), newer.into(), &encode(&body))).unwrap_err();
     assert_eq!(refusal.field, "requires");
     assert_eq!(refusal.missing_features, ["http-filters/3", "retries/1"]);
     assert!(

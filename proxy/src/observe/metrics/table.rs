@@ -120,7 +120,7 @@ families! {
         "Endpoints set aside after failures, by reason code.";
     RETRIES = "weft_retries_total", Kind::Counter, "tries",
         &["destination_namespace", "destination_service", "reason"], Service,
-        "Tries that a rule's retry has made again, by what the one before came to: http-<status>, grpc-<status>, or a reason code. Tries of which no byte had reached the app are not among them.";
+        "Tries that a rule's retry has made again, by what the one before came to: `http-503`, `grpc-14` (each with its status), or a reason code. Tries of which no byte had reached the app are not among them.";
     RETRIES_DENIED = "weft_retries_denied_total", Kind::Counter, "tries",
         &["destination_namespace", "destination_service"], Service,
         "Tries that a rule's retry would have made, and the Service's retry budget did not allow.";
