@@ -122,7 +122,11 @@ impl Io {
     pub fn poll_read_ahead(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         const STEP: usize = 4096;
         let mut step = [0_u8; STEP];
-        let mut buffer = ReadBuf::new(&mut step[..most.min(STEP)]);
+        self.poll_read_step(cx, &mut step[..most.min(STEP)])
+    }
+
+    fn poll_read_step(&mut self, cx: &mut Context<'_>, step: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(step);
         ready!(self.transport.poll_read(cx, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
         self.watch(buffer.filled())?;
@@ -166,7 +170,8 @@ impl Io {
             return false;
         }
         let mut cx = Context::from_waker(Waker::noop());
-        self.poll_read_ahead(&mut cx, 1).is_pending()
+        // Asked twice for each request: no more than the one byte is made ready.
+        self.poll_read_step(&mut cx, &mut [0]).is_pending()
     }
 
     /// The socket of a plain stream with nothing read ahead, or the stream as it was.

@@ -1,5 +1,6 @@
 //! The end-to-end tests, one module per promise.
 
+mod cost;
 mod failures;
 mod follow;
 mod host;
