@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use weft_local::net::{Net, NetSettings};
 use weft_local::pod::{ContainerState, ExecPlan, ExecStdio, PodHandle, PodStatus};
 use weft_local::runtime::{Backoff, Runtime, Settings};
-use weft_local::sandbox::{Inside, Outside};
+use weft_local::sandbox::{Inside, Mode, Outside};
 use weft_local::spec::{ContainerPlan, Dns, PodPlan, Privilege, RestartPolicy};
 
 /// A story: it fails with an error that says what was seen.
@@ -28,6 +28,8 @@ pub(crate) struct Stage {
     pub(crate) dir: PathBuf,
     pub(crate) words: Vec<String>,
     pub(crate) outside: Outside,
+    /// There is one user only: all files are its own, and it has no other groups.
+    pub(crate) single: bool,
 }
 
 /// The supervisor of a story: `arguments` are its name, its directory and its words.
@@ -69,6 +71,7 @@ pub(crate) fn supervise(inside: Inside) -> ExitCode {
             runtime: Runtime::new(settings)?,
             dir,
             words: words[2..].to_vec(),
+            single: matches!(inside.mode, Mode::Single { .. }),
             outside: inside.listen()?,
         };
         story(stage).await
