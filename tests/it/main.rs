@@ -11,4 +11,5 @@ mod rotation;
 mod routes;
 mod sandbox;
 mod telemetry;
+mod verbs;
 mod wire;
