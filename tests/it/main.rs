@@ -4,6 +4,7 @@ mod failures;
 mod follow;
 mod host;
 mod impostor;
+mod jaeger;
 mod logs;
 mod peers;
 mod rootless;
