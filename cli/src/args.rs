@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -20,6 +21,7 @@ use crate::demo::DemoArgs;
   weft status                                # what runs, and which proxies have which configuration
   weft exec -n shop web -- curl -s http://reviews/
   weft down
+  weft completion bash                       # or zsh, fish
 
 Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests."
 )]
@@ -37,6 +39,8 @@ pub(crate) enum Verb {
     Logs(LogsArgs),
     PortForward(ForwardArgs),
     Down(DownArgs),
+    Completion(CompletionArgs),
+    Man(ManArgs),
     /// Role: the data plane beside an app (see `weft proxy --help`).
     Proxy(RoleArgs),
     /// Role: the control plane (see `weft control --help`).
@@ -88,35 +92,74 @@ pub(crate) struct UpArgs {
 }
 
 /// End a mesh.
+///
+/// Its pods end in order, as in Kubernetes; what does not end in time is killed. Its logs and keys stay.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft down
+  weft down --name second")]
 pub(crate) struct DownArgs {
     #[command(flatten)]
     pub(crate) mesh: MeshArgs,
 }
 
-/// Show pods, services, routes and proxies of a mesh.
+/// Show pods, services, traffic, routes and proxies of a mesh.
 ///
-/// Pods with the pids of proxy and containers, addresses, readiness, region and version; services; routes with what was
-/// refused and why, and which proxies have acknowledged which version.
+/// Pods with the pids of proxy and containers, addresses, readiness, region and version; services; what each service got of
+/// traffic, as the proxies of its callers saw it (each attempt at an endpoint; 5xx, no answer, and gRPC statuses that say
+/// that the server failed are no success); routes with what was refused and why, and which proxies have acknowledged which
+/// version.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft status
-  weft status -o json | jq '.pods[] | {name, ready, addresses}'")]
+  weft status -n shop -o wide
+  weft status --window 10s                        # the traffic of the next 10 seconds
+  weft status -o json | jq '.pods[] | {name, ready, addresses}'
+  weft status -o json --window 5s | jq .traffic")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) mesh: MeshArgs,
     /// Only this namespace.
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
-    /// As text for people, or as JSON.
+    /// As text for people (wide: with more columns, never broken into lines), or as JSON or YAML for programs.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Output,
+    /// Measure traffic from now on for this long, such as 10s, instead of since the proxies started. JSON and YAML have
+    /// `traffic` only with this.
+    #[arg(long, value_name = "DURATION", value_parser = window)]
+    pub(crate) window: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     Text,
+    Wide,
     Json,
+    Yaml,
+}
+
+/// Print the completion of a shell.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft completion bash > ~/.local/share/bash-completion/completions/weft
+  weft completion zsh > ~/.zfunc/_weft              # with ~/.zfunc in $fpath
+  weft completion fish > ~/.config/fish/completions/weft.fish
+  source <(weft completion bash)                    # for this shell only")]
+pub(crate) struct CompletionArgs {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Write manual pages.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft man --dir ~/.local/share/man/man1 && man weft-up")]
+pub(crate) struct ManArgs {
+    /// The directory for them, which is made.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 /// Which pod.
@@ -217,6 +260,16 @@ fn lifetime(value: &str) -> Result<String, String> {
     weft_daemon::settings::duration(value)
         .map(|_| value.to_owned())
         .map_err(|error| error.to_string())
+}
+
+fn window(value: &str) -> Result<Duration, String> {
+    const MOST: Duration = Duration::from_secs(3600);
+    match weft_daemon::settings::duration(value) {
+        Ok(window) if window > MOST => Err("at most 1h".to_owned()),
+        Ok(window) if window.is_zero() => Err("longer than nothing, such as 10s".to_owned()),
+        Ok(window) => Ok(window),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn ports(text: &str) -> Result<(u16, u16), String> {

@@ -16,11 +16,16 @@ mod demo;
 mod down;
 mod exec;
 mod forward;
+mod generate;
+mod http;
 mod logs;
+mod scrape;
 mod status;
 mod table;
 mod target;
+mod traffic;
 mod up;
+mod yaml;
 
 use args::{Cli, Verb};
 
@@ -85,6 +90,8 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Exec(args) => asking(exec::main(args)),
         Verb::Logs(args) => asking(logs::main(args)),
         Verb::PortForward(args) => asking(forward::main(args)),
+        Verb::Completion(args) => generate::completion(&args),
+        Verb::Man(args) => generate::man(&args),
         // Taken by their names before the arguments were read.
         Verb::Proxy(_) | Verb::Control(_) | Verb::Init(_) => Ok(ExitCode::from(exit::USAGE)),
     };

@@ -1,32 +1,83 @@
 //! `weft status`: what runs, what is configured, and which proxies know it.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use rustix::termios::tcgetwinsize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::args::{Output, StatusArgs};
+use crate::scrape::{self, Traffic};
 use crate::table::{Table, clean};
 use crate::target::client;
+use crate::yaml;
 
 /// Prints the state of a mesh.
 pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
-    let mut status = client(&args.mesh).status().await?;
+    let client = client(&args.mesh);
+    let mut status = client.status().await?;
+    let is_for_people = matches!(args.output, Output::Text | Output::Wide);
+    let traffic = match is_for_people || args.window.is_some() {
+        true => Some(scrape::traffic(&client, &status, args.window).await),
+        false => None,
+    };
+    if let (Some(traffic), false) = (&traffic, is_for_people) {
+        let services: Vec<Value> = traffic
+            .services
+            .iter()
+            .map(|(service, calls)| calls.json(service))
+            .collect();
+        status["traffic"] = json!({
+            "windowSeconds": args.window.map(|window| window.as_secs_f64()),
+            "services": services, "silent": traffic.silent,
+        });
+    }
     if let Some(namespace) = &args.namespace {
-        for list in ["pods", "services", "routes", "objects", "proxies"] {
-            if let Some(items) = status[list].as_array_mut() {
+        let keep = |items: &mut Value| {
+            if let Some(items) = items.as_array_mut() {
                 items.retain(|item| item["namespace"] == namespace.as_str());
             }
+        };
+        for list in ["pods", "services", "routes", "objects", "proxies"] {
+            keep(&mut status[list]);
+        }
+        if traffic.is_some() && !is_for_people {
+            keep(&mut status["traffic"]["services"]);
         }
     }
-    match args.output {
-        Output::Json => println!("{status:#}"),
-        Output::Text => print!("{}", text(&status, width())),
-    }
+    let said = match args.output {
+        Output::Json => format!("{status:#}\n"),
+        Output::Yaml => yaml::text(&status),
+        Output::Text | Output::Wide => {
+            let wide = args.output == Output::Wide;
+            let table = traffic.unwrap_or_default();
+            let table = told(&table, args.namespace.as_deref());
+            let title = match args.window {
+                Some(window) => format!("TRAFFIC OF {window:?}"),
+                None => "TRAFFIC SINCE THE PROXIES STARTED".to_owned(),
+            };
+            text(&status, (&title, table), width().filter(|_| !wide), wide)
+        }
+    };
+    // Whoever reads may have enough.
+    let _ = io::stdout().write_all(said.as_bytes());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What each Service got of traffic.
+fn told(traffic: &Traffic, namespace: Option<&str>) -> Table {
+    let mut table = Table::new(&["NAMESPACE", "SERVICE", "CALLS", "SUCCESS", "CALLS/S", "P50", "P99"]);
+    for ((of, name), calls) in &traffic.services {
+        if namespace.is_none_or(|namespace| namespace == of) {
+            table.row([of.clone(), name.clone()].into_iter().chain(calls.cells()));
+        }
+    }
+    if !traffic.silent.is_empty() {
+        eprintln!("weft status: no metrics from {}", traffic.silent.join(", "));
+    }
+    table
 }
 
 /// The columns of the terminal that standard output is, if it is one.
@@ -41,7 +92,7 @@ fn width() -> Option<usize> {
 }
 
 /// The state as text. `width`: of the terminal that it is for, if it is for one.
-fn text(status: &Value, width: Option<usize>) -> String {
+fn text(status: &Value, (title, traffic): (&str, Table), width: Option<usize>, wide: bool) -> String {
     let mut out = String::new();
     let control = &status["control"];
     let state = match (control["ready"].as_bool(), control["answers"].as_bool()) {
@@ -57,8 +108,9 @@ fn text(status: &Value, width: Option<usize>) -> String {
     // A String takes all that is written to it, here and below.
     let _ = writeln!(out, "{place} · control plane {state} (pid {})", number(&control["pid"]));
     let parts = [
-        ("PODS", pods(status)),
+        ("PODS", pods(status, wide)),
         ("SERVICES", services(status)),
+        (title, traffic),
         ("ROUTES AND POLICIES", objects(status)),
         ("PROXIES", proxies(status)),
     ];
@@ -80,8 +132,8 @@ fn text(status: &Value, width: Option<usize>) -> String {
     out
 }
 
-fn pods(status: &Value) -> Table {
-    let mut table = Table::new(&[
+fn pods(status: &Value, wide: bool) -> Table {
+    let mut headings = vec![
         "NAMESPACE",
         "NAME",
         "READY",
@@ -93,7 +145,11 @@ fn pods(status: &Value) -> Table {
         "VERSION",
         "PROXY",
         "CONTAINERS",
-    ]);
+    ];
+    if wide {
+        headings.extend(["WORKLOAD", "SERVICE ACCOUNT", "NODE"]);
+    }
+    let mut table = Table::new(&headings);
     for pod in list(&status["pods"]) {
         let containers = list(&pod["containers"]);
         let counted = || containers.iter().filter(|container| container["kind"] != "init");
@@ -102,7 +158,7 @@ fn pods(status: &Value) -> Table {
             .iter()
             .filter(|container| container["name"] != "weft-proxy" && !container["pid"].is_null());
         let pids = apps.map(|container| format!("{} {}", word(&container["name"]), number(&container["pid"])));
-        table.row([
+        let mut cells = vec![
             word(&pod["namespace"]),
             word(&pod["name"]),
             format!("{ready}/{}", counted().count()),
@@ -121,7 +177,11 @@ fn pods(status: &Value) -> Table {
                 "none".to_owned()
             },
             pids.collect::<Vec<_>>().join(", "),
-        ]);
+        ];
+        if wide {
+            cells.extend(["workload", "serviceAccount", "node"].map(|field| word(&pod[field])));
+        }
+        table.row(cells);
     }
     table
 }
@@ -274,9 +334,21 @@ fn number(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    fn plain(status: &Value) -> String {
+        text(status, ("TRAFFIC", told(&Traffic::default(), None)), None, false)
+    }
+
+    #[test]
+    fn wide_has_more_of_each_pod() {
+        let status =
+            json!({"pods": [{"namespace": "shop", "name": "web-1", "serviceAccount": "web", "node": "west-1"}]});
+        let none = || told(&Traffic::default(), None);
+        let wide = text(&status, ("TRAFFIC", none()), None, true);
+        assert!(wide.contains("SERVICE ACCOUNT") && wide.contains("west-1"), "{wide}");
+        assert!(!plain(&status).contains("west-1"));
+    }
 
     #[test]
     fn a_route_that_was_refused_says_field_reason_and_place() {
@@ -289,7 +361,7 @@ mod tests {
                 "subscribers": 3, "applied": 2, "waiting": ["shop/web-1"],
             }],
         });
-        let said = text(&status, None);
+        let said = plain(&status);
         for part in [
             "UnsupportedValue: spec.rules[0].filters[0].type: the filter CORS is not honoured",
             "2/3",
@@ -306,8 +378,8 @@ mod tests {
             json!({"objects": [{"kind": "HTTPRoute", "name": "r", "conditions": [
                 {"type": "PartiallyInvalid", "status": status, "reason": "Dropped", "message": "one rule"}]}]})
         };
-        assert!(text(&route("True"), None).contains("Dropped: one rule"));
-        assert!(text(&route("False"), None).contains("accepted"));
+        assert!(plain(&route("True")).contains("Dropped: one rule"));
+        assert!(plain(&route("False")).contains("accepted"));
     }
 
     #[test]
@@ -321,7 +393,7 @@ mod tests {
                 {"name": "web", "kind": "main", "ready": false, "pid": null},
             ],
         }]});
-        let said = text(&status, None);
+        let said = plain(&status);
         for part in ["1/2", "CrashLoopBackOff", "10.244.0.2, fd00::2", "41"] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }
@@ -331,7 +403,7 @@ mod tests {
     fn an_error_of_several_lines_is_one_line_of_the_problems() {
         let status =
             json!({"problems": [{"severity": "error", "text": "route.yaml:7: no regular expression:\n  a(\n   ^"}]});
-        let said = text(&status, None);
+        let said = plain(&status);
         assert!(
             said.ends_with("error: route.yaml:7: no regular expression: a( ^\n"),
             "{said}"

@@ -257,7 +257,10 @@ impl Server {
                     env,
                     stdio,
                 };
-                handle.exec(plan).await.map_err(|error| error.to_string())
+                handle
+                    .exec(plan)
+                    .await
+                    .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
             }
             Err(why) => Err(why),
         };

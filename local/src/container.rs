@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 pub use self::exec::{Exec, ExecPlan, ExecStdio};
-pub(crate) use self::exec::{exec, terminal};
+pub(crate) use self::exec::{enter, exec};
 pub(crate) use self::identity::Identity;
 pub(crate) use self::init::init;
 use crate::logs::LogFile;

@@ -18,6 +18,7 @@ pub mod spec;
 pub mod stage;
 
 mod container;
+mod ids;
 mod mounts;
 mod probe;
 mod relay;

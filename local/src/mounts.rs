@@ -1,5 +1,6 @@
 //! Mounts, one step each, with errors that name the step.
 
+mod layer;
 pub(crate) mod root;
 
 use std::ffi::CString;
@@ -8,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_bind_recursive,
     mount_change, mount_remount, move_mount, open_tree,
@@ -46,7 +47,7 @@ pub(crate) fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
 pub(crate) fn proc(target: &Path) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", target, "proc", flags, None)
-        .context("mounting /proc (a container that masks its own /proc must run with --privileged)")
+        .context("mounting /proc (a container that masks its own /proc must be run with --privileged, or with --security-opt systempaths=unconfined)")
 }
 
 /// `source` shows at `target` too.
@@ -68,14 +69,27 @@ pub(crate) fn bind_program(program: &File, target: &Path) -> io::Result<()> {
 
 /// Nothing can be written through this mount any more.
 pub(crate) fn read_only(target: &Path) -> io::Result<()> {
-    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    mount_remount(target, flags, c"").context(&format!("making {} read-only", target.display()))
+    restrict(target, MountFlags::RDONLY).context(&format!("making {} read-only", target.display()))
 }
 
 /// No devices and no set-uid programs through this mount any more.
 pub(crate) fn harmless(target: &Path) -> io::Result<()> {
-    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
-    mount_remount(target, flags, c"").context(&format!("restricting {}", target.display()))
+    restrict(target, MountFlags::empty()).context(&format!("restricting {}", target.display()))
+}
+
+fn restrict(target: &Path, more: MountFlags) -> io::Result<()> {
+    let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | more;
+    // What restricts the mount already stays: in a user namespace the kernel lets nobody take it back.
+    let now = statvfs(target)?.f_flag;
+    for (had, flag) in [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    ] {
+        if now.contains(had) {
+            flags |= flag;
+        }
+    }
+    Ok(mount_remount(target, flags, c"")?)
 }
 
 /// A copy of the mount that `at` (an open file or directory) is on, from there downwards, not attached anywhere.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::container::plan::Accounts;
+use crate::ids::Ids;
 use crate::net::PodNet;
 use crate::pod::{self, PodHandle};
 use crate::spec::{PodPlan, SpecError};
@@ -81,6 +82,7 @@ impl Runtime {
         let accounts = Accounts {
             passwd: read("/etc/passwd")?,
             group: read("/etc/group")?,
+            ids: Ids::here().map_err(step("reading which users there are".to_owned()))?,
         };
         Ok(Self {
             shared: Arc::new(Shared { settings, accounts }),
@@ -94,6 +96,7 @@ impl Runtime {
     /// The plan is invalid, or a volume could not be made.
     pub async fn start(&self, plan: PodPlan, net: PodNet) -> Result<PodHandle, RuntimeError> {
         plan.validate()?;
+        self.shared.accounts.ids.check(&plan)?;
         let name = format!("{}/{}", plan.namespace, plan.name);
         let shared = Arc::clone(&self.shared);
         let made = tokio::task::spawn_blocking(move || pod::start(plan, net, &shared.settings, &shared.accounts)).await;

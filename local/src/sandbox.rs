@@ -3,11 +3,15 @@
 //! In (outside): [`Settings`], before any thread exists. Out (outside): a [`Sandbox`] to wait for; (inside): the
 //! supervisor named in the settings runs with an [`Inside`].
 //!
+//! Without root a user namespace comes first: the room makes it, the caller writes its maps, and all others belong to it.
+//! This is the only difference.
+//!
 //! The tree: the caller; the *room*, which unshares the namespaces and waits; *init*, pid 1 of the new pid namespace,
 //! which prepares the mounts and reaps; the *supervisor*. The caller's death kills the room (`PR_SET_PDEATHSIG`), the
 //! room's death kills init, and with init the kernel kills everything inside, and with it every namespace and mount.
 
 mod control;
+mod mode;
 mod room;
 
 use std::ffi::OsString;
@@ -26,6 +30,8 @@ use self::control::{AsyncControl, Control, Message};
 use crate::relay;
 use crate::stage;
 
+pub(crate) use self::mode::is_root;
+pub use self::mode::{Mode, SubIds};
 pub(crate) use self::room::{init, room, supervise};
 
 /// Inside: programs of Weft, first on every container's PATH.
@@ -66,6 +72,7 @@ pub struct Sandbox {
     room: Child,
     control: Control,
     relay: Option<SocketAddr>,
+    mode: Mode,
 }
 
 impl Sandbox {
@@ -75,29 +82,59 @@ impl Sandbox {
     /// # Errors
     /// What the machine lacks, in one line with its fix.
     pub fn enter(settings: &Settings) -> Result<Self, SandboxError> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(SandboxError::NotPermitted);
+        let mut refused = None;
+        for mode in Mode::choices() {
+            let mode = match (mode, refused.take()) {
+                (Mode::Single { .. }, Some(why)) => Mode::Single { why },
+                (mode, _) => mode,
+            };
+            match Self::enter_as(settings, mode)? {
+                Ok(sandbox) => return Ok(sandbox),
+                Err(why) => refused = Some(why.to_string()),
+            }
         }
+        let message = refused.unwrap_or_default();
+        Err(SandboxError::Inside { message })
+    }
+
+    /// The same in one mode. The inner error: the maps of its user namespace can't be written.
+    fn enter_as(settings: &Settings, mode: Mode) -> Result<io::Result<Self>, SandboxError> {
         let step = |step| move |source| SandboxError::Step { step, source };
         let (outside, inside) = Control::pair().map_err(step("making a socket pair"))?;
         let mut command = Command::new("/proc/self/exe");
         // A process group of its own: Ctrl-C on the terminal reaches the caller, who then asks for an orderly end.
         command.arg(stage::STAGE).arg("room").stdin(inside).process_group(0);
-        stage::attach(&mut command, settings).map_err(step("encoding the sandbox's settings"))?;
+        stage::attach(&mut command, &(settings, &mode)).map_err(step("encoding the sandbox's settings"))?;
         let room = command.spawn().map_err(step("starting this program again"))?;
         drop(command); // holds the other end of the wire
         let sandbox = Self {
             room,
             control: outside,
             relay: settings.relay,
+            mode,
         };
-        match sandbox.control.receive().map_err(step("waiting for the sandbox"))? {
-            Some(Message::Ready) => Ok(sandbox),
-            Some(Message::Failed(message)) => Err(SandboxError::Inside { message }),
-            _ => Err(SandboxError::Inside {
-                message: "it ended before it was ready".into(),
-            }),
+        loop {
+            match sandbox.control.receive().map_err(step("waiting for the sandbox"))? {
+                Some(Message::Ready) => return Ok(Ok(sandbox)),
+                Some(Message::Unmapped) => {
+                    if let Err(error) = sandbox.mode.map(sandbox.room.id()) {
+                        return Ok(Err(error));
+                    }
+                    let told = sandbox.control.send(&Message::Mapped);
+                    told.map_err(step("answering the sandbox"))?;
+                }
+                Some(Message::Failed(message)) => return Err(SandboxError::Inside { message }),
+                _ => {
+                    let message = "it ended before it was ready".into();
+                    return Err(SandboxError::Inside { message });
+                }
+            }
         }
+    }
+
+    /// Where its rights come from.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
     }
 
     /// The process that holds everything together, as this process numbers it.
@@ -186,6 +223,8 @@ impl Drop for Sandbox {
 pub struct Inside {
     /// [`Settings::arguments`].
     pub arguments: Vec<OsString>,
+    /// Where the sandbox's rights come from.
+    pub mode: Mode,
     control: Control,
 }
 
@@ -248,9 +287,6 @@ impl Outside {
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// Namespaces need a right that this process does not have.
-    #[error("a local mesh needs root to make its namespaces: run the same command with sudo")]
-    NotPermitted,
     /// A step failed.
     #[error("{step}")]
     Step {

@@ -1,5 +1,5 @@
 //! The hidden commands by which a program that uses this crate re-executes itself: `room`, `init` and `supervisor` (see
-//! [`crate::sandbox`]), `container` and `terminal` (see [`crate::pod`]).
+//! [`crate::sandbox`]), `container` and `exec` (see [`crate::pod`]).
 //!
 //! In: argv, and a value attached to the environment. Out: the exit code, if argv was one of these; the ordinary `main`
 //! must not go on then.
@@ -38,7 +38,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>, supervisors: &[(&str, Supe
         Some("init") => sandbox::init(),
         Some("supervisor") => sandbox::supervise(argv.collect(), supervisors),
         Some("container") => container::init(),
-        Some("terminal") => container::terminal(argv.collect()),
+        Some("exec") => container::enter(),
         _ => {
             eprintln!("weft: {STAGE} is internal; see `weft --help`");
             ExitCode::from(64)

@@ -14,6 +14,7 @@ use std::sync::PoisonError;
 
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::ids::Ids;
 use crate::mounts::{self, Context};
 use crate::spec::{FileEntry, PodPlan, Volume, VolumeSource};
 
@@ -31,18 +32,20 @@ pub(crate) struct Volumes {
     disk: PathBuf,
     list: Vec<Volume>,
     fs_group: Option<u32>,
+    ids: Ids,
     /// Held while files are swapped: one version at a time.
     swap: Mutex<()>,
 }
 
 impl Volumes {
     /// Makes all volumes of a pod; those on disk below `disk`.
-    pub(crate) fn make(pod: &PodPlan, disk: &Path) -> io::Result<Self> {
+    pub(crate) fn make(pod: &PodPlan, disk: &Path, ids: &Ids) -> io::Result<Self> {
         let volumes = Self {
             memory: Path::new(MEMORY).join(&pod.uid),
             disk: disk.join(&pod.uid),
             list: pod.volumes.clone(),
-            fs_group: pod.fs_group,
+            fs_group: ids.owner(pod.fs_group),
+            ids: ids.clone(),
             swap: Mutex::new(()),
         };
         for volume in &volumes.list {
@@ -62,6 +65,7 @@ impl Volumes {
             disk: nowhere,
             list: Vec::new(),
             fs_group: None,
+            ids: Ids::default(),
             swap: Mutex::new(()),
         }
     }
@@ -99,7 +103,7 @@ impl Volumes {
             VolumeSource::Files { files, owner } => {
                 DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
                 fs::set_permissions(&path, Permissions::from_mode(0o755))?;
-                swap_files(&path, files, *owner, self.fs_group)
+                swap_files(&path, files, self.ids.owner(*owner), self.fs_group)
             }
             VolumeSource::Bind { path } => fs::metadata(path).map(|_| ()).context(&path.display().to_string()),
         }
@@ -116,7 +120,12 @@ impl Volumes {
             return Some(Err(io::Error::new(io::ErrorKind::InvalidInput, message)));
         }
         let _one = self.swap.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(swap_files(&self.path(name), files, *owner, self.fs_group))
+        Some(swap_files(
+            &self.path(name),
+            files,
+            self.ids.owner(*owner),
+            self.fs_group,
+        ))
     }
 }
 

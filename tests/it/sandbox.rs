@@ -1,5 +1,6 @@
 //! An app can't get round its proxy.
 
+use weft_tests::Mesh;
 use weft_tests::host;
 use weft_tests::shop::shop;
 
@@ -16,7 +17,12 @@ except PermissionError:
 
 #[test]
 fn an_app_can_neither_forge_the_mark_nor_edit_the_rules() {
-    let mesh = shop().up();
+    neither_forges_nor_edits(&shop().up());
+}
+
+/// What an app must not be able to do, whoever runs the mesh.
+#[track_caller]
+pub(crate) fn neither_forges_nor_edits(mesh: &Mesh) {
     let forged = mesh.exec_ok("shop", "visitor", &["/usr/bin/python3", "-c", FORGE]);
     assert_eq!(forged, "refused\n");
     for command in [
@@ -45,7 +51,12 @@ fn an_app_can_neither_forge_the_mark_nor_edit_the_rules() {
 
 #[test]
 fn an_app_has_no_capability_no_new_privileges_and_its_own_places() {
-    let mesh = shop().up();
+    has_no_rights_and_its_own_places(&shop().up());
+}
+
+/// What an app has, whoever runs the mesh.
+#[track_caller]
+pub(crate) fn has_no_rights_and_its_own_places(mesh: &Mesh) {
     let status = mesh.exec_ok("shop", "visitor", &["cat", "/proc/self/status"]);
     for line in [
         "CapInh:\t0000000000000000",
@@ -65,7 +76,12 @@ fn an_app_has_no_capability_no_new_privileges_and_its_own_places() {
 
 #[test]
 fn an_app_does_not_see_the_proxys_key_nor_the_meshs() {
-    let mesh = shop().up();
+    sees_no_keys(&shop().up());
+}
+
+/// What an app must not see, whoever runs the mesh.
+#[track_caller]
+pub(crate) fn sees_no_keys(mesh: &Mesh) {
     let found = mesh.exec_ok(
         "shop",
         "visitor",

@@ -9,13 +9,13 @@ use weft_tests::{Mesh, MeshBuilder};
 const MARKER: &str = "marker-7f3a9c51";
 
 /// Starts with the places only, so that a capture sees the very first packet of every pod.
-fn nothing_but_places() -> MeshBuilder {
+pub(crate) fn nothing_but_places() -> MeshBuilder {
     Mesh::builder()
         .file("cluster.yaml", manifest("cluster.yaml"))
         .without_waiting()
 }
 
-fn nothing_in_clear(builder: MeshBuilder, address_prefix: &str) {
+pub(crate) fn nothing_in_clear(builder: MeshBuilder, address_prefix: &str) {
     let mut mesh = builder.up();
     mesh.answers();
     let capture = Capture::begin(&mesh);

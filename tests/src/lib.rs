@@ -11,5 +11,7 @@ pub mod edits;
 pub mod host;
 pub mod mesh;
 pub mod shop;
+pub mod user;
 
 pub use mesh::{Background, Mesh, MeshBuilder, Tally};
+pub use user::User;

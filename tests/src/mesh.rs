@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::user::User;
+
 /// A mesh that isn't ready by then never will be.
 const START_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(30);
@@ -43,6 +45,7 @@ pub struct MeshBuilder {
     env: Vec<(String, String)>,
     name: Option<String>,
     wait: bool,
+    user: Option<User>,
 }
 
 /// A running mesh. Dropping it ends it.
@@ -51,6 +54,8 @@ pub struct Mesh {
     dir: TempDir,
     child: Child,
     state: PathBuf,
+    /// Whose it is, if not root's.
+    user: Option<User>,
 }
 
 /// What `visitor` printed.
@@ -96,6 +101,13 @@ impl MeshBuilder {
         self
     }
 
+    /// As somebody who is not root.
+    #[must_use]
+    pub fn run_by(mut self, user: User) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     /// Starts the mesh.
     #[track_caller]
     pub fn up(self) -> Mesh {
@@ -112,7 +124,12 @@ impl MeshBuilder {
             fs::write(dir.path().join("manifests").join(file), text).expect("a manifest");
         }
         let log = fs::File::create(dir.path().join("up.log")).expect("the log");
-        let child = Command::new(weft_bin())
+        if let Some(user) = &self.user {
+            // The manifests stay root's, as files of an administrator may be: they can be read.
+            user.give(dir.path());
+        }
+        let weft = self.user.as_ref().map_or_else(|| Command::new(weft_bin()), User::weft);
+        let child = { weft }
             .args(["up", "--name", &name, "-f"])
             .arg(dir.path().join("manifests"))
             .args(&self.args)
@@ -129,6 +146,7 @@ impl MeshBuilder {
             dir,
             child,
             state,
+            user: self.user,
         };
         if self.wait {
             mesh.ready();
@@ -147,6 +165,7 @@ impl Mesh {
             env: vec![],
             name: None,
             wait: true,
+            user: None,
         }
     }
 
@@ -266,7 +285,7 @@ impl Mesh {
 
     /// The same, not started yet.
     pub fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(weft_bin());
+        let mut command = self.user.as_ref().map_or_else(|| Command::new(weft_bin()), User::weft);
         command
             .arg(verb)
             .args(["--name", &self.name])

@@ -6,6 +6,7 @@ use anyhow::Result;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 /// Spans kept at most; a demo makes a few thousand.
@@ -31,14 +32,21 @@ pub(super) struct Collector {
 }
 
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<Span>>>);
+struct Spans {
+    kept: Arc<Mutex<Vec<Span>>>,
+    /// Where everything goes too.
+    further: Option<mpsc::Sender<ExportTraceServiceRequest>>,
+}
 
 impl Collector {
-    /// Listens on a free port of the loopback.
-    pub(super) async fn start() -> Result<Self> {
+    /// Listens on a free port of the loopback. `further`: where everything goes too, unless it is full.
+    pub(super) async fn start(further: Option<mpsc::Sender<ExportTraceServiceRequest>>) -> Result<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let spans = Spans::default();
+        let spans = Spans {
+            further,
+            ..Spans::default()
+        };
         let service = TraceServiceServer::new(spans.clone());
         let connections = tokio_stream::wrappers::TcpListenerStream::new(listener);
         // Ends with the demo's runtime.
@@ -57,7 +65,7 @@ impl Collector {
 
     /// The spans of a trace, so far.
     pub(super) fn trace(&self, id: &str) -> Vec<Span> {
-        let spans = self.spans.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let spans = self.spans.kept.lock().unwrap_or_else(PoisonError::into_inner);
         spans.iter().filter(|span| span.trace == id).cloned().collect()
     }
 }
@@ -68,8 +76,13 @@ impl TraceService for Spans {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for resource in request.into_inner().resource_spans {
+        let request = request.into_inner();
+        if let Some(further) = &self.further {
+            // Full: what is behind it is too slow, and misses these.
+            let _ = further.try_send(request.clone());
+        }
+        let mut spans = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for resource in request.resource_spans {
             let attributes = resource
                 .resource
                 .map(|resource| resource.attributes)

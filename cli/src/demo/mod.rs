@@ -4,6 +4,7 @@
 //! `shop/manifests`, and collects the mesh's traces with a small OTLP collector of its own.
 
 mod collector;
+mod jaeger;
 mod mesh;
 mod show;
 mod steps;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
+use jaeger::Jaeger;
 use mesh::Mesh;
 use show::Show;
 
@@ -35,7 +37,7 @@ const MANIFESTS: [(&str, &str); 7] = [
 /// Walk through a working mesh of a small shop on this machine.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  weft demo\n  weft demo --keep      # leaves the mesh running and prints commands to try\n  weft demo --json | jq '.steps[] | {name, ok}'\n\nExit code: 0 if every step saw what it expected, else 1."
+    after_help = "Examples:\n  weft demo\n  weft demo --keep      # leaves the mesh running and prints commands to try\n  weft demo --jaeger    # the trace in Jaeger, too\n  weft demo --json | jq '.steps[] | {name, ok}'\n\nExit code: 0 if every step saw what it expected, else 1."
 )]
 pub(crate) struct DemoArgs {
     /// The mesh's name. Meshes of different names run side by side.
@@ -47,6 +49,10 @@ pub(crate) struct DemoArgs {
     /// Leave the mesh running at the end, and print commands to try.
     #[arg(long)]
     keep: bool,
+    /// Start a real Jaeger beside it, if jaeger-all-in-one is on the PATH or `./x jaeger` has built it, and print the link
+    /// to the trace. On a terminal the mesh and Jaeger go on until Ctrl-C.
+    #[arg(long, conflicts_with = "keep")]
+    jaeger: bool,
     /// Print the manifests and end.
     #[arg(long)]
     print_manifests: bool,
@@ -78,20 +84,31 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let mut mesh = None;
+        let (mut mesh, mut jaeger) = (None, None);
         let walked = tokio::select! {
-            walked = walk(args, &mut mesh) => walked,
+            walked = walk(args, &mut mesh, &mut jaeger) => walked,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
             _ = terminate.recv() => Err(anyhow::anyhow!("told to end")),
         };
+        if jaeger.is_some() && walked.is_ok() && Show::new(args.json).is_watched() {
+            Show::new(args.json).note("look at the link as long as you like; Ctrl-C ends Jaeger and the mesh");
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
         finish(args, mesh, walked).await
     })
 }
 
-async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>) -> Result<Vec<Step>> {
+async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>, traces: &mut Option<Jaeger>) -> Result<Vec<Step>> {
     let mut show = Show::new(args.json);
+    if args.jaeger {
+        show.begin("starting Jaeger");
+        *traces = Some(Jaeger::start().await?);
+    }
     show.begin("starting the mesh: two regions, ten pods, a proxy beside each pod of the namespace shop");
-    let collector = collector::Collector::start()
+    let collector = collector::Collector::start(traces.as_ref().map(Jaeger::exports))
         .await
         .context("starting the trace collector")?;
     let mesh = kept.insert(Mesh::start(&args.name, &MANIFESTS, collector.endpoint())?);
@@ -109,6 +126,12 @@ async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>) -> Result<Vec<Step>> {
             ok: false,
             drawing: vec![],
         });
+        show.step(&step);
+        done.push(step);
+    }
+    if let Some(jaeger) = traces {
+        show.begin(steps::JAEGER);
+        let step = steps::in_jaeger(mesh, jaeger).await?;
         show.step(&step);
         done.push(step);
     }

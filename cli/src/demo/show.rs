@@ -34,6 +34,11 @@ impl Show {
         }
     }
 
+    /// Whether a person watches.
+    pub(super) fn is_watched(&self) -> bool {
+        self.terminal && std::io::stdin().is_terminal()
+    }
+
     /// Says what is going on, until the next line.
     pub(super) fn begin(&mut self, text: &str) {
         self.pause();

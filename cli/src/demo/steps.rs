@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::collector::Collector;
+use super::jaeger::Jaeger;
 use super::mesh::{Mesh, region_of};
 use super::{Step, tree};
 
@@ -19,6 +20,9 @@ const REGION: &str = "a region preferred, then lost, and back";
 const STRICT: &str = "plaintext from outside the mesh";
 const HEADLESS: &str = "the control plane killed";
 const TRACE: &str = "the trace of one request";
+
+/// The step beside the others, where Jaeger runs.
+pub(super) const JAEGER: &str = "the trace of one request in Jaeger";
 
 /// The steps' names, in order.
 pub(super) const TITLES: [&str; 7] = [MUTUAL_TLS, SPLIT, PINNED, REGION, STRICT, HEADLESS, TRACE];
@@ -218,17 +222,19 @@ fn control_pid(status: &Value) -> Option<i32> {
         .and_then(|pid| i32::try_from(pid).ok())
 }
 
+/// An id for a trace, of this moment.
+fn trace_id() -> Result<String> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(format!("{:032x}", now.as_nanos()))
+}
+
+/// Out of visitor, in and out of web, in and out of reviews, into ratings.
+const SPANS: usize = 6;
+
 async fn trace(mesh: &Mesh, collector: &Collector) -> Result<Step> {
-    let id = format!(
-        "{:032x}",
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)?
-            .as_nanos()
-    );
+    let id = trace_id()?;
     let parent = format!("traceparent: 00-{id}-00f067aa0ba902b7-01");
     let answered = visit(mesh, PRODUCT, &["-H", &parent]).await?;
-    // Out of visitor, in and out of web, in and out of reviews, into ratings.
-    const SPANS: usize = 6;
     let began = Instant::now();
     let mut spans = collector.trace(&id);
     while spans.len() < SPANS && began.elapsed() < PATIENCE {
@@ -243,6 +249,33 @@ async fn trace(mesh: &Mesh, collector: &Collector) -> Result<Step> {
         saw: format!("{} spans, {depth} deep{}", spans.len(), failures(&answered)),
         ok: number(&answered["ok"]) == 1 && spans.len() == SPANS && depth == SPANS,
         drawing: tree::draw(&spans),
+    })
+}
+
+/// One more trace, as Jaeger's API has it, with the link to it.
+pub(super) async fn in_jaeger(mesh: &Mesh, jaeger: &Jaeger) -> Result<Step> {
+    let id = trace_id()?;
+    let parent = format!("traceparent: 00-{id}-00f067aa0ba902b7-01");
+    let answered = visit(mesh, PRODUCT, &["-H", &parent]).await?;
+    let began = Instant::now();
+    // A trace that has not come yet is an error to Jaeger.
+    let mut seen = jaeger.spans(&id).await.unwrap_or_default();
+    while seen.0 < SPANS && began.elapsed() < PATIENCE {
+        sleep(POLL).await;
+        seen = jaeger.spans(&id).await.unwrap_or_default();
+    }
+    let (spans, children) = seen;
+    Ok(Step {
+        name: JAEGER,
+        did: "visitor called web once more, and Jaeger's API was asked for the trace".to_owned(),
+        expected: format!("{SPANS} spans, all but the first with their parent among them"),
+        saw: format!(
+            "{spans} spans, {children} with their parent{}: {}",
+            failures(&answered),
+            jaeger.link(&id)
+        ),
+        ok: number(&answered["ok"]) == 1 && spans == SPANS && children == SPANS - 1,
+        drawing: vec![],
     })
 }
 

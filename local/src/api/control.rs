@@ -134,6 +134,7 @@ mod tests {
 
     fn system() -> System {
         System {
+            user: 0,
             manifests: "/home/ada/shop".into(),
             objects: "/state/objects".into(),
             control: "/state/control".into(),

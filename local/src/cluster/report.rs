@@ -1,5 +1,7 @@
 //! What people see of the cluster when they ask: its state as JSON, and its pods by name.
 
+use std::time::UNIX_EPOCH;
+
 use serde_json::{Value, json};
 use weft_control::objects::{Problem, Severity};
 
@@ -69,8 +71,12 @@ impl Cluster {
                     ("terminated", format!("{} (exit code {})", end.reason, end.exit_code))
                 }
             };
+            let since = match &container.state {
+                ContainerState::Running { since, .. } => since.duration_since(UNIX_EPOCH).ok(),
+                _ => None,
+            };
             json!({
-                "name": container.name,
+                "name": container.name, "since": since.map(|since| since.as_secs_f64()),
                 "kind": match container.kind { Kind::Init => "init", Kind::Sidecar => "sidecar", Kind::Main => "main" },
                 "pid": record.pid(&container.name), "state": state, "reason": reason, "ready": container.ready,
                 "restarts": container.restarts,
@@ -160,10 +166,12 @@ impl Cluster {
                 names.sort_unstable();
                 match names.is_empty() {
                     true => Err(format!(
-                        "there is no pod {name:?}: the namespace {namespace} has none (-n chooses another)"
+                        "there is no pod {name:?}: the namespace {namespace} has none{}",
+                        self.elsewhere(name)
                     )),
                     false => Err(format!(
-                        "there is no pod {name:?} in the namespace {namespace}; it has {}",
+                        "there is no pod {name:?} in the namespace {namespace}{}; it has {}",
+                        near(name, &names).unwrap_or_else(|| self.elsewhere(name)),
                         names.join(", ")
                     )),
                 }
@@ -175,6 +183,50 @@ impl Cluster {
             }
         }
     }
+}
+
+impl Cluster {
+    /// What to try where a namespace has no pod of that name: the namespaces that have one, or any.
+    fn elsewhere(&self, name: &str) -> String {
+        let all = || {
+            self.records
+                .values()
+                .filter(|record| !record.deleting && !record.system)
+        };
+        let mut having: Vec<&str> = all()
+            .filter(|record| record.key.name.starts_with(name))
+            .map(|record| record.key.namespace.as_str())
+            .collect();
+        if having.is_empty() {
+            having = all().map(|record| record.key.namespace.as_str()).collect();
+        }
+        having.sort_unstable();
+        having.dedup();
+        match having.is_empty() {
+            true => String::new(),
+            false => format!(" (try -n {})", having.join(", -n ")),
+        }
+    }
+}
+
+/// The name that was probably meant: of a pod, or the part of it that people type.
+fn near(name: &str, names: &[&str]) -> Option<String> {
+    const ALIKE: f64 = 0.8;
+    let likeness = |known: &str| {
+        let begins = known
+            .char_indices()
+            .filter(|(_, c)| *c == '-')
+            .map(|(at, _)| &known[..at]);
+        let all = begins.chain(std::iter::once(known));
+        let scored = all.map(|part| (strsim::jaro_winkler(name, part), part.to_owned()));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0))
+    };
+    let best = names
+        .iter()
+        .filter_map(|known| likeness(known))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(score, _)| *score > ALIKE)
+        .map(|(_, meant)| format!(" (did you mean {meant:?}?)"))
 }
 
 fn found(record: &Record) -> Found {
@@ -243,4 +295,17 @@ pub fn problem(problem: &Problem) -> Value {
 /// Whether something keeps a mesh from starting.
 pub fn is_fatal(problem: &Problem) -> bool {
     problem.severity == Severity::Error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_pod_is_told_what_was_probably_meant() {
+        let names = ["ratings-njqthlkw8g-4n8zg", "reviews-v1-57wpdf6vkf-kwq9n", "visitor"];
+        assert_eq!(near("reveiws", &names).as_deref(), Some(" (did you mean \"reviews\"?)"));
+        assert_eq!(near("vistor", &names).as_deref(), Some(" (did you mean \"visitor\"?)"));
+        assert_eq!(near("zookeeper", &names), None);
+    }
 }

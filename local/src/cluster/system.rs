@@ -15,7 +15,7 @@ use crate::spec::{Mount, PodPlan, Volume, VolumeSource};
 pub const NAMESPACE: &str = "weft-system";
 /// The control plane: its pod, container, Service and service account.
 pub const CONTROL: &str = "weft-control";
-/// The uid of the control plane. Its state directory belongs to it.
+/// The uid of the control plane where root starts it.
 pub const CONTROL_UID: u32 = 1883;
 /// The Service of the mesh's names.
 pub const DNS_SERVICE: &str = "weft-dns";
@@ -27,6 +27,8 @@ const SEEN: &str = "/run/weft/mesh";
 /// What the mesh itself is made of.
 #[derive(Clone, Debug)]
 pub struct System {
+    /// The uid of the control plane, to which its state directory belongs.
+    pub user: u32,
     /// The user's directory, on this machine.
     pub manifests: PathBuf,
     /// The finished objects, on this machine.
@@ -124,8 +126,11 @@ impl System {
         })
     }
 
-    /// Gives the control plane's plan its directories.
+    /// Gives the control plane's plan its user and its directories.
     pub fn furnish(&self, plan: &mut PodPlan) {
+        for container in &mut plan.containers {
+            (container.user, container.group) = (Some(self.user), Some(self.user));
+        }
         let binds = [
             ("manifests", &self.manifests, true),
             ("objects", &self.objects, true),

@@ -1,23 +1,28 @@
 //! Commands that are run in a running container.
 //!
-//! The thread that starts one enters the container's namespaces and gives its rights away before anything of the
-//! container is loaded: a container's own files are never executed with rights that the container does not have.
+//! A thread enters the container's namespaces but for its mounts, and starts this very program there, from the mesh's own
+//! mounts. It enters the rest, gives its rights away, and becomes the command: a container's own files are never executed
+//! with rights that the container does not have.
 
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
 use super::InitPlan;
+use super::identity::{Identity, Standing};
 use crate::mounts::Context;
 use crate::net::on_thread;
+use crate::sandbox::BIN_DIR;
 use crate::stage;
 
 /// What to run in a container.
@@ -59,92 +64,90 @@ pub enum ExecStdio {
 pub struct Exec {
     /// The controlling end, if it runs in a terminal: read, write, and set its size (`TIOCSWINSZ`).
     pub terminal: Option<OwnedFd>,
-    ended: Result<Child, i32>,
+    child: Child,
 }
 
 impl Exec {
     /// Waits for the end: the exit code (128 + n for signal n; 126 or 127 if it could not be run). Cancel safe.
     pub async fn wait(&mut self) -> i32 {
-        match &mut self.ended {
-            Ok(child) => match child.wait().await {
-                Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-                Err(_) => 255,
-            },
-            Err(code) => *code,
+        match self.child.wait().await {
+            Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            Err(_) => 255,
         }
     }
 }
 
-/// Runs a command in the container behind `pidfd`, which was started from `init`.
-pub(crate) async fn exec(pidfd: Arc<OwnedFd>, init: Arc<InitPlan>, plan: ExecPlan) -> io::Result<Exec> {
-    let runtime = tokio::runtime::Handle::current();
-    on_thread(move || {
-        unshare(CloneFlags::CLONE_FS).context("separating a thread")?;
-        let namespaces = CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS;
-        setns(&*pidfd, namespaces).context("entering the container")?;
-        if let ExecStdio::Fds { stdin, stdout, stderr } = &plan.stdio {
-            for fd in [stdin, stdout, stderr].into_iter().flatten() {
-                init.identity.own_pipe(fd)?;
-            }
-        }
-        init.identity.assume()?;
-        std::env::set_current_dir(&init.working_dir).context("entering workingDir")?;
-        let _guard = runtime.enter();
-        run(&init, plan)
-    })
-    .await
+/// What the new process has to do.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    identity: Identity,
+    working_dir: PathBuf,
+    command: Vec<String>,
+    env: Vec<(String, String)>,
+    /// Standard input is a terminal, which is to be the command's own.
+    terminal: bool,
 }
 
-fn run(init: &InitPlan, plan: ExecPlan) -> io::Result<Exec> {
-    let (program, arguments) = plan.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let (mut command, terminal, mut complaints) = match plan.stdio {
+/// Runs a command in the container behind `pidfd`, which was started from `init`.
+pub(crate) async fn exec(pidfd: Arc<OwnedFd>, init: Arc<InitPlan>, plan: ExecPlan) -> io::Result<Exec> {
+    let entry = Entry {
+        identity: init.identity.clone(),
+        working_dir: init.working_dir.clone(),
+        command: plan.command,
+        env: init.env.iter().cloned().chain(plan.env).collect(),
+        terminal: matches!(plan.stdio, ExecStdio::Terminal { .. }),
+    };
+    let mut command = std::process::Command::new(Path::new(BIN_DIR).join("weft"));
+    command.arg(stage::STAGE).arg("exec").env_clear();
+    stage::attach(&mut command, &entry)?;
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    let terminal = match plan.stdio {
         ExecStdio::Fds { stdin, stdout, stderr } => {
-            let mut command = Command::new(program);
-            let complaints = stderr
-                .as_ref()
-                .map(OwnedFd::try_clone)
-                .transpose()?
-                .map(std::fs::File::from);
+            for fd in [&stdin, &stdout, &stderr].into_iter().flatten() {
+                init.identity.own_pipe(fd)?;
+            }
             command.stdin(stdio(stdin)).stdout(stdio(stdout)).stderr(stdio(stderr));
-            (command, None, complaints)
+            None
         }
         ExecStdio::Terminal { rows, columns } => {
-            let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-            unlockpt(&master)?;
-            tcsetwinsize(
-                &master,
-                Winsize {
-                    ws_row: rows,
-                    ws_col: columns,
-                    ws_xpixel: 0,
-                    ws_ypixel: 0,
-                },
-            )?;
-            let ours = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-            // A session can only be begun, and get its terminal, from inside the new process.
-            let mut command = Command::new("/proc/self/exe");
-            command.arg(stage::STAGE).arg("terminal").arg(program);
-            command.stdin(ours.try_clone()?).stdout(ours.try_clone()?).stderr(ours);
-            (command, Some(master), None)
+            let (pidfd, identity) = (Arc::clone(&pidfd), init.identity.clone());
+            let (ours, theirs) = on_thread(move || open_terminal(&pidfd, &identity, rows, columns)).await?;
+            command
+                .stdin(theirs.try_clone()?)
+                .stdout(theirs.try_clone()?)
+                .stderr(theirs);
+            Some(ours)
         }
     };
-    command.args(arguments).env_clear().kill_on_drop(true);
-    command.envs(init.env.iter().chain(&plan.env).map(|(key, value)| (key, value)));
-    let ended = match command.spawn() {
-        Ok(child) => Ok(child),
-        Err(error) => {
-            if let Some(complaints) = &mut complaints {
-                // If they can't be heard, the exit code still says it.
-                let _ = writeln!(complaints, "weft exec: {program}: {error}");
-            }
-            Err(code_of(&error))
-        }
+    let runtime = tokio::runtime::Handle::current();
+    let child = on_thread(move || {
+        let namespaces =
+            CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+        setns(&*pidfd, namespaces).context("entering the container")?;
+        let _guard = runtime.enter();
+        command.spawn().context("starting a process in the container")
+    })
+    .await?;
+    Ok(Exec { terminal, child })
+}
+
+/// Opens a terminal of the container with no more rights than it has itself: the controlling end, and the other.
+fn open_terminal(pidfd: &OwnedFd, identity: &Identity, rows: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
+    unshare(CloneFlags::CLONE_FS).context("separating a thread")?;
+    setns(pidfd, CloneFlags::CLONE_NEWNS).context("entering the container")?;
+    identity.assume_here()?;
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    unlockpt(&ours)?;
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
     };
-    Ok(Exec { terminal, ended })
+    tcsetwinsize(&ours, size)?;
+    let theirs = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    Ok((ours, theirs))
 }
 
 fn stdio(fd: Option<OwnedFd>) -> Stdio {
@@ -152,7 +155,7 @@ fn stdio(fd: Option<OwnedFd>) -> Stdio {
 }
 
 /// As shells say it: 127 there is no such program, 126 it can't be run.
-fn code_of(error: &io::Error) -> i32 {
+fn code_of(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::NotFound {
         127
     } else {
@@ -160,20 +163,45 @@ fn code_of(error: &io::Error) -> i32 {
     }
 }
 
-/// Begins a session on the terminal that is standard input, and becomes the command.
-pub(crate) fn terminal(command: Vec<OsString>) -> ExitCode {
-    let begun = nix::unistd::setsid().map_err(io::Error::from).and_then(|_| {
-        rustix::process::ioctl_tiocsctty(io::stdin().as_fd())?;
-        Ok(())
-    });
-    if let Err(error) = begun {
-        eprintln!("weft exec: beginning a session: {error}");
-        return ExitCode::from(126);
-    }
-    let Some((program, arguments)) = command.split_first() else {
+/// The new process: one thread, already in the container's pids and network.
+pub(crate) fn enter() -> ExitCode {
+    let complain = |what: &str| {
+        // If they can't be heard, the exit code still says it.
+        let _ = writeln!(io::stderr(), "weft exec: {what}");
+    };
+    let entry = match become_container() {
+        Ok(entry) => entry,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(126);
+        }
+    };
+    let Some((program, arguments)) = entry.command.split_first() else {
         return ExitCode::from(64);
     };
-    let error = std::process::Command::new(program).args(arguments).exec();
-    eprintln!("weft exec: {}: {error}", program.display());
-    ExitCode::from(u8::try_from(code_of(&error)).unwrap_or(126))
+    let env = entry.env.iter().map(|(key, value)| (key, value));
+    let error = std::process::Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(env)
+        .exec();
+    complain(&format!("{program}: {error}"));
+    ExitCode::from(code_of(&error))
+}
+
+fn become_container() -> io::Result<Entry> {
+    let entry: Entry = stage::attached().context("reading what to run")?;
+    let first = pidfd_open(Pid::INIT, PidfdFlags::empty()).context("the container's first process")?;
+    setns(&first, CloneFlags::CLONE_NEWNS).context("entering the container")?;
+    if entry.identity.standing == Standing::Nested {
+        setns(&first, CloneFlags::CLONE_NEWUSER).context("entering the container's user namespace")?;
+    }
+    entry.identity.assume()?;
+    std::env::set_current_dir(&entry.working_dir).context("entering workingDir")?;
+    if entry.terminal {
+        // A session can only be begun, and get its terminal, from inside the new process.
+        nix::unistd::setsid().context("beginning a session")?;
+        rustix::process::ioctl_tiocsctty(io::stdin().as_fd()).context("taking the terminal")?;
+    }
+    Ok(entry)
 }

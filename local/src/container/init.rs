@@ -58,6 +58,7 @@ fn start() -> io::Result<(Pid, u32)> {
     let host_proc = File::open(HOST_PROC).context("the host's /proc")?;
     root::enter(&plan.root)?;
     nix::unistd::sethostname(&plan.hostname).context("setting the hostname")?;
+    plan.identity.nest()?;
     // A thread, because it gives its rights away: this process keeps one, to signal its child.
     let started = std::thread::spawn(move || run(&plan, &host_proc)).join();
     let started = started.unwrap_or_else(|_| Err(io::Error::other("starting the command panicked")))?;

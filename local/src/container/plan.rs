@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::identity::Standing;
 use super::{Identity, InitPlan};
+use crate::ids::Ids;
 use crate::mounts::root::{Bind, RootPlan};
 use crate::net::PodAddresses;
 use crate::sandbox::BIN_DIR;
@@ -16,13 +18,15 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Homes of users that the host doesn't know; private, as `/run` is.
 const HOMES: &str = "/run/home";
 
-/// Names of users and groups on this machine.
+/// Names of users and groups on this machine, and which of them can be had.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Accounts {
     /// `/etc/passwd`.
     pub(crate) passwd: String,
     /// `/etc/group`.
     pub(crate) group: String,
+    /// Those that exist for the mesh.
+    pub(crate) ids: Ids,
 }
 
 /// A user, as `/etc/passwd` has it.
@@ -90,12 +94,14 @@ pub(crate) fn init_plan(
     let mut binds: Vec<Bind> = binds.collect();
     // An outer mount point must not cover an inner one.
     binds.sort_by_key(|bind| bind.target.components().count());
+    // The only user, by whatever number its own user namespace knows it.
+    let owner = |id| if identity.standing == Standing::Ordinary { id } else { 0 };
     InitPlan {
         hostname: pod.hostname.clone(),
         root: RootPlan {
             masks: masks.to_vec(),
             files,
-            home: (home.clone(), identity.uid, identity.gid),
+            home: (home.clone(), owner(identity.uid), owner(identity.gid)),
             binds,
             read_only: container.read_only_root,
         },
@@ -112,11 +118,16 @@ fn identity(
     container: &ContainerPlan,
     accounts: &Accounts,
 ) -> (Identity, PathBuf, Vec<(PathBuf, String)>) {
-    let uid = container.user.unwrap_or(APP_UID);
+    let standing = match (accounts.ids.are_single(), &container.privilege) {
+        (false, _) => Standing::Ordinary,
+        (true, Privilege::App) => Standing::Nested,
+        // What it may do to the pod's network counts in the mesh's user namespace only.
+        (true, Privilege::Weft(_)) => Standing::Only,
+    };
+    let wanted = |id: Option<u32>| if standing == Standing::Only { Some(0) } else { id };
+    let uid = wanted(container.user).unwrap_or(APP_UID);
     let known = accounts.user(uid);
-    let gid = container
-        .group
-        .unwrap_or_else(|| known.as_ref().map_or(uid, |user| user.gid));
+    let gid = wanted(container.group).unwrap_or_else(|| known.as_ref().map_or(uid, |user| user.gid));
     let (mut passwd, mut group) = (ended(&accounts.passwd), ended(&accounts.group));
     let name = match (&known, uid) {
         (Some(user), _) => user.name.to_owned(),
@@ -129,7 +140,8 @@ fn identity(
     if known.is_none() {
         let _infallible = writeln!(passwd, "{name}:x:{uid}:{gid}::{}:/bin/sh", home.display());
     }
-    let groups: Vec<u32> = container.groups.iter().copied().chain(pod.fs_group).collect();
+    let more = container.groups.iter().copied().chain(pod.fs_group);
+    let groups: Vec<u32> = more.filter(|_| standing == Standing::Ordinary).collect();
     for (index, gid) in std::iter::once(gid).chain(groups.iter().copied()).enumerate() {
         if !accounts.has_group(gid) {
             let group_name = if index == 0 && known.is_none() {
@@ -154,6 +166,7 @@ fn identity(
             gid,
             groups,
             capabilities,
+            standing,
         },
         home,
         files,
@@ -220,6 +233,10 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:34:www:/var/www:/usr/sbin/nologin";
 
     fn plan(change: impl FnOnce(&mut PodPlan)) -> InitPlan {
+        plan_among(Ids::default(), change)
+    }
+
+    fn plan_among(ids: Ids, change: impl FnOnce(&mut PodPlan)) -> InitPlan {
         let mut spec = pod("web", &["true"]);
         change(&mut spec);
         let addresses = PodAddresses {
@@ -229,6 +246,7 @@ mod tests {
         let accounts = Accounts {
             passwd: PASSWD.into(),
             group: "root:x:0:\n".into(),
+            ids,
         };
         init_plan(
             &spec,
@@ -260,7 +278,8 @@ mod tests {
                 uid: APP_UID,
                 gid: APP_UID,
                 groups: vec![],
-                capabilities: vec![]
+                capabilities: vec![],
+                standing: Standing::Ordinary
             }
         );
         assert!(file(&plan, "/etc/passwd").contains("\napp:x:65532:65532::/run/home/app:/bin/sh\n"));
@@ -284,6 +303,24 @@ mod tests {
         });
         assert_eq!(plan.identity.capabilities, [Capability::NetRaw]);
         assert_eq!(plan.identity.groups, [7]);
+    }
+
+    #[test]
+    fn where_there_is_one_user_an_app_has_its_number_in_a_namespace_of_its_own_and_weft_has_none() {
+        let single = Ids::of("0 1000 1\n");
+        let app = plan_among(single.clone(), |pod| {
+            pod.fs_group = Some(7);
+            pod.containers[0].user = Some(33);
+        });
+        assert_eq!((app.identity.uid, app.identity.standing), (33, Standing::Nested));
+        assert_eq!((app.identity.groups.len(), app.root.home.1), (0, 0));
+        let weft = plan_among(single, |pod| {
+            pod.containers[0].user = Some(PROXY_UID);
+            pod.containers[0].privilege = Privilege::Weft(vec![Capability::NetRaw]);
+        });
+        assert_eq!((weft.identity.uid, weft.identity.gid), (0, 0));
+        assert_eq!(weft.identity.standing, Standing::Only);
+        assert_eq!(weft.identity.capabilities, [Capability::NetRaw]);
     }
 
     #[test]

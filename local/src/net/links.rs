@@ -14,6 +14,7 @@ use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, Ro
 use tokio::task::JoinHandle;
 
 use super::PodAddresses;
+use crate::ids::Ids;
 use crate::mounts::Context;
 
 /// The bridge's link-layer address, a locally administered one. Without one of its own a bridge takes the lowest of its
@@ -225,7 +226,7 @@ pub(crate) fn node_settings() -> io::Result<()> {
 pub(crate) fn pod_settings() -> io::Result<()> {
     // As container runtimes do: without capabilities, low ports and ping still work.
     set("ipv4/ip_unprivileged_port_start", "0")?;
-    set("ipv4/ping_group_range", "0 2147483647")?;
+    set("ipv4/ping_group_range", &format!("0 {}", Ids::here()?.last_group()))?;
     if has_v6() {
         for scope in ["all", "default", "lo"] {
             set(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;

@@ -31,7 +31,7 @@ pub(crate) fn start(
     settings: &Settings,
     accounts: &Accounts,
 ) -> io::Result<(PodHandle, impl Future<Output = ()> + Send + use<>)> {
-    let volumes = Arc::new(Volumes::make(&plan, &settings.volumes)?);
+    let volumes = Arc::new(Volumes::make(&plan, &settings.volumes, &accounts.ids)?);
     let containers = plan
         .init_containers
         .iter()

@@ -26,6 +26,10 @@ pub(crate) enum Message {
     Failed(String),
     /// Inside to outside: a listener to relay from.
     Relay(OwnedFd),
+    /// Inside to outside: the room is in a new user namespace, which has no maps yet.
+    Unmapped,
+    /// Outside to inside: the maps are written.
+    Mapped,
     /// Outside to inside: end in good order.
     Stop,
 }
@@ -54,6 +58,8 @@ impl Control {
             Message::Ready => (b'R', "", None),
             Message::Failed(text) => (b'E', truncated(text), None),
             Message::Relay(fd) => (b'L', "", Some([fd.as_fd()])),
+            Message::Unmapped => (b'U', "", None),
+            Message::Mapped => (b'M', "", None),
             Message::Stop => (b'S', "", None),
         };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -93,6 +99,8 @@ impl Control {
             (b'R', _) => Ok(Some(Message::Ready)),
             (b'E', _) => Ok(Some(Message::Failed(String::from_utf8_lossy(text).into_owned()))),
             (b'L', Some(fd)) => Ok(Some(Message::Relay(fd))),
+            (b'U', _) => Ok(Some(Message::Unmapped)),
+            (b'M', _) => Ok(Some(Message::Mapped)),
             (b'S', _) => Ok(Some(Message::Stop)),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,

@@ -16,11 +16,11 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::control::{Control, Message};
-use super::{BIN_DIR, HOST_PROC, Inside, Settings, Supervisor};
+use super::{BIN_DIR, HOST_PROC, Inside, Mode, Settings, Supervisor, mode};
 use crate::mounts::{self, Context};
 use crate::stage;
 
-/// The namespaces of a sandbox. A user namespace would be one flag more, and the maps that the caller writes.
+/// The namespaces of a sandbox, besides a user namespace where there is no root.
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
     .union(CloneFlags::CLONE_NEWPID)
     .union(CloneFlags::CLONE_NEWNET)
@@ -34,16 +34,19 @@ pub(crate) fn room() -> ExitCode {
         Err(error) => return fail(None, &format!("its wire to the outside: {error}")),
     };
     let started = (|| {
-        let settings: Settings = stage::attached().context("reading its settings")?;
+        let (settings, mode): (Settings, Mode) = stage::attached().context("reading its settings")?;
         die_with_parent(&control)?;
-        unshare(NAMESPACES).map_err(explain_unshare)?;
+        if mode != Mode::Root {
+            enter_user_namespace(&control, &mode)?;
+        }
+        unshare(NAMESPACES).map_err(|error| explain_unshare(&mode, error))?;
         let mut command = Command::new("/proc/self/exe");
         let stdin = control
             .as_fd()
             .try_clone_to_owned()
             .context("its wire to the outside")?;
         command.arg(stage::STAGE).arg("init").stdin(Stdio::from(stdin));
-        stage::attach(&mut command, &settings).context("encoding the settings")?;
+        stage::attach(&mut command, &(settings, mode)).context("encoding the settings")?;
         command.spawn().context("starting init in the new namespaces")
     })();
     match started {
@@ -68,7 +71,7 @@ pub(crate) fn init() -> ExitCode {
     };
     let started = (|| {
         die_with_parent(&control)?;
-        let settings: Settings = stage::attached().context("reading its settings")?;
+        let (settings, mode): (Settings, Mode) = stage::attached().context("reading its settings")?;
         // Away from the caller's terminal: nothing inside could ever type on it.
         nix::unistd::setsid().context("starting a session")?;
         nix::unistd::sethostname(&settings.hostname).context("setting the hostname")?;
@@ -82,6 +85,7 @@ pub(crate) fn init() -> ExitCode {
             .arg(stage::STAGE)
             .arg("supervisor")
             .arg(&settings.supervisor)
+            .arg(serde_json::to_string(&mode)?)
             .args(&settings.arguments);
         command.stdin(Stdio::from(stdin));
         stage::detach(&mut command);
@@ -114,11 +118,18 @@ pub(crate) fn supervise(arguments: Vec<OsString>, supervisors: &[(&str, Supervis
     let Some((_, supervisor)) = supervisors.iter().find(|(known, _)| name == *known) else {
         return fail(Some(&control), &format!("this program has no supervisor {name:?}"));
     };
+    let mode = arguments
+        .next()
+        .and_then(|mode| serde_json::from_str(mode.to_str()?).ok());
+    let Some(mode) = mode else {
+        return fail(Some(&control), "the supervisor was started without a mode");
+    };
     if control.send(&Message::Ready).is_err() {
         return ExitCode::FAILURE; // nobody is outside any more
     }
     supervisor(Inside {
         arguments: arguments.collect(),
+        mode,
         control,
     })
 }
@@ -132,7 +143,30 @@ fn die_with_parent(control: &Control) -> io::Result<()> {
     Ok(())
 }
 
-fn explain_unshare(error: Errno) -> io::Error {
+/// Makes a user namespace, and becomes its root as soon as the outside has written its maps.
+fn enter_user_namespace(control: &Control, mode: &Mode) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|error| mode::explain("making a user namespace", error))?;
+    control
+        .send(&Message::Unmapped)
+        .context("asking for the maps of the user namespace")?;
+    let Some(Message::Mapped) = control
+        .receive()
+        .context("waiting for the maps of the user namespace")?
+    else {
+        return Err(io::Error::other("the outside is gone"));
+    };
+    if let Mode::Multi { .. } = mode {
+        // With one user only, the kernel keeps the caller's groups for good.
+        rustix::thread::set_thread_groups(&[]).context("leaving the caller's groups")?;
+    }
+    // Changing who one is takes this back.
+    die_with_parent(control)
+}
+
+fn explain_unshare(mode: &Mode, error: Errno) -> io::Error {
+    if *mode != Mode::Root && matches!(error, Errno::EPERM | Errno::EACCES) {
+        return mode::explain("making namespaces in a user namespace", error);
+    }
     let fix = match error {
         Errno::EPERM => ": CAP_SYS_ADMIN is missing (in a container: run it with --privileged)",
         Errno::ENOSPC => ": a limit is reached, see /proc/sys/user/max_*_namespaces",
@@ -176,7 +210,7 @@ fn prepare_mounts(settings: &Settings) -> io::Result<()> {
     match program {
         Some(program) => mounts::bind_program(&program, &weft)?,
         None => {
-            std::fs::copy("/proc/self/exe", &weft).context("copying this program, which was replaced meanwhile")?;
+            std::fs::copy("/proc/self/exe", &weft).context("copying this program")?;
             std::fs::set_permissions(&weft, std::fs::Permissions::from_mode(0o755)).context("copying this program")?;
         }
     }
@@ -195,7 +229,7 @@ fn prepare_mounts(settings: &Settings) -> io::Result<()> {
 }
 
 /// This very program, opened by its path: what `/proc/self/exe` leads to is on a mount of the host, which can't be bound
-/// here. `None` if something else has that path by now.
+/// here. `None` if something else has that path by now, or if the users of containers could not run it.
 fn this_program() -> io::Result<Option<std::fs::File>> {
     let running = std::fs::metadata("/proc/self/exe").context("looking at this program")?;
     let Some(file) = std::env::current_exe()
@@ -205,7 +239,8 @@ fn this_program() -> io::Result<Option<std::fs::File>> {
         return Ok(None);
     };
     let found = file.metadata().context("looking at this program")?;
-    Ok(((found.dev(), found.ino()) == (running.dev(), running.ino())).then_some(file))
+    let is_this = (found.dev(), found.ino()) == (running.dev(), running.ino());
+    Ok((is_this && found.mode() & 0o005 == 0o005).then_some(file))
 }
 
 /// Says why there is no sandbox: to the outside if it can, else to people.

@@ -26,11 +26,12 @@ use crate::cluster::addresses::ServiceAddresses;
 use crate::cluster::system::{ADMIN_SOCKET, CONTROL, CONTROL_UID, KEY_SET, NAMESPACE, System};
 use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, Review, combined, is_fatal};
 use crate::dns;
+use crate::ids::Ids;
 use crate::manifest::{Files, Reader};
 use crate::net::{Net, NetSettings};
 use crate::objects::Store;
 use crate::runtime::{Backoff, Runtime, Settings as RuntimeSettings};
-use crate::sandbox::{Inside, Outside};
+use crate::sandbox::{Inside, Mode, Outside};
 use crate::token::Tokens;
 
 /// Where proxies find the relay to the collector, at the node's own address.
@@ -74,6 +75,7 @@ pub fn supervise(inside: Inside) -> ExitCode {
 
 async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
     let began = Instant::now();
+    let mode = inside.mode.clone();
     let outside = inside.listen().context("listening to the outside")?;
     let manifests = open_manifests(&settings.manifests)?;
     let mut review = review(&settings)?;
@@ -95,10 +97,19 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
         settings.mesh,
         settings.manifests.display()
     );
+    println!("its rights are from: {mode}");
 
     let (drain, tasks) = Drain::new();
     let down = Arc::new(Notify::new());
-    let (cluster, ended) = assemble(&settings, &outside, (manifests, review), began, &tasks, down.clone()).await?;
+    let (cluster, ended) = assemble(
+        &settings,
+        (&outside, &mode),
+        (manifests, review),
+        began,
+        &tasks,
+        down.clone(),
+    )
+    .await?;
     tokio::select! {
         () = outside.stop_requested() => {}
         () = down.notified() => {}
@@ -164,7 +175,7 @@ fn check(review: &mut Review, manifests: &Manifests) -> Vec<Problem> {
 
 async fn assemble(
     settings: &Settings,
-    outside: &Outside,
+    (outside, mode): (&Outside, &Mode),
     (manifests, review): (Manifests, Review),
     began: Instant,
     tasks: &Tasks,
@@ -183,8 +194,8 @@ async fn assemble(
     let collector = relay(settings, outside, &node)?;
 
     let tokens = Arc::new(Tokens::open(&state.keys()).context("opening the key for tokens")?);
-    let system = system(settings, &addresses, node);
-    control_directory(&system.control, &tokens.key_set())?;
+    let system = system(settings, &addresses, node)?;
+    control_directory(&system, &tokens.key_set())?;
     empty(&state.logs())?;
     let runtime = Runtime::new(runtime_settings(settings)).context("preparing the runtime")?;
     let (news, told) = mpsc::channel(NEWS);
@@ -211,7 +222,7 @@ async fn assemble(
     feed(handle.clone(), manifests, system.control.clone(), tasks).await;
     let server = Server {
         cluster: handle.clone(),
-        about: about(settings),
+        about: about(settings, mode),
         control: system.control.join(ADMIN_SOCKET),
         system: Arc::new(system),
         down,
@@ -254,16 +265,16 @@ fn runtime_settings(settings: &Settings) -> RuntimeSettings {
     }
 }
 
-fn about(settings: &Settings) -> serde_json::Value {
+fn about(settings: &Settings, mode: &Mode) -> serde_json::Value {
     json!({
-        "mesh": settings.mesh, "trustDomain": settings.trust_domain, "manifests": settings.manifests,
+        "mesh": settings.mesh, "mode": mode.name(), "trustDomain": settings.trust_domain, "manifests": settings.manifests,
         "state": settings.state.path(),
         "podNetworks": [settings.pods_v4.to_string(), settings.pods_v6.to_string()],
         "serviceNetworks": [settings.services_v4.to_string(), settings.services_v6.to_string()],
     })
 }
 
-fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) -> System {
+fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) -> Result<System> {
     let networks = [
         settings.pods_v4.to_string(),
         settings.pods_v6.to_string(),
@@ -282,7 +293,10 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) 
             .iter()
             .map(|lifetime| format!("--leaf-lifetime={lifetime}")),
     );
-    System {
+    // Without root it is the user's own process: it can read what the user can, and what it leaves the user can remove.
+    let is_host = Ids::here().context("reading which users there are")?.are_all();
+    Ok(System {
+        user: if is_host { CONTROL_UID } else { 0 },
         manifests: settings.manifests.clone(),
         objects: settings.state.objects(),
         control: settings.state.control(),
@@ -295,7 +309,7 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) 
             .collect(),
         dns: addresses.dns(),
         node,
-    }
+    })
 }
 
 fn inject(settings: &Settings, collector: Option<String>) -> InjectSettings {
@@ -322,12 +336,13 @@ fn relay(settings: &Settings, outside: &Outside, node: &[IpAddr]) -> Result<Opti
 }
 
 /// The control plane's directory, which is its own, with the keys that it checks tokens with.
-fn control_directory(path: &Path, keys: &str) -> Result<()> {
+fn control_directory(system: &System, keys: &str) -> Result<()> {
+    let path = &system.control;
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
         .context("its directory")?;
     weft_daemon::file::replace(&path.join(KEY_SET), 0o644, keys.as_bytes()).context("writing the keys for tokens")?;
-    chown(path, Some(CONTROL_UID), Some(CONTROL_UID)).context("giving the control plane its directory")?;
+    chown(path, Some(system.user), Some(system.user)).context("giving the control plane its directory")?;
     // An earlier mesh's would be asked in vain.
     match fs::remove_file(path.join(ADMIN_SOCKET)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("removing an old socket"),

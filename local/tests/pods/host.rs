@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use weft_local::sandbox::{Sandbox, Settings};
 
@@ -212,20 +212,5 @@ pub(crate) fn an_orderly_end_leaves_nothing() -> anyhow::Result<()> {
     let mut said = String::new();
     stdout.read_to_string(&mut said)?;
     ensure!(said == "asked to end\n", "{said}");
-    Ok(())
-}
-
-pub(crate) fn without_root() -> anyhow::Result<()> {
-    let copy = tempfile::tempdir()?;
-    let program = copy.path().join("weft");
-    std::fs::copy("/proc/self/exe", &program)?;
-    std::os::unix::fs::chown(copy.path(), Some(65534), Some(65534))?;
-    let mut command = Command::new(&program);
-    std::os::unix::process::CommandExt::uid(&mut command, 65534);
-    let output = command.args(["host", STAY]).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() || !said.contains("sudo") {
-        bail!("{}: {said}", output.status);
-    }
     Ok(())
 }

@@ -77,11 +77,12 @@ pub(crate) async fn weft(stage: Stage) -> anyhow::Result<()> {
     plan.init_containers = vec![init, proxy];
     let pod = stage.ready(plan).await?;
     until(&pod, "marked", |_| {
-        crate::story::said(&pod, "weft-proxy").is_ok_and(|text| text.contains("1882"))
+        crate::story::said(&pod, "weft-proxy").is_ok_and(|text| text.lines().count() == 2)
     })
     .await?;
     let said = crate::story::said(&pod, "weft-proxy")?;
-    ensure!(said == "marked\n1882\n", "{said}");
+    let uid = if stage.single { "0" } else { "1882" };
+    ensure!(said == format!("marked\n{uid}\n"), "{said}");
     let rules = pod
         .net()
         .run(|| std::process::Command::new("iptables-save").args(["-t", "nat"]).output())
@@ -108,7 +109,15 @@ pub(crate) async fn views(stage: Stage) -> anyhow::Result<()> {
         refused(&other, &["ls", path]).await?;
         ensure!(!std::path::Path::new(path).exists(), "{path} is on the host");
     }
-    refused(&other, &["sh", "-c", "echo x > /etc/passwd"]).await?;
+    let host = std::fs::read_to_string("/etc/passwd")?;
+    if stage.single {
+        // All that a container sees is its only user's; but what it sees is its own.
+        well(&other, &["sh", "-c", "echo x >> /etc/passwd"]).await?;
+        refused(&root, &["grep", "-x", "x", "/etc/passwd"]).await?;
+    } else {
+        refused(&other, &["sh", "-c", "echo x > /etc/passwd"]).await?;
+    }
+    ensure!(std::fs::read_to_string("/etc/passwd")? == host);
     // Its own places, and its own programs first.
     well(
         &other,
