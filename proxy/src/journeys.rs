@@ -13,4 +13,6 @@ mod routes;
 mod script;
 mod streams;
 mod tries;
+mod upgrades;
+mod versions;
 mod world;
