@@ -2,6 +2,7 @@
 //! without redirection: original destinations are given.
 
 mod answers;
+mod context;
 mod deadlines;
 mod filters;
 mod http;
