@@ -11,6 +11,7 @@ use clap::Parser;
 use tikv_jemallocator::Jemalloc;
 use weft_daemon::exit;
 
+mod access_log;
 mod args;
 mod demo;
 mod down;
@@ -84,6 +85,7 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Status(args) => asking(status::main(args)),
         Verb::Exec(args) => asking(exec::main(args)),
         Verb::Logs(args) => asking(logs::main(args)),
+        Verb::AccessLog(args) => asking(access_log::main(args)),
         Verb::PortForward(args) => asking(forward::main(args)),
         // Taken by their names before the arguments were read.
         Verb::Proxy(_) | Verb::Control(_) | Verb::Init(_) => Ok(ExitCode::from(exit::USAGE)),

@@ -1,6 +1,7 @@
 //! Whole journeys in one process: an app, its proxy, the peer's proxy and the peer's app, over loopback sockets and real TLS,
 //! without redirection: original destinations are given.
 
+mod access;
 mod answers;
 mod context;
 mod deadlines;
@@ -15,5 +16,6 @@ mod script;
 mod streams;
 mod tries;
 mod upgrades;
+mod verdicts;
 mod versions;
 mod world;

@@ -58,6 +58,8 @@ pub struct Service {
 #[derive(Debug)]
 struct Rule {
     model: Arc<RuleModel>,
+    /// The same, to be shared within the thread.
+    shared: Rc<Arc<RuleModel>>,
     template: Rc<str>,
     /// In the order of the model's backends. `None`: does not resolve.
     backends: Vec<Option<Way>>,
@@ -86,6 +88,8 @@ pub struct Choice {
     pub balancer: Rc<Balancer>,
     /// The rule's path template, or empty.
     pub template: Rc<str>,
+    /// The rule. `None`: there are no routes.
+    pub rule: Option<Rc<Arc<RuleModel>>>,
     /// What the rule asks beyond that. `None`: nothing, as most do.
     pub words: Option<Rc<Words>>,
 }
@@ -206,6 +210,7 @@ impl Tables {
         let backends = backends.collect();
         Rule {
             model: model.clone(),
+            shared: Rc::new(model.clone()),
             template: self.template(route_template(&model.matches)),
             backends,
         }
@@ -330,6 +335,7 @@ impl Service {
                 Chosen::Forward(Choice {
                     balancer,
                     template: self.no_template.clone(),
+                    rule: None,
                     words: None,
                 })
             });
@@ -349,6 +355,7 @@ impl Service {
         Ok(Chosen::Forward(Choice {
             balancer: way.balancer,
             template: rule.template.clone(),
+            rule: Some(rule.shared.clone()),
             words: way.words,
         }))
     }

@@ -61,6 +61,10 @@ impl Exchange<'_> {
         };
         let result = poll_fn(|cx| attempt.poll(cx)).await;
         let (result, reusable) = attempt.conclude(result);
+        self.moved = match &result {
+            Ok(done) => (done.request_bytes, done.response_bytes),
+            Err(error) => (error.request_bytes, error.response_bytes),
+        };
         if let Upstream::H1(client) = upstream {
             client.sound = reusable;
         }

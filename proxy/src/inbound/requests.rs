@@ -17,12 +17,15 @@ use crate::http::headers::{CALLER, set_caller};
 use crate::http::limits::Limits;
 use crate::http::server::RequestService;
 use crate::http::upgrade;
+use crate::inbound::verified;
 use crate::io::Io;
+use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::Outcome;
 use crate::outbound::attempt::Failed;
 use crate::outcome::{self, Asked};
 use crate::pool::{Pool, Turn};
+use crate::refuse;
 use crate::worker::Worker;
 
 /// Answers the requests of one connection to the app.
@@ -61,7 +64,7 @@ impl RequestService for Requests {
     }
 
     fn refused(&self, reason: Reason) {
-        self.worker.metrics.refused(reason, Direction::Inbound);
+        refuse::unheard(&self.worker, reason, Direction::Inbound, self.client);
     }
 }
 
@@ -97,8 +100,14 @@ impl Requests {
 
     /// An error is counted, and has not been answered.
     async fn answer(&self, exchange: &mut Exchange<'_>) -> Result<Outcome, Failed> {
+        let mut line = self.worker.line(Direction::Inbound);
+        Line::note(&mut line, |entry| {
+            entry.asks(exchange.head(), exchange.authority());
+            entry.called_by(verified(&self.caller), self.client);
+        });
         let permitted = self.permit().map_err(|reason| {
             self.worker.metrics.refused(reason, Direction::Inbound);
+            Line::note(&mut line, |entry| entry.ended(outcome::failed(reason), (0, 0)));
             Failed {
                 again: false,
                 ..Failed::unsent(reason)
@@ -124,8 +133,13 @@ impl Requests {
                 outcome::failed(failed.reason)
             }
         };
+        Line::note(&mut line, |entry| {
+            entry.of(&permitted.series);
+            entry.traced(span.as_ref());
+            entry.ended(outcome, exchange.moved);
+        });
+        asked.count(&permitted.series, outcome, span.as_ref(), Instant::now());
         outcome::finish(span, outcome);
-        asked.count(&permitted.series, outcome, Instant::now());
         forwarded.map(|_| outcome)
     }
 
