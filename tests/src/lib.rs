@@ -10,6 +10,8 @@ pub mod diff;
 pub mod edits;
 pub mod host;
 pub mod mesh;
+pub mod programs;
 pub mod shop;
+pub mod websocket;
 
 pub use mesh::{Background, Mesh, MeshBuilder, Tally};
