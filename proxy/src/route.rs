@@ -59,11 +59,15 @@ pub struct Service {
 struct Rule {
     model: Arc<RuleModel>,
     /// The same, to be shared within the thread.
-    shared: Rc<Arc<RuleModel>>,
+    shared: Rc<SharedRule>,
     template: Rc<str>,
     /// In the order of the model's backends. `None`: does not resolve.
     backends: Vec<Option<Way>>,
 }
+
+/// A rule that requests of one thread hold: counted without an atomic.
+#[derive(Debug)]
+pub struct SharedRule(pub Arc<RuleModel>);
 
 /// One backend of a rule.
 #[derive(Clone, Debug)]
@@ -89,7 +93,7 @@ pub struct Choice {
     /// The rule's path template, or empty.
     pub template: Rc<str>,
     /// The rule. `None`: there are no routes.
-    pub rule: Option<Rc<Arc<RuleModel>>>,
+    pub rule: Option<Rc<SharedRule>>,
     /// What the rule asks beyond that. `None`: nothing, as most do.
     pub words: Option<Rc<Words>>,
 }
@@ -210,7 +214,7 @@ impl Tables {
         let backends = backends.collect();
         Rule {
             model: model.clone(),
-            shared: Rc::new(model.clone()),
+            shared: Rc::new(SharedRule(model.clone())),
             template: self.template(route_template(&model.matches)),
             backends,
         }

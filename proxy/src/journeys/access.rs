@@ -12,8 +12,8 @@ use crate::observe::access::write::describe;
 
 /// The next line of a pod's log.
 async fn line(pod: &Pod) -> Value {
-    let mut entries = pod.entries.borrow_mut();
-    describe(&entries.recv().await.expect("the log stands"))
+    let next = std::future::poll_fn(|cx| pod.entries.borrow_mut().poll_recv(cx));
+    describe(&next.await.expect("the log stands"))
 }
 
 fn is_quiet(pod: &Pod) -> bool {

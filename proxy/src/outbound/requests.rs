@@ -22,7 +22,7 @@ use crate::outbound::reach::probe;
 use crate::outbound::tries::Tries;
 use crate::outcome::{self, Asked};
 use crate::refuse;
-use crate::route::{Choice, Chosen, Found, Service};
+use crate::route::{Choice, Chosen, Found, Service, SharedRule};
 use crate::terms::Terms;
 use crate::worker::Worker;
 
@@ -41,7 +41,10 @@ impl RequestService for Requests {
         exchange.log(self.worker.line(Direction::Outbound));
         let chosen = self.choose(exchange).await;
         exchange.note(|entry| match &chosen {
-            Ok(Chosen::Forward(choice)) => entry.routed(choice.rule.as_deref(), &choice.template),
+            Ok(Chosen::Forward(choice)) => {
+                let rule = choice.rule.as_deref().map(|SharedRule(rule)| rule);
+                entry.routed(rule, &choice.template);
+            }
             Ok(Chosen::Redirect { rule, template }) => entry.routed(Some(rule), template),
             Err(_) => {}
         });
