@@ -2,7 +2,7 @@
 //!
 //! Off unless it is switched on, by `WEFT_ACCESS_LOG` or at run time on the loopback's admin socket. In: what is known of a
 //! request while it is under way. Out: an [`Entry`] in a bounded queue to the thread that writes it to standard output
-//! ([`write`]). A worker never waits for that: what does not fit is dropped and counted. While the log is off, a request
+//! ([`mod@write`]). A worker never waits for that: what does not fit is dropped and counted. While the log is off, a request
 //! costs one look at a flag.
 
 pub mod write;
