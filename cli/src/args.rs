@@ -37,6 +37,7 @@ pub(crate) enum Verb {
     Status(StatusArgs),
     Exec(ExecArgs),
     Logs(LogsArgs),
+    AccessLog(AccessLogArgs),
     PortForward(ForwardArgs),
     Down(DownArgs),
     Completion(CompletionArgs),
@@ -217,6 +218,29 @@ pub(crate) struct LogsArgs {
     /// With the time of each line.
     #[arg(long)]
     pub(crate) timestamps: bool,
+}
+
+/// Switch a pod's access log on or off, without a restart.
+///
+/// The proxy writes one line of JSON for each request and each opaque stream to its standard output, until it is switched off
+/// or ends: `weft logs POD -c weft-proxy` shows them.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft access-log -n shop web on
+  weft logs -n shop web -c weft-proxy -f
+  weft access-log -n shop web          # says whether it is on")]
+pub(crate) struct AccessLogArgs {
+    #[command(flatten)]
+    pub(crate) pod: PodArgs,
+    /// On or off. [default: only say which it is]
+    #[arg(value_name = "STATE")]
+    pub(crate) state: Option<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    On,
+    Off,
 }
 
 /// Bring a pod's ports to this machine's loopback.

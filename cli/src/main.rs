@@ -11,6 +11,7 @@ use clap::Parser;
 use tikv_jemallocator::Jemalloc;
 use weft_daemon::exit;
 
+mod access_log;
 mod args;
 mod demo;
 mod down;
@@ -89,6 +90,7 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Status(args) => asking(status::main(args)),
         Verb::Exec(args) => asking(exec::main(args)),
         Verb::Logs(args) => asking(logs::main(args)),
+        Verb::AccessLog(args) => asking(access_log::main(args)),
         Verb::PortForward(args) => asking(forward::main(args)),
         Verb::Completion(args) => generate::completion(&args),
         Verb::Man(args) => generate::man(&args),

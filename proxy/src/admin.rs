@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use weft_daemon::admin::{self, Admin, Response};
+use weft_daemon::prometheus;
 use weft_daemon::ready::Ready;
 
 use crate::discover::Beliefs;
+use crate::observe::access::Switch;
 use crate::observe::metrics::{Counter, Gauge, Registry, table};
+use crate::observe::verdicts::Verdicts;
 use crate::probe::{Finding, Probes};
 
 /// The server on the pod's address: `/ready`, `/live`, `/metrics`, `/probe/<container>/<kind>`.
@@ -22,10 +25,13 @@ pub fn public(ready: Ready, registry: Arc<Registry>, beliefs: Beliefs, probes: P
     Admin::new()
         .get("/ready", move |_| ready.response())
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
-        .get("/metrics", move |_| {
+        .get("/metrics", move |request| {
             beliefs.measure(&registry);
             process.measure(&registry);
-            registry.text().response()
+            match prometheus::wants_open_metrics(request) {
+                true => registry.open_metrics().response(),
+                false => registry.text().response(),
+            }
         })
         .get_async("/probe/*", move |request| {
             let probes = probes.clone();
@@ -33,17 +39,41 @@ pub fn public(ready: Ready, registry: Arc<Registry>, beliefs: Beliefs, probes: P
         })
 }
 
-/// The server on the loopback: `GET /config`, `POST /shutdown`. `shutdown` begins the end and returns at once.
-pub fn local(beliefs: Beliefs, shutdown: impl Fn() + Send + Sync + 'static) -> Admin {
+/// The server on the loopback: `GET /config`, `GET /access-log`, `POST /access-log/on` and `/off`, `POST /shutdown`.
+/// `shutdown` begins the end and returns at once.
+pub fn local(
+    beliefs: Beliefs,
+    verdicts: Verdicts,
+    access: Switch,
+    shutdown: impl Fn() + Send + Sync + 'static,
+) -> Admin {
+    let (asked, on, off) = (access.clone(), access.clone(), access);
     Admin::new()
         .get("/config", move |request| {
             let by_names = admin::query(request, "view") == Some("names");
-            admin::json(StatusCode::OK, &config::describe(&beliefs, by_names))
+            let mut all = config::describe(&beliefs, by_names);
+            if !by_names {
+                all["detected"] = verdicts.describe();
+            }
+            admin::json(StatusCode::OK, &all)
+        })
+        .get("/access-log", move |_| switched(&asked))
+        .post("/access-log/on", move |_| {
+            on.set(true);
+            switched(&on)
+        })
+        .post("/access-log/off", move |_| {
+            off.set(false);
+            switched(&off)
         })
         .post("/shutdown", move |_| {
             shutdown();
             admin::text(StatusCode::OK, "ending\n")
         })
+}
+
+fn switched(access: &Switch) -> Response {
+    admin::text(StatusCode::OK, if access.is_on() { "on\n" } else { "off\n" })
 }
 
 /// The app's status and nothing else of what it said.

@@ -29,13 +29,15 @@ use crate::accept::bind;
 use crate::config::Settings;
 use crate::connect::Dialer;
 use crate::discover::{self, View};
+use crate::observe::access::{self, Access, AccessLog, Switch};
 use crate::observe::export::{Exporter, collector};
 use crate::observe::metrics::{Metrics, Registry};
 use crate::observe::trace::{Sampler, Tracer, Tracing};
+use crate::observe::verdicts::{Seen, Verdicts};
 use crate::origin::Origin;
 use crate::probe::Probes;
 use crate::serve::{Listeners, Phase, serve};
-use crate::worker::{Origins, Worker};
+use crate::worker::{Observe, Origins, Worker};
 use crate::{admin, discover::Beliefs};
 
 /// File descriptors that are not for connections: listeners, the control plane, admin, files.
@@ -43,12 +45,17 @@ const RESERVED_FILES: u64 = 64;
 /// What the last spans and threads may take once it is over.
 const LAST: Duration = Duration::from_secs(3);
 
+/// What the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// What one worker thread is given.
 struct Crew {
     settings: Arc<Settings>,
     view: View,
     registry: Arc<Registry>,
     tracing: Option<Tracing>,
+    access: Access,
+    verdicts: Verdicts,
     phase: watch::Receiver<Phase>,
     slots: usize,
     /// Says that it listens.
@@ -142,10 +149,15 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let public = admin::public(ready, registry.clone(), beliefs.clone(), meant.probes);
     let public = public.serve(vec![wildcard(settings.admin_port).await?]);
     let told = shutdown.clone();
-    let local = admin::local(beliefs.clone(), move || told.notify_one());
+    let (switch, verdicts) = (Switch::new(settings.access_log), Verdicts::default());
+    let local = admin::local(beliefs.clone(), verdicts.clone(), switch.clone(), move || {
+        told.notify_one()
+    });
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.local_admin_port));
     let local = local.serve(vec![listener(here).await?]);
 
+    let (access, entries) = Access::new(switch);
+    let written = access::write::start(entries, io::stdout()).context("starting the access log")?;
     let (over, exporter_ends) = oneshot::channel();
     let exporter = meant
         .collector
@@ -159,13 +171,15 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
         view,
         registry: registry.clone(),
         tracing: tracing.clone(),
+        access: access.clone(),
+        verdicts: verdicts.clone(),
         phase: phases.clone(),
         slots,
         listening: listening.clone(),
     });
     let threads = crews.enumerate().map(|(number, crew)| spawn(number, crew));
     let mut threads = Threads(threads.collect::<io::Result<_>>().context("starting a worker")?);
-    drop(listening);
+    drop((listening, access));
 
     let life = live(
         &settings,
@@ -186,6 +200,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     if let Some(exporter) = exporter {
         let _ = tokio::time::timeout(LAST, exporter).await;
     }
+    written.wait(LAST_LINES);
     result
 }
 
@@ -287,6 +302,8 @@ async fn work(crew: Crew) -> io::Result<()> {
         view,
         registry,
         tracing,
+        access,
+        verdicts,
         mut phase,
         slots,
         listening,
@@ -295,8 +312,13 @@ async fn work(crew: Crew) -> io::Result<()> {
         () = complete(&view) => {}
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return Ok(()),
     }
-    let metrics = Rc::new(Metrics::new(&registry));
-    let tracer = Tracer::new(tracing.as_ref(), &registry.writer());
+    let observe = Observe {
+        metrics: Rc::new(Metrics::new(&registry)),
+        tracer: Tracer::new(tracing.as_ref(), &registry.writer()),
+        access: AccessLog::new(&access, &registry.writer()),
+        seen: Seen::new(verdicts),
+    };
+    drop(access);
     let origins = Origins {
         inbound: Origin::Socket,
         outbound: Origin::Socket,
@@ -306,7 +328,7 @@ async fn work(crew: Crew) -> io::Result<()> {
         outbound: outbound(&settings)?,
         slots,
     };
-    let worker = Worker::new(settings, view, metrics, tracer, origins);
+    let worker = Worker::new(settings, view, observe, origins);
     // An error says that nobody waits any more.
     let _ = listening.send(()).await;
     serve(worker, listeners, phase).await;

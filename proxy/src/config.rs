@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use weft_daemon::settings::duration;
 
 /// The settings of `weft proxy`. Each flag has a variable of the same name in capitals.
@@ -105,6 +105,11 @@ pub struct Settings {
     #[arg(long, env = "WEFT_SUBSCRIPTIONS", default_value_t = 4096)]
     pub subscriptions: usize,
 
+    /// Whether the access log is written to standard output when the proxy starts: on or off. Switched at run time by
+    /// `POST /access-log/on` and `/access-log/off` on the loopback's admin server.
+    #[arg(long, env = "WEFT_ACCESS_LOG", default_value = "off", value_parser = switch, action = ArgAction::Set)]
+    pub access_log: bool,
+
     /// Where traces go: an OTLP/gRPC endpoint, `http://host:4317`. Unset: nowhere.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
@@ -122,6 +127,14 @@ pub struct Settings {
     pub traces_sampler_arg: String,
 }
 
+fn switch(value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" | "" => Ok(false),
+        _ => Err("it is on or off".to_owned()),
+    }
+}
+
 impl Settings {
     /// The ports of the proxy's own listeners: a connection whose original destination is one of them is closed.
     pub fn own_ports(&self) -> [u16; 4] {
@@ -137,6 +150,19 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_access_log_is_off_unless_it_is_switched_on() {
+        let with = |more: &[&str]| Settings::try_parse_from([&["weft-proxy", "--pod-ips", "10.0.0.1"], more].concat());
+        assert!(!with(&[]).unwrap().access_log);
+        assert!(with(&["--access-log", "on"]).unwrap().access_log);
+        assert!(
+            with(&["--access-log", "yes"])
+                .unwrap_err()
+                .to_string()
+                .contains("on or off")
+        );
+    }
 
     #[test]
     fn a_pod_needs_only_its_addresses() {

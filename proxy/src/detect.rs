@@ -26,6 +26,7 @@ use weft_model::reason::Reason;
 
 use crate::http::HttpVersion;
 use crate::io::Io;
+use crate::observe::verdicts::Found;
 
 /// What is looked at of a client before it is decided: a first line this long that may be HTTP is, and the codec refuses it.
 const LINE_MAX: usize = 16 * 1024;
@@ -75,6 +76,27 @@ pub enum Detected {
     Opaque,
     /// Opaque, and this is the connection to the destination; what it has said is read ahead.
     Dialled(Io),
+}
+
+impl Detected {
+    /// The version of HTTP. `None`: bytes.
+    pub fn version(&self) -> Option<HttpVersion> {
+        match self {
+            Self::Http(version) => Some(*version),
+            Self::Opaque | Self::Dialled(_) => None,
+        }
+    }
+
+    /// How it was found out, where nothing was declared. `client`: what it came from.
+    pub fn found(&self, client: &Io) -> Found {
+        match self {
+            Self::Dialled(server) if client.ahead().is_empty() => match server.ahead().is_empty() {
+                true => Found::NobodySpoke,
+                false => Found::ServerFirst,
+            },
+            _ => Found::ClientBytes,
+        }
+    }
 }
 
 /// How long is waited for a client.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use tokio::net::TcpStream;
 use weft_model::destination::Protocol;
+use weft_model::identity::Identity;
 use weft_model::inbound::Mode;
 use weft_model::policy::Caller;
 use weft_model::reason::Reason;
@@ -26,7 +27,9 @@ use crate::http::limits::Limits;
 use crate::http::server::{ServeContext, serve as serve_http};
 use crate::io::Io;
 use crate::mtls::{self, Chain, Hello, Hop};
+use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, Labels};
+use crate::observe::verdicts::{Found, Verdict};
 use crate::outcome::{moved, stream_ended};
 use crate::refuse;
 use crate::worker::Worker;
@@ -179,6 +182,11 @@ async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<
             }
             Ok(detected) => detected,
         };
+        worker.seen.note(
+            Direction::Inbound,
+            journey.app,
+            verdict(worker, &arrived, &detected, port),
+        );
         // Forward: for as long as a root vouches for the caller.
         let Some(chain) = arrived.chain.take() else {
             return forward(worker, arrived, detected, journey).await;
@@ -212,10 +220,10 @@ async fn forward(
             Ok(())
         }
         Detected::Opaque => match dial_app(worker, journey.app).await {
-            Ok(app) => stream(worker, arrived, app, journey.app).await,
+            Ok(app) => stream(worker, arrived, app, journey).await,
             Err(reason) => Err(arrived.refused(reason)),
         },
-        Detected::Dialled(app) => stream(worker, arrived, app, journey.app).await,
+        Detected::Dialled(app) => stream(worker, arrived, app, journey).await,
     }
 }
 
@@ -317,6 +325,22 @@ async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>
     }
 }
 
+/// What was found out, and how.
+fn verdict(worker: &Worker, arrived: &Arrived, detected: &Detected, port: u16) -> Verdict {
+    let tables = worker.tables();
+    let declared = tables
+        .inbound()
+        .and_then(|own| own.port(port))
+        .map(|port| port.protocol);
+    let found = match (arrived.hop, declared) {
+        (Some(_), _) => Found::Peer,
+        (None, Some(Protocol::Undeclared) | None) => detected.found(&arrived.io),
+        (None, Some(_)) => Found::Declared,
+    };
+    let protocol = detected.version();
+    Verdict { protocol, found }
+}
+
 /// Connects to the app at, and from, the pod's own address.
 async fn dial_app(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
     let socket = worker.dialer.tcp(app, Some(app.ip())).await;
@@ -324,8 +348,8 @@ async fn dial_app(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
 }
 
 /// Forward, opaque: one stream for as long as it lasts. Admitted anew, because its first bytes may have been waited for.
-async fn stream(worker: &Rc<Worker>, mut arrived: Arrived, app: Io, at: SocketAddr) -> Result<(), Refused> {
-    let tables = worker.tables();
+async fn stream(worker: &Rc<Worker>, mut arrived: Arrived, app: Io, journey: Journey<'_>) -> Result<(), Refused> {
+    let (tables, at) = (worker.tables(), journey.app);
     if let Err(reason) = admit(&tables, at.port(), arrived.caller.clone()) {
         return Err(arrived.refused(reason));
     }
@@ -337,10 +361,24 @@ async fn stream(worker: &Rc<Worker>, mut arrived: Arrived, app: Io, at: SocketAd
         .map(|own| Labels::inbound(own, at.port(), &arrived.caller))
         .unwrap_or_default();
     drop(tables);
-    let open = worker.metrics.series(&labels, "").open_tcp();
+    let series = worker.metrics.series(&labels, "");
+    let mut line = worker.line(Direction::Inbound);
+    Line::note(&mut line, |entry| {
+        entry.of(&series);
+        entry.called_by(verified(&arrived.caller), journey.client);
+    });
+    let open = series.open_tcp();
     let outcome = pump(arrived.io, app, |flow, bytes| moved(&open, flow, bytes)).await;
-    stream_ended(outcome, open, Direction::Inbound);
+    stream_ended(outcome, open, Direction::Inbound, &mut line);
     Ok(())
+}
+
+/// Who calls, if that is proven.
+fn verified(caller: &Caller) -> Option<&Identity> {
+    match caller {
+        Caller::Verified(identity) => Some(identity),
+        Caller::Plaintext => None,
+    }
 }
 
 /// Refuses, with the reason where the other side can hear it.
@@ -349,15 +387,15 @@ async fn turn_away(worker: &Rc<Worker>, Refused { reason, told }: Refused, journ
     let io = match told {
         Told::Client(io) => io,
         Told::Proxy(io) => {
-            worker.metrics.refused(reason, Direction::Inbound);
+            refuse::unheard(worker, reason, Direction::Inbound, journey.client);
             // Boxed: what is refused is to cost those nothing that are served.
             return Box::pin(answer::refuse(io, reason)).await;
         }
-        Told::Nobody => return worker.metrics.refused(reason, Direction::Inbound),
+        Told::Nobody => return refuse::unheard(worker, reason, Direction::Inbound, journey.client),
     };
     let context = context(worker, &Caller::Plaintext, None, journey.app);
-    let silence = worker.settings.detect_wait;
-    refuse::connection(io, reason, Direction::Inbound, &worker.metrics, silence, context).await;
+    let client = journey.client.unwrap_or(journey.app);
+    refuse::connection(io, reason, Direction::Inbound, worker, client, context).await;
 }
 
 /// What HTTP is served with.

@@ -1,7 +1,9 @@
 //! Whole journeys in one process: an app, its proxy, the peer's proxy and the peer's app, over loopback sockets and real TLS,
 //! without redirection: original destinations are given.
 
+mod access;
 mod answers;
+mod context;
 mod deadlines;
 mod filters;
 mod http;
@@ -13,4 +15,7 @@ mod routes;
 mod script;
 mod streams;
 mod tries;
+mod upgrades;
+mod verdicts;
+mod versions;
 mod world;

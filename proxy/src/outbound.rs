@@ -27,6 +27,7 @@ use crate::http::limits::Limits;
 use crate::http::server::{ServeContext, serve as serve_http};
 use crate::io::Io;
 use crate::observe::metrics::Direction;
+use crate::observe::verdicts::{Found as FoundBy, Verdict};
 use crate::refuse;
 use crate::route::{Found, Service};
 use crate::worker::Worker;
@@ -50,9 +51,8 @@ pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
     tracing::debug!(%client, %destination, "outbound connection");
     if let Err((io, reason)) = connection(worker, io, destination).await {
         tracing::debug!(%client, %destination, %reason, "outbound connection refused");
-        let silence = worker.settings.detect_wait;
         let context = context(worker, destination);
-        refuse::connection(io, reason, Direction::Outbound, &worker.metrics, silence, context).await;
+        refuse::connection(io, reason, Direction::Outbound, worker, destination, context).await;
     }
 }
 
@@ -81,6 +81,9 @@ async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) ->
             break (service, generation, detected, trial);
         }
     };
+    worker
+        .seen
+        .note(Direction::Outbound, destination, verdict(&detected, &service, &io));
     let version = match detected {
         Detected::Http(version) => version,
         Detected::Opaque => return streams::opaque(worker, io, &target, &service).await,
@@ -132,6 +135,16 @@ async fn detect(
             detected.map_err(|error| error.reason())
         }
     }
+}
+
+/// What was found out, and how.
+fn verdict(detected: &Detected, service: &Service, client: &Io) -> Verdict {
+    let found = match (service.protocol, detected) {
+        (Protocol::Undeclared, detected) => detected.found(client),
+        _ => FoundBy::Declared,
+    };
+    let protocol = detected.version();
+    Verdict { protocol, found }
 }
 
 /// What HTTP is served with.

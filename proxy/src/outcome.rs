@@ -13,6 +13,7 @@ use crate::detect::why_read_failed;
 use crate::forward::tcp::{Ended, Flow, Outcome as Streamed};
 use crate::http::exchange::{Done, Exchange};
 use crate::http::refuse::grpc_code;
+use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, HttpCall, Labels, OpenTcp, RpcCall, Series};
 use crate::observe::trace::{Outcome, Span, What};
 
@@ -55,8 +56,9 @@ impl Asked {
         }
     }
 
-    /// Counts it, once it has ended.
-    pub fn count(&self, series: &Series, outcome: Outcome, now: Instant) {
+    /// Counts it, once it has ended. `span`: an example of it, if it is sampled.
+    pub fn count(&self, series: &Series, outcome: Outcome, span: Option<&Span>, now: Instant) {
+        let trace = span.and_then(Span::context);
         let took = now.saturating_duration_since(self.started);
         if self.grpc {
             series.rpc(&RpcCall {
@@ -64,6 +66,7 @@ impl Asked {
                 status: outcome.grpc_status,
                 error: outcome.error,
                 took,
+                trace,
             });
         } else {
             let Outcome { status, error, .. } = outcome;
@@ -73,6 +76,7 @@ impl Asked {
                 status,
                 error,
                 took,
+                trace,
             });
         }
     }
@@ -105,6 +109,14 @@ pub fn failed(reason: Reason) -> Outcome {
     }
 }
 
+/// The outcome of a stream that failed: it has no status.
+pub fn failed_stream(reason: Reason) -> Outcome {
+    Outcome {
+        error: Some(reason),
+        ..Outcome::default()
+    }
+}
+
 /// Ends a span, if there is one.
 pub fn finish(span: Option<Span>, outcome: Outcome) {
     if let Some(span) = span {
@@ -120,13 +132,18 @@ pub fn moved(open: &OpenTcp, flow: Flow, bytes: u64) {
     }
 }
 
-/// Counts how a stream ended.
-pub fn stream_ended(outcome: Streamed, open: OpenTcp, direction: Direction) {
+/// Counts how a stream ended, and notes it in its line of the access log.
+pub fn stream_ended(outcome: Streamed, open: OpenTcp, direction: Direction, line: &mut Option<Line>) {
     let ended = match outcome.ended {
         Ended::Cleanly => Ok(()),
         Ended::Downstream(error) => Err(why_read_failed(&error)),
         Ended::Upstream(_) => Err(Reason::UpstreamClosed),
     };
+    let reason = ended.err();
+    Line::note(line, |entry| {
+        let ended = reason.map_or_else(Outcome::default, failed_stream);
+        entry.ended(ended, (outcome.up, outcome.down));
+    });
     tracing::debug!(
         up = outcome.up,
         down = outcome.down,

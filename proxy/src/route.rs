@@ -58,10 +58,16 @@ pub struct Service {
 #[derive(Debug)]
 struct Rule {
     model: Arc<RuleModel>,
+    /// The same, to be shared within the thread.
+    shared: Rc<SharedRule>,
     template: Rc<str>,
     /// In the order of the model's backends. `None`: does not resolve.
     backends: Vec<Option<Way>>,
 }
+
+/// A rule that requests of one thread hold: counted without an atomic.
+#[derive(Debug)]
+pub struct SharedRule(pub Arc<RuleModel>);
 
 /// One backend of a rule.
 #[derive(Clone, Debug)]
@@ -86,6 +92,8 @@ pub struct Choice {
     pub balancer: Rc<Balancer>,
     /// The rule's path template, or empty.
     pub template: Rc<str>,
+    /// The rule. `None`: there are no routes.
+    pub rule: Option<Rc<SharedRule>>,
     /// What the rule asks beyond that. `None`: nothing, as most do.
     pub words: Option<Rc<Words>>,
 }
@@ -206,6 +214,7 @@ impl Tables {
         let backends = backends.collect();
         Rule {
             model: model.clone(),
+            shared: Rc::new(SharedRule(model.clone())),
             template: self.template(route_template(&model.matches)),
             backends,
         }
@@ -330,6 +339,7 @@ impl Service {
                 Chosen::Forward(Choice {
                     balancer,
                     template: self.no_template.clone(),
+                    rule: None,
                     words: None,
                 })
             });
@@ -349,6 +359,7 @@ impl Service {
         Ok(Chosen::Forward(Choice {
             balancer: way.balancer,
             template: rule.template.clone(),
+            rule: Some(rule.shared.clone()),
             words: way.words,
         }))
     }

@@ -24,8 +24,10 @@ use crate::detect::ServerFirst;
 use crate::discover::{State, View};
 use crate::http::closing::Closing;
 use crate::mtls::Chain;
-use crate::observe::metrics::Metrics;
+use crate::observe::access::{AccessLog, Line};
+use crate::observe::metrics::{Direction, Metrics};
 use crate::observe::trace::Tracer;
+use crate::observe::verdicts::Seen;
 use crate::origin::Origin;
 use crate::pool::Pool;
 use crate::route::{Found, Tables};
@@ -44,6 +46,10 @@ pub struct Worker {
     pub metrics: Rc<Metrics>,
     /// What is traced.
     pub tracer: Tracer,
+    /// What is written of requests and streams.
+    pub access: Rc<AccessLog>,
+    /// What detection found out.
+    pub seen: Seen,
     /// What is known of endpoints.
     pub endpoints: Rc<Endpoints>,
     /// Copies of requests that are under way.
@@ -72,15 +78,28 @@ pub struct Origins {
     pub outbound: Origin,
 }
 
+/// How a worker tells what happens.
+#[derive(Debug)]
+pub struct Observe {
+    /// What is counted.
+    pub metrics: Rc<Metrics>,
+    /// What is traced.
+    pub tracer: Tracer,
+    /// What is written of requests and streams.
+    pub access: Rc<AccessLog>,
+    /// What detection found out.
+    pub seen: Seen,
+}
+
 impl Worker {
     /// What connections need, before the first one.
-    pub fn new(
-        settings: Arc<Settings>,
-        view: View,
-        metrics: Rc<Metrics>,
-        tracer: Tracer,
-        origins: Origins,
-    ) -> Rc<Self> {
+    pub fn new(settings: Arc<Settings>, view: View, observe: Observe, origins: Origins) -> Rc<Self> {
+        let Observe {
+            metrics,
+            tracer,
+            access,
+            seen,
+        } = observe;
         let endpoints = Endpoints::new(rand::random(), metrics.clone());
         endpoints.workers.set(settings.workers);
         let tables = Rc::new(Tables::new(&endpoints, view.state(), None));
@@ -91,6 +110,8 @@ impl Worker {
             view,
             metrics,
             tracer,
+            access,
+            seen,
             endpoints,
             copies: Rc::default(),
             dialer,
@@ -122,6 +143,12 @@ impl Worker {
             .credential
             .clone()
             .ok_or(Reason::NoCertificate)
+    }
+
+    /// A line of the access log for what begins now. `None`: it is off.
+    pub fn line(&self, direction: Direction) -> Option<Line> {
+        let own = || self.credential().ok().map(|own| own.identity().clone());
+        self.access.begin(direction, own)
     }
 
     /// What is at a destination; waits, bounded, where nobody knows yet. Cancel safe.

@@ -1,10 +1,12 @@
 //! The end-to-end tests, one module per promise.
 
+mod access_log;
 mod cost;
 mod failures;
 mod follow;
 mod host;
 mod impostor;
+mod interop;
 mod jaeger;
 mod logs;
 mod peers;
@@ -14,4 +16,5 @@ mod routes;
 mod sandbox;
 mod telemetry;
 mod verbs;
+mod websocket;
 mod wire;

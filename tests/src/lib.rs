@@ -10,8 +10,10 @@ pub mod diff;
 pub mod edits;
 pub mod host;
 pub mod mesh;
+pub mod programs;
 pub mod shop;
 pub mod user;
+pub mod websocket;
 
 pub use mesh::{Background, Mesh, MeshBuilder, Tally};
 pub use user::User;

@@ -16,6 +16,8 @@ use crate::connect::Dialer;
 use crate::discover::store::Store;
 use crate::discover::testing::*;
 use crate::discover::{self, View};
+use crate::observe::metrics::Direction;
+use crate::observe::verdicts::{Found, Seen, Verdict};
 
 /// A proxy that believes something, whose admin servers listen.
 struct Proxy {
@@ -52,9 +54,18 @@ async fn proxy() -> Proxy {
     let probes = Probes::new(probes, Ipv4Addr::LOCALHOST.into(), dialer).unwrap();
     let ended: Arc<AtomicBool> = Arc::default();
     let end = ended.clone();
+    let (verdicts, access) = (Verdicts::default(), Switch::default());
+    let seen = Seen::new(verdicts.clone());
+    let verdict = Verdict {
+        protocol: None,
+        found: Found::ServerFirst,
+    };
+    seen.note(Direction::Outbound, ([10, 96, 0, 9], 5432).into(), verdict);
     let servers = [
         public(ready.clone(), registry, beliefs.clone(), probes),
-        local(beliefs, move || end.store(true, Ordering::SeqCst)),
+        local(beliefs, verdicts, access.clone(), move || {
+            end.store(true, Ordering::SeqCst)
+        }),
     ];
     let mut addresses = Vec::new();
     for server in servers {
@@ -125,7 +136,13 @@ async fn a_probe_of_a_dead_app_fails_and_an_unknown_one_is_not_found() {
 #[tokio::test]
 async fn the_pods_address_neither_shows_nor_ends_anything() {
     let proxy = proxy().await;
-    for (method, path) in [("GET", "/config"), ("POST", "/shutdown"), ("POST", "/ready")] {
+    for (method, path) in [
+        ("GET", "/config"),
+        ("POST", "/shutdown"),
+        ("POST", "/ready"),
+        ("POST", "/access-log/on"),
+        ("GET", "/access-log"),
+    ] {
         assert!(
             [404, 405].contains(&ask(proxy.public, method, path).await.0),
             "{method} {path}"
@@ -135,12 +152,32 @@ async fn the_pods_address_neither_shows_nor_ends_anything() {
 }
 
 #[tokio::test]
+async fn the_loopback_switches_the_access_log() {
+    let proxy = proxy().await;
+    for (method, path, want) in [
+        ("GET", "/access-log", "off\n"),
+        ("POST", "/access-log/on", "on\n"),
+        ("GET", "/access-log", "on\n"),
+        ("POST", "/access-log/off", "off\n"),
+    ] {
+        let (status, body) = ask(proxy.local, method, path).await;
+        assert_eq!((status, &*body), (200, want), "{method} {path}");
+    }
+    assert_eq!(
+        ask(proxy.local, "GET", "/access-log/on").await.0,
+        405,
+        "looking switches nothing"
+    );
+}
+
+#[tokio::test]
 async fn the_loopback_shows_and_ends() {
     let proxy = proxy().await;
     let (status, body) = ask(proxy.local, "GET", "/config").await;
     assert_eq!(status, 200);
     let shown: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(shown["connected"], false);
+    assert_eq!(shown["detected"][0]["found"], "server-first");
     assert_eq!(ask(proxy.local, "GET", "/shutdown").await.0, 405);
     assert!(!proxy.ended.load(Ordering::SeqCst), "only POST ends it");
     assert_eq!(ask(proxy.local, "POST", "/shutdown").await.0, 200);

@@ -23,7 +23,11 @@ use crate::http::headers;
 use crate::http::limits::INTERIM_RESPONSES;
 use crate::http::message::{Broken, Fault, Message, Replay, Transfer, grpc_status};
 use crate::http::timer::Timer;
+use crate::http::upgrade;
 use crate::terms::Cause;
+
+/// How soon after its request a client that has said all ends its direction.
+const HALF_CLOSE: Duration = Duration::from_secs(1);
 
 impl Exchange<'_> {
     /// Forwards the request and answers with the response, both as they come: the response may begin, and end, before the
@@ -57,6 +61,10 @@ impl Exchange<'_> {
         };
         let result = poll_fn(|cx| attempt.poll(cx)).await;
         let (result, reusable) = attempt.conclude(result);
+        self.moved = match &result {
+            Ok(done) => (done.request_bytes, done.response_bytes),
+            Err(error) => (error.request_bytes, error.response_bytes),
+        };
         if let Upstream::H1(client) = upstream {
             client.sound = reusable;
         }
@@ -64,7 +72,7 @@ impl Exchange<'_> {
     }
 
     /// Queues the request's head. An error means that nothing was sent.
-    fn send_head<'u>(&self, upstream: &'u mut Upstream) -> Result<Message<'u>, ForwardError> {
+    fn send_head<'u>(&mut self, upstream: &'u mut Upstream) -> Result<Message<'u>, ForwardError> {
         let fallback = self.context.authority.as_ref();
         match upstream {
             Upstream::H1(client) => {
@@ -74,14 +82,16 @@ impl Exchange<'_> {
                 client.uses += 1;
                 // Whoever drops the exchange in the middle leaves a connection that nobody may use again.
                 client.sound = false;
+                upgrade::ask_by_http1(&mut self.head);
                 client.connection.send_request(&self.head, fallback);
                 Ok(Message::H1(&mut client.connection))
             }
             Upstream::H2(client) => {
-                if self.head.needs_h1() {
+                let upgrades = client.sender.is_extended_connect_protocol_enabled();
+                if self.head.upgrade.is_some() && !upgrades {
                     return Err(failure(Reason::Internal, false, false, None));
                 }
-                let ends = self.head.length == Length::Empty && self.head.method != Method::CONNECT;
+                let ends = self.head.length == Length::Empty && !self.head.is_tunnel();
                 let request =
                     convert::to_request(&self.head, fallback).map_err(|reason| failure(reason, false, false, None))?;
                 let opened = Stream::open(&mut client.sender, request, ends);
@@ -127,6 +137,8 @@ struct Attempt<'e, 'a, 'u> {
     no_replay: Replay,
     interims: u32,
     tunnel: bool,
+    /// The client has ended its direction, and waits for the response.
+    half_closed: bool,
     status: u16,
     grpc_status: Option<u16>,
     first_byte: Duration,
@@ -171,8 +183,8 @@ impl Stall {
 
 impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
     fn new(exchange: &'e mut Exchange<'a>, up: Message<'u>, reused: bool) -> Self {
-        // What follows CONNECT belongs to the tunnel, and waits for it: bytes sent earlier could be read as a request.
-        let request = if exchange.head.method == Method::CONNECT {
+        // What follows belongs to the tunnel, and waits for it: bytes sent earlier could be read as a request.
+        let request = if exchange.head.is_tunnel() {
             Transfer::only_the_end()
         } else {
             Transfer::new()
@@ -190,6 +202,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             no_replay: Replay::default(),
             interims: 0,
             tunnel: false,
+            half_closed: false,
             status: 0,
             grpc_status: None,
             first_byte: Duration::ZERO,
@@ -240,7 +253,8 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         {
             return Poll::Ready(Err(Stop::Late(reason)));
         }
-        if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() {
+        if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() && !self.has_said_all()
+        {
             return Poll::Ready(Err(Stop::Down(Broken::Ended)));
         }
         if let Poll::Ready(stopped) = self.poll_pause(cx) {
@@ -267,6 +281,14 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
     }
 
+    /// Whether the client has only ended its direction, as some do behind their last request. One that ends later has waited
+    /// for too long, and has gone.
+    fn has_said_all(&mut self) -> bool {
+        let in_time = || self.exchange.started.elapsed() < HALF_CLOSE;
+        self.half_closed |= self.exchange.side.has_said_all() && in_time();
+        self.half_closed
+    }
+
     /// Why the peer's proxy did not pass the request on, if that is what it says, and it can be passed to another.
     fn unsent(&self, head: &ResponseHead) -> Option<Reason> {
         let code = head
@@ -288,6 +310,9 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             }
             self.exchange.continued |= head.status == http::StatusCode::CONTINUE;
             return self.exchange.begin_response(head, true).map_err(Stop::Down);
+        }
+        if head.upgrade.is_some() && !upgrade::is_proven(&self.exchange.head, &head.headers) {
+            return Err(Stop::Up(Broken::Refused(Reason::UpstreamProtocol)));
         }
         self.exchange.replay.forget();
         self.exchange.answered = true;

@@ -23,6 +23,9 @@ use crate::io::{Io, IoKind};
 /// long again. Apps are not asked: gRPC servers take frequent pings for an attack.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
+/// How long an app may take to say what its HTTP/2 can do. It says so at once, or never.
+const SETTINGS_TIME: Duration = Duration::from_secs(1);
+
 /// A connection that a request can be forwarded to.
 #[expect(
     clippy::large_enum_variant,
@@ -53,6 +56,7 @@ pub struct H1Client {
 pub struct H2Client {
     pub(crate) sender: SendRequest<Bytes>,
     streams: Streams,
+    state: Rc<State>,
     /// It leads to a peer of the mesh, whose identity was verified.
     pub(crate) peer: bool,
 }
@@ -103,6 +107,7 @@ pub async fn handshake_h2(io: Io, limits: Limits) -> Result<(H2Client, H2Driver)
         H2Client {
             sender,
             streams: streams.clone(),
+            state: state.clone(),
             peer: asks,
         },
         H2Driver {
@@ -146,6 +151,14 @@ impl H2Client {
             sender.poll_ready(&mut Context::from_waker(Waker::noop())),
             Poll::Ready(Err(_))
         )
+    }
+
+    /// Whether the server takes an upgrade, as an extended CONNECT (RFC 8441). Waits, bounded, until it has said anything.
+    /// Cancel safe.
+    pub async fn takes_upgrades(&self) -> bool {
+        // Who says nothing takes none.
+        let _ = timeout(SETTINGS_TIME, self.state.heard()).await;
+        self.sender.is_extended_connect_protocol_enabled()
     }
 
     /// Exchanges that are under way on it now.

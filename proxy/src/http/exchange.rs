@@ -17,6 +17,7 @@ use crate::http::limits::LINGER_BYTES;
 use crate::http::message::{Broken, Message, Replay};
 use crate::http::server::ServeContext;
 use crate::http::{refuse, spare};
+use crate::observe::access::{Entry, Line};
 use crate::terms::Terms;
 
 /// One request, and the way to answer it. Handed to [`RequestService::handle`](crate::http::server::RequestService::handle),
@@ -34,6 +35,10 @@ pub struct Exchange<'a> {
     pub(crate) continued: bool,
     /// What the rule that it falls under asks of it. Rarely any.
     pub(crate) terms: Option<Box<Terms>>,
+    /// Bytes of bodies that the last try has moved: to the upstream, and from it.
+    pub(crate) moved: (u64, u64),
+    /// What the access log will say. Dropped, and so written, with the exchange. Mostly off.
+    pub(crate) line: Option<Line>,
 }
 
 /// How an exchange went that was forwarded to its end.
@@ -93,6 +98,8 @@ impl<'a> Exchange<'a> {
             answered: false,
             continued: false,
             terms: None,
+            moved: (0, 0),
+            line: None,
         }
     }
 
@@ -126,6 +133,21 @@ impl<'a> Exchange<'a> {
     /// Has it keep to terms from now on.
     pub fn keep_to(&mut self, terms: Option<Box<Terms>>) {
         self.terms = terms;
+    }
+
+    /// Has a line of the access log written of it, where there is one.
+    pub(crate) fn log(&mut self, line: Option<Line>) {
+        if line.is_some() {
+            self.line = line;
+            let authority = self.head.authority.as_ref().or(self.context.authority.as_ref());
+            let authority = authority.map_or("", |authority| authority.as_str());
+            Line::note(&mut self.line, |entry| entry.asks(&self.head, authority));
+        }
+    }
+
+    /// Adds to that line.
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut Entry)) {
+        Line::note(&mut self.line, note);
     }
 
     /// The request's head, to change before it is forwarded.

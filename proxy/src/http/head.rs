@@ -17,7 +17,7 @@ pub struct RequestHead {
     pub headers: HeaderMap,
     /// The message's own version: 1.0, 1.1 or 2.
     pub version: http::Version,
-    /// The `upgrade` that the client asks for (HTTP/1.1 only; `h2c` is never among them).
+    /// The `upgrade` that the client asks for, in HTTP/2 by an extended CONNECT. `h2c` is never among them.
     pub upgrade: Option<HeaderValue>,
     /// `te: trailers`.
     pub takes_trailers: bool,
@@ -69,9 +69,9 @@ impl RequestHead {
         route::is_grpc(&self.headers)
     }
 
-    /// Whether it can only be forwarded over HTTP/1.1: an upgrade.
-    pub fn needs_h1(&self) -> bool {
-        self.upgrade.is_some()
+    /// Whether it asks for a tunnel: an upgrade, or CONNECT.
+    pub fn is_tunnel(&self) -> bool {
+        self.upgrade.is_some() || self.method == Method::CONNECT
     }
 
     /// What routing looks at.

@@ -124,7 +124,8 @@ impl Options {
                         | header::FORWARDED
                 )
                 || name.as_str().starts_with("x-forwarded-")
-                || matches!(name.as_str(), "traceparent" | "tracestate" | "baggage");
+                || name.as_str().starts_with("x-b3-")
+                || matches!(name.as_str(), "traceparent" | "tracestate" | "baggage" | "b3");
             if kept {
                 return Err(Reason::BadRequest);
             }

@@ -153,6 +153,14 @@ impl Message<'_> {
         }
     }
 
+    /// Whether the other side has ended its direction, having said that no other message would come from it.
+    pub(crate) fn has_said_all(&self) -> bool {
+        match self {
+            Self::H1(connection) => connection.has_said_all(),
+            Self::H2(_) => false,
+        }
+    }
+
     /// Ends an exchange before its time, so that the other side sees that it is not whole.
     pub(crate) fn abort(&mut self, reason: ::h2::Reason) {
         match self {

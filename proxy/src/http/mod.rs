@@ -8,6 +8,7 @@
 //! | `h1` | HTTP/1.1: strict parsing, framing generated anew (RFC 9112) |
 //! | `h2` | HTTP/2: the `h2` crate within our limits (RFC 9113) |
 //! | `message` | one side of an exchange, whichever the version: pieces of a body in, pieces out |
+//! | `upgrade` | tunnels between the two versions |
 //! | `refuse` | responses that Weft makes itself |
 //! | [`exchange`] | one request and its response, seen from the side that asks |
 //! | [`server`] | serves a connection that was accepted |
@@ -35,6 +36,7 @@ pub(crate) mod message;
 pub(crate) mod refuse;
 pub(crate) mod spare;
 pub(crate) mod timer;
+pub(crate) mod upgrade;
 
 pub mod client;
 pub mod closing;

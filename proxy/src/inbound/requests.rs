@@ -11,18 +11,21 @@ use weft_model::reason::Reason;
 
 use crate::admit::admit;
 use crate::connect::{Carries, ConnectError};
-use crate::http::HttpVersion;
 use crate::http::client::{Upstream, handshake_h1, handshake_h2};
 use crate::http::exchange::{Done, Exchange};
 use crate::http::headers::{CALLER, set_caller};
 use crate::http::limits::Limits;
 use crate::http::server::RequestService;
+use crate::http::upgrade;
+use crate::inbound::verified;
 use crate::io::Io;
+use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::Outcome;
 use crate::outbound::attempt::Failed;
 use crate::outcome::{self, Asked};
 use crate::pool::{Pool, Turn};
+use crate::refuse;
 use crate::worker::Worker;
 
 /// Answers the requests of one connection to the app.
@@ -61,7 +64,7 @@ impl RequestService for Requests {
     }
 
     fn refused(&self, reason: Reason) {
-        self.worker.metrics.refused(reason, Direction::Inbound);
+        refuse::unheard(&self.worker, reason, Direction::Inbound, self.client);
     }
 }
 
@@ -97,8 +100,14 @@ impl Requests {
 
     /// An error is counted, and has not been answered.
     async fn answer(&self, exchange: &mut Exchange<'_>) -> Result<Outcome, Failed> {
+        let mut line = self.worker.line(Direction::Inbound);
+        Line::note(&mut line, |entry| {
+            entry.asks(exchange.head(), exchange.authority());
+            entry.called_by(verified(&self.caller), self.client);
+        });
         let permitted = self.permit().map_err(|reason| {
             self.worker.metrics.refused(reason, Direction::Inbound);
+            Line::note(&mut line, |entry| entry.ended(outcome::failed(reason), (0, 0)));
             Failed {
                 again: false,
                 ..Failed::unsent(reason)
@@ -124,8 +133,13 @@ impl Requests {
                 outcome::failed(failed.reason)
             }
         };
+        Line::note(&mut line, |entry| {
+            entry.of(&permitted.series);
+            entry.traced(span.as_ref());
+            entry.ended(outcome, exchange.moved);
+        });
+        asked.count(&permitted.series, outcome, span.as_ref(), Instant::now());
         outcome::finish(span, outcome);
-        asked.count(&permitted.series, outcome, Instant::now());
         forwarded.map(|_| outcome)
     }
 
@@ -162,15 +176,14 @@ impl Requests {
 
     /// Forward: over a kept connection to the app or a new one, from the pod's own address.
     async fn forward(&self, exchange: &mut Exchange<'_>) -> Result<Done, Failed> {
-        let version = match exchange.head().version {
-            http::Version::HTTP_2 => HttpVersion::H2,
-            _ => HttpVersion::H1,
-        };
+        let (http2, upgrades) = (upgrade::is_of_http2(exchange.head()), exchange.head().upgrade.is_some());
         let mut fresh = false;
         loop {
-            let lent = match version {
-                HttpVersion::H1 => self.h1(fresh).await,
-                HttpVersion::H2 => self.h2().await,
+            let lent = match (http2, upgrades) {
+                (false, _) => self.h1(fresh).await,
+                (true, false) => self.h2().await,
+                // Boxed: rare.
+                (true, true) => Box::pin(self.either(fresh)).await,
             };
             let mut lent = lent.map_err(|_| Failed::unsent(Reason::AppUnreachable))?;
             match exchange.forward(&mut lent.upstream).await {
@@ -199,6 +212,17 @@ impl Requests {
             upstream: Upstream::H1(client),
             pooled: false,
         })
+    }
+
+    /// HTTP/2 where the app takes upgrades by it, else HTTP/1.1.
+    async fn either(&self, fresh: bool) -> Result<Lent, ConnectError> {
+        if let Ok(lent) = self.h2().await
+            && let Upstream::H2(client) = &lent.upstream
+            && client.takes_upgrades().await
+        {
+            return Ok(lent);
+        }
+        self.h1(fresh).await
     }
 
     async fn h2(&self) -> Result<Lent, ConnectError> {

@@ -1,5 +1,6 @@
 //! The world that journeys happen in: an authority, pods with proxies, apps.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use clap::Parser as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
 use weft_certs::authority::Authority;
@@ -33,11 +34,13 @@ use crate::config::Settings;
 use crate::discover::State;
 use crate::discover::state::{Found, Held, Mesh, Wire};
 use crate::discover::view::{self, Shared};
+use crate::observe::access::{Access, AccessLog, Entry, Switch};
 use crate::observe::metrics::{Metrics, Registry};
 use crate::observe::trace::Tracer;
+use crate::observe::verdicts::{Seen, Verdicts};
 use crate::origin::Origin;
 use crate::serve::{Listeners, Phase, serve};
-use crate::worker::{Origins, Worker};
+use crate::worker::{Observe, Origins, Worker};
 
 /// The service that clients dial.
 pub(super) const VIP: &str = "10.96.0.7:80";
@@ -58,6 +61,10 @@ pub(super) struct Pod {
     pub(super) phase: watch::Sender<Phase>,
     /// Ends when the worker does.
     pub(super) served: JoinHandle<()>,
+    /// The access log's switch, and its entries.
+    pub(super) access: Switch,
+    pub(super) entries: RefCell<mpsc::Receiver<Box<Entry>>>,
+    pub(super) verdicts: Verdicts,
     registry: Arc<Registry>,
     shared: Arc<Shared>,
 }
@@ -284,7 +291,15 @@ impl Told {
             inbound: Origin::Fixed(app),
             outbound: Origin::Fixed(dials),
         };
-        let worker = Worker::new(Arc::new(settings.unwrap()), views.remove(0), metrics, tracer, origins);
+        let (switch, verdicts) = (Switch::default(), Verdicts::default());
+        let (access, entries) = Access::new(switch.clone());
+        let observe = Observe {
+            metrics,
+            tracer,
+            access: AccessLog::new(&access, &registry.writer()),
+            seen: Seen::new(verdicts.clone()),
+        };
+        let worker = Worker::new(Arc::new(settings.unwrap()), views.remove(0), observe, origins);
         let (inbound, outbound) = (listen().await, listen().await);
         let (inbound_at, outbound_at) = (inbound.local_addr().unwrap(), outbound.local_addr().unwrap());
         let (phase, phases) = watch::channel(Phase::Running);
@@ -300,6 +315,9 @@ impl Told {
             inbound: inbound_at,
             phase,
             served,
+            access: switch,
+            entries: RefCell::new(entries),
+            verdicts,
             registry,
             shared,
         }

@@ -4,6 +4,7 @@
 //! A [`Series`] is resolved once for a connection and the endpoint and route it leads to; then recording a request is a few
 //! plain stores into cells that only this worker writes.
 
+mod example;
 pub mod registry;
 pub mod series;
 pub mod table;

@@ -1,9 +1,10 @@
 //! Observe: traces.
 //!
-//! In: the headers of a request (W3C Trace Context). Out: spans in a bounded queue to the exporter, and the headers that the
+//! In: the headers of a request (W3C Trace Context, else B3). Out: spans in a bounded queue to the exporter, and the headers that the
 //! next hop sees. Whether a request is sampled is decided before anything is allocated; one that is not costs the parsing of
 //! its `traceparent`.
 
+pub mod b3;
 pub mod context;
 pub mod sampler;
 
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use weft_model::reason::Reason;
 
 use super::metrics::{Counter, Labels, Writer, rpc_method, series, table};
+use b3::B3;
 pub use context::Begun;
 use context::{Context, TRACEPARENT, TRACESTATE};
 pub use sampler::Sampler;
@@ -143,16 +145,38 @@ impl Tracer {
     /// Reads a request's trace context and decides whether it is sampled: once for each request, before its attempts.
     pub fn begin(&self, headers: &HeaderMap) -> Begun {
         let Some(worker) = &self.tracing else { return Begun::Off };
-        match Context::read(headers) {
-            Some(parent) => {
-                let sampled = worker.tracing.sampler.with_parent(&parent);
-                Begun::Child { parent, sampled }
+        let sampler = &worker.tracing.sampler;
+        let (parent, b3) = (Context::read(headers), B3::read(headers));
+        let form = b3.map(|b3| b3.form);
+        match (parent, b3) {
+            (Some(parent), _) => Begun::Child {
+                parent,
+                sampled: sampler.with_parent(&parent),
+                b3: form,
+            },
+            (None, Some(B3 { parent, sampled, .. })) => {
+                let trace = parent.map_or_else(|| worker.trace_id(), |parent| parent.trace);
+                let sampled = sampler.with_decision(&trace, sampled);
+                match parent {
+                    Some(parent) => Begun::Child {
+                        parent,
+                        sampled,
+                        b3: form,
+                    },
+                    None => Begun::Root {
+                        trace,
+                        sampled,
+                        b3: form,
+                    },
+                }
             }
-            None => {
+            (None, None) => {
                 let trace = worker.trace_id();
+                let sampled = sampler.without_parent(&trace);
                 Begun::Root {
                     trace,
-                    sampled: worker.tracing.sampler.without_parent(&trace),
+                    sampled,
+                    b3: form,
                 }
             }
         }
@@ -173,12 +197,23 @@ impl Tracer {
     pub fn carry(&self, begun: Begun, span: Option<&Span>, headers: &mut HeaderMap) {
         match (begun, span) {
             (Begun::Off, _) | (Begun::Child { .. }, None) => {}
-            (Begun::Child { .. }, Some(span)) => span.inject(headers),
-            (Begun::Root { trace, .. }, span) => {
-                // A state that came without a readable parent belongs to nobody (Trace Context section 3.4).
+            (Begun::Child { b3, .. }, Some(span)) => {
+                // A state belongs to the parent that it came with (Trace Context section 3.4).
+                if Context::read(headers).is_none() {
+                    headers.remove(TRACESTATE);
+                }
+                span.inject(b3, headers);
+            }
+            (Begun::Root { trace, b3, .. }, span) => {
+                // The same. What of B3 cannot be read would begin another trace at whoever reads it less strictly.
                 headers.remove(TRACESTATE);
+                match b3 {
+                    None => b3::remove(headers),
+                    Some(form) if span.is_none() => form.deny(headers),
+                    Some(_) => {}
+                }
                 match (span, &self.tracing) {
-                    (Some(span), _) => span.inject(headers),
+                    (Some(span), _) => span.inject(b3, headers),
                     (None, Some(worker)) => {
                         let context = Context {
                             trace,
@@ -196,8 +231,12 @@ impl Tracer {
     fn span(&self, begun: Begun, what: &What<'_>, kind: SpanKind, resend: u32) -> Option<Span> {
         let worker = self.tracing.as_ref()?;
         let (trace, parent, flags) = match begun {
-            Begun::Child { parent, sampled: true } => (parent.trace, parent.span, parent.flags | context::SAMPLED),
-            Begun::Root { trace, sampled: true } => (trace, [0; 8], context::SAMPLED),
+            Begun::Child {
+                parent, sampled: true, ..
+            } => (parent.trace, parent.span, parent.flags | context::SAMPLED),
+            Begun::Root {
+                trace, sampled: true, ..
+            } => (trace, [0; 8], context::SAMPLED),
             _ => return None,
         };
         let data = Finished {
@@ -231,11 +270,19 @@ impl Tracer {
 }
 
 impl Span {
-    /// Makes this span the parent of what the next hop does.
-    pub fn inject(&self, headers: &mut HeaderMap) {
+    /// Makes this span the parent of what the next hop does. `b3`: beside `traceparent` in this form too.
+    fn inject(&self, b3: Option<b3::Form>, headers: &mut HeaderMap) {
         if let Some(data) = &self.data {
             headers.insert(TRACEPARENT, data.context.header());
+            if let Some(form) = b3 {
+                form.write(&data.context, data.parent, headers);
+            }
         }
+    }
+
+    /// Trace and span.
+    pub fn context(&self) -> Option<Context> {
+        self.data.as_ref().map(|data| data.context)
     }
 
     /// Ends it.

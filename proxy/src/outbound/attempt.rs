@@ -9,10 +9,10 @@ use weft_model::reason::Reason;
 use crate::balance::health::Failure;
 use crate::balance::{Balancer, Remote};
 use crate::connect::{Carries, ConnectError};
-use crate::http::HttpVersion;
 use crate::http::client::{H2Client, Upstream, handshake_h1, handshake_h2};
 use crate::http::exchange::{Done, Exchange, ForwardError};
 use crate::http::limits::Limits;
+use crate::http::upgrade;
 use crate::mtls::Hop;
 use crate::observe::trace::Outcome;
 use crate::outbound::reach::{leaf_for, reach};
@@ -65,6 +65,15 @@ impl Failed {
     }
 }
 
+/// What is spoken with the endpoint.
+#[derive(Clone, Copy, Debug)]
+enum Spoken {
+    H1,
+    H2,
+    /// HTTP/2 if the app takes an upgrade by that.
+    Either,
+}
+
 /// A connection to forward on, and where it came from.
 struct Lent {
     upstream: Upstream,
@@ -75,8 +84,7 @@ struct Lent {
 /// What a request sends over an HTTP/1.1 connection.
 fn carries(exchange: &Exchange<'_>) -> Carries {
     let head = exchange.head();
-    let tunnel = head.upgrade.is_some() || head.method == http::Method::CONNECT;
-    if exchange.body_is_empty() && !tunnel {
+    if exchange.body_is_empty() && !head.is_tunnel() {
         Carries::Heads
     } else {
         Carries::Bodies
@@ -87,17 +95,18 @@ impl Attempt<'_> {
     /// Forwards the exchange. Not cancel safe: dropping it cancels the request.
     pub async fn run(self, exchange: &mut Exchange<'_>) -> Result<Done, Failed> {
         let flight = self.remote.begin();
-        let version = match exchange.head().version {
-            http::Version::HTTP_2 => HttpVersion::H2,
-            _ => HttpVersion::H1,
+        let spoken = match exchange.head().version {
+            http::Version::HTTP_2 if exchange.head().is_tunnel() => self.tunnel(exchange),
+            http::Version::HTTP_2 => Spoken::H2,
+            _ => Spoken::H1,
         };
         let carries = carries(exchange);
         let mut fresh = false;
         loop {
             let lent = match exchange.due() {
-                None => self.lend(version, fresh, carries).await,
+                None => self.lend(spoken, fresh, carries).await,
                 Some((due, reason)) => {
-                    let lent = timeout_at(due, self.lend(version, fresh, carries));
+                    let lent = timeout_at(due, self.lend(spoken, fresh, carries));
                     // Boxed: only where a rule says how long a try may take.
                     Box::pin(lent).await.map_err(|_| Failed {
                         again: reason == Reason::BackendDeadline,
@@ -135,11 +144,37 @@ impl Attempt<'_> {
         Failed::forwarding(error)
     }
 
-    async fn lend(&self, version: HttpVersion, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
-        match version {
-            HttpVersion::H1 => self.h1(fresh, carries).await,
-            HttpVersion::H2 => self.h2().await,
+    /// How a tunnel goes on that an app has asked for over HTTP/2. A peer's proxy is asked over HTTP/1.1, so that each has a
+    /// connection of its own, and hears what was spoken.
+    fn tunnel(&self, exchange: &mut Exchange<'_>) -> Spoken {
+        if self.remote.endpoint.identity.is_some() {
+            upgrade::tell_version(exchange.headers_mut());
+            return Spoken::H1;
         }
+        match exchange.head().upgrade {
+            Some(_) => Spoken::Either,
+            None => Spoken::H2,
+        }
+    }
+
+    async fn lend(&self, spoken: Spoken, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
+        match spoken {
+            Spoken::H1 => self.h1(fresh, carries).await,
+            Spoken::H2 => self.h2().await,
+            // Boxed: rare.
+            Spoken::Either => Box::pin(self.either(fresh, carries)).await,
+        }
+    }
+
+    /// HTTP/2 where the app takes upgrades by it, else HTTP/1.1.
+    async fn either(&self, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
+        if let Ok(lent) = self.h2().await
+            && let Upstream::H2(client) = &lent.upstream
+            && client.takes_upgrades().await
+        {
+            return Ok(lent);
+        }
+        self.h1(fresh, carries).await
     }
 
     async fn h1(&self, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {

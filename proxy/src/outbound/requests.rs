@@ -21,7 +21,8 @@ use crate::outbound::mirrors;
 use crate::outbound::reach::probe;
 use crate::outbound::tries::Tries;
 use crate::outcome::{self, Asked};
-use crate::route::{Choice, Chosen, Found, Service};
+use crate::refuse;
+use crate::route::{Choice, Chosen, Found, Service, SharedRule};
 use crate::terms::Terms;
 use crate::worker::Worker;
 
@@ -37,7 +38,17 @@ pub struct Requests {
 impl RequestService for Requests {
     async fn handle(&self, exchange: &mut Exchange<'_>) {
         let asked = Asked::of(exchange);
-        match self.choose(exchange).await {
+        exchange.log(self.worker.line(Direction::Outbound));
+        let chosen = self.choose(exchange).await;
+        exchange.note(|entry| match &chosen {
+            Ok(Chosen::Forward(choice)) => {
+                let rule = choice.rule.as_deref().map(|SharedRule(rule)| rule);
+                entry.routed(rule, &choice.template);
+            }
+            Ok(Chosen::Redirect { rule, template }) => entry.routed(Some(rule), template),
+            Err(_) => {}
+        });
+        match chosen {
             Ok(Chosen::Forward(choice)) => match self.agree(exchange, &choice, &asked) {
                 Ok(()) => self.send(exchange, &choice, &asked).await,
                 Err(reason) => {
@@ -56,7 +67,11 @@ impl RequestService for Requests {
     }
 
     fn refused(&self, reason: Reason) {
-        self.worker.metrics.refused(reason, Direction::Outbound);
+        let dialled = match self.target {
+            Target::Address(address) => Some(address),
+            Target::Host { .. } => None,
+        };
+        refuse::unheard(&self.worker, reason, Direction::Outbound, dialled);
     }
 }
 
@@ -114,8 +129,13 @@ impl Requests {
             status: status.as_u16(),
             ..Outcome::default()
         };
+        exchange.note(|entry| {
+            entry.of(&series);
+            entry.traced(span.as_ref());
+            entry.ended(outcome, (0, 0));
+        });
+        asked.count(&series, outcome, span.as_ref(), Instant::now());
         outcome::finish(span, outcome);
-        asked.count(&series, outcome, Instant::now());
     }
 
     /// Where a redirect sends a request. `None`: what the rule says makes no response.
@@ -172,6 +192,11 @@ impl Requests {
         let what = asked.what(series.labels(), &choice.template, Some(endpoint.address));
         let span = worker.tracer.client(begun, &what, before);
         worker.tracer.carry(begun, span.as_ref(), exchange.headers_mut());
+        exchange.note(|entry| {
+            entry.of(&series);
+            entry.tries(endpoint);
+            entry.traced(span.as_ref());
+        });
         if let Some(terms) = exchange.terms() {
             terms.begin_try();
         }
@@ -188,13 +213,15 @@ impl Requests {
         };
         match result {
             Ok(outcome) => {
+                let moved = exchange.moved;
+                exchange.note(|entry| entry.ended(outcome, moved));
+                asked.count(&series, outcome, span.as_ref(), Instant::now());
                 outcome::finish(span, outcome);
-                asked.count(&series, outcome, Instant::now());
                 None
             }
             Err(failed) => {
-                self.failed(exchange, failed, span, |outcome| {
-                    asked.count(&series, outcome, Instant::now())
+                self.failed(exchange, failed, span, |outcome, span| {
+                    asked.count(&series, outcome, span, Instant::now())
                 })
                 .await
             }
@@ -206,21 +233,23 @@ impl Requests {
         exchange: &mut Exchange<'_>,
         failed: Failed,
         span: Option<Span>,
-        count: impl FnOnce(Outcome),
+        count: impl FnOnce(Outcome, Option<&Span>),
     ) -> Option<Failed> {
         let unanswered = Outcome {
             error: Some(failed.reason),
             ..Outcome::default()
         };
+        match failed.granted {
+            Some(outcome) => count(outcome.error.map_or(outcome, outcome::failed), span.as_ref()),
+            None if failed.again => {}
+            None => count(outcome::failed(failed.reason), span.as_ref()),
+        }
         outcome::finish(span, failed.granted.unwrap_or(unanswered));
-        if let Some(outcome) = failed.granted {
-            count(outcome.error.map_or(outcome, outcome::failed));
+        if failed.granted.is_some() || failed.again {
             return Some(failed);
         }
-        if failed.again {
-            return Some(failed);
-        }
-        count(outcome::failed(failed.reason));
+        let moved = exchange.moved;
+        exchange.note(|entry| entry.ended(outcome::failed(failed.reason), moved));
         self.worker.metrics.refused(failed.reason, Direction::Outbound);
         // Does nothing where a response has begun.
         exchange.refuse(failed.reason).await;
@@ -231,7 +260,11 @@ impl Requests {
     async fn refuse(&self, exchange: &mut Exchange<'_>, reason: Reason, to: Option<&ServicePort>, asked: &Asked) {
         self.worker.metrics.refused(reason, Direction::Outbound);
         let series = self.series(to, "");
-        asked.count(&series, outcome::failed(reason), Instant::now());
+        asked.count(&series, outcome::failed(reason), None, Instant::now());
+        exchange.note(|entry| {
+            entry.of(&series);
+            entry.ended(outcome::failed(reason), (0, 0));
+        });
         exchange.refuse(reason).await;
     }
 

@@ -17,10 +17,11 @@ use crate::forward::tcp::{Flow, pump};
 use crate::inbound;
 use crate::io::Io;
 use crate::mtls::{Chain, Hop};
+use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::outbound::attempt::Failed;
 use crate::outbound::reach::{probe, reach};
-use crate::outcome::{moved, stream_ended};
+use crate::outcome::{failed_stream, moved, stream_ended};
 use crate::refuse;
 use crate::route::Service;
 use crate::worker::Worker;
@@ -47,6 +48,9 @@ pub struct Flight {
     /// What proves who is there. `None`: nothing was shown.
     chain: Option<Chain>,
     series: Rc<Series>,
+    remote: Rc<Remote>,
+    /// Endpoints that were tried.
+    tries: usize,
     /// What the client had said before the endpoint's app took the stream, in bytes. They were sent.
     early: u64,
 }
@@ -112,6 +116,8 @@ pub async fn dial(
                 chain: taken.chain,
                 series,
                 early: taken.early,
+                tries: tried.len(),
+                remote,
             },
         });
     }
@@ -206,9 +212,16 @@ impl Stream {
             worker,
             chain,
             series,
+            remote,
+            tries,
             early,
             ..
         } = &self.flight;
+        let mut line = worker.line(Direction::Outbound);
+        Line::note(&mut line, |entry| {
+            entry.of(series);
+            (0..*tries).for_each(|_| entry.tries(&remote.endpoint));
+        });
         let open = series.open_tcp();
         moved(&open, Flow::Up, *early);
         let pumped = pump(client, self.io, |flow, bytes| moved(&open, flow, bytes));
@@ -218,12 +231,13 @@ impl Stream {
                 outcome = pumped => outcome,
                 () = Box::pin(worker.disowned(chain)) => {
                     worker.metrics.refused(Reason::TlsFailed, Direction::Outbound);
+                    Line::note(&mut line, |entry| entry.ended(failed_stream(Reason::TlsFailed), (0, 0)));
                     return open.finish(Err(Reason::TlsFailed));
                 }
             },
         };
         outcome.up += early;
-        stream_ended(outcome, open, Direction::Outbound);
+        stream_ended(outcome, open, Direction::Outbound, &mut line);
     }
 }
 
@@ -235,13 +249,19 @@ pub async fn outside(worker: &Rc<Worker>, client: Io, destination: SocketAddr) {
         .map(|own| Labels::outside(own))
         .unwrap_or_default();
     let series = worker.metrics.series(&labels, "");
+    let mut line = worker.line(Direction::Outbound);
+    Line::note(&mut line, |entry| {
+        entry.of(&series);
+        entry.to(destination);
+    });
     match worker.dialer.tcp(destination, None).await {
         Ok(socket) => {
             let open = series.open_tcp();
             let outcome = pump(client, Io::plain(socket), |flow, bytes| moved(&open, flow, bytes)).await;
-            stream_ended(outcome, open, Direction::Outbound);
+            stream_ended(outcome, open, Direction::Outbound, &mut line);
         }
         Err(error) => {
+            Line::note(&mut line, |entry| entry.ended(failed_stream(error.reason()), (0, 0)));
             worker.metrics.refused(error.reason(), Direction::Outbound);
             refuse::close(&client);
         }

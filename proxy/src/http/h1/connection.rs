@@ -268,6 +268,11 @@ impl Connection {
         if self.ended { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Whether the other side has ended its direction, having said that no other message would come from it.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.ended && !self.keep_alive
+    }
+
     /// Reads once. 0: the other side has ended.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
         if self.ended {

@@ -3,6 +3,7 @@
 //! In: what the `h2` crate has decoded and limited by size. Out: heads that are safe to write as HTTP/1.1 as well (RFC 9113
 //! section 8.2 and 10.3); and back. Pure.
 
+use ::h2::ext::Protocol;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -14,13 +15,15 @@ use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::headers;
 use crate::http::limits::HEAD_FIELDS;
+use crate::http::upgrade;
 
 /// A request's head. `ends`: there is no body.
 pub(crate) fn request(parts: request::Parts, ends: bool, origin: Origin) -> Result<RequestHead, Reason> {
     let request::Parts {
-        method,
+        mut method,
         uri,
         mut headers,
+        extensions,
         ..
     } = parts;
     if headers.len() > HEAD_FIELDS {
@@ -35,6 +38,11 @@ pub(crate) fn request(parts: request::Parts, ends: bool, origin: Origin) -> Resu
         return Err(Reason::BadRequest);
     }
     let authority = authority(&mut headers, uri.authority)?;
+    let mut asked = None;
+    if let Some(protocol) = extensions.get::<Protocol>() {
+        asked = Some(upgrade::of_protocol(protocol.as_str(), &mut headers).ok_or(Reason::BadRequest)?);
+        method = Method::GET;
+    }
     let target = if method == Method::CONNECT {
         if authority
             .as_ref()
@@ -50,7 +58,9 @@ pub(crate) fn request(parts: request::Parts, ends: bool, origin: Origin) -> Resu
     };
     let declared = declared_length(&mut headers)?;
     let length = match declared {
-        Some(n) if ends && n > 0 => return Err(Reason::BadRequest),
+        Some(n) if n > 0 && (ends || asked.is_some()) => return Err(Reason::BadRequest),
+        // What follows belongs to the tunnel.
+        _ if asked.is_some() => Length::Empty,
         _ if ends => Length::Empty,
         Some(n) if n > 0 => Length::Exact(n),
         _ => Length::Unknown,
@@ -65,7 +75,7 @@ pub(crate) fn request(parts: request::Parts, ends: bool, origin: Origin) -> Resu
         authority,
         headers,
         version: Version::HTTP_2,
-        upgrade: None,
+        upgrade: asked,
         takes_trailers,
         length,
     })
@@ -133,6 +143,12 @@ pub(crate) fn to_request(head: &RequestHead, fallback: Option<&Authority>) -> Re
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Reason::BadRequest)?;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = head.headers.clone();
+    if let Some(protocol) = &head.upgrade {
+        let protocol = protocol.to_str().map_err(|_| Reason::BadRequest)?;
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol));
+        request.headers_mut().remove(header::SEC_WEBSOCKET_KEY);
+    }
     if let Length::Exact(n) = head.length {
         request
             .headers_mut()
@@ -151,7 +167,8 @@ pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> 
     let response::Parts {
         status, mut headers, ..
     } = parts;
-    if headers.len() > HEAD_FIELDS {
+    // HTTP/2 has no 101 (RFC 9113 section 8.6), and on HTTP/1.1 it would end all HTTP.
+    if headers.len() > HEAD_FIELDS || status == http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(Reason::UpstreamProtocol);
     }
     let declared = declared_length(&mut headers).map_err(|_| Reason::UpstreamProtocol)?;
@@ -170,6 +187,15 @@ pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> 
     }
     let unsent = headers.remove(headers::UNSENT);
     headers::strip_reserved(&mut headers, Origin::Outside);
+    if to.upgrade.is_some() && status.is_success() {
+        upgrade::prove(&to.headers, &mut headers);
+        return Ok(ResponseHead {
+            headers,
+            upgrade: to.upgrade.clone(),
+            unsent,
+            ..ResponseHead::new(http::StatusCode::SWITCHING_PROTOCOLS)
+        });
+    }
     // With trailers to come the end of a body is told by chunks on HTTP/1.1, not by a length.
     let trailers = headers.contains_key(header::TRAILER) || route::is_grpc(&headers);
     let bodiless = to.method == Method::HEAD || ResponseHead::never_has_body(status);
@@ -189,9 +215,14 @@ pub(crate) fn response(parts: response::Parts, to: &RequestHead, ends: bool) -> 
 }
 
 /// A response for `h2` to send, and whether it ends with its head.
-pub(crate) fn to_response(head: ResponseHead, to: &RequestHead) -> (Response<()>, bool) {
+pub(crate) fn to_response(mut head: ResponseHead, to: &RequestHead) -> (Response<()>, bool) {
+    let switches = head.upgrade.is_some();
+    if switches {
+        head.status = http::StatusCode::OK;
+        head.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+    }
     let bodiless = to.method == Method::HEAD || ResponseHead::never_has_body(head.status);
-    let tunnel = to.method == Method::CONNECT && head.status.is_success();
+    let tunnel = switches || (to.method == Method::CONNECT && head.status.is_success());
     let ends = !tunnel && (bodiless || head.length == Length::Empty);
     let mut response = Response::new(());
     *response.status_mut() = head.status;

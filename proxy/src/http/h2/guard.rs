@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::io::Io;
@@ -26,6 +27,8 @@ pub(crate) struct Guard {
 pub(crate) struct State {
     blocked_since: Cell<Option<Instant>>,
     bytes_read: Cell<u64>,
+    /// Told with the first of them.
+    heard: Notify,
 }
 
 impl Guard {
@@ -57,6 +60,13 @@ impl State {
         self.blocked_since.get()
     }
 
+    /// Returns once anything has come: what is at the other end of an HTTP/2 connection begins with its settings. Cancel safe.
+    pub(crate) async fn heard(&self) {
+        while self.bytes_read() == 0 {
+            self.heard.notified().await;
+        }
+    }
+
     /// Bytes that have come so far.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.bytes_read.get()
@@ -68,7 +78,11 @@ impl AsyncRead for Guard {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         let n = buffer.filled().len().saturating_sub(before) as u64;
-        self.state.bytes_read.set(self.state.bytes_read.get() + n);
+        let so_far = self.state.bytes_read.get();
+        self.state.bytes_read.set(so_far + n);
+        if so_far == 0 {
+            self.state.heard.notify_waiters();
+        }
         read
     }
 }

@@ -125,6 +125,7 @@ pub(crate) async fn serve<S: RequestService + 'static>(
 fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
+        .enable_connect_protocol()
         .max_concurrent_streams(STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

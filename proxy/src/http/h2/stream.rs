@@ -186,7 +186,7 @@ impl Stream {
         let Some(respond) = &mut self.respond else {
             return Err(Broken::Ended);
         };
-        if head.status.is_informational() {
+        if head.status.is_informational() && head.upgrade.is_none() {
             let mut interim = Response::new(());
             *interim.status_mut() = head.status;
             *interim.headers_mut() = head.headers;

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use weft_daemon::prometheus::Text;
+use weft_daemon::prometheus::{Example, Text};
 
+use super::example::Slot;
 use super::table::{FAMILIES, Family, Kind, MESH_LABELS, Merge, SERVICE_LABELS, Scope};
+use crate::observe::trace::context::Context;
 
 /// Series of traffic and of Services that the proxy keeps at most. What goes over is counted as `other`.
 pub const SERIES_MAX: usize = 2_000;
@@ -66,7 +68,22 @@ struct Inner {
 type Values = Box<[Box<str>]>;
 
 /// One worker's cells of one series.
-type Cells = Arc<[AtomicU64]>;
+type Cells = Arc<Own>;
+
+#[derive(Debug)]
+struct Own {
+    cells: Box<[AtomicU64]>,
+    /// Of a histogram's buckets, once a request was sampled.
+    examples: OnceLock<Box<[Slot; BUCKETS.len() + 1]>>,
+}
+
+impl std::ops::Deref for Own {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        &self.cells
+    }
+}
 
 /// A counter with a single writer.
 #[derive(Clone, Debug)]
@@ -103,7 +120,15 @@ impl Registry {
 
     /// The text that a scraper reads.
     pub fn text(&self) -> Text {
-        let mut text = Text::new();
+        self.write(Text::new())
+    }
+
+    /// The same in OpenMetrics' format, with examples.
+    pub fn open_metrics(&self) -> Text {
+        self.write(Text::open_metrics())
+    }
+
+    fn write(&self, mut text: Text) -> Text {
         let inner = self.lock();
         for (index, series) in &inner.families {
             let family = FAMILIES[*index];
@@ -135,7 +160,12 @@ impl Registry {
         let mut inner = self.lock();
         let Inner { families, capped, .. } = &mut *inner;
         let series = families.entry(index).or_default();
-        let fresh = || (0..cells).map(|_| AtomicU64::new(0)).collect::<Cells>();
+        let fresh = || {
+            Arc::new(Own {
+                cells: (0..cells).map(|_| AtomicU64::new(0)).collect(),
+                examples: OnceLock::new(),
+            })
+        };
         if family.scope != Scope::Process && !series.contains_key(&values) {
             if *capped < SERIES_MAX {
                 *capped += 1;
@@ -254,8 +284,8 @@ impl Gauge {
 }
 
 impl Histogram {
-    /// Counts one duration.
-    pub fn record(&self, took: Duration) {
+    /// Counts one duration. `trace`: what it is an example of, if that is sampled.
+    pub fn record(&self, took: Duration, trace: Option<Context>) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         // Most requests are in the first buckets, so looking from the front beats halving.
         let bucket = BUCKETS_NANOS
@@ -263,6 +293,9 @@ impl Histogram {
             .position(|bound| nanos <= *bound)
             .unwrap_or(BUCKETS.len());
         add(&self.0[bucket], 1);
+        if let Some(trace) = trace {
+            self.0.examples.get_or_init(Box::default)[bucket].set(&trace, nanos);
+        }
         add(&self.0[BUCKETS.len() + 1], nanos);
     }
 }
@@ -270,6 +303,14 @@ impl Histogram {
 /// Only the cell's own writer calls this, so nothing is lost between the load and the store.
 fn add(cell: &AtomicU64, count: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+/// The last example of a bucket, of all workers'.
+fn newest(writers: &[(usize, Cells)], bucket: usize) -> Option<Example> {
+    let each = writers
+        .iter()
+        .filter_map(|(_, own)| own.examples.get()?.get(bucket)?.get());
+    each.max_by_key(|example| example.at)
 }
 
 fn sample(text: &mut Text, family: &Family, labels: &[(&str, &str)], writers: &[(usize, Cells)]) {
@@ -299,7 +340,9 @@ fn sample(text: &mut Text, family: &Family, labels: &[(&str, &str)], writers: &[
         Kind::Histogram => {
             let buckets = BUCKETS.iter().enumerate().map(|(index, bound)| (*bound, sum(index)));
             let nanos = sum(BUCKETS.len() + 1);
-            text.histogram_sample(labels, buckets, sum(BUCKETS.len()), nanos as f64 / 1e9)
+            text.histogram_with_examples(labels, buckets, sum(BUCKETS.len()), nanos as f64 / 1e9, |bucket| {
+                newest(writers, bucket)
+            })
         }
     };
 }

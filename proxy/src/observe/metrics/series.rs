@@ -9,6 +9,7 @@ use weft_model::reason::Reason;
 
 use super::registry::{Counter, Gauge, Histogram, Writer};
 use super::{Direction, Labels, Methods, table};
+use crate::observe::trace::context::Context;
 
 /// Traffic with the same labels. Belongs to one worker.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct HttpCall<'a> {
     pub error: Option<Reason>,
     /// How long it took.
     pub took: Duration,
+    /// Its trace, if it is sampled: an example for the histogram.
+    pub trace: Option<Context>,
 }
 
 /// One gRPC call that has ended.
@@ -58,6 +61,8 @@ pub struct RpcCall<'a> {
     pub error: Option<Reason>,
     /// How long it took.
     pub took: Duration,
+    /// Its trace, if it is sampled: an example for the histogram.
+    pub trace: Option<Context>,
 }
 
 /// An opaque connection that is open. Dropped without [`OpenTcp::finish`], it counts as cancelled.
@@ -100,7 +105,7 @@ impl Series {
                 seen.len() - 1
             }
         };
-        seen[at].1.record(call.took);
+        seen[at].1.record(call.took, call.trace);
         // What comes often moves to the front.
         if at > 0 {
             seen.swap(at, at - 1);
@@ -125,7 +130,7 @@ impl Series {
                 seen.len() - 1
             })
         });
-        seen[at].2.record(call.took);
+        seen[at].2.record(call.took, call.trace);
         if at > 0 {
             seen.swap(at, at - 1);
         }

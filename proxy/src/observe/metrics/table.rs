@@ -151,6 +151,8 @@ families! {
         "Spans that the collector took.";
     TRACES_DROPPED = "weft_traces_dropped_total", Kind::Counter, "spans", &["reason"], Process,
         "Spans dropped: queue (full), collector (it did not take them) or shutdown.";
+    ACCESS_DROPPED = "weft_access_log_dropped_total", Kind::Counter, "lines", &[], Process,
+        "Lines of the access log dropped because whoever reads it is too slow.";
     SERIES = "weft_metrics_series", Kind::Gauge(Merge::Max), "series", &[], Process,
         "Series of traffic and of Services, each counted once however many lines it prints. What goes over the cap is counted as other.";
     CPU = "process_cpu_seconds_total", Kind::Counter, "seconds", &[], Process,

@@ -24,6 +24,7 @@ fn get(status: u16, took: Duration) -> HttpCall<'static> {
         status,
         error: None,
         took,
+        trace: None,
     }
 }
 
@@ -134,6 +135,7 @@ fn every_kind_of_metric_is_text_that_a_strict_parser_takes() {
         status: Some(0),
         error: None,
         took: Duration::from_secs(20),
+        trace: None,
     });
     let open = series.open_tcp();
     open.up(10);
@@ -418,6 +420,7 @@ fn methods_of_strangers_do_not_become_labels() {
             status: Some(status),
             error: None,
             took: Duration::ZERO,
+            trace: None,
         }
     }
     for index in 0..10_000 {
@@ -452,6 +455,7 @@ fn a_server_with_very_many_methods_has_others() {
             status: Some(0),
             error: None,
             took: Duration::ZERO,
+            trace: None,
         });
     }
     let samples = parse(&text(&registry));
@@ -569,4 +573,29 @@ fn the_list_in_the_docs_is_this_table() {
         written == made,
         "docs/metrics.md is old: run the test with WEFT_WRITE_DOCS=1 to write it anew"
     );
+}
+
+#[test]
+fn the_last_sampled_request_of_a_bucket_is_its_example() {
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry);
+    let series = metrics.series(&Labels::default(), "/x");
+    let parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let sampled = HttpCall {
+        trace: crate::observe::trace::context::Context::parse(parent),
+        ..get(200, Duration::from_millis(7))
+    };
+    series.http(&get(200, Duration::from_millis(1)));
+    series.http(&sampled);
+    let open = registry.open_metrics().finish();
+    let with: Vec<_> = open.lines().filter(|line| line.contains(" # {")).collect();
+    assert_eq!(with.len(), 1, "{open}");
+    assert!(
+        with[0].contains("le=\"0.01\"} 2 # {trace_id=\"0af7651916cd43dd8448eb211c80319c\""),
+        "{with:?}"
+    );
+    assert!(with[0].contains("span_id=\"b7ad6b7169203331\"} 0.007 "), "{with:?}");
+    assert!(open.ends_with("# EOF\n"));
+    let plain = registry.text().finish();
+    assert!(!plain.contains("trace_id") && !plain.contains("EOF"), "{plain}");
 }

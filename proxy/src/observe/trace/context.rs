@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::b3::Form;
+
 /// The header that names trace, parent and flags.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header that vendors add to. Passed through as it is.
@@ -31,6 +33,8 @@ pub enum Begun {
         parent: Context,
         /// Whether spans are made.
         sampled: bool,
+        /// The form of B3 in which it came as well, or only.
+        b3: Option<Form>,
     },
     /// The trace begins here.
     Root {
@@ -38,6 +42,8 @@ pub enum Begun {
         trace: [u8; 16],
         /// Whether spans are made.
         sampled: bool,
+        /// The form of B3 in which the caller's decision came.
+        b3: Option<Form>,
     },
 }
 
@@ -75,23 +81,25 @@ impl Context {
 
     /// As a header's value.
     pub fn header(&self) -> HeaderValue {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        let mut write = |at: usize, bytes: &[u8]| {
-            for (index, byte) in bytes.iter().enumerate() {
-                text[at + 2 * index] = DIGITS[usize::from(byte >> 4)];
-                text[at + 2 * index + 1] = DIGITS[usize::from(byte & 15)];
-            }
-        };
-        write(3, &self.trace);
-        write(36, &self.span);
-        write(53, &[self.flags]);
+        write_hex(&mut text[3..], &self.trace);
+        write_hex(&mut text[36..], &self.span);
+        write_hex(&mut text[53..], &[self.flags]);
         HeaderValue::from_bytes(&text).expect("hex digits and dashes")
     }
 }
 
+/// Writes two digits for each byte.
+pub(super) fn write_hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
 /// Lower-case hex digits only, as the specification demands.
-fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+pub(super) fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |b: u8| match b {
         b'0'..=b'9' => Some(b - b'0'),
         b'a'..=b'f' => Some(b - b'a' + 10),

@@ -51,6 +51,14 @@ impl Sampler {
         }
     }
 
+    /// Whether a trace is kept whose caller may have decided, without W3C's flags. `None`: it left that to us.
+    pub fn with_decision(&self, trace: &[u8; 16], decision: Option<bool>) -> bool {
+        match decision.filter(|_| self.parent_based) {
+            Some(sampled) => sampled,
+            None => self.without_parent(trace),
+        }
+    }
+
     /// Whether a trace that begins here is kept. By its id alone, so that all hops with the same ratio agree.
     pub fn without_parent(&self, trace: &[u8; 16]) -> bool {
         let mut low = [0; 8];

@@ -162,6 +162,99 @@ fn a_trace_that_is_not_kept_tells_the_next_hop_so() {
 }
 
 #[test]
+fn b3_is_the_parent_where_nothing_else_is_and_goes_on_as_it_came() {
+    let mut f = fixture("parentbased_always_on", "");
+    let labels = Labels::default();
+    let b3 = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1";
+    for (parent, expected) in [
+        ("", "b7ad6b7169203331"),
+        (&*PARENT.replace("b7ad", "aaaa"), "aaaa6b7169203331"),
+    ] {
+        let mut headers = headers(parent);
+        headers.insert("b3", b3.parse().unwrap());
+        let begun = f.tracer.begin(&headers);
+        let span = f.tracer.server(begun, &what(&labels, "/", "", false)).unwrap();
+        f.tracer.carry(begun, Some(&span), &mut headers);
+        drop(span);
+        let span = f.spans.try_recv().unwrap();
+        assert_eq!(
+            format!("{:02x?}", span.parent).replace([',', ' ', '[', ']'], ""),
+            expected
+        );
+        assert_eq!(sent(&headers), span.context);
+        let again = B3::read(&headers).unwrap();
+        assert_eq!(again.parent.unwrap(), span.context, "both say the same");
+    }
+    let mut multi = headers("");
+    for (name, value) in [
+        ("x-b3-traceid", "8448eb211c80319c"),
+        ("x-b3-spanid", "b7ad6b7169203331"),
+        ("x-b3-sampled", "1"),
+    ] {
+        multi.insert(name, value.parse().unwrap());
+    }
+    let begun = f.tracer.begin(&multi);
+    let span = f.tracer.server(begun, &what(&labels, "/", "", false)).unwrap();
+    f.tracer.carry(begun, Some(&span), &mut multi);
+    assert_eq!(
+        (&multi["x-b3-traceid"], &multi["x-b3-parentspanid"]),
+        (
+            &"8448eb211c80319c".parse().unwrap(),
+            &"b7ad6b7169203331".parse().unwrap()
+        )
+    );
+    assert!(multi.contains_key(TRACEPARENT) && !multi.contains_key("b3"));
+}
+
+#[test]
+fn a_decision_by_b3_is_kept_to() {
+    let f = fixture("parentbased_always_on", "");
+    let labels = Labels::default();
+    for value in ["0", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"] {
+        let mut headers = headers("");
+        headers.insert("b3", value.parse().unwrap());
+        let begun = f.tracer.begin(&headers);
+        assert!(
+            f.tracer.server(begun, &what(&labels, "/", "", false)).is_none(),
+            "{value}"
+        );
+        f.tracer.carry(begun, None, &mut headers);
+        assert_eq!(headers["b3"], value);
+    }
+    // Against a sampler that asks nobody, the next hop hears what was decided.
+    let f = fixture("always_off", "");
+    let mut headers = headers("");
+    headers.insert("x-b3-sampled", "1".parse().unwrap());
+    let begun = f.tracer.begin(&headers);
+    f.tracer.carry(begun, None, &mut headers);
+    assert_eq!(headers["x-b3-sampled"], "0");
+    assert_eq!(sent(&headers).flags, 0);
+}
+
+#[test]
+fn b3_that_cannot_be_read_goes_no_further() {
+    let mut f = fixture("parentbased_always_on", "");
+    let labels = Labels::default();
+    let mut headers = headers("");
+    headers.insert("b3", "0AF7-xyz-1".parse().unwrap());
+    headers.insert("x-b3-traceid", "8448eb211c80319c".parse().unwrap());
+    headers.insert("baggage", "a=b".parse().unwrap());
+    let begun = f.tracer.begin(&headers);
+    let span = f.tracer.server(begun, &what(&labels, "/", "", false));
+    f.tracer.carry(begun, span.as_ref(), &mut headers);
+    drop(span);
+    let span = f.spans.try_recv().unwrap();
+    assert_eq!(
+        (span.parent, sent(&headers)),
+        ([0; 8], span.context),
+        "a new trace begins"
+    );
+    let left: Vec<_> = headers.keys().map(http::HeaderName::as_str).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(headers["baggage"], "a=b");
+}
+
+#[test]
 fn without_a_collector_headers_pass_untouched() {
     let registry = Registry::new();
     let tracer = Tracer::new(None, &registry.writer());
@@ -184,7 +277,7 @@ fn a_ratio_keeps_about_its_share_and_every_hop_agrees() {
     );
     let mut kept = 0;
     for _ in 0..20_000 {
-        let Begun::Root { trace, sampled } = one.tracer.begin(&HeaderMap::new()) else {
+        let Begun::Root { trace, sampled, .. } = one.tracer.begin(&HeaderMap::new()) else {
             panic!("a root")
         };
         let hop = other.tracer.tracing.as_ref().unwrap();

@@ -1,0 +1,72 @@
+//! The access log of a running pod, switched without a restart; and what detection found, on the loopback.
+
+use serde_json::Value;
+use weft_tests::Mesh;
+use weft_tests::host::until;
+use weft_tests::shop::shop;
+
+/// What the proxy of a pod has written to its standard output.
+fn lines(mesh: &Mesh, pod: &str) -> Vec<Value> {
+    let output = mesh.weft("logs", ["-n", "shop", pod, "-c", "weft-proxy"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+    lines
+        .filter(|line: &Value| line.get("weft.direction").is_some())
+        .collect()
+}
+
+fn switch(mesh: &Mesh, args: &[&str]) -> String {
+    let output = mesh.weft("access-log", [&["-n", "shop", "visitor"], args].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_pods_access_log_is_switched_while_it_runs() {
+    let mesh = shop().up();
+    let visit = |path: &str| {
+        let url = format!("http://reviews{path}");
+        mesh.visit("shop", "visitor", &url, &["--count", "1"]).none_failed();
+    };
+    assert_eq!(switch(&mesh, &[]), "off\n");
+    visit("/reviews/1?before=1");
+    assert_eq!(switch(&mesh, &["on"]), "on\n");
+    visit("/reviews/2?secret=1");
+    until("the request is logged", || !lines(&mesh, "visitor").is_empty());
+    assert_eq!(switch(&mesh, &["off"]), "off\n");
+    visit("/reviews/3");
+    assert_eq!(switch(&mesh, &["on"]), "on\n");
+    visit("/reviews/4");
+    until("the log is on again", || lines(&mesh, "visitor").len() >= 2);
+    let lines = lines(&mesh, "visitor");
+    let paths: Vec<_> = lines
+        .iter()
+        .map(|line| line["url.path"].as_str().unwrap_or_default())
+        .collect();
+    assert_eq!(paths, ["/reviews/2", "/reviews/4"], "{lines:#?}");
+    let line = &lines[0];
+    assert_eq!(line["http.response.status_code"], 200, "{line:#}");
+    for (field, part) in [
+        ("weft.source.identity", "spiffe://"),
+        ("weft.destination.identity", "spiffe://"),
+        ("weft.endpoint.pod", "shop/reviews-"),
+        ("weft.route.object", "HTTPRoute shop/"),
+    ] {
+        assert!(
+            line[field].as_str().is_some_and(|said| said.contains(part)),
+            "{field} of {line:#}"
+        );
+    }
+    assert!(!line.to_string().contains("secret"), "{line:#}");
+    let pod = mesh.weft("access-log", ["-n", "shop", "nobody", "on"]);
+    assert_eq!(pod.status.code(), Some(1), "a pod that is not there");
+    let config = mesh.config("shop", "visitor");
+    let detected = config["detected"].as_array().expect("what was detected");
+    assert!(
+        detected
+            .iter()
+            .any(|one| one["protocol"] == "http/1" && one["direction"] == "outbound"),
+        "{detected:#?}"
+    );
+}
