@@ -15,12 +15,15 @@ mod args;
 mod demo;
 mod down;
 mod exec;
+mod explain;
 mod forward;
 mod logs;
+mod paper;
 mod status;
 mod table;
 mod target;
 mod up;
+mod validate;
 
 use args::{Cli, Verb};
 
@@ -80,6 +83,8 @@ fn run(cli: Cli) -> ExitCode {
     let done = match cli.verb {
         Verb::Up(args) => return up::main(args),
         Verb::Demo(args) => demo::main(&args),
+        Verb::Validate(args) => validate::main(&args),
+        Verb::Route(args) => asking(explain::main(args)),
         Verb::Down(args) => asking(down::main(args)),
         Verb::Status(args) => asking(status::main(args)),
         Verb::Exec(args) => asking(exec::main(args)),

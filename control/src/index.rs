@@ -246,6 +246,18 @@ impl Index {
         status::problems(self)
     }
 
+    /// An object that says something to proxies: the form of it that acts.
+    pub(crate) fn object(&self, name: &ObjectRef) -> Option<&Arc<Object>> {
+        fn acting<T>(kept: &Kept<T>) -> Option<&Arc<Object>> {
+            kept.valid.as_ref().map(|(object, _)| object)
+        }
+        let short = Name::new(name.namespace.as_str(), name.name.as_str());
+        match name.kind.as_str() {
+            "TrafficPolicy" => self.policies.get(&short).and_then(acting),
+            _ => self.routes.get(name).and_then(acting),
+        }
+    }
+
     /// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.
     pub(crate) fn pod_at(&self, ip: IpAddr) -> Option<&Name> {
         let version = |name: &&Name| self.pods.get(*name).map(|kept| kept.object.resource_version);

@@ -189,20 +189,45 @@ impl Rule {
     }
 }
 
+/// The first thing by which a request is not as a [`Match`] wants it.
+#[derive(Clone, Copy, Debug)]
+pub enum Mismatch<'a> {
+    /// Another method is wanted.
+    Method(&'a http::Method),
+    /// Another path is wanted.
+    Path(&'a PathMatch),
+    /// Only gRPC is wanted.
+    NotGrpc,
+    /// This header is missing, or has another value.
+    Header(&'a http::HeaderName, &'a ValueMatch),
+    /// This query parameter is missing, or has another value.
+    Query(&'a str, &'a ValueMatch),
+}
+
 impl Match {
     /// Whether a request is like this.
     pub fn matches(&self, request: &RequestHead<'_>) -> bool {
-        self.method.as_ref().is_none_or(|method| method == request.method)
-            && self.path.as_ref().is_none_or(|path| path.matches(request.path))
-            && (!self.grpc || is_grpc(request.headers))
-            && self
-                .headers
-                .iter()
-                .all(|(name, value)| header_matches(request.headers, name, value))
-            && self
-                .query
-                .iter()
-                .all(|(name, value)| query_matches(request.query, name, value))
+        self.mismatch(request).is_none()
+    }
+
+    /// Why a request is not like this. `None`: it is.
+    pub fn mismatch(&self, request: &RequestHead<'_>) -> Option<Mismatch<'_>> {
+        if let Some(method) = self.method.as_ref().filter(|method| *method != request.method) {
+            return Some(Mismatch::Method(method));
+        }
+        if let Some(path) = self.path.as_ref().filter(|path| !path.matches(request.path)) {
+            return Some(Mismatch::Path(path));
+        }
+        if self.grpc && !is_grpc(request.headers) {
+            return Some(Mismatch::NotGrpc);
+        }
+        let mut headers = self.headers.iter();
+        if let Some((name, value)) = headers.find(|(name, value)| !header_matches(request.headers, name, value)) {
+            return Some(Mismatch::Header(name, value));
+        }
+        let mut query = self.query.iter();
+        let other = query.find(|(name, value)| !query_matches(request.query, name, value));
+        other.map(|(name, value)| Mismatch::Query(name, value))
     }
 }
 
