@@ -85,8 +85,8 @@ pub(crate) async fn main(args: RouteArgs) -> Result<ExitCode> {
     };
     let explanation = explain(&index, &question).map_err(|why| anyhow!(why))?;
     match args.output {
-        Output::Json => println!("{:#}", serde_json::to_value(&explanation)?),
-        Output::Text => print!("{}", text(&explanation)),
+        Output::Json => paper::print(&format!("{:#}\n", serde_json::to_value(&explanation)?)),
+        Output::Text => paper::print(&text(&explanation)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -320,7 +320,9 @@ fn forwarded(out: &mut String, forward: &Forward, no_rules: bool) {
             let _ = writeln!(out, "           its share is answered with 500: {why}");
         }
         let Some(behind) = &backend.behind else { continue };
-        let _ = writeln!(out, "           places: {}", behind.locality);
+        let by = behind.said.as_ref().map(|said| format!(", by {}", at(said)));
+        let _ = writeln!(out, "           places: {}{}", behind.locality, by.unwrap_or_default());
+        let _ = writeln!(out, "           {}; retries {}", behind.balancer, behind.retry_budget);
         if behind.tiers.is_empty() {
             out.push_str("           no endpoint: its share is answered with 503\n");
         }

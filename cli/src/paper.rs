@@ -54,3 +54,9 @@ fn source(path: &PathBuf) -> Result<Source> {
     );
     Ok(Source::Path(path.clone()))
 }
+
+/// Prints what was asked for. If nobody reads it any more, that is nobody's mistake.
+pub(crate) fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

@@ -47,8 +47,8 @@ pub(crate) fn main(args: &ValidateArgs) -> Result<ExitCode> {
         }
     };
     match args.output {
-        Output::Json => println!("{:#}", as_json(&paper)),
-        Output::Text => print!("{}", as_text(&paper)),
+        Output::Json => paper::print(&format!("{:#}\n", as_json(&paper))),
+        Output::Text => paper::print(&as_text(&paper)),
     }
     let bad = paper.problems.iter().any(is_fatal);
     Ok(ExitCode::from(if bad { exit::DATA } else { exit::OK }))

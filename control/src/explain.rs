@@ -13,8 +13,9 @@ use weft_model::filter::Scheme;
 use weft_model::name::ObjectRef;
 use weft_model::route::{RequestHead, Rule};
 
-use crate::compile;
-use crate::index::{Index, Name};
+use crate::compile::ledger::Ledger;
+use crate::compile::{self, policies};
+use crate::index::{Index, Name, Part};
 
 mod places;
 mod words;
@@ -327,31 +328,40 @@ fn of_rule(index: &Index, question: &Question, here: &Place, service: &Service, 
     }
     Verdict::Forward(Box::new(Forward {
         filters: words::filters(&rule.filters),
-        terms: terms(index, rule),
+        terms: terms(index, service, rule),
         backends: places::backends(index, service, rule, here),
     }))
 }
 
 /// Where the rule stands.
 fn said_by_rule(index: &Index, rule: &Rule) -> Said {
-    said(index, &rule.route, &format!("spec.rules[{}]", rule.index))
+    match index.routes.contains_key(&rule.route) {
+        true => said(index, &rule.route, &format!("spec.rules[{}]", rule.index)),
+        // A policy's, where there is no route.
+        false => said(index, &rule.route, "spec"),
+    }
 }
 
-fn terms(index: &Index, rule: &Rule) -> Vec<Term> {
-    let field = |part: &str| Some(said(index, &rule.route, &format!("spec.rules[{}].{part}", rule.index)));
+fn terms(index: &Index, service: &Service, rule: &Rule) -> Vec<Term> {
+    let name = Name::new(service.port.namespace.as_str(), service.port.name.as_str());
+    let route = index.routes.get(&rule.route).and_then(|kept| kept.form());
+    let at = rule.index as usize;
+    let place = route.and_then(|route| Some((&rule.route, at, route.rules.get(at)?)));
+    let said = policies::terms(index, &name, place, &mut Ledger::default()).said;
     let mut terms = Vec::new();
-    let mut add = |what: Option<String>, part: &str| {
+    let mut add = |what: Option<String>, part: Part| {
+        let by = said.iter().find(|(said, ..)| *said == part);
         terms.extend(what.map(|what| Term {
             what,
-            said: field(part),
+            said: by.map(|(_, object, field)| self::said(index, object, field)),
         }));
     };
-    add(rule.timeouts.request.map(words::request), "timeouts.request");
+    add(rule.timeouts.request.map(words::request), Part::Request);
     add(
         rule.timeouts.backend_request.map(words::backend_request),
-        "timeouts.backendRequest",
+        Part::BackendRequest,
     );
-    add(rule.retry.as_ref().map(words::retry), "retry");
+    add(rule.retry.as_ref().map(words::retry), Part::Retry);
     terms
 }
 

@@ -10,6 +10,7 @@ use regex::Regex;
 use crate::endpoint::BackendPlace;
 use crate::filter::{Filters, Redirect};
 use crate::name::{ObjectRef, ServicePort};
+use crate::traffic::Traffic;
 
 /// The rules of a Service's port, in order of precedence (Gateway API), each with one match.
 #[derive(Clone, Debug)]
@@ -137,6 +138,8 @@ pub struct Backend {
     pub subset: String,
     /// What it does to requests and responses, after the rule's own.
     pub filters: Filters,
+    /// How its traffic is spread. `None`: as that of the Service that was called.
+    pub traffic: Option<Arc<Traffic>>,
 }
 
 /// What routing looks at of a request.

@@ -26,6 +26,7 @@ use weft_model::feature;
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
 use weft_model::route::{Rule, Timeouts};
+use weft_model::traffic::Balance;
 use weft_model::version::{Source, Version};
 
 use crate::discovery;
@@ -41,6 +42,7 @@ pub mod mesh;
 pub mod service;
 
 mod filter;
+mod traffic;
 
 pub use bundles::TrustRoots;
 pub use field::FieldError;
@@ -114,14 +116,25 @@ impl Body {
             return Vec::new();
         };
         let mut features = BTreeSet::new();
-        if service.locality != Locality::default() {
-            features.insert(feature::LOCALITY);
-        }
+        needs_of_places(&service.locality, service.balance, &mut features);
         if let Some(rules) = &service.rules {
             features.insert(feature::HTTP_ROUTES);
             rules.rules.iter().for_each(|rule| needs(rule, &mut features));
         }
         features.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// What a proxy must honour to spread traffic so.
+fn needs_of_places(locality: &Locality, balance: Balance, features: &mut BTreeSet<&'static str>) {
+    if *locality != Locality::default() {
+        features.insert(feature::LOCALITY);
+    }
+    if !locality.failover.is_empty() || !locality.distribute.is_empty() {
+        features.insert(feature::PLACES);
+    }
+    if balance != Balance::default() {
+        features.insert(feature::BALANCE);
     }
 }
 
@@ -136,6 +149,10 @@ fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
         if !filters.mirrors.is_empty() {
             features.insert(feature::MIRROR);
         }
+    }
+    for traffic in rule.backends.iter().filter_map(|backend| backend.traffic.as_ref()) {
+        features.insert(feature::BACKEND_TRAFFIC);
+        needs_of_places(&traffic.locality, traffic.balance, features);
     }
     if rule.redirect.is_some() {
         features.insert(feature::FILTERS);

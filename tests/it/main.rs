@@ -10,4 +10,5 @@ mod rotation;
 mod routes;
 mod sandbox;
 mod telemetry;
+mod validate;
 mod wire;

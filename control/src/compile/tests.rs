@@ -4,6 +4,7 @@ mod endpoints;
 mod filters;
 mod holds;
 mod inbound;
+mod policies;
 mod precedence;
 mod property;
 mod routes;

@@ -3,21 +3,31 @@
 use serde::Serialize;
 use weft_model::destination::Service;
 use weft_model::endpoint::{BackendPlace, Place};
-use weft_model::locality::{Locality, Prefer};
-use weft_model::route::Rule;
+use weft_model::locality::{self, Locality, Prefer, Share};
+use weft_model::name::ServicePort;
+use weft_model::route::{RetryBudget, Rule};
+use weft_model::traffic::Traffic;
 
-use super::{Backend, words};
-use crate::compile;
-use crate::index::Index;
+use super::{Backend, Said, said, words};
+use crate::compile::{self, policies};
+use crate::index::{Index, Name, Part};
 
 /// Endpoints that are named in one tier; the others are counted.
 const NAMED_MAX: usize = 20;
 
 /// What is behind a backend.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Behind {
     /// Which places are preferred, in words.
     pub locality: String,
+    /// Who says so. `None`: nobody, it is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub said: Option<Said>,
+    /// How an endpoint is chosen within a place.
+    pub balancer: &'static str,
+    /// How much retries may add, in words.
+    pub retry_budget: String,
     /// The tiers that have endpoints, nearest first.
     pub tiers: Vec<Tier>,
 }
@@ -40,10 +50,14 @@ pub struct Tier {
 /// The candidates of a rule.
 pub(super) fn backends(index: &Index, service: &Service, rule: &Rule, here: &Place) -> Vec<Backend> {
     let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let called = service.traffic();
     let backend = |backend: &weft_model::route::Backend| {
         let (unresolved, behind) = match &backend.place {
             BackendPlace::Unresolved(why) => (Some(why.clone()), None),
-            BackendPlace::Endpoints(key) => (None, Some(behind(index, key, &service.locality, here))),
+            BackendPlace::Endpoints(key) => {
+                let traffic = backend.traffic.as_deref().unwrap_or(&called);
+                (None, Some(behind(index, (&backend.service, key), traffic, here)))
+            }
         };
         Backend {
             service: backend.service.to_string(),
@@ -70,11 +84,17 @@ pub(super) fn whole(index: &Index, service: &Service, here: &Place) -> Backend {
         percent: 100.0,
         filters: Vec::new(),
         unresolved: None,
-        behind: Some(behind(index, &service.endpoints, &service.locality, here)),
+        behind: Some(behind(
+            index,
+            (&service.port, &service.endpoints),
+            &service.traffic(),
+            here,
+        )),
     }
 }
 
-fn behind(index: &Index, key: &str, locality: &Locality, here: &Place) -> Behind {
+fn behind(index: &Index, (port, key): (&ServicePort, &str), traffic: &Traffic, here: &Place) -> Behind {
+    let locality = &traffic.locality;
     let set = compile::endpoint_set(index, key).map(|set| set.value.endpoints);
     let mut endpoints: Vec<_> = set.unwrap_or_default();
     // Only when nothing else is left do those that drain take anything.
@@ -104,12 +124,26 @@ fn behind(index: &Index, key: &str, locality: &Locality, here: &Place) -> Behind
             last.pods.push(format!("{}/{}", endpoint.namespace, endpoint.pod));
         }
     }
-    let counts: Vec<(usize, usize)> = tiers.iter().map(|tier| (tier.endpoints, tier.endpoints)).collect();
-    for (tier, share) in tiers.iter_mut().zip(locality.shares(&counts)) {
+    let well = tiers
+        .iter()
+        .map(|tier| (locality::Tier(tier.tier), tier.endpoints, tier.endpoints));
+    let shares = locality.split(here, &well.collect::<Vec<_>>());
+    for (tier, share) in tiers.iter_mut().zip(shares) {
         tier.percent = f64::from(share) / 100.0;
     }
+    let service = policies::service_object(&Name::new(port.namespace.as_str(), port.name.as_str()));
+    let acting = index.acting(&service, None, Part::Locality);
+    let RetryBudget {
+        percent,
+        interval,
+        min_retries,
+        min_interval,
+    } = traffic.retry_budget;
     Behind {
-        locality: describe(locality),
+        locality: describe(locality, here),
+        said: acting.map(|(policy, _)| said(index, &policy.reference(), "spec.locality")),
+        balancer: traffic.balance.as_str(),
+        retry_budget: format!("{percent}% of {interval:?}, or {min_retries} in {min_interval:?}"),
         tiers,
     }
 }
@@ -122,11 +156,24 @@ fn place(place: &Place) -> String {
     }
 }
 
-fn describe(locality: &Locality) -> String {
+fn describe(locality: &Locality, here: &Place) -> String {
+    let spills = locality.spill_below_percent;
+    if let Some(shares) = locality.distribution(here) {
+        let share = |share: &Share| match share.zone.as_str() {
+            "" => format!("{} {}", share.region, share.weight),
+            zone => format!("{}/{zone} {}", share.region, share.weight),
+        };
+        let shares: Vec<String> = shares.iter().map(share).collect();
+        return format!("by weight: {}; less below {spills}% healthy", shares.join(", "));
+    }
+    let failover = match locality.failover.is_empty() {
+        true => String::new(),
+        false => format!("then {}, ", locality.failover.join(", then ")),
+    };
     let prefer = match locality.prefer {
-        Prefer::Zone => "the same zone, then the same region, then the rest",
-        Prefer::Region => "the same region, then the rest",
+        Prefer::Zone => "the same zone, then the same region",
+        Prefer::Region => "the same region",
         Prefer::None => return "no preference".to_owned(),
     };
-    format!("{prefer}; spills over below {}% healthy", locality.spill_below_percent)
+    format!("{prefer}, {failover}then the rest; spills over below {spills}% healthy")
 }

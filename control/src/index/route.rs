@@ -6,14 +6,14 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use weft_model::route::{PathMatch, Retry, Timeouts};
+use weft_model::route::{PathMatch, Retry};
 
 use super::Name;
 use super::backend::{self, Backend, Reference};
 use super::filter::{self, Filters, Place};
 use super::kept::{Formed, Refusal};
 use super::matches::{Matching, Ranked};
-use super::patience;
+use super::patience::{self, Limits};
 use crate::objects::route::{BackendRef, GrpcMatch, HttpMatch, ParentRef, RouteRule, RouteSpec};
 use crate::objects::{Object, decode, route};
 
@@ -54,7 +54,7 @@ pub(crate) struct Rule {
     pub(crate) matches: Vec<Ranked>,
     pub(crate) backends: Vec<Weighted>,
     pub(crate) filters: Filters,
-    pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
     pub(crate) retry: Option<Retry>,
 }
 
@@ -158,7 +158,7 @@ fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<R
             matches: vec![M::everything()],
             backends: Vec::new(),
             filters: Filters::default(),
-            timeouts: Timeouts::default(),
+            limits: Limits::default(),
             retry: None,
         }],
         false => rules
@@ -212,7 +212,7 @@ fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusal
         of_backend: false,
     };
     let filters = filter::read(place, &filters, &format!("{field}.filters"), refusals);
-    let timeouts = patience::timeouts(timeouts.as_ref(), &format!("{field}.timeouts"), refusals);
+    let limits = patience::limits(timeouts.as_ref(), &format!("{field}.timeouts"), refusals);
     let retry = retry.map(|retry| patience::retry(&retry, &format!("{field}.retry"), refusals));
     if session_persistence.is_some() {
         let message = "sessionPersistence is not honoured by this version of Weft";
@@ -253,7 +253,7 @@ fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusal
         matches: ranked,
         backends,
         filters,
-        timeouts,
+        limits,
         retry,
     };
     check_paths(&rule, &field, refusals);

@@ -256,9 +256,7 @@ impl Paper {
             Decision::Inject(pod) => *pod,
             Decision::Skip(_) => before,
             Decision::Refuse(why) => {
-                let (field, message) = why.split_once(": ").unwrap_or(("", &why));
-                let field = format!("{}{field}", template.prefix);
-                self.problems.push(source.problem(Severity::Error, &field, message, ""));
+                self.problems.push(not_injected(source, template, &why));
                 return false;
             }
         };
@@ -333,6 +331,19 @@ impl Paper {
         }
         all
     }
+}
+
+/// Why a pod gets no sidecar and is not made, as injection says it: `spec.hostNetwork: …`, or `label weft.dev/inject: …`.
+pub(super) fn not_injected(source: &Object, template: &Template, why: &str) -> Problem {
+    let (place, message) = why.split_once(": ").unwrap_or(("", why));
+    let (field, fix) = match place.strip_prefix("label ") {
+        Some(label) => (format!("metadata.labels[{label}]"), "enabled or disabled"),
+        None => (
+            place.to_owned(),
+            "change it, or label the pod weft.dev/inject: disabled",
+        ),
+    };
+    source.problem(Severity::Error, &format!("{}{field}", template.prefix), message, fix)
 }
 
 /// What injection adds, as far as it can be told without a mesh.

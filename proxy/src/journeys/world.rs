@@ -27,6 +27,7 @@ use weft_model::name::ServicePort;
 use weft_model::network::Networks;
 use weft_model::reason::Reason;
 use weft_model::route::{RetryBudget, Rules};
+use weft_model::traffic::Balance;
 use weft_model::version::{Source, Version};
 
 use crate::config::Settings;
@@ -195,6 +196,7 @@ impl Told {
             rules,
             endpoints: "all".into(),
             locality: Locality::default(),
+            balance: Balance::default(),
             retry_budget: RetryBudget::default(),
         };
         self.state.services.insert("reviews".into(), held(service));

@@ -26,6 +26,7 @@ pub(super) fn service() -> Service {
         service: port.clone(),
         subset: "v1".to_owned(),
         filters: filters(),
+        traffic: Some(Arc::default()),
     };
     let header = (
         http::HeaderName::from_static("x-user"),
@@ -73,6 +74,7 @@ pub(super) fn service() -> Service {
         rules,
         endpoints,
         locality: Locality::default(),
+        balance: Balance::default(),
         retry_budget: RetryBudget::default(),
     }
 }
