@@ -56,6 +56,9 @@ pub(crate) struct ExplainArgs {
     /// A header of the request. Can be given several times.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// The server name that tls:// asks for. [default: the host]
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
     /// The method. [default: GET, for grpc:// POST]
     #[arg(short = 'X', long = "method", value_name = "METHOD")]
     method: Option<Method>,
@@ -64,7 +67,7 @@ pub(crate) struct ExplainArgs {
     /// As text for people, or as JSON.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
-    /// What is called: http://HOST[:PORT]/PATH or grpc://HOST:PORT/SERVICE/METHOD.
+    /// What is called: http://HOST[:PORT]/PATH, grpc://HOST:PORT/SERVICE/METHOD, tcp://HOST:PORT or tls://HOST:PORT.
     #[arg(value_name = "URL")]
     url: Uri,
 }
@@ -157,17 +160,22 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 fn question(args: &ExplainArgs) -> Result<Question> {
     let url = &args.url;
+    let stream = matches!(url.scheme_str(), Some("tcp" | "tls"));
     let (scheme, grpc) = match url.scheme_str() {
-        Some("http") => (Scheme::Http, false),
+        Some("http" | "tcp" | "tls") => (Scheme::Http, false),
         Some("grpc") => (Scheme::Http, true),
-        Some("https") => bail!("{url}: the app's own TLS is passed on as it is, and no rule sees what is in it"),
-        _ => bail!("{url}: take the form http://HOST[:PORT]/PATH or grpc://HOST:PORT/SERVICE/METHOD"),
+        Some("https") => {
+            bail!("{url}: the app's own TLS is passed on as it is, and no rule sees what is in it; take tls://")
+        }
+        _ => bail!(
+            "{url}: take the form http://HOST[:PORT]/PATH, grpc://HOST:PORT/SERVICE/METHOD, tcp:// or tls://HOST:PORT"
+        ),
     };
     let authority: Authority = url.authority().context("the URL has no host")?.clone();
     let port = match authority.port_u16() {
         Some(0) => bail!("{url}: 0 is no port"),
         Some(port) => port,
-        None if grpc => bail!("{url}: gRPC has no port of its own: name it"),
+        None if grpc || stream => bail!("{url}: name the port"),
         None => Scheme::Http.port(),
     };
     let mut headers: HeaderMap = HeaderMap::new();
@@ -191,6 +199,8 @@ fn question(args: &ExplainArgs) -> Result<Question> {
         },
         query: url.query().map(str::to_owned),
         headers,
+        server_name: (url.scheme_str() == Some("tls"))
+            .then(|| args.server_name.clone().unwrap_or(authority.host().to_owned())),
     })
 }
 
@@ -249,16 +259,16 @@ fn text(explanation: &Explanation) -> String {
     match verdict {
         Verdict::Outside => out.push_str("outcome  nothing of the mesh: it is passed on as it is\n"),
         Verdict::Unknown => out.push_str("outcome  nothing is known of it yet, and it is not sent\n"),
-        Verdict::NoSuchPort { reason } => drop(writeln!(out, "outcome  refused: {reason}")),
-        Verdict::Pod { pod } => drop(writeln!(
-            out,
-            "outcome  to the pod {pod} itself; routes act on Services"
-        )),
+        Verdict::NoSuchPort { reason } => _ = writeln!(out, "outcome  refused: {reason}"),
+        Verdict::Pod { pod } => _ = writeln!(out, "outcome  to the pod {pod} itself; routes act on Services"),
+        Verdict::NoMatch { status: 0 } => {
+            out.push_str("outcome  closed: routes of streams are attached, and none matches\n");
+        }
         Verdict::NoMatch { .. } => {
             out.push_str("outcome  refused: routes are attached, and none matches (404; gRPC: UNIMPLEMENTED)\n")
         }
         Verdict::Redirect { status, location } => {
-            drop(writeln!(out, "outcome  redirected: {status}, Location: {location}"))
+            _ = writeln!(out, "outcome  redirected: {status}, Location: {location}")
         }
         Verdict::Forward(forward) => forwarded(&mut out, forward, rules.is_empty()),
     }

@@ -26,6 +26,7 @@ pub(crate) mod policies;
 mod ports;
 mod rules;
 mod service;
+mod streams;
 #[cfg(test)]
 mod tests;
 

@@ -12,6 +12,7 @@ use weft_model::endpoint::Place;
 use weft_model::filter::Scheme;
 use weft_model::name::ObjectRef;
 use weft_model::route::{RequestHead, Rule};
+use weft_model::stream::Streams;
 
 use crate::compile::ledger::Ledger;
 use crate::compile::{self, policies};
@@ -43,6 +44,8 @@ pub struct Question {
     pub query: Option<String>,
     /// The headers.
     pub headers: HeaderMap,
+    /// The server name that a TLS stream asks for.
+    pub server_name: Option<String>,
 }
 
 /// Where a request would go, and why.
@@ -133,7 +136,7 @@ pub enum Verdict {
     },
     /// Refused: routes are attached, and none matches.
     NoMatch {
-        /// The status of the answer.
+        /// The status of the answer; 0: a stream, which is closed.
         status: u16,
     },
     /// Answered with another place.
@@ -284,6 +287,10 @@ fn of_service(index: &Index, question: &Question, here: &Place, service: &Servic
         headers: &question.headers,
     };
     let opaque = matches!(service.protocol, Protocol::Opaque | Protocol::Tls);
+    if let Some(streams) = service.streams.as_ref().filter(|_| opaque) {
+        into.verdict = of_streams(index, question, here, service, streams, &mut into.rules);
+        return;
+    }
     let Some(rules) = service.rules.as_ref().filter(|_| !opaque) else {
         into.verdict = Verdict::Forward(Box::new(Forward {
             filters: Vec::new(),
@@ -317,6 +324,44 @@ fn of_service(index: &Index, question: &Question, here: &Place, service: &Servic
     };
 }
 
+fn of_streams(
+    index: &Index,
+    question: &Question,
+    here: &Place,
+    service: &Service,
+    streams: &Streams,
+    seen: &mut Vec<Seen>,
+) -> Verdict {
+    let name = question.server_name.as_deref();
+    let picked = streams.pick(name);
+    let looked_at = picked.map_or(streams.rules.len(), |picked| picked + 1);
+    for (i, rule) in streams.rules.iter().enumerate().take(looked_at) {
+        let matches = Some(i) == picked;
+        seen.push(Seen {
+            said: said(index, &rule.route, &format!("spec.rules[{}]", rule.index)),
+            name: rule.name.clone(),
+            wants: rule
+                .host
+                .as_ref()
+                .map_or("any stream".to_owned(), |host| format!("server name {host}")),
+            matches,
+            why: match (matches, name) {
+                (true, _) => String::new(),
+                (false, Some(name)) => format!("the server name is {name}"),
+                (false, None) => "it is no TLS, or names no server".to_owned(),
+            },
+        });
+    }
+    match picked.and_then(|picked| streams.rules.get(picked)) {
+        None => Verdict::NoMatch { status: 0 },
+        Some(rule) => Verdict::Forward(Box::new(Forward {
+            filters: Vec::new(),
+            terms: Vec::new(),
+            backends: places::backends(index, service, &rule.backends, here),
+        })),
+    }
+}
+
 fn of_rule(index: &Index, question: &Question, here: &Place, service: &Service, rule: &Rule) -> Verdict {
     if let Some(redirect) = &rule.redirect {
         let (path, query) = (question.path.as_str(), question.query.as_deref());
@@ -329,7 +374,7 @@ fn of_rule(index: &Index, question: &Question, here: &Place, service: &Service, 
     Verdict::Forward(Box::new(Forward {
         filters: words::filters(&rule.filters),
         terms: terms(index, service, rule),
-        backends: places::backends(index, service, rule, here),
+        backends: places::backends(index, service, &rule.backends, here),
     }))
 }
 

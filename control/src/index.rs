@@ -28,6 +28,7 @@ mod resolve;
 mod route;
 mod spread;
 mod status;
+mod streams;
 mod subset;
 mod tables;
 
@@ -39,7 +40,7 @@ pub(crate) use matches::Rank;
 pub(crate) use patience::Limits;
 pub(crate) use policy::{Part, Policy};
 pub(crate) use resolve::takes_routes;
-pub(crate) use route::{Route, Rule, Weighted, age};
+pub(crate) use route::{About, Route, Rule, Weighted, age};
 pub(crate) use subset::Subset;
 
 /// What the mesh is called.

@@ -10,6 +10,7 @@ use crate::endpoint::Endpoint;
 use crate::locality::Locality;
 use crate::name::ServicePort;
 use crate::route::{RetryBudget, Rules};
+use crate::stream::Streams;
 use crate::traffic::{Balance, Traffic};
 
 /// What an app dialled. Printed as the key of its resource on the wire.
@@ -79,7 +80,9 @@ pub struct Service {
     pub protocol: Protocol,
     /// `None`: no route is attached, everything goes to `endpoints`. `Some`: what no rule matches is refused.
     pub rules: Option<Rules>,
-    /// The key of the endpoint set that serves where no route is attached, and opaque traffic.
+    /// The same for opaque streams.
+    pub streams: Option<Streams>,
+    /// The key of the endpoint set that serves where no route is attached.
     pub endpoints: String,
     /// Which places are preferred.
     pub locality: Locality,

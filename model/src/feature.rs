@@ -13,6 +13,9 @@ pub const BALANCE: &str = "balance/1";
 /// Backends whose traffic is spread by their own Service's policies.
 pub const BACKEND_TRAFFIC: &str = "backend-traffic/1";
 
+/// TCPRoute and TLSRoute.
+pub const STREAMS: &str = "stream-routes/1";
+
 /// Changes of headers, rewrites, redirects.
 pub const FILTERS: &str = "filters/1";
 /// Mirrored requests.
@@ -33,6 +36,7 @@ pub const SUPPORTED: &[&str] = &[
     PLACES,
     BALANCE,
     BACKEND_TRAFFIC,
+    STREAMS,
 ];
 
 /// The features of `requires` that this build lacks.

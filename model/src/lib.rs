@@ -12,6 +12,7 @@
 //! | [`Endpoint`](endpoint::Endpoint) | one port of one pod: address, the identity to expect there, place, version |
 //! | [`EndpointKey`](endpoint::EndpointKey) | what an endpoint is known by everywhere: never its address |
 //! | [`Route`](route::Rules) | which backends a request may go to, by match and weight |
+//! | [`Streams`](stream::Streams) | which backends an opaque stream may go to, by server name and weight |
 //! | [`Filters`](filter::Filters) | what a route does to a request and its response, beside choosing a backend |
 //! | [`Locality`](locality::Locality) | which places are preferred, and when traffic spills over |
 //! | [`Traffic`](traffic::Traffic) | how traffic to a Service is spread, and what retries may add |
@@ -32,6 +33,7 @@ pub mod network;
 pub mod pattern;
 pub mod policy;
 pub mod route;
+pub mod stream;
 pub mod traffic;
 
 pub mod alpn;

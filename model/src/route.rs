@@ -177,19 +177,24 @@ impl Rule {
 
     /// The backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
     pub fn backend(&self, drawn: u64) -> Option<usize> {
-        let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        if total == 0 {
-            return None;
-        }
-        // Multiply and shift: uniform to within total / 2^64.
-        let mut left = ((u128::from(drawn) * u128::from(total)) >> 64) as u64;
-        self.backends.iter().position(|backend| {
-            let weight = u64::from(backend.weight);
-            let here = left < weight;
-            left = left.saturating_sub(weight);
-            here
-        })
+        weighted(&self.backends, drawn)
     }
+}
+
+/// The place of the backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
+pub(crate) fn weighted(backends: &[Backend], drawn: u64) -> Option<usize> {
+    let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    if total == 0 {
+        return None;
+    }
+    // Multiply and shift: uniform to within total / 2^64.
+    let mut left = ((u128::from(drawn) * u128::from(total)) >> 64) as u64;
+    backends.iter().position(|backend| {
+        let weight = u64::from(backend.weight);
+        let here = left < weight;
+        left = left.saturating_sub(weight);
+        here
+    })
 }
 
 /// The first thing by which a request is not as a [`Match`] wants it.

@@ -25,7 +25,7 @@ use weft_model::endpoint::EndpointSet;
 use weft_model::feature;
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
-use weft_model::route::{Rule, Timeouts};
+use weft_model::route::{Backend, Rule, Timeouts};
 use weft_model::traffic::Balance;
 use weft_model::version::{Source, Version};
 
@@ -42,6 +42,7 @@ pub mod mesh;
 pub mod service;
 
 mod filter;
+mod stream;
 mod traffic;
 
 pub use bundles::TrustRoots;
@@ -117,6 +118,11 @@ impl Body {
         };
         let mut features = BTreeSet::new();
         needs_of_places(&service.locality, service.balance, &mut features);
+        if let Some(streams) = &service.streams {
+            features.insert(feature::STREAMS);
+            let backends = streams.rules.iter().flat_map(|rule| &rule.backends);
+            needs_of_backends(backends, &mut features);
+        }
         if let Some(rules) = &service.rules {
             features.insert(feature::HTTP_ROUTES);
             rules.rules.iter().for_each(|rule| needs(rule, &mut features));
@@ -138,6 +144,14 @@ fn needs_of_places(locality: &Locality, balance: Balance, features: &mut BTreeSe
     }
 }
 
+/// What a proxy must honour to spread the traffic of backends by their own Services' words.
+fn needs_of_backends<'a>(backends: impl Iterator<Item = &'a Backend>, features: &mut BTreeSet<&'static str>) {
+    for traffic in backends.filter_map(|backend| backend.traffic.as_ref()) {
+        features.insert(feature::BACKEND_TRAFFIC);
+        needs_of_places(&traffic.locality, traffic.balance, features);
+    }
+}
+
 /// What a proxy must honour to act on a rule.
 fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
     let of_backends = rule.backends.iter().map(|backend| &backend.filters);
@@ -150,10 +164,7 @@ fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
             features.insert(feature::MIRROR);
         }
     }
-    for traffic in rule.backends.iter().filter_map(|backend| backend.traffic.as_ref()) {
-        features.insert(feature::BACKEND_TRAFFIC);
-        needs_of_places(&traffic.locality, traffic.balance, features);
-    }
+    needs_of_backends(rule.backends.iter(), features);
     if rule.redirect.is_some() {
         features.insert(feature::FILTERS);
     }

@@ -15,7 +15,8 @@ use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
-use weft_model::route::{RequestHead, RetryBudget, Rule as RuleModel};
+use weft_model::route::{Backend, RequestHead, RetryBudget, Rule as RuleModel};
+use weft_model::stream::Streams;
 use weft_model::traffic::{Balance, Traffic};
 
 use crate::balance::{Balancer, Endpoints};
@@ -49,7 +50,9 @@ pub struct Service {
     /// `None`: a pod addressed directly.
     model: Option<Arc<ServiceModel>>,
     rules: Option<Vec<Rule>>,
-    /// Where everything goes without routes, and opaque streams always.
+    /// By the model's rules for streams, in the order of their backends. `None` in it: does not resolve.
+    streams: Vec<Vec<Option<Rc<Balancer>>>>,
+    /// Where everything goes without routes.
     default: Option<Rc<Balancer>>,
     no_template: Rc<str>,
 }
@@ -179,10 +182,21 @@ impl Tables {
             let rules = rules.map(|rule| self.rule(rule, &traffic, &retried, old));
             rules.collect::<Vec<_>>()
         });
+        let streams = model.streams.iter().flat_map(|streams| &streams.rules);
+        let streams = streams.map(|rule| {
+            let backends = rule.backends.iter();
+            let place = |backend: &Backend| {
+                let traffic = backend.traffic.as_deref().unwrap_or(&traffic);
+                self.place(&backend.place, traffic, old)
+            };
+            backends.map(place).collect()
+        });
+        let streams = streams.collect();
         let service = Service {
             protocol: model.protocol,
             model: Some(model.clone()),
             rules,
+            streams,
             default,
             no_template: self.template(String::new()),
         };
@@ -321,6 +335,7 @@ impl Tables {
             protocol,
             model: None,
             rules: None,
+            streams: Vec::new(),
             default: Some(Rc::new(balancer)),
             no_template: self.templates.get("").cloned().unwrap_or_else(|| Rc::from("")),
         });
@@ -348,7 +363,7 @@ impl Service {
     /// What is done with a request. `drawn`: uniform from all of `u64`.
     pub fn choose(&self, request: &RequestHead<'_>, drawn: u64) -> Result<Chosen, Reason> {
         let Some(rules) = &self.rules else {
-            return self.opaque().map(|balancer| {
+            return self.whole().map(|balancer| {
                 Chosen::Forward(Choice {
                     balancer,
                     template: self.no_template.clone(),
@@ -382,8 +397,25 @@ impl Service {
         self.model.as_ref().map(|model| &model.port)
     }
 
-    /// Where an opaque stream goes: routes are about requests.
-    pub fn opaque(&self) -> Result<Rc<Balancer>, Reason> {
+    /// Whether a stream's server name decides where it goes.
+    pub fn by_server_name(&self) -> bool {
+        let streams = self.model.as_ref().and_then(|model| model.streams.as_ref());
+        streams.is_some_and(Streams::by_name)
+    }
+
+    /// Where an opaque stream goes. `name`: the server name that its TLS asks for, if it is TLS and says; `drawn`: uniform
+    /// from all of `u64`.
+    pub fn opaque(&self, name: Option<&str>, drawn: u64) -> Result<Rc<Balancer>, Reason> {
+        let Some(streams) = self.model.as_ref().and_then(|model| model.streams.as_ref()) else {
+            return self.whole();
+        };
+        let at = streams.pick(name).ok_or(Reason::NoRoute)?;
+        let backend = streams.rules[at].backend(drawn).ok_or(Reason::BackendUnresolved)?;
+        let balancer = self.streams.get(at).and_then(|backends| backends.get(backend)?.clone());
+        balancer.ok_or(Reason::BackendUnresolved)
+    }
+
+    fn whole(&self) -> Result<Rc<Balancer>, Reason> {
         self.default.clone().ok_or(Reason::NoEndpoints)
     }
 
@@ -414,6 +446,12 @@ impl Service {
         let all_same = |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same_way(a, b));
         same_model
             && same(&self.default, &other.default)
+            && self
+                .streams
+                .iter()
+                .flatten()
+                .zip(other.streams.iter().flatten())
+                .all(|(a, b)| same(a, b))
             && self
                 .rules
                 .iter()

@@ -6,6 +6,7 @@ mod host;
 mod impostor;
 mod logs;
 mod peers;
+mod policies;
 mod rotation;
 mod routes;
 mod sandbox;

@@ -29,7 +29,7 @@ pub(super) fn service_port(name: &Name, port: u16) -> ServicePort {
 }
 
 /// The Service that is called, and how traffic to it is spread.
-type Called<'a> = (&'a Name, &'a Traffic);
+pub(super) type Called<'a> = (&'a Name, &'a Traffic);
 
 /// A rule with one match, before the order is made.
 struct Candidate<'a> {
@@ -76,6 +76,9 @@ pub(super) fn rules(
         let Some((object, route)) = &kept.valid else {
             continue;
         };
+        if route.about.is_of_streams() {
+            continue;
+        }
         if !route
             .parents
             .iter()
@@ -194,7 +197,7 @@ fn filters(index: &Index, filters: &index::Filters, path: Option<&PathMatch>, le
     }
 }
 
-fn backend(
+pub(super) fn backend(
     index: &Index,
     written: &Weighted,
     path: Option<&PathMatch>,

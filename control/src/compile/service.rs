@@ -12,7 +12,7 @@ use weft_model::traffic::Balance;
 use super::key::{ServiceKey, SetKey};
 use super::ledger::Ledger;
 use super::policies::{self, Terms};
-use super::{Compiled, ports, rules};
+use super::{Compiled, ports, rules, streams};
 use crate::index::{Index, Topic, takes_routes};
 
 /// The port of a Service. `None`: there is none.
@@ -30,6 +30,7 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
         port: rules::service_port(name, *port),
         protocol: Protocol::Undeclared,
         rules: None,
+        streams: None,
         endpoints: SetKey {
             service: name.clone(),
             port: *port,
@@ -52,6 +53,13 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
     value.retry_budget = traffic.retry_budget;
     if takes_routes(service) {
         value.rules = rules::rules(
+            index,
+            (name, &traffic),
+            (declared.port, &declared.name),
+            client.as_deref(),
+            &mut ledger,
+        );
+        value.streams = streams::streams(
             index,
             (name, &traffic),
             (declared.port, &declared.name),

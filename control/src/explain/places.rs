@@ -5,7 +5,7 @@ use weft_model::destination::Service;
 use weft_model::endpoint::{BackendPlace, Place};
 use weft_model::locality::{self, Locality, Prefer, Share};
 use weft_model::name::ServicePort;
-use weft_model::route::{RetryBudget, Rule};
+use weft_model::route::RetryBudget;
 use weft_model::traffic::Traffic;
 
 use super::{Backend, Said, said, words};
@@ -47,9 +47,14 @@ pub struct Tier {
     pub pods: Vec<String>,
 }
 
-/// The candidates of a rule.
-pub(super) fn backends(index: &Index, service: &Service, rule: &Rule, here: &Place) -> Vec<Backend> {
-    let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+/// Candidates.
+pub(super) fn backends(
+    index: &Index,
+    service: &Service,
+    all: &[weft_model::route::Backend],
+    here: &Place,
+) -> Vec<Backend> {
+    let total: u64 = all.iter().map(|backend| u64::from(backend.weight)).sum();
     let called = service.traffic();
     let backend = |backend: &weft_model::route::Backend| {
         let (unresolved, behind) = match &backend.place {
@@ -72,7 +77,7 @@ pub(super) fn backends(index: &Index, service: &Service, rule: &Rule, here: &Pla
             behind,
         }
     };
-    rule.backends.iter().map(backend).collect()
+    all.iter().map(backend).collect()
 }
 
 /// The Service itself, where no rule acts.

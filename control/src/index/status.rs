@@ -219,7 +219,11 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
             let message = unresolved.message.clone();
             report.condition(ConditionType::ResolvedRefs, false, unresolved.reason, &field, message);
         }
-        let message = format!("{}: its share of the requests is answered with 500", unresolved.message);
+        let lost = match route.about.is_of_streams() {
+            true => "its share of the streams is refused",
+            false => "its share of the requests is answered with 500",
+        };
+        let message = format!("{}: {lost}", unresolved.message);
         report.problem(
             Severity::Warning,
             &field,
@@ -259,7 +263,7 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
     let refused: Vec<_> = route
         .parents
         .iter()
-        .filter_map(|parent| Some((parent, index.refuses_parent(parent)?)))
+        .filter_map(|parent| Some((parent, index.refuses_parent(&route.about, parent)?)))
         .collect();
     match refused.first() {
         None => report.condition(

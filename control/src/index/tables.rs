@@ -58,7 +58,7 @@ impl Index {
             "Pod" => self.pod_change(name, object, changed),
             "Service" => self.service(name, object, changed),
             "EndpointSlice" => self.slice(name, object, changed),
-            "HTTPRoute" | "GRPCRoute" => self.route(reference, object, changed),
+            "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(reference, object, changed),
             "ServiceSubset" => self.subset(name, object, changed),
             "TrafficPolicy" | "XBackendTrafficPolicy" => self.policy(reference, object, changed),
             _ => {}

@@ -68,6 +68,13 @@ impl Kinds {
             .with("discovery.k8s.io", "EndpointSlice", &["v1"], Scope::Namespaced)
             .with(GATEWAY_GROUP, "HTTPRoute", &["v1", "v1beta1"], Scope::Namespaced)
             .with(GATEWAY_GROUP, "GRPCRoute", &["v1"], Scope::Namespaced)
+            .with(GATEWAY_GROUP, "TCPRoute", &["v1", "v1alpha2"], Scope::Namespaced)
+            .with(
+                GATEWAY_GROUP,
+                "TLSRoute",
+                &["v1", "v1alpha3", "v1alpha2"],
+                Scope::Namespaced,
+            )
             .with(WEFT_GROUP, "ServiceSubset", &["v1alpha1"], Scope::Namespaced)
             .with(WEFT_GROUP, "TrafficPolicy", &["v1alpha1"], Scope::Namespaced)
             .with(

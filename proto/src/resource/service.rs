@@ -12,6 +12,7 @@ use weft_model::route::{Backend, Match, PathMatch, Rule, Rules, ValueMatch};
 use super::field::{self, FieldError};
 use super::filter;
 use super::lookup::{protocol, protocol_to_wire};
+use super::stream;
 use super::traffic;
 use crate::discovery;
 
@@ -32,6 +33,7 @@ pub fn decode(wire: discovery::Service) -> Result<Service, FieldError> {
         port,
         protocol: protocol(wire.protocol)?,
         rules: wire.routed.then_some(Rules { rules }),
+        streams: stream::decode(wire.streamed, wire.streams)?,
         endpoints: field::key("endpoints", wire.endpoints)?,
         locality: traffic::decode_locality(wire.locality).map_err(|error| error.within("locality"))?,
         balance: traffic::decode_balance(wire.balance)?,
@@ -49,6 +51,8 @@ pub fn encode(service: &Service) -> discovery::Service {
         protocol: protocol_to_wire(service.protocol) as i32,
         routed: service.rules.is_some(),
         rules: rules.iter().map(|rule| encode_rule(rule)).collect(),
+        streamed: service.streams.is_some(),
+        streams: stream::encode(service.streams.as_ref()),
         endpoints: service.endpoints.clone(),
         locality: Some(traffic::encode_locality(&service.locality)),
         balance: traffic::encode_balance(service.balance) as i32,
@@ -257,7 +261,8 @@ pub(super) fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldE
     })
 }
 
-fn encode_backend(backend: &Backend) -> discovery::Backend {
+/// Writes a backend.
+pub(super) fn encode_backend(backend: &Backend) -> discovery::Backend {
     discovery::Backend {
         weight: backend.weight,
         filters: filter::encode_filters(&backend.filters),

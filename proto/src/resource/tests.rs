@@ -226,6 +226,7 @@ fn a_service_requires_what_it_uses() {
     all.sort_unstable();
     assert_eq!(Body::Service(service.clone()).requires(), all);
     service.rules = None;
+    service.streams = None;
     service.balance = Balance::default();
     service.locality.failover.clear();
     assert_eq!(Body::Service(service.clone()).requires(), [feature::LOCALITY]);

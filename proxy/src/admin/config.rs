@@ -249,6 +249,9 @@ fn service(state: &State, service: &Service) -> Value {
         "balancer": service.balance.as_str(),
         "endpoints": set_name(state, &service.endpoints),
         "rules": rules,
+        "streams": service.streams.as_ref().map(|streams| {
+            streams.rules.iter().map(|rule| rules::stream(state, rule)).collect::<Vec<_>>()
+        }),
         "retry_budget": rules::budget(&service.retry_budget),
     })
 }

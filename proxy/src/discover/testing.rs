@@ -88,6 +88,7 @@ pub(crate) fn plain_service(name: &str, set: &str) -> Service {
         rules: None,
         endpoints: set.into(),
         locality: Locality::default(),
+        streams: None,
         balance: Balance::default(),
         retry_budget: RetryBudget::default(),
     }

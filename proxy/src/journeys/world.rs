@@ -196,6 +196,7 @@ impl Told {
             rules,
             endpoints: "all".into(),
             locality: Locality::default(),
+            streams: None,
             balance: Balance::default(),
             retry_budget: RetryBudget::default(),
         };

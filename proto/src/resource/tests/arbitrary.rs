@@ -19,6 +19,7 @@ use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::pattern;
 use weft_model::policy::Policy;
 use weft_model::route::{Backend, Match, PathMatch, Retry, RetryBudget, Rule, Rules, Timeouts, ValueMatch};
+use weft_model::stream::{StreamRule, Streams};
 use weft_model::traffic::{Balance, Traffic};
 use weft_model::version::{Source, Version};
 
@@ -368,19 +369,41 @@ fn rule() -> impl Strategy<Value = Rule> {
     )
 }
 
+fn streams() -> impl Strategy<Value = Streams> {
+    let host = prop_oneof![name(), name().prop_map(|name| format!("*.{name}"))];
+    let rule = (object(), any::<u32>(), word(), option::of(host), vec(backend(), 0..3));
+    let rule = rule.prop_map(|(route, index, name, host, backends)| {
+        Arc::new(StreamRule {
+            route,
+            index,
+            name,
+            host,
+            backends,
+        })
+    });
+    vec(rule, 0..3).prop_map(|rules| Streams { rules })
+}
+
 pub(super) fn service() -> impl Strategy<Value = Service> {
     let rules = vec(rule().prop_map(Arc::new), 0..4).prop_map(|rules| Rules { rules });
-    (service_port(), protocol(), option::of(rules), "[!-~]{1,60}", traffic()).prop_map(
-        |(port, protocol, rules, endpoints, traffic)| Service {
+    (
+        service_port(),
+        protocol(),
+        option::of(rules),
+        "[!-~]{1,60}",
+        traffic(),
+        option::of(streams()),
+    )
+        .prop_map(|(port, protocol, rules, endpoints, traffic, streams)| Service {
             port,
             protocol,
             rules,
+            streams,
             endpoints,
             locality: traffic.locality,
             balance: traffic.balance,
             retry_budget: traffic.retry_budget,
-        },
-    )
+        })
 }
 
 /// Policies as this version writes them: what they require is what it lacks.

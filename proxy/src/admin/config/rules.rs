@@ -9,30 +9,43 @@ use weft_model::filter::{Filters, HeaderChanges, Mirror, PathChange, Redirect, R
 use weft_model::locality::{Distribution, Locality, Prefer, Share};
 use weft_model::route::{Backend, Match, PathMatch, Retry, RetryBudget, Rule, Timeouts, ValueMatch};
 
+use weft_model::stream::StreamRule;
 use weft_model::traffic::Traffic;
 
 use super::set_name;
 use crate::discover::state::State;
 
+/// One rule for streams.
+pub(super) fn stream(state: &State, rule: &StreamRule) -> Value {
+    json!({
+        "route": rule.route.to_string(),
+        "index": rule.index,
+        "name": rule.name,
+        "host": rule.host,
+        "backends": rule.backends.iter().map(|each| backend(state, each)).collect::<Vec<_>>(),
+    })
+}
+
+fn backend(state: &State, backend: &Backend) -> Value {
+    let mut value = json!({
+        "weight": backend.weight,
+        "service": backend.service.to_string(),
+        "subset": backend.subset,
+    });
+    place(state, &backend.place, &mut value);
+    add(&mut value, "filters", filters(state, &backend.filters));
+    add(&mut value, "traffic", backend.traffic.as_deref().map(traffic));
+    value
+}
+
 /// One rule.
 pub(super) fn rule(state: &State, rule: &Rule) -> Value {
-    let backend = |backend: &Backend| {
-        let mut value = json!({
-            "weight": backend.weight,
-            "service": backend.service.to_string(),
-            "subset": backend.subset,
-        });
-        place(state, &backend.place, &mut value);
-        add(&mut value, "filters", filters(state, &backend.filters));
-        add(&mut value, "traffic", backend.traffic.as_deref().map(traffic));
-        value
-    };
     let mut value = json!({
         "route": rule.route.to_string(),
         "index": rule.index,
         "name": rule.name,
         "match": matched(&rule.matches),
-        "backends": rule.backends.iter().map(backend).collect::<Vec<_>>(),
+        "backends": rule.backends.iter().map(|each| backend(state, each)).collect::<Vec<_>>(),
     });
     add(&mut value, "redirect", rule.redirect.as_ref().map(redirect));
     add(&mut value, "filters", filters(state, &rule.filters));
