@@ -1,7 +1,7 @@
 //! Manifests that are looked at without a mesh: what `weft validate` and `weft route explain -f` read.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -24,7 +24,7 @@ pub(crate) struct PathArgs {
 
 /// Reads manifests as `weft up` does, with its default settings.
 pub(crate) fn read(paths: &[PathBuf], mesh: &str) -> Result<Offline> {
-    let sources: Vec<Source> = paths.iter().map(source).collect::<Result<_>>()?;
+    let sources: Vec<Source> = paths.iter().map(|path| source(path)).collect::<Result<_>>()?;
     let settings = weft_control::index::Settings {
         trust_domain: TrustDomain::new(&format!("{mesh}.weft.internal")).context("the mesh's name")?,
         cluster: mesh.to_owned(),
@@ -39,7 +39,7 @@ pub(crate) fn read(paths: &[PathBuf], mesh: &str) -> Result<Offline> {
     Ok(offline::read(&sources, &weft_local::up::kinds(), settings, ranges)?)
 }
 
-fn source(path: &PathBuf) -> Result<Source> {
+fn source(path: &Path) -> Result<Source> {
     if path.as_os_str() == "-" {
         let mut text = String::new();
         let mut stdin = std::io::stdin().lock().take(TEXT_MAX + 1);
@@ -52,7 +52,7 @@ fn source(path: &PathBuf) -> Result<Source> {
         "-f {}: there is no such directory or file",
         path.display()
     );
-    Ok(Source::Path(path.clone()))
+    Ok(Source::Path(path.to_owned()))
 }
 
 /// Prints what was asked for. If nobody reads it any more, that is nobody's mistake.
