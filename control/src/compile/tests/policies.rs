@@ -152,7 +152,7 @@ fn a_policy_of_a_backends_service_reaches_those_who_call_another() {
     assert!(changed.topics.iter().any(|topic| topics.contains(topic)));
     let rules = world.service(REVIEWS, "web").value.rules.unwrap().rules;
     assert_eq!(rules[0].backends[0].traffic.as_ref().unwrap().balance, Balance::Random);
-    let changed = world.edit(&policy("p", &ROUTE.to_owned(), "timeouts: {request: 1s}"));
+    let changed = world.edit(&policy("p", ROUTE, "timeouts: {request: 1s}"));
     assert!(
         changed.topics.iter().any(|topic| topics.contains(topic)),
         "on the route"
@@ -319,6 +319,10 @@ fn every_field_of_a_policy_has_its_bounds() {
     ] {
         refused(&policy("p", SERVICE, says), field, words);
     }
+}
+
+#[test]
+fn what_a_policy_may_be_about_is_checked() {
     refused(
         &policy("p", ROUTE, "balancer: Random"),
         "spec.balancer",
