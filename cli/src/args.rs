@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::demo::DemoArgs;
+use crate::explain::RouteArgs;
+use crate::validate::ValidateArgs;
 
 /// Weft: a service mesh.
 #[derive(Debug, Parser)]
@@ -35,6 +37,8 @@ pub(crate) enum Verb {
     Up(UpArgs),
     Demo(DemoArgs),
     Status(StatusArgs),
+    Validate(ValidateArgs),
+    Route(RouteArgs),
     Exec(ExecArgs),
     Logs(LogsArgs),
     AccessLog(AccessLogArgs),

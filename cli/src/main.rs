@@ -16,16 +16,19 @@ mod args;
 mod demo;
 mod down;
 mod exec;
+mod explain;
 mod forward;
 mod generate;
 mod http;
 mod logs;
+mod paper;
 mod scrape;
 mod status;
 mod table;
 mod target;
 mod traffic;
 mod up;
+mod validate;
 mod yaml;
 
 use args::{Cli, Verb};
@@ -86,6 +89,8 @@ fn run(cli: Cli) -> ExitCode {
     let done = match cli.verb {
         Verb::Up(args) => return up::main(args),
         Verb::Demo(args) => demo::main(&args),
+        Verb::Validate(args) => validate::main(&args),
+        Verb::Route(args) => asking(explain::main(args)),
         Verb::Down(args) => asking(down::main(args)),
         Verb::Status(args) => asking(status::main(args)),
         Verb::Exec(args) => asking(exec::main(args)),

@@ -20,11 +20,13 @@ use crate::objects::{Object, Problem};
 mod endpoints;
 mod inbound;
 mod key;
-mod ledger;
+pub(crate) mod ledger;
 mod lookup;
+pub(crate) mod policies;
 mod ports;
 mod rules;
 mod service;
+mod streams;
 #[cfg(test)]
 mod tests;
 

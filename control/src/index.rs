@@ -26,7 +26,10 @@ mod patience;
 mod policy;
 mod resolve;
 mod route;
+mod spread;
 mod status;
+mod streams;
+mod subset;
 mod tables;
 
 pub(crate) use backend::Backend;
@@ -34,9 +37,11 @@ pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
 pub(crate) use matches::Rank;
-pub(crate) use policy::{Policy, Subset};
+pub(crate) use patience::Limits;
+pub(crate) use policy::{Part, Policy};
 pub(crate) use resolve::takes_routes;
-pub(crate) use route::{Route, Weighted, age};
+pub(crate) use route::{About, Route, Rule, Weighted, age};
+pub(crate) use subset::Subset;
 
 /// What the mesh is called.
 #[derive(Clone, Debug)]
@@ -162,8 +167,10 @@ pub struct Index {
     pub(crate) routes: BTreeMap<ObjectRef, Kept<Route>>,
     pub(crate) routes_by_service: Links<Name, ObjectRef>,
     pub(crate) subsets: BTreeMap<Name, Kept<Subset>>,
-    pub(crate) policies: BTreeMap<Name, Kept<Policy>>,
-    pub(crate) policies_by_service: Links<Name, Name>,
+    /// TrafficPolicy and XBackendTrafficPolicy.
+    pub(crate) policies: BTreeMap<ObjectRef, Kept<Policy>>,
+    /// By Service, HTTPRoute or GRPCRoute.
+    pub(crate) policies_by_target: Links<ObjectRef, ObjectRef>,
 }
 
 impl Index {
@@ -189,7 +196,7 @@ impl Index {
             routes_by_service: Links::default(),
             subsets: BTreeMap::new(),
             policies: BTreeMap::new(),
-            policies_by_service: Links::default(),
+            policies_by_target: Links::default(),
         }
     }
 
@@ -244,6 +251,15 @@ impl Index {
     /// What is wrong with objects, as far as one can tell from all of them, in order of file and line.
     pub fn problems(&self) -> Vec<Problem> {
         status::problems(self)
+    }
+
+    /// An object that says something to proxies: the form of it that acts.
+    pub(crate) fn object(&self, name: &ObjectRef) -> Option<&Arc<Object>> {
+        fn acting<T>(kept: &Kept<T>) -> Option<&Arc<Object>> {
+            kept.valid.as_ref().map(|(object, _)| object)
+        }
+        let policy = || self.policies.get(name).and_then(acting);
+        self.routes.get(name).and_then(acting).or_else(policy)
     }
 
     /// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.

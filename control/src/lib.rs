@@ -6,6 +6,7 @@
 //! | [`manifests`] | directories of files, read and watched |
 //! | [`index`] | objects by what they mean for each other (pure) |
 //! | [`compile`] | index in, resources out (pure) |
+//! | [`explain`] | where a request would go, and why (pure) |
 //! | `serve` | certificates and streams out, to proxies |
 //! | `authority` | the mesh's root, and the control plane's own certificate |
 //! | `epoch` | within which resources never get older |
@@ -19,6 +20,8 @@ pub mod manifests;
 pub mod index;
 
 pub mod compile;
+
+pub mod explain;
 
 mod authority;
 mod epoch;

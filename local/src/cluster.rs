@@ -26,6 +26,7 @@ use crate::token::Tokens;
 pub mod addresses;
 mod build;
 mod convergence;
+pub mod offline;
 mod publish;
 mod record;
 mod report;

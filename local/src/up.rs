@@ -23,7 +23,7 @@ use crate::state::StateDir;
 mod assemble;
 mod tell;
 
-pub use assemble::supervise;
+pub use assemble::{kinds, supervise};
 
 /// The name by which [`crate::stage::main`] knows [`supervise`].
 pub const SUPERVISOR: &str = "mesh";

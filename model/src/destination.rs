@@ -10,6 +10,8 @@ use crate::endpoint::Endpoint;
 use crate::locality::Locality;
 use crate::name::ServicePort;
 use crate::route::{RetryBudget, Rules};
+use crate::stream::Streams;
+use crate::traffic::{Balance, Traffic};
 
 /// What an app dialled. Printed as the key of its resource on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,12 +80,27 @@ pub struct Service {
     pub protocol: Protocol,
     /// `None`: no route is attached, everything goes to `endpoints`. `Some`: what no rule matches is refused.
     pub rules: Option<Rules>,
-    /// The key of the endpoint set that serves where no route is attached, and opaque traffic.
+    /// The same for opaque streams.
+    pub streams: Option<Streams>,
+    /// The key of the endpoint set that serves where no route is attached.
     pub endpoints: String,
     /// Which places are preferred.
     pub locality: Locality,
+    /// How an endpoint is chosen within a place.
+    pub balance: Balance,
     /// How much retries may add to its load, whichever route allows them.
     pub retry_budget: RetryBudget,
+}
+
+impl Service {
+    /// How traffic to it is spread.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            locality: self.locality.clone(),
+            balance: self.balance,
+            retry_budget: self.retry_budget,
+        }
+    }
 }
 
 impl fmt::Display for Target {

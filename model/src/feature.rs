@@ -6,6 +6,16 @@ pub const HTTP_ROUTES: &str = "http-routes/1";
 /// Locality preference with spill-over.
 pub const LOCALITY: &str = "locality/1";
 
+/// An order of regions, and shares by place.
+pub const PLACES: &str = "places/1";
+/// Other ways to choose an endpoint than the default.
+pub const BALANCE: &str = "balance/1";
+/// Backends whose traffic is spread by their own Service's policies.
+pub const BACKEND_TRAFFIC: &str = "backend-traffic/1";
+
+/// TCPRoute and TLSRoute.
+pub const STREAMS: &str = "stream-routes/1";
+
 /// Changes of headers, rewrites, redirects.
 pub const FILTERS: &str = "filters/1";
 /// Mirrored requests.
@@ -16,7 +26,18 @@ pub const TIMEOUTS: &str = "timeouts/1";
 pub const RETRY: &str = "retry/1";
 
 /// All that this build honours.
-pub const SUPPORTED: &[&str] = &[HTTP_ROUTES, LOCALITY, FILTERS, TIMEOUTS, RETRY, MIRROR];
+pub const SUPPORTED: &[&str] = &[
+    HTTP_ROUTES,
+    LOCALITY,
+    FILTERS,
+    TIMEOUTS,
+    RETRY,
+    MIRROR,
+    PLACES,
+    BALANCE,
+    BACKEND_TRAFFIC,
+    STREAMS,
+];
 
 /// The features of `requires` that this build lacks.
 pub fn missing<'a>(requires: impl IntoIterator<Item = &'a str>) -> Vec<String> {

@@ -12,8 +12,10 @@
 //! | [`Endpoint`](endpoint::Endpoint) | one port of one pod: address, the identity to expect there, place, version |
 //! | [`EndpointKey`](endpoint::EndpointKey) | what an endpoint is known by everywhere: never its address |
 //! | [`Route`](route::Rules) | which backends a request may go to, by match and weight |
+//! | [`Streams`](stream::Streams) | which backends an opaque stream may go to, by server name and weight |
 //! | [`Filters`](filter::Filters) | what a route does to a request and its response, beside choosing a backend |
 //! | [`Locality`](locality::Locality) | which places are preferred, and when traffic spills over |
+//! | [`Traffic`](traffic::Traffic) | how traffic to a Service is spread, and what retries may add |
 //! | [`Inbound`](inbound::Inbound) | what a pod accepts: mode, ports, policies |
 //! | [`Networks`](network::Networks) | what counts as inside the mesh |
 //! | [`Version`](version::Version) | of a resource: content and sources, comparable within an epoch |
@@ -31,6 +33,8 @@ pub mod network;
 pub mod pattern;
 pub mod policy;
 pub mod route;
+pub mod stream;
+pub mod traffic;
 
 pub mod alpn;
 pub mod feature;

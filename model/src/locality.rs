@@ -6,12 +6,36 @@ use crate::endpoint::Place;
 pub const SPILL_BELOW_PERCENT: u32 = 70;
 
 /// A Service's locality policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locality {
     /// What is preferred.
     pub prefer: Prefer,
     /// A tier takes all traffic while at least this share of its endpoints (in percent) is healthy.
     pub spill_below_percent: u32,
+    /// The regions in which traffic goes on, in this order, where the caller's own has too little; then all others.
+    pub failover: Vec<String>,
+    /// Shares by place instead of a preference, for callers of some regions. The first that fits counts.
+    pub distribute: Vec<Distribution>,
+}
+
+/// How the traffic of one region's callers is distributed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    /// The callers' region. Empty: any.
+    pub from: String,
+    /// Where it goes. An endpoint belongs to the first that fits; one that none fits takes traffic when no other is left.
+    pub to: Vec<Share>,
+}
+
+/// The share of one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The region.
+    pub region: String,
+    /// The zone. Empty: all of them.
+    pub zone: String,
+    /// Shares are weighed against each other; 0 takes nothing.
+    pub weight: u32,
 }
 
 /// How close traffic is kept.
@@ -35,22 +59,87 @@ impl Default for Locality {
         Self {
             prefer: Prefer::Zone,
             spill_below_percent: SPILL_BELOW_PERCENT,
+            failover: Vec::new(),
+            distribute: Vec::new(),
         }
+    }
+}
+
+impl Share {
+    fn has(&self, place: &Place) -> bool {
+        self.region == place.region && (self.zone.is_empty() || self.zone == place.zone)
     }
 }
 
 impl Locality {
     /// The tier of an endpoint at `there` for a client at `here`. An unknown place is never near.
     pub fn tier(&self, here: &Place, there: &Place) -> Tier {
+        if let Some(shares) = self.distribution(here) {
+            return Tier(index(shares, |share| share.has(there)));
+        }
         let same_region = !here.region.is_empty() && here.region == there.region && here.cluster == there.cluster;
         let same_zone = same_region && !here.zone.is_empty() && here.zone == there.zone;
+        let elsewhere = || index(&self.failover, |region| *region == there.region);
         Tier(match self.prefer {
             Prefer::None => 0,
-            Prefer::Region => u8::from(!same_region),
+            Prefer::Region if same_region => 0,
+            Prefer::Region => elsewhere().saturating_add(1),
             Prefer::Zone if same_zone => 0,
             Prefer::Zone if same_region => 1,
-            Prefer::Zone => 2,
+            Prefer::Zone => elsewhere().saturating_add(2),
         })
+    }
+
+    /// The farthest tier that an endpoint can be in for a client at `here`.
+    pub fn farthest(&self, here: &Place) -> Tier {
+        let near = match (self.distribution(here), self.prefer) {
+            (Some(shares), _) => return Tier(index(shares, |_| false)),
+            (None, Prefer::None) => return Tier(0),
+            (None, Prefer::Region) => 1,
+            (None, Prefer::Zone) => 2,
+        };
+        Tier(index(&self.failover, |_| false).saturating_add(near))
+    }
+
+    /// The shares of places for a client at `here`, where they are weighed and not preferred.
+    pub fn distribution(&self, here: &Place) -> Option<&[Share]> {
+        let fits = |each: &&Distribution| each.from.is_empty() || each.from == here.region;
+        self.distribute.iter().find(fits).map(|each| each.to.as_slice())
+    }
+
+    /// The share of traffic for each tier, in parts of 10,000, for a client at `here`: from the tiers that have endpoints,
+    /// nearest first, with how many each has and how many of them are healthy.
+    ///
+    /// By preference as [`Locality::shares`] has it. Where shares are distributed, each place takes its weight while its
+    /// healthy share is at least the threshold, and less in proportion below it; the others take the rest by their weights.
+    /// Where none with a weight has anything healthy, what is healthy shares by its number.
+    pub fn split(&self, here: &Place, tiers: &[(Tier, usize, usize)]) -> Vec<u32> {
+        let counts: Vec<(usize, usize)> = tiers.iter().map(|(_, all, healthy)| (*all, *healthy)).collect();
+        let Some(shares) = self.distribution(here) else {
+            return self.shares(&counts);
+        };
+        let healthy: usize = counts.iter().map(|(_, healthy)| healthy).sum();
+        let weight = |tier: &Tier| shares.get(usize::from(tier.0)).map_or(0, |share| share.weight);
+        let weighed =
+            |(tier, all, healthy): &(Tier, usize, usize)| f64::from(weight(tier)) * self.ability(*all, *healthy);
+        if tiers.iter().map(weighed).sum::<f64>() > 0.0 {
+            return parts(tiers.iter().map(weighed));
+        }
+        match (counts.iter().map(|(all, _)| all).sum(), healthy) {
+            (0_usize, _) => vec![0; tiers.len()],
+            (_, 0) => parts(counts.iter().map(|(all, _)| *all as f64)),
+            _ => parts(counts.iter().map(|(_, healthy)| *healthy as f64)),
+        }
+    }
+
+    /// How much of what reaches a tier it takes: all of it while its healthy share is at least the threshold.
+    fn ability(&self, all: usize, healthy: usize) -> f64 {
+        let threshold = f64::from(self.spill_below_percent.clamp(1, 100)) / 100.0;
+        let alive = match all {
+            0 => 0.0,
+            all => healthy.min(all) as f64 / all as f64,
+        };
+        (alive / threshold).min(1.0)
     }
 
     /// The share of traffic for each tier, in parts of 10,000, from the number of endpoints and of healthy ones in each
@@ -69,19 +158,19 @@ impl Locality {
         if healthy == 0 {
             return parts(tiers.iter().map(|(all, _)| *all as f64));
         }
-        let threshold = f64::from(self.spill_below_percent.clamp(1, 100)) / 100.0;
         let mut left = 1.0_f64;
         parts(tiers.iter().map(|&(all, healthy)| {
-            let alive = if all == 0 {
-                0.0
-            } else {
-                healthy.min(all) as f64 / all as f64
-            };
-            let take = left * (alive / threshold).min(1.0);
+            let take = left * self.ability(all, healthy);
             left -= take;
             take
         }))
     }
+}
+
+/// The place of the first that fits, or behind the last.
+fn index<T>(all: &[T], fits: impl Fn(&T) -> bool) -> u8 {
+    let at = all.iter().position(fits).unwrap_or(all.len());
+    u8::try_from(at).unwrap_or(u8::MAX)
 }
 
 /// Splits 10,000 in proportion. The running sums are rounded, not the parts: so the parts sum to 10,000 exactly, nothing

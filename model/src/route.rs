@@ -10,6 +10,7 @@ use regex::Regex;
 use crate::endpoint::BackendPlace;
 use crate::filter::{Filters, Redirect};
 use crate::name::{ObjectRef, ServicePort};
+use crate::traffic::Traffic;
 
 /// The rules of a Service's port, in order of precedence (Gateway API), each with one match.
 #[derive(Clone, Debug)]
@@ -137,6 +138,8 @@ pub struct Backend {
     pub subset: String,
     /// What it does to requests and responses, after the rule's own.
     pub filters: Filters,
+    /// How its traffic is spread. `None`: as that of the Service that was called.
+    pub traffic: Option<Arc<Traffic>>,
 }
 
 /// What routing looks at of a request.
@@ -174,35 +177,65 @@ impl Rule {
 
     /// The backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
     pub fn backend(&self, drawn: u64) -> Option<usize> {
-        let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        if total == 0 {
-            return None;
-        }
-        // Multiply and shift: uniform to within total / 2^64.
-        let mut left = ((u128::from(drawn) * u128::from(total)) >> 64) as u64;
-        self.backends.iter().position(|backend| {
-            let weight = u64::from(backend.weight);
-            let here = left < weight;
-            left = left.saturating_sub(weight);
-            here
-        })
+        weighted(&self.backends, drawn)
     }
+}
+
+/// The place of the backend for a number drawn uniformly from all of `u64`. `None`: there is none to choose.
+pub(crate) fn weighted(backends: &[Backend], drawn: u64) -> Option<usize> {
+    let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    if total == 0 {
+        return None;
+    }
+    // Multiply and shift: uniform to within total / 2^64.
+    let mut left = ((u128::from(drawn) * u128::from(total)) >> 64) as u64;
+    backends.iter().position(|backend| {
+        let weight = u64::from(backend.weight);
+        let here = left < weight;
+        left = left.saturating_sub(weight);
+        here
+    })
+}
+
+/// The first thing by which a request is not as a [`Match`] wants it.
+#[derive(Clone, Copy, Debug)]
+pub enum Mismatch<'a> {
+    /// Another method is wanted.
+    Method(&'a http::Method),
+    /// Another path is wanted.
+    Path(&'a PathMatch),
+    /// Only gRPC is wanted.
+    NotGrpc,
+    /// This header is missing, or has another value.
+    Header(&'a http::HeaderName, &'a ValueMatch),
+    /// This query parameter is missing, or has another value.
+    Query(&'a str, &'a ValueMatch),
 }
 
 impl Match {
     /// Whether a request is like this.
     pub fn matches(&self, request: &RequestHead<'_>) -> bool {
-        self.method.as_ref().is_none_or(|method| method == request.method)
-            && self.path.as_ref().is_none_or(|path| path.matches(request.path))
-            && (!self.grpc || is_grpc(request.headers))
-            && self
-                .headers
-                .iter()
-                .all(|(name, value)| header_matches(request.headers, name, value))
-            && self
-                .query
-                .iter()
-                .all(|(name, value)| query_matches(request.query, name, value))
+        self.mismatch(request).is_none()
+    }
+
+    /// Why a request is not like this. `None`: it is.
+    pub fn mismatch(&self, request: &RequestHead<'_>) -> Option<Mismatch<'_>> {
+        if let Some(method) = self.method.as_ref().filter(|method| *method != request.method) {
+            return Some(Mismatch::Method(method));
+        }
+        if let Some(path) = self.path.as_ref().filter(|path| !path.matches(request.path)) {
+            return Some(Mismatch::Path(path));
+        }
+        if self.grpc && !is_grpc(request.headers) {
+            return Some(Mismatch::NotGrpc);
+        }
+        let mut headers = self.headers.iter();
+        if let Some((name, value)) = headers.find(|(name, value)| !header_matches(request.headers, name, value)) {
+            return Some(Mismatch::Header(name, value));
+        }
+        let mut query = self.query.iter();
+        let other = query.find(|(name, value)| !query_matches(request.query, name, value));
+        other.map(|(name, value)| Mismatch::Query(name, value))
     }
 }
 

@@ -25,7 +25,8 @@ use weft_model::endpoint::EndpointSet;
 use weft_model::feature;
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
-use weft_model::route::{Rule, Timeouts};
+use weft_model::route::{Backend, Rule, Timeouts};
+use weft_model::traffic::Balance;
 use weft_model::version::{Source, Version};
 
 use crate::discovery;
@@ -41,6 +42,8 @@ pub mod mesh;
 pub mod service;
 
 mod filter;
+mod stream;
+mod traffic;
 
 pub use bundles::TrustRoots;
 pub use field::FieldError;
@@ -114,14 +117,38 @@ impl Body {
             return Vec::new();
         };
         let mut features = BTreeSet::new();
-        if service.locality != Locality::default() {
-            features.insert(feature::LOCALITY);
+        needs_of_places(&service.locality, service.balance, &mut features);
+        if let Some(streams) = &service.streams {
+            features.insert(feature::STREAMS);
+            let backends = streams.rules.iter().flat_map(|rule| &rule.backends);
+            needs_of_backends(backends, &mut features);
         }
         if let Some(rules) = &service.rules {
             features.insert(feature::HTTP_ROUTES);
             rules.rules.iter().for_each(|rule| needs(rule, &mut features));
         }
         features.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// What a proxy must honour to spread traffic so.
+fn needs_of_places(locality: &Locality, balance: Balance, features: &mut BTreeSet<&'static str>) {
+    if *locality != Locality::default() {
+        features.insert(feature::LOCALITY);
+    }
+    if !locality.failover.is_empty() || !locality.distribute.is_empty() {
+        features.insert(feature::PLACES);
+    }
+    if balance != Balance::default() {
+        features.insert(feature::BALANCE);
+    }
+}
+
+/// What a proxy must honour to spread the traffic of backends by their own Services' words.
+fn needs_of_backends<'a>(backends: impl Iterator<Item = &'a Backend>, features: &mut BTreeSet<&'static str>) {
+    for traffic in backends.filter_map(|backend| backend.traffic.as_ref()) {
+        features.insert(feature::BACKEND_TRAFFIC);
+        needs_of_places(&traffic.locality, traffic.balance, features);
     }
 }
 
@@ -137,6 +164,7 @@ fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
             features.insert(feature::MIRROR);
         }
     }
+    needs_of_backends(rule.backends.iter(), features);
     if rule.redirect.is_some() {
         features.insert(feature::FILTERS);
     }

@@ -20,10 +20,11 @@ use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 use weft_model::endpoint::{Endpoint, EndpointKey, EndpointSet, Place};
 use weft_model::inbound::Inbound;
-use weft_model::locality::{Locality, Prefer, Tier};
+use weft_model::locality::{Locality, Tier};
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
 use weft_model::sni;
+use weft_model::traffic::Balance;
 
 use crate::balance::ewma::Ewma;
 use crate::balance::health::{Failure, Health};
@@ -36,6 +37,9 @@ use crate::pool::{Pool, Pools};
 const UNKNOWN_LATENCY: Duration = Duration::from_millis(10);
 /// How often a set with ejected endpoints is searched for one that is due for a probe.
 const PROBE_LOOK: Duration = Duration::from_millis(50);
+
+/// The farthest tier that a preference alone tells apart.
+const FARTHEST: Tier = Tier(2);
 
 /// All that one worker knows of endpoints, whichever sets they are in.
 #[derive(Debug)]
@@ -89,6 +93,12 @@ pub struct Balancer {
     pub service: Option<ServicePort>,
     endpoints: Rc<Endpoints>,
     locality: Locality,
+    balance: Balance,
+    here: Place,
+    /// Where round robin is.
+    turn: Cell<usize>,
+    /// The farthest tier that metrics speak of.
+    farthest: Cell<Tier>,
     members: Vec<(Tier, Rc<Remote>)>,
     /// The nearest tier that this set has had endpoints in.
     home: Option<Tier>,
@@ -259,10 +269,11 @@ impl Balancer {
         endpoints: &Rc<Endpoints>,
         set: Arc<EndpointSet>,
         service: Option<ServicePort>,
-        locality: Locality,
+        (locality, balance): (&Locality, Balance),
         here: &Place,
         previous: Option<&Self>,
     ) -> Self {
+        let locality = locality.clone();
         let fair = endpoints.fair(&set.endpoints);
         let member = |endpoint: &Arc<Endpoint>| {
             (
@@ -272,15 +283,24 @@ impl Balancer {
         };
         let members: Vec<_> = set.endpoints.iter().map(member).collect();
         let nearest = members.iter().map(|(tier, _)| *tier).min();
+        let weighed = locality.distribution(here).is_some();
         let home = nearest
             .into_iter()
             .chain(previous.and_then(|previous| previous.home))
-            .min();
+            .min()
+            // Where places have shares, none of them is far.
+            .filter(|_| !weighed);
+        let before = previous.map(|previous| previous.farthest.get());
         let balancer = Self {
             set,
             service,
             endpoints: endpoints.clone(),
+            // Metrics of an earlier preference must not go on saying what was.
+            farthest: Cell::new(locality.farthest(here).max(before.unwrap_or(FARTHEST))),
+            turn: Cell::new(endpoints.chance.below(members.len())),
             locality,
+            balance,
+            here: here.clone(),
             members,
             home,
             tiers: RefCell::default(),
@@ -299,11 +319,20 @@ impl Balancer {
         }
         let chance = &self.endpoints.chance;
         let member = |place: u32| &self.members[place as usize].1;
-        let cost = |place: u32| member(place).cost(now);
+        let cost = |place: u32| match self.balance {
+            Balance::PeakEwma => member(place).cost(now),
+            Balance::LeastRequest => f64::from(member(place).load.in_flight.get()),
+            Balance::RoundRobin | Balance::Random => chance.unit(),
+        };
         let untried = |place: &u32| !tried.contains(&member(*place).endpoint.key);
         let tiers = self.tiers.borrow();
         let (tier, place) = tiers.draw(chance, |places| {
-            let chosen = choose(places.len(), chance, |i| cost(places[i])).map(|i| places[i])?;
+            let chosen = match self.balance {
+                Balance::PeakEwma | Balance::LeastRequest => choose(places.len(), chance, |i| cost(places[i]))?,
+                Balance::RoundRobin => self.next(places.len())?,
+                Balance::Random => chance.below(places.len()),
+            };
+            let chosen = *places.get(chosen)?;
             if tried.is_empty() || untried(&chosen) {
                 return Some(chosen);
             }
@@ -319,6 +348,18 @@ impl Balancer {
             remote: member(place).clone(),
             tier,
         })
+    }
+
+    /// Whose turn it is, of so many.
+    fn next(&self, n: usize) -> Option<usize> {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        turn.checked_rem(n)
+    }
+
+    /// Whether it spreads traffic so.
+    pub fn spreads(&self, locality: &Locality, balance: Balance) -> bool {
+        self.balance == balance && self.locality == *locality
     }
 
     /// An endpoint whose ejection has lasted long enough. The caller connects to it once, and says how that went.
@@ -371,7 +412,7 @@ impl Balancer {
 
     fn look(&self) {
         let seen: Vec<Seen> = self.members.iter().map(|(tier, remote)| see(*tier, remote)).collect();
-        *self.tiers.borrow_mut() = Tiers::new(&self.locality, &seen);
+        *self.tiers.borrow_mut() = Tiers::new(&self.locality, &self.here, &seen);
         self.seen.set(self.endpoints.changes.get());
         self.probe_at.set(
             seen.iter()
@@ -380,7 +421,7 @@ impl Balancer {
         );
         let Some(service) = &self.service else { return };
         // All tiers: the preference may have told more of them apart before.
-        for tier in 0..=farthest(Prefer::Zone) {
+        for tier in 0..=self.farthest.get().0 {
             let here: Vec<&Seen> = seen.iter().filter(|s| s.tier == Tier(tier)).collect();
             let (all, healthy) = self.endpoints.metrics.endpoints(service, &self.set.subset, tier);
             all.set(here.len() as f64);
@@ -404,15 +445,6 @@ impl Balancer {
             counter.add(1);
             spills.push((tier, why, counter));
         }
-    }
-}
-
-/// The farthest tier that a preference tells apart.
-fn farthest(prefer: Prefer) -> u8 {
-    match prefer {
-        Prefer::Zone => 2,
-        Prefer::Region => 1,
-        Prefer::None => 0,
     }
 }
 

@@ -9,6 +9,7 @@ mod filters;
 mod http;
 mod http2;
 mod mirrors;
+mod named_streams;
 mod refusals;
 mod retries;
 mod routes;

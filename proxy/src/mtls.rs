@@ -141,12 +141,40 @@ impl From<HttpVersion> for Hop {
 /// Looks at what a stream begins with, across segments, without taking a byte. `silence` bounds the wait for the first
 /// byte, `whole` the wait for the rest of a ClientHello. Cancel safe.
 pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Hello> {
+    Ok(match begins(io, silence, whole).await? {
+        Begins::Silent => Hello::Silent,
+        Begins::Ended => Hello::Ended,
+        Begins::Plaintext => Hello::Plaintext,
+        Begins::Tls(None) => Hello::Foreign,
+        Begins::Tls(Some(accepted)) => sort(accepted),
+    })
+}
+
+/// The server name that the ClientHello of a stream asks for, without taking a byte; bounded as [`hello`] is. `None`: there is
+/// none. Cancel safe.
+pub async fn server_name(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Option<String>> {
+    let Begins::Tls(Some(accepted)) = begins(io, silence, whole).await? else {
+        return Ok(None);
+    };
+    Ok(accepted.client_hello().server_name().map(str::to_owned))
+}
+
+/// What a stream begins with.
+enum Begins {
+    Silent,
+    Ended,
+    Plaintext,
+    /// `None`: a ClientHello that is broken, too long or does not come in time.
+    Tls(Option<Box<Accepted>>),
+}
+
+async fn begins(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Begins> {
     if io.ahead().is_empty() {
         let Ok(read) = timeout(silence, io.read_ahead(HELLO_MAX)).await else {
-            return Ok(Hello::Silent);
+            return Ok(Begins::Silent);
         };
         if read? == 0 {
-            return Ok(Hello::Ended);
+            return Ok(Begins::Ended);
         }
     }
     let deadline = Instant::now() + whole;
@@ -154,24 +182,23 @@ pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Resul
     let mut fed = 0;
     loop {
         match begins_tls(io.ahead()) {
-            Some(false) => return Ok(Hello::Plaintext),
+            Some(false) => return Ok(Begins::Plaintext),
             Some(true) => match feed(&mut acceptor, io.ahead(), &mut fed) {
-                Fed::Whole(accepted) => return Ok(sort(accepted)),
+                Fed::Whole(accepted) => return Ok(Begins::Tls(Some(accepted))),
                 Fed::Part => {}
-                Fed::Broken => return Ok(Hello::Foreign),
+                Fed::Broken => return Ok(Begins::Tls(None)),
             },
             None => {}
         }
         if io.ahead().len() >= HELLO_MAX {
-            return Ok(Hello::Foreign);
+            return Ok(Begins::Tls(None));
         }
         let read = timeout_at(deadline, io.read_ahead(HELLO_MAX)).await.unwrap_or(Ok(0))?;
         if read == 0 {
             // It ended or stopped in the middle: whatever it is, it is not the mesh.
-            return Ok(if begins_tls(io.ahead()) == Some(true) {
-                Hello::Foreign
-            } else {
-                Hello::Plaintext
+            return Ok(match begins_tls(io.ahead()) {
+                Some(true) => Begins::Tls(None),
+                _ => Begins::Plaintext,
             });
         }
     }

@@ -122,7 +122,7 @@ async fn detect(
                 return Ok(Detected::Opaque);
             };
             let dial = async || -> Result<Io, detect::ProtocolError> {
-                let dialled = streams::dial(worker, target, service, Early::nothing()).await;
+                let dialled = streams::dial(worker, target, service, None, Early::nothing()).await;
                 let stream = dialled.map_err(detect::ProtocolError::Dial)?;
                 *trial = Some(stream.flight);
                 Ok(stream.io)

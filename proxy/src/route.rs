@@ -15,7 +15,9 @@ use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
-use weft_model::route::{RequestHead, Rule as RuleModel};
+use weft_model::route::{Backend, RequestHead, RetryBudget, Rule as RuleModel};
+use weft_model::stream::Streams;
+use weft_model::traffic::{Balance, Traffic};
 
 use crate::balance::{Balancer, Endpoints};
 use crate::discover::State;
@@ -31,10 +33,11 @@ pub struct Tables {
     endpoints: Rc<Endpoints>,
     here: Place,
     services: HashMap<String, Rc<Service>>,
-    balancers: HashMap<String, Vec<(Locality, Rc<Balancer>)>>,
+    /// By endpoint set: one for each way to spread its traffic.
+    balancers: HashMap<String, Vec<Rc<Balancer>>>,
     templates: HashMap<String, Rc<str>>,
-    /// By Service, where a rule has retries.
-    budgets: HashMap<String, Rc<Budget>>,
+    /// By Service, where a rule retries what goes there.
+    budgets: HashMap<ServicePort, Rc<Budget>>,
     /// Pods that were addressed directly.
     direct: RefCell<HashMap<EndpointKey, Rc<Service>>>,
 }
@@ -47,11 +50,11 @@ pub struct Service {
     /// `None`: a pod addressed directly.
     model: Option<Arc<ServiceModel>>,
     rules: Option<Vec<Rule>>,
-    /// Where everything goes without routes, and opaque streams always.
+    /// By the model's rules for streams, in the order of their backends. `None` in it: does not resolve.
+    streams: Vec<Vec<Option<Rc<Balancer>>>>,
+    /// Where everything goes without routes.
     default: Option<Rc<Balancer>>,
     no_template: Rc<str>,
-    /// What retries may add. `None`: no rule has any.
-    pub budget: Option<Rc<Budget>>,
 }
 
 /// One rule.
@@ -74,6 +77,8 @@ pub struct SharedRule(pub Arc<RuleModel>);
 struct Way {
     balancer: Rc<Balancer>,
     words: Option<Rc<Words>>,
+    /// `None`: no rule of the Service that is called retries what goes there.
+    budget: Option<Rc<Budget>>,
 }
 
 /// What is at a destination.
@@ -96,6 +101,8 @@ pub struct Choice {
     pub rule: Option<Rc<SharedRule>>,
     /// What the rule asks beyond that. `None`: nothing, as most do.
     pub words: Option<Rc<Words>>,
+    /// What retries may add to the load of the Service behind it, where this request counts for that.
+    pub budget: Option<Rc<Budget>>,
 }
 
 /// What is done with one request.
@@ -131,12 +138,17 @@ impl Tables {
             direct: RefCell::default(),
             state: state.clone(),
         };
-        tables.budgets.retain(|key, _| state.services.contains_key(key));
         tables.templates.entry(String::new()).or_insert_with(|| Rc::from(""));
         for (key, held) in &state.services {
-            let service = tables.service(key, &held.value, previous, previous.and_then(|p| p.services.get(key)));
+            let service = tables.service(&held.value, previous, previous.and_then(|p| p.services.get(key)));
             tables.services.insert(key.clone(), service);
         }
+        let ways = tables.services.values().flat_map(|s| s.rules.iter().flatten());
+        let ways = ways.flat_map(|rule| rule.backends.iter().flatten());
+        let counted: Vec<Rc<Budget>> = ways.filter_map(|way| way.budget.clone()).collect();
+        tables
+            .budgets
+            .retain(|_, budget| counted.iter().any(|used| Rc::ptr_eq(used, budget)));
         if let Some(previous) = previous {
             tables.keep_direct(previous);
             let used: Vec<&Rc<str>> = tables
@@ -169,29 +181,32 @@ impl Tables {
         }
     }
 
-    fn service(
-        &mut self,
-        key: &str,
-        model: &Arc<ServiceModel>,
-        old: Option<&Self>,
-        known: Option<&Rc<Service>>,
-    ) -> Rc<Service> {
-        let default = self.balancer(&model.endpoints, model.locality, old);
-        let budget = self.budget(key, model);
+    fn service(&mut self, model: &Arc<ServiceModel>, old: Option<&Self>, known: Option<&Rc<Service>>) -> Rc<Service> {
+        let traffic = model.traffic();
+        let default = self.balancer(&model.endpoints, &traffic, old);
         let rules = model.rules.as_ref().map(|rules| {
+            let retried = self.retried(&rules.rules, &traffic);
             let rules = rules.rules.iter();
-            let rules = rules.map(|rule| self.rule(rule, model.locality, &budget, old));
+            let rules = rules.map(|rule| self.rule(rule, &traffic, &retried, old));
             rules.collect::<Vec<_>>()
         });
-        let retries = |rule: &Rule| rule.model.retry.is_some();
-        let budget = rules.iter().flatten().any(retries).then_some(budget);
+        let streams = model.streams.iter().flat_map(|streams| &streams.rules);
+        let streams = streams.map(|rule| {
+            let backends = rule.backends.iter();
+            let place = |backend: &Backend| {
+                let traffic = backend.traffic.as_deref().unwrap_or(&traffic);
+                self.place(&backend.place, traffic, old)
+            };
+            backends.map(place).collect()
+        });
+        let streams = streams.collect();
         let service = Service {
             protocol: model.protocol,
             model: Some(model.clone()),
             rules,
+            streams,
             default,
             no_template: self.template(String::new()),
-            budget,
         };
         match known {
             Some(known) if known.same(&service) => known.clone(),
@@ -199,17 +214,29 @@ impl Tables {
         }
     }
 
-    fn rule(&mut self, model: &Arc<RuleModel>, locality: Locality, budget: &Rc<Budget>, old: Option<&Self>) -> Rule {
+    fn rule(
+        &mut self,
+        model: &Arc<RuleModel>,
+        called: &Traffic,
+        retried: &HashMap<ServicePort, Rc<Budget>>,
+        old: Option<&Self>,
+    ) -> Rule {
         let backends = model.backends.iter().map(|backend| {
-            let balancer = self.place(&backend.place, locality, old)?;
+            let traffic = backend.traffic.as_deref().unwrap_or(called);
+            let balancer = self.place(&backend.place, traffic, old)?;
             let mirrors = model.filters.mirrors.iter().chain(&backend.filters.mirrors);
             let copies = mirrors.map(|mirror| Copies {
                 mirror: mirror.clone(),
-                balancer: self.place(&mirror.place, locality, old),
+                balancer: self.place(&mirror.place, called, old),
             });
             let copies = copies.collect();
-            let words = Words::of(model, backend, budget, copies);
-            Some(Way { balancer, words })
+            let budget = retried.get(&backend.service).cloned();
+            let words = Words::of(model, backend, budget.as_ref(), copies);
+            Some(Way {
+                balancer,
+                words,
+                budget,
+            })
         });
         let backends = backends.collect();
         Rule {
@@ -220,23 +247,35 @@ impl Tables {
         }
     }
 
-    fn place(&mut self, place: &BackendPlace, locality: Locality, old: Option<&Self>) -> Option<Rc<Balancer>> {
+    fn place(&mut self, place: &BackendPlace, traffic: &Traffic, old: Option<&Self>) -> Option<Rc<Balancer>> {
         match place {
-            BackendPlace::Endpoints(key) => self.balancer(key, locality, old),
+            BackendPlace::Endpoints(key) => self.balancer(key, traffic, old),
             BackendPlace::Unresolved(_) => None,
         }
     }
 
+    /// The budgets of the Services that some rule retries. Every request that goes to one of them counts for it.
+    fn retried(&mut self, rules: &[Arc<RuleModel>], called: &Traffic) -> HashMap<ServicePort, Rc<Budget>> {
+        let retrying = rules.iter().filter(|rule| rule.retry.is_some());
+        let mut retried = HashMap::new();
+        for backend in retrying.flat_map(|rule| &rule.backends) {
+            let allowed = backend.traffic.as_deref().unwrap_or(called).retry_budget;
+            retried
+                .entry(backend.service.clone())
+                .or_insert_with(|| self.budget(&backend.service, allowed));
+        }
+        retried
+    }
+
     /// What retries to a Service may add. What was counted of it survives every change.
-    fn budget(&mut self, key: &str, model: &ServiceModel) -> Rc<Budget> {
-        let allowed = model.retry_budget;
-        if let Some(known) = self.budgets.get(key) {
+    fn budget(&mut self, service: &ServicePort, allowed: RetryBudget) -> Rc<Budget> {
+        if let Some(known) = self.budgets.get(service) {
             known.allow(allowed);
             return known.clone();
         }
         let (workers, metrics) = (self.endpoints.workers.get(), self.endpoints.metrics.clone());
-        let budget = Rc::new(Budget::new(model.port.clone(), allowed, workers, metrics));
-        self.budgets.insert(key.to_owned(), budget.clone());
+        let budget = Rc::new(Budget::new(service.clone(), allowed, workers, metrics));
+        self.budgets.insert(service.clone(), budget.clone());
         budget
     }
 
@@ -247,10 +286,11 @@ impl Tables {
             .clone()
     }
 
-    fn balancer(&mut self, key: &str, locality: Locality, old: Option<&Self>) -> Option<Rc<Balancer>> {
-        let with = |balancers: &HashMap<String, Vec<(Locality, Rc<Balancer>)>>| {
-            let same = balancers.get(key)?.iter().find(|(known, _)| *known == locality);
-            same.map(|(_, balancer)| balancer.clone())
+    fn balancer(&mut self, key: &str, traffic: &Traffic, old: Option<&Self>) -> Option<Rc<Balancer>> {
+        let Traffic { locality, balance, .. } = traffic;
+        let with = |balancers: &HashMap<String, Vec<Rc<Balancer>>>| {
+            let mut all = balancers.get(key)?.iter();
+            all.find(|known| known.spreads(locality, *balance)).cloned()
         };
         if let Some(made) = with(&self.balancers) {
             return Some(made);
@@ -265,21 +305,18 @@ impl Tables {
                     name: set.service.clone(),
                     port: set.port,
                 };
-                let service = Some(service);
+                let (service, spread) = (Some(service), (locality, *balance));
                 Rc::new(Balancer::new(
                     &self.endpoints,
                     set,
                     service,
-                    locality,
+                    spread,
                     &self.here,
                     known.as_deref(),
                 ))
             }
         };
-        self.balancers
-            .entry(key.to_owned())
-            .or_default()
-            .push((locality, balancer.clone()));
+        self.balancers.entry(key.to_owned()).or_default().push(balancer.clone());
         Some(balancer)
     }
 
@@ -301,15 +338,15 @@ impl Tables {
             subset: String::new(),
             endpoints: vec![endpoint.clone()],
         };
-        let locality = Locality::default();
-        let balancer = Balancer::new(&self.endpoints, Arc::new(set), None, locality, &self.here, None);
+        let spread = (&Locality::default(), Balance::default());
+        let balancer = Balancer::new(&self.endpoints, Arc::new(set), None, spread, &self.here, None);
         let service = Rc::new(Service {
             protocol,
             model: None,
             rules: None,
+            streams: Vec::new(),
             default: Some(Rc::new(balancer)),
             no_template: self.templates.get("").cloned().unwrap_or_else(|| Rc::from("")),
-            budget: None,
         });
         direct.insert(endpoint.key, service.clone());
         service
@@ -335,12 +372,13 @@ impl Service {
     /// What is done with a request. `drawn`: uniform from all of `u64`.
     pub fn choose(&self, request: &RequestHead<'_>, drawn: u64) -> Result<Chosen, Reason> {
         let Some(rules) = &self.rules else {
-            return self.opaque().map(|balancer| {
+            return self.whole().map(|balancer| {
                 Chosen::Forward(Choice {
                     balancer,
                     template: self.no_template.clone(),
                     rule: None,
                     words: None,
+                    budget: None,
                 })
             });
         };
@@ -361,6 +399,7 @@ impl Service {
             template: rule.template.clone(),
             rule: Some(rule.shared.clone()),
             words: way.words,
+            budget: way.budget,
         }))
     }
 
@@ -369,8 +408,25 @@ impl Service {
         self.model.as_ref().map(|model| &model.port)
     }
 
-    /// Where an opaque stream goes: routes are about requests.
-    pub fn opaque(&self) -> Result<Rc<Balancer>, Reason> {
+    /// Whether a stream's server name decides where it goes.
+    pub fn by_server_name(&self) -> bool {
+        let streams = self.model.as_ref().and_then(|model| model.streams.as_ref());
+        streams.is_some_and(Streams::by_name)
+    }
+
+    /// Where an opaque stream goes. `name`: the server name that its TLS asks for, if it is TLS and says; `drawn`: uniform
+    /// from all of `u64`.
+    pub fn opaque(&self, name: Option<&str>, drawn: u64) -> Result<Rc<Balancer>, Reason> {
+        let Some(streams) = self.model.as_ref().and_then(|model| model.streams.as_ref()) else {
+            return self.whole();
+        };
+        let at = streams.pick(name).ok_or(Reason::NoRoute)?;
+        let backend = streams.rules[at].backend(drawn).ok_or(Reason::BackendUnresolved)?;
+        let balancer = self.streams.get(at).and_then(|backends| backends.get(backend)?.clone());
+        balancer.ok_or(Reason::BackendUnresolved)
+    }
+
+    fn whole(&self) -> Result<Rc<Balancer>, Reason> {
         self.default.clone().ok_or(Reason::NoEndpoints)
     }
 
@@ -392,13 +448,21 @@ impl Service {
             mirrors(a) == mirrors(b) && (0..mirrors(a)).all(|n| same(&all(a, n), &all(b, n)))
         };
         let same_way = |a: &Option<Way>, b: &Option<Way>| match (a, b) {
-            (Some(a), Some(b)) => Rc::ptr_eq(&a.balancer, &b.balancer) && same_mirrors(a, b),
+            (Some(a), Some(b)) => {
+                a.budget.is_some() == b.budget.is_some() && Rc::ptr_eq(&a.balancer, &b.balancer) && same_mirrors(a, b)
+            }
             (None, None) => true,
             _ => false,
         };
         let all_same = |a: &Rule, b: &Rule| a.backends.iter().zip(&b.backends).all(|(a, b)| same_way(a, b));
         same_model
             && same(&self.default, &other.default)
+            && self
+                .streams
+                .iter()
+                .flatten()
+                .zip(other.streams.iter().flatten())
+                .all(|(a, b)| same(a, b))
             && self
                 .rules
                 .iter()

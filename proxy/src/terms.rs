@@ -40,7 +40,8 @@ pub struct Words {
     paths: Vec<PathChange>,
     timeouts: Timeouts,
     retry: Option<Retry>,
-    budget: Rc<Budget>,
+    /// `None`: nothing is tried again.
+    budget: Option<Rc<Budget>>,
     /// Who gets copies.
     pub mirrors: Vec<Copies>,
 }
@@ -88,7 +89,7 @@ pub enum Cause {
 
 impl Words {
     /// What a rule asks for one of its backends. `None`: nothing.
-    pub fn of(rule: &Rule, backend: &Backend, budget: &Rc<Budget>, mirrors: Vec<Copies>) -> Option<Rc<Self>> {
+    pub fn of(rule: &Rule, backend: &Backend, budget: Option<&Rc<Budget>>, mirrors: Vec<Copies>) -> Option<Rc<Self>> {
         let both = [&rule.filters, &backend.filters];
         let mut words = Self {
             request_headers: allowed(both.map(|filters| &filters.request_headers)),
@@ -97,7 +98,7 @@ impl Words {
             paths: Vec::new(),
             timeouts: rule.timeouts,
             retry: rule.retry.clone().filter(|retry| retry.attempts > 0),
-            budget: budget.clone(),
+            budget: budget.cloned(),
             mirrors,
         };
         for rewrite in both.into_iter().filter_map(|filters| filters.rewrite.as_ref()) {
@@ -278,7 +279,7 @@ impl Terms {
         if self.deadline.is_some_and(|deadline| now + wait >= deadline) {
             return false;
         }
-        if !words.budget.grant(cause, now) {
+        if !words.budget.as_ref().is_some_and(|budget| budget.grant(cause, now)) {
             return false;
         }
         self.left -= 1;

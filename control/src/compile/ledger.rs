@@ -10,7 +10,7 @@ use crate::objects::Object;
 
 /// Sources, topics and whether to hold.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     sources: BTreeMap<(String, String), Source>,
     topics: BTreeSet<Topic>,
     hold: Option<String>,
@@ -18,7 +18,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// An object went into it.
-    pub(super) fn source(&mut self, object: &Object) {
+    pub(crate) fn source(&mut self, object: &Object) {
         let source = source_of(object);
         self.sources.insert((source.uid.clone(), source.object.clone()), source);
     }
@@ -33,7 +33,7 @@ impl Ledger {
     }
 
     /// An object that belongs here is invalid, and nothing valid is known. The first reason is told.
-    pub(super) fn hold(&mut self, reason: Option<String>) {
+    pub(crate) fn hold(&mut self, reason: Option<String>) {
         if self.hold.is_none() {
             self.hold = reason;
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_model::destination::Protocol;
 
 use super::ledger::Ledger;
-use crate::index::{Index, Name};
+use crate::index::{About, Index, Name};
 use crate::objects::pod::Pod;
 use crate::objects::service::{Service, ServicePort};
 
@@ -34,6 +34,7 @@ pub(super) fn of_service(
         return port.protocol;
     }
     let mut declared = Protocol::Undeclared;
+    let (mut requests, mut streams) = (false, Protocol::Undeclared);
     for reference in index.routes_by_service.of(name) {
         if reference.namespace != name.namespace && Some(reference.namespace.as_str()) != client {
             continue;
@@ -41,21 +42,34 @@ pub(super) fn of_service(
         let Some((object, route)) = index.routes.get(reference).and_then(|kept| kept.valid.as_ref()) else {
             continue;
         };
-        let names_it = route
-            .parents
-            .iter()
-            .any(|parent| parent.service == *name && parent.names_port() && parent.covers(port.port, &port.name));
-        if !names_it {
+        let parents = route.parents.iter().filter(|parent| parent.service == *name);
+        let covering: Vec<_> = parents.filter(|parent| parent.covers(port.port, &port.name)).collect();
+        if covering.is_empty() {
+            continue;
+        }
+        match &route.about {
+            About::Tcp if streams == Protocol::Undeclared => streams = Protocol::Opaque,
+            About::Tcp => {}
+            About::Tls(_) => streams = Protocol::Tls,
+            About::Http | About::Grpc => requests = true,
+        }
+        let names_it = covering.iter().any(|parent| parent.names_port());
+        if !names_it && !route.about.is_of_streams() {
             continue;
         }
         ledger.source(object);
-        declared = match (declared, route.grpc) {
-            (Protocol::Undeclared | Protocol::Grpc, true) => Protocol::Grpc,
+        declared = match (declared, &route.about) {
+            (declared, About::Tcp | About::Tls(_)) => declared,
+            (Protocol::Undeclared | Protocol::Grpc, About::Grpc) => Protocol::Grpc,
             // Routes of both kinds: HTTP of either version, told by the preface.
             _ => Protocol::Http,
         };
     }
-    declared
+    match (declared, requests) {
+        // Only routes of streams: whatever comes is one. Beside routes of requests the bytes decide.
+        (Protocol::Undeclared, false) => streams,
+        (declared, _) => declared,
+    }
 }
 
 /// The ports of a pod that Services lead to, ready or not.

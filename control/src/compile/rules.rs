@@ -8,9 +8,11 @@ use weft_model::endpoint::BackendPlace;
 use weft_model::filter::{self, Filters, Mirror, PathChange};
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::route::{Backend, PathMatch, Rule, Rules};
+use weft_model::traffic::Traffic;
 
 use super::key::SetKey;
 use super::ledger::Ledger;
+use super::policies;
 use crate::index::{self, Index, Name, NewPath, Rank, Route, Weighted, age};
 use crate::objects::Object;
 
@@ -25,6 +27,9 @@ pub(super) fn service_port(name: &Name, port: u16) -> ServicePort {
         port,
     }
 }
+
+/// The Service that is called, and how traffic to it is spread.
+pub(super) type Called<'a> = (&'a Name, &'a Traffic);
 
 /// A rule with one match, before the order is made.
 struct Candidate<'a> {
@@ -53,7 +58,7 @@ impl Candidate<'_> {
 /// `None`: no route is attached.
 pub(super) fn rules(
     index: &Index,
-    service: &Name,
+    (service, traffic): Called<'_>,
     port: (u16, &str),
     client: Option<&str>,
     ledger: &mut Ledger,
@@ -71,6 +76,9 @@ pub(super) fn rules(
         let Some((object, route)) = &kept.valid else {
             continue;
         };
+        if route.about.is_of_streams() {
+            continue;
+        }
         if !route
             .parents
             .iter()
@@ -80,7 +88,14 @@ pub(super) fn rules(
         }
         attached = true;
         ledger.source(object);
-        candidates.extend(candidates_of(index, object, reference, route, service, ledger));
+        candidates.extend(candidates_of(
+            index,
+            object,
+            reference,
+            route,
+            (service, traffic),
+            ledger,
+        ));
     }
     if !attached {
         return None;
@@ -109,11 +124,13 @@ fn candidates_of<'a>(
     object: &Arc<Object>,
     reference: &'a ObjectRef,
     route: &'a Route,
-    service: &Name,
+    called: Called<'_>,
     ledger: &mut Ledger,
 ) -> Vec<Candidate<'a>> {
+    let (service, _) = called;
     let mut candidates = Vec::new();
     for (i, rule) in route.rules.iter().enumerate() {
+        let terms = policies::terms(index, service, Some((reference, i, rule)), ledger);
         for (m, ranked) in rule.matches.iter().enumerate() {
             let path = ranked.matches.path.as_ref();
             let redirect = rule.filters.redirect.as_ref();
@@ -131,12 +148,12 @@ fn candidates_of<'a>(
                     backends: rule
                         .backends
                         .iter()
-                        .map(|each| backend(index, each, path, ledger))
+                        .map(|each| backend(index, each, path, called, ledger))
                         .collect(),
                     redirect: redirect.map(|redirect| self::redirect(redirect, path)),
                     filters: filters(index, &rule.filters, path, ledger),
-                    timeouts: rule.timeouts,
-                    retry: rule.retry.clone(),
+                    timeouts: terms.timeouts,
+                    retry: terms.retry.clone(),
                 },
             });
         }
@@ -180,14 +197,24 @@ fn filters(index: &Index, filters: &index::Filters, path: Option<&PathMatch>, le
     }
 }
 
-fn backend(index: &Index, written: &Weighted, path: Option<&PathMatch>, ledger: &mut Ledger) -> Backend {
+pub(super) fn backend(
+    index: &Index,
+    written: &Weighted,
+    path: Option<&PathMatch>,
+    (called, as_called): Called<'_>,
+    ledger: &mut Ledger,
+) -> Backend {
     let (place, service, subset) = resolve(index, &written.backend, ledger);
+    let owner = Name::new(service.namespace.as_str(), service.name.as_str());
+    let other = owner != *called && matches!(place, BackendPlace::Endpoints(_));
+    let traffic = other.then(|| policies::traffic(index, &owner, ledger));
     Backend {
         weight: written.weight,
         place,
         service,
         subset,
         filters: filters(index, &written.filters, path, ledger),
+        traffic: traffic.filter(|traffic| traffic != as_called).map(Arc::new),
     }
 }
 

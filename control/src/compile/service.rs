@@ -1,13 +1,19 @@
 //! One port of a Service, as one client sees it: protocol, rules in order of precedence, locality.
 
+use std::sync::Arc;
+
 use weft_model::destination::{Protocol, Service};
+use weft_model::endpoint::BackendPlace;
+use weft_model::filter::Filters;
 use weft_model::locality::Locality;
-use weft_model::route::RetryBudget;
+use weft_model::route::{Backend, Match, RetryBudget, Rule, Rules};
+use weft_model::traffic::Balance;
 
 use super::key::{ServiceKey, SetKey};
 use super::ledger::Ledger;
-use super::{Compiled, ports, rules};
-use crate::index::{Index, Name, Topic, takes_routes};
+use super::policies::{self, Terms};
+use super::{Compiled, ports, rules, streams};
+use crate::index::{Index, Topic, takes_routes};
 
 /// The port of a Service. `None`: there is none.
 pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Service>> {
@@ -24,6 +30,7 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
         port: rules::service_port(name, *port),
         protocol: Protocol::Undeclared,
         rules: None,
+        streams: None,
         endpoints: SetKey {
             service: name.clone(),
             port: *port,
@@ -31,6 +38,7 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
         }
         .to_string(),
         locality: Locality::default(),
+        balance: Balance::default(),
         retry_budget: RetryBudget::default(),
     };
     let Some((object, service)) = &kept.valid else {
@@ -39,29 +47,56 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
     let declared = service.port(*port).filter(|_| !service.external)?;
     ledger.source(object);
     value.protocol = ports::of_service(index, name, service, declared, client.as_deref(), &mut ledger);
-    value.locality = locality(index, name, &mut ledger);
+    let traffic = policies::traffic(index, name, &mut ledger);
+    value.locality.clone_from(&traffic.locality);
+    value.balance = traffic.balance;
+    value.retry_budget = traffic.retry_budget;
     if takes_routes(service) {
         value.rules = rules::rules(
             index,
-            name,
+            (name, &traffic),
             (declared.port, &declared.name),
             client.as_deref(),
             &mut ledger,
         );
+        value.streams = streams::streams(
+            index,
+            (name, &traffic),
+            (declared.port, &declared.name),
+            client.as_deref(),
+            &mut ledger,
+        );
+        if value.rules.is_none() {
+            let terms = policies::terms(index, name, None, &mut ledger);
+            value.rules = everything(&value, terms);
+        }
     }
     Some(ledger.close(value))
 }
 
-fn locality(index: &Index, service: &Name, ledger: &mut Ledger) -> Locality {
-    for policy in index.policies_by_service.of(service) {
-        ledger.hold(index.policies.get(policy).and_then(|kept| kept.hold()));
-    }
-    let acting = index
-        .acting_policy(service)
-        .and_then(|name| index.policies.get(name)?.valid.as_ref());
-    let Some((object, policy)) = acting else {
-        return Locality::default();
+/// What a Service's policies say of requests where no route says anything: one rule for everything.
+fn everything(value: &Service, terms: Terms) -> Option<Rules> {
+    let opaque = matches!(value.protocol, Protocol::Opaque | Protocol::Tls);
+    let (_, policy, _) = terms.said.first().filter(|_| !opaque)?;
+    let rule = Rule {
+        route: policy.clone(),
+        index: 0,
+        name: String::new(),
+        matches: Match::default(),
+        backends: vec![Backend {
+            weight: 1,
+            place: BackendPlace::Endpoints(value.endpoints.clone()),
+            service: value.port.clone(),
+            subset: String::new(),
+            filters: Filters::default(),
+            traffic: None,
+        }],
+        redirect: None,
+        filters: Filters::default(),
+        timeouts: terms.timeouts,
+        retry: terms.retry,
     };
-    ledger.source(object);
-    policy.locality.unwrap_or_default()
+    Some(Rules {
+        rules: vec![Arc::new(rule)],
+    })
 }

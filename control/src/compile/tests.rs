@@ -4,9 +4,11 @@ mod endpoints;
 mod filters;
 mod holds;
 mod inbound;
+mod policies;
 mod precedence;
 mod property;
 mod routes;
+mod streams;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -74,6 +76,9 @@ fn closure(index: &Index, target: &Target, client: &str) -> Closure {
         .flat_map(|(_, service)| &service.value.rules)
         .flat_map(|rules| &rules.rules);
     let backends = rules.flat_map(|rule| rule.endpoint_sets()).map(str::to_owned);
+    let streams = service.iter().flat_map(|(_, service)| &service.value.streams);
+    let streams = streams.flat_map(|streams| streams.endpoint_sets()).map(str::to_owned);
+    let backends = backends.chain(streams);
     let own = service.iter().map(|(_, service)| service.value.endpoints.clone());
     let keys: BTreeSet<String> = backends.chain(own).collect();
     let endpoints = keys

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weft_model::destination::Protocol;
 
 use super::backend::{Backend, BackendKind};
-use super::route::Parent;
+use super::route::{About, Parent};
 use super::{Index, Name, Topic};
 use crate::objects::Object;
 use crate::objects::service::{Service, ServicePort};
@@ -114,7 +114,7 @@ impl Index {
     }
 
     /// Why a route cannot be attached to a parent: the part of the reference, the reason and a message.
-    pub(crate) fn refuses_parent(&self, parent: &Parent) -> Option<Unresolved> {
+    pub(crate) fn refuses_parent(&self, about: &About, parent: &Parent) -> Option<Unresolved> {
         let Parent {
             service: name,
             port,
@@ -150,13 +150,20 @@ impl Index {
                 format!("the Service {name} has no such TCP port: {wanted}"),
             ));
         }
-        let opaque = |declared: &&ServicePort| matches!(declared.protocol, Protocol::Opaque | Protocol::Tls);
-        match covered.iter().find(|declared| opaque(declared)) {
-            Some(declared) if parent.names_port() || covered.iter().all(opaque) => {
-                let message = format!(
-                    "port {} of {name} is declared as no HTTP, so a route of HTTP can't act",
-                    declared.port
-                );
+        let streams = about.is_of_streams();
+        let other = |declared: &&ServicePort| match declared.protocol {
+            Protocol::Undeclared => false,
+            Protocol::Opaque | Protocol::Tls => !streams,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => streams,
+        };
+        let (is, what) = match streams {
+            true => ("as HTTP", "of streams"),
+            false => ("as no HTTP", "of HTTP"),
+        };
+        match covered.iter().find(|declared| other(declared)) {
+            Some(declared) if parent.names_port() || covered.iter().all(other) => {
+                let port = declared.port;
+                let message = format!("port {port} of {name} is declared {is}, so a route {what} can't act");
                 Some(Unresolved {
                     reason: "UnsupportedProtocol",
                     ..refused("port", message)

@@ -6,33 +6,46 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use weft_model::route::{PathMatch, Retry, Timeouts};
+use weft_model::route::{PathMatch, Retry};
 
 use super::Name;
 use super::backend::{self, Backend, Reference};
 use super::filter::{self, Filters, Place};
 use super::kept::{Formed, Refusal};
 use super::matches::{Matching, Ranked};
-use super::patience;
+use super::patience::{self, Limits};
 use crate::objects::route::{BackendRef, GrpcMatch, HttpMatch, ParentRef, RouteRule, RouteSpec};
 use crate::objects::{Object, decode, route};
 
 /// Gateway API's limits.
-const PARENTS_MAX: usize = 32;
+pub(super) const PARENTS_MAX: usize = 32;
 const RULES_MAX: usize = 16;
 const MATCHES_MAX: usize = 64;
-const BACKENDS_MAX: usize = 16;
+pub(super) const BACKENDS_MAX: usize = 16;
 const WEIGHT_MAX: i64 = 1_000_000;
 
 /// A route, as far as the mesh acts on it.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
-    /// Whether it is a GRPCRoute.
-    pub(crate) grpc: bool,
+    /// What it is about.
+    pub(crate) about: About,
     /// The Services that it is attached to. Other parents are other controllers' business.
     pub(crate) parents: Vec<Parent>,
     /// Its rules, in order.
     pub(crate) rules: Vec<Rule>,
+}
+
+/// What a kind of route is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// HTTPRoute.
+    Http,
+    /// GRPCRoute.
+    Grpc,
+    /// TCPRoute.
+    Tcp,
+    /// TLSRoute: the server names that it is for.
+    Tls(Vec<String>),
 }
 
 /// A Service that a route is attached to.
@@ -54,7 +67,7 @@ pub(crate) struct Rule {
     pub(crate) matches: Vec<Ranked>,
     pub(crate) backends: Vec<Weighted>,
     pub(crate) filters: Filters,
-    pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
     pub(crate) retry: Option<Retry>,
 }
 
@@ -80,9 +93,17 @@ impl Route {
     /// Reads a route object.
     pub(crate) fn of(object: &Object) -> Formed<Self> {
         match object.kind.as_str() {
-            "GRPCRoute" => read::<GrpcMatch>(object, true),
-            _ => read::<HttpMatch>(object, false),
+            "TCPRoute" | "TLSRoute" => super::streams::read(object),
+            "GRPCRoute" => read::<GrpcMatch>(object, About::Grpc),
+            _ => read::<HttpMatch>(object, About::Http),
         }
+    }
+}
+
+impl About {
+    /// Whether it is about streams of bytes, and not about requests.
+    pub(crate) fn is_of_streams(&self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls(_))
     }
 }
 
@@ -120,7 +141,7 @@ pub(crate) fn possible_services(object: &Object, pointer: &str) -> Vec<Name> {
         .collect()
 }
 
-fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<Route> {
+fn read<M: Matching + DeserializeOwned>(object: &Object, about: About) -> Formed<Route> {
     let decoded = decode::<route::Route<M>>(&object.raw).map_err(|error| vec![Refusal::from(error)])?;
     let RouteSpec {
         parent_refs,
@@ -158,7 +179,7 @@ fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<R
             matches: vec![M::everything()],
             backends: Vec::new(),
             filters: Filters::default(),
-            timeouts: Timeouts::default(),
+            limits: Limits::default(),
             retry: None,
         }],
         false => rules
@@ -168,12 +189,12 @@ fn read<M: Matching + DeserializeOwned>(object: &Object, grpc: bool) -> Formed<R
             .collect(),
     };
     match refusals.is_empty() {
-        true => Ok((Route { grpc, parents, rules }, decoded.unknown)),
+        true => Ok((Route { about, parents, rules }, decoded.unknown)),
         false => Err(refusals),
     }
 }
 
-fn read_parent(object: &Object, i: usize, parent: &ParentRef) -> Option<Parent> {
+pub(super) fn read_parent(object: &Object, i: usize, parent: &ParentRef) -> Option<Parent> {
     let ParentRef {
         group,
         kind,
@@ -212,7 +233,7 @@ fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusal
         of_backend: false,
     };
     let filters = filter::read(place, &filters, &format!("{field}.filters"), refusals);
-    let timeouts = patience::timeouts(timeouts.as_ref(), &format!("{field}.timeouts"), refusals);
+    let limits = patience::limits(timeouts.as_ref(), &format!("{field}.timeouts"), refusals);
     let retry = retry.map(|retry| patience::retry(&retry, &format!("{field}.retry"), refusals));
     if session_persistence.is_some() {
         let message = "sessionPersistence is not honoured by this version of Weft";
@@ -253,14 +274,14 @@ fn read_rule<M: Matching>(object: &Object, i: usize, rule: RouteRule<M>, refusal
         matches: ranked,
         backends,
         filters,
-        timeouts,
+        limits,
         retry,
     };
     check_paths(&rule, &field, refusals);
     rule
 }
 
-fn read_backend(
+pub(super) fn read_backend(
     place: Place<'_>,
     field: String,
     written: &BackendRef,
@@ -326,7 +347,7 @@ fn check_paths(rule: &Rule, field: &str, refusals: &mut Vec<Refusal>) {
     }
 }
 
-fn bound(count: usize, most: usize, field: &str, refusals: &mut Vec<Refusal>) {
+pub(super) fn bound(count: usize, most: usize, field: &str, refusals: &mut Vec<Refusal>) {
     if count > most {
         let message = format!("has {count} entries, and {most} is the limit");
         refusals.push(Refusal::value(field, message, "split the route"));

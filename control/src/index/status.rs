@@ -3,7 +3,6 @@
 use weft_model::inbound::Mode;
 
 use super::kept::{Kept, Refusal};
-use super::route::age;
 use super::{Condition, ConditionType, Index, Name, ObjectStatus};
 use crate::objects::cluster::{INBOUND_ANNOTATION, inbound_mode};
 use crate::objects::{Object, Problem, Severity};
@@ -51,7 +50,7 @@ fn reports(index: &Index) -> Vec<Report<'_>> {
     reports.extend(index.slices.values().map(plain));
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
-    reports.extend(index.policies.iter().map(|(name, kept)| policy(index, name, kept)));
+    reports.extend(index.policies.values().map(|kept| policy(index, kept)));
     reports
 }
 
@@ -220,7 +219,11 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
             let message = unresolved.message.clone();
             report.condition(ConditionType::ResolvedRefs, false, unresolved.reason, &field, message);
         }
-        let message = format!("{}: its share of the requests is answered with 500", unresolved.message);
+        let lost = match route.about.is_of_streams() {
+            true => "its share of the streams is refused",
+            false => "its share of the requests is answered with 500",
+        };
+        let message = format!("{}: {lost}", unresolved.message);
         report.problem(
             Severity::Warning,
             &field,
@@ -260,7 +263,7 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
     let refused: Vec<_> = route
         .parents
         .iter()
-        .filter_map(|parent| Some((parent, index.refuses_parent(parent)?)))
+        .filter_map(|parent| Some((parent, index.refuses_parent(&route.about, parent)?)))
         .collect();
     match refused.first() {
         None => report.condition(
@@ -325,42 +328,71 @@ fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
     report
 }
 
-fn policy<'a>(index: &Index, name: &Name, kept: &'a Kept<super::Policy>) -> Report<'a> {
+fn policy<'a>(index: &Index, kept: &'a Kept<super::Policy>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
     let refused = report.refused(kept);
     if let (false, Some(policy)) = (refused, kept.form()) {
-        let mut accepted = true;
-        for (i, target) in policy.targets.iter().enumerate() {
-            let (reason, message, fix) = match (index.services.contains_key(target), index.acting_policy(target)) {
-                (false, _) => (
-                    "TargetNotFound",
-                    format!("there is no Service {target}"),
-                    "name a Service of this namespace",
-                ),
-                (true, Some(acting)) if acting != name => {
-                    let message = format!("the older TrafficPolicy {acting} acts on the Service {target}");
-                    ("Conflicted", message, "keep one policy for each Service")
-                }
-                _ => continue,
-            };
-            let field = format!("spec.targetRefs[{i}].name");
-            if std::mem::take(&mut accepted) {
-                report.condition(ConditionType::Accepted, false, reason, &field, message.clone());
+        let findings: Vec<_> = policy
+            .targets
+            .iter()
+            .flat_map(|target| overruled(index, kept, policy, target))
+            .collect();
+        match findings.first() {
+            Some((reason, field, message, _)) => {
+                report.condition(ConditionType::Accepted, false, reason, field, message.clone());
             }
-            report.problem(Severity::Warning, &field, message, fix);
-        }
-        if accepted {
-            report.condition(
+            None => report.condition(
                 ConditionType::Accepted,
                 true,
                 "Accepted",
                 "",
                 "it acts as written".to_owned(),
-            );
+            ),
+        }
+        for (_, field, message, fix) in findings {
+            report.problem(Severity::Warning, &field, message, fix);
         }
     }
     report.unknown(kept);
     report
+}
+
+/// What keeps a policy from acting on one of its targets: reason, field, message and fix.
+fn overruled(
+    index: &Index,
+    kept: &Kept<super::Policy>,
+    policy: &super::Policy,
+    target: &super::policy::PolicyTarget,
+) -> Vec<(&'static str, String, String, &'static str)> {
+    let (object, section) = (&target.object, target.section.as_deref());
+    let name = Name::new(object.namespace.as_str(), object.name.as_str());
+    let route = index.routes.get(object);
+    let there = match object.kind.as_str() {
+        "Service" => index.services.contains_key(&name),
+        _ => route.is_some(),
+    };
+    if !there {
+        let (field, message) = (format!("{}.name", target.field), format!("there is no {object}"));
+        return vec![("TargetNotFound", field, message, "name an object of this namespace")];
+    }
+    let rules = route.and_then(|route| route.form()).map(|route| &route.rules);
+    if let (Some(section), Some(rules)) = (section, rules)
+        && !rules.iter().any(|rule| rule.name == section)
+    {
+        let field = format!("{}.sectionName", target.field);
+        let message = format!("{object} has no rule named {section:?}");
+        return vec![("TargetNotFound", field, message, "the name of one of its rules")];
+    }
+    let other = |part: super::Part| {
+        let (acting, _) = index.acting(object, section, part)?;
+        (acting.reference() != kept.object.reference()).then(|| {
+            let (field, acting) = (part.field(), acting.reference());
+            let message = format!("{acting} acts: it says {field} of {object} as well, and comes first");
+            let fix = "say it in one policy for each target";
+            ("Conflicted", format!("spec.{field}"), message, fix)
+        })
+    };
+    policy.parts().filter_map(other).collect()
 }
 
 impl Index {
@@ -371,12 +403,5 @@ impl Index {
             return Mode::Strict;
         };
         inbound_mode(object).map_or(Mode::Permissive, |mode| mode.unwrap_or(Mode::Strict))
-    }
-
-    /// The policy that acts on a Service: the oldest.
-    pub(crate) fn acting_policy(&self, service: &Name) -> Option<&Name> {
-        let valid = |name: &&Name| self.policies.get(*name).is_some_and(|kept| kept.form().is_some());
-        let policies = self.policies_by_service.of(service).filter(valid);
-        policies.min_by_key(|name| self.policies.get(*name).map(|kept| age(&kept.object)))
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use weft_model::network::Networks;
 
 use super::kept::guarded;
+use super::policy::possible_targets;
 use super::route::possible_services;
 use super::{Changed, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
 use crate::objects::cluster::{INBOUND_ANNOTATION, place};
@@ -31,7 +32,7 @@ impl Index {
         all.extend(self.slices.keys().map(named("EndpointSlice")));
         all.extend(self.routes.keys().cloned());
         all.extend(self.subsets.keys().map(named("ServiceSubset")));
-        all.extend(self.policies.keys().map(named("TrafficPolicy")));
+        all.extend(self.policies.keys().cloned());
         all
     }
 
@@ -57,9 +58,9 @@ impl Index {
             "Pod" => self.pod_change(name, object, changed),
             "Service" => self.service(name, object, changed),
             "EndpointSlice" => self.slice(name, object, changed),
-            "HTTPRoute" | "GRPCRoute" => self.route(reference, object, changed),
+            "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(reference, object, changed),
             "ServiceSubset" => self.subset(name, object, changed),
-            "TrafficPolicy" => self.policy(name, object, changed),
+            "TrafficPolicy" | "XBackendTrafficPolicy" => self.policy(reference, object, changed),
             _ => {}
         }
     }
@@ -353,21 +354,31 @@ impl Index {
         changed.topics.insert(Topic::Subset(name));
     }
 
-    fn policy(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
-        let old = self.policies.remove(&name);
-        let old_services = old.as_ref().map(policy_services).unwrap_or_default();
-        old_services
+    fn policy(&mut self, reference: &ObjectRef, object: Option<&Arc<Object>>, changed: &mut Changed) {
+        let old = self.policies.remove(reference);
+        let mut targets = old.as_ref().map(policy_targets).unwrap_or_default();
+        targets
             .iter()
-            .for_each(|service| self.policies_by_service.unlink(service, &name));
-        changed.topics.extend(old_services.into_iter().map(Topic::Service));
+            .for_each(|target| self.policies_by_target.unlink(target, reference));
         if let Some(object) = object {
             let kept = Kept::new(Arc::clone(object), guarded(object, Policy::of), old, self.initial);
-            let services = policy_services(&kept);
-            services
-                .iter()
-                .for_each(|service| self.policies_by_service.link(service, name.clone()));
-            changed.topics.extend(services.into_iter().map(Topic::Service));
-            self.policies.insert(name, kept);
+            for target in policy_targets(&kept) {
+                self.policies_by_target.link(&target, reference.clone());
+                targets.insert(target);
+            }
+            self.policies.insert(reference.clone(), kept);
+        }
+        for target in &targets {
+            match target.kind.as_str() {
+                "Service" => {
+                    let name = Name::new(target.namespace.as_str(), target.name.as_str());
+                    changed.topics.insert(Topic::Service(name));
+                }
+                _ => {
+                    let services = self.routes.get(target).map(route_services).unwrap_or_default();
+                    changed.topics.extend(services.into_iter().map(Topic::Service));
+                }
+            }
         }
     }
 
@@ -454,15 +465,9 @@ fn route_services(kept: &Kept<Route>) -> BTreeSet<Name> {
     }
 }
 
-fn policy_services(kept: &Kept<Policy>) -> BTreeSet<Name> {
+fn policy_targets(kept: &Kept<Policy>) -> BTreeSet<ObjectRef> {
     match kept.form() {
-        Some(policy) => policy.targets.iter().cloned().collect(),
-        None => {
-            let services = possible_services(&kept.object, "/spec/targetRefs").into_iter();
-            // A policy's targets are in its own namespace, whatever an invalid one says.
-            services
-                .map(|service| Name::new(kept.object.namespace.as_str(), service.name))
-                .collect()
-        }
+        Some(policy) => policy.targets.iter().map(|target| target.object.clone()).collect(),
+        None => possible_targets(&kept.object).into_iter().collect(),
     }
 }

@@ -4,6 +4,8 @@
 pub const WEFT_GROUP: &str = "weft.dev";
 /// The API group of the Gateway API.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// The API group of the Gateway API's experiments.
+pub const EXPERIMENTAL_GROUP: &str = "gateway.networking.x-k8s.io";
 
 /// The kinds that a reader of manifests understands. Start from [`Kinds::control`] and add.
 #[derive(Clone, Debug)]
@@ -66,8 +68,21 @@ impl Kinds {
             .with("discovery.k8s.io", "EndpointSlice", &["v1"], Scope::Namespaced)
             .with(GATEWAY_GROUP, "HTTPRoute", &["v1", "v1beta1"], Scope::Namespaced)
             .with(GATEWAY_GROUP, "GRPCRoute", &["v1"], Scope::Namespaced)
+            .with(GATEWAY_GROUP, "TCPRoute", &["v1", "v1alpha2"], Scope::Namespaced)
+            .with(
+                GATEWAY_GROUP,
+                "TLSRoute",
+                &["v1", "v1alpha3", "v1alpha2"],
+                Scope::Namespaced,
+            )
             .with(WEFT_GROUP, "ServiceSubset", &["v1alpha1"], Scope::Namespaced)
             .with(WEFT_GROUP, "TrafficPolicy", &["v1alpha1"], Scope::Namespaced)
+            .with(
+                EXPERIMENTAL_GROUP,
+                "XBackendTrafficPolicy",
+                &["v1alpha1"],
+                Scope::Namespaced,
+            )
             .elsewhere("apps", "Deployment")
             .elsewhere("", "ConfigMap")
             .elsewhere("", "Secret")

@@ -157,3 +157,48 @@ pub struct GrpcMethodMatch {
     /// `Method`.
     pub method: Option<String>,
 }
+
+/// A TCPRoute or a TLSRoute.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamRoute {
+    #[serde(rename = "apiVersion")]
+    _api_version: Skip,
+    #[serde(rename = "kind")]
+    _kind: Skip,
+    #[serde(rename = "metadata")]
+    _metadata: Skip,
+    #[serde(default, rename = "status")]
+    _status: Option<Skip>,
+    /// What the route says.
+    pub spec: StreamRouteSpec,
+}
+
+/// What a TCPRoute or a TLSRoute says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamRouteSpec {
+    /// What it is attached to.
+    #[serde(default = "Vec::new")]
+    pub parent_refs: Vec<ParentRef>,
+    /// The server names of a TLSRoute.
+    #[serde(default)]
+    pub hostnames: Vec<String>,
+    /// Not honoured: it is about gateways.
+    pub use_default_gateways: Option<Value>,
+    /// Its rules.
+    #[serde(default = "Vec::new")]
+    pub rules: Vec<StreamRouteRule>,
+}
+
+/// A rule of a TCPRoute or a TLSRoute.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamRouteRule {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// Where streams go.
+    #[serde(default = "Vec::new")]
+    pub backend_refs: Vec<BackendRef>,
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::decode::Skip;
+use super::filter::Timeouts;
 
 /// `ServiceSubset`: a part of one Service's endpoints, by pod label and region. A route's backendRef may name it
 /// (group `weft.dev`, kind `ServiceSubset`, and a port of the Service).
@@ -42,7 +43,36 @@ pub struct ServiceSubsetSpec {
     pub regions: Vec<String>,
 }
 
-/// `TrafficPolicy`: how traffic to a Service is spread.
+/// `XBackendTrafficPolicy` (group `gateway.networking.x-k8s.io`, `v1alpha1`; GEP-3388).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTrafficPolicy {
+    #[serde(rename = "apiVersion")]
+    _api_version: Skip,
+    #[serde(rename = "kind")]
+    _kind: Skip,
+    #[serde(rename = "metadata")]
+    _metadata: Skip,
+    /// What the policy says.
+    pub spec: BackendTrafficPolicySpec,
+    #[serde(default, rename = "status")]
+    _status: Option<Skip>,
+}
+
+/// What an XBackendTrafficPolicy says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTrafficPolicySpec {
+    /// The Services that it is about, in the same namespace.
+    #[serde(default)]
+    pub target_refs: Vec<TargetRef>,
+    /// How much retries may add.
+    pub retry_constraint: Option<RetryConstraint>,
+    /// Not honoured.
+    pub session_persistence: Option<serde_json::Value>,
+}
+
+/// `TrafficPolicy`: how traffic to a Service is spread, how long it may take, and what is tried again.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicy {
@@ -62,30 +92,98 @@ pub struct TrafficPolicy {
     _status: Option<Skip>,
 }
 
-/// What a TrafficPolicy says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a TrafficPolicy says. What it does not name is somebody else's to say, or stays at its default.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
-    /// The Services that it is about, in the same namespace. Of several policies on one Service the oldest acts.
-    pub target_refs: Vec<TargetRef>,
-    /// Which places are preferred.
+    /// The Services, HTTPRoutes and GRPCRoutes that it is about, in the same namespace. Of several policies that say the same
+    /// of one of them the oldest acts.
     #[serde(default)]
+    pub target_refs: Vec<TargetRef>,
+    /// How long requests may take. What a route's rule says itself comes first, then a policy on the route, then one on the
+    /// Service that is called.
+    pub timeouts: Option<Timeouts>,
+    /// When another try is made; in the same order.
+    pub retry: Option<RetrySpec>,
+    /// How much retries may add to a Service's load (GEP-3388). For Services only, as all that follows.
+    pub retry_constraint: Option<RetryConstraint>,
+    /// Which places are preferred.
     pub locality: Option<LocalitySpec>,
+    /// How an endpoint is chosen within a place: `PeakEwma` (the default), `LeastRequest`, `RoundRobin` or `Random`.
+    pub balancer: Option<String>,
 }
 
 /// Names what a policy is about (Gateway API, GEP-713).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TargetRef {
-    /// The API group: empty for Service.
+    /// The API group: empty for Service, `gateway.networking.k8s.io` for routes.
     #[serde(default)]
     pub group: String,
-    /// `Service`.
+    /// `Service`, `HTTPRoute` or `GRPCRoute`.
     pub kind: String,
     /// The object's name.
     pub name: String,
+    /// Of a route: the name of one of its rules. Default: all of them.
+    #[serde(default)]
+    pub section_name: Option<String>,
 }
 
-/// Which places are preferred.
+/// When another try is made: as in HTTPRoute (GEP-1731), and after statuses of gRPC.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetrySpec {
+    /// Statuses of responses, from 400 to 599.
+    #[serde(default)]
+    pub codes: Vec<i64>,
+    /// Statuses of gRPC, by name (`UNAVAILABLE`) or by number, where no message was delivered.
+    #[serde(default)]
+    pub grpc_statuses: Vec<GrpcStatus>,
+    /// Tries beyond the first, from 0 to 100. Default: 2.
+    pub attempts: Option<i64>,
+    /// Before the first of them, in the form of GEP-2257; doubled before each next one. Default: 25ms.
+    pub backoff: Option<String>,
+}
+
+/// A status of gRPC.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum GrpcStatus {
+    /// By number.
+    Number(i64),
+    /// By name.
+    Name(String),
+}
+
+/// How much retries may add (GEP-3388): the more generous of the two.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryConstraint {
+    /// A share of the requests.
+    pub budget: Option<BudgetSpec>,
+    /// A few at any load.
+    pub min_retry_rate: Option<RateSpec>,
+}
+
+/// A share of the requests that may be retries.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BudgetSpec {
+    /// From 0 to 100. Default: 20.
+    pub percent: Option<i64>,
+    /// The time that is looked back on, from 1s to 1h. Default: 10s.
+    pub interval: Option<String>,
+}
+
+/// A number of retries in a time.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RateSpec {
+    /// From 1 to 1,000,000. Default: 10.
+    pub count: Option<i64>,
+    /// Up to 1h. Default: 1s.
+    pub interval: Option<String>,
+}
+
+/// Which places are preferred, or how traffic is shared among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalitySpec {
@@ -98,6 +196,35 @@ pub struct LocalitySpec {
     /// endpoints, and do not count. Default 70.
     #[serde(default)]
     pub spill_below_percent: Option<u32>,
+    /// The regions in which traffic goes on, in this order, where the caller's own has too little; then all others.
+    #[serde(default)]
+    pub failover: Vec<String>,
+    /// Shares by place instead of a preference, for callers of some regions: the first that fits. Callers whom none fits have
+    /// the preference.
+    #[serde(default)]
+    pub distribute: Vec<DistributionSpec>,
+}
+
+/// How the traffic of one region's callers is shared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DistributionSpec {
+    /// The callers' region. Default: any.
+    #[serde(default)]
+    pub from: String,
+    /// The shares. An endpoint belongs to the first place that it is in.
+    pub to: Vec<ShareSpec>,
+}
+
+/// The share of one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareSpec {
+    /// The region.
+    pub region: String,
+    /// The zone. Default: all of them.
+    #[serde(default)]
+    pub zone: String,
+    /// From 0 to 1,000,000; shares are weighed against each other.
+    pub weight: i64,
 }
 
 /// Which place is preferred.

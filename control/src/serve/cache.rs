@@ -347,6 +347,7 @@ fn service_refers(service: &Service) -> Vec<Name> {
     let rules = service.rules.iter().flat_map(|rules| &rules.rules);
     let keys: BTreeSet<&str> = rules
         .flat_map(|rule| rule.endpoint_sets())
+        .chain(service.streams.iter().flat_map(|streams| streams.endpoint_sets()))
         .chain([service.endpoints.as_str()])
         .filter(|key| !key.is_empty())
         .collect();

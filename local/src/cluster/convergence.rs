@@ -9,6 +9,7 @@ use weft_control::objects::{Object, Problem, Severity};
 use weft_injector::patch::{Decision, inject};
 
 use super::build::{Blueprint, labels, object, pod_name, uuid};
+use super::offline::not_injected;
 use super::record::Record;
 use super::{Cluster, FAREWELL};
 use crate::manifest::place::place;
@@ -155,10 +156,7 @@ impl Cluster {
         let after = match inject(&before, &self.namespace(&key.namespace), &self.parts.inject) {
             Decision::Inject(pod) => Some(*pod),
             Decision::Skip(_) => None,
-            Decision::Refuse(why) => {
-                let (field, message) = why.split_once(": ").unwrap_or(("", &why));
-                return Err(problem(field, message.to_owned(), ""));
-            }
+            Decision::Refuse(why) => return Err(Box::new(not_injected(&source, &template, &why))),
         };
         let mut record = Record::new(key, uid.clone(), before, after)
             .map_err(|missing| problem(&missing.field, missing.message, ""))?;

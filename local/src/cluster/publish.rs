@@ -209,7 +209,7 @@ fn headless(service: &Service, endpoints: &[Endpoint]) -> Vec<IpAddr> {
 }
 
 /// The Service as an API server would hold it: with its addresses, and defaults filled in.
-fn finished(service: &Service, addresses: &[IpAddr]) -> Value {
+pub(super) fn finished(service: &Service, addresses: &[IpAddr]) -> Value {
     let mut object = service.object.raw.clone();
     let families: Vec<&str> = addresses
         .iter()

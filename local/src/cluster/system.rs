@@ -194,7 +194,7 @@ fn is_ours(object: &Object) -> bool {
 }
 
 /// An object that no file holds.
-fn object(raw: Value) -> Arc<Object> {
+pub(super) fn object(raw: Value) -> Arc<Object> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let metadata = &raw["metadata"];
     let (kind, namespace, name) = (

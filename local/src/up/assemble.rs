@@ -130,19 +130,23 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
 }
 
 fn open_manifests(path: &Path) -> Result<Manifests> {
-    let kinds = Kinds::control()
-        .with("apps", "Deployment", &["v1"], Scope::Namespaced)
-        .with("", "ConfigMap", &["v1"], Scope::Namespaced)
-        .with("", "Secret", &["v1"], Scope::Namespaced);
     let directory = Directory {
         path: path.to_owned(),
         writer: Writer::User,
-        kinds,
+        kinds: kinds(),
     };
     Ok(Manifests::open(ManifestSettings {
         directories: vec![directory],
         state_dir: None,
     })?)
+}
+
+/// The kinds that are read from the user's manifests.
+pub fn kinds() -> Kinds {
+    Kinds::control()
+        .with("apps", "Deployment", &["v1"], Scope::Namespaced)
+        .with("", "ConfigMap", &["v1"], Scope::Namespaced)
+        .with("", "Secret", &["v1"], Scope::Namespaced)
 }
 
 /// How the control plane will read the manifests.

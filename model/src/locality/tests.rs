@@ -153,3 +153,80 @@ proptest! {
         prop_assert!(after[at] <= before[at], "{:?}: {:?} -> {:?}", tiers, before, after);
     }
 }
+
+#[test]
+fn beyond_the_own_region_the_regions_of_the_failover_come_in_their_order_and_then_the_rest() {
+    let locality = |prefer| Locality {
+        prefer,
+        failover: vec!["us".to_owned(), "asia".to_owned()],
+        ..Locality::default()
+    };
+    for (prefer, there, want) in [
+        (Prefer::Zone, "c/eu/1", 0),
+        (Prefer::Zone, "c/eu/2", 1),
+        (Prefer::Zone, "c/us/1", 2),
+        (Prefer::Zone, "c/asia/1", 3),
+        (Prefer::Zone, "c/africa/1", 4),
+        (Prefer::Region, "c/eu/2", 0),
+        (Prefer::Region, "c/asia/1", 2),
+        (Prefer::Region, "c/africa/1", 3),
+    ] {
+        let tier = locality(prefer).tier(&place("c/eu/1"), &place(there));
+        assert_eq!(tier, Tier(want), "{prefer:?} {there}");
+        assert!(tier <= locality(prefer).farthest(&place("c/eu/1")));
+    }
+}
+
+fn distributed() -> Locality {
+    let share = |region: &str, zone: &str, weight| Share {
+        region: region.to_owned(),
+        zone: zone.to_owned(),
+        weight,
+    };
+    Locality {
+        distribute: vec![Distribution {
+            from: "eu".to_owned(),
+            to: vec![
+                share("eu", "1", 60),
+                share("eu", "", 10),
+                share("us", "", 30),
+                share("asia", "", 0),
+            ],
+        }],
+        ..Locality::default()
+    }
+}
+
+#[test]
+fn a_distribution_weighs_places_for_the_callers_of_its_region_only() {
+    let (locality, here) = (distributed(), place("c/eu/1"));
+    for (there, want) in [
+        ("c/eu/1", 0),
+        ("c/eu/2", 1),
+        ("c/us/9", 2),
+        ("c/asia/1", 3),
+        ("c/mars/1", 4),
+    ] {
+        assert_eq!(locality.tier(&here, &place(there)), Tier(want), "{there}");
+    }
+    assert_eq!(locality.farthest(&here), Tier(4));
+    assert_eq!(
+        locality.tier(&place("c/us/1"), &place("c/us/1")),
+        Tier(0),
+        "by preference"
+    );
+    let tiers = |counts: [(usize, usize); 5]| {
+        let tiers = (0_u8..)
+            .zip(counts)
+            .map(|(tier, (all, healthy))| (Tier(tier), all, healthy));
+        locality.split(&here, &tiers.collect::<Vec<_>>())
+    };
+    let all = (4, 4);
+    assert_eq!(tiers([all; 5]), [6000, 1000, 3000, 0, 0]);
+    assert_eq!(tiers([(4, 0), all, all, all, all]), [0, 2500, 7500, 0, 0]);
+    // Half of 70 %: five sevenths of its weight, of 82.86 in all.
+    assert_eq!(tiers([(4, 2), all, all, all, all])[0], 5172);
+    assert_eq!(tiers([(4, 0), (4, 0), (4, 0), all, (12, 4)]), [0, 0, 0, 5000, 5000]);
+    assert_eq!(tiers([(4, 0), (4, 0), (4, 0), (4, 0), (4, 0)]), [2000; 5]);
+    assert_eq!(locality.split(&here, &[]), [0_u32; 0]);
+}

@@ -262,6 +262,7 @@ fn rule(path: &str, weights: &[u32]) -> Arc<Rule> {
         service: service.clone(),
         subset: String::new(),
         filters: Filters::default(),
+        traffic: None,
     };
     Arc::new(Rule {
         route: ObjectRef {

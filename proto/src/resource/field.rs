@@ -23,6 +23,8 @@ pub const ATTEMPTS_MAX: u32 = 100;
 pub const CODES_MAX: usize = 256;
 /// The longest interval of a retry budget: an hour.
 pub const BUDGET_INTERVAL_MAX_MS: u32 = 3_600_000;
+/// The most regions or shares in one list of places.
+pub const PLACES_MAX: usize = 64;
 /// The most declared ports of a pod, and names in one of its lists.
 pub const PORTS_MAX: usize = 1024;
 /// The most policies that are read one by one.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use weft_model::destination::Service;
 use weft_model::endpoint::BackendPlace;
-use weft_model::locality::{Locality, Prefer};
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::pattern;
 use weft_model::route::{Backend, Match, PathMatch, Rule, Rules, ValueMatch};
@@ -13,6 +12,8 @@ use weft_model::route::{Backend, Match, PathMatch, Rule, Rules, ValueMatch};
 use super::field::{self, FieldError};
 use super::filter;
 use super::lookup::{protocol, protocol_to_wire};
+use super::stream;
+use super::traffic;
 use crate::discovery;
 
 /// Reads a Service's port.
@@ -32,8 +33,10 @@ pub fn decode(wire: discovery::Service) -> Result<Service, FieldError> {
         port,
         protocol: protocol(wire.protocol)?,
         rules: wire.routed.then_some(Rules { rules }),
+        streams: stream::decode(wire.streamed, wire.streams)?,
         endpoints: field::key("endpoints", wire.endpoints)?,
-        locality: decode_locality(wire.locality).map_err(|error| error.within("locality"))?,
+        locality: traffic::decode_locality(wire.locality).map_err(|error| error.within("locality"))?,
+        balance: traffic::decode_balance(wire.balance)?,
         retry_budget: filter::decode_budget(wire.retry_budget).map_err(|error| error.within("retry_budget"))?,
     })
 }
@@ -48,8 +51,11 @@ pub fn encode(service: &Service) -> discovery::Service {
         protocol: protocol_to_wire(service.protocol) as i32,
         routed: service.rules.is_some(),
         rules: rules.iter().map(|rule| encode_rule(rule)).collect(),
+        streamed: service.streams.is_some(),
+        streams: stream::encode(service.streams.as_ref()),
         endpoints: service.endpoints.clone(),
-        locality: Some(encode_locality(&service.locality)),
+        locality: Some(traffic::encode_locality(&service.locality)),
+        balance: traffic::encode_balance(service.balance) as i32,
         retry_budget: Some(filter::encode_budget(&service.retry_budget)),
     }
 }
@@ -60,44 +66,6 @@ pub(crate) fn object_to_wire(object: &ObjectRef) -> discovery::ObjectRef {
         kind: object.kind.clone(),
         namespace: object.namespace.clone(),
         name: object.name.clone(),
-    }
-}
-
-fn decode_locality(wire: Option<discovery::Locality>) -> Result<Locality, FieldError> {
-    let Some(wire) = wire else {
-        return Ok(Locality::default());
-    };
-    let prefer = match discovery::Prefer::try_from(wire.prefer) {
-        Ok(discovery::Prefer::Zone) => Prefer::Zone,
-        Ok(discovery::Prefer::Region) => Prefer::Region,
-        Ok(discovery::Prefer::None) => Prefer::None,
-        Err(_) => {
-            return Err(FieldError::new(
-                "prefer",
-                format!("is {}, which this proxy does not know", wire.prefer),
-            ));
-        }
-    };
-    let spill_below_percent = wire.spill_below_percent;
-    if !(1..=100).contains(&spill_below_percent) {
-        let reason = format!("must be from 1 to 100, and is {spill_below_percent}");
-        return Err(FieldError::new("spill_below_percent", reason));
-    }
-    Ok(Locality {
-        prefer,
-        spill_below_percent,
-    })
-}
-
-fn encode_locality(locality: &Locality) -> discovery::Locality {
-    let prefer = match locality.prefer {
-        Prefer::Zone => discovery::Prefer::Zone,
-        Prefer::Region => discovery::Prefer::Region,
-        Prefer::None => discovery::Prefer::None,
-    };
-    discovery::Locality {
-        prefer: prefer as i32,
-        spill_below_percent: locality.spill_below_percent.clamp(1, 100),
     }
 }
 
@@ -284,13 +252,21 @@ pub(super) fn decode_backend(wire: discovery::Backend) -> Result<Backend, FieldE
         service,
         subset: field::name_or_empty("subset", wire.subset)?,
         filters: filter::decode_filters(wire.filters).map_err(|error| error.within("filters"))?,
+        traffic: wire
+            .traffic
+            .map(traffic::decode)
+            .transpose()
+            .map_err(|error| error.within("traffic"))?
+            .map(Arc::new),
     })
 }
 
-fn encode_backend(backend: &Backend) -> discovery::Backend {
+/// Writes a backend.
+pub(super) fn encode_backend(backend: &Backend) -> discovery::Backend {
     discovery::Backend {
         weight: backend.weight,
         filters: filter::encode_filters(&backend.filters),
+        traffic: backend.traffic.as_deref().map(traffic::encode),
         ..encode_place(&backend.place, &backend.service, &backend.subset)
     }
 }
@@ -310,5 +286,6 @@ pub(super) fn encode_place(place: &BackendPlace, service: &ServicePort, subset: 
         port: u32::from(service.port),
         subset: subset.to_owned(),
         filters: None,
+        traffic: None,
     }
 }

@@ -220,10 +220,15 @@ fn a_service_requires_what_it_uses() {
     assert!(a_mesh().requires().is_empty());
     let mut service = fields::service();
     service.locality.prefer = Prefer::Region;
+    service.locality.failover = vec!["us".to_owned()];
+    service.balance = Balance::Random;
     let mut all = feature::SUPPORTED.to_vec();
     all.sort_unstable();
     assert_eq!(Body::Service(service.clone()).requires(), all);
     service.rules = None;
+    service.streams = None;
+    service.balance = Balance::default();
+    service.locality.failover.clear();
     assert_eq!(Body::Service(service.clone()).requires(), [feature::LOCALITY]);
     service.locality = Locality::default();
     assert!(Body::Service(service).requires().is_empty());

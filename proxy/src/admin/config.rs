@@ -13,7 +13,6 @@ use weft_certs::bundle::TrustBundles;
 use weft_model::destination::{Lookup, Protocol, Service, Target};
 use weft_model::endpoint::{Endpoint, EndpointSet, Place};
 use weft_model::inbound::{Inbound, Mode};
-use weft_model::locality::Prefer;
 use weft_model::version::Version;
 
 use crate::discover::Beliefs;
@@ -246,16 +245,13 @@ fn service(state: &State, service: &Service) -> Value {
     json!({
         "service": service.port.to_string(),
         "protocol": protocol(service.protocol),
-        "locality": {
-            "prefer": match service.locality.prefer {
-                Prefer::Zone => "zone",
-                Prefer::Region => "region",
-                Prefer::None => "none",
-            },
-            "spill_below_percent": service.locality.spill_below_percent,
-        },
+        "locality": rules::locality(&service.locality),
+        "balancer": service.balance.as_str(),
         "endpoints": set_name(state, &service.endpoints),
         "rules": rules,
+        "streams": service.streams.as_ref().map(|streams| {
+            streams.rules.iter().map(|rule| rules::stream(state, rule)).collect::<Vec<_>>()
+        }),
         "retry_budget": rules::budget(&service.retry_budget),
     })
 }

@@ -47,6 +47,15 @@ fn set(endpoints: Vec<Arc<Endpoint>>) -> Arc<EndpointSet> {
 }
 
 fn balancer(known: &Rc<Endpoints>, members: Vec<Arc<Endpoint>>, previous: Option<&Balancer>) -> Balancer {
+    spread(known, members, (&Locality::default(), Balance::default()), previous)
+}
+
+fn spread(
+    known: &Rc<Endpoints>,
+    members: Vec<Arc<Endpoint>>,
+    how: (&Locality, Balance),
+    previous: Option<&Balancer>,
+) -> Balancer {
     let here = Place {
         region: "north".into(),
         zone: "a".into(),
@@ -57,7 +66,7 @@ fn balancer(known: &Rc<Endpoints>, members: Vec<Arc<Endpoint>>, previous: Option
         name: "reviews".into(),
         port: 80,
     };
-    Balancer::new(known, set(members), Some(service), Locality::default(), &here, previous)
+    Balancer::new(known, set(members), Some(service), how, &here, previous)
 }
 
 /// How often each of the endpoints 0.. is chosen.
@@ -286,4 +295,112 @@ async fn a_new_endpoint_begins_with_a_fair_estimate() {
     );
     let cost = remote(&after, 2).load.ewma.cost(Instant::now());
     assert!((0.15..0.25).contains(&cost), "neither flooded nor shunned: {cost}");
+}
+
+fn by(balance: Balance, known: &Rc<Endpoints>) -> Balancer {
+    let members = (0..4).map(|id| endpoint(id, "a", false)).collect();
+    spread(known, members, (&Locality::default(), balance), None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn round_robin_takes_its_turns_whatever_answers_cost() {
+    let known = endpoints();
+    let balancer = by(Balance::RoundRobin, &known);
+    remote(&balancer, 1)
+        .begin()
+        .observe(Duration::from_secs(9), false, Instant::now());
+    assert_eq!(hits(&balancer, 4), [2500; 4]);
+    refused(&balancer, 2);
+    let hits = hits(&balancer, 4);
+    assert_eq!(hits[2], 0);
+    assert!(hits.iter().all(|n| *n == 0 || (3333..=3334).contains(n)), "{hits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_leaves_out_what_is_ejected_and_nothing_else() {
+    let known = endpoints();
+    let balancer = by(Balance::Random, &known);
+    let _busy: Vec<InFlight> = (0..9).map(|_| remote(&balancer, 0).begin()).collect();
+    refused(&balancer, 3);
+    let hits = hits(&balancer, 4);
+    assert_eq!(hits[3], 0);
+    assert!(hits[..3].iter().all(|n| (3_000..3_700).contains(n)), "{hits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn least_request_counts_what_is_in_flight_and_not_how_long_answers_took() {
+    let known = endpoints();
+    let balancer = by(Balance::LeastRequest, &known);
+    remote(&balancer, 1)
+        .begin()
+        .observe(Duration::from_secs(9), false, Instant::now());
+    let _busy = remote(&balancer, 0).begin();
+    let hits = hits(&balancer, 4);
+    assert_eq!(hits[0], 0);
+    assert!(hits[1..].iter().all(|n| *n > 2_500), "{hits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_endpoint_is_tried_whatever_chooses_them() {
+    for balance in Balance::ALL {
+        let known = endpoints();
+        let balancer = by(balance, &known);
+        let mut tried = Vec::new();
+        while let Some(picked) = balancer.pick(&tried, Instant::now()) {
+            tried.push(picked.remote.endpoint.key);
+        }
+        tried.sort_unstable();
+        tried.dedup();
+        assert_eq!(tried.len(), 4, "{balance:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_is_shared_among_places_by_weight_and_none_of_it_counts_as_spilled() {
+    use weft_model::locality::{Distribution, Share};
+    let share = |zone: &str, weight| Share {
+        region: "north".into(),
+        zone: zone.into(),
+        weight,
+    };
+    let locality = Locality {
+        distribute: vec![Distribution {
+            from: "north".into(),
+            to: vec![share("a", 80), share("b", 20)],
+        }],
+        ..Locality::default()
+    };
+    let known = endpoints();
+    let members = vec![
+        endpoint(0, "a", false),
+        endpoint(1, "b", false),
+        endpoint(2, "z", false),
+    ];
+    let balancer = spread(&known, members, (&locality, Balance::default()), None);
+    let before = hits(&balancer, 3);
+    assert!((7_800..8_200).contains(&before[0]) && before[2] == 0, "{before:?}");
+    assert!(balancer.spills.borrow().is_empty());
+    refused(&balancer, 0);
+    assert_eq!(hits(&balancer, 3)[1], 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_own_region_the_failovers_order_counts() {
+    let locality = Locality {
+        failover: vec!["south".into()],
+        ..Locality::default()
+    };
+    let of = |id, region: &str| {
+        let mut endpoint = Endpoint::clone(&endpoint(id, "x", false));
+        endpoint.place.region = region.into();
+        Arc::new(endpoint)
+    };
+    let known = endpoints();
+    let members = vec![of(0, "north"), of(1, "west"), of(2, "south")];
+    let balancer = spread(&known, members, (&locality, Balance::default()), None);
+    assert_eq!(hits(&balancer, 3), [10_000, 0, 0]);
+    refused(&balancer, 0);
+    assert_eq!(hits(&balancer, 3), [0, 0, 10_000]);
+    refused(&balancer, 2);
+    assert_eq!(hits(&balancer, 3), [0, 10_000, 0]);
 }

@@ -3,6 +3,7 @@
 //! In: each endpoint's tier, whether it drains and whether it is well. Out: for each tier the places that may be chosen and
 //! its share of the traffic (`weft_model::locality` decides it).
 
+use weft_model::endpoint::Place;
 use weft_model::locality::{Locality, Tier};
 
 use crate::balance::p2c::Chance;
@@ -37,19 +38,19 @@ struct Open {
 
 impl Tiers {
     /// Sorts endpoints into tiers. What is left when nothing is well: those that drain and are well; then all.
-    pub fn new(locality: &Locality, seen: &[Seen]) -> Self {
+    pub fn new(locality: &Locality, here: &Place, seen: &[Seen]) -> Self {
         let may_serve = |s: &Seen| !s.draining;
         if seen.iter().any(|s| may_serve(s) && s.well) {
-            return Self::of(locality, seen, may_serve, |s| s.well, false);
+            return Self::of((locality, here), seen, may_serve, |s| s.well, false);
         }
         if seen.iter().any(|s| s.well) {
-            return Self::of(locality, seen, |s| s.well, |_| true, false);
+            return Self::of((locality, here), seen, |s| s.well, |_| true, false);
         }
-        Self::of(locality, seen, |_| true, |_| true, true)
+        Self::of((locality, here), seen, |_| true, |_| true, true)
     }
 
     fn of(
-        locality: &Locality,
+        (locality, here): (&Locality, &Place),
         seen: &[Seen],
         counts: impl Fn(&Seen) -> bool,
         open: impl Fn(&Seen) -> bool,
@@ -61,18 +62,21 @@ impl Tiers {
         let tiers: Vec<(Tier, usize, Vec<u32>)> = present
             .into_iter()
             .map(|tier| {
-                let here = |s: &Seen| s.tier == tier && counts(s);
-                let all = seen.iter().filter(|s| here(s)).count();
+                let of_it = |s: &Seen| s.tier == tier && counts(s);
+                let all = seen.iter().filter(|s| of_it(s)).count();
                 let places = (0..)
                     .zip(seen)
-                    .filter(|(_, s)| here(s) && open(s))
+                    .filter(|(_, s)| of_it(s) && open(s))
                     .map(|(i, _)| i)
                     .collect();
                 (tier, all, places)
             })
             .collect();
-        let counts: Vec<(usize, usize)> = tiers.iter().map(|(_, all, places)| (*all, places.len())).collect();
-        let shares = locality.shares(&counts);
+        let counts: Vec<(Tier, usize, usize)> = tiers
+            .iter()
+            .map(|(tier, all, places)| (*tier, *all, places.len()))
+            .collect();
+        let shares = locality.split(here, &counts);
         let tiers = tiers
             .into_iter()
             .zip(shares)
@@ -127,7 +131,7 @@ mod tests {
     };
 
     fn hits(seen: &[Seen]) -> Vec<u32> {
-        let tiers = Tiers::new(&Locality::default(), seen);
+        let tiers = Tiers::new(&Locality::default(), &Place::default(), seen);
         let chance = Chance::new(3);
         let mut hits = vec![0; seen.len()];
         for _ in 0..10_000 {
@@ -175,13 +179,13 @@ mod tests {
         let ill = Seen { well: false, ..WELL };
         let hits = hits(&[ill, ill]);
         assert!(hits.iter().all(|n| *n > 4_000), "{hits:?}");
-        assert!(Tiers::new(&Locality::default(), &[ill]).panic);
+        assert!(Tiers::new(&Locality::default(), &Place::default(), &[ill]).panic);
     }
 
     #[test]
     fn no_endpoints_no_choice() {
         assert_eq!(
-            Tiers::new(&Locality::default(), &[]).draw(&Chance::new(1), |_| Some(0)),
+            Tiers::new(&Locality::default(), &Place::default(), &[]).draw(&Chance::new(1), |_| Some(0)),
             None
         );
     }

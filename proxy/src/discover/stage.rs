@@ -429,7 +429,8 @@ fn references(service: &Service) -> impl Iterator<Item = (Option<usize>, &str)> 
     let own = (!service.endpoints.is_empty()).then_some((None, service.endpoints.as_str()));
     let rules = service.rules.iter().flat_map(|rules| rules.rules.iter().enumerate());
     let of_rules = rules.flat_map(|(index, rule)| rule.endpoint_sets().map(move |key| (Some(index), key)));
-    own.into_iter().chain(of_rules)
+    let streams = service.streams.iter().flat_map(|streams| streams.endpoint_sets());
+    own.into_iter().chain(of_rules).chain(streams.map(|key| (None, key)))
 }
 
 fn missing_endpoints(service: &Service, there: impl Fn(&str) -> bool) -> Option<(String, String)> {

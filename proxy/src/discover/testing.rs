@@ -17,6 +17,7 @@ use weft_model::inbound::{Inbound, Mode, Workload};
 use weft_model::locality::Locality;
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::route::{Backend, Match, PathMatch, RetryBudget, Rule, Rules, Timeouts};
+use weft_model::traffic::Balance;
 use weft_model::version::Source;
 use weft_proto::discovery::{self, Batch, Resource};
 use weft_proto::resource::{self, Body, Kind, Mesh, Name, TrustRoots};
@@ -87,6 +88,8 @@ pub(crate) fn plain_service(name: &str, set: &str) -> Service {
         rules: None,
         endpoints: set.into(),
         locality: Locality::default(),
+        streams: None,
+        balance: Balance::default(),
         retry_budget: RetryBudget::default(),
     }
 }
@@ -114,6 +117,7 @@ pub(crate) fn routed_service(set: &str, backend: &str) -> Body {
             service: port("reviews"),
             subset: String::new(),
             filters: Filters::default(),
+            traffic: None,
         }],
         redirect: None,
         filters: Filters::default(),

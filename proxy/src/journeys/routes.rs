@@ -24,6 +24,7 @@ pub(super) fn backend(weight: u32, key: Option<&str>) -> Backend {
         },
         subset: key.unwrap_or_default().into(),
         filters: Filters::default(),
+        traffic: None,
     }
 }
 

@@ -12,6 +12,7 @@ use weft_model::destination::Protocol;
 use weft_model::endpoint::Endpoint;
 use weft_model::reason::Reason;
 use weft_model::route::{Retry, RetryBudget, Rule, Rules, Timeouts};
+use weft_model::traffic::Traffic;
 
 use super::routes::{backend, prefix, rule};
 use super::script::*;
@@ -283,6 +284,45 @@ fn the_budget_of_a_service_bounds_its_tries_and_is_kept_over_changes() {
         client.tell(budget(0, 0)).await;
         assert_eq!(ask().await, 503);
         assert_eq!(got.borrow().len(), 13 + 1 + 2 + 1);
+    });
+}
+
+#[test]
+fn the_budget_is_that_of_the_service_that_a_request_goes_to() {
+    story(async {
+        let (app, got) = scripted_app(Speaks::H1, &[Does::Status(503)]).await;
+        let world = World::new();
+        let hour = Duration::from_secs(3600);
+        let budget = RetryBudget {
+            percent: 0,
+            min_retries: 3,
+            interval: hour,
+            min_interval: hour,
+        };
+        // The Service that is called allows more; its rule sends to another, which does not.
+        let told = move |told: &mut Told| {
+            let mut service = weft_model::destination::Service::clone(&told.state.services["reviews"].value);
+            for rule in service.rules.iter_mut().flat_map(|rules| &mut rules.rules) {
+                for backend in &mut Arc::make_mut(rule).backends {
+                    backend.service.name = "other".to_owned();
+                    backend.traffic = Some(Arc::new(Traffic {
+                        retry_budget: budget,
+                        ..Traffic::default()
+                    }));
+                }
+            }
+            told.state.services.insert("reviews".into(), held(service));
+        };
+        let client = client_told(&world, &[app], twice, told).await;
+        for _ in 0..10 {
+            assert_eq!(ask(&client, Speaks::H1, "/", &[], "").await.status, 503);
+        }
+        assert_eq!(got.borrow().len(), 13);
+        let counted = client.metrics();
+        assert!(
+            counted.contains("weft_retries_total{destination_namespace=\"shop\",destination_service=\"other\""),
+            "{counted}"
+        );
     });
 }
 

@@ -28,6 +28,7 @@ use weft_model::name::ServicePort;
 use weft_model::network::Networks;
 use weft_model::reason::Reason;
 use weft_model::route::{RetryBudget, Rules};
+use weft_model::traffic::Balance;
 use weft_model::version::{Source, Version};
 
 use crate::config::Settings;
@@ -202,6 +203,8 @@ impl Told {
             rules,
             endpoints: "all".into(),
             locality: Locality::default(),
+            streams: None,
+            balance: Balance::default(),
             retry_budget: RetryBudget::default(),
         };
         self.state.services.insert("reviews".into(), held(service));

@@ -100,7 +100,7 @@ impl Requests {
     /// Has the request keep to what its rule asks, and changes it accordingly.
     fn agree(&self, exchange: &mut Exchange<'_>, choice: &Choice, asked: &Asked) -> Result<(), Reason> {
         let started = exchange.started();
-        if let Some(budget) = &self.found.borrow().1.budget {
+        if let Some(budget) = &choice.budget {
             budget.asked(started);
         }
         if let Some(words) = choice.words.as_ref().filter(|words| !words.mirrors.is_empty()) {

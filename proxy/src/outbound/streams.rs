@@ -16,7 +16,7 @@ use crate::connect::Carries;
 use crate::forward::tcp::{Flow, pump};
 use crate::inbound;
 use crate::io::Io;
-use crate::mtls::{Chain, Hop};
+use crate::mtls::{self, Chain, Hop};
 use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::outbound::attempt::Failed;
@@ -62,7 +62,11 @@ pub async fn opaque(
     target: &Target,
     service: &Rc<Service>,
 ) -> Result<(), (Io, Reason)> {
-    match dial(worker, target, service, Early::of(&mut io)).await {
+    let name = match service.by_server_name() {
+        true => server_name(worker, &mut io).await,
+        false => None,
+    };
+    match dial(worker, target, service, name.as_deref(), Early::of(&mut io)).await {
         Ok(stream) => {
             stream.pump(io).await;
             Ok(())
@@ -71,15 +75,23 @@ pub async fn opaque(
     }
 }
 
+/// The server name that the client's TLS asks for. `None`: it is no TLS, or says none in time.
+async fn server_name(worker: &Worker, io: &mut Io) -> Option<String> {
+    let (silence, whole) = (worker.settings.detect_wait, worker.settings.handshake_timeout);
+    // A client that fails here fails again where its bytes are passed on.
+    mtls::server_name(io, silence, whole).await.unwrap_or_default()
+}
+
 /// Connects to the app of an endpoint of a service, as an opaque stream: one endpoint after the other, until an app takes
 /// the stream, or something of `early` may have reached one. Cancel safe where `early` is nothing.
 pub async fn dial(
     worker: &Rc<Worker>,
     target: &Target,
     service: &Rc<Service>,
+    name: Option<&str>,
     mut early: Early<'_>,
 ) -> Result<Stream, Reason> {
-    let balancer = service.opaque()?;
+    let balancer = service.opaque(name, worker.endpoints.chance.draw())?;
     probe(worker, target, &balancer);
     let mut tried: Vec<EndpointKey> = Vec::with_capacity(ATTEMPTS);
     let mut reason = Reason::NoEndpoints;

@@ -427,7 +427,8 @@ fn a_traffic_policy_sets_the_locality_and_the_oldest_acts() {
         compiled.value.locality,
         Locality {
             prefer: Prefer::Region,
-            spill_below_percent: 50
+            spill_below_percent: 50,
+            ..Locality::default()
         }
     );
     assert_eq!(requires(&compiled), ["locality/1"]);

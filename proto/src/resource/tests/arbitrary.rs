@@ -14,11 +14,13 @@ use weft_model::endpoint::{BackendPlace, Endpoint, EndpointId, EndpointKey, Endp
 use weft_model::filter::{Filters, HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Scheme};
 use weft_model::identity::{Identity, TrustDomain};
 use weft_model::inbound::{Inbound, InboundPort, Mode, Workload};
-use weft_model::locality::{Locality, Prefer};
+use weft_model::locality::{Distribution, Locality, Prefer, Share};
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::pattern;
 use weft_model::policy::Policy;
 use weft_model::route::{Backend, Match, PathMatch, Retry, RetryBudget, Rule, Rules, Timeouts, ValueMatch};
+use weft_model::stream::{StreamRule, Streams};
+use weft_model::traffic::{Balance, Traffic};
 use weft_model::version::{Source, Version};
 
 use super::super::{Mesh, TrustRoots};
@@ -210,13 +212,15 @@ fn backend() -> impl Strategy<Value = Backend> {
         service_port(),
         name_or_empty(),
         filters(),
+        option::of(traffic().prop_map(Arc::new)),
     )
-        .prop_map(|(weight, place, service, subset, filters)| Backend {
+        .prop_map(|(weight, place, service, subset, filters, traffic)| Backend {
             weight,
             place,
             service,
             subset,
             filters,
+            traffic,
         })
 }
 
@@ -320,6 +324,29 @@ fn budget() -> impl Strategy<Value = RetryBudget> {
     })
 }
 
+fn locality() -> impl Strategy<Value = Locality> {
+    let share = (word(), word(), 0..=1_000_000_u32).prop_map(|(region, zone, weight)| Share { region, zone, weight });
+    let distribution = (word(), vec(share, 0..3)).prop_map(|(from, to)| Distribution { from, to });
+    let prefer = prop::sample::select(vec![Prefer::Zone, Prefer::Region, Prefer::None]);
+    (prefer, 1..=100_u32, vec(word(), 0..3), vec(distribution, 0..3)).prop_map(
+        |(prefer, spill_below_percent, failover, distribute)| Locality {
+            prefer,
+            spill_below_percent,
+            failover,
+            distribute,
+        },
+    )
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    let balance = prop::sample::select(Balance::ALL.to_vec());
+    (locality(), balance, budget()).prop_map(|(locality, balance, retry_budget)| Traffic {
+        locality,
+        balance,
+        retry_budget,
+    })
+}
+
 fn object() -> impl Strategy<Value = ObjectRef> {
     ("[A-Za-z]{1,12}", name_or_empty(), name()).prop_map(|(kind, namespace, name)| ObjectRef { kind, namespace, name })
 }
@@ -342,31 +369,40 @@ fn rule() -> impl Strategy<Value = Rule> {
     )
 }
 
+fn streams() -> impl Strategy<Value = Streams> {
+    let host = prop_oneof![name(), name().prop_map(|name| format!("*.{name}"))];
+    let rule = (object(), any::<u32>(), word(), option::of(host), vec(backend(), 0..3));
+    let rule = rule.prop_map(|(route, index, name, host, backends)| {
+        Arc::new(StreamRule {
+            route,
+            index,
+            name,
+            host,
+            backends,
+        })
+    });
+    vec(rule, 0..3).prop_map(|rules| Streams { rules })
+}
+
 pub(super) fn service() -> impl Strategy<Value = Service> {
     let rules = vec(rule().prop_map(Arc::new), 0..4).prop_map(|rules| Rules { rules });
-    let locality = (
-        prop::sample::select(vec![Prefer::Zone, Prefer::Region, Prefer::None]),
-        1..=100_u32,
-    )
-        .prop_map(|(prefer, spill_below_percent)| Locality {
-            prefer,
-            spill_below_percent,
-        });
     (
         service_port(),
         protocol(),
         option::of(rules),
         "[!-~]{1,60}",
-        locality,
-        budget(),
+        traffic(),
+        option::of(streams()),
     )
-        .prop_map(|(port, protocol, rules, endpoints, locality, retry_budget)| Service {
+        .prop_map(|(port, protocol, rules, endpoints, traffic, streams)| Service {
             port,
             protocol,
             rules,
+            streams,
             endpoints,
-            locality,
-            retry_budget,
+            locality: traffic.locality,
+            balance: traffic.balance,
+            retry_budget: traffic.retry_budget,
         })
 }
 

@@ -10,6 +10,7 @@ use weft_model::inbound::{Inbound, Mode, Workload};
 use weft_model::locality::Locality;
 use weft_model::name::{ObjectRef, ServicePort};
 use weft_model::route::{Backend, Match, PathMatch, Retry, RetryBudget, Rule, Rules, Timeouts, ValueMatch};
+use weft_model::stream::Streams;
 
 use super::super::*;
 use crate::discovery::{named_match, path_match};
@@ -26,6 +27,7 @@ pub(super) fn service() -> Service {
         service: port.clone(),
         subset: "v1".to_owned(),
         filters: filters(),
+        traffic: Some(Arc::default()),
     };
     let header = (
         http::HeaderName::from_static("x-user"),
@@ -71,8 +73,10 @@ pub(super) fn service() -> Service {
         port,
         protocol: Protocol::Http,
         rules,
+        streams: Some(Streams { rules: Vec::new() }),
         endpoints,
         locality: Locality::default(),
+        balance: Balance::default(),
         retry_budget: RetryBudget::default(),
     }
 }

@@ -6,35 +6,87 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 use weft_model::endpoint::BackendPlace;
 use weft_model::filter::{Filters, HeaderChanges, Mirror, PathChange, Redirect, Rewrite};
+use weft_model::locality::{Distribution, Locality, Prefer, Share};
 use weft_model::route::{Backend, Match, PathMatch, Retry, RetryBudget, Rule, Timeouts, ValueMatch};
+
+use weft_model::stream::StreamRule;
+use weft_model::traffic::Traffic;
 
 use super::set_name;
 use crate::discover::state::State;
 
+/// One rule for streams.
+pub(super) fn stream(state: &State, rule: &StreamRule) -> Value {
+    json!({
+        "route": rule.route.to_string(),
+        "index": rule.index,
+        "name": rule.name,
+        "host": rule.host,
+        "backends": rule.backends.iter().map(|each| backend(state, each)).collect::<Vec<_>>(),
+    })
+}
+
+fn backend(state: &State, backend: &Backend) -> Value {
+    let mut value = json!({
+        "weight": backend.weight,
+        "service": backend.service.to_string(),
+        "subset": backend.subset,
+    });
+    place(state, &backend.place, &mut value);
+    add(&mut value, "filters", filters(state, &backend.filters));
+    add(&mut value, "traffic", backend.traffic.as_deref().map(traffic));
+    value
+}
+
 /// One rule.
 pub(super) fn rule(state: &State, rule: &Rule) -> Value {
-    let backend = |backend: &Backend| {
-        let mut value = json!({
-            "weight": backend.weight,
-            "service": backend.service.to_string(),
-            "subset": backend.subset,
-        });
-        place(state, &backend.place, &mut value);
-        add(&mut value, "filters", filters(state, &backend.filters));
-        value
-    };
     let mut value = json!({
         "route": rule.route.to_string(),
         "index": rule.index,
         "name": rule.name,
         "match": matched(&rule.matches),
-        "backends": rule.backends.iter().map(backend).collect::<Vec<_>>(),
+        "backends": rule.backends.iter().map(|each| backend(state, each)).collect::<Vec<_>>(),
     });
     add(&mut value, "redirect", rule.redirect.as_ref().map(redirect));
     add(&mut value, "filters", filters(state, &rule.filters));
     add(&mut value, "timeouts", timeouts(&rule.timeouts));
     add(&mut value, "retry", rule.retry.as_ref().map(retry));
     value
+}
+
+/// Which places are preferred.
+pub(super) fn locality(locality: &Locality) -> Value {
+    let Locality {
+        prefer,
+        spill_below_percent,
+        failover,
+        distribute,
+    } = locality;
+    let prefer = match prefer {
+        Prefer::Zone => "zone",
+        Prefer::Region => "region",
+        Prefer::None => "none",
+    };
+    let mut all = json!({ "prefer": prefer, "spill_below_percent": spill_below_percent });
+    add(&mut all, "failover", (!failover.is_empty()).then(|| json!(failover)));
+    let share = |share: &Share| json!({ "region": share.region, "zone": share.zone, "weight": share.weight });
+    let each = |each: &Distribution| json!({ "from": each.from, "to": each.to.iter().map(share).collect::<Vec<_>>() });
+    let distribute: Vec<Value> = distribute.iter().map(each).collect();
+    add(
+        &mut all,
+        "distribute",
+        (!distribute.is_empty()).then(|| json!(distribute)),
+    );
+    all
+}
+
+/// How traffic to a backend is spread, where its own Service says it.
+fn traffic(traffic: &Traffic) -> Value {
+    json!({
+        "locality": locality(&traffic.locality),
+        "balancer": traffic.balance.as_str(),
+        "retry_budget": budget(&traffic.retry_budget),
+    })
 }
 
 /// What a Service allows of retries.

@@ -1,0 +1,44 @@
+//! How traffic to a Service is spread over its endpoints, and how much retries may add to it.
+
+use crate::locality::Locality;
+use crate::route::RetryBudget;
+
+/// What a Service's policies say of the traffic to it, whichever route it comes by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Which places are preferred.
+    pub locality: Locality,
+    /// How an endpoint is chosen within a place.
+    pub balance: Balance,
+    /// How much retries may add.
+    pub retry_budget: RetryBudget,
+}
+
+/// How an endpoint is chosen among those that are equally near.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// Of two at random the one that costs less: its latency's peak-EWMA times what is in flight there.
+    #[default]
+    PeakEwma,
+    /// Of two at random the one with fewer requests in flight.
+    LeastRequest,
+    /// One after the other. Each worker of each proxy has its own turn.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+impl Balance {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::PeakEwma, Self::LeastRequest, Self::RoundRobin, Self::Random];
+
+    /// As a TrafficPolicy writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PeakEwma => "PeakEwma",
+            Self::LeastRequest => "LeastRequest",
+            Self::RoundRobin => "RoundRobin",
+            Self::Random => "Random",
+        }
+    }
+}
