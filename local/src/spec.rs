@@ -27,6 +27,8 @@ pub struct PodPlan {
     pub uid: String,
     /// What `hostname` says inside, and the name of the pod's own addresses in `/etc/hosts`.
     pub hostname: String,
+    /// The same with its domain, where the pod has a `subdomain`: the first name in `/etc/hosts`.
+    pub full_name: Option<String>,
     /// The contents of `/etc/resolv.conf`.
     pub dns: Dns,
     /// More lines for `/etc/hosts` (`hostAliases`).
@@ -139,6 +141,11 @@ pub enum VolumeSource {
         memory: bool,
         /// `sizeLimit` in bytes; enforced for memory only, where it defaults to 256 MiB.
         size_limit: Option<u64>,
+    },
+    /// A directory that outlives the pod: the next pod of the same namespace with the same claim finds it as it was left.
+    Claim {
+        /// The claim's name; a single path component.
+        name: String,
     },
     /// Files given by value (configMap, secret, projected, downwardAPI), always read-only for the containers, replaced
     /// all at once by [`crate::pod::PodHandle::update_volume`].
@@ -290,6 +297,7 @@ pub(crate) mod tests {
             name: name.into(),
             uid: format!("uid-{name}"),
             hostname: name.into(),
+            full_name: None,
             dns: Dns::default(),
             host_aliases: Vec::new(),
             init_containers: Vec::new(),

@@ -69,6 +69,9 @@ impl Kinds {
             .with(WEFT_GROUP, "ServiceSubset", &["v1alpha1"], Scope::Namespaced)
             .with(WEFT_GROUP, "TrafficPolicy", &["v1alpha1"], Scope::Namespaced)
             .elsewhere("apps", "Deployment")
+            .elsewhere("apps", "StatefulSet")
+            .elsewhere("apps", "DaemonSet")
+            .elsewhere("batch", "Job")
             .elsewhere("", "ConfigMap")
             .elsewhere("", "Secret")
     }

@@ -15,6 +15,7 @@ use super::record::{Record, Stage};
 use super::report::trouble;
 use super::{Cluster, system};
 use crate::manifest::Key;
+use crate::plan::job::Outcome;
 use crate::pod::{ContainerState, ContainerStatus, Kind, Terminated};
 
 /// Something that happened.
@@ -35,6 +36,17 @@ pub enum News {
     Ready(Report),
     /// Not all are ready, and that has been so for a while.
     Waiting(Waiting),
+    /// A Job is over.
+    Job {
+        /// Which.
+        job: Key,
+        /// How it ended.
+        outcome: Outcome,
+        /// How long it took.
+        took: Duration,
+        /// How many failures there were.
+        failed: usize,
+    },
     /// A container ended and will be started again, or can't be started.
     Trouble {
         /// The pod.
@@ -55,6 +67,19 @@ pub struct Report {
     pub meshed: usize,
     /// Services.
     pub services: usize,
+    /// Jobs.
+    pub jobs: Jobs,
+}
+
+/// Jobs, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Jobs {
+    /// Not over yet.
+    pub running: usize,
+    /// Complete.
+    pub complete: usize,
+    /// Failed.
+    pub failed: usize,
 }
 
 /// Who is waited for.
@@ -91,6 +116,8 @@ pub(super) struct Telling {
     pub ready: bool,
     /// It was told last that all are ready.
     told_ready: bool,
+    /// It has been told before.
+    was_ready: bool,
     /// Pods that are ready, of how many.
     progress: (usize, usize),
     /// Since when not all have been ready.
@@ -125,23 +152,27 @@ impl Cluster {
     pub(super) fn tell(&mut self) {
         let now = Instant::now();
         self.tell_problems();
-        let ready = self.pods().filter(|record| record.ready()).count();
-        let counts = |record: &&Record| !record.deleting && !record.finished();
-        let all = self.pods().filter(counts).count();
+        let counts = |record: &&Record| self.counts(record);
+        let ready = self.pods().filter(counts).filter(|record| record.ready()).count();
+        // A StatefulSet's pods are not all there from the beginning.
+        let all = self.pods().filter(counts).count() + self.unmade;
+        let lasting = |record: &&Record| !record.is_of_a_job();
+        let unsteady = self.pods().filter(counts).filter(lasting).filter_map(steady_at).max();
         let control = self.records.values().any(|record| record.system && record.ready());
         self.telling.ready = control && ready == all;
         if self.telling.progress != (ready, all) {
             self.telling.progress = (ready, all);
             self.say(News::Progress { ready, all });
         }
-        let unsteady = self.pods().filter(counts).filter_map(steady_at).max();
         let steady = self.telling.ready && unsteady.is_none_or(|at| at <= now);
         self.telling.due = unsteady.filter(|at| *at > now);
         match steady {
             true => {
                 (self.telling.late_since, self.telling.waiting) = (None, None);
                 if !std::mem::replace(&mut self.telling.told_ready, true) {
-                    self.say(News::Ready(self.report(all)));
+                    let report = self.report(all);
+                    self.telling.was_ready = true;
+                    self.say(News::Ready(report));
                 }
             }
             false => {
@@ -154,11 +185,21 @@ impl Cluster {
         self.tell_troubles(now);
     }
 
+    /// Whether a pod is waited for. One of a Job's comes and goes: after the beginning nobody waits for it.
+    fn counts(&self, record: &Record) -> bool {
+        let passing = self.telling.was_ready && record.is_of_a_job();
+        !record.deleting && !record.finished() && !passing
+    }
+
     fn report(&self, pods: usize) -> Report {
         let services = self.desired.services.keys();
         Report {
             pods,
-            meshed: self.pods().filter(|record| record.meshed && !record.deleting).count(),
+            meshed: self
+                .pods()
+                .filter(|record| record.meshed && self.counts(record))
+                .count(),
+            jobs: self.jobs_told(),
             services: services.filter(|key| key.namespace != system::NAMESPACE).count(),
         }
     }
@@ -212,14 +253,14 @@ impl Cluster {
     fn waiting(&self, now: Instant, all: usize) -> Waiting {
         let is_late = |record: &&Record| {
             let unready = !record.ready() || steady_at(record).is_some_and(|at| at > now);
-            unready && !record.deleting && !record.finished()
+            unready && self.counts(record)
         };
         let late: Vec<&Record> = self.pods().filter(is_late).collect();
         let control = self.records.values().filter(|record| record.system && !record.deleting);
         let control: Vec<&Record> = control.collect();
         Waiting {
             all,
-            missing: late.len(),
+            missing: late.len() + self.unmade,
             control: match control.iter().any(|record| record.ready()) {
                 true => None,
                 false => Some(control.first().map_or(String::new(), |record| why(record).why)),
@@ -252,7 +293,7 @@ impl Cluster {
         news.into_iter().for_each(|news| self.say(news));
     }
 
-    fn say(&self, news: News) {
+    pub(super) fn say(&self, news: News) {
         if self.parts.news.try_send(news).is_err() {
             tracing::debug!("nobody takes the news");
         }

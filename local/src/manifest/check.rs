@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use weft_control::objects::names::{is_label, is_subdomain};
 
-use super::fields;
 use super::raw::{Container, NumberOrName, PodSpec, Probe, Security, Volume};
+use super::{Workload, fields};
 use crate::spec::PROXY_UID;
 
 /// A mistake: where, what, and the fix.
@@ -23,15 +23,21 @@ pub(super) struct Mistake {
 /// Names that injection gives to what it adds.
 const RESERVED: [&str; 5] = ["weft-init", "weft-proxy", "weft-token", "weft-trust", "weft-state"];
 
-/// All mistakes of a user's pod. `deployed`: it is the template of a Deployment.
-pub(super) fn pod(spec: &PodSpec, deployed: bool) -> Vec<Mistake> {
+/// All mistakes of a user's pod. `kind`: of what it is the template.
+pub(super) fn pod(spec: &PodSpec, kind: Option<Workload>) -> Vec<Mistake> {
     let mut out = Mistakes(vec![]);
-    if deployed && spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always") {
-        out.add(
+    match (kind, spec.restart_policy.as_deref()) {
+        (Some(Workload::Job), None | Some("Always")) => out.add(
             "spec.restartPolicy",
-            "a Deployment's pods are always restarted",
-            "remove it, or write a Pod",
-        );
+            "a Job's pods end, and are not always restarted",
+            "take OnFailure or Never",
+        ),
+        (None | Some(Workload::Job), _) | (Some(_), None | Some("Always")) => {}
+        (Some(kind), Some(_)) => out.add(
+            "spec.restartPolicy",
+            format!("a {}'s pods are always restarted", kind.as_str()),
+            "remove it, or write a Job or a Pod",
+        ),
     }
     if spec.containers.is_empty() {
         out.add(
@@ -40,12 +46,11 @@ pub(super) fn pod(spec: &PodSpec, deployed: bool) -> Vec<Mistake> {
             "add one with a name and a command",
         );
     }
-    if let Some(hostname) = spec.hostname.as_deref().filter(|name| !is_label(name)) {
-        out.add(
-            "spec.hostname",
-            format!("{hostname:?} is no DNS label"),
-            "take a-z, 0-9 and '-', at most 63",
-        );
+    for (field, name) in [("spec.hostname", &spec.hostname), ("spec.subdomain", &spec.subdomain)] {
+        if let Some(name) = name.as_deref().filter(|name| !is_label(name)) {
+            let message = format!("{name:?} is no DNS label");
+            out.add(field, message, "take a-z, 0-9 and '-', at most 63");
+        }
     }
     for (i, alias) in spec.host_aliases.iter().enumerate() {
         if alias.ip.parse::<std::net::IpAddr>().is_err() {
@@ -127,6 +132,7 @@ fn volumes(volumes: &[Volume], out: &mut Mistakes) {
             secret,
             downward_api,
             projected,
+            persistent_volume_claim,
         } = volume;
         let kinds = [
             empty_dir.is_some(),
@@ -134,6 +140,7 @@ fn volumes(volumes: &[Volume], out: &mut Mistakes) {
             secret.is_some(),
             downward_api.is_some(),
             projected.is_some(),
+            persistent_volume_claim.is_some(),
         ];
         if kinds.iter().filter(|kind| **kind).count() != 1 {
             let fix = "give it one of emptyDir, configMap, secret, projected, downwardAPI";

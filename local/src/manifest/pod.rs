@@ -36,7 +36,11 @@ pub fn plan(pod: &Value, facts: &Facts<'_>) -> Result<PodPlan, Missing> {
     Ok(PodPlan {
         namespace: metadata("namespace"),
         uid: metadata("uid"),
-        hostname: spec.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect()),
+        full_name: spec.subdomain.as_ref().map(|subdomain| {
+            let (namespace, domain) = (metadata("namespace"), crate::dns::DOMAIN);
+            format!("{}.{subdomain}.{namespace}.svc.{domain}", hostname(&spec, &name))
+        }),
+        hostname: hostname(&spec, &name),
         name,
         dns: facts.dns.clone(),
         host_aliases: spec
@@ -85,6 +89,10 @@ pub fn view(pod: &Value) -> Result<PodSpec, Missing> {
         message: error.message,
     })?;
     Ok(decoded.value.spec)
+}
+
+fn hostname(spec: &PodSpec, name: &str) -> String {
+    spec.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect())
 }
 
 fn seconds(seconds: u32) -> Duration {

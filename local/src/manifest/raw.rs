@@ -42,6 +42,7 @@ pub struct PodSpec {
     #[serde(default)]
     pub node_selector: BTreeMap<String, String>,
     pub hostname: Option<String>,
+    pub subdomain: Option<String>,
     #[serde(default)]
     pub host_aliases: Vec<HostAlias>,
     #[serde(default)]
@@ -302,6 +303,18 @@ pub struct Volume {
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<Downward>,
     pub projected: Option<Projected>,
+    pub persistent_volume_claim: Option<Claim>,
+}
+
+/// `persistentVolumeClaim`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Claim {
+    pub claim_name: String,
 }
 
 /// `emptyDir`.

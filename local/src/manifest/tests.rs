@@ -2,7 +2,6 @@ use std::fs;
 
 use serde_json::{Value, json};
 use weft_control::manifests::{Directory, Manifests, Settings, Writer};
-use weft_control::objects::kinds::{Kinds, Scope};
 use weft_control::objects::uid_of;
 
 use super::*;
@@ -47,14 +46,11 @@ fn read_files(files: &[(&str, &str)]) -> (Vec<Arc<Object>>, Vec<Problem>) {
     for (name, text) in files {
         fs::write(directory.path().join(name), text).unwrap();
     }
-    let kinds = Kinds::control()
-        .with("apps", "Deployment", &["v1"], Scope::Namespaced)
-        .with("", "ConfigMap", &["v1"], Scope::Namespaced)
-        .with("", "Secret", &["v1"], Scope::Namespaced);
     let directory = Directory {
         path: directory.path().to_owned(),
+        files: weft_control::manifests::Selection::Here,
         writer: Writer::User,
-        kinds,
+        kinds: kinds(),
     };
     let manifests = Manifests::open(Settings {
         directories: vec![directory],
@@ -235,8 +231,8 @@ fn services_and_deployments_are_checked_by_field() {
         refused(&text, &format!("4: Service default/s: {wanted}"));
     };
     service(
-        "{type: ExternalName, externalName: x.org}",
-        "spec.type: \"ExternalName\" is not honoured here",
+        "{type: ExternalName, externalName: 10.0.0.1}",
+        "spec.externalName: \"10.0.0.1\" is no name",
     );
     service("{ports: []}", "spec.ports: a Service needs a port");
     service(

@@ -89,6 +89,7 @@ pub(crate) fn pod(name: &str, command: &[&str]) -> PodPlan {
         name: name.into(),
         uid: format!("uid-{name}"),
         hostname: name.into(),
+        full_name: None,
         dns: Dns {
             nameservers: vec!["10.96.0.10".parse().expect("an address")],
             ..Dns::default()
