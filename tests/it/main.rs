@@ -11,3 +11,4 @@ mod routes;
 mod sandbox;
 mod telemetry;
 mod wire;
+mod workloads;

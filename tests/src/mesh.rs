@@ -41,6 +41,7 @@ pub struct MeshBuilder {
     files: BTreeMap<String, String>,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    stdin: Option<String>,
     name: Option<String>,
     wait: bool,
 }
@@ -82,6 +83,13 @@ impl MeshBuilder {
         self
     }
 
+    /// What `weft up` reads from its standard input.
+    #[must_use]
+    pub fn stdin(mut self, text: &str) -> Self {
+        self.stdin = Some(text.to_owned());
+        self
+    }
+
     /// A name of one's own choice.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
@@ -112,18 +120,26 @@ impl MeshBuilder {
             fs::write(dir.path().join("manifests").join(file), text).expect("a manifest");
         }
         let log = fs::File::create(dir.path().join("up.log")).expect("the log");
-        let child = Command::new(weft_bin())
+        let stdin = if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        let mut child = Command::new(weft_bin())
             .args(["up", "--name", &name, "-f"])
             .arg(dir.path().join("manifests"))
             .args(&self.args)
             .env("XDG_STATE_HOME", &state)
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
             .envs(self.env)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(log.try_clone().expect("the log"))
             .stderr(log)
             .spawn()
             .expect("weft up starts");
+        if let (Some(text), Some(mut stdin)) = (self.stdin, child.stdin.take()) {
+            stdin.write_all(text.as_bytes()).expect("weft up reads it");
+        }
         let mut mesh = Mesh {
             name,
             dir,
@@ -145,6 +161,7 @@ impl Mesh {
             files: BTreeMap::new(),
             args: vec![],
             env: vec![],
+            stdin: None,
             name: None,
             wait: true,
         }
@@ -216,7 +233,8 @@ impl Mesh {
                 .as_ref()
                 .and_then(|s| s["pods"].as_array().cloned())
                 .unwrap_or_default();
-            if !pods.is_empty() && pods.iter().all(|pod| pod["ready"] == true) {
+            let settled = |pod: &Value| pod["ready"] == true || pod["phase"] == "Succeeded" || pod["phase"] == "Failed";
+            if !pods.is_empty() && pods.iter().all(settled) {
                 return;
             }
             assert!(

@@ -101,11 +101,23 @@ fn variable(
     match (&from.config_map_key_ref, &from.secret_key_ref) {
         (Some(of), _) => {
             let key = named(pod, &of.name);
-            one(of, facts.config_map(&key), "ConfigMap", &key, &format!("{path}.valueFrom.configMapKeyRef"))
+            one(
+                of,
+                facts.config_map(&key),
+                "ConfigMap",
+                &key,
+                &format!("{path}.valueFrom.configMapKeyRef"),
+            )
         }
         (None, Some(of)) => {
             let key = named(pod, &of.name);
-            one(of, facts.secret(&key), "Secret", &key, &format!("{path}.valueFrom.secretKeyRef"))
+            one(
+                of,
+                facts.secret(&key),
+                "Secret",
+                &key,
+                &format!("{path}.valueFrom.secretKeyRef"),
+            )
         }
         (None, None) => Ok(None),
     }

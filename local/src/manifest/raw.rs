@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// A number or a name: `targetPort`, `maxSurge`, a probe's `port`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -106,7 +107,12 @@ pub struct Container {
     pub args: Vec<String>,
     pub working_dir: Option<String>,
     #[serde(default)]
+    pub env_from: Vec<EnvSource>,
+    #[serde(default)]
     pub env: Vec<EnvVar>,
+    #[serde(default)]
+    pub resources: Resources,
+    pub lifecycle: Option<Lifecycle>,
     #[serde(default)]
     pub ports: Vec<ContainerPort>,
     #[serde(default)]
@@ -143,6 +149,95 @@ pub struct ValueFrom {
     pub field_ref: Option<FieldRef>,
     pub config_map_key_ref: Option<KeyRef>,
     pub secret_key_ref: Option<KeyRef>,
+    pub resource_field_ref: Option<ResourceRef>,
+}
+
+/// `envFrom[]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct EnvSource {
+    #[serde(default)]
+    pub prefix: String,
+    pub config_map_ref: Option<WholeRef>,
+    pub secret_ref: Option<WholeRef>,
+}
+
+/// A ConfigMap or Secret as a whole.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct WholeRef {
+    pub name: String,
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// `resourceFieldRef`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct ResourceRef {
+    #[serde(default)]
+    pub container_name: String,
+    pub resource: String,
+    pub divisor: Option<Value>,
+}
+
+/// `resources` of a container: quantities as they were written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Resources {
+    #[serde(default)]
+    pub limits: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub requests: BTreeMap<String, Value>,
+}
+
+/// `lifecycle` of a container.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Lifecycle {
+    pub post_start: Option<Hook>,
+    pub pre_stop: Option<Hook>,
+}
+
+/// `postStart` and `preStop`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Hook {
+    pub exec: Option<Exec>,
+    pub http_get: Option<HttpGet>,
+    pub sleep: Option<Sleep>,
+}
+
+/// `sleep`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Sleep {
+    pub seconds: u32,
 }
 
 /// A field of the pod.
@@ -230,6 +325,7 @@ pub struct Probe {
     pub http_get: Option<HttpGet>,
     pub tcp_socket: Option<TcpSocket>,
     pub exec: Option<Exec>,
+    pub grpc: Option<Grpc>,
     pub initial_delay_seconds: Option<u32>,
     pub period_seconds: Option<u32>,
     pub timeout_seconds: Option<u32>,
@@ -252,6 +348,17 @@ pub struct HttpGet {
     pub scheme: Option<String>,
     #[serde(default)]
     pub http_headers: Vec<Header>,
+}
+
+/// `grpc`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Grpc {
+    pub port: u16,
+    pub service: Option<String>,
 }
 
 /// `httpGet.httpHeaders[]`.

@@ -21,7 +21,11 @@ pub(super) fn value(spec: &PodSpec, own: &Container, reference: &ResourceRef) ->
         "" => own,
         name => containers.find(|container| container.name == name).ok_or_else(|| {
             let message = format!("there is no container {name:?}");
-            (".containerName", message, "take the name of one of the pod's containers")
+            (
+                ".containerName",
+                message,
+                "take the name of one of the pod's containers",
+            )
         })?,
     };
     let (list, name) = reference.resource.split_once('.').unwrap_or_default();
@@ -38,7 +42,11 @@ pub(super) fn value(spec: &PodSpec, own: &Container, reference: &ResourceRef) ->
     }
     let Some(asked) = asked else {
         let message = format!("the container says nothing of {}", reference.resource);
-        return Err((".resource", message, "add it to its resources, or give the variable a value"));
+        return Err((
+            ".resource",
+            message,
+            "add it to its resources, or give the variable a value",
+        ));
     };
     let fix = "write it like 500m, 64Mi or 2";
     let asked = thousandths(asked).ok_or((".resource", format!("{asked} is no quantity"), fix))?;
@@ -61,7 +69,9 @@ fn thousandths(value: &Value) -> Option<u128> {
         Value::String(text) => text.trim().to_owned(),
         _ => return None,
     };
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     if number.is_empty() || part.len() > 9 || whole.len() > 18 {
@@ -134,8 +144,14 @@ mod tests {
 
     #[test]
     fn what_the_manifest_does_not_say_is_refused() {
-        check(json!({"resource": "limits.cpu", "containerName": "b"}), Err(".resource"));
-        check(json!({"resource": "limits.cpu", "containerName": "c"}), Err(".containerName"));
+        check(
+            json!({"resource": "limits.cpu", "containerName": "b"}),
+            Err(".resource"),
+        );
+        check(
+            json!({"resource": "limits.cpu", "containerName": "c"}),
+            Err(".containerName"),
+        );
         check(json!({"resource": "limits.gpu"}), Err(".resource"));
         check(json!({"resource": "cpu"}), Err(".resource"));
         check(json!({"resource": "limits.cpu", "divisor": "x"}), Err(".divisor"));

@@ -389,7 +389,11 @@ const CONTAINER: &[Field] = &[
     f("env", List(ENV)),
     f(
         "envFrom",
-        Empty("list the variables in env; this version of Weft has no envFrom"),
+        List(&[
+            f("prefix", Honoured),
+            f("configMapRef", Object(WHOLE_REF)),
+            f("secretRef", Object(WHOLE_REF)),
+        ]),
     ),
     f("ports", List(PORT)),
     f("volumeMounts", List(VOLUME_MOUNT)),
@@ -399,7 +403,11 @@ const CONTAINER: &[Field] = &[
     f("livenessProbe", Object(PROBE)),
     f(
         "lifecycle",
-        Empty("remove it; this version of Weft runs no lifecycle hooks"),
+        Object(&[
+            f("postStart", Object(HOOK)),
+            f("preStop", Object(HOOK)),
+            f("stopSignal", Refused("remove it, and let the app end on SIGTERM")),
+        ]),
     ),
     f("restartPolicy", Honoured),
     f("restartPolicyRules", Empty(LATER)),
@@ -409,7 +417,7 @@ const CONTAINER: &[Field] = &[
     f("tty", Off("remove it; use `weft exec`")),
     f("imagePullPolicy", Harmless),
     f("resizePolicy", Harmless),
-    f("resources", Harmless),
+    f("resources", Honoured),
     f("terminationMessagePath", Harmless),
     f("terminationMessagePolicy", Harmless),
 ];
@@ -454,7 +462,11 @@ const ENV: &[Field] = &[
             f("secretKeyRef", Object(KEY_REF)),
             f(
                 "resourceFieldRef",
-                Refused("give it a value; local containers have no limits"),
+                Object(&[
+                    f("containerName", Honoured),
+                    f("resource", Honoured),
+                    f("divisor", Honoured),
+                ]),
             ),
             f("fileKeyRef", Refused(LATER)),
         ]),
@@ -463,6 +475,18 @@ const ENV: &[Field] = &[
 
 const FIELD_REF: &[Field] = &[f("apiVersion", Harmless), f("fieldPath", Honoured)];
 const KEY_REF: &[Field] = &[f("name", Honoured), f("key", Honoured), f("optional", Honoured)];
+
+const WHOLE_REF: &[Field] = &[f("name", Honoured), f("optional", Honoured)];
+
+const HOOK: &[Field] = &[
+    f("exec", Object(&[f("command", Honoured)])),
+    f("httpGet", Object(HTTP_GET)),
+    f("sleep", Object(&[f("seconds", Honoured)])),
+    f(
+        "tcpSocket",
+        Refused("take exec, httpGet or sleep; Kubernetes runs no such hook either"),
+    ),
+];
 
 const VOLUME_MOUNT: &[Field] = &[
     f("name", Honoured),
@@ -481,10 +505,7 @@ const PROBE: &[Field] = &[
     f("httpGet", Object(HTTP_GET)),
     f("tcpSocket", Object(&[f("port", Honoured), f("host", Honoured)])),
     f("exec", Object(&[f("command", Honoured)])),
-    f(
-        "grpc",
-        Refused("ask with httpGet, tcpSocket or exec; this version of Weft has no gRPC probes"),
-    ),
+    f("grpc", Object(&[f("port", Honoured), f("service", Honoured)])),
     f("initialDelaySeconds", Honoured),
     f("periodSeconds", Honoured),
     f("timeoutSeconds", Honoured),

@@ -160,20 +160,16 @@ fn what_a_container_may_not_ask_for_is_an_error_at_its_line() {
         "securityContext.capabilities.add[0]",
         "SYS_TIME is not given",
     );
+    container("envFrom: [{prefix: x}]", "envFrom[0]", "needs exactly one source");
     container(
-        "envFrom: [{configMapRef: {name: x}}]",
-        "envFrom",
-        "is not honoured here (fix: list the variables in env",
-    );
-    container(
-        "lifecycle: {preStop: {sleep: {seconds: 1}}}",
-        "lifecycle",
+        "lifecycle: {preStop: {tcpSocket: {port: 1}}}",
+        "lifecycle.preStop.tcpSocket",
         "is not honoured here",
     );
     container(
-        "readinessProbe: {grpc: {port: 1}}",
-        "readinessProbe.grpc",
-        "is not honoured here (fix: ask with httpGet",
+        "readinessProbe: {grpc: {port: 0}}",
+        "readinessProbe.grpc.port",
+        "0 is no port",
     );
     container(
         "env: [{name: A, value: 8080}]",

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::net::PodNet;
 use crate::probe::{self, Target, http};
-use crate::spec::{Hook, HttpGet};
+use crate::spec::Hook;
 
 /// Runs a hook once. An error says what went wrong. It takes as long as it takes: who waits bounds it.
 pub(super) async fn run(hook: &Hook, target: &Target, net: &PodNet) -> Result<(), String> {
@@ -17,13 +17,13 @@ pub(super) async fn run(hook: &Hook, target: &Target, net: &PodNet) -> Result<()
             sleep(*time).await;
             Ok(())
         }
-        Hook::Http(HttpGet {
+        Hook::Http {
             host,
             port,
             path,
             https,
             headers,
-        }) => {
+        } => {
             http::get(&http::Get {
                 // Another host than the pod's own is asked from the node, as a kubelet would.
                 within: host.is_none().then(|| net.clone()),

@@ -130,7 +130,10 @@ mod tests {
             assert_eq!(request.uri().path(), CHECK);
             let answering = tokio::spawn(async move {
                 let asked = read(&mut request.into_body()).await.unwrap();
-                let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                let head = http::Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(())
+                    .unwrap();
                 let mut body = respond.send_response(head, false).unwrap();
                 body.send_data(Bytes::from_static(message), false).unwrap();
                 let mut trailers = HeaderMap::new();
@@ -147,7 +150,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_server_that_says_it_serves_is_well() {
-        assert_eq!(ask("", "0", &[0, 0, 0, 0, 2, 8, 1]).await, (Ok(()), vec![0, 0, 0, 0, 0]));
+        assert_eq!(
+            ask("", "0", &[0, 0, 0, 0, 2, 8, 1]).await,
+            (Ok(()), vec![0, 0, 0, 0, 0])
+        );
         let (named, asked) = ask("shop", "0", &[0, 0, 0, 0, 2, 8, 1]).await;
         assert_eq!((named, asked.as_slice()), (Ok(()), &b"\0\0\0\0\x06\x0a\x04shop"[..]));
         for (status, message, wanted) in [

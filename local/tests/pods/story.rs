@@ -116,6 +116,8 @@ pub(crate) fn container(name: &str, command: &[&str]) -> ContainerPlan {
         startup: None,
         readiness: None,
         liveness: None,
+        post_start: None,
+        pre_stop: None,
         user: None,
         group: None,
         groups: Vec::new(),
