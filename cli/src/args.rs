@@ -55,8 +55,8 @@ pub(crate) struct MeshArgs {
 
 /// Run Kubernetes manifests as a mesh on this machine.
 ///
-/// Namespace, Node, ServiceAccount, Pod, Deployment, Service, ConfigMap, Secret, HTTPRoute, GRPCRoute, ServiceSubset and
-/// TrafficPolicy are understood; `image` is not used: containers run programs of this machine. Files are watched, and
+/// Namespace, Node, ServiceAccount, Pod, Deployment, StatefulSet, DaemonSet, Job, Service, ConfigMap, Secret, HTTPRoute,
+/// GRPCRoute, ServiceSubset and TrafficPolicy are understood (see docs/manifests.md); `image` is not used: containers run programs of this machine. Files are watched, and
 /// the running mesh follows; standard input is read once. Nothing of this machine's network is touched.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -132,7 +132,7 @@ pub(crate) struct PodArgs {
     /// The pod's namespace.
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub(crate) namespace: String,
-    /// The pod: its name, the beginning of its name, or deploy/NAME for any pod of a Deployment.
+    /// The pod: its name, the beginning of its name, or deploy/NAME, sts/NAME, ds/NAME or job/NAME for any pod of that.
     #[arg(value_name = "POD")]
     pub(crate) pod: String,
 }

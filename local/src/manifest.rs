@@ -315,4 +315,8 @@ fn hold(object: &Object, last: &Desired, desired: &mut Desired) {
 }
 
 #[cfg(test)]
+mod page_tests;
+#[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod workload_tests;

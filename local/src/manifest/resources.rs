@@ -110,7 +110,7 @@ mod tests {
             (json!("500m"), Some(500)),
             (json!(2), Some(2000)),
             (json!(0.5), Some(500)),
-            (json!("1.5Gi"), Some(1000 * 3 << 29)),
+            (json!("1.5Gi"), Some((1000 * 3) << 29)),
             (json!("64M"), Some(64_000_000_000)),
             (json!("x"), None),
             (json!("1Xi"), None),
