@@ -35,11 +35,12 @@ mod start;
 pub mod system;
 mod tell;
 
+pub use jobs::Jobs;
 pub use record::Found;
 use record::Record;
 pub use report::{is_fatal, problem};
 pub use review::{Review, combined};
-pub use tell::{Jobs, Late, NEWS, News, Report, Waiting};
+pub use tell::{Late, NEWS, News, Report, Waiting};
 
 use addresses::ServiceAddresses;
 use jobs::JobRun;

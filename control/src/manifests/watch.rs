@@ -436,6 +436,23 @@ mod tests {
     }
 
     #[test]
+    fn a_path_means_a_directory_or_one_file_that_may_be_gone_for_the_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let one = |name: &str| Selection::One {
+            name: name.to_owned(),
+            shown: None,
+        };
+        fs::write(path.join("shop"), "").unwrap();
+        for (given, files) in [("shop", one("shop")), ("gone.yaml", one("gone.yaml"))] {
+            assert_eq!(Selection::of(&path.join(given), true), (path.to_owned(), files));
+        }
+        assert_eq!(Selection::of(path, false).1, Selection::Here);
+        assert_eq!(Selection::of(path, true).1, Selection::Below);
+        assert_eq!(Selection::of(&path.join("gone"), false).1, Selection::Here);
+    }
+
+    #[test]
     fn directories_have_one_name_however_they_were_written() {
         let here = std::env::current_dir().unwrap();
         for given in ["manifests", "./manifests", "manifests/"] {

@@ -8,7 +8,7 @@ use weft_control::objects::Problem;
 use super::Cluster;
 use super::convergence::Wanted;
 use super::record::Record;
-use super::tell::{Jobs, News};
+use super::tell::News;
 use crate::manifest::{Job, Key, Owner, Workload};
 use crate::plan::job::{Outcome, Step, Tally, step};
 use crate::pod::Phase;
@@ -22,6 +22,17 @@ pub(super) struct JobRun {
     /// How many of its pods had failed when somebody looked last, and since when it has been so many.
     failed: (usize, Instant),
     over: Option<(Outcome, Instant)>,
+}
+
+/// Jobs, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Jobs {
+    /// Not over yet.
+    pub running: usize,
+    /// Complete.
+    pub complete: usize,
+    /// Failed.
+    pub failed: usize,
 }
 
 /// The wait before a pod is made in the place of one that failed: this much after the first, doubling up to `MOST`.
@@ -110,6 +121,7 @@ impl Cluster {
                     outcome,
                     took,
                     failed: tally.failed.max(tally.restarts),
+                    left: tally.failed + tally.succeeded > 0,
                 });
             }
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use weft_control::objects::{Problem, Severity};
 use weft_model::name::ObjectRef;
 
+use super::jobs::Jobs;
 use super::record::{Record, Stage};
 use super::report::trouble;
 use super::{Cluster, system};
@@ -46,6 +47,8 @@ pub enum News {
         took: Duration,
         /// How many failures there were.
         failed: usize,
+        /// A pod of it is left, whose output can be asked for.
+        left: bool,
     },
     /// A container ended and will be started again, or can't be started.
     Trouble {
@@ -71,17 +74,6 @@ pub struct Report {
     pub jobs: Jobs,
 }
 
-/// Jobs, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Jobs {
-    /// Not over yet.
-    pub running: usize,
-    /// Complete.
-    pub complete: usize,
-    /// Failed.
-    pub failed: usize,
-}
-
 /// Who is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -89,6 +81,8 @@ pub struct Waiting {
     pub all: usize,
     /// Those of them that are not ready.
     pub missing: usize,
+    /// Those of them that are made when the ones before them are ready.
+    pub unmade: usize,
     /// Why the control plane is not ready, if it is not.
     pub control: Option<String>,
     /// The first of them, in order of their names.
@@ -160,7 +154,7 @@ impl Cluster {
         let unsteady = self.pods().filter(counts).filter(lasting).filter_map(steady_at).max();
         let control = self.records.values().any(|record| record.system && record.ready());
         self.telling.ready = control && ready == all;
-        if self.telling.progress != (ready, all) {
+        if self.telling.progress != (ready, all) && !self.ending {
             self.telling.progress = (ready, all);
             self.say(News::Progress { ready, all });
         }
@@ -261,6 +255,7 @@ impl Cluster {
         Waiting {
             all,
             missing: late.len() + self.unmade,
+            unmade: self.unmade,
             control: match control.iter().any(|record| record.ready()) {
                 true => None,
                 false => Some(control.first().map_or(String::new(), |record| why(record).why)),

@@ -35,14 +35,25 @@ pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Rec
                 outcome,
                 took,
                 failed,
+                left,
             } => {
                 let seconds = took.as_secs_f64();
                 match outcome {
                     Outcome::Complete => teller.line(&format!("job {job}: complete after {seconds:.1} s")),
                     _ => {
-                        let why = format!("{}, {}", outcome.reason(), counted(failed, "failure"));
-                        let hint = logs(&settings, &Key::new(&job.namespace, format!("job/{}", job.name)), None);
-                        teller.aside(&format!("job {job}: failed after {seconds:.1} s: {why} (see `{hint}`)"));
+                        let mut why = outcome.reason().to_owned();
+                        if failed > 0 {
+                            why = format!("{why}, {}", counted(failed, "failure"));
+                        }
+                        let hint = match left {
+                            true => {
+                                let pod = Key::new(&job.namespace, format!("job/{}", job.name));
+                                format!("see `{}`", logs(&settings, &pod, None))
+                            }
+                            // Its pods went with it, and left their output.
+                            false => format!("see {}", settings.state.logs().join(&job.namespace).display()),
+                        };
+                        teller.aside(&format!("job {job}: failed after {seconds:.1} s: {why} ({hint})"));
                     }
                 }
             }
@@ -115,7 +126,14 @@ fn waits(settings: &Settings, waiting: &Waiting) -> String {
         };
         lines.push(format!("  pod {}: {}{hint}", late.pod, late.why));
     }
-    let more = waiting.missing.saturating_sub(waiting.pods.len());
+    match waiting.unmade {
+        0 => {}
+        1 => lines.push("  1 pod of a StatefulSet is made when those before it are ready".to_owned()),
+        more => lines.push(format!(
+            "  {more} pods of StatefulSets are made when those before them are ready"
+        )),
+    }
+    let more = waiting.missing.saturating_sub(waiting.pods.len() + waiting.unmade);
     if more > 0 {
         lines.push(format!("  and {more} more: see `weft status{}`", name(settings)));
     }
