@@ -62,21 +62,26 @@ pub(crate) struct MeshArgs {
     pub(crate) name: String,
 }
 
-/// Run a directory of Kubernetes manifests as a mesh on this machine.
+/// Run Kubernetes manifests as a mesh on this machine.
 ///
-/// Namespace, Node, ServiceAccount, Pod, Deployment, Service, ConfigMap, Secret, HTTPRoute, GRPCRoute, ServiceSubset and
-/// TrafficPolicy are understood; `image` is not used: containers run programs of this machine. The files are watched, and
-/// the running mesh follows. Nothing of this machine's network is touched.
+/// Namespace, Node, ServiceAccount, Pod, Deployment, StatefulSet, DaemonSet, Job, Service, ConfigMap, Secret, HTTPRoute,
+/// GRPCRoute, ServiceSubset and TrafficPolicy are understood (see docs/manifests.md); `image` is not used: containers run programs of this machine. Files are watched, and
+/// the running mesh follows; standard input is read once. Nothing of this machine's network is touched.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft up -f ./shop
+  weft up -f ./shop -f ./extra.yaml
+  kustomize build ./shop | weft up -f -
   weft up -f ./shop --name second --pod-cidr 10.245.0.0/16
   OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317 weft up -f ./shop    # traces to a collector on this machine
   weft up -f ./shop --detach && weft status && weft down")]
 pub(crate) struct UpArgs {
-    /// The directory of manifests: its files *.yaml, *.yml and *.json.
-    #[arg(short = 'f', value_name = "DIR", required = true)]
-    pub(crate) manifests: PathBuf,
+    /// Manifests: a directory (its files *.yaml, *.yml and *.json), a file, or - for standard input. Repeatable.
+    #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
+    pub(crate) manifests: Vec<PathBuf>,
+    /// Read the subdirectories of directories, too.
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
     #[command(flatten)]
     pub(crate) mesh: MeshArgs,
     /// Leave the mesh running in the background, and return when it is ready. `weft down` ends it.
@@ -175,7 +180,7 @@ pub(crate) struct PodArgs {
     /// The pod's namespace.
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub(crate) namespace: String,
-    /// The pod: its name, the beginning of its name, or deploy/NAME for any pod of a Deployment.
+    /// The pod: its name, the beginning of its name, or deploy/NAME, sts/NAME, ds/NAME or job/NAME for any pod of that.
     #[arg(value_name = "POD")]
     pub(crate) pod: String,
 }

@@ -1,6 +1,7 @@
 //! `weft route explain`: where a request would go, and why.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,6 +14,7 @@ use weft_control::index::{Index, Settings};
 use weft_control::manifests::{Manifests, Settings as ManifestSettings, Snapshot};
 use weft_control::objects::Severity;
 use weft_daemon::exit;
+use weft_local::source::{Source, Sources};
 use weft_model::destination::Target;
 use weft_model::filter::Scheme;
 use weft_model::identity::TrustDomain;
@@ -101,12 +103,13 @@ async fn running(mesh: &MeshArgs) -> Result<Index> {
     let client = client(mesh);
     let status = client.status().await?;
     let text = |name: &str| status[name].as_str().map(str::to_owned);
-    let mut directories: Vec<std::path::PathBuf> = match &status["manifests"] {
-        serde_json::Value::Array(all) => all.iter().filter_map(|path| path.as_str()).map(Into::into).collect(),
-        one => one.as_str().map(Into::into).into_iter().collect(),
+    let sources: Sources = serde_json::from_value(status["sources"].clone()).context("the mesh's manifests")?;
+    let place = |place: &Source| match &place.file {
+        Some(file) => place.directory.join(file),
+        None => place.directory.clone(),
     };
-    directories.retain(|path| path.is_dir());
-    directories.push(client.state().objects());
+    let mut paths: Vec<PathBuf> = sources.places.iter().map(place).collect();
+    paths.push(client.state().objects());
     let trust_domain = text("trustDomain").context("the mesh did not say its trust domain")?;
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new(&trust_domain)?,
@@ -115,7 +118,7 @@ async fn running(mesh: &MeshArgs) -> Result<Index> {
         inside: Vec::new(),
         outside: Vec::new(),
     });
-    let manifests = Manifests::open(ManifestSettings::control(&directories, None))?;
+    let manifests = Manifests::open(ManifestSettings::control(&paths, sources.recursive, None))?;
     index.replace(&manifests.snapshot());
     warn_of_refused(&index);
     Ok(index)

@@ -36,7 +36,12 @@ pub(crate) fn read(paths: &[PathBuf], mesh: &str) -> Result<Offline> {
         v4: "10.96.0.0/16".parse().context("the default range")?,
         v6: "fd00:10:96::/112".parse().context("the default range")?,
     };
-    Ok(offline::read(&sources, &weft_local::up::kinds(), settings, ranges)?)
+    Ok(offline::read(
+        &sources,
+        &weft_local::manifest::kinds(),
+        settings,
+        ranges,
+    )?)
 }
 
 fn source(path: &Path) -> Result<Source> {

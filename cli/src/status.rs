@@ -40,7 +40,7 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
                 items.retain(|item| item["namespace"] == namespace.as_str());
             }
         };
-        for list in ["pods", "services", "routes", "objects", "proxies"] {
+        for list in ["pods", "jobs", "services", "routes", "objects", "proxies"] {
             keep(&mut status[list]);
         }
         if traffic.is_some() && !is_for_people {
@@ -109,6 +109,7 @@ fn text(status: &Value, (title, traffic): (&str, Table), width: Option<usize>, w
     let _ = writeln!(out, "{place} · control plane {state} (pid {})", number(&control["pid"]));
     let parts = [
         ("PODS", pods(status, wide)),
+        ("JOBS", jobs(status)),
         ("SERVICES", services(status)),
         (title, traffic),
         ("ROUTES AND POLICIES", objects(status)),
@@ -186,6 +187,28 @@ fn pods(status: &Value, wide: bool) -> Table {
     table
 }
 
+fn jobs(status: &Value) -> Table {
+    let mut table = Table::new(&["NAMESPACE", "NAME", "STATUS", "COMPLETIONS", "FAILED", "DURATION"]);
+    for job in list(&status["jobs"]) {
+        let reason = word(&job["reason"]);
+        table.row([
+            word(&job["namespace"]),
+            word(&job["name"]),
+            match reason.is_empty() {
+                true => word(&job["status"]),
+                false => format!("{}: {reason}", word(&job["status"])),
+            },
+            match job["completions"].as_u64() {
+                Some(completions) => format!("{}/{completions}", number(&job["succeeded"])),
+                None => number(&job["succeeded"]),
+            },
+            number(&job["failed"]),
+            format!("{} s", number(&job["seconds"])),
+        ]);
+    }
+    table
+}
+
 fn services(status: &Value) -> Table {
     let mut table = Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORTS", "READY PODS"]);
     for service in list(&status["services"]) {
@@ -196,10 +219,11 @@ fn services(status: &Value) -> Table {
             };
             format!("{}/{protocol}", number(&port["port"]))
         });
-        let addresses = if service["headless"] == true {
-            "headless".to_owned()
-        } else {
-            words(&service["addresses"])
+        let external = word(&service["externalName"]);
+        let addresses = match service["headless"] == true {
+            true => "headless".to_owned(),
+            false if !external.is_empty() => external,
+            false => words(&service["addresses"]),
         };
         let pods = &service["pods"];
         table.row([

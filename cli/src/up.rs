@@ -1,6 +1,6 @@
 //! `weft up`.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_daemon::exit;
 use weft_local::client::Client;
+use weft_local::source::{Source, Sources};
 use weft_local::state::StateDir;
 use weft_local::up::{self, Settings};
 
@@ -17,6 +18,8 @@ use crate::args::UpArgs;
 
 /// How long `--detach` waits for the mesh to be ready.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
+/// The most that standard input may say: as much as a file of manifests.
+const STDIN_MAX: u64 = 8 << 20;
 const POLL: Duration = Duration::from_millis(100);
 /// Tells a process that it is the one that was left in the background.
 const DETACHED: &str = "WEFT_DETACHED";
@@ -42,7 +45,9 @@ pub(crate) fn main(args: UpArgs) -> ExitCode {
 
 fn settings(args: UpArgs) -> Result<Settings> {
     let name = args.mesh.name;
-    let manifests = directory(&args.manifests)?;
+    let state = StateDir::of(&name, |variable| std::env::var_os(variable));
+    let manifests = sources(&args.manifests, args.recursive, &state)?;
+    let stdin = standard_input(&args.manifests)?;
     let (pods_v4, pods_v6) = ranges(&args.pod_cidr, "10.244.0.0/16", "fd00:10:244::/64", "--pod-cidr")?;
     let (services_v4, services_v6) = ranges(&args.service_cidr, "10.96.0.0/16", "fd00:10:96::/112", "--service-cidr")?;
     let overlap4 = pods_v4.contains(&services_v4) || services_v4.contains(&pods_v4);
@@ -58,10 +63,11 @@ fn settings(args: UpArgs) -> Result<Settings> {
         "--service-cidr {services_v6} is too small: take at most /123"
     );
     Ok(Settings {
-        state: StateDir::of(&name, |variable| std::env::var_os(variable)),
+        state,
         trust_domain: args.trust_domain.unwrap_or_else(|| format!("{name}.weft.internal")),
         mesh: name,
         manifests,
+        stdin,
         pods_v4,
         pods_v6,
         services_v4,
@@ -77,18 +83,57 @@ fn settings(args: UpArgs) -> Result<Settings> {
     })
 }
 
-/// The directory of manifests, by its full path.
-fn directory(given: &Path) -> Result<PathBuf> {
+/// The places of manifests, by their full paths.
+fn sources(given: &[PathBuf], recursive: bool, state: &StateDir) -> Result<Sources> {
+    let places = given.iter().map(|path| place(path, state)).collect::<Result<_>>()?;
+    Ok(Sources::new(places, recursive))
+}
+
+fn place(given: &Path, state: &StateDir) -> Result<Source> {
+    if given == Path::new("-") {
+        return Ok(Source::stdin(state.stdin()));
+    }
     let shown = given.display();
-    let path = given.canonicalize().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => anyhow!("-f {shown}: there is no such directory"),
+    let path = std::path::absolute(given).with_context(|| format!("-f {shown}"))?;
+    let kind = path.metadata().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => anyhow!("-f {shown}: there is no such file or directory"),
         _ => anyhow!(error).context(format!("-f {shown}")),
     })?;
+    if kind.is_dir() {
+        return Ok(Source::directory(
+            path.canonicalize().with_context(|| format!("-f {shown}"))?,
+        ));
+    }
     ensure!(
-        path.is_dir(),
-        "-f {shown} is no directory: give the directory that the manifests are in"
+        kind.is_file(),
+        "-f {shown} is neither a file nor a directory: what comes from a pipe is given as -f -"
     );
-    Ok(path)
+    // The name stays as it was given, for it may be a link that is turned elsewhere.
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        bail!("-f {shown}: a file's name must be UTF-8");
+    };
+    Ok(Source::file(
+        parent.canonicalize().with_context(|| format!("-f {shown}"))?,
+        name,
+    ))
+}
+
+/// What standard input says, if `-f -` was given.
+fn standard_input(given: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    if given.iter().any(|path| path == Path::new("-")) {
+        io::stdin()
+            .lock()
+            .take(STDIN_MAX + 1)
+            .read_to_end(&mut text)
+            .context("-f -: reading standard input")?;
+        ensure!(
+            text.len() as u64 <= STDIN_MAX,
+            "-f -: more than {} MiB: give it as files",
+            STDIN_MAX >> 20
+        );
+    }
+    Ok(text)
 }
 
 /// One range of each family, from what was given and what was not.
@@ -159,12 +204,16 @@ fn in_the_background(settings: &Settings) -> Result<ExitCode> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(DETACHED, "1")
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0)
         .spawn()
         .context("starting the mesh")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that has ended already says why below.
+        let _ = stdin.write_all(&settings.stdin);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = Client::new(&settings.mesh, settings.state.clone());
     let began = Instant::now();
@@ -202,14 +251,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_is_not_there_or_is_a_file_is_named() {
-        let said = |path: &str| directory(Path::new(path)).unwrap_err().to_string();
+    fn directories_files_and_standard_input_are_places_and_what_is_not_there_is_named() {
+        let state = StateDir::of("m", |_| Some("/state".into()));
+        let of = |path: &str| place(Path::new(path), &state);
+        let said = |path: &str| of(path).unwrap_err().to_string();
         assert_eq!(
             said("/nowhere/at/all"),
-            "-f /nowhere/at/all: there is no such directory"
+            "-f /nowhere/at/all: there is no such file or directory"
         );
-        assert!(said("/etc/passwd").contains("/etc/passwd is no directory"));
-        assert!(directory(Path::new("/etc")).is_ok());
+        assert!(said("/dev/null").contains("neither a file nor a directory"));
+        assert_eq!(of("/etc").unwrap(), Source::directory("/etc"));
+        assert_eq!(of("/etc/passwd").unwrap(), Source::file("/etc", "passwd"));
+        assert_eq!(of("-").unwrap(), Source::stdin(state.stdin()));
     }
 
     #[test]

@@ -167,7 +167,11 @@ fn open_desk(
         bundles: issuer.bundles().clone(),
     };
     let hub = Hub::new(index, facts, epoch, settings.subscriptions);
-    let manifests = manifests::Settings::control(&settings.manifests, Some(settings.state_dir.clone()));
+    let manifests = manifests::Settings::control(
+        &settings.manifests,
+        settings.recursive,
+        Some(settings.state_dir.clone()),
+    );
     Desk::open(hub, manifests, times, end).map_err(StartError::Manifests)
 }
 

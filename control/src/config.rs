@@ -17,15 +17,18 @@ use weft_model::identity::TrustDomain;
     about = "Weft's control plane: objects in, certificates and configuration out"
 )]
 pub struct Settings {
-    /// A directory of Kubernetes manifests, watched. Repeatable (in the variable: separated by commas).
+    /// A directory or file of Kubernetes manifests, watched. Repeatable (in the variable: separated by commas).
     #[arg(
         long,
         env = "WEFT_MANIFESTS",
-        value_name = "DIR",
+        value_name = "PATH",
         required = true,
         value_delimiter = ','
     )]
     pub manifests: Vec<PathBuf>,
+    /// Read the subdirectories of those directories as well.
+    #[arg(long, env = "WEFT_MANIFESTS_RECURSIVE")]
+    pub recursive: bool,
     /// The control plane's own directory: the authority's key, versions, epoch. Only this user may read it, but for `trust/`.
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]
     pub state_dir: PathBuf,

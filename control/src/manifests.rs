@@ -29,12 +29,31 @@ use watch::{Reader, Signal};
 /// A directory to read.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    /// Where it is. Its files `*.yaml`, `*.yml` and `*.json` are read; subdirectories are not.
+    /// Where it is.
     pub path: PathBuf,
+    /// Which of its files are read.
+    pub files: Selection,
     /// Who writes it.
     pub writer: Writer,
     /// The kinds that are taken from it.
     pub kinds: Kinds,
+}
+
+/// Which files of a directory are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// `*.yaml`, `*.yml` and `*.json`, but not in its subdirectories.
+    #[default]
+    Here,
+    /// Those in its subdirectories, too; symbolic links to directories are not followed.
+    Below,
+    /// One file, whatever its name ends with.
+    One {
+        /// Its name.
+        name: String,
+        /// What people know it as, if that is not its path: standard input is kept in a file.
+        shown: Option<PathBuf>,
+    },
 }
 
 /// Who writes a directory.
@@ -131,31 +150,53 @@ struct Shown {
 }
 
 impl Settings {
-    /// What the control plane reads from these directories. One called `objects` is written by a machine (`local`); where
-    /// there is one, Pods of the user's files are left to that machine.
-    pub fn control(directories: &[PathBuf], state_dir: Option<PathBuf>) -> Self {
+    /// What the control plane reads from these directories and files. A directory called `objects` is written by a machine
+    /// (`local`); where there is one, Pods of the user's files are left to that machine. `recursive`: the user's
+    /// subdirectories, too.
+    pub fn control(paths: &[PathBuf], recursive: bool, state_dir: Option<PathBuf>) -> Self {
         let machine = |path: &PathBuf| path.file_name().is_some_and(|name| name == "objects");
-        let any_machine = directories.iter().any(machine);
+        let any_machine = paths.iter().any(machine);
         let directory = |path: &PathBuf| match machine(path) {
             true => Directory {
                 path: path.clone(),
+                files: Selection::Here,
                 writer: Writer::Machine,
                 kinds: Kinds::control(),
             },
             false => {
                 let kinds = Kinds::control();
                 let kinds = if any_machine { kinds.elsewhere("", "Pod") } else { kinds };
+                let (path, files) = Selection::of(path, recursive);
                 Directory {
-                    path: path.clone(),
+                    path,
+                    files,
                     writer: Writer::User,
                     kinds,
                 }
             }
         };
         Self {
-            directories: directories.iter().map(directory).collect(),
+            directories: paths.iter().map(directory).collect(),
             state_dir,
         }
+    }
+}
+
+impl Selection {
+    /// The directory and its files that a path means: a directory, or one file. A file may be gone for the moment, then its
+    /// name tells.
+    pub fn of(path: &Path, recursive: bool) -> (PathBuf, Self) {
+        let is_file = path.is_file() || (!path.exists() && watch::is_manifest(path));
+        let (Some(name), true) = (path.file_name().and_then(|name| name.to_str()), is_file) else {
+            let files = if recursive { Self::Below } else { Self::Here };
+            return (path.to_owned(), files);
+        };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let name = name.to_owned();
+        (
+            parent.unwrap_or(Path::new(".")).to_owned(),
+            Self::One { name, shown: None },
+        )
     }
 }
 
@@ -313,6 +354,7 @@ mod tests {
     fn open(directory: &Path, writer: Writer) -> Manifests {
         let directories = vec![Directory {
             path: directory.to_owned(),
+            files: Selection::Here,
             writer,
             kinds: Kinds::control(),
         }];
@@ -428,6 +470,7 @@ mod tests {
     fn a_directory_that_is_not_there_is_an_error() {
         let directories = vec![Directory {
             path: "/nonexistent".into(),
+            files: Selection::Here,
             writer: Writer::User,
             kinds: Kinds::control(),
         }];
@@ -443,7 +486,7 @@ mod tests {
     fn pods_of_a_user_are_left_to_the_machine_that_runs_them() {
         let of = |paths: &[&str]| {
             let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-            Settings::control(&paths, None).directories[0]
+            Settings::control(&paths, false, None).directories[0]
                 .kinds
                 .standing("v1", "Pod")
         };

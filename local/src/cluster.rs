@@ -26,6 +26,7 @@ use crate::token::Tokens;
 pub mod addresses;
 mod build;
 mod convergence;
+mod jobs;
 pub mod offline;
 mod publish;
 mod record;
@@ -35,6 +36,7 @@ mod start;
 pub mod system;
 mod tell;
 
+pub use jobs::Jobs;
 pub use record::Found;
 use record::Record;
 pub use report::{is_fatal, problem};
@@ -42,6 +44,7 @@ pub use review::{Review, combined};
 pub use tell::{Late, NEWS, News, Report, Waiting};
 
 use addresses::ServiceAddresses;
+use jobs::JobRun;
 use record::Event;
 use tell::Telling;
 
@@ -90,6 +93,10 @@ pub struct Cluster {
     settled: watch::Sender<u64>,
     trust: Option<Arc<Files>>,
     order: u64,
+    /// How far Jobs are.
+    jobs: BTreeMap<Key, JobRun>,
+    /// Pods that are to be made when others are ready.
+    unmade: usize,
     ending: bool,
 }
 
@@ -180,6 +187,8 @@ impl Cluster {
             settled: watch::Sender::new(0),
             trust: None,
             order: 0,
+            jobs: BTreeMap::new(),
+            unmade: 0,
             ending: false,
         };
         (cluster, Handle(sender), requests)
@@ -265,25 +274,21 @@ impl Cluster {
     /// When something is due without an event: a token, a retry, a pod that will have been ready for long enough.
     fn next_due(&self) -> Instant {
         let now = Instant::now();
+        let soon = now + Duration::from_millis(1);
         let records = self.records.values().filter_map(|record| record.due(now));
-        let available = self
-            .desired
-            .deployments
-            .iter()
-            .filter(|(_, deployment)| !deployment.min_ready.is_zero());
-        let available = available.flat_map(|(key, deployment)| {
-            let owned = self
-                .records
-                .values()
-                .filter(move |record| record.owner.as_ref() == Some(key));
-            owned
-                .filter_map(move |record| Some(record.ready_since? + deployment.min_ready))
-                .filter(move |due| *due > now)
+        let available = self.records.values().filter_map(|record| {
+            let owner = record.owner.as_ref()?;
+            let due = record.ready_since? + self.min_ready(owner);
+            (due > now).then_some(due)
         });
-        let told = self.telling.due.map(|due| due.max(now + Duration::from_millis(1)));
+        let jobs = self
+            .desired
+            .jobs
+            .iter()
+            .filter_map(|(key, job)| self.jobs.get(key)?.due(job));
         records
             .chain(available)
-            .chain(told)
+            .chain(jobs.chain(self.telling.due).map(|due| due.max(soon)))
             .min()
             .unwrap_or(now + Duration::from_secs(60))
     }

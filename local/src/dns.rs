@@ -20,7 +20,7 @@ mod answer;
 mod zone;
 
 pub use answer::answer;
-pub use zone::{Found, Zone};
+pub use zone::{Named, NamedPod, Zone};
 
 /// The domain of all names, as Kubernetes has it by default.
 pub const DOMAIN: &str = "cluster.local";

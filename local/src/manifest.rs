@@ -7,28 +7,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use weft_control::objects::kinds::{Kinds, Scope};
 use weft_control::objects::{Object, Problem, Severity};
 
 mod check;
+mod daemon_set;
 mod deployment;
+mod env;
 pub mod expand;
 mod facts;
 pub mod fields;
 mod files;
+mod job;
 pub(crate) mod place;
 pub mod pod;
 pub mod raw;
+mod resources;
 pub mod schema;
+mod selector;
 mod service;
+mod stateful_set;
 mod tables;
 mod template;
 mod together;
 mod volumes;
+mod workload;
 
+pub use daemon_set::DaemonSet;
 pub use deployment::{Deployment, Rollout};
 pub use facts::{Facts, Missing};
-pub use service::{Address, Service, ServicePort};
+pub use job::Job;
+pub use service::{Address, Family, Service, ServicePort};
+pub use stateful_set::StatefulSet;
 pub use template::Template;
+pub use workload::{Owner, Workload};
 
 use schema::{Field, Found};
 
@@ -44,7 +56,7 @@ pub struct Key {
 /// The contents of a ConfigMap or Secret.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// A Pod that no Deployment owns.
+/// A Pod that no workload owns.
 #[derive(Clone, Debug)]
 pub struct BarePod {
     /// As it was written.
@@ -62,10 +74,16 @@ pub struct Desired {
     pub nodes: BTreeMap<String, Arc<Object>>,
     /// Those that somebody wrote; each namespace has a `default` besides.
     pub service_accounts: BTreeSet<Key>,
-    /// Pods that no Deployment owns.
+    /// Pods that no workload owns.
     pub pods: BTreeMap<Key, BarePod>,
     /// By name.
     pub deployments: BTreeMap<Key, Deployment>,
+    /// By name.
+    pub stateful_sets: BTreeMap<Key, StatefulSet>,
+    /// By name.
+    pub daemon_sets: BTreeMap<Key, DaemonSet>,
+    /// By name.
+    pub jobs: BTreeMap<Key, Job>,
     /// By name.
     pub services: BTreeMap<Key, Service>,
     /// By name.
@@ -115,6 +133,26 @@ impl Desired {
     pub fn has_account(&self, namespace: &str, name: &str) -> bool {
         name == DEFAULT_ACCOUNT || self.service_accounts.contains(&Key::new(namespace, name))
     }
+
+    /// The object of a workload, and what its pods are made from.
+    pub fn workload(&self, owner: &Owner) -> Option<(&Arc<Object>, &Template)> {
+        let key = &owner.key;
+        match owner.kind {
+            Workload::Deployment => self.deployments.get(key).map(|of| (&of.object, &of.template)),
+            Workload::StatefulSet => self.stateful_sets.get(key).map(|of| (&of.object, &of.template)),
+            Workload::DaemonSet => self.daemon_sets.get(key).map(|of| (&of.object, &of.template)),
+            Workload::Job => self.jobs.get(key).map(|of| (&of.object, &of.template)),
+        }
+    }
+
+    /// All workloads, with what their pods are made from.
+    pub fn workloads(&self) -> impl Iterator<Item = (&Arc<Object>, &Template)> {
+        let deployments = self.deployments.values().map(|of| (&of.object, &of.template));
+        let stateful_sets = self.stateful_sets.values().map(|of| (&of.object, &of.template));
+        let daemon_sets = self.daemon_sets.values().map(|of| (&of.object, &of.template));
+        let jobs = self.jobs.values().map(|of| (&of.object, &of.template));
+        deployments.chain(stateful_sets).chain(daemon_sets).chain(jobs)
+    }
 }
 
 impl Reader {
@@ -142,6 +180,18 @@ impl Reader {
     }
 }
 
+/// The kinds that are taken from the user's manifests: the control plane's, and those that only a cluster acts on.
+pub fn kinds() -> Kinds {
+    let scope = Scope::Namespaced;
+    Kinds::control()
+        .with("apps", "Deployment", &["v1"], scope)
+        .with("apps", "StatefulSet", &["v1"], scope)
+        .with("apps", "DaemonSet", &["v1"], scope)
+        .with("batch", "Job", &["v1"], scope)
+        .with("", "ConfigMap", &["v1"], scope)
+        .with("", "Secret", &["v1"], scope)
+}
+
 fn fields_of(object: &Object) -> Option<&'static [Field]> {
     Some(match (object.group(), object.kind.as_str()) {
         ("", "Namespace") => tables::NAMESPACE,
@@ -152,6 +202,9 @@ fn fields_of(object: &Object) -> Option<&'static [Field]> {
         ("", "Service") => tables::SERVICE,
         ("", "Pod") => tables::POD,
         ("apps", "Deployment") => tables::DEPLOYMENT,
+        ("apps", "StatefulSet") => tables::STATEFUL_SET,
+        ("apps", "DaemonSet") => tables::DAEMON_SET,
+        ("batch", "Job") => tables::JOB,
         _ => return None,
     })
 }
@@ -222,6 +275,9 @@ fn take(object: &Arc<Object>, desired: &mut Desired, problems: &mut Vec<Problem>
                 desired.deployments.insert(key, deployment);
             }
         }
+        "StatefulSet" => drop(StatefulSet::read(object, problems).map(|set| desired.stateful_sets.insert(key, set))),
+        "DaemonSet" => drop(DaemonSet::read(object, problems).map(|set| desired.daemon_sets.insert(key, set))),
+        "Job" => drop(Job::read(object, problems).map(|job| desired.jobs.insert(key, job))),
         _ => {}
     }
     !problems[before..]
@@ -251,9 +307,16 @@ fn hold(object: &Object, last: &Desired, desired: &mut Desired) {
         "Service" => keep(&key, &last.services, &mut desired.services),
         "Pod" => keep(&key, &last.pods, &mut desired.pods),
         "Deployment" => keep(&key, &last.deployments, &mut desired.deployments),
+        "StatefulSet" => keep(&key, &last.stateful_sets, &mut desired.stateful_sets),
+        "DaemonSet" => keep(&key, &last.daemon_sets, &mut desired.daemon_sets),
+        "Job" => keep(&key, &last.jobs, &mut desired.jobs),
         _ => {}
     }
 }
 
 #[cfg(test)]
+mod page_tests;
+#[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod workload_tests;

@@ -1,10 +1,14 @@
-//! How a Deployment's pods come and go: what there is and what there is to be in, the next steps out. Pure.
+//! How the pods of workloads come and go; here those of a Deployment, in modules those of the other kinds: what there is and what there is to be in, the next steps out. Pure.
 //!
 //! Level-triggered: it is asked again after each change and says the same until the world has moved.
 
+pub mod daemon;
+pub mod job;
+pub mod stateful;
+
 use crate::manifest::Rollout;
 
-/// A pod of a Deployment that is not being deleted.
+/// A pod of a workload that is not being deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned<'a> {
     /// Its uid.

@@ -1,5 +1,6 @@
 //! A running pod: its handle, and what is known of it.
 
+mod hooks;
 mod order;
 mod run;
 mod task;

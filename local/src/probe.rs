@@ -2,11 +2,12 @@
 //!
 //! In: a [`Probe`] and where its pod is. Out: a stream of [`Verdict`]s while the container runs.
 
-mod http;
+mod grpc;
+pub(crate) mod http;
 mod judge;
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +88,7 @@ pub(crate) async fn ask(probe: &Probe, target: &Target) -> Result<(), String> {
                     path: path.clone(),
                     https: *https,
                     headers,
+                    within: None,
                 })
                 .await
             }
@@ -97,6 +99,7 @@ pub(crate) async fn ask(probe: &Probe, target: &Target) -> Result<(), String> {
                     .map(drop)
                     .map_err(|error| error.to_string())
             }
+            ProbeAction::Grpc { port, service } => grpc::check(SocketAddr::new(target.address, *port), service).await,
             ProbeAction::Exec { command } => exec(command, target).await,
         }
     };
@@ -105,7 +108,8 @@ pub(crate) async fn ask(probe: &Probe, target: &Target) -> Result<(), String> {
         .unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
 }
 
-async fn exec(command: &[String], target: &Target) -> Result<(), String> {
+/// Runs a command in a container; an error says what went wrong.
+pub(crate) async fn exec(command: &[String], target: &Target) -> Result<(), String> {
     let plan = ExecPlan {
         container: None,
         command: command.to_vec(),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::manifest::raw::PodSpec;
-use crate::manifest::{Service, pod};
+use crate::manifest::{Address, Family, Service, pod};
 
 /// A pod, as far as it matters to Services.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct Endpoint {
     pub pod: String,
     /// The pod's uid.
     pub uid: String,
+    /// Its `hostname`, if its `subdomain` is the Service: it then has a name of its own there.
+    pub hostname: Option<String>,
     /// The pod's addresses.
     pub ips: Vec<IpAddr>,
     /// The pod's number for each port of the Service, in its order; `None`: the pod has no such port.
@@ -66,7 +68,7 @@ const MOST_ENDPOINTS: usize = 1000;
 
 /// The pods behind a Service, in order of their names.
 pub fn endpoints(service: &Service, members: &[Member<'_>]) -> Vec<Endpoint> {
-    if service.selector.is_empty() {
+    if service.selector.is_empty() || matches!(service.address, Address::External(_)) {
         return Vec::new();
     }
     let selected = members.iter().filter(|member| {
@@ -90,6 +92,11 @@ fn endpoint(service: &Service, member: &Member<'_>) -> Endpoint {
         namespace: member.namespace.to_owned(),
         pod: member.name.to_owned(),
         uid: member.uid.to_owned(),
+        hostname: member
+            .spec
+            .hostname
+            .clone()
+            .filter(|_| member.spec.subdomain.as_ref() == Some(&service.object.name)),
         ips: member.ips.to_vec(),
         ports: service.ports.iter().map(port).collect(),
         node: member.node.to_owned(),
@@ -103,7 +110,8 @@ fn endpoint(service: &Service, member: &Member<'_>) -> Endpoint {
 /// The EndpointSlice objects of a Service: name and object. One per family and set of ports.
 pub fn slices(service: &Service, endpoints: &[Endpoint]) -> Vec<(String, Value)> {
     let mut out = Vec::new();
-    for (family, v4) in [("IPv4", true), ("IPv6", false)] {
+    for family in &service.families {
+        let (v4, family) = (*family == Family::V4, family.as_str());
         let mut groups: BTreeMap<&[Option<u16>], Vec<Value>> = BTreeMap::new();
         for endpoint in endpoints {
             let Some(ip) = endpoint.ips.iter().find(|ip| ip.is_ipv4() == v4) else {
@@ -131,6 +139,9 @@ fn written(endpoint: &Endpoint, ip: IpAddr) -> Value {
     });
     if !endpoint.zone.is_empty() {
         value["zone"] = json!(endpoint.zone);
+    }
+    if let Some(hostname) = &endpoint.hostname {
+        value["hostname"] = json!(hostname);
     }
     value
 }

@@ -27,6 +27,8 @@ pub struct PodPlan {
     pub uid: String,
     /// What `hostname` says inside, and the name of the pod's own addresses in `/etc/hosts`.
     pub hostname: String,
+    /// The same with its domain, where the pod has a `subdomain`: the first name in `/etc/hosts`.
+    pub full_name: Option<String>,
     /// The contents of `/etc/resolv.conf`.
     pub dns: Dns,
     /// More lines for `/etc/hosts` (`hostAliases`).
@@ -89,6 +91,10 @@ pub struct ContainerPlan {
     pub readiness: Option<Probe>,
     /// Restarts the container when it fails.
     pub liveness: Option<Probe>,
+    /// Runs beside the command when it has been started; before it has ended well, the container has not started.
+    pub post_start: Option<Hook>,
+    /// Runs before the command is asked to end; its time is part of the grace period.
+    pub pre_stop: Option<Hook>,
     /// `runAsUser`; [`APP_UID`] by default.
     pub user: Option<u32>,
     /// `runAsGroup`; by default the primary group of the user's passwd entry, else a gid equal to the uid.
@@ -139,6 +145,11 @@ pub enum VolumeSource {
         memory: bool,
         /// `sizeLimit` in bytes; enforced for memory only, where it defaults to 256 MiB.
         size_limit: Option<u64>,
+    },
+    /// A directory that outlives the pod: the next pod of the same namespace with the same claim finds it as it was left.
+    Claim {
+        /// The claim's name; a single path component.
+        name: String,
     },
     /// Files given by value (configMap, secret, projected, downwardAPI), always read-only for the containers, replaced
     /// all at once by [`crate::pod::PodHandle::update_volume`].
@@ -251,11 +262,43 @@ pub enum ProbeAction {
         /// Port, resolved.
         port: u16,
     },
+    /// A call of gRPC's health protocol at the pod's address; `SERVING` is success.
+    Grpc {
+        /// Port.
+        port: u16,
+        /// Whom it is asked about; empty: the server as a whole.
+        service: String,
+    },
     /// A command inside the container; exit code 0 is success.
     Exec {
         /// The command; the first is looked up in PATH.
         command: Vec<String>,
     },
+}
+
+/// A lifecycle hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hook {
+    /// A GET; 200 to 399 is success.
+    Http {
+        /// Where; the pod itself by default, which is asked from within.
+        host: Option<String>,
+        /// Port, resolved.
+        port: u16,
+        /// Path and query.
+        path: String,
+        /// `scheme: HTTPS`; the certificate isn't verified, as in Kubernetes.
+        https: bool,
+        /// More headers; a `Host` here replaces the default.
+        headers: Vec<(String, String)>,
+    },
+    /// A command inside the container; exit code 0 is success.
+    Exec {
+        /// The command; the first is looked up in PATH.
+        command: Vec<String>,
+    },
+    /// Waiting.
+    Sleep(Duration),
 }
 
 /// Why a plan can't be carried out: the field, as Kubernetes writes it, and what is wrong with it.
@@ -290,6 +333,7 @@ pub(crate) mod tests {
             name: name.into(),
             uid: format!("uid-{name}"),
             hostname: name.into(),
+            full_name: None,
             dns: Dns::default(),
             host_aliases: Vec::new(),
             init_containers: Vec::new(),
@@ -313,6 +357,8 @@ pub(crate) mod tests {
             startup: None,
             readiness: None,
             liveness: None,
+            post_start: None,
+            pre_stop: None,
             user: None,
             group: None,
             groups: Vec::new(),

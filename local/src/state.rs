@@ -85,6 +85,11 @@ impl StateDir {
         self.path.join("volumes")
     }
 
+    /// What came by standard input.
+    pub fn stdin(&self) -> PathBuf {
+        self.path.join("stdin")
+    }
+
     /// Where a running mesh is asked.
     pub fn socket(&self) -> PathBuf {
         self.path.join("api.sock")

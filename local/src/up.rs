@@ -1,4 +1,4 @@
-//! `weft up`: a mesh from a directory of manifests, from its first process to its last.
+//! `weft up`: a mesh from manifests, from its first process to its last.
 //!
 //! In (outside): [`Settings`], before any thread exists. Out: the exit code, when the mesh has ended. Inside the sandbox
 //! [`supervise`] puts the parts together: manifests, network, names, control plane, pods, and the socket to ask them.
@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,12 +18,13 @@ use weft_daemon::exit;
 
 use crate::sandbox::{self, Sandbox};
 use crate::services;
+use crate::source::Sources;
 use crate::state::StateDir;
 
 mod assemble;
 mod tell;
 
-pub use assemble::{kinds, supervise};
+pub use assemble::supervise;
 
 /// The name by which [`crate::stage::main`] knows [`supervise`].
 pub const SUPERVISOR: &str = "mesh";
@@ -37,7 +38,10 @@ pub struct Settings {
     /// Its name.
     pub mesh: String,
     /// The user's manifests.
-    pub manifests: PathBuf,
+    pub manifests: Sources,
+    /// What standard input said, if it is one of them.
+    #[serde(skip)]
+    pub stdin: Vec<u8>,
     /// Where it keeps its state.
     pub state: StateDir,
     /// The trust domain of its identities.
@@ -85,13 +89,16 @@ fn start(settings: &Settings) -> Result<ExitCode> {
     missing_tools(&services::search_path())?;
     settings.state.make()?;
     let lock = lock(settings)?;
+    settings.manifests.keep_stdin(&settings.stdin)?;
+    // Under root the control plane is a user of its own, and must be able to read what the user wrote.
     if sandbox::is_root() {
-        readable(&settings.manifests)?;
+        settings.manifests.readable()?;
     }
     let arguments = vec![OsString::from(serde_json::to_string(settings)?)];
     let under_run = |path: &&Path| path.starts_with("/run") || path.starts_with("/var/run");
-    let keep = [settings.state.base(), &settings.manifests]
-        .into_iter()
+    let places = settings.manifests.places.iter().map(|place| place.directory.as_path());
+    let keep = std::iter::once(settings.state.base())
+        .chain(places)
         .filter(under_run)
         .map(Path::to_owned);
     let sandbox = sandbox::Settings {
@@ -104,7 +111,9 @@ fn start(settings: &Settings) -> Result<ExitCode> {
         relay: settings.collector,
     };
     let code = Sandbox::enter(&sandbox)?.run();
-    // A socket that answers nobody would only puzzle.
+    // What came by standard input, and what pods kept, is gone with the mesh; a socket that answers nobody would only puzzle.
+    let _ = fs::remove_dir_all(settings.state.stdin());
+    let _ = fs::remove_dir_all(settings.state.volumes());
     let _ = fs::remove_file(settings.state.socket());
     drop(lock);
     // A second signal ends all at once, which is an end as well.
@@ -150,29 +159,6 @@ fn lock(settings: &Settings) -> Result<File> {
     bail!("a mesh named {name} is already running: end it with `weft down --name {name}`, or take another --name")
 }
 
-/// Under root the control plane runs as a user of its own, and must be able to read what the user wrote.
-fn readable(manifests: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = |path: &Path| fs::metadata(path).map(|metadata| metadata.permissions().mode());
-    let context = || format!("reading {}", manifests.display());
-    if mode(manifests).with_context(context)? & 0o005 != 0o005 {
-        let path = manifests.display();
-        bail!("{path} can't be read by the control plane, which runs as a user of its own: chmod o+rx {path}");
-    }
-    for entry in fs::read_dir(manifests).with_context(context)? {
-        let path = entry.with_context(context)?.path();
-        let is_manifest = path
-            .extension()
-            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|e| extension == *e));
-        // One that is gone by now is no matter.
-        if is_manifest && mode(&path).is_ok_and(|mode| mode & 0o004 == 0) {
-            let path = path.display();
-            bail!("{path} can't be read by the control plane, which runs as a user of its own: chmod o+r {path}");
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,31 +176,5 @@ mod tests {
             fs::write(directory.path().join(tool), "").unwrap();
         }
         missing_tools(path).unwrap();
-    }
-
-    #[test]
-    fn what_the_control_plane_could_not_read_is_named_with_its_fix() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        set(directory.path(), 0o700);
-        assert!(
-            readable(directory.path())
-                .unwrap_err()
-                .to_string()
-                .contains("chmod o+rx")
-        );
-        set(directory.path(), 0o755);
-        let file = directory.path().join("pod.yaml");
-        fs::write(&file, "").unwrap();
-        set(&file, 0o600);
-        assert!(
-            readable(directory.path())
-                .unwrap_err()
-                .to_string()
-                .contains("chmod o+r ")
-        );
-        set(&file, 0o644);
-        readable(directory.path()).unwrap();
     }
 }

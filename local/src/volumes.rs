@@ -20,6 +20,8 @@ use crate::spec::{FileEntry, PodPlan, Volume, VolumeSource};
 
 /// Where volumes that live in memory lie.
 const MEMORY: &str = "/run/weft/volumes";
+/// Beside the directories of pods, whose uids are never this.
+const CLAIMS: &str = "claims";
 /// A volume in memory whose size nobody set.
 const MEMORY_SIZE: u64 = 256 << 20;
 
@@ -30,6 +32,8 @@ pub(crate) struct Volumes {
     memory: PathBuf,
     /// On disk: other emptyDirs.
     disk: PathBuf,
+    /// Where directories lie that outlive the pod.
+    claims: PathBuf,
     list: Vec<Volume>,
     fs_group: Option<u32>,
     ids: Ids,
@@ -43,6 +47,7 @@ impl Volumes {
         let volumes = Self {
             memory: Path::new(MEMORY).join(&pod.uid),
             disk: disk.join(&pod.uid),
+            claims: disk.join(CLAIMS).join(&pod.namespace),
             list: pod.volumes.clone(),
             fs_group: ids.owner(pod.fs_group),
             ids: ids.clone(),
@@ -62,6 +67,7 @@ impl Volumes {
         let nowhere = PathBuf::from("/nonexistent");
         Self {
             memory: nowhere.clone(),
+            claims: nowhere.clone(),
             disk: nowhere,
             list: Vec::new(),
             fs_group: None,
@@ -80,6 +86,7 @@ impl Volumes {
         {
             Some(VolumeSource::Bind { path }) => path.clone(),
             Some(VolumeSource::EmptyDir { memory: false, .. }) => self.disk.join(name),
+            Some(VolumeSource::Claim { name }) => self.claims.join(name),
             _ => self.memory.join(name),
         }
     }
@@ -93,12 +100,11 @@ impl Volumes {
                     let size = size_limit.unwrap_or(MEMORY_SIZE).max(4096);
                     mounts::tmpfs(&path, &format!("mode=0777,size={size}"))?;
                 }
-                // As in Kubernetes: anyone of the pod, and what is made there belongs to the volume's group.
-                chown(&path, None, self.fs_group)?;
-                fs::set_permissions(
-                    &path,
-                    Permissions::from_mode(if self.fs_group.is_some() { 0o2777 } else { 0o777 }),
-                )
+                self.open_to_all(&path)
+            }
+            VolumeSource::Claim { .. } => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+                self.open_to_all(&path)
             }
             VolumeSource::Files { files, owner } => {
                 DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
@@ -107,6 +113,13 @@ impl Volumes {
             }
             VolumeSource::Bind { path } => fs::metadata(path).map(|_| ()).context(&path.display().to_string()),
         }
+    }
+
+    /// As in Kubernetes: anyone of the pod, and what is made there belongs to the volume's group.
+    fn open_to_all(&self, path: &Path) -> io::Result<()> {
+        chown(path, None, self.fs_group)?;
+        let mode = if self.fs_group.is_some() { 0o2777 } else { 0o777 };
+        fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
     /// Replaces the files of a volume all at once. `None` if there is no such volume of files.

@@ -20,3 +20,4 @@ mod validate;
 mod verbs;
 mod websocket;
 mod wire;
+mod workloads;

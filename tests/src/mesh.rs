@@ -43,6 +43,7 @@ pub struct MeshBuilder {
     files: BTreeMap<String, String>,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    stdin: Option<String>,
     name: Option<String>,
     wait: bool,
     user: Option<User>,
@@ -87,6 +88,13 @@ impl MeshBuilder {
         self
     }
 
+    /// What `weft up` reads from its standard input.
+    #[must_use]
+    pub fn stdin(mut self, text: &str) -> Self {
+        self.stdin = Some(text.to_owned());
+        self
+    }
+
     /// A name of one's own choice.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
@@ -124,23 +132,31 @@ impl MeshBuilder {
             fs::write(dir.path().join("manifests").join(file), text).expect("a manifest");
         }
         let log = fs::File::create(dir.path().join("up.log")).expect("the log");
+        let stdin = if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
         if let Some(user) = &self.user {
             // The manifests stay root's, as files of an administrator may be: they can be read.
             user.give(dir.path());
         }
-        let weft = self.user.as_ref().map_or_else(|| Command::new(weft_bin()), User::weft);
-        let child = { weft }
+        let mut weft = self.user.as_ref().map_or_else(|| Command::new(weft_bin()), User::weft);
+        let mut child = weft
             .args(["up", "--name", &name, "-f"])
             .arg(dir.path().join("manifests"))
             .args(&self.args)
             .env("XDG_STATE_HOME", &state)
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
             .envs(self.env)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(log.try_clone().expect("the log"))
             .stderr(log)
             .spawn()
             .expect("weft up starts");
+        if let (Some(text), Some(mut stdin)) = (self.stdin, child.stdin.take()) {
+            stdin.write_all(text.as_bytes()).expect("weft up reads it");
+        }
         let mut mesh = Mesh {
             name,
             dir,
@@ -163,6 +179,7 @@ impl Mesh {
             files: BTreeMap::new(),
             args: vec![],
             env: vec![],
+            stdin: None,
             name: None,
             wait: true,
             user: None,
@@ -235,7 +252,8 @@ impl Mesh {
                 .as_ref()
                 .and_then(|s| s["pods"].as_array().cloned())
                 .unwrap_or_default();
-            if !pods.is_empty() && pods.iter().all(|pod| pod["ready"] == true) {
+            let settled = |pod: &Value| pod["ready"] == true || pod["phase"] == "Succeeded" || pod["phase"] == "Failed";
+            if !pods.is_empty() && pods.iter().all(settled) {
                 return;
             }
             assert!(

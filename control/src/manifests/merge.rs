@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::read::{Reading, Written};
 use super::versions::Versions;
-use super::{Directory, Writer};
+use super::{Directory, Selection, Writer};
 use crate::objects::{Object, ObjectRef, Problem, Severity, uid_of};
 
 /// A file: the place of its directory in the settings, and its name. Their order decides between duplicates.
@@ -53,8 +53,20 @@ impl Merged {
         &self.directories[key.0]
     }
 
+    pub(super) fn selection(&self, index: usize) -> &Selection {
+        &self.directories[index].files
+    }
+
     pub(super) fn path(&self, key: &FileKey) -> PathBuf {
         self.directories[key.0].path.join(&key.1)
+    }
+
+    /// What people know a file as.
+    pub(super) fn shown(&self, key: &FileKey) -> PathBuf {
+        match &self.directories[key.0].files {
+            Selection::One { shown: Some(shown), .. } => shown.clone(),
+            _ => self.path(key),
+        }
     }
 
     /// The files that are known, readable or not.
@@ -108,7 +120,7 @@ impl Merged {
                 let (path, kinds) = (self.path(key), self.directory(key).kinds.clone());
                 let remembered = self.versions.of_file(&path).into_iter();
                 let objects: Vec<Written> = remembered
-                    .filter_map(|value| super::read::restored(&path, value, &kinds))
+                    .filter_map(|value| super::read::restored(&self.shown(key), value, &kinds))
                     .collect();
                 match objects.is_empty() {
                     true => Delta::new(),
@@ -277,6 +289,7 @@ mod tests {
     fn merged() -> Merged {
         let directory = |path: &str, writer| Directory {
             path: path.into(),
+            files: Selection::Here,
             writer,
             kinds: Kinds::control(),
         };

@@ -56,11 +56,13 @@ pub(super) fn read(path: &Path, bytes: &[u8], writer: Writer, kinds: &Kinds) -> 
     let mut reading = Reading::default();
     let mut faults = Vec::new();
     for document in documents(path, text, writer).map_err(|problem| vec![*problem])? {
-        let place = Place { path, document };
-        match place.object(kinds) {
-            Ok(Taken::Object(written)) => reading.objects.push(*written),
-            Ok(Taken::Left(problem)) => reading.problems.extend(problem),
-            Err(problem) => faults.push(*problem),
+        for document in spread(document) {
+            let place = Place { path, document };
+            match place.object(kinds) {
+                Ok(Taken::Object(written)) => reading.objects.push(*written),
+                Ok(Taken::Left(problem)) => reading.problems.extend(problem),
+                Err(problem) => faults.push(*problem),
+            }
         }
     }
     if faults.is_empty() { Ok(reading) } else { Err(faults) }
@@ -106,6 +108,50 @@ fn documents(path: &Path, text: &str, writer: Writer) -> Result<Vec<Document>, B
     .map_err(|fault| Box::new(Problem::of_file(path, Some(fault.line), fault.message, fault.fix)))
 }
 
+/// The objects of a `List`, or of a list of one kind (`DeploymentList`), each with its own lines; another document is one
+/// object. Lists may hold lists: YAML's depth is bounded.
+fn spread(mut document: Document) -> Vec<Document> {
+    let word = |field: &str| document.value[field].as_str().unwrap_or_default().to_owned();
+    let (api_version, kind) = (word("apiVersion"), word("kind"));
+    let of = kind.strip_suffix("List");
+    let (Some(of), true) = (of, document.value["items"].is_array()) else {
+        // A list of nothing may be written so.
+        let empty = kind == "List" && document.value["items"].is_null();
+        return if empty { vec![] } else { vec![document] };
+    };
+    let Value::Array(items) = document.value["items"].take() else {
+        return vec![];
+    };
+    let mut lines: Vec<BTreeMap<String, u32>> = vec![BTreeMap::new(); items.len()];
+    let mut begins = vec![document.line; items.len()];
+    for (pointer, line) in std::mem::take(&mut document.lines) {
+        let Some(below) = pointer.strip_prefix("/items/") else {
+            continue;
+        };
+        let (index, rest) = below.split_at(below.find('/').unwrap_or(below.len()));
+        let Some(index) = index.parse::<usize>().ok().filter(|index| *index < items.len()) else {
+            continue;
+        };
+        match rest.is_empty() {
+            true => begins[index] = line,
+            false => _ = lines[index].insert(rest.to_owned(), line),
+        }
+    }
+    let objects = items
+        .into_iter()
+        .zip(lines)
+        .zip(begins)
+        .map(|((mut value, lines), line)| {
+            if let (Value::Object(object), false) = (&mut value, of.is_empty()) {
+                // An API server leaves them out where the list says them.
+                object.entry("apiVersion").or_insert_with(|| api_version.clone().into());
+                object.entry("kind").or_insert_with(|| of.into());
+            }
+            Document { value, line, lines }
+        });
+    objects.flat_map(spread).collect()
+}
+
 enum Taken {
     Object(Box<Written>),
     Left(Option<Problem>),
@@ -149,11 +195,7 @@ impl Place<'_> {
         let api_version = self.text("/apiVersion")?.to_owned();
         let kind = self.text("/kind")?.to_owned();
         if kind == "List" {
-            return Err(self.problem(
-                "kind",
-                "a List is not read",
-                "write one document for each object, with --- between",
-            ));
+            return Err(self.problem("items", "is no list", "write the objects below it, one item each"));
         }
         let scope = match kinds.standing(&api_version, &kind) {
             Standing::Understood(scope) => scope,
@@ -350,6 +392,50 @@ mod tests {
     }
 
     #[test]
+    fn the_items_of_a_list_are_objects_with_lines_of_their_own() {
+        let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata:\n    name: a\n  spec:\n    ports:\n    - port: 80\n\
+            - apiVersion: v1\n  kind: ServiceList\n  items:\n  - metadata:\n      name: b\n";
+        let reading = user(text).unwrap();
+        let names: Vec<_> = reading
+            .objects
+            .iter()
+            .map(|w| w.object.reference().to_string())
+            .collect();
+        assert_eq!(names, ["Service default/a", "Service default/b"]);
+        let said = |i: usize, field: &str| {
+            let problem = reading.objects[i].object.problem(Severity::Error, field, "is odd", "");
+            problem.to_string()
+        };
+        assert_eq!(
+            said(0, "spec.ports[0].port"),
+            "a.yaml:10: Service default/a: spec.ports[0].port: is odd"
+        );
+        assert_eq!(
+            said(1, "metadata.name"),
+            "a.yaml:15: Service default/b: metadata.name: is odd"
+        );
+    }
+
+    #[test]
+    fn an_item_that_is_no_object_is_refused_at_its_line_and_an_empty_list_is_no_fault() {
+        let list = "apiVersion: v1\nkind: List\nitems:\n";
+        refused(
+            &format!("{list}- apiVersion: v1\n  kind: Service\n  metadata:\n    name: A\n"),
+            "a.yaml:7: metadata.name: \"A\" is no name of a Service (fix: a-z, 0-9 and '-', beginning with a letter, at most 63)",
+        );
+        refused(
+            &format!("{list}- 1\n"),
+            "a.yaml:4: is no Kubernetes object (fix: an object has apiVersion, kind and metadata)",
+        );
+        refused(
+            "apiVersion: v1\nkind: List\nitems: {}\n",
+            "a.yaml:3: items: is no list (fix: write the objects below it, one item each)",
+        );
+        assert!(user(&format!("{list}  []\n")).unwrap().objects.is_empty());
+        assert!(user(list).unwrap().objects.is_empty());
+    }
+
+    #[test]
     fn kinds_that_are_not_understood_are_named() {
         let of = |api: &str, kind: &str| {
             let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\n");
@@ -362,12 +448,12 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(of("apps/v1", "Deployment"), []);
-        let [(Severity::Notice, text)] = &of("batch/v1", "Job")[..] else {
+        let [(Severity::Notice, text)] = &of("batch/v1", "CronJob")[..] else {
             panic!()
         };
         assert_eq!(
             text,
-            "a.yaml:2: Job b/a: kind: Job (batch/v1) is not understood and is ignored"
+            "a.yaml:2: CronJob b/a: kind: CronJob (batch/v1) is not understood and is ignored"
         );
         for kind in ["AccessPolicy", "EgressPolicy", "ClusterPeer", "Nonsense"] {
             assert_eq!(of("weft.dev/v1alpha1", kind)[0].0, Severity::Error, "{kind}");

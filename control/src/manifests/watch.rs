@@ -16,7 +16,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::merge::{Delta, FileKey, Merged};
 use super::read::{MAX_BYTES, read};
 use super::still::{Restless, Stamp};
-use super::{Shared, Writer};
+use super::{Selection, Shared, Writer};
 use crate::objects::Problem;
 
 /// How long a person's file must have been still. Editors write in several steps.
@@ -31,6 +31,8 @@ const SWEEP_UNWATCHED: Duration = Duration::from_millis(500);
 const EVENTS: usize = 4096;
 /// Files of one directory.
 const MAX_FILES: usize = 200_000;
+/// Subdirectories within each other.
+const MAX_DEPTH: usize = 32;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -166,7 +168,11 @@ impl Reader {
             return;
         }
         let _ = watcher.unwatch(path); // It may have gone, and the watch with it.
-        self.watched[index] = match watcher.watch(path, RecursiveMode::NonRecursive) {
+        let mode = match self.merged.selection(index) {
+            Selection::Below => RecursiveMode::Recursive,
+            Selection::Here | Selection::One { .. } => RecursiveMode::NonRecursive,
+        };
+        self.watched[index] = match watcher.watch(path, mode) {
             Ok(()) => inode,
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "directory cannot be watched, it is listed instead");
@@ -188,14 +194,21 @@ impl Reader {
 
     /// Lists a directory, and touches what differs from what was read.
     fn list(&mut self, index: usize, now: Instant) -> io::Result<()> {
-        let mut seen = BTreeSet::new();
-        for entry in fs::read_dir(&self.directories[index])?.take(MAX_FILES) {
-            let Some(name) = file_name(&entry?.file_name()) else {
-                continue;
-            };
-            let key = (index, name);
-            self.look(&key, now);
-            seen.insert(key);
+        let mut names = Vec::new();
+        match self.merged.selection(index) {
+            // Only to know that it can be read.
+            Selection::One { name, .. } => {
+                fs::metadata(&self.directories[index])?;
+                names.extend(self.directories[index].join(name).is_file().then(|| name.clone()));
+            }
+            files => {
+                let depth = if *files == Selection::Below { MAX_DEPTH } else { 0 };
+                names_in(&self.directories[index], "", depth, &mut names)?;
+            }
+        }
+        let seen: BTreeSet<FileKey> = names.into_iter().map(|name| (index, name)).collect();
+        for key in &seen {
+            self.look(key, now);
         }
         let gone: Vec<FileKey> = self
             .merged
@@ -210,12 +223,25 @@ impl Reader {
     }
 
     fn path_event(&mut self, path: &Path) {
-        let Some(key) = key_of(&self.absolute, path) else {
-            return;
-        };
-        let stamp = self.stamp(&key);
-        let patience = self.patience(&key, stamp);
-        self.restless.touch(key, stamp, Instant::now(), patience);
+        let path = absolute(path);
+        for index in 0..self.absolute.len() {
+            let Ok(below) = path.strip_prefix(&self.absolute[index]) else {
+                continue;
+            };
+            match name_of(below, self.merged.selection(index)) {
+                Some(name) => {
+                    let key = (index, name);
+                    let stamp = self.stamp(&key);
+                    let patience = self.patience(&key, stamp);
+                    self.restless.touch(key, stamp, Instant::now(), patience);
+                }
+                // A subdirectory that came or went brings its files with it, of which nothing else tells.
+                None if *self.merged.selection(index) == Selection::Below && !path.is_file() => {
+                    self.overflow.store(true, Ordering::Release);
+                }
+                None => {}
+            }
+        }
     }
 
     /// Touches a file if it looks different from what was read.
@@ -257,7 +283,7 @@ impl Reader {
 
     /// Reads a file that has been still, or finds that it is gone or has moved on meanwhile.
     fn read(&mut self, key: FileKey, expected: Option<Stamp>, late: bool, delta: &mut Delta) {
-        let path = self.merged.path(&key);
+        let (path, shown) = (self.merged.path(&key), self.merged.shown(&key));
         let stamp = self.stamp(&key);
         if stamp != expected && !late {
             let patience = self.patience(&key, stamp);
@@ -268,14 +294,14 @@ impl Reader {
             delta.extend(self.merged.file(&key, None));
             return;
         };
-        let result = load(&path).map_err(|message| vec![Problem::of_file(&path, None, message, "make it readable")]);
+        let result = load(&path).map_err(|message| vec![Problem::of_file(&shown, None, message, "make it readable")]);
         if self.stamp(&key) != Some(stamp) && !late {
             let patience = self.patience(&key, Some(stamp));
             return self.restless.touch(key, None, Instant::now(), patience);
         }
         self.stamps.insert(key.clone(), stamp);
         let directory = self.merged.directory(&key);
-        let reading = result.and_then(|bytes| read(&path, &bytes, directory.writer, &directory.kinds));
+        let reading = result.and_then(|bytes| read(&shown, &bytes, directory.writer, &directory.kinds));
         delta.extend(match reading {
             Ok(reading) => self.merged.file(&key, Some(reading)),
             Err(problems) => self.merged.unreadable(&key, problems),
@@ -295,14 +321,44 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The file that an event is about. `None`: none that is read.
-fn key_of(directories: &[PathBuf], path: &Path) -> Option<FileKey> {
-    let name = path.file_name().and_then(file_name)?;
-    let path = absolute(path);
-    let index = directories
-        .iter()
-        .position(|directory| path.parent() == Some(directory))?;
-    Some((index, name))
+/// The name of a file by its path below a watched directory. `None`: it is none that is read.
+fn name_of(below: &Path, files: &Selection) -> Option<String> {
+    match files {
+        Selection::One { name, .. } => (below == Path::new(name)).then(|| name.clone()),
+        Selection::Here => below.to_str().filter(|name| !name.contains('/')).and_then(named),
+        Selection::Below => {
+            let (directories, name) = match below.to_str()?.rsplit_once('/') {
+                Some((directories, name)) => (directories, name),
+                None => ("", below.to_str()?),
+            };
+            let hidden = directories.split('/').any(|part| part.starts_with('.'));
+            (!hidden && named(name).is_some()).then(|| below.to_str().map(str::to_owned))?
+        }
+    }
+}
+
+/// The names of the files that are to be read, in subdirectories down to this depth.
+fn names_in(directory: &Path, prefix: &str, depth: usize, out: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(directory.join(prefix))?.take(MAX_FILES) {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(text) = name.to_str() else { continue };
+        let path = match prefix {
+            "" => text.to_owned(),
+            _ => format!("{prefix}/{text}"),
+        };
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_directory && depth > 0 && !text.starts_with('.') {
+            match names_in(directory, &path, depth - 1, out) {
+                // It may have gone meanwhile.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        } else if named(text).is_some() && out.len() < MAX_FILES {
+            out.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// A file's bytes, or why not, for people.
@@ -319,12 +375,15 @@ fn load(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// The name of a file that is to be read. Dot-files, and what editors leave (`a.yaml~`, `#a.yaml#`, `4913`), are not.
-fn file_name(name: &OsStr) -> Option<String> {
-    let name = name.to_str()?;
-    let ours = name
-        .rsplit_once('.')
-        .is_some_and(|(_, end)| matches!(end, "yaml" | "yml" | "json"));
+fn named(name: &str) -> Option<String> {
+    let ours = is_manifest(Path::new(name));
     (ours && !name.starts_with(['.', '#', '~'])).then(|| name.to_owned())
+}
+
+/// Whether a file's name ends as those of manifests do.
+pub(super) fn is_manifest(path: &Path) -> bool {
+    let end = path.extension().and_then(OsStr::to_str);
+    end.is_some_and(|end| matches!(end, "yaml" | "yml" | "json")) && path.file_stem().is_some()
 }
 
 /// A watcher whose events never block it. `None`: this system has none.
@@ -357,20 +416,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_find_their_directory_however_it_was_written() {
-        let here = std::env::current_dir().unwrap();
-        for given in ["manifests", "./manifests", "manifests/", "/srv/./manifests"] {
-            let directories = [PathBuf::from("elsewhere"), PathBuf::from(given)].map(|path| absolute(&path));
-            let event = here.join(given).join("a.yaml");
-            assert_eq!(key_of(&directories, &event), Some((1, "a.yaml".to_owned())), "{given}");
-            assert_eq!(key_of(&directories, &here.join("other/a.yaml")), None);
+    fn an_event_is_about_a_file_that_was_asked_for() {
+        let one = Selection::One {
+            name: "shop".to_owned(),
+            shown: None,
+        };
+        for (below, files, want) in [
+            ("a.yaml", &Selection::Here, true),
+            ("base/a.yaml", &Selection::Here, false),
+            ("base/a.yaml", &Selection::Below, true),
+            (".git/a.yaml", &Selection::Below, false),
+            ("base/notes.md", &Selection::Below, false),
+            ("shop", &one, true),
+            ("a.yaml", &one, false),
+        ] {
+            let found = name_of(Path::new(below), files);
+            assert_eq!(found.as_deref(), want.then_some(below), "{below} {files:?}");
         }
+    }
+
+    #[test]
+    fn a_path_means_a_directory_or_one_file_that_may_be_gone_for_the_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let one = |name: &str| Selection::One {
+            name: name.to_owned(),
+            shown: None,
+        };
+        fs::write(path.join("shop"), "").unwrap();
+        for (given, files) in [("shop", one("shop")), ("gone.yaml", one("gone.yaml"))] {
+            assert_eq!(Selection::of(&path.join(given), true), (path.to_owned(), files));
+        }
+        assert_eq!(Selection::of(path, false).1, Selection::Here);
+        assert_eq!(Selection::of(path, true).1, Selection::Below);
+        assert_eq!(Selection::of(&path.join("gone"), false).1, Selection::Here);
+    }
+
+    #[test]
+    fn directories_have_one_name_however_they_were_written() {
+        let here = std::env::current_dir().unwrap();
+        for given in ["manifests", "./manifests", "manifests/"] {
+            assert_eq!(absolute(Path::new(given)), here.join("manifests"), "{given}");
+        }
+        assert_eq!(absolute(Path::new("/srv/./manifests")), Path::new("/srv/manifests"));
     }
 
     #[test]
     fn only_manifests_are_read() {
         for name in ["a.yaml", "b.yml", "c.json", "a.b.yaml"] {
-            assert_eq!(file_name(OsStr::new(name)).as_deref(), Some(name));
+            assert_eq!(named(name).as_deref(), Some(name));
         }
         for name in [
             ".a.yaml",
@@ -383,7 +477,7 @@ mod tests {
             "a.yaml.tmp",
             "~a.yaml",
         ] {
-            assert_eq!(file_name(OsStr::new(name)), None, "{name}");
+            assert_eq!(named(name), None, "{name}");
         }
     }
 }

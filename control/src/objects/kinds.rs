@@ -84,6 +84,9 @@ impl Kinds {
                 Scope::Namespaced,
             )
             .elsewhere("apps", "Deployment")
+            .elsewhere("apps", "StatefulSet")
+            .elsewhere("apps", "DaemonSet")
+            .elsewhere("batch", "Job")
             .elsewhere("", "ConfigMap")
             .elsewhere("", "Secret")
     }

@@ -135,7 +135,7 @@ mod tests {
     fn system() -> System {
         System {
             user: 0,
-            manifests: "/home/ada/shop".into(),
+            manifests: crate::source::Sources::directory("/home/ada/shop"),
             objects: "/state/objects".into(),
             control: "/state/control".into(),
             flags: vec![],

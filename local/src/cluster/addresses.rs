@@ -1,13 +1,13 @@
 //! The addresses of Services: chosen from the service ranges, the same again after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::manifest::{Address, Key, Service};
+use crate::manifest::{Address, Family, Key, Service};
 
 /// Hands out ClusterIPs.
 #[derive(Debug)]
@@ -23,10 +23,23 @@ pub struct ServiceAddresses {
 /// The addresses of all Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assigned {
-    /// By Service. Empty: it is headless.
+    /// By Service. Empty: it is headless, or stands for a name outside.
     pub ips: BTreeMap<Key, Vec<IpAddr>>,
-    /// What is wrong with those that ask for impossible ones (`spec.clusterIP`).
-    pub wrong: Vec<(Key, String)>,
+    /// Those that can't have what they ask for.
+    pub wrong: Vec<Impossible>,
+}
+
+/// A Service that can't have the addresses that it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Impossible {
+    /// The Service.
+    pub service: Key,
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub fix: &'static str,
 }
 
 /// Addresses below this are for those who ask for them by number: the DNS server has the tenth (KEP-3070).
@@ -77,37 +90,46 @@ impl ServiceAddresses {
 
     /// The addresses of all Services.
     pub fn assign<'a>(&mut self, services: impl Iterator<Item = (&'a Key, &'a Service)> + Clone) -> Assigned {
-        let mut assigned: BTreeMap<Key, Vec<IpAddr>> = BTreeMap::new();
-        let mut wrong = Vec::new();
+        let mut assigned = Assigned::default();
         let mut taken: BTreeMap<IpAddr, Key> = BTreeMap::new();
+        let mut refused = BTreeSet::new();
         // Those who ask come first, so that none of theirs is given away.
         for (key, service) in services.clone() {
             let Address::Given(asked) = &service.address else {
                 continue;
             };
             match asked.iter().find_map(|ip| self.obstacle(*ip, &taken)) {
-                Some(message) => wrong.push((key.clone(), message)),
-                None => {
-                    taken.extend(asked.iter().map(|ip| (*ip, key.clone())));
-                    assigned.insert(key.clone(), asked.clone());
+                Some(message) => {
+                    refused.insert(key);
+                    assigned.wrong.push(Impossible {
+                        service: key.clone(),
+                        field: "spec.clusterIP",
+                        message,
+                        fix: "remove it, or take a free address of that range",
+                    });
                 }
+                None => taken.extend(asked.iter().map(|ip| (*ip, key.clone()))),
             }
         }
-        for (key, service) in services {
-            match service.address {
-                Address::Headless => drop(assigned.insert(key.clone(), Vec::new())),
-                Address::Chosen => match self.choose(key, service, &taken) {
-                    Some(ips) => {
-                        taken.extend(ips.iter().map(|ip| (*ip, key.clone())));
-                        assigned.insert(key.clone(), ips);
-                    }
-                    None => wrong.push((key.clone(), "the service range has no free address".to_owned())),
-                },
-                Address::Given(_) => {}
+        for (key, service) in services.filter(|(key, _)| !refused.contains(key)) {
+            let asked = match &service.address {
+                Address::Headless | Address::External(_) => {
+                    assigned.ips.insert(key.clone(), Vec::new());
+                    continue;
+                }
+                Address::Chosen => &[][..],
+                Address::Given(ips) => ips,
+            };
+            match self.choose(key, service, asked, &taken) {
+                Ok(ips) => {
+                    taken.extend(ips.iter().map(|ip| (*ip, key.clone())));
+                    assigned.ips.insert(key.clone(), ips);
+                }
+                Err(wrong) => assigned.wrong.push(wrong),
             }
         }
         self.save();
-        Assigned { ips: assigned, wrong }
+        assigned
     }
 
     fn obstacle(&self, ip: IpAddr, taken: &BTreeMap<IpAddr, Key>) -> Option<String> {
@@ -123,27 +145,55 @@ impl ServiceAddresses {
             .map(|other| format!("{ip} is already that of Service {other}"))
     }
 
-    fn choose(&mut self, key: &Key, service: &Service, taken: &BTreeMap<IpAddr, Key>) -> Option<Vec<IpAddr>> {
+    /// One address of each family: the one that was asked for, the one that it had, or the next.
+    fn choose(
+        &mut self,
+        key: &Key,
+        service: &Service,
+        asked: &[IpAddr],
+        taken: &BTreeMap<IpAddr, Key>,
+    ) -> Result<Vec<IpAddr>, Impossible> {
+        let wrong = |field, message: &str, fix| Impossible {
+            service: key.clone(),
+            field,
+            message: message.to_owned(),
+            fix,
+        };
         let name = key.to_string();
-        let v4 = service.v4.unwrap_or(true);
-        let v6 = service.v6.unwrap_or(false) && self.v6.is_some();
         let before = self.chosen.get(&name).cloned().unwrap_or_default();
-        let mut ips = Vec::new();
-        for (wanted, is_v4) in [(v4, true), (v6, false)] {
-            if !wanted {
+        let (mut ips, mut chosen) = (Vec::new(), Vec::new());
+        for (i, family) in service.families.iter().enumerate() {
+            if let Some(ip) = asked.get(i) {
+                ips.push(*ip);
                 continue;
+            }
+            if *family == Family::V6 && self.v6.is_none() {
+                if service.one_family_will_do && service.families.len() > 1 {
+                    continue;
+                }
+                let message = "the mesh has no IPv6, which is switched off on this machine";
+                return Err(wrong("spec.ipFamilies", message, "take IPv4, or PreferDualStack"));
             }
             let kept = before
                 .iter()
-                .find(|ip| ip.is_ipv4() == is_v4 && self.obstacle(**ip, taken).is_none())
+                .find(|ip| Family::of(**ip) == *family && self.obstacle(**ip, taken).is_none())
                 .copied();
-            ips.push(kept.or_else(|| self.free(is_v4, &name, taken))?);
+            let ip = kept.or_else(|| self.free(*family == Family::V4, &name, taken));
+            let none = || {
+                wrong(
+                    "spec.clusterIP",
+                    "the service range has no free address",
+                    "take a larger --service-cidr",
+                )
+            };
+            chosen.push(ip.ok_or_else(none)?);
+            ips.extend(chosen.last());
         }
-        if ips != before {
-            self.chosen.insert(name, ips.clone());
+        if chosen != before && !chosen.is_empty() {
+            self.chosen.insert(name, chosen);
             self.dirty = true;
         }
-        Some(ips)
+        Ok(ips)
     }
 
     /// The next address that nobody has or had; if there is none, the next that nobody has.

@@ -1,5 +1,6 @@
 //! Pod objects, as an API server would hold them: from a template, a name and a node. Pure.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
@@ -7,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use weft_control::objects::uid_of;
 
-use crate::manifest::{Key, Template};
+use crate::manifest::{Key, Owner, Template, Workload};
 
 /// What a pod object is built from.
 pub(super) struct Blueprint<'a> {
@@ -17,8 +18,10 @@ pub(super) struct Blueprint<'a> {
     pub key: &'a Key,
     /// `metadata.uid`.
     pub uid: &'a str,
-    /// The Deployment that owns it.
-    pub owner: Option<&'a Key>,
+    /// The workload that owns it.
+    pub owner: Option<&'a Owner>,
+    /// The Service that gives it a name of its own, if it is one of a StatefulSet's.
+    pub service: Option<&'a str>,
     /// The node.
     pub node: &'a str,
     /// When it was made.
@@ -32,6 +35,7 @@ pub(super) fn object(blueprint: &Blueprint<'_>) -> Value {
         key,
         uid,
         owner,
+        service,
         node,
         created,
     } = blueprint;
@@ -40,13 +44,13 @@ pub(super) fn object(blueprint: &Blueprint<'_>) -> Value {
     metadata.insert("namespace".to_owned(), json!(key.namespace));
     metadata.insert("uid".to_owned(), json!(uid));
     metadata.insert("creationTimestamp".to_owned(), json!(rfc3339(*created)));
-    metadata.insert("labels".to_owned(), json!(labels(template, *owner)));
+    metadata.insert("labels".to_owned(), json!(labels(template, *owner, &key.name)));
     metadata.insert("annotations".to_owned(), json!(template.annotations));
     if let Some(owner) = owner {
-        let set = replica_set(owner, template);
-        let uid = uid_of("ReplicaSet", &owner.namespace, &set);
+        let (kind, name) = controller(owner, template);
+        let uid = uid_of(kind, &owner.key.namespace, &name);
         let reference = json!([{
-            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": uid,
+            "apiVersion": owner.kind.api_version(), "kind": kind, "name": name, "uid": uid,
             "controller": true, "blockOwnerDeletion": true,
         }]);
         metadata.insert("ownerReferences".to_owned(), reference);
@@ -54,27 +58,66 @@ pub(super) fn object(blueprint: &Blueprint<'_>) -> Value {
     let mut spec = template.spec.clone();
     spec["nodeName"] = json!(node);
     spec["serviceAccountName"] = json!(template.service_account());
+    if owner.is_some_and(|owner| owner.kind == Workload::StatefulSet) {
+        spec["hostname"] = json!(key.name);
+        if let Some(service) = service.filter(|service| !service.is_empty()) {
+            spec["subdomain"] = json!(service);
+        }
+        for volume in spec["volumes"].as_array_mut().into_iter().flatten() {
+            if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
+                volume["persistentVolumeClaim"]["claimName"] = json!(format!("{claim}-{}", key.name));
+            }
+        }
+    }
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 }
 
-/// The labels of a pod: the template's, and its hash where a Deployment owns it.
-pub(super) fn labels(template: &Template, owner: Option<&Key>) -> std::collections::BTreeMap<String, String> {
+/// The labels of a pod: the template's, and those that controllers add.
+pub(super) fn labels(template: &Template, owner: Option<&Owner>, name: &str) -> BTreeMap<String, String> {
     let mut labels = template.labels.clone();
-    if owner.is_some() {
-        labels.insert("pod-template-hash".to_owned(), template.hash.clone());
+    let Some(owner) = owner else { return labels };
+    let mut add = |key: &str, value: String| drop(labels.insert(key.to_owned(), value));
+    match owner.kind {
+        Workload::Deployment => add("pod-template-hash", template.hash.clone()),
+        Workload::StatefulSet => {
+            add("statefulset.kubernetes.io/pod-name", name.to_owned());
+            let index = name.rsplit('-').next().unwrap_or_default();
+            add("apps.kubernetes.io/pod-index", index.to_owned());
+            add(
+                "controller-revision-hash",
+                format!("{}-{}", owner.key.name, template.hash),
+            );
+        }
+        Workload::DaemonSet => add("controller-revision-hash", template.hash.clone()),
+        Workload::Job => {
+            let uid = uid_of("Job", &owner.key.namespace, &owner.key.name);
+            for prefix in ["batch.kubernetes.io/", ""] {
+                add(&format!("{prefix}job-name"), owner.key.name.clone());
+                add(&format!("{prefix}controller-uid"), uid.clone());
+            }
+        }
     }
     labels
 }
 
-/// The name of a Deployment's pod: `<deployment>-<hash>-<five letters>`, cut where a label would be too long.
-pub(super) fn pod_name(deployment: &Key, template: &Template, random: u64) -> String {
+/// What a pod's owner reference names.
+fn controller(owner: &Owner, template: &Template) -> (&'static str, String) {
+    match owner.kind {
+        Workload::Deployment => ("ReplicaSet", replica_set(&owner.key, template)),
+        kind => (kind.as_str(), owner.key.name.clone()),
+    }
+}
+
+/// The name of a pod whose name is of no consequence: `<deployment>-<hash>-<five letters>`, `<job>-<five letters>`, cut
+/// where a label would be too long.
+pub(super) fn pod_name(owner: &Owner, template: &Template, random: u64) -> String {
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let suffix = (0..5).scan(random, |left, _| {
         let letter = LETTERS[(*left % 27) as usize];
         *left /= 27;
         Some(char::from(letter))
     });
-    let set = replica_set(deployment, template);
+    let (_, set) = controller(owner, template);
     let cut: String = set.chars().take(57).collect();
     format!("{}-{}", cut.trim_end_matches(['-', '.']), suffix.collect::<String>())
 }

@@ -1,6 +1,5 @@
-//! Which pods there are to be: Deployments and Pods against records.
+//! Which pods there are to be: workloads and Pods against records.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,26 +11,45 @@ use super::build::{Blueprint, labels, object, pod_name, uuid};
 use super::offline::not_injected;
 use super::record::Record;
 use super::{Cluster, FAREWELL};
-use crate::manifest::place::place;
-use crate::manifest::{Key, Template};
-use crate::plan::{Owned, Steps, steps};
+use crate::manifest::place::{allowed, place};
+use crate::manifest::{Key, Owner, Template, Workload};
+use crate::plan::stateful::{self, Numbered};
+use crate::plan::{Owned, daemon, steps};
+
+/// What is to be made: which pod, of which workload.
+pub(super) struct Wanted<'a> {
+    /// The workload that owns it; none for a Pod of its own.
+    pub owner: Option<&'a Owner>,
+    /// Its namespace and, where it has one, its name.
+    pub key: Key,
+    /// Its number, if it is one of a StatefulSet's.
+    pub ordinal: Option<u32>,
+    /// The node, if that is settled.
+    pub node: Option<String>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Any pod of a workload.
+    pub(super) fn any(owner: &'a Owner) -> Self {
+        Self {
+            owner: Some(owner),
+            key: Key::new(&owner.key.namespace, ""),
+            ordinal: None,
+            node: None,
+        }
+    }
+}
 
 impl Cluster {
     /// Makes and deletes pods as the manifests ask for.
     pub(super) fn converge(&mut self) {
         let mut problems = Vec::new();
+        self.unmade = 0;
         self.orphans();
-        for (key, steps) in self.deployment_steps() {
-            for uid in steps.delete {
-                self.delete(&uid);
-            }
-            for _ in 0..steps.create {
-                if let Err(problem) = self.create(&key, true) {
-                    problems.push(*problem);
-                    break;
-                }
-            }
-        }
+        self.deployments(&mut problems);
+        self.stateful_sets(&mut problems);
+        self.daemon_sets(&mut problems);
+        self.run_jobs(&mut problems);
         for key in self.desired.pods.keys().cloned().collect::<Vec<_>>() {
             if let Err(problem) = self.bare(&key) {
                 problems.push(*problem);
@@ -44,14 +62,15 @@ impl Cluster {
     fn orphans(&mut self) {
         let orphan = |record: &&Record| {
             let wanted = match &record.owner {
-                Some(owner) => self.desired.deployments.contains_key(owner),
+                Some(owner) => self.desired.workload(owner).is_some(),
                 None => self
                     .desired
                     .pods
                     .get(&record.key)
                     .is_some_and(|pod| pod.template.hash == record.hash),
             };
-            !record.deleting && (!wanted || !self.desired.nodes.contains_key(&record.node))
+            let homeless = !self.desired.nodes.contains_key(&record.node) && !record.finished();
+            !record.deleting && (!wanted || homeless)
         };
         let orphans: Vec<String> = self
             .records
@@ -64,52 +83,156 @@ impl Cluster {
         }
     }
 
-    fn deployment_steps(&self) -> Vec<(Key, Steps)> {
-        let now = Instant::now();
-        let mut owned: BTreeMap<&Key, (Vec<Owned<'_>>, usize)> = BTreeMap::new();
-        for record in self.records.values() {
-            let Some(owner) = &record.owner else { continue };
-            let Some(deployment) = self.desired.deployments.get(owner) else {
-                continue;
-            };
-            let entry = owned.entry(owner).or_default();
-            if record.deleting {
-                entry.1 += 1;
-                continue;
-            }
-            let ready = record.ready();
-            let available = ready
-                && record
-                    .ready_since
-                    .is_some_and(|since| now >= since + deployment.min_ready);
-            entry.0.push(Owned {
-                uid: &record.uid,
-                current: record.hash == deployment.template.hash,
-                available,
-                ready,
-                order: record.order,
-                restarts: record.restarts(),
-            });
-        }
-        let deployments = self.desired.deployments.iter();
-        let steps = deployments.map(|(key, deployment)| {
-            let (owned, leaving) = owned
-                .get(key)
-                .map_or((&[][..], 0), |(owned, leaving)| (owned, *leaving));
-            (key.clone(), steps(deployment.rollout, owned, leaving))
-        });
-        steps.filter(|(_, steps)| *steps != Steps::default()).collect()
+    /// For how long a pod of a workload is ready before it counts.
+    pub(super) fn min_ready(&self, owner: &Owner) -> Duration {
+        let key = &owner.key;
+        let min_ready = match owner.kind {
+            Workload::Deployment => self.desired.deployments.get(key).map(|of| of.min_ready),
+            Workload::StatefulSet => self.desired.stateful_sets.get(key).map(|of| of.min_ready),
+            Workload::DaemonSet => self.desired.daemon_sets.get(key).map(|of| of.min_ready),
+            Workload::Job => None,
+        };
+        min_ready.unwrap_or_default()
     }
 
-    /// A Pod that no Deployment owns: its labels may change while it runs; for anything else it makes way for a new one.
+    /// The pods of a workload.
+    pub(super) fn owned<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = &'a Record> {
+        self.records
+            .values()
+            .filter(move |record| record.owner.as_ref() == Some(owner))
+    }
+
+    fn owned_now<'a>(&self, record: &'a Record, hash: &str, min_ready: Duration, now: Instant) -> Owned<'a> {
+        Owned {
+            uid: &record.uid,
+            current: record.hash == hash,
+            available: record.available(min_ready, now),
+            ready: record.ready(),
+            order: record.order,
+            restarts: record.restarts(),
+        }
+    }
+
+    fn deployments(&mut self, problems: &mut Vec<Problem>) {
+        for key in self.desired.deployments.keys().cloned().collect::<Vec<_>>() {
+            let owner = Owner {
+                kind: Workload::Deployment,
+                key,
+            };
+            let deployment = &self.desired.deployments[&owner.key];
+            let (hash, now) = (&deployment.template.hash, Instant::now());
+            let (leaving, staying): (Vec<&Record>, Vec<&Record>) = self.owned(&owner).partition(|r| r.deleting);
+            let owned: Vec<Owned<'_>> = staying
+                .into_iter()
+                .map(|record| self.owned_now(record, hash, deployment.min_ready, now))
+                .collect();
+            let steps = steps(deployment.rollout, &owned, leaving.len());
+            for uid in steps.delete {
+                self.delete(&uid);
+            }
+            self.create_all((0..steps.create).map(|_| Wanted::any(&owner)), problems);
+        }
+    }
+
+    fn stateful_sets(&mut self, problems: &mut Vec<Problem>) {
+        for key in self.desired.stateful_sets.keys().cloned().collect::<Vec<_>>() {
+            let owner = Owner {
+                kind: Workload::StatefulSet,
+                key,
+            };
+            let set = &self.desired.stateful_sets[&owner.key];
+            let (hash, now) = (&set.template.hash, Instant::now());
+            let pods: Vec<Numbered<'_>> = self
+                .owned(&owner)
+                .filter_map(|record| {
+                    Some(Numbered {
+                        uid: &record.uid,
+                        ordinal: record.ordinal?,
+                        current: record.hash == *hash,
+                        available: record.available(set.min_ready, now),
+                        leaving: record.deleting,
+                    })
+                })
+                .collect();
+            let steps = stateful::steps(set.ordinals(), set.parallel, &pods);
+            let there = pods.iter().filter(|pod| set.ordinals().contains(&pod.ordinal)).count();
+            let missing = (set.replicas as usize).saturating_sub(there + steps.create.len());
+            for uid in steps.delete {
+                self.delete(&uid);
+            }
+            let wanted = steps.create.into_iter().map(|ordinal| Wanted {
+                key: Key::new(&owner.key.namespace, format!("{}-{ordinal}", owner.key.name)),
+                ordinal: Some(ordinal),
+                ..Wanted::any(&owner)
+            });
+            if self.create_all(wanted, problems) {
+                self.unmade += missing;
+            }
+        }
+    }
+
+    fn daemon_sets(&mut self, problems: &mut Vec<Problem>) {
+        for key in self.desired.daemon_sets.keys().cloned().collect::<Vec<_>>() {
+            let owner = Owner {
+                kind: Workload::DaemonSet,
+                key,
+            };
+            let set = &self.desired.daemon_sets[&owner.key];
+            let (hash, now) = (&set.template.hash, Instant::now());
+            let nodes = allowed(&set.template, &self.desired.nodes);
+            let pods: Vec<daemon::Placed<'_>> = self
+                .owned(&owner)
+                .map(|record| {
+                    let owned = self.owned_now(record, hash, set.min_ready, now);
+                    (record.node.as_str(), record.deleting, owned)
+                })
+                .collect();
+            let steps = daemon::steps(&nodes, set.unavailable(nodes.len()), &pods);
+            for uid in steps.delete {
+                self.delete(&uid);
+            }
+            let wanted = steps.create.into_iter().map(|node| Wanted {
+                node: Some(node),
+                ..Wanted::any(&owner)
+            });
+            self.create_all(wanted, problems);
+        }
+    }
+
+    /// Makes pods until one can't be made; whether all were.
+    pub(super) fn create_all<'a>(
+        &mut self,
+        wanted: impl Iterator<Item = Wanted<'a>>,
+        problems: &mut Vec<Problem>,
+    ) -> bool {
+        for wanted in wanted {
+            match self.create(wanted) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(problem) => {
+                    problems.push(*problem);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// A Pod that no workload owns: its labels may change while it runs; for anything else it makes way for a new one.
     fn bare(&mut self, key: &Key) -> Result<(), Box<Problem>> {
         let Some(wanted) = self.desired.pods.get(key) else {
             return Ok(());
         };
         let Some(record) = self.records.values_mut().find(|record| record.key == *key) else {
-            return self.create(key, false);
+            let wanted = Wanted {
+                owner: None,
+                key: key.clone(),
+                ordinal: None,
+                node: None,
+            };
+            return self.create(wanted).map(drop);
         };
-        let (new_labels, annotations) = (labels(&wanted.template, None), &wanted.template.annotations);
+        let (new_labels, annotations) = (labels(&wanted.template, None, &key.name), &wanted.template.annotations);
         if record.labels != new_labels && !record.deleting {
             record.object["metadata"]["labels"] = json!(new_labels);
             record.labels = new_labels;
@@ -123,33 +246,42 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes a pod: its record, and its network in the background.
-    fn create(&mut self, wanted: &Key, deployed: bool) -> Result<(), Box<Problem>> {
-        let (source, template) = self.blueprint(wanted, deployed);
-        if !self.desired.has_account(&wanted.namespace, template.service_account()) {
-            // Named among the problems of the manifests already.
-            return Ok(());
+    /// Makes a pod: its record, and its network in the background. False: something is not there that it needs, which is
+    /// named among the problems of the manifests already.
+    fn create(&mut self, wanted: Wanted<'_>) -> Result<bool, Box<Problem>> {
+        let Some((source, template)) = self.blueprint(&wanted) else {
+            return Ok(false);
+        };
+        let namespace = wanted.key.namespace.clone();
+        if !self.desired.has_account(&namespace, template.service_account()) {
+            return Ok(false);
         }
         let problem = |field: &str, message: String, fix: &str| {
             let field = format!("{}{field}", template.prefix);
             Box::new(source.problem(Severity::Error, &field, message, fix))
         };
-        let on = |node: &str| self.pods_on(node, wanted);
-        let node = place(&template, &self.desired.nodes, on);
-        let Ok(node) = node else {
-            // As above.
-            return Ok(());
+        let on = |node: &str| self.pods_on(node, wanted.owner);
+        let node = match wanted.node {
+            Some(node) => node,
+            None => match place(&template, &self.desired.nodes, on) {
+                Ok(node) => node,
+                Err(_) => return Ok(false),
+            },
         };
-        let name = match deployed {
-            true => pod_name(wanted, &template, rand::random()),
-            false => wanted.name.clone(),
+        let name = match wanted.owner {
+            Some(owner) if wanted.key.name.is_empty() => pod_name(owner, &template, rand::random()),
+            _ => wanted.key.name,
         };
-        let (key, uid) = (Key::new(&wanted.namespace, name), uuid(rand::random()));
+        let (key, uid) = (Key::new(namespace, name), uuid(rand::random()));
+        let service = wanted
+            .owner
+            .and_then(|owner| self.desired.stateful_sets.get(&owner.key));
         let before = object(&Blueprint {
             template: &template,
             key: &key,
             uid: &uid,
-            owner: deployed.then_some(wanted),
+            owner: wanted.owner,
+            service: service.map(|set| set.service.as_str()),
             node: &node,
             created: SystemTime::now(),
         });
@@ -160,8 +292,9 @@ impl Cluster {
         };
         let mut record = Record::new(key, uid.clone(), before, after)
             .map_err(|missing| problem(&missing.field, missing.message, ""))?;
-        record.owner = deployed.then(|| wanted.clone());
-        record.labels = labels(&template, record.owner.as_ref());
+        record.owner = wanted.owner.cloned();
+        record.ordinal = wanted.ordinal;
+        record.labels = labels(&template, record.owner.as_ref(), &record.key.name);
         record.annotations = template.annotations;
         record.hash = template.hash;
         record.node = node;
@@ -170,33 +303,30 @@ impl Cluster {
         self.records.insert(uid.clone(), record);
         self.refresh_tokens(&uid);
         self.make_network(&uid);
-        Ok(())
+        Ok(true)
     }
 
-    /// What a pod is made from: a Deployment's template, or a Pod's own.
-    fn blueprint(&self, wanted: &Key, deployed: bool) -> (Arc<Object>, Template) {
-        let (object, template) = match deployed {
-            true => {
-                let deployment = &self.desired.deployments[wanted];
-                (&deployment.object, &deployment.template)
-            }
-            false => {
-                let pod = &self.desired.pods[wanted];
+    /// What a pod is made from: a workload's template, or a Pod's own.
+    fn blueprint(&self, wanted: &Wanted<'_>) -> Option<(Arc<Object>, Template)> {
+        let (object, template) = match wanted.owner {
+            Some(owner) => self.desired.workload(owner)?,
+            None => {
+                let pod = self.desired.pods.get(&wanted.key)?;
                 (&pod.object, &pod.template)
             }
         };
-        (object.clone(), template.clone())
+        Some((object.clone(), template.clone()))
     }
 
     /// How many pods are on a node: those of the same owner, and all.
-    fn pods_on(&self, node: &str, owner: &Key) -> (usize, usize) {
+    fn pods_on(&self, node: &str, owner: Option<&Owner>) -> (usize, usize) {
         let mut counts = (0, 0);
         for record in self
             .records
             .values()
             .filter(|record| record.node == node && !record.deleting)
         {
-            counts.0 += usize::from(record.owner.as_ref() == Some(owner));
+            counts.0 += usize::from(owner.is_some() && record.owner.as_ref() == owner);
             counts.1 += 1;
         }
         counts
@@ -209,7 +339,7 @@ impl Cluster {
     }
 
     /// Takes a pod out of service at once, and tells it a little later.
-    fn delete(&mut self, uid: &str) {
+    pub(super) fn delete(&mut self, uid: &str) {
         let Some(record) = self.records.get_mut(uid) else {
             return;
         };

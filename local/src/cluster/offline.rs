@@ -13,7 +13,9 @@ use std::time::SystemTime;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::{Value, json};
 use weft_control::index::Settings as IndexSettings;
-use weft_control::manifests::{Directory, Manifests, OpenError, Settings as ManifestSettings, Snapshot, Writer, parse};
+use weft_control::manifests::{
+    Directory, Manifests, OpenError, Selection, Settings as ManifestSettings, Snapshot, Writer, parse,
+};
 use weft_control::objects::{Kinds, Object, Problem, Severity, uid_of};
 use weft_injector::patch::{Decision, inject};
 use weft_injector::redirect::{Exempt, MARK};
@@ -24,10 +26,11 @@ use super::build::{Blueprint, labels, object};
 use super::publish::finished;
 use super::system::{self, System};
 use super::{Review, combined};
-use crate::manifest::place::place;
+use crate::manifest::place::{allowed, place};
 use crate::manifest::raw::PodSpec;
-use crate::manifest::{DEFAULT_NAMESPACE, Desired, Key, Reader, Template};
+use crate::manifest::{DEFAULT_NAMESPACE, Desired, Key, Owner, Reader, Template, Workload};
 use crate::slices::{Endpoint, Member, endpoints, slices};
+use crate::source::Sources;
 
 /// The first address of a pod on paper.
 const FIRST_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
@@ -94,10 +97,13 @@ pub fn read(
     let (desired, found) = Reader::default().read(&whole);
     let refused = Review::new(settings).problems(&objects, &desired);
     let Assigned { ips, wrong } = addresses.assign(desired.services.iter());
-    let misplaced = wrong.into_iter().filter_map(|(key, message)| {
-        let fix = "remove it, or take a free address of that range";
-        let service = desired.services.get(&key)?;
-        Some(service.object.problem(Severity::Error, "spec.clusterIP", message, fix))
+    let misplaced = wrong.into_iter().filter_map(|wrong| {
+        let service = desired.services.get(&wrong.service)?;
+        Some(
+            service
+                .object
+                .problem(Severity::Error, wrong.field, wrong.message, wrong.fix),
+        )
     });
     let misplaced = misplaced.collect();
     let mut paper = Paper::default();
@@ -127,6 +133,7 @@ fn gather(sources: &[Source], kinds: &Kinds) -> Result<Snapshot, SourceError> {
             path: path.clone(),
             writer: Writer::User,
             kinds: kinds.clone(),
+            files: Selection::Here,
         }),
         Source::Text(..) => None,
     });
@@ -176,7 +183,7 @@ fn text_of(source: &Source) -> Result<(PathBuf, String), SourceError> {
 /// The mesh's own objects, as far as they matter on paper.
 fn system(addresses: &ServiceAddresses) -> System {
     System {
-        manifests: PathBuf::new(),
+        manifests: Sources::default(),
         objects: PathBuf::new(),
         control: PathBuf::new(),
         user: 0,
@@ -194,11 +201,33 @@ struct Paper {
     problems: Vec<Problem>,
 }
 
+/// What pods are drawn from.
+struct Sheet<'a> {
+    source: &'a Object,
+    template: &'a Template,
+    namespace: &'a str,
+    owner: Option<Owner>,
+    service: Option<&'a str>,
+}
+
+impl<'a> Sheet<'a> {
+    fn of(source: &'a Object, template: &'a Template, kind: Workload, key: &'a Key) -> Self {
+        let owner = Owner { kind, key: key.clone() };
+        Self {
+            source,
+            template,
+            namespace: &key.namespace,
+            owner: Some(owner),
+            service: None,
+        }
+    }
+}
+
 /// A pod that would be there.
 struct Drawn {
     key: Key,
     uid: String,
-    owner: Key,
+    owner: Option<Owner>,
     node: String,
     ip: IpAddr,
     labels: BTreeMap<String, String>,
@@ -208,43 +237,72 @@ struct Drawn {
 
 impl Paper {
     fn pods(&mut self, desired: &Desired) {
-        let ours = |key: &&Key| key.namespace != system::NAMESPACE;
-        for (key, deployment) in desired.deployments.iter().filter(|(key, _)| ours(key)) {
-            for i in 1..=deployment.rollout.replicas {
-                let pod = Key::new(&key.namespace, format!("{}-{i}", key.name));
-                if !self.pod(desired, (&deployment.object, &deployment.template), pod, Some(key)) {
-                    break;
-                }
+        for (key, each) in &desired.deployments {
+            let sheet = Sheet::of(&each.object, &each.template, Workload::Deployment, key);
+            for i in 1..=each.rollout.replicas {
+                self.pod(desired, &sheet, format!("{}-{i}", key.name), None);
             }
         }
-        for (key, bare) in desired.pods.iter().filter(|(key, _)| ours(key)) {
-            self.pod(desired, (&bare.object, &bare.template), key.clone(), None);
+        for (key, each) in &desired.stateful_sets {
+            let mut sheet = Sheet::of(&each.object, &each.template, Workload::StatefulSet, key);
+            sheet.service = Some(&each.service);
+            for i in (each.start..).take(each.replicas as usize) {
+                self.pod(desired, &sheet, format!("{}-{i}", key.name), None);
+            }
+        }
+        for (key, each) in &desired.daemon_sets {
+            let sheet = Sheet::of(&each.object, &each.template, Workload::DaemonSet, key);
+            for node in allowed(&each.template, &desired.nodes) {
+                self.pod(desired, &sheet, format!("{}-{node}", key.name), Some(node));
+            }
+        }
+        for (key, each) in &desired.jobs {
+            let sheet = Sheet::of(&each.object, &each.template, Workload::Job, key);
+            for i in 1..=each.completions.unwrap_or(1).min(each.parallelism) {
+                self.pod(desired, &sheet, format!("{}-{i}", key.name), None);
+            }
+        }
+        for (key, bare) in &desired.pods {
+            let sheet = Sheet {
+                source: &bare.object,
+                template: &bare.template,
+                namespace: &key.namespace,
+                owner: None,
+                service: None,
+            };
+            self.pod(desired, &sheet, key.name.clone(), None);
         }
     }
 
-    /// Draws a pod, as the cluster would make it. False: there is no place or no leave for it.
-    fn pod(
-        &mut self,
-        desired: &Desired,
-        (source, template): (&Object, &Template),
-        key: Key,
-        owner: Option<&Key>,
-    ) -> bool {
-        let by = owner.unwrap_or(&key).clone();
+    /// Draws a pod, as the cluster would make it, if there is a place and leave for it.
+    fn pod(&mut self, desired: &Desired, sheet: &Sheet<'_>, name: String, node: Option<&str>) {
+        let Sheet {
+            source,
+            template,
+            namespace,
+            owner,
+            service,
+        } = sheet;
+        if *namespace == system::NAMESPACE {
+            return;
+        }
+        let key = Key::new(*namespace, name);
         let on = |node: &str| {
             let here = || self.pods.iter().filter(|pod| pod.node == node);
-            (here().filter(|pod| pod.owner == by).count(), here().count())
+            let like = |pod: &&Drawn| owner.is_some() && pod.owner == *owner;
+            (here().filter(like).count(), here().count())
         };
         // Named among the problems of the manifests already.
-        let Ok(node) = place(template, &desired.nodes, on) else {
-            return false;
+        let Ok(node) = node.map_or_else(|| place(template, &desired.nodes, on), |node| Ok(node.to_owned())) else {
+            return;
         };
         let uid = uid_of("Pod", &key.namespace, &key.name);
         let before = object(&Blueprint {
             template,
             key: &key,
             uid: &uid,
-            owner,
+            owner: owner.as_ref(),
+            service: *service,
             node: &node,
             created: SystemTime::UNIX_EPOCH,
         });
@@ -257,8 +315,12 @@ impl Paper {
             Decision::Inject(pod) => *pod,
             Decision::Skip(_) => before,
             Decision::Refuse(why) => {
-                self.problems.push(not_injected(source, template, &why));
-                return false;
+                let problem = not_injected(source, template, &why);
+                // All pods of a workload fail alike.
+                if !self.problems.contains(&problem) {
+                    self.problems.push(problem);
+                }
+                return;
             }
         };
         let number = u32::try_from(self.pods.len()).unwrap_or(u32::MAX);
@@ -266,13 +328,12 @@ impl Paper {
             uid,
             node,
             ip: IpAddr::V4(Ipv4Addr::from(u32::from(FIRST_POD).saturating_add(number))),
-            labels: labels(template, owner),
+            labels: labels(template, owner.as_ref(), &key.name),
             spec: template.view.clone(),
             object,
-            owner: by,
+            owner: owner.clone(),
             key,
         });
-        true
     }
 
     fn behind(&self, desired: &Desired) -> BTreeMap<Key, Vec<Endpoint>> {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use weft_control::objects::Severity;
 
-use super::addresses::Assigned;
+use super::addresses::{Assigned, Impossible};
 use super::build::rfc3339;
 use super::record::Record;
 use super::{Cluster, system};
-use crate::dns::Zone;
-use crate::manifest::{Address, DEFAULT_ACCOUNT, DEFAULT_NAMESPACE, Key, Service};
+use crate::dns::{Named, NamedPod, Zone};
+use crate::manifest::raw::Protocol;
+use crate::manifest::{Address, DEFAULT_ACCOUNT, DEFAULT_NAMESPACE, Family, Key, Service};
 use crate::pod::{ContainerState, ContainerStatus, Kind, Phase, Terminated};
 use crate::services::Table;
 use crate::slices::{Endpoint, Member, endpoints, slices};
@@ -21,11 +22,16 @@ impl Cluster {
     /// Publishes everything as it is now. Slices come before pods vanish, and addresses before names.
     pub(super) fn publish(&mut self) {
         let Assigned { ips, wrong } = self.parts.addresses.assign(self.desired.services.iter());
-        for (key, message) in wrong {
-            if let Some(service) = self.desired.services.get(&key) {
-                let fix = "remove it, or take a free address of that range";
+        for Impossible {
+            service,
+            field,
+            message,
+            fix,
+        } in wrong
+        {
+            if let Some(service) = self.desired.services.get(&service) {
                 self.problems
-                    .push(service.object.problem(Severity::Error, "spec.clusterIP", message, fix));
+                    .push(service.object.problem(Severity::Error, field, message, fix));
             }
         }
         self.cluster_ips = ips;
@@ -92,11 +98,24 @@ impl Cluster {
 
     fn names(&self, behind: &BTreeMap<Key, Vec<Endpoint>>) {
         let zone = Zone::new(self.desired.services.iter().map(|(key, service)| {
-            let addresses = match service.address {
-                Address::Headless => headless(service, behind.get(key).map_or(&[][..], Vec::as_slice)),
-                _ => self.addresses(key).to_vec(),
-            };
-            (key.namespace.as_str(), key.name.as_str(), addresses)
+            Named {
+                namespace: &key.namespace,
+                name: &key.name,
+                addresses: self.addresses(key).to_vec(),
+                ports: service
+                    .ports
+                    .iter()
+                    .map(|port| (port.name.as_str(), transport(port.protocol), port.port))
+                    .collect(),
+                pods: match service.address {
+                    Address::Headless => headless(service, behind.get(key).map_or(&[][..], Vec::as_slice)),
+                    _ => Vec::new(),
+                },
+                external: match &service.address {
+                    Address::External(name) => Some(name),
+                    _ => None,
+                },
+            }
         }));
         self.parts.zone.send_if_modified(|old| {
             let new = **old != zone;
@@ -192,33 +211,41 @@ fn account(namespace: &str, name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": namespace, "name": name}})
 }
 
-/// The addresses that a headless Service's name leads to.
-fn headless(service: &Service, endpoints: &[Endpoint]) -> Vec<IpAddr> {
-    let wanted = |ip: &&IpAddr| {
-        if ip.is_ipv4() {
-            service.v4.unwrap_or(true)
-        } else {
-            service.v6.unwrap_or(false)
-        }
+/// A protocol as names of ports write it.
+const fn transport(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+/// The pods that a headless Service's name leads to.
+fn headless<'a>(service: &Service, endpoints: &'a [Endpoint]) -> Vec<NamedPod<'a>> {
+    let wanted = |ip: &&IpAddr| service.families.contains(&Family::of(**ip));
+    let ready = endpoints.iter().filter(|endpoint| endpoint.ready);
+    let pod = |endpoint: &'a Endpoint| NamedPod {
+        hostname: endpoint.hostname.as_deref(),
+        ips: endpoint.ips.iter().filter(wanted).copied().collect(),
+        ports: endpoint.ports.clone(),
     };
-    endpoints
-        .iter()
-        .filter(|endpoint| endpoint.ready)
-        .flat_map(|endpoint| endpoint.ips.iter().filter(wanted).copied())
-        .collect()
+    ready.map(pod).collect()
 }
 
 /// The Service as an API server would hold it: with its addresses, and defaults filled in.
 pub(super) fn finished(service: &Service, addresses: &[IpAddr]) -> Value {
     let mut object = service.object.raw.clone();
-    let families: Vec<&str> = addresses
-        .iter()
-        .map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" })
-        .collect();
+    let families: Vec<&str> = addresses.iter().map(|ip| Family::of(*ip).as_str()).collect();
     let spec = &mut object["spec"];
     if service.address == Address::Headless {
         spec["clusterIP"] = json!("None");
         spec["clusterIPs"] = json!(["None"]);
+        spec["ipFamilies"] = json!(
+            service
+                .families
+                .iter()
+                .map(|family| family.as_str())
+                .collect::<Vec<_>>()
+        );
     } else if let Some(first) = addresses.first() {
         spec["clusterIP"] = json!(first);
         spec["clusterIPs"] = json!(addresses);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::system;
 use crate::manifest::raw::{PodSpec, TokenSource};
-use crate::manifest::{Key, Missing, pod};
+use crate::manifest::{Key, Missing, Owner, Workload, pod};
 use crate::net::PodNet;
 use crate::pod::{ContainerState, PodHandle, PodStatus};
 use crate::runtime::RuntimeError;
@@ -23,8 +23,10 @@ pub(super) struct Record {
     pub key: Key,
     /// `metadata.uid`.
     pub uid: String,
-    /// The Deployment that owns it.
-    pub owner: Option<Key>,
+    /// The workload that owns it.
+    pub owner: Option<Owner>,
+    /// Its number, if it is one of a StatefulSet's.
+    pub ordinal: Option<u32>,
     /// Of the template that it was made from.
     pub hash: String,
     /// Pods that were made earlier have smaller numbers.
@@ -156,6 +158,7 @@ impl Record {
             key,
             uid,
             owner: None,
+            ordinal: None,
             hash: String::new(),
             order: 0,
             created,
@@ -190,6 +193,16 @@ impl Record {
     pub(super) fn finished(&self) -> bool {
         use crate::pod::Phase::{Failed, Succeeded};
         matches!(self.status.phase, Succeeded | Failed)
+    }
+
+    /// Whether it is one of a Job's, which comes and goes.
+    pub(super) fn is_of_a_job(&self) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.kind == Workload::Job)
+    }
+
+    /// Whether it has been ready for this long.
+    pub(super) fn available(&self, min_ready: Duration, now: Instant) -> bool {
+        self.ready() && self.ready_since.is_some_and(|since| now >= since + min_ready)
     }
 
     /// How often its containers were started again.

@@ -8,8 +8,8 @@ use weft_control::objects::{Problem, Severity};
 use super::publish::phase;
 use super::record::{Found, Record};
 use super::{Cluster, system};
-use crate::manifest::{Address, Key};
-use crate::pod::{ContainerState, Kind};
+use crate::manifest::{Address, Key, Owner, Workload};
+use crate::pod::{ContainerState, Kind, Phase};
 
 impl Cluster {
     /// The pods of the user.
@@ -44,6 +44,7 @@ impl Cluster {
             "ready": self.telling.ready,
             "pods": pods,
             "services": services.map(|(key, _)| self.service_status(key)).collect::<Vec<_>>(),
+            "jobs": self.desired.jobs.keys().filter_map(|key| self.job_status(key)).collect::<Vec<_>>(),
             "nodes": nodes.collect::<Vec<_>>(),
             "control": control.map(|record| json!({
                 "pid": record.pid(system::CONTROL),
@@ -118,6 +119,7 @@ impl Cluster {
         json!({
             "namespace": key.namespace, "name": key.name,
             "addresses": self.cluster_ips.get(key), "headless": service.address == Address::Headless,
+            "externalName": match &service.address { Address::External(name) => Some(name), _ => None },
             "ports": ports.collect::<Vec<_>>(), "pods": {"ready": ready, "all": all},
         })
     }
@@ -133,16 +135,14 @@ impl Cluster {
             records.sort_by(|a, b| (!a.ready(), &a.key.name).cmp(&(!b.ready(), &b.key.name)));
             records
         }
-        let deployment = ["deploy/", "deployment/", "deployments/"]
-            .iter()
-            .find_map(|prefix| pod.strip_prefix(prefix));
-        if let Some(name) = deployment {
-            let owner = Key::new(namespace, name);
+        if let Some((kind, name)) = Workload::named(pod) {
+            let key = Key::new(namespace, name);
+            let owner = Owner { kind, key };
             let pods = best(here().filter(|record| record.owner.as_ref() == Some(&owner)).collect());
             return pods
                 .first()
                 .map(|record| found(record))
-                .ok_or_else(|| format!("Deployment {owner} has no pod"));
+                .ok_or_else(|| format!("{owner} has no pod"));
         }
         let name = pod
             .strip_prefix("pod/")
@@ -244,6 +244,10 @@ fn found(record: &Record) -> Found {
 pub(super) fn trouble(record: &Record) -> Option<String> {
     if let Some((reason, message)) = record.waiting() {
         return (!message.is_empty()).then(|| format!("{reason}: {message}"));
+    }
+    if record.status.phase == Phase::Succeeded {
+        // How its sidecars ended is nobody's concern.
+        return None;
     }
     record
         .status

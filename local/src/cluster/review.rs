@@ -3,7 +3,6 @@
 //! In: the user's objects, each time that they change. Out: problems with file, line, object, field and fix. The control
 //! plane itself says the same in its status; here nobody has to wait for it, and a first start can be refused.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -11,9 +10,10 @@ use weft_control::index::{Index, Settings};
 use weft_control::manifests::Snapshot;
 use weft_control::objects::{Object, Problem, Severity, uid_of};
 
-use crate::manifest::{Deployment, Desired};
+use crate::manifest::{Desired, Template};
+use crate::source::Sources;
 
-/// Where the annotations of a pod are, in its own object and in a Deployment.
+/// Where the annotations of a pod are, in its own object and in a workload.
 const ANNOTATIONS: &str = "metadata.annotations";
 /// What the mesh reads begins so.
 const OURS: &str = "config.weft.dev/";
@@ -35,7 +35,7 @@ impl Review {
 
     /// What is wrong with the user's objects, all of them taken together.
     pub fn problems(&mut self, objects: &[Arc<Object>], desired: &Desired) -> Vec<Problem> {
-        let made: Vec<(&Deployment, Arc<Object>)> = desired.deployments.values().filter_map(pod_of).collect();
+        let made: Vec<(Made<'_>, Arc<Object>)> = desired.workloads().filter_map(pod_of).collect();
         let mut all = objects.to_vec();
         all.extend(made.iter().map(|(_, pod)| pod.clone()));
         self.index.replace(&Snapshot {
@@ -50,36 +50,32 @@ impl Review {
         problems
             .filter_map(|problem| match of(&problem) {
                 None => Some(problem),
-                // Of what a Deployment makes, the rest is checked where Deployments are read.
+                // Of what a workload makes, the rest is checked where workloads are read.
                 Some(_) if !problem.field.starts_with(ANNOTATIONS) => None,
-                Some((deployment, _)) => {
-                    let field = format!("{}{}", deployment.template.prefix, problem.field);
-                    Some(
-                        deployment
-                            .object
-                            .problem(problem.severity, &field, problem.message, problem.fix),
-                    )
+                Some(((object, template), _)) => {
+                    let field = format!("{}{}", template.prefix, problem.field);
+                    Some(object.problem(problem.severity, &field, problem.message, problem.fix))
                 }
             })
             .collect()
     }
 }
 
-/// A pod as a Deployment will make it, if its template has annotations that the mesh reads. Its name is none that a pod
-/// can have.
-fn pod_of(deployment: &Deployment) -> Option<(&Deployment, Arc<Object>)> {
-    let annotations = &deployment.template.annotations;
+/// A workload, and what its pods are made from.
+type Made<'a> = (&'a Arc<Object>, &'a Template);
+
+/// A pod as a workload will make it, if its template has annotations that the mesh reads. Its name is none that a pod can
+/// have.
+fn pod_of<'a>((object, template): Made<'a>) -> Option<(Made<'a>, Arc<Object>)> {
+    let annotations = &template.annotations;
     if !annotations.keys().any(|key| key.starts_with(OURS)) {
         return None;
     }
-    let (namespace, name) = (
-        &deployment.object.namespace,
-        format!("deploy/{}", deployment.object.name),
-    );
+    let (namespace, name) = (&object.namespace, format!("{}/{}", object.kind, object.name));
     let raw = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name, "annotations": annotations},
-        "spec": deployment.template.spec,
+        "spec": template.spec,
     });
     let pod = Object {
         api_version: "v1".to_owned(),
@@ -87,14 +83,14 @@ fn pod_of(deployment: &Deployment) -> Option<(&Deployment, Arc<Object>)> {
         uid: uid_of("Pod", namespace, &name),
         namespace: namespace.clone(),
         name,
-        resource_version: deployment.object.resource_version,
+        resource_version: object.resource_version,
         generation: 0,
-        labels: deployment.template.labels.clone(),
+        labels: template.labels.clone(),
         annotations: annotations.clone(),
         raw,
         origin: None,
     };
-    Some((deployment, Arc::new(pod)))
+    Some(((object, template), Arc::new(pod)))
 }
 
 /// What several readers of the same objects found, in order: once where they say something of the same field.
@@ -107,18 +103,23 @@ pub fn combined(mut problems: Vec<Problem>) -> Vec<Problem> {
 }
 
 /// The notice that a directory has no manifests.
-pub(super) fn nothing(directory: &Path) -> Problem {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().take(MOST_ENTRIES);
-    let nested = entries.flatten().any(|entry| entry.path().is_dir());
+pub(super) fn nothing(sources: &Sources) -> Problem {
+    let directories = sources.places.iter().filter(|place| place.file.is_none());
+    let entries = directories.filter_map(|place| std::fs::read_dir(&place.directory).ok());
+    let mut entries = entries.flat_map(|entries| entries.take(MOST_ENTRIES).flatten());
+    let nested = !sources.recursive && entries.any(|entry| entry.path().is_dir());
     Problem {
         file: None,
         line: None,
         object: None,
         field: String::new(),
         message: format!(
-            "no manifests found in {} (looked for *.yaml, *.yml, *.json{})",
-            directory.display(),
-            if nested { "; not in its subdirectories" } else { "" }
+            "no manifests found in {sources} (looked for *.yaml, *.yml, *.json{})",
+            if nested {
+                "; not in subdirectories, which takes -R"
+            } else {
+                ""
+            }
         ),
         fix: "write one there: it is read at once".to_owned(),
         severity: Severity::Notice,
@@ -222,10 +223,10 @@ mod tests {
     #[test]
     fn an_empty_directory_says_what_was_looked_for() {
         let directory = tempfile::tempdir().unwrap();
-        let said = nothing(directory.path()).to_string();
+        let said = nothing(&Sources::directory(directory.path())).to_string();
         assert!(said.contains("looked for *.yaml, *.yml, *.json)"), "{said}");
         std::fs::create_dir(directory.path().join("base")).unwrap();
-        let said = nothing(directory.path()).to_string();
-        assert!(said.contains("not in its subdirectories"), "{said}");
+        let said = nothing(&Sources::directory(directory.path())).to_string();
+        assert!(said.contains("takes -R"), "{said}");
     }
 }

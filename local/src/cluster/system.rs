@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use weft_control::objects::{Object, Problem, Severity, uid_of};
 
 use crate::manifest::place::ONLY_NODE;
+use crate::source::Sources;
 use crate::spec::{Mount, PodPlan, Volume, VolumeSource};
 
 /// The mesh's own namespace.
@@ -29,8 +30,8 @@ const SEEN: &str = "/run/weft/mesh";
 pub struct System {
     /// The uid of the control plane, to which its state directory belongs.
     pub user: u32,
-    /// The user's directory, on this machine.
-    pub manifests: PathBuf,
+    /// The user's manifests, on this machine.
+    pub manifests: Sources,
     /// The finished objects, on this machine.
     pub objects: PathBuf,
     /// The control plane's state directory, on this machine.
@@ -98,7 +99,11 @@ impl System {
     fn pod(&self) -> Value {
         let mut command: Vec<String> = ["weft", "control"].map(str::to_owned).to_vec();
         // Problems name files as the control plane sees them; whoever shows them puts the user's directory back.
-        command.extend(["manifests", "objects"].map(|name| format!("--manifests={SEEN}/{name}")));
+        for (i, place) in self.manifests.places.iter().enumerate() {
+            let file = place.file.as_ref().map(|file| format!("/{file}")).unwrap_or_default();
+            command.push(format!("--manifests={SEEN}/{}{file}", mounted(i)));
+        }
+        command.push(format!("--manifests={SEEN}/objects"));
         command.push(format!("--state-dir={SEEN}/control"));
         command.push(format!("--admin-socket={SEEN}/control/{ADMIN_SOCKET}"));
         command.push(format!("--token-jwks={SEEN}/control/{KEY_SET}"));
@@ -131,20 +136,20 @@ impl System {
         for container in &mut plan.containers {
             (container.user, container.group) = (Some(self.user), Some(self.user));
         }
-        let binds = [
-            ("manifests", &self.manifests, true),
-            ("objects", &self.objects, true),
-            ("control", &self.control, false),
-        ];
+        let places = self.manifests.places.iter().enumerate();
+        let binds = places.map(|(i, place)| (mounted(i), &place.directory, true)).chain([
+            ("objects".to_owned(), &self.objects, true),
+            ("control".to_owned(), &self.control, false),
+        ]);
         for (name, path, read_only) in binds {
             plan.volumes.push(Volume {
-                name: name.to_owned(),
+                name: name.clone(),
                 source: VolumeSource::Bind { path: path.clone() },
             });
             let path = PathBuf::from(format!("{SEEN}/{name}"));
             for container in &mut plan.containers {
                 let mount = Mount {
-                    volume: name.to_owned(),
+                    volume: name.clone(),
                     path: path.clone(),
                     sub_path: None,
                     read_only,
@@ -177,10 +182,17 @@ impl System {
 
     /// A file's path as the user knows it, where the control plane names it as it sees it.
     pub fn as_the_user_knows(&self, path: &str) -> String {
-        match path.strip_prefix(&format!("{SEEN}/manifests")) {
-            Some(rest) => format!("{}{rest}", self.manifests.display()),
-            None => path.replace(&format!("{SEEN}/objects"), &self.objects.display().to_string()),
+        for (i, place) in self.manifests.places.iter().enumerate() {
+            let Some(rest) = path.strip_prefix(&format!("{SEEN}/{}/", mounted(i))) else {
+                continue;
+            };
+            let file = match place.stdin {
+                true => place.shown(),
+                false => place.directory.join(rest),
+            };
+            return file.display().to_string();
         }
+        path.replace(&format!("{SEEN}/objects"), &self.objects.display().to_string())
     }
 }
 
@@ -191,6 +203,14 @@ pub const KEY_SET: &str = "token-keys.json";
 
 fn is_ours(object: &Object) -> bool {
     object.namespace == NAMESPACE || (object.kind == "Namespace" && object.name == NAMESPACE)
+}
+
+/// The name of a place's directory as the control plane sees it.
+fn mounted(place: usize) -> String {
+    match place {
+        0 => "manifests".to_owned(),
+        more => format!("manifests-{more}"),
+    }
 }
 
 /// An object that no file holds.

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use weft_control::objects::{Problem, Severity};
 use weft_model::name::ObjectRef;
 
+use super::jobs::Jobs;
 use super::record::{Record, Stage};
 use super::report::trouble;
 use super::{Cluster, system};
 use crate::manifest::Key;
+use crate::plan::job::Outcome;
 use crate::pod::{ContainerState, ContainerStatus, Kind, Terminated};
 
 /// Something that happened.
@@ -35,6 +37,19 @@ pub enum News {
     Ready(Report),
     /// Not all are ready, and that has been so for a while.
     Waiting(Waiting),
+    /// A Job is over.
+    Job {
+        /// Which.
+        job: Key,
+        /// How it ended.
+        outcome: Outcome,
+        /// How long it took.
+        took: Duration,
+        /// How many failures there were.
+        failed: usize,
+        /// A pod of it is left, whose output can be asked for.
+        left: bool,
+    },
     /// A container ended and will be started again, or can't be started.
     Trouble {
         /// The pod.
@@ -55,6 +70,8 @@ pub struct Report {
     pub meshed: usize,
     /// Services.
     pub services: usize,
+    /// Jobs.
+    pub jobs: Jobs,
 }
 
 /// Who is waited for.
@@ -64,6 +81,8 @@ pub struct Waiting {
     pub all: usize,
     /// Those of them that are not ready.
     pub missing: usize,
+    /// Those of them that are made when the ones before them are ready.
+    pub unmade: usize,
     /// Why the control plane is not ready, if it is not.
     pub control: Option<String>,
     /// The first of them, in order of their names.
@@ -91,6 +110,8 @@ pub(super) struct Telling {
     pub ready: bool,
     /// It was told last that all are ready.
     told_ready: bool,
+    /// It has been told before.
+    was_ready: bool,
     /// Pods that are ready, of how many.
     progress: (usize, usize),
     /// Since when not all have been ready.
@@ -125,23 +146,27 @@ impl Cluster {
     pub(super) fn tell(&mut self) {
         let now = Instant::now();
         self.tell_problems();
-        let ready = self.pods().filter(|record| record.ready()).count();
-        let counts = |record: &&Record| !record.deleting && !record.finished();
-        let all = self.pods().filter(counts).count();
+        let counts = |record: &&Record| self.counts(record);
+        let ready = self.pods().filter(counts).filter(|record| record.ready()).count();
+        // A StatefulSet's pods are not all there from the beginning.
+        let all = self.pods().filter(counts).count() + self.unmade;
+        let lasting = |record: &&Record| !record.is_of_a_job();
+        let unsteady = self.pods().filter(counts).filter(lasting).filter_map(steady_at).max();
         let control = self.records.values().any(|record| record.system && record.ready());
         self.telling.ready = control && ready == all;
-        if self.telling.progress != (ready, all) {
+        if self.telling.progress != (ready, all) && !self.ending {
             self.telling.progress = (ready, all);
             self.say(News::Progress { ready, all });
         }
-        let unsteady = self.pods().filter(counts).filter_map(steady_at).max();
         let steady = self.telling.ready && unsteady.is_none_or(|at| at <= now);
         self.telling.due = unsteady.filter(|at| *at > now);
         match steady {
             true => {
                 (self.telling.late_since, self.telling.waiting) = (None, None);
                 if !std::mem::replace(&mut self.telling.told_ready, true) {
-                    self.say(News::Ready(self.report(all)));
+                    let report = self.report(all);
+                    self.telling.was_ready = true;
+                    self.say(News::Ready(report));
                 }
             }
             false => {
@@ -154,11 +179,21 @@ impl Cluster {
         self.tell_troubles(now);
     }
 
+    /// Whether a pod is waited for. One of a Job's comes and goes: after the beginning nobody waits for it.
+    fn counts(&self, record: &Record) -> bool {
+        let passing = self.telling.was_ready && record.is_of_a_job();
+        !record.deleting && !record.finished() && !passing
+    }
+
     fn report(&self, pods: usize) -> Report {
         let services = self.desired.services.keys();
         Report {
             pods,
-            meshed: self.pods().filter(|record| record.meshed && !record.deleting).count(),
+            meshed: self
+                .pods()
+                .filter(|record| record.meshed && self.counts(record))
+                .count(),
+            jobs: self.jobs_told(),
             services: services.filter(|key| key.namespace != system::NAMESPACE).count(),
         }
     }
@@ -212,14 +247,15 @@ impl Cluster {
     fn waiting(&self, now: Instant, all: usize) -> Waiting {
         let is_late = |record: &&Record| {
             let unready = !record.ready() || steady_at(record).is_some_and(|at| at > now);
-            unready && !record.deleting && !record.finished()
+            unready && self.counts(record)
         };
         let late: Vec<&Record> = self.pods().filter(is_late).collect();
         let control = self.records.values().filter(|record| record.system && !record.deleting);
         let control: Vec<&Record> = control.collect();
         Waiting {
             all,
-            missing: late.len(),
+            missing: late.len() + self.unmade,
+            unmade: self.unmade,
             control: match control.iter().any(|record| record.ready()) {
                 true => None,
                 false => Some(control.first().map_or(String::new(), |record| why(record).why)),
@@ -252,7 +288,7 @@ impl Cluster {
         news.into_iter().for_each(|news| self.say(news));
     }
 
-    fn say(&self, news: News) {
+    pub(super) fn say(&self, news: News) {
         if self.parts.news.try_send(news).is_err() {
             tracing::debug!("nobody takes the news");
         }

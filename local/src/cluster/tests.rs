@@ -9,7 +9,7 @@ use super::addresses::{Assigned, ServiceAddresses};
 use super::build::{pod_name, uuid};
 use crate::manifest::place::{ONLY_NODE, place};
 use crate::manifest::tests::object;
-use crate::manifest::{Key, Service, Template};
+use crate::manifest::{Key, Owner, Service, Template, Workload};
 
 fn service(name: &str, spec: serde_json::Value) -> (Key, Service) {
     let raw =
@@ -41,6 +41,18 @@ fn services_get_addresses_of_the_families_that_they_ask_for() {
         ),
         service("six", json!({"ports": [{"port": 80}], "ipFamilies": ["IPv6"]})),
         service("none", json!({"clusterIP": "None"})),
+        service(
+            "outside",
+            json!({"type": "ExternalName", "externalName": "example.com"}),
+        ),
+        service(
+            "first-six",
+            json!({"ports": [{"port": 80}], "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack"}),
+        ),
+        service(
+            "half-given",
+            json!({"ports": [{"port": 80}], "clusterIP": "10.96.0.200", "ipFamilyPolicy": "PreferDualStack"}),
+        ),
         service("given", json!({"clusterIP": "10.96.0.16", "ports": [{"port": 80}]})),
     ]);
     let Assigned { ips: assigned, wrong } = addresses().assign(services.iter());
@@ -48,9 +60,27 @@ fn services_get_addresses_of_the_families_that_they_ask_for() {
     let of = |name: &str| &assigned[&Key::new("shop", name)];
     assert_eq!(*of("given"), [ip("10.96.0.16")]);
     assert_eq!(*of("dual"), [ip("10.96.0.17"), ip("fd00:10:96::10")]);
-    assert_eq!(*of("one"), [ip("10.96.0.18")]);
-    assert_eq!(*of("six"), [ip("fd00:10:96::11")]);
-    assert!(of("none").is_empty());
+    assert_eq!(*of("first-six"), [ip("fd00:10:96::11"), ip("10.96.0.18")]);
+    assert_eq!(*of("half-given"), [ip("10.96.0.200"), ip("fd00:10:96::12")]);
+    assert_eq!(*of("one"), [ip("10.96.0.19")]);
+    assert_eq!(*of("six"), [ip("fd00:10:96::13")]);
+    assert!(of("none").is_empty() && of("outside").is_empty());
+}
+
+#[test]
+fn without_ipv6_who_prefers_both_families_has_one_and_who_requires_it_is_refused() {
+    let port = json!([{"port": 80}]);
+    let services = BTreeMap::from([
+        service("prefers", json!({"ports": port, "ipFamilyPolicy": "PreferDualStack"})),
+        service("requires", json!({"ports": port, "ipFamilyPolicy": "RequireDualStack"})),
+        service("six", json!({"ports": port, "ipFamilies": ["IPv6"]})),
+    ]);
+    let mut addresses = addresses();
+    addresses.without_v6();
+    let Assigned { ips, wrong } = addresses.assign(services.iter());
+    assert_eq!(ips[&Key::new("shop", "prefers")].len(), 1);
+    let wrong: Vec<&str> = wrong.iter().map(|wrong| wrong.service.name.as_str()).collect();
+    assert_eq!(wrong, ["requires", "six"]);
 }
 
 #[test]
@@ -62,7 +92,7 @@ fn an_address_outside_the_range_or_taken_is_refused() {
     ]);
     let Assigned { ips: assigned, wrong } = addresses().assign(services.iter());
     assert_eq!(assigned.len(), 1);
-    let wrong: Vec<&str> = wrong.iter().map(|(key, _)| key.name.as_str()).collect();
+    let wrong: Vec<&str> = wrong.iter().map(|wrong| wrong.service.name.as_str()).collect();
     assert_eq!(wrong, ["b", "c"]);
 }
 
@@ -163,11 +193,18 @@ fn a_node_that_is_not_there_is_named_by_field() {
     );
 }
 
+fn deployment(name: &str) -> Owner {
+    Owner {
+        kind: Workload::Deployment,
+        key: Key::new("shop", name),
+    }
+}
+
 #[test]
 fn pod_names_are_names_however_long_their_deployments_are() {
-    let name = pod_name(&Key::new("shop", "d".repeat(70)), &template(json!({})), u64::MAX);
+    let name = pod_name(&deployment(&"d".repeat(70)), &template(json!({})), u64::MAX);
     assert!(weft_control::objects::names::is_label(&name), "{name}");
-    let other = pod_name(&Key::new("shop", "web"), &template(json!({})), 7);
+    let other = pod_name(&deployment("web"), &template(json!({})), 7);
     assert!(
         other.starts_with("web-") && other.len() == "web-".len() + 10 + 1 + 5,
         "{other}"

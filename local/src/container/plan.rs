@@ -80,7 +80,7 @@ pub(crate) fn init_plan(
             .map(|volume| &volume.source);
         let (fixed, create) = match source {
             Some(VolumeSource::Files { .. }) => (true, false),
-            Some(VolumeSource::EmptyDir { .. }) => (false, true),
+            Some(VolumeSource::EmptyDir { .. } | VolumeSource::Claim { .. }) => (false, true),
             Some(VolumeSource::Bind { .. }) | None => (false, false),
         };
         Bind {
@@ -199,7 +199,12 @@ fn environment(hostname: &str, home: &Path, wanted: &[(String, String)]) -> Vec<
 fn hosts(pod: &PodPlan, addresses: &PodAddresses) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for ip in addresses.all() {
-        let _infallible = writeln!(text, "{ip}\t{}", pod.hostname);
+        let full = pod
+            .full_name
+            .as_ref()
+            .map(|name| format!("{name}\t"))
+            .unwrap_or_default();
+        let _infallible = writeln!(text, "{ip}\t{full}{}", pod.hostname);
     }
     for (ip, names) in &pod.host_aliases {
         let _infallible = writeln!(text, "{ip}\t{}", names.join("\t"));

@@ -1,15 +1,22 @@
 //! One query in, one answer out. Pure.
 
+use std::collections::BTreeSet;
+
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::{DOMAIN, Found, TTL_SECONDS, Zone};
+use super::zone::{Found, Records, Zone};
+use super::{DOMAIN, TTL_SECONDS};
 
 /// What a client takes over UDP without saying otherwise (RFC 1035, section 2.3.4), and the most that we send there: what
 /// is longer goes by TCP rather than in fragments.
 const UDP_MIN: u16 = 512;
 const UDP_MAX: u16 = 1232;
+/// Names that stand for names, in a row.
+const MOST_ALIASES: usize = 8;
+/// All hosts of a port are equal.
+const SRV_WEIGHT: u16 = 100;
 
 /// How the query came, which bounds the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +56,7 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Option<Vec<u8>
     cut.metadata.truncation = true;
     cut.answers.clear();
     cut.authorities.clear();
+    cut.additionals.clear();
     cut.to_vec().ok()
 }
 
@@ -82,28 +90,86 @@ fn reply(zone: &Zone, query: &Message) -> Message {
 /// Fills in the records. A name without the kind of record that was asked for gets none and the SOA ("no data", RFC 2308,
 /// section 2.2), which is not the same as a name that does not exist.
 fn look_up(zone: &Zone, question: &Query, reply: &mut Message) {
-    let name = question.name();
-    let found = zone.find(&name.to_ascii());
+    let mut name = question.name().clone();
+    let mut found = zone.find(&name.to_ascii());
     reply.metadata.authoritative = found != Found::Outside;
-    let record = |data: RData| Record::from_rdata(name.clone(), TTL_SECONDS, data);
+    // A name that stands for another one: the answer says so, and goes on with the other (RFC 1034, section 3.6.2). One
+    // outside the mesh is the client's to ask for, and nobody here answers.
+    for _ in 0..MOST_ALIASES {
+        let Found::Records(Records {
+            cname: Some(target), ..
+        }) = found
+        else {
+            break;
+        };
+        let Ok(target) = absolute(target) else { break };
+        let alias = Record::from_rdata(name, TTL_SECONDS, RData::CNAME(CNAME(target.clone())));
+        reply.answers.push(alias);
+        if question.query_type() == RecordType::CNAME {
+            return;
+        }
+        found = zone.find(&target.to_ascii());
+        name = target;
+    }
+    let before = reply.answers.len();
     match (&found, question.query_type()) {
-        (Found::Addresses { v4, .. }, RecordType::A) => {
-            reply.answers.extend(v4.iter().map(|ip| record(RData::A(A(*ip)))));
-        }
-        (Found::Addresses { v6, .. }, RecordType::AAAA) => {
-            reply.answers.extend(v6.iter().map(|ip| record(RData::AAAA(AAAA(*ip)))));
-        }
-        (Found::Addresses { v4, v6 }, RecordType::ANY) => {
-            reply.answers.extend(v4.iter().map(|ip| record(RData::A(A(*ip)))));
-            reply.answers.extend(v6.iter().map(|ip| record(RData::AAAA(AAAA(*ip)))));
+        (Found::Records(records), kind) => records_of(records, kind, &name, reply),
+        (Found::Address(names), RecordType::PTR | RecordType::ANY) => {
+            let names = names.iter().filter_map(|name| absolute(name).ok());
+            let pointer = |target| Record::from_rdata(name.clone(), TTL_SECONDS, RData::PTR(PTR(target)));
+            reply.answers.extend(names.map(pointer));
         }
         (Found::Apex, RecordType::SOA) => reply.answers.extend(soa()),
-        (Found::Addresses { .. } | Found::Apex, _) => {}
+        (Found::Address(_) | Found::Empty | Found::Apex, _) => {}
+        (Found::Nothing | Found::Outside, _) if before > 0 => {}
         (Found::Nothing | Found::Outside, _) => reply.metadata.response_code = ResponseCode::NXDomain,
     }
-    if reply.answers.is_empty() && found != Found::Outside {
+    if let Found::Records(records) = &found
+        && question.query_type() == RecordType::SRV
+    {
+        reply.additionals.extend(addresses_of(zone, records));
+    }
+    if reply.answers.len() == before && found != Found::Outside {
         reply.authorities.extend(soa());
     }
+}
+
+fn records_of(records: &Records, kind: RecordType, name: &Name, reply: &mut Message) {
+    let record = |data: RData| Record::from_rdata(name.clone(), TTL_SECONDS, data);
+    if matches!(kind, RecordType::A | RecordType::ANY) {
+        reply
+            .answers
+            .extend(records.v4.iter().map(|ip| record(RData::A(A(*ip)))));
+    }
+    if matches!(kind, RecordType::AAAA | RecordType::ANY) {
+        reply
+            .answers
+            .extend(records.v6.iter().map(|ip| record(RData::AAAA(AAAA(*ip)))));
+    }
+    if kind == RecordType::SRV {
+        let served = records
+            .srv
+            .iter()
+            .filter_map(|srv| Some((srv.port, absolute(&srv.target).ok()?)));
+        let service = |(port, target)| record(RData::SRV(SRV::new(0, SRV_WEIGHT, port, target)));
+        reply.answers.extend(served.map(service));
+    }
+}
+
+/// The addresses of the hosts that SRV records name, so that nobody has to ask again.
+fn addresses_of(zone: &Zone, records: &Records) -> Vec<Record> {
+    let mut out = Message::query();
+    let mut seen = BTreeSet::new();
+    for srv in records.srv.iter().filter(|srv| seen.insert(srv.target.as_str())) {
+        if let (Found::Records(host), Ok(name)) = (zone.find(&srv.target), absolute(&srv.target)) {
+            records_of(host, RecordType::ANY, &name, &mut out);
+        }
+    }
+    std::mem::take(&mut out.answers)
+}
+
+fn absolute(name: &str) -> Result<Name, hickory_proto::ProtoError> {
+    Name::from_ascii(format!("{name}."))
 }
 
 /// The zone's SOA record; its last number bounds how long "no" may be kept (RFC 2308, section 5).
@@ -121,16 +187,53 @@ mod tests {
 
     use super::*;
 
+    use super::super::zone::{Named, NamedPod};
+
     fn zone() -> Zone {
         let ip = |ip: &str| ip.parse::<IpAddr>().unwrap();
         let many = (0..300u32)
             .map(|n| IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + n)))
             .collect();
+        let service = |name, addresses| Named {
+            namespace: "shop",
+            name,
+            addresses,
+            ..Named::default()
+        };
+        let pod = |hostname, ips: &[&str], port| NamedPod {
+            hostname,
+            ips: ips.iter().map(|text| ip(text)).collect(),
+            ports: vec![port],
+        };
         Zone::new([
-            ("shop", "reviews", vec![ip("10.96.1.2"), ip("fd00:10:96::2")]),
-            ("shop", "single", vec![ip("10.96.1.3")]),
-            ("shop", "headless", vec![]),
-            ("shop", "many", many),
+            Named {
+                ports: vec![("http", "tcp", 80), ("", "udp", 53)],
+                ..service("reviews", vec![ip("10.96.1.2"), ip("fd00:10:96::2")])
+            },
+            service("single", vec![ip("10.96.1.3")]),
+            service("headless", vec![]),
+            service("many", many),
+            Named {
+                ports: vec![("redis", "tcp", 6379)],
+                pods: vec![
+                    pod(Some("db-0"), &["10.244.0.5", "fd00::5"], Some(6379)),
+                    pod(None, &["10.244.0.6"], Some(6380)),
+                    pod(Some("db-2"), &["10.244.0.7"], None),
+                ],
+                ..service("db", vec![])
+            },
+            Named {
+                external: Some("API.Example.com"),
+                ..service("outside", vec![])
+            },
+            Named {
+                external: Some("single.shop.svc.cluster.local"),
+                ..service("alias", vec![])
+            },
+            Named {
+                external: Some("circle.shop.svc.cluster.local"),
+                ..service("circle", vec![])
+            },
         ])
     }
 
@@ -195,6 +298,88 @@ mod tests {
             let answer = ask_with(name, RecordType::A, Transport::Udp);
             assert_eq!(answer.authorities.len(), 1, "the SOA bounds how long a no is kept");
         }
+    }
+
+    #[test]
+    fn a_headless_service_leads_to_each_of_its_pods_by_name_too() {
+        let of = |name: &str| format!("{name}.shop.svc.cluster.local.");
+        let ok = ResponseCode::NoError;
+        check(
+            &of("db"),
+            RecordType::A,
+            ok,
+            &["10.244.0.5", "10.244.0.6", "10.244.0.7"],
+        );
+        check(&of("db"), RecordType::AAAA, ok, &["fd00::5"]);
+        check(&of("db-0.db"), RecordType::A, ok, &["10.244.0.5"]);
+        check(&of("db-0.db"), RecordType::AAAA, ok, &["fd00::5"]);
+        check(&of("10-244-0-6.db"), RecordType::A, ok, &["10.244.0.6"]);
+        check(&of("db-1.db"), RecordType::A, ResponseCode::NXDomain, &[]);
+        check(&of("db-0.reviews"), RecordType::A, ResponseCode::NXDomain, &[]);
+    }
+
+    #[test]
+    fn ports_are_found_by_name_with_the_hosts_that_serve_them() {
+        let of = |name: &str| format!("{name}.shop.svc.cluster.local.");
+        let ok = ResponseCode::NoError;
+        check(
+            &of("_http._tcp.reviews"),
+            RecordType::SRV,
+            ok,
+            &["0 100 80 reviews.shop.svc.cluster.local."],
+        );
+        check(
+            &of("_redis._tcp.db"),
+            RecordType::SRV,
+            ok,
+            &[
+                "0 100 6379 db-0.db.shop.svc.cluster.local.",
+                "0 100 6380 10-244-0-6.db.shop.svc.cluster.local.",
+            ],
+        );
+        check(&of("_tcp.db"), RecordType::SRV, ok, &[]);
+        check(&of("_http._udp.reviews"), RecordType::SRV, ResponseCode::NXDomain, &[]);
+        let answer = ask_with(&of("_redis._tcp.db"), RecordType::SRV, Transport::Tcp);
+        let hosts: Vec<String> = answer
+            .additionals
+            .iter()
+            .map(|record| record.data.to_string())
+            .collect();
+        assert_eq!(hosts, ["10.244.0.5", "fd00::5", "10.244.0.6"]);
+    }
+
+    #[test]
+    fn a_name_that_stands_for_another_says_so_and_goes_on_inside_the_mesh_only() {
+        let of = |name: &str| format!("{name}.shop.svc.cluster.local.");
+        let ok = ResponseCode::NoError;
+        check(&of("outside"), RecordType::A, ok, &["api.example.com."]);
+        check(&of("outside"), RecordType::CNAME, ok, &["api.example.com."]);
+        check(
+            &of("alias"),
+            RecordType::A,
+            ok,
+            &["single.shop.svc.cluster.local.", "10.96.1.3"],
+        );
+        let circle = ask_with(&of("circle"), RecordType::A, Transport::Udp);
+        assert_eq!(circle.answers.len(), MOST_ALIASES, "it ends");
+    }
+
+    #[test]
+    fn an_address_knows_its_names() {
+        let ok = ResponseCode::NoError;
+        check(
+            "2.1.96.10.in-addr.arpa.",
+            RecordType::PTR,
+            ok,
+            &["reviews.shop.svc.cluster.local."],
+        );
+        check(
+            "5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.",
+            RecordType::PTR,
+            ok,
+            &["db-0.db.shop.svc.cluster.local."],
+        );
+        check("9.9.9.9.in-addr.arpa.", RecordType::PTR, ResponseCode::NXDomain, &[]);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use weft_control::objects::names::{is_label, is_subdomain};
 
-use super::fields;
 use super::raw::{Container, NumberOrName, PodSpec, Probe, Security, Volume};
+use super::{Workload, fields, resources};
 use crate::spec::PROXY_UID;
 
 /// A mistake: where, what, and the fix.
@@ -23,15 +23,21 @@ pub(super) struct Mistake {
 /// Names that injection gives to what it adds.
 const RESERVED: [&str; 5] = ["weft-init", "weft-proxy", "weft-token", "weft-trust", "weft-state"];
 
-/// All mistakes of a user's pod. `deployed`: it is the template of a Deployment.
-pub(super) fn pod(spec: &PodSpec, deployed: bool) -> Vec<Mistake> {
+/// All mistakes of a user's pod. `kind`: of what it is the template.
+pub(super) fn pod(spec: &PodSpec, kind: Option<Workload>) -> Vec<Mistake> {
     let mut out = Mistakes(vec![]);
-    if deployed && spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always") {
-        out.add(
+    match (kind, spec.restart_policy.as_deref()) {
+        (Some(Workload::Job), None | Some("Always")) => out.add(
             "spec.restartPolicy",
-            "a Deployment's pods are always restarted",
-            "remove it, or write a Pod",
-        );
+            "a Job's pods end, and are not always restarted",
+            "take OnFailure or Never",
+        ),
+        (None | Some(Workload::Job), _) | (Some(_), None | Some("Always")) => {}
+        (Some(kind), Some(_)) => out.add(
+            "spec.restartPolicy",
+            format!("a {}'s pods are always restarted", kind.as_str()),
+            "remove it, or write a Job or a Pod",
+        ),
     }
     if spec.containers.is_empty() {
         out.add(
@@ -40,12 +46,11 @@ pub(super) fn pod(spec: &PodSpec, deployed: bool) -> Vec<Mistake> {
             "add one with a name and a command",
         );
     }
-    if let Some(hostname) = spec.hostname.as_deref().filter(|name| !is_label(name)) {
-        out.add(
-            "spec.hostname",
-            format!("{hostname:?} is no DNS label"),
-            "take a-z, 0-9 and '-', at most 63",
-        );
+    for (field, name) in [("spec.hostname", &spec.hostname), ("spec.subdomain", &spec.subdomain)] {
+        if let Some(name) = name.as_deref().filter(|name| !is_label(name)) {
+            let message = format!("{name:?} is no DNS label");
+            out.add(field, message, "take a-z, 0-9 and '-', at most 63");
+        }
     }
     for (i, alias) in spec.host_aliases.iter().enumerate() {
         if alias.ip.parse::<std::net::IpAddr>().is_err() {
@@ -127,6 +132,7 @@ fn volumes(volumes: &[Volume], out: &mut Mistakes) {
             secret,
             downward_api,
             projected,
+            persistent_volume_claim,
         } = volume;
         let kinds = [
             empty_dir.is_some(),
@@ -134,6 +140,7 @@ fn volumes(volumes: &[Volume], out: &mut Mistakes) {
             secret.is_some(),
             downward_api.is_some(),
             projected.is_some(),
+            persistent_volume_claim.is_some(),
         ];
         if kinds.iter().filter(|kind| **kind).count() != 1 {
             let fix = "give it one of emptyDir, configMap, secret, projected, downwardAPI";
@@ -241,7 +248,8 @@ fn one(container: &Container, path: &str, init: bool, spec: &PodSpec, out: &mut 
             "",
         );
     }
-    env(container, path, out);
+    env(container, path, spec, out);
+    lifecycle(container, path, init && !sidecar, out);
     ports(container, path, out);
     mounts(container, path, spec, out);
     let probes = [
@@ -283,7 +291,7 @@ fn mounts(container: &Container, path: &str, spec: &PodSpec, out: &mut Mistakes)
     }
 }
 
-fn env(container: &Container, path: &str, out: &mut Mistakes) {
+fn env(container: &Container, path: &str, spec: &PodSpec, out: &mut Mistakes) {
     for (i, var) in container.env.iter().enumerate() {
         let field = format!("{path}.env[{i}]");
         if var.name.is_empty() || var.name.contains(['=', '\0']) {
@@ -301,9 +309,10 @@ fn env(container: &Container, path: &str, out: &mut Mistakes) {
             from.field_ref.is_some(),
             from.config_map_key_ref.is_some(),
             from.secret_key_ref.is_some(),
+            from.resource_field_ref.is_some(),
         ];
         if sources.iter().filter(|source| **source).count() != 1 {
-            let fix = "give it one of fieldRef, configMapKeyRef, secretKeyRef";
+            let fix = "give it one of fieldRef, configMapKeyRef, secretKeyRef, resourceFieldRef";
             out.add(&format!("{field}.valueFrom"), "needs exactly one source", fix);
         }
         if let Some(reference) = &from.field_ref
@@ -312,6 +321,46 @@ fn env(container: &Container, path: &str, out: &mut Mistakes) {
             let fix = format!("take one of {}", fields::IN_ENV);
             let message = format!("{:?} is not known here", reference.field_path);
             out.add(&format!("{field}.valueFrom.fieldRef.fieldPath"), message, fix);
+        }
+        if let Some(reference) = &from.resource_field_ref
+            && let Err((below, message, fix)) = resources::value(spec, container, reference)
+        {
+            out.add(&format!("{field}.valueFrom.resourceFieldRef{below}"), message, fix);
+        }
+    }
+    for (i, source) in container.env_from.iter().enumerate() {
+        if source.config_map_ref.is_some() == source.secret_ref.is_some() {
+            let fix = "give it one of configMapRef, secretRef";
+            out.add(&format!("{path}.envFrom[{i}]"), "needs exactly one source", fix);
+        }
+    }
+}
+
+fn lifecycle(container: &Container, path: &str, ends: bool, out: &mut Mistakes) {
+    let Some(lifecycle) = &container.lifecycle else { return };
+    let hooks = [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)];
+    for (name, hook) in hooks
+        .into_iter()
+        .filter_map(|(name, hook)| Some((name, hook.as_ref()?)))
+    {
+        let path = format!("{path}.lifecycle.{name}");
+        if ends {
+            out.add(&path, "an init container that ends has no lifecycle hooks", "remove it");
+        }
+        let actions = [hook.exec.is_some(), hook.http_get.is_some(), hook.sleep.is_some()];
+        if actions.iter().filter(|action| **action).count() != 1 {
+            out.add(&path, "a hook needs exactly one of exec, httpGet and sleep", "");
+        }
+        if hook.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
+            out.add(&format!("{path}.exec.command"), "names no program", "");
+        }
+        if hook
+            .http_get
+            .as_ref()
+            .is_some_and(|get| port_of(&get.port, container).is_none())
+        {
+            let fix = "take a number from 1 to 65535, or the name of one of the container's ports";
+            out.add(&format!("{path}.httpGet.port"), "names no port of this container", fix);
         }
     }
 }
@@ -346,9 +395,22 @@ fn check_probe(probe: &Probe, kind: &str, container: &Container, path: &str, out
         probe.http_get.is_some(),
         probe.tcp_socket.is_some(),
         probe.exec.is_some(),
+        probe.grpc.is_some(),
     ];
     if actions.iter().filter(|action| **action).count() != 1 {
-        out.add(path, "a probe needs exactly one of httpGet, tcpSocket and exec", "");
+        let message = "a probe needs exactly one of httpGet, tcpSocket, grpc and exec";
+        out.add(path, message, "");
+    }
+    if probe.grpc.as_ref().is_some_and(|grpc| grpc.port == 0) {
+        out.add(&format!("{path}.grpc.port"), "0 is no port", "take 1 to 65535");
+    }
+    if probe
+        .grpc
+        .as_ref()
+        .and_then(|grpc| grpc.service.as_ref())
+        .is_some_and(|name| name.len() > 127)
+    {
+        out.add(&format!("{path}.grpc.service"), "is longer than 127 bytes", "");
     }
     let http = probe.http_get.as_ref().map(|get| ("httpGet", &get.port));
     let tcp = probe.tcp_socket.as_ref().map(|socket| ("tcpSocket", &socket.port));

@@ -1,14 +1,14 @@
 //! Deployments.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use weft_control::objects::{Object, Problem, Severity, decode};
 
-use super::Template;
 use super::raw::NumberOrName;
+use super::selector::Selector;
+use super::{Template, Workload};
 
 /// A Deployment.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct Rollout {
 }
 
 /// More than one machine can hold.
-const MOST_REPLICAS: u32 = 1000;
+pub(super) const MOST_REPLICAS: u32 = 1000;
 
 #[derive(Deserialize)]
 struct Raw {
@@ -49,28 +49,11 @@ struct Raw {
 struct RawSpec {
     replicas: Option<u32>,
     #[serde(default)]
-    selector: RawSelector,
+    selector: Selector,
     #[serde(default)]
     strategy: RawStrategy,
     #[serde(default)]
     min_ready_seconds: u32,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawSelector {
-    #[serde(default)]
-    match_labels: BTreeMap<String, String>,
-    #[serde(default)]
-    match_expressions: Vec<Expression>,
-}
-
-#[derive(Deserialize)]
-struct Expression {
-    key: String,
-    operator: String,
-    #[serde(default)]
-    values: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -91,7 +74,8 @@ struct RawRolling {
 impl Deployment {
     /// Reads a Deployment. None: it can't be honoured, and the problems say why.
     pub fn read(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
-        let template = Template::of_deployment(object, problems);
+        let written = object.raw.pointer("/spec/template").cloned().unwrap_or_default();
+        let template = Template::of_workload(object, &written, Workload::Deployment, problems);
         let mut wrong = |field: &str, message: String, fix: &str| {
             problems.push(object.problem(Severity::Error, field, message, fix));
             None
@@ -106,32 +90,8 @@ impl Deployment {
             Err(error) => return wrong(&error.field, error.message, ""),
         };
         let template = template?;
-        if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
-            return wrong(
-                "spec.selector",
-                "selects nothing".to_owned(),
-                "add matchLabels that the template's labels have",
-            );
-        }
-        for (key, value) in &selector.match_labels {
-            if template.labels.get(key) != Some(value) {
-                let message = format!("the template has no label {key}: {value}");
-                return wrong(
-                    "spec.selector.matchLabels",
-                    message,
-                    "add it to spec.template.metadata.labels",
-                );
-            }
-        }
-        for (i, expression) in selector.match_expressions.iter().enumerate() {
-            if !expression.matches(&template.labels) {
-                let field = format!("spec.selector.matchExpressions[{i}]");
-                return wrong(
-                    &field,
-                    "the template's labels don't match".to_owned(),
-                    "change spec.template.metadata.labels",
-                );
-            }
+        if let Err((field, message, fix)) = selector.check(&template.labels) {
+            return wrong(&field, message, fix);
         }
         let replicas = replicas.unwrap_or(1);
         if replicas > MOST_REPLICAS {
@@ -152,19 +112,6 @@ impl Deployment {
                 })
             }
             Err((field, message)) => wrong(field, message, "take a number, or a percentage like \"25%\""),
-        }
-    }
-}
-
-impl Expression {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
-        match self.operator.as_str() {
-            "In" => value.is_some_and(|value| self.values.contains(value)),
-            "NotIn" => value.is_none_or(|value| !self.values.contains(value)),
-            "Exists" => value.is_some(),
-            "DoesNotExist" => value.is_none(),
-            _ => false,
         }
     }
 }
@@ -203,7 +150,8 @@ fn rollout(replicas: usize, strategy: &RawStrategy) -> Result<Rollout, (&'static
     })
 }
 
-fn amount(value: &NumberOrName, of: usize, up: bool) -> Option<usize> {
+/// So many, or a share of so many.
+pub(super) fn amount(value: &NumberOrName, of: usize, up: bool) -> Option<usize> {
     match value {
         NumberOrName::Number(number) => Some(*number as usize),
         NumberOrName::Name(text) => {

@@ -45,25 +45,10 @@ pub(crate) fn place(
             )),
         };
     }
-    let selector = &template.view.node_selector;
-    let empty = BTreeMap::new();
-    let fits = |labels: &BTreeMap<String, String>, name: &str| {
-        selector.iter().all(|(key, value)| match key.as_str() {
-            "kubernetes.io/hostname" => labels.get(key).map_or(name, String::as_str) == value,
-            key if EVERYWHERE.contains(&key) && !labels.contains_key(key) => true,
-            key => labels.get(key) == Some(value),
-        })
-    };
-    let mut candidates: Vec<&str> = nodes
-        .iter()
-        .filter(|(name, node)| fits(&node.labels, name))
-        .map(|(name, _)| name.as_str())
-        .collect();
-    if nodes.is_empty() && fits(&empty, ONLY_NODE) {
-        candidates.push(ONLY_NODE);
-    }
+    let candidates = allowed(template, nodes);
     let fewest = candidates.into_iter().min_by_key(|name| (pods(name), *name));
     fewest.map(str::to_owned).ok_or_else(|| {
+        let selector = &template.view.node_selector;
         let wanted: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
         (
             "spec.nodeSelector",
@@ -74,6 +59,29 @@ pub(crate) fn place(
             ),
         )
     })
+}
+
+/// The nodes that a pod's name of a node, or its selector, allows; in order of their names.
+pub(crate) fn allowed<'a>(template: &Template, nodes: &'a BTreeMap<String, Arc<Object>>) -> Vec<&'a str> {
+    let selector = &template.view.node_selector;
+    let named = template.view.node_name.as_deref().filter(|name| !name.is_empty());
+    let empty = BTreeMap::new();
+    let fits = |labels: &BTreeMap<String, String>, name: &str| {
+        selector.iter().all(|(key, value)| match key.as_str() {
+            "kubernetes.io/hostname" => labels.get(key).map_or(name, String::as_str) == value,
+            key if EVERYWHERE.contains(&key) && !labels.contains_key(key) => true,
+            key => labels.get(key) == Some(value),
+        })
+    };
+    let mut candidates: Vec<&str> = nodes
+        .iter()
+        .filter(|(name, node)| fits(&node.labels, name) && named.is_none_or(|named| named == name.as_str()))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if nodes.is_empty() && fits(&empty, ONLY_NODE) {
+        candidates.push(ONLY_NODE);
+    }
+    candidates
 }
 
 /// The nodes that there are, for people.

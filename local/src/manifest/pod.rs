@@ -11,10 +11,13 @@ use serde_json::Value;
 use weft_control::objects::decode;
 
 use super::check::port_of;
+use super::env::environment;
 use super::expand::expand;
-use super::raw::{self, Container, EnvVar, NumberOrName, PodSpec, TokenSource};
-use super::{Facts, Key, Missing, fields, volumes};
-use crate::spec::{Capability, ContainerPlan, Mount, PodPlan, Privilege, Probe, ProbeAction, RestartPolicy, Volume};
+use super::raw::{self, Container, NumberOrName, PodSpec, TokenSource};
+use super::{Facts, Missing, volumes};
+use crate::spec::{
+    Capability, ContainerPlan, Hook, Mount, PodPlan, Privilege, Probe, ProbeAction, RestartPolicy, Volume,
+};
 
 /// Kubernetes' grace period.
 const GRACE_SECONDS: u32 = 30;
@@ -36,7 +39,11 @@ pub fn plan(pod: &Value, facts: &Facts<'_>) -> Result<PodPlan, Missing> {
     Ok(PodPlan {
         namespace: metadata("namespace"),
         uid: metadata("uid"),
-        hostname: spec.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect()),
+        full_name: spec.subdomain.as_ref().map(|subdomain| {
+            let (namespace, domain) = (metadata("namespace"), crate::dns::DOMAIN);
+            format!("{}.{subdomain}.{namespace}.svc.{domain}", hostname(&spec, &name))
+        }),
+        hostname: hostname(&spec, &name),
         name,
         dns: facts.dns.clone(),
         host_aliases: spec
@@ -87,6 +94,10 @@ pub fn view(pod: &Value) -> Result<PodSpec, Missing> {
     Ok(decoded.value.spec)
 }
 
+fn hostname(spec: &PodSpec, name: &str) -> String {
+    spec.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect())
+}
+
 fn seconds(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds))
 }
@@ -98,7 +109,7 @@ fn container(
     path: &str,
     facts: &Facts<'_>,
 ) -> Result<ContainerPlan, Missing> {
-    let env = environment(pod, c, path, facts)?;
+    let env = environment(pod, spec, c, path, facts)?;
     let known: BTreeMap<&str, &str> = env
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -118,6 +129,8 @@ fn container(
         startup: c.startup_probe.as_ref().and_then(|p| probe(p, c)),
         readiness: c.readiness_probe.as_ref().and_then(|p| probe(p, c)),
         liveness: c.liveness_probe.as_ref().and_then(|p| probe(p, c)),
+        post_start: hook(c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()), c),
+        pre_stop: hook(c.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()), c),
         user: security.run_as_user.or(pod_security.run_as_user),
         group: security.run_as_group.or(pod_security.run_as_group),
         groups: pod_security.supplemental_groups.clone(),
@@ -152,79 +165,53 @@ fn mount(mount: &raw::VolumeMount) -> Mount {
     }
 }
 
-/// The environment, in the order it was written: a variable may name those before it.
-fn environment(pod: &Value, c: &Container, path: &str, facts: &Facts<'_>) -> Result<Vec<(String, String)>, Missing> {
-    let mut out: Vec<(String, String)> = Vec::with_capacity(c.env.len());
-    for (i, var) in c.env.iter().enumerate() {
-        let Some(value) = variable(pod, var, &format!("{path}.env[{i}]"), facts)? else {
-            continue;
-        };
-        let value = match var.value_from {
-            Some(_) => value,
-            None => expand(&value, |name| {
-                out.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
-            }),
-        };
-        out.push((var.name.clone(), value));
+/// The path of a GET, which begins with a slash.
+fn rooted(get: &raw::HttpGet) -> String {
+    let path = get.path.as_deref().unwrap_or("/");
+    match path.starts_with('/') {
+        true => path.to_owned(),
+        false => format!("/{path}"),
     }
-    Ok(out)
 }
 
-/// A variable's value. None: it refers to an optional key that is not there.
-fn variable(pod: &Value, var: &EnvVar, path: &str, facts: &Facts<'_>) -> Result<Option<String>, Missing> {
-    let Some(from) = &var.value_from else {
-        return Ok(Some(var.value.clone().unwrap_or_default()));
-    };
-    if let Some(reference) = &from.field_ref {
-        return Ok(Some(fields::value(pod, &reference.field_path)));
+fn headers(get: &raw::HttpGet) -> Vec<(String, String)> {
+    let headers = get.http_headers.iter();
+    headers
+        .map(|header| (header.name.clone(), header.value.clone()))
+        .collect()
+}
+
+fn hook(hook: Option<&raw::Hook>, container: &Container) -> Option<Hook> {
+    let hook = hook?;
+    if let Some(get) = &hook.http_get {
+        return Some(Hook::Http {
+            host: get.host.clone().filter(|host| !host.is_empty()),
+            port: port_of(&get.port, container)?,
+            path: rooted(get),
+            https: get.scheme.as_deref() == Some("HTTPS"),
+            headers: headers(get),
+        });
     }
-    let named = |name: &str| Key::new(pod["metadata"]["namespace"].as_str().unwrap_or_default(), name);
-    let (reference, kind, files, field) = match (&from.config_map_key_ref, &from.secret_key_ref) {
-        (Some(of), _) => (of, "ConfigMap", facts.config_map(&named(&of.name)), "configMapKeyRef"),
-        (None, Some(of)) => (of, "Secret", facts.secret(&named(&of.name)), "secretKeyRef"),
-        (None, None) => return Ok(None),
-    };
-    let key = named(&reference.name);
-    let field = |last: &str| format!("{path}.valueFrom.{field}.{last}");
-    let missing = |field: String, message: String| {
-        if reference.optional {
-            Ok(None)
-        } else {
-            Err(Missing { field, message })
-        }
-    };
-    let Some(files) = files else {
-        return missing(field("name"), format!("there is no {kind} {key}"));
-    };
-    let Some(bytes) = files.get(&reference.key) else {
-        return missing(field("key"), format!("{kind} {key} has no key {:?}", reference.key));
-    };
-    match String::from_utf8(bytes.clone()) {
-        Ok(text) => Ok(Some(text)),
-        Err(_) => Err(Missing {
-            field: field("key"),
-            message: format!("{kind} {key}: {:?} is no text", reference.key),
-        }),
+    if let Some(sleep) = hook.sleep {
+        return Some(Hook::Sleep(seconds(sleep.seconds)));
     }
+    let command = hook.exec.as_ref()?.command.clone();
+    Some(Hook::Exec { command })
 }
 
 fn probe(probe: &raw::Probe, container: &Container) -> Option<Probe> {
     let action = if let Some(get) = &probe.http_get {
-        let path = get.path.as_deref().unwrap_or("/");
         ProbeAction::Http {
             host: get.host.clone().filter(|host| !host.is_empty()),
             port: port_of(&get.port, container)?,
-            path: if path.starts_with('/') {
-                path.to_owned()
-            } else {
-                format!("/{path}")
-            },
+            path: rooted(get),
             https: get.scheme.as_deref() == Some("HTTPS"),
-            headers: get
-                .http_headers
-                .iter()
-                .map(|header| (header.name.clone(), header.value.clone()))
-                .collect(),
+            headers: headers(get),
+        }
+    } else if let Some(grpc) = &probe.grpc {
+        ProbeAction::Grpc {
+            port: grpc.port,
+            service: grpc.service.clone().unwrap_or_default(),
         }
     } else if let Some(socket) = &probe.tcp_socket {
         let host = socket.host.clone().filter(|host| !host.is_empty());

@@ -1,8 +1,13 @@
 //! Typed views of what the tables call honoured, decoded as they were written.
 
+mod volume;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
+
+pub use volume::*;
 
 /// A number or a name: `targetPort`, `maxSurge`, a probe's `port`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -42,6 +47,7 @@ pub struct PodSpec {
     #[serde(default)]
     pub node_selector: BTreeMap<String, String>,
     pub hostname: Option<String>,
+    pub subdomain: Option<String>,
     #[serde(default)]
     pub host_aliases: Vec<HostAlias>,
     #[serde(default)]
@@ -105,7 +111,12 @@ pub struct Container {
     pub args: Vec<String>,
     pub working_dir: Option<String>,
     #[serde(default)]
+    pub env_from: Vec<EnvSource>,
+    #[serde(default)]
     pub env: Vec<EnvVar>,
+    #[serde(default)]
+    pub resources: Resources,
+    pub lifecycle: Option<Lifecycle>,
     #[serde(default)]
     pub ports: Vec<ContainerPort>,
     #[serde(default)]
@@ -142,6 +153,95 @@ pub struct ValueFrom {
     pub field_ref: Option<FieldRef>,
     pub config_map_key_ref: Option<KeyRef>,
     pub secret_key_ref: Option<KeyRef>,
+    pub resource_field_ref: Option<ResourceRef>,
+}
+
+/// `envFrom[]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct EnvSource {
+    #[serde(default)]
+    pub prefix: String,
+    pub config_map_ref: Option<WholeRef>,
+    pub secret_ref: Option<WholeRef>,
+}
+
+/// A ConfigMap or Secret as a whole.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct WholeRef {
+    pub name: String,
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// `resourceFieldRef`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct ResourceRef {
+    #[serde(default)]
+    pub container_name: String,
+    pub resource: String,
+    pub divisor: Option<Value>,
+}
+
+/// `resources` of a container: quantities as they were written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Resources {
+    #[serde(default)]
+    pub limits: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub requests: BTreeMap<String, Value>,
+}
+
+/// `lifecycle` of a container.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Lifecycle {
+    pub post_start: Option<Hook>,
+    pub pre_stop: Option<Hook>,
+}
+
+/// `postStart` and `preStop`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Hook {
+    pub exec: Option<Exec>,
+    pub http_get: Option<HttpGet>,
+    pub sleep: Option<Sleep>,
+}
+
+/// `sleep`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Sleep {
+    pub seconds: u32,
 }
 
 /// A field of the pod.
@@ -203,21 +303,6 @@ impl Protocol {
     }
 }
 
-/// `volumeMounts[]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct VolumeMount {
-    pub name: String,
-    pub mount_path: String,
-    pub sub_path: Option<String>,
-    #[serde(default)]
-    pub read_only: bool,
-}
-
 /// A probe.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -229,6 +314,7 @@ pub struct Probe {
     pub http_get: Option<HttpGet>,
     pub tcp_socket: Option<TcpSocket>,
     pub exec: Option<Exec>,
+    pub grpc: Option<Grpc>,
     pub initial_delay_seconds: Option<u32>,
     pub period_seconds: Option<u32>,
     pub timeout_seconds: Option<u32>,
@@ -251,6 +337,17 @@ pub struct HttpGet {
     pub scheme: Option<String>,
     #[serde(default)]
     pub http_headers: Vec<Header>,
+}
+
+/// `grpc`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "the API reference explains the fields, which have the same names here"
+)]
+pub struct Grpc {
+    pub port: u16,
+    pub service: Option<String>,
 }
 
 /// `httpGet.httpHeaders[]`.
@@ -285,130 +382,4 @@ pub struct TcpSocket {
 pub struct Exec {
     #[serde(default)]
     pub command: Vec<String>,
-}
-
-/// `volumes[]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct Volume {
-    pub name: String,
-    pub empty_dir: Option<EmptyDir>,
-    pub config_map: Option<FilesOf>,
-    pub secret: Option<FilesOf>,
-    #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<Downward>,
-    pub projected: Option<Projected>,
-}
-
-/// `emptyDir`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct EmptyDir {
-    #[serde(default)]
-    pub medium: String,
-    pub size_limit: Option<NumberOrName>,
-}
-
-/// `configMap` and `secret`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct FilesOf {
-    #[serde(alias = "secretName")]
-    pub name: String,
-    pub items: Option<Vec<Item>>,
-    pub default_mode: Option<u32>,
-    #[serde(default)]
-    pub optional: bool,
-}
-
-/// A key, and the file that it becomes.
-#[derive(Clone, Debug, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct Item {
-    pub key: String,
-    pub path: String,
-    pub mode: Option<u32>,
-}
-
-/// `downwardAPI`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct Downward {
-    #[serde(default)]
-    pub items: Vec<DownwardItem>,
-    pub default_mode: Option<u32>,
-}
-
-/// `downwardAPI.items[]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct DownwardItem {
-    pub path: String,
-    pub mode: Option<u32>,
-    pub field_ref: FieldRef,
-}
-
-/// `projected`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct Projected {
-    #[serde(default)]
-    pub sources: Vec<Source>,
-    pub default_mode: Option<u32>,
-}
-
-/// `projected.sources[]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct Source {
-    pub config_map: Option<FilesOf>,
-    pub secret: Option<FilesOf>,
-    #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<Downward>,
-    pub service_account_token: Option<TokenSource>,
-}
-
-/// `serviceAccountToken`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(
-    missing_docs,
-    reason = "the API reference explains the fields, which have the same names here"
-)]
-pub struct TokenSource {
-    #[serde(default)]
-    pub audience: String,
-    pub expiration_seconds: Option<u64>,
-    pub path: String,
 }

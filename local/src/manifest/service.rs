@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use weft_control::objects::names::is_service_name;
+use weft_control::objects::names::{is_service_name, is_subdomain};
 use weft_control::objects::{Object, Problem, Severity, decode};
 
 use super::raw::{NumberOrName, Protocol};
@@ -23,10 +23,19 @@ pub struct Service {
     pub address: Address,
     /// Whether pods that are not ready count as ready.
     pub publish_not_ready: bool,
-    /// Whether it has IPv4 addresses. `None`: it has what the mesh has first.
-    pub v4: Option<bool>,
-    /// Whether it has IPv6 addresses.
-    pub v6: Option<bool>,
+    /// The families of its addresses, the first being the one that it prefers.
+    pub families: Vec<Family>,
+    /// Whether it can do with the first family, where the machine has no other.
+    pub one_family_will_do: bool,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// A port of a Service.
@@ -51,8 +60,10 @@ pub enum Address {
     Chosen,
     /// It has none: its name leads to its pods.
     Headless,
-    /// These.
+    /// These; one is chosen for a family that has none of them.
     Given(Vec<IpAddr>),
+    /// It has none, and stands for a name outside (`type: ExternalName`).
+    External(String),
 }
 
 #[derive(Deserialize)]
@@ -78,6 +89,8 @@ struct RawSpec {
     ip_family_policy: Option<String>,
     #[serde(default)]
     publish_not_ready_addresses: bool,
+    #[serde(default)]
+    external_name: String,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +115,7 @@ impl Service {
                     .pointer("/spec/type")
                     .and_then(|kind| kind.as_str())
                     .unwrap_or("ClusterIP");
-                if kind != "ClusterIP" {
+                if !matches!(kind, "ClusterIP" | "ExternalName") {
                     let message = format!("a Service of type {kind} acts as one of type ClusterIP here");
                     let fix = "from this machine, reach its pods with `weft port-forward`";
                     problems.push(object.problem(Severity::Notice, "spec.type", message, fix));
@@ -133,36 +146,86 @@ fn read(object: &Arc<Object>) -> Result<Service, Wrong> {
         ));
     }
     let address = address(&raw)?;
-    if raw.ports.is_empty() && address != Address::Headless {
+    let families = families(&raw, &address)?;
+    if raw.ports.is_empty() && matches!(address, Address::Chosen | Address::Given(_)) {
         return Err(("spec.ports".to_owned(), "a Service needs a port".to_owned(), "add one"));
     }
     let ports = ports(raw.ports)?;
-    let dual = matches!(
-        raw.ip_family_policy.as_deref(),
-        Some("PreferDualStack" | "RequireDualStack")
-    );
-    let mut families = BTreeSet::new();
-    for (i, family) in raw.ip_families.iter().enumerate() {
-        if !matches!(family.as_str(), "IPv4" | "IPv6") {
-            let field = format!("spec.ipFamilies[{i}]");
-            return Err((field, format!("{family:?} is no family"), "take IPv4 or IPv6"));
-        }
-        families.insert(family.as_str());
-    }
-    let named = |family: &str| match (dual, families.is_empty()) {
-        (true, _) => Some(true),
-        (false, true) => None,
-        (false, false) => Some(families.contains(family)),
-    };
     Ok(Service {
         object: object.clone(),
         selector: raw.selector,
         ports,
         address,
         publish_not_ready: raw.publish_not_ready_addresses,
-        v4: named("IPv4"),
-        v6: named("IPv6"),
+        families,
+        one_family_will_do: raw.ip_family_policy.as_deref() == Some("PreferDualStack"),
     })
+}
+
+impl Family {
+    /// That of an address.
+    pub const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// `IPv4` or `IPv6`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// The families of a Service, as an API server fills them in (KEP-563).
+fn families(raw: &RawSpec, address: &Address) -> Result<Vec<Family>, Wrong> {
+    let mut families = Vec::new();
+    for (i, family) in raw.ip_families.iter().enumerate() {
+        let wrong = |message: String, fix| Err((format!("spec.ipFamilies[{i}]"), message, fix));
+        let family = match family.as_str() {
+            "IPv4" => Family::V4,
+            "IPv6" => Family::V6,
+            other => return wrong(format!("{other:?} is no family"), "take IPv4 or IPv6"),
+        };
+        if families.contains(&family) {
+            return wrong(format!("{} is there twice", family.as_str()), "remove it");
+        }
+        families.push(family);
+    }
+    let given = match address {
+        Address::Given(ips) => ips.as_slice(),
+        _ => &[],
+    };
+    for (i, ip) in given.iter().enumerate() {
+        let wrong = |message: String, fix| Err((format!("spec.clusterIPs[{i}]"), message, fix));
+        match families.get(i) {
+            Some(family) if *family == Family::of(*ip) => {}
+            Some(family) => {
+                let message = format!("{ip} is no {} address, which ipFamilies asks for here", family.as_str());
+                return wrong(message, "put both in the same order");
+            }
+            None if families.contains(&Family::of(*ip)) => {
+                return wrong(format!("{ip} is a second address of its family"), "remove it");
+            }
+            None => families.push(Family::of(*ip)),
+        }
+    }
+    if families.is_empty() {
+        families.push(Family::V4);
+    }
+    match (raw.ip_family_policy.as_deref(), &families[..]) {
+        (Some("PreferDualStack" | "RequireDualStack"), [Family::V4]) => families.push(Family::V6),
+        (Some("PreferDualStack" | "RequireDualStack"), [Family::V6]) => families.push(Family::V4),
+        (Some("SingleStack"), [_, _]) => {
+            let message = "a SingleStack Service has one family, and ipFamilies or clusterIPs name two".to_owned();
+            return Err(("spec.ipFamilyPolicy".to_owned(), message, "take PreferDualStack"));
+        }
+        _ => {}
+    }
+    Ok(families)
 }
 
 fn address(raw: &RawSpec) -> Result<Address, Wrong> {
@@ -171,7 +234,20 @@ fn address(raw: &RawSpec) -> Result<Address, Wrong> {
         let message = "is not the first of clusterIPs".to_owned();
         return Err(("spec.clusterIP".to_owned(), message, "remove one of the two"));
     }
-    if raw.r#type == "ExternalName" || first.is_empty() {
+    if raw.r#type == "ExternalName" {
+        let name = raw.external_name.trim_end_matches('.').to_ascii_lowercase();
+        if !is_subdomain(&name) || name.parse::<IpAddr>().is_ok() {
+            let message = format!("{:?} is no name", raw.external_name);
+            let fix = "write the DNS name that this Service stands for, such as api.example.com";
+            return Err(("spec.externalName".to_owned(), message, fix));
+        }
+        return Ok(Address::External(name));
+    }
+    if !raw.external_name.is_empty() {
+        let message = "is for a Service of type ExternalName".to_owned();
+        return Err(("spec.externalName".to_owned(), message, "remove it, or set the type"));
+    }
+    if first.is_empty() {
         return Ok(Address::Chosen);
     }
     if first == "None" {

@@ -2,6 +2,10 @@
 //!
 //! Everything that Kubernetes 1.34 knows is here, so that what is not here is a typing error.
 
+mod workloads;
+
+pub(super) use workloads::{DAEMON_SET, DEPLOYMENT, JOB, STATEFUL_SET};
+
 use super::schema::Field;
 use super::schema::Rule::{Empty, Harmless, Honoured, Image, List, Object, Off, OneOf, Refused};
 
@@ -89,8 +93,8 @@ const SERVICE_SPEC: &[Field] = &[
     f(
         "type",
         OneOf(
-            &["ClusterIP", "NodePort", "LoadBalancer"],
-            "a name outside the mesh can't be reached from a local pod; give the Service a selector",
+            &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"],
+            "take one of these",
         ),
     ),
     f("clusterIP", Honoured),
@@ -120,7 +124,7 @@ const SERVICE_SPEC: &[Field] = &[
         "externalIPs",
         Empty("remove it; nothing outside reaches a local mesh; see `weft port-forward`"),
     ),
-    f("externalName", Empty("remove it, and give the Service a selector")),
+    f("externalName", Honoured),
     f(
         "trafficDistribution",
         Refused("remove it; say what to prefer with a TrafficPolicy"),
@@ -140,32 +144,6 @@ const SERVICE_PORT: &[Field] = &[
     f("protocol", OneOf(&["TCP", "UDP"], "take TCP or UDP")),
     f("appProtocol", Honoured),
     f("nodePort", Harmless),
-];
-
-/// A Deployment.
-pub(super) const DEPLOYMENT: &[Field] = &[
-    f("apiVersion", Honoured),
-    f("kind", Honoured),
-    f("metadata", Object(META)),
-    f("spec", Object(DEPLOYMENT_SPEC)),
-    f("status", Harmless),
-];
-
-const DEPLOYMENT_SPEC: &[Field] = &[
-    f("replicas", Honoured),
-    f(
-        "selector",
-        Object(&[f("matchLabels", Honoured), f("matchExpressions", Honoured)]),
-    ),
-    f(
-        "template",
-        Object(&[f("metadata", Object(META)), f("spec", Object(POD_SPEC))]),
-    ),
-    f("minReadySeconds", Honoured),
-    f("strategy", Honoured),
-    f("paused", Off("remove it; edit the file when the change is to be made")),
-    f("progressDeadlineSeconds", Harmless),
-    f("revisionHistoryLimit", Harmless),
 ];
 
 /// A Pod.
@@ -209,10 +187,7 @@ const POD_SPEC: &[Field] = &[
         Off("remove it; containers have processes of their own"),
     ),
     f("setHostnameAsFQDN", Off("remove it")),
-    f(
-        "subdomain",
-        Refused("remove it; this version of Weft has no names for single pods"),
-    ),
+    f("subdomain", Honoured),
     f("activeDeadlineSeconds", Refused(LATER)),
     f("ephemeralContainers", Empty("remove it; use `weft exec`")),
     f("readinessGates", Empty("remove it; nobody here would open the gate")),
@@ -266,7 +241,11 @@ const CONTAINER: &[Field] = &[
     f("env", List(ENV)),
     f(
         "envFrom",
-        Empty("list the variables in env; this version of Weft has no envFrom"),
+        List(&[
+            f("prefix", Honoured),
+            f("configMapRef", Object(WHOLE_REF)),
+            f("secretRef", Object(WHOLE_REF)),
+        ]),
     ),
     f("ports", List(PORT)),
     f("volumeMounts", List(VOLUME_MOUNT)),
@@ -276,7 +255,11 @@ const CONTAINER: &[Field] = &[
     f("livenessProbe", Object(PROBE)),
     f(
         "lifecycle",
-        Empty("remove it; this version of Weft runs no lifecycle hooks"),
+        Object(&[
+            f("postStart", Object(HOOK)),
+            f("preStop", Object(HOOK)),
+            f("stopSignal", Refused("remove it, and let the app end on SIGTERM")),
+        ]),
     ),
     f("restartPolicy", Honoured),
     f("restartPolicyRules", Empty(LATER)),
@@ -286,7 +269,7 @@ const CONTAINER: &[Field] = &[
     f("tty", Off("remove it; use `weft exec`")),
     f("imagePullPolicy", Harmless),
     f("resizePolicy", Harmless),
-    f("resources", Harmless),
+    f("resources", Honoured),
     f("terminationMessagePath", Harmless),
     f("terminationMessagePolicy", Harmless),
 ];
@@ -331,7 +314,11 @@ const ENV: &[Field] = &[
             f("secretKeyRef", Object(KEY_REF)),
             f(
                 "resourceFieldRef",
-                Refused("give it a value; local containers have no limits"),
+                Object(&[
+                    f("containerName", Honoured),
+                    f("resource", Honoured),
+                    f("divisor", Honoured),
+                ]),
             ),
             f("fileKeyRef", Refused(LATER)),
         ]),
@@ -340,6 +327,18 @@ const ENV: &[Field] = &[
 
 const FIELD_REF: &[Field] = &[f("apiVersion", Harmless), f("fieldPath", Honoured)];
 const KEY_REF: &[Field] = &[f("name", Honoured), f("key", Honoured), f("optional", Honoured)];
+
+const WHOLE_REF: &[Field] = &[f("name", Honoured), f("optional", Honoured)];
+
+const HOOK: &[Field] = &[
+    f("exec", Object(&[f("command", Honoured)])),
+    f("httpGet", Object(HTTP_GET)),
+    f("sleep", Object(&[f("seconds", Honoured)])),
+    f(
+        "tcpSocket",
+        Refused("take exec, httpGet or sleep; Kubernetes runs no such hook either"),
+    ),
+];
 
 const VOLUME_MOUNT: &[Field] = &[
     f("name", Honoured),
@@ -358,10 +357,7 @@ const PROBE: &[Field] = &[
     f("httpGet", Object(HTTP_GET)),
     f("tcpSocket", Object(&[f("port", Honoured), f("host", Honoured)])),
     f("exec", Object(&[f("command", Honoured)])),
-    f(
-        "grpc",
-        Refused("ask with httpGet, tcpSocket or exec; this version of Weft has no gRPC probes"),
-    ),
+    f("grpc", Object(&[f("port", Honoured), f("service", Honoured)])),
     f("initialDelaySeconds", Honoured),
     f("periodSeconds", Honoured),
     f("timeoutSeconds", Honoured),

@@ -1,4 +1,4 @@
-//! What pods are made from: a Pod's own manifest, or a Deployment's template.
+//! What pods are made from: a Pod's own manifest, or a workload's template.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_control::objects::{Object, Problem, Severity, decode};
 
 use super::raw;
-use super::{DEFAULT_ACCOUNT, check};
+use super::{DEFAULT_ACCOUNT, Workload, check};
 
 /// What pods are made from.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct Template {
 impl Template {
     /// That of a Pod. None: it can't be honoured, and the problems say why.
     pub fn of_pod(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
-        let (spec, view) = read(object, &object.raw, "", problems)?;
+        let (spec, view) = read(object, &object.raw, "", None, problems)?;
         let hash = hash(&spec.to_string());
         let (labels, annotations) = (object.labels.clone(), object.annotations.clone());
         Some(Self {
@@ -43,10 +43,14 @@ impl Template {
         })
     }
 
-    /// That of a Deployment.
-    pub fn of_deployment(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
+    /// That of a workload: its `spec.template`, to which its kind may have added something.
+    pub fn of_workload(
+        object: &Arc<Object>,
+        template: &Value,
+        kind: Workload,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Self> {
         const PREFIX: &str = "spec.template.";
-        let template = object.raw.pointer("/spec/template").unwrap_or(&Value::Null);
         let labels = text_map(
             object,
             &template["metadata"]["labels"],
@@ -55,7 +59,7 @@ impl Template {
         );
         let annotations = &template["metadata"]["annotations"];
         let annotations = text_map(object, annotations, "spec.template.metadata.annotations", problems);
-        let (spec, view) = read(object, template, PREFIX, problems)?;
+        let (spec, view) = read(object, template, PREFIX, Some(kind), problems)?;
         let (labels, annotations) = (labels?, annotations?);
         let hash = hash(&json!([labels, annotations, spec]).to_string());
         Some(Self {
@@ -80,6 +84,7 @@ fn read(
     object: &Arc<Object>,
     pod: &Value,
     prefix: &'static str,
+    kind: Option<Workload>,
     problems: &mut Vec<Problem>,
 ) -> Option<(Value, Arc<raw::PodSpec>)> {
     let view = match decode::<raw::Pod>(pod) {
@@ -90,7 +95,7 @@ fn read(
             return None;
         }
     };
-    let mistakes = check::pod(&view, !prefix.is_empty());
+    let mistakes = check::pod(&view, kind);
     let sound = mistakes.is_empty();
     problems.extend(mistakes.into_iter().map(|mistake| {
         let field = format!("{prefix}{}", mistake.field);
@@ -133,7 +138,7 @@ fn text_map(
 
 /// Ten characters without vowels, as Kubernetes makes `pod-template-hash`: they never form a word. 64 bits of FNV-1a, so
 /// it is the same in every build.
-fn hash(text: &str) -> String {
+pub(super) fn hash(text: &str) -> String {
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let mut hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);

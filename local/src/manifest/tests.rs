@@ -2,7 +2,6 @@ use std::fs;
 
 use serde_json::{Value, json};
 use weft_control::manifests::{Directory, Manifests, Settings, Writer};
-use weft_control::objects::kinds::{Kinds, Scope};
 use weft_control::objects::uid_of;
 
 use super::*;
@@ -47,14 +46,11 @@ fn read_files(files: &[(&str, &str)]) -> (Vec<Arc<Object>>, Vec<Problem>) {
     for (name, text) in files {
         fs::write(directory.path().join(name), text).unwrap();
     }
-    let kinds = Kinds::control()
-        .with("apps", "Deployment", &["v1"], Scope::Namespaced)
-        .with("", "ConfigMap", &["v1"], Scope::Namespaced)
-        .with("", "Secret", &["v1"], Scope::Namespaced);
     let directory = Directory {
         path: directory.path().to_owned(),
+        files: weft_control::manifests::Selection::Here,
         writer: Writer::User,
-        kinds,
+        kinds: kinds(),
     };
     let manifests = Manifests::open(Settings {
         directories: vec![directory],
@@ -164,20 +160,16 @@ fn what_a_container_may_not_ask_for_is_an_error_at_its_line() {
         "securityContext.capabilities.add[0]",
         "SYS_TIME is not given",
     );
+    container("envFrom: [{prefix: x}]", "envFrom[0]", "needs exactly one source");
     container(
-        "envFrom: [{configMapRef: {name: x}}]",
-        "envFrom",
-        "is not honoured here (fix: list the variables in env",
-    );
-    container(
-        "lifecycle: {preStop: {sleep: {seconds: 1}}}",
-        "lifecycle",
+        "lifecycle: {preStop: {tcpSocket: {port: 1}}}",
+        "lifecycle.preStop.tcpSocket",
         "is not honoured here",
     );
     container(
-        "readinessProbe: {grpc: {port: 1}}",
-        "readinessProbe.grpc",
-        "is not honoured here (fix: ask with httpGet",
+        "readinessProbe: {grpc: {port: 0}}",
+        "readinessProbe.grpc.port",
+        "0 is no port",
     );
     container(
         "env: [{name: A, value: 8080}]",
@@ -235,8 +227,8 @@ fn services_and_deployments_are_checked_by_field() {
         refused(&text, &format!("4: Service default/s: {wanted}"));
     };
     service(
-        "{type: ExternalName, externalName: x.org}",
-        "spec.type: \"ExternalName\" is not honoured here",
+        "{type: ExternalName, externalName: 10.0.0.1}",
+        "spec.externalName: \"10.0.0.1\" is no name",
     );
     service("{ports: []}", "spec.ports: a Service needs a port");
     service(

@@ -2,7 +2,7 @@
 //! that no pod has.
 //!
 //! In: what the manifests ask for, each object sound by itself. Out: the same without what can't be honoured, and
-//! problems. A pod or Deployment that can't be honoured any more stays as it was.
+//! problems. A pod or workload that can't be honoured any more stays as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,65 +11,114 @@ use weft_control::objects::{Object, Problem, Severity};
 
 use super::place::place;
 use super::raw::NumberOrName;
-use super::{DEFAULT_NAMESPACE, Desired, Key, Service, Template, pod};
+use super::{
+    Address, BarePod, DEFAULT_NAMESPACE, DaemonSet, Deployment, Desired, Job, Key, Service, StatefulSet, Template, pod,
+};
 
 /// Names of ports that are listed in a fix.
 const MOST_NAMED: usize = 12;
 
+/// What pods are made from: a workload, or a Pod.
+trait Made: Clone {
+    /// The object, and what its pods are made from.
+    fn made(&self) -> (&Arc<Object>, &Template);
+}
+
+macro_rules! made {
+    ($($kind:ty),*) => {
+        $(impl Made for $kind {
+            fn made(&self) -> (&Arc<Object>, &Template) {
+                (&self.object, &self.template)
+            }
+        })*
+    };
+}
+
+made!(BarePod, Deployment, StatefulSet, DaemonSet, Job);
+
 /// Checks everything together. `last`: what was asked for before.
 pub(super) fn check(desired: &mut Desired, last: &Desired, problems: &mut Vec<Problem>) {
     strangers(desired, problems);
-    let sound = |object: &Arc<Object>, template: &Template, problems: &mut Vec<Problem>| {
-        let found = homeless(object, template, desired);
-        let sound = found.is_empty();
-        problems.extend(found);
-        sound
-    };
-    // The older form is no better if what it needs is gone, too: then nothing new is made of either.
-    let better = |object: &Arc<Object>, template: &Template| homeless(object, template, desired).is_empty();
-    let mut pods = BTreeMap::new();
-    for (key, new) in &desired.pods {
-        if !sound(&new.object, &new.template, problems)
-            && let Some(old) = last.pods.get(key).filter(|old| better(&old.object, &old.template))
-        {
-            pods.insert(key.clone(), old.clone());
-        }
-    }
-    let mut deployments = BTreeMap::new();
-    for (key, new) in &desired.deployments {
-        if !sound(&new.object, &new.template, problems)
-            && let Some(old) = last
-                .deployments
-                .get(key)
-                .filter(|old| better(&old.object, &old.template))
-        {
-            deployments.insert(key.clone(), old.clone());
-        }
-    }
+    let pods = older(&desired.pods, &last.pods, desired, problems);
+    let deployments = older(&desired.deployments, &last.deployments, desired, problems);
+    let stateful_sets = older(&desired.stateful_sets, &last.stateful_sets, desired, problems);
+    let daemon_sets = older(&desired.daemon_sets, &last.daemon_sets, desired, problems);
+    let jobs = older(&desired.jobs, &last.jobs, desired, problems);
     desired.pods.extend(pods);
     desired.deployments.extend(deployments);
+    desired.stateful_sets.extend(stateful_sets);
+    desired.daemon_sets.extend(daemon_sets);
+    desired.jobs.extend(jobs);
     for service in desired.services.values() {
         problems.extend(lost_ports(service, desired));
     }
+    for set in desired.stateful_sets.values() {
+        problems.extend(nameless(set, desired));
+    }
+}
+
+/// The older forms of what can't be honoured any more. The older form is no better if what it needs is gone, too: then
+/// nothing new is made of either.
+fn older<T: Made>(
+    now: &BTreeMap<Key, T>,
+    last: &BTreeMap<Key, T>,
+    desired: &Desired,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<Key, T> {
+    let mut kept = BTreeMap::new();
+    for (key, new) in now {
+        let (object, template) = new.made();
+        let found = homeless(object, template, desired);
+        if found.is_empty() {
+            continue;
+        }
+        problems.extend(found);
+        let sound = |old: &&T| homeless(old.made().0, old.made().1, desired).is_empty();
+        if let Some(old) = last.get(key).filter(sound) {
+            kept.insert(key.clone(), old.clone());
+        }
+    }
+    kept
 }
 
 /// Leaves out what lies in namespaces that are not there, as an API server would.
 fn strangers(desired: &mut Desired, problems: &mut Vec<Problem>) {
     let namespaces: BTreeSet<String> = desired.namespaces.keys().cloned().collect();
-    let lost = |object: &Object, problems: &mut Vec<Problem>| {
-        let lost = object.namespace != DEFAULT_NAMESPACE && !namespaces.contains(&object.namespace);
-        if lost {
+    let mut lives = |object: &Object| {
+        let lives = object.namespace == DEFAULT_NAMESPACE || namespaces.contains(&object.namespace);
+        if !lives {
             let message = format!("there is no Namespace {:?}", object.namespace);
             let fix = "add a Namespace object of that name";
             problems.push(object.problem(Severity::Error, "metadata.namespace", message, fix));
         }
-        !lost
+        lives
     };
-    desired.services.retain(|_, service| lost(&service.object, problems));
-    desired.pods.retain(|_, pod| lost(&pod.object, problems));
-    desired
-        .deployments
-        .retain(|_, deployment| lost(&deployment.object, problems));
+    desired.services.retain(|_, service| lives(&service.object));
+    desired.pods.retain(|_, pod| lives(&pod.object));
+    desired.deployments.retain(|_, of| lives(&of.object));
+    desired.stateful_sets.retain(|_, of| lives(&of.object));
+    desired.daemon_sets.retain(|_, of| lives(&of.object));
+    desired.jobs.retain(|_, of| lives(&of.object));
+}
+
+/// A StatefulSet whose pods have no names of their own, because the Service that would give them is none that does.
+fn nameless(set: &StatefulSet, desired: &Desired) -> Option<Problem> {
+    if set.service.is_empty() {
+        return None;
+    }
+    let key = Key::new(&set.object.namespace, &set.service);
+    let (message, fix) = match desired.services.get(&key) {
+        None => (format!("there is no Service {key}"), "add one with clusterIP: None"),
+        Some(service) if service.address != Address::Headless => {
+            (format!("the Service {key} is not headless"), "give it clusterIP: None")
+        }
+        Some(_) => return None,
+    };
+    let message = format!(
+        "{message}, so the pods have no names such as {}-{}.{}",
+        set.object.name, set.start, set.service
+    );
+    Some(set.object.problem(Severity::Warning, "spec.serviceName", message, fix))
 }
 
 /// What keeps pods from being made of a template: no service account, no node.
@@ -98,18 +147,15 @@ fn homeless(object: &Object, template: &Template, desired: &Desired) -> Vec<Prob
 /// Ports of a Service whose `targetPort` is a name that none of the pods that it selects has.
 fn lost_ports(service: &Service, desired: &Desired) -> Vec<Problem> {
     let (here, selector) = (&service.object.namespace, &service.selector);
-    let selects = |key: &Key, template: &Template| {
+    let selects = |namespace: &str, template: &Template| {
         let chosen = |(name, value)| template.labels.get(name) == Some(value);
-        key.namespace == *here && !selector.is_empty() && selector.iter().all(chosen)
+        namespace == here && !selector.is_empty() && selector.iter().all(chosen)
     };
-    let deployments = desired
-        .deployments
-        .iter()
-        .map(|(key, deployment)| (key, &deployment.template));
-    let pods = desired.pods.iter().map(|(key, pod)| (key, &pod.template));
-    let selected: Vec<&Template> = deployments
+    let pods = desired.pods.values().map(|pod| (&pod.object, &pod.template));
+    let selected: Vec<&Template> = desired
+        .workloads()
         .chain(pods)
-        .filter(|(key, template)| selects(key, template))
+        .filter(|(object, template)| selects(&object.namespace, template))
         .map(|(_, template)| template)
         .collect();
     let mut problems = Vec::new();

@@ -42,6 +42,11 @@ fn source(
             size_limit: dir.size_limit.as_ref().and_then(quantity),
         });
     }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return Ok(VolumeSource::Claim {
+            name: claim.claim_name.clone(),
+        });
+    }
     let mut filling = Filling {
         pod,
         facts,

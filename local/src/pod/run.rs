@@ -1,4 +1,4 @@
-//! One run of one container: from its start to its end, with its probes in between.
+//! One run of one container: from its start to its end, with its hooks and its probes in between.
 
 use std::io;
 use std::sync::Arc;
@@ -6,13 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::{Live, Terminated};
+use super::{Live, Terminated, hooks};
 use crate::container::{self, InitPlan};
 use crate::logs::LogFile;
 use crate::net::PodNet;
 use crate::probe::{self, Judge, Target, Verdict};
 use crate::spec::ContainerPlan;
+
+/// For a container that has not been asked to end when its time is over.
+const LAST_GRACE: Duration = Duration::from_secs(2);
 
 /// What a run tells the pod.
 #[derive(Debug)]
@@ -90,31 +94,93 @@ impl Run {
             pidfd: running.pidfd(),
             init: Arc::clone(&self.init),
         };
-        self.tell(Event::Running {
-            pid: running.host_pid,
-            live,
-        })
-        .await;
-        let mut probes = JoinSet::new();
-        probes.spawn(watch(self.index, self.plan.clone(), target, self.events.clone()));
-        let ended = loop {
-            tokio::select! {
-                ended = running.wait() => break ended,
-                Some(ask) = self.asks.recv() => match ask {
-                    Ask::Terminate => running.terminate(),
-                    Ask::Kill => running.kill(),
-                },
+        let failed = self.after_start(&mut running, &target).await;
+        let ended = match &failed {
+            Some(_) => running.wait().await,
+            None => {
+                self.tell(Event::Running {
+                    pid: running.host_pid,
+                    live,
+                })
+                .await;
+                let mut probes = JoinSet::new();
+                let watched = watch(self.index, self.plan.clone(), target.clone(), self.events.clone());
+                probes.spawn(watched);
+                let ended = self.until_the_end(&mut running, &target).await;
+                probes.shutdown().await;
+                ended
             }
         };
-        probes.shutdown().await;
-        let well = ended.code == 0;
+        let well = ended.code == 0 && failed.is_none();
+        let reason = match (&failed, well) {
+            (Some(_), _) => "PostStartHookError",
+            (None, true) => "Completed",
+            (None, false) => "Error",
+        };
         Terminated {
-            exit_code: ended.code,
+            // A command that ends well when it is asked to has not done its work.
+            exit_code: if failed.is_some() {
+                ended.code.max(1)
+            } else {
+                ended.code
+            },
             signal: ended.signal,
-            reason: if well { "Completed" } else { "Error" },
-            message: String::new(),
+            reason,
+            message: failed.unwrap_or_default(),
             started,
             finished: SystemTime::now(),
+        }
+    }
+
+    /// Runs the hook that belongs to the start; until it is over, the container has not started. If it fails, the
+    /// container has to end: it has been asked to, and what went wrong is returned.
+    async fn after_start(&mut self, running: &mut container::Running, target: &Target) -> Option<String> {
+        let hook = self.plan.post_start.as_ref()?;
+        let why = tokio::select! {
+            ran = hooks::run(hook, target, &self.net) => ran.err()?,
+            // Whoever waits for the end has it from `running`.
+            _ = running.wait() => return None,
+            () = killed(&mut self.asks) => "killed before its postStart hook was over".to_owned(),
+        };
+        let message = format!("its postStart hook failed: {why}");
+        self.log.write("stderr", true, format!("weft: {message}").as_bytes());
+        running.terminate();
+        if timeout(LAST_GRACE, running.wait()).await.is_err() {
+            running.kill();
+        }
+        Some(message)
+    }
+
+    /// Until the command has ended. Before it is asked to end, the hook for that is run; a container that is killed while
+    /// the hook still runs is asked all the same, and given a moment, as kubelet does.
+    async fn until_the_end(&mut self, running: &mut container::Running, target: &Target) -> container::Ended {
+        let hook = self.plan.pre_stop.clone();
+        loop {
+            let ask = tokio::select! {
+                ended = running.wait() => return ended,
+                Some(ask) = self.asks.recv() => ask,
+            };
+            match (ask, &hook) {
+                (Ask::Kill, _) => running.kill(),
+                (Ask::Terminate, None) => running.terminate(),
+                (Ask::Terminate, Some(hook)) => {
+                    let late = tokio::select! {
+                        ended = running.wait() => return ended,
+                        ran = hooks::run(hook, target, &self.net) => {
+                            if let Err(why) = ran {
+                                let line = format!("weft: its preStop hook failed: {why}");
+                                self.log.write("stderr", true, line.as_bytes());
+                            }
+                            false
+                        }
+                        () = killed(&mut self.asks) => true,
+                    };
+                    running.terminate();
+                    if late && timeout(LAST_GRACE, running.wait()).await.is_err() {
+                        running.kill();
+                    }
+                }
+            }
         }
     }
 

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::net::PodNet;
+
 /// As Go's client, and so kubelet.
 const REDIRECTS: usize = 10;
 /// A head longer than this is no answer to a probe.
@@ -24,6 +26,8 @@ pub(crate) struct Get<'a> {
     pub(crate) path: String,
     pub(crate) https: bool,
     pub(crate) headers: &'a [(String, String)],
+    /// From within this pod, whatever the host; else from the node's side.
+    pub(crate) within: Option<PodNet>,
 }
 
 /// Status 200 to 399 is success. Redirects are followed on the same host; one that leads elsewhere is success as it is.
@@ -45,7 +49,10 @@ pub(crate) async fn get(get: &Get<'_>) -> Result<(), String> {
 }
 
 async fn exchange(get: &Get<'_>, path: &str) -> io::Result<Vec<u8>> {
-    let stream = TcpStream::connect((get.host.as_str(), get.port)).await?;
+    let stream = match &get.within {
+        Some(pod) => pod.dial(get.port).await?,
+        None => TcpStream::connect((get.host.as_str(), get.port)).await?,
+    };
     let request = request(get, path);
     if !get.https {
         return talk(stream, &request).await;
@@ -217,6 +224,7 @@ mod tests {
             path: "/ok?a=b".into(),
             https: false,
             headers,
+            within: None,
         })
         .await;
         (result, served.await.unwrap())
@@ -268,6 +276,7 @@ mod tests {
                 path: "/".into(),
                 https: true,
                 headers: &[],
+                within: None,
             };
             let serve = async {
                 let (stream, _) = listener.accept().await.unwrap();

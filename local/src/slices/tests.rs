@@ -14,10 +14,12 @@ fn service(spec: Value) -> Service {
 }
 
 fn reviews() -> Service {
-    service(json!({"selector": {"app": "reviews"}, "ports": [
-        {"name": "http", "port": 80, "targetPort": "web", "appProtocol": "http"},
-        {"name": "grpc", "port": 90, "targetPort": 9090},
-    ]}))
+    service(
+        json!({"ipFamilyPolicy": "PreferDualStack", "selector": {"app": "reviews"}, "ports": [
+            {"name": "http", "port": 80, "targetPort": "web", "appProtocol": "http"},
+            {"name": "grpc", "port": 90, "targetPort": 9090},
+        ]}),
+    )
 }
 
 struct Pod {

@@ -103,6 +103,10 @@ impl Volume {
                 "must be a name without slashes",
             );
         }
+        if matches!(&self.source, VolumeSource::Claim { name } if !is_file_name(name)) {
+            let place = format!("spec.volumes[{}].persistentVolumeClaim.claimName", self.name);
+            return fault(place, "must be a name without slashes");
+        }
         let VolumeSource::Files { files, .. } = &self.source else {
             return Ok(());
         };

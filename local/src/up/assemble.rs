@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use weft_control::manifests::{Directory, Manifests, Settings as ManifestSettings, Writer};
-use weft_control::objects::kinds::{Kinds, Scope};
+use weft_control::manifests::{Manifests, Settings as ManifestSettings};
 use weft_control::objects::{Object, Problem};
 use weft_daemon::drain::{Drain, Tasks};
 use weft_daemon::{exit, log};
@@ -27,11 +26,12 @@ use crate::cluster::system::{ADMIN_SOCKET, CONTROL, CONTROL_UID, KEY_SET, NAMESP
 use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, Review, combined, is_fatal};
 use crate::dns;
 use crate::ids::Ids;
-use crate::manifest::{Files, Reader};
+use crate::manifest::{self, Files, Reader};
 use crate::net::{Net, NetSettings};
 use crate::objects::Store;
 use crate::runtime::{Backoff, Runtime, Settings as RuntimeSettings};
 use crate::sandbox::{Inside, Mode, Outside};
+use crate::source::Sources;
 use crate::token::Tokens;
 
 /// Where proxies find the relay to the collector, at the node's own address.
@@ -88,15 +88,11 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
         eprintln!(
             "weft up: {} in {}; nothing was started",
             counted(errors, "error"),
-            settings.manifests.display()
+            settings.manifests
         );
         return Ok(ExitCode::from(exit::DATA));
     }
-    println!(
-        "mesh {}: manifests from {}",
-        settings.mesh,
-        settings.manifests.display()
-    );
+    println!("mesh {}: manifests from {}", settings.mesh, settings.manifests);
     println!("its rights are from: {mode}");
 
     let (drain, tasks) = Drain::new();
@@ -129,24 +125,11 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open_manifests(path: &Path) -> Result<Manifests> {
-    let directory = Directory {
-        path: path.to_owned(),
-        writer: Writer::User,
-        kinds: kinds(),
-    };
+fn open_manifests(sources: &Sources) -> Result<Manifests> {
     Ok(Manifests::open(ManifestSettings {
-        directories: vec![directory],
+        directories: sources.directories(&manifest::kinds()),
         state_dir: None,
     })?)
-}
-
-/// The kinds that are read from the user's manifests.
-pub fn kinds() -> Kinds {
-    Kinds::control()
-        .with("apps", "Deployment", &["v1"], Scope::Namespaced)
-        .with("", "ConfigMap", &["v1"], Scope::Namespaced)
-        .with("", "Secret", &["v1"], Scope::Namespaced)
 }
 
 /// How the control plane will read the manifests.
@@ -271,7 +254,7 @@ fn runtime_settings(settings: &Settings) -> RuntimeSettings {
 
 fn about(settings: &Settings, mode: &Mode) -> serde_json::Value {
     json!({
-        "mesh": settings.mesh, "mode": mode.name(), "trustDomain": settings.trust_domain, "manifests": settings.manifests,
+        "mesh": settings.mesh, "mode": mode.name(), "trustDomain": settings.trust_domain, "manifests": settings.manifests.to_string(), "sources": settings.manifests,
         "state": settings.state.path(),
         "podNetworks": [settings.pods_v4.to_string(), settings.pods_v6.to_string()],
         "serviceNetworks": [settings.services_v4.to_string(), settings.services_v6.to_string()],
@@ -291,6 +274,7 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) 
         format!("--control-namespace={NAMESPACE}"),
         format!("--networks={}", networks.join(",")),
     ];
+    flags.extend(settings.manifests.recursive.then(|| "--recursive".to_owned()));
     flags.extend(
         settings
             .leaf_lifetime

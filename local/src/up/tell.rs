@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 
 use super::Settings;
 use crate::cluster::system::{CONTROL, NAMESPACE};
-use crate::cluster::{News, Waiting};
+use crate::cluster::{Jobs, News, Waiting};
 use crate::manifest::Key;
+use crate::plan::job::Outcome;
 
 /// Prints news until there are no more.
 pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Receiver<News>) {
@@ -29,11 +30,39 @@ pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Rec
                 };
                 teller.aside(&format!("pod {pod}: {what}{hint}"));
             }
+            News::Job {
+                job,
+                outcome,
+                took,
+                failed,
+                left,
+            } => {
+                let seconds = took.as_secs_f64();
+                match outcome {
+                    Outcome::Complete => teller.line(&format!("job {job}: complete after {seconds:.1} s")),
+                    _ => {
+                        let mut why = outcome.reason().to_owned();
+                        if failed > 0 {
+                            why = format!("{why}, {}", counted(failed, "failure"));
+                        }
+                        let hint = match left {
+                            true => {
+                                let pod = Key::new(&job.namespace, format!("job/{}", job.name));
+                                format!("see `{}`", logs(&settings, &pod, None))
+                            }
+                            // Its pods went with it, and left their output.
+                            false => format!("see {}", settings.state.logs().join(&job.namespace).display()),
+                        };
+                        teller.aside(&format!("job {job}: failed after {seconds:.1} s: {why} ({hint})"));
+                    }
+                }
+            }
             News::Waiting(waiting) => teller.aside(&waits(&settings, &waiting)),
             News::Ready(report) => {
                 let pods = counted(report.pods, "pod");
                 let services = counted(report.services, "service");
-                let what = format!("{pods} ({} with a sidecar), {services}", report.meshed);
+                let jobs = jobs(report.jobs);
+                let what = format!("{pods} ({} with a sidecar), {services}{jobs}", report.meshed);
                 if teller.first {
                     teller.line(&format!("Ready after {:.1} s: {what}", began.elapsed().as_secs_f64()));
                     teller.line(&hints(&settings));
@@ -43,6 +72,29 @@ pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Rec
                 teller.first = false;
             }
         }
+    }
+}
+
+/// `, 3 jobs (1 complete, 2 running)`; nothing where there are none.
+fn jobs(jobs: Jobs) -> String {
+    let Jobs {
+        running,
+        complete,
+        failed,
+    } = jobs;
+    let parts = [(complete, "complete"), (failed, "failed"), (running, "running")];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!("{number} {what}"))
+        .collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!(
+            ", {} ({})",
+            counted(running + complete + failed, "job"),
+            parts.join(", ")
+        ),
     }
 }
 
@@ -74,7 +126,14 @@ fn waits(settings: &Settings, waiting: &Waiting) -> String {
         };
         lines.push(format!("  pod {}: {}{hint}", late.pod, late.why));
     }
-    let more = waiting.missing.saturating_sub(waiting.pods.len());
+    match waiting.unmade {
+        0 => {}
+        1 => lines.push("  1 pod of a StatefulSet is made when those before it are ready".to_owned()),
+        more => lines.push(format!(
+            "  {more} pods of StatefulSets are made when those before them are ready"
+        )),
+    }
+    let more = waiting.missing.saturating_sub(waiting.pods.len() + waiting.unmade);
     if more > 0 {
         lines.push(format!("  and {more} more: see `weft status{}`", name(settings)));
     }
@@ -109,11 +168,12 @@ fn name(settings: &Settings) -> String {
 
 /// Commands to try.
 fn hints(settings: &Settings) -> String {
-    format!(
-        "Try `weft status{}`, or edit a file in {}. Ctrl-C ends the mesh.",
-        name(settings),
-        settings.manifests.display()
-    )
+    let edit = match settings.manifests.editable() {
+        Some(path) if path.is_dir() => format!(", or edit a file in {}", path.display()),
+        Some(path) => format!(", or edit {}", path.display()),
+        None => String::new(),
+    };
+    format!("Try `weft status{}`{edit}. Ctrl-C ends the mesh.", name(settings))
 }
 
 struct Teller {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use weft_local::logs::Reader;
 use weft_local::pod::{ContainerState, ExecPlan, ExecStdio, Phase};
-use weft_local::spec::{Mount, PodPlan, Probe, ProbeAction, RestartPolicy, Volume, VolumeSource};
+use weft_local::spec::{Hook, Mount, PodPlan, Probe, ProbeAction, RestartPolicy, Volume, VolumeSource};
 
 use crate::story::{Stage, container, exec as run, pid_of, pod, refused, said, until, well};
 
@@ -378,5 +378,85 @@ pub(crate) async fn logs(stage: Stage) -> anyhow::Result<()> {
         .await
         .context("a third")??;
     ensure!(later == b"later\n", "{later:?}");
+    Ok(())
+}
+
+pub(crate) async fn hooks(stage: Stage) -> anyhow::Result<()> {
+    let shell = |script: &str| Hook::Exec {
+        command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+    };
+    let mut plan = pod("hooked", &["sh", "-c", &diary("main")]);
+    // The diary ends with the volume: its last lines are read by the sidecar that outlives all.
+    let watch = "trap 'cat /shared/diary; exit 0' TERM; while :; do sleep 0.05; done";
+    plan.init_containers = vec![container("watcher", &["sh", "-c", watch])];
+    plan.init_containers[0].sidecar = true;
+    plan.containers[0].post_start = Some(shell("sleep 0.3; echo started >> /shared/diary"));
+    plan.containers[0].pre_stop = Some(shell("echo leaving >> /shared/diary; sleep 0.3"));
+    share(&mut plan);
+    let pod = stage.ready(plan).await?;
+    let diary = well(&pod, &["cat", "/shared/diary"]).await?;
+    ensure!(diary.contains("started"), "ready before its hook was over: {diary}");
+    pod.stop(None).await;
+    let told = said(&pod, "watcher")?;
+    let last: Vec<_> = told
+        .lines()
+        .filter(|line| ["leaving", "-main"].contains(line))
+        .collect();
+    ensure!(last == ["leaving", "-main"], "{told}");
+
+    // A hook that fails ends the container, which is started again; one that never ends does not keep the pod for ever.
+    let mut failing = crate::story::pod(
+        "failing",
+        &["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done"],
+    );
+    failing.containers[0].post_start = Some(shell("exit 7"));
+    let pod = stage.start(failing).await?;
+    let seen = until(&pod, "started again", |status| status.containers[0].restarts > 0).await?;
+    let last = seen.containers[0].last.as_ref().context("an end")?;
+    ensure!(
+        last.reason == "PostStartHookError" && last.exit_code != 0 && last.message.contains("exit code 7"),
+        "{last:?}"
+    );
+    pod.stop(Some(Duration::ZERO)).await;
+    let mut endless = crate::story::pod(
+        "endless",
+        &[
+            "sh",
+            "-c",
+            "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done",
+        ],
+    );
+    endless.containers[0].pre_stop = Some(Hook::Sleep(Duration::from_secs(600)));
+    endless.grace = Duration::from_millis(500);
+    let pod = stage.ready(endless).await?;
+    let began = Instant::now();
+    pod.stop(None).await;
+    ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    ensure!(said(&pod, "main")?.contains("asked"), "it was not asked to end");
+    Ok(())
+}
+
+pub(crate) async fn claims(stage: Stage) -> anyhow::Result<()> {
+    let claimed = |name: &str| {
+        let mut plan = crate::story::pod(name, &["app", "sleep"]);
+        plan.volumes.push(Volume {
+            name: "data".into(),
+            source: VolumeSource::Claim {
+                name: "data-db-0".into(),
+            },
+        });
+        plan.containers[0].mounts.push(Mount {
+            volume: "data".into(),
+            path: "/data".into(),
+            sub_path: None,
+            read_only: false,
+        });
+        plan
+    };
+    let first = stage.ready(claimed("first")).await?;
+    well(&first, &["sh", "-c", "echo kept > /data/file"]).await?;
+    first.stop(None).await;
+    let second = stage.ready(claimed("second")).await?;
+    ensure!(well(&second, &["cat", "/data/file"]).await?.trim() == "kept");
     Ok(())
 }

@@ -61,6 +61,12 @@ const STORIES: &[(&str, Story)] = &[
     ("a_pod_that_will_not_end_is_killed_after_its_grace", |stage| {
         Box::pin(lifecycle::grace(stage))
     }),
+    ("hooks_run_after_the_start_and_before_the_end", |stage| {
+        Box::pin(lifecycle::hooks(stage))
+    }),
+    ("what_a_claim_holds_outlives_its_pod", |stage| {
+        Box::pin(lifecycle::claims(stage))
+    }),
     ("orphans_are_reaped", |stage| Box::pin(lifecycle::orphans(stage))),
     ("a_command_that_is_not_there_is_said_so", |stage| {
         Box::pin(lifecycle::missing(stage))

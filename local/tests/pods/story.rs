@@ -92,6 +92,7 @@ pub(crate) fn pod(name: &str, command: &[&str]) -> PodPlan {
         name: name.into(),
         uid: format!("uid-{name}"),
         hostname: name.into(),
+        full_name: None,
         dns: Dns {
             nameservers: vec!["10.96.0.10".parse().expect("an address")],
             ..Dns::default()
@@ -118,6 +119,8 @@ pub(crate) fn container(name: &str, command: &[&str]) -> ContainerPlan {
         startup: None,
         readiness: None,
         liveness: None,
+        post_start: None,
+        pre_stop: None,
         user: None,
         group: None,
         groups: Vec::new(),
