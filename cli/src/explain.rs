@@ -26,6 +26,9 @@ use crate::yaml;
 
 /// Questions about routes.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft route explain -n shop --from web http://reviews/
+  weft route explain -f ./manifests -n shop --from web tcp://redis:6379")]
 pub(crate) struct RouteArgs {
     #[command(subcommand)]
     verb: RouteVerb,

@@ -9,6 +9,7 @@ mod impostor;
 mod interop;
 mod jaeger;
 mod logs;
+mod patience;
 mod peers;
 mod policies;
 mod rootless;

@@ -175,11 +175,13 @@ async fn trickle(to: SocketAddr, pause: Duration) -> SocketAddr {
 fn the_meshs_hello_is_read_across_segments_and_however_late_it_comes() {
     story(async {
         let world = World::new();
-        let server = world.told("reviews").start(app("reviews").await, nobody().await).await;
+        let app = app("reviews").await;
+        let server = world.told("reviews").patient().start(app, nobody().await).await;
         // Longer than a silence that means something: by then the app has been dialled as well.
         for pause in [Duration::ZERO, Duration::from_millis(120)] {
             let slow = trickle(server.inbound, pause).await;
             let mut told = world.told("web");
+            told.patient();
             told.endpoints("all", vec![world.endpoint(1, slow, Some("reviews"))]);
             let client = told.start(nobody().await, VIP.parse().unwrap()).await;
             let answer = Client::to(client.outbound).await.get("/").await.unwrap();
@@ -341,11 +343,13 @@ fn a_hello_that_is_late_gets_no_greeting_in_plaintext() {
         let world = World::new();
         let server = world
             .told("reviews")
+            .patient()
             .start(echo("220 hello\r\n").await, nobody().await)
             .await;
         // As if the first segment had been lost.
         let slow = trickle(server.inbound, Duration::from_millis(300)).await;
         let mut told = world.told("web");
+        told.patient();
         told.service(Protocol::Opaque, None);
         told.endpoints("all", vec![world.endpoint(1, slow, Some("reviews"))]);
         let client = told.start(nobody().await, VIP.parse().unwrap()).await;

@@ -73,6 +73,8 @@ pub(super) struct Pod {
 /// What a pod is told.
 pub(super) struct Told {
     pub(super) state: State,
+    /// How long a handshake may take.
+    handshake: &'static str,
 }
 
 /// Runs a story on one thread, as a worker does.
@@ -151,6 +153,7 @@ impl World {
                 credential: Some(self.credential(service_account)),
                 notes: BTreeMap::new(),
             },
+            handshake: "500ms",
         };
         told.service(Protocol::Undeclared, None);
         told.endpoints("all", vec![]);
@@ -253,6 +256,12 @@ impl Told {
         self.state.credential = Some(Arc::new(credential.with_bundles(bundles, generation)));
     }
 
+    /// Handshakes may take so long that a busy machine is no reason for one to fail.
+    pub(super) fn patient(&mut self) -> &mut Self {
+        self.handshake = "10s";
+        self
+    }
+
     pub(super) fn strict(&mut self) -> &mut Self {
         self.inbound(|inbound| inbound.mode = Mode::Strict)
     }
@@ -278,9 +287,9 @@ impl Told {
             "--pod-namespace",
             "shop",
             "--handshake-timeout",
-            "500ms",
+            self.handshake,
             "--peer-handshake-timeout",
-            "500ms",
+            self.handshake,
             "--drain-min",
             "300ms",
         ]);
@@ -332,6 +341,7 @@ impl Pod {
     pub(super) async fn tell(&self, change: impl FnOnce(&mut Told)) {
         let mut told = Told {
             state: State::clone(&self.worker.tables().state),
+            handshake: "500ms",
         };
         change(&mut told);
         told.state.generation += 1;
