@@ -73,7 +73,7 @@ pub(crate) struct ExplainArgs {
     /// As text for people, or as JSON.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
-    /// What is called: http://HOST[:PORT]/PATH, grpc://HOST:PORT/SERVICE/METHOD, tcp://HOST:PORT or tls://HOST:PORT.
+    /// What is called: `http://HOST[:PORT]/PATH`, `grpc://HOST:PORT/SERVICE/METHOD`, `tcp://HOST:PORT` or `tls://HOST:PORT`.
     #[arg(value_name = "URL")]
     url: Uri,
 }

@@ -12,9 +12,9 @@ use crate::{sandbox, wire};
 
 /// `weft demo`, run by somebody.
 #[track_caller]
-fn demo_passes(user: &User) {
+fn demo_passes(user: &User, mode: &str) {
     let before = Host::now();
-    let name = format!("demo-user-{}", std::process::id());
+    let name = format!("demo-{mode}-{}", std::process::id());
     let output = user.weft().args(["demo", "--json", "--name", &name]).output();
     let output = output.expect("weft demo runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -27,12 +27,12 @@ fn demo_passes(user: &User) {
 
 #[test]
 fn the_demo_sees_what_it_expects_as_a_user_with_one_user() {
-    demo_passes(&User::single());
+    demo_passes(&User::single(), "single");
 }
 
 #[test]
 fn the_demo_sees_what_it_expects_as_a_user_with_many_users() {
-    demo_passes(&User::multi());
+    demo_passes(&User::multi(), "multi");
 }
 
 /// A shop, and what holds of it under root.

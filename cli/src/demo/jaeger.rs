@@ -85,6 +85,13 @@ impl Jaeger {
         Ok(())
     }
 
+    /// Ends it, and waits until it has ended: its ports are free then.
+    pub(super) async fn end(mut self) {
+        if let Err(error) = self.child.kill().await {
+            eprintln!("weft demo: Jaeger could not be ended: {error}");
+        }
+    }
+
     /// Where spans for it go.
     pub(super) fn exports(&self) -> mpsc::Sender<ExportTraceServiceRequest> {
         self.exports.clone()

@@ -97,7 +97,11 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
                 _ = terminate.recv() => {}
             }
         }
-        finish(args, mesh, walked).await
+        let code = finish(args, mesh, walked).await;
+        if let Some(jaeger) = jaeger {
+            jaeger.end().await;
+        }
+        code
     })
 }
 
