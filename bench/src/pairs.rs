@@ -162,9 +162,10 @@ spec:
                 .and_then(|all| all.iter().find(|container| container["kind"] == "main"))
                 .and_then(|container| container["pid"].as_u64())
                 .context("a container's pid")?;
-            // Many short connections: their remains must neither hold ports for a minute nor fill tables.
+            // Many short connections: their remains must neither hold ports for a minute nor fill tables; nor may they take
+            // the ports of a second sidecar.
             for setting in [
-                "net.ipv4.ip_local_port_range=1024 65535",
+                "net.ipv4.ip_local_port_range=26000 65535",
                 "net.ipv4.tcp_tw_reuse=1",
                 "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1",
             ] {
