@@ -18,6 +18,7 @@ use weft_model::identity::Identity;
 
 use crate::bundle::TrustBundles;
 use crate::key::{Key, KeyError};
+use crate::seen::Seen;
 use crate::verify::{self, Side, Verifier, VerifyError};
 
 /// A leaf, its key, and whom to trust: immutable. Renewal and new bundles make a new one with a higher generation.
@@ -26,7 +27,7 @@ pub struct Credential {
     chain: Vec<CertificateDer<'static>>,
     key: Key,
     certified: Arc<SingleCertAndKey>,
-    bundles: Arc<TrustBundles>,
+    seen: Arc<Seen>,
     generation: u64,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -86,7 +87,7 @@ impl Credential {
             chain,
             key,
             certified,
-            bundles,
+            seen: Arc::new(Seen::new(bundles)),
             generation,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
@@ -102,7 +103,7 @@ impl Credential {
             chain: self.chain.clone(),
             key: self.key.clone(),
             certified: self.certified.clone(),
-            bundles,
+            seen: Arc::new(Seen::new(bundles)),
             generation,
             not_before: self.not_before,
             not_after: self.not_after,
@@ -114,7 +115,7 @@ impl Credential {
     /// Whether a peer with the same bundles would accept this credential now.
     pub fn verify(&self, now: SystemTime) -> Result<(), VerifyError> {
         let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-        verify::verify(&self.chain, &self.bundles, Side::Server, now).map(|_| ())
+        verify::verify(&self.chain, self.bundles(), Side::Server, now).map(|_| ())
     }
 
     /// Who this is.
@@ -134,7 +135,13 @@ impl Credential {
 
     /// Whom this trusts.
     pub fn bundles(&self) -> &Arc<TrustBundles> {
-        &self.bundles
+        self.seen.bundles()
+    }
+
+    /// The identity in the chain of a connection whose handshake one of this credential's configurations has completed:
+    /// [`verify::peer_identity`], without reading what was read for the handshake.
+    pub fn peer_identity(&self, chain: &[CertificateDer<'_>], side: Side) -> Result<Identity, VerifyError> {
+        self.seen.peer_identity(chain, side)
     }
 
     /// Which renewal this is: pools are keyed by it.
@@ -164,24 +171,24 @@ impl Credential {
     }
 
     /// For dialling peers: any identity of a trusted domain passes, so the caller checks it before it sends a byte
-    /// ([`verify::expect_identity`]).
+    /// ([`Self::peer_identity`]).
     pub fn client_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         kept(&self.clients, owned(alpn), || {
-            self.client(Verifier::any(self.bundles.clone()), alpn)
+            self.client(Verifier::any(self.seen.clone()), alpn)
         })
     }
 
     /// For dialling exactly one identity: any other fails the handshake, before our own certificate is shown. Not kept:
     /// made per call, which costs little beside a handshake.
     pub fn client_config_expecting(&self, expected: &Identity, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-        Arc::new(self.client(Verifier::only(self.bundles.clone(), expected.clone()), alpn))
+        Arc::new(self.client(Verifier::only(self.seen.clone(), expected.clone()), alpn))
     }
 
     fn server(&self, clients: Clients, alpn: &[&[u8]]) -> Arc<ServerConfig> {
         kept(&self.servers, (clients, owned(alpn)), || {
             let verifier = match clients {
-                Clients::Must => Verifier::any(self.bundles.clone()),
-                Clients::May => Verifier::optional(self.bundles.clone()),
+                Clients::Must => Verifier::any(self.seen.clone()),
+                Clients::May => Verifier::optional(self.seen.clone()),
             };
             let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
                 .with_protocol_versions(&[&TLS13])
@@ -193,6 +200,8 @@ impl Credential {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             config.max_early_data_size = 0;
+            // The proxy seals and opens records itself.
+            config.enable_secret_extraction = true;
             config
         })
     }
@@ -218,7 +227,8 @@ fn kept<K: PartialEq, C>(configs: &Kept<K, C>, key: K, make: impl FnOnce() -> C)
 
 /// For fetching the first certificate: shows none, and accepts exactly the control plane's identity.
 pub fn bootstrap_client_config(bundles: Arc<TrustBundles>, expected: &Identity, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-    let mut config = client_builder(Verifier::only(bundles, expected.clone())).with_no_client_auth();
+    let mut config =
+        client_builder(Verifier::only(Arc::new(Seen::new(bundles)), expected.clone())).with_no_client_auth();
     finish_client(&mut config, alpn);
     Arc::new(config)
 }
@@ -237,6 +247,7 @@ fn finish_client(config: &mut ClientConfig, alpn: &[&[u8]]) {
     config.alpn_protocols = owned(alpn);
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
+    config.enable_secret_extraction = true;
 }
 
 fn owned(alpn: &[&[u8]]) -> Vec<Vec<u8>> {

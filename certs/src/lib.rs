@@ -24,6 +24,7 @@ pub mod csr;
 mod file;
 pub mod key;
 pub mod renew;
+mod seen;
 pub mod store;
 pub mod token;
 pub mod verify;

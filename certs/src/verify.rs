@@ -17,6 +17,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::bundle::TrustBundles;
+use crate::seen::Seen;
 
 /// The most certificates in a chain, the leaf included.
 pub const CHAIN_MAX: usize = 4;
@@ -122,11 +123,6 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<Identity, VerifyErr
     Ok(read_leaf(chain.first().ok_or(VerifyError::Missing)?)?.identity)
 }
 
-/// The same for what rustls gives, checked against the identity that was expected.
-pub fn expect_identity(chain: Option<&[CertificateDer<'_>]>, expected: &Identity) -> Result<(), VerifyError> {
-    check_expected(peer_identity(chain.unwrap_or_default())?, Some(expected)).map(|_| ())
-}
-
 /// When the leaf of a chain ends. Reads only, as [`peer_identity`].
 pub fn peer_not_after(chain: &[CertificateDer<'_>]) -> Result<SystemTime, VerifyError> {
     Ok(read_leaf(chain.first().ok_or(VerifyError::Missing)?)?.not_after)
@@ -140,7 +136,7 @@ pub fn is_certificate_error(error: &rustls::Error) -> bool {
     )
 }
 
-fn verify_parts(
+pub(crate) fn verify_parts(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     bundles: &TrustBundles,
@@ -238,7 +234,7 @@ fn leaf_identity(leaf: &X509Certificate<'_>) -> Result<Identity, VerifyError> {
     uri.parse().map_err(VerifyError::Identity)
 }
 
-fn time(seconds: i64) -> SystemTime {
+pub(crate) fn time(seconds: i64) -> SystemTime {
     let span = Duration::from_secs(seconds.unsigned_abs());
     let moved = if seconds < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(span)
@@ -260,7 +256,7 @@ fn check_expected(found: Identity, expected: Option<&Identity>) -> Result<Identi
 
 /// The verifier of both sides' configurations.
 pub(crate) struct Verifier {
-    bundles: Arc<TrustBundles>,
+    seen: Arc<Seen>,
     /// The one identity that is accepted. `None`: any that verifies, and the caller looks at it.
     expected: Option<Identity>,
     /// Whether a client may show no certificate at all.
@@ -269,27 +265,27 @@ pub(crate) struct Verifier {
 
 impl Verifier {
     /// Any identity that verifies.
-    pub(crate) fn any(bundles: Arc<TrustBundles>) -> Self {
+    pub(crate) fn any(seen: Arc<Seen>) -> Self {
         Self {
-            bundles,
+            seen,
             expected: None,
             optional: false,
         }
     }
 
     /// Exactly one identity.
-    pub(crate) fn only(bundles: Arc<TrustBundles>, expected: Identity) -> Self {
+    pub(crate) fn only(seen: Arc<Seen>, expected: Identity) -> Self {
         Self {
-            bundles,
+            seen,
             expected: Some(expected),
             optional: false,
         }
     }
 
     /// Any client that verifies, and clients that show no certificate at all.
-    pub(crate) fn optional(bundles: Arc<TrustBundles>) -> Self {
+    pub(crate) fn optional(seen: Arc<Seen>) -> Self {
         Self {
-            bundles,
+            seen,
             expected: None,
             optional: true,
         }
@@ -302,7 +298,8 @@ impl Verifier {
         side: Side,
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        verify_parts(leaf, intermediates, &self.bundles, side, now)
+        self.seen
+            .verify(leaf, intermediates, side, now)
             .and_then(|found| check_expected(found, self.expected.as_ref()))
             .map(|_| ())
             .map_err(|error| rustls::Error::InvalidCertificate(certificate_error(error)))
@@ -413,7 +410,7 @@ impl ClientCertVerifier for Verifier {
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier")
-            .field("bundles", &self.bundles)
+            .field("seen", &self.seen)
             .field("expected", &self.expected)
             .finish()
     }

@@ -240,7 +240,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
         return Err(Refused::unheard(Reason::ClientClosed));
     };
     match hello {
-        Hello::Mesh(accepted) => {
+        Hello::Mesh => {
             let credential = match worker.credential() {
                 Ok(credential) => credential,
                 Err(reason) => {
@@ -248,7 +248,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
                     return Err(Refused { reason, told });
                 }
             };
-            let handshake = Box::pin(mtls::terminate(io, *accepted, &credential, within));
+            let handshake = Box::pin(mtls::terminate(io, &credential, within));
             let terminated = handshake.await.map_err(|error| {
                 tracing::debug!(error = &error as &dyn std::error::Error, "inbound handshake failed");
                 Refused::unheard(Reason::TlsFailed)

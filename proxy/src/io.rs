@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{client, server};
 
 use crate::detect::FirstLine;
+use crate::tls::{Side, TlsStream};
 
 /// A byte stream between this proxy and an app or a peer.
 #[derive(Debug)]
@@ -38,12 +38,22 @@ pub enum IoKind {
     Memory,
 }
 
+/// What lies between two streams.
+#[derive(Debug)]
+pub enum Way<'a> {
+    /// From a socket into TLS.
+    Seal(&'a mut TcpStream, &'a mut TlsStream),
+    /// From TLS to a socket.
+    Open(&'a mut TlsStream, &'a mut TcpStream),
+    /// Anything else.
+    Other,
+}
+
 #[derive(Debug)]
 enum Transport {
     Plain(TcpStream),
-    // Boxed: a TLS session is a kilobyte, and most streams of an idle proxy are plain.
-    Server(Box<server::TlsStream<TcpStream>>),
-    Client(Box<client::TlsStream<TcpStream>>),
+    // Boxed: its keys take a kilobyte, and many streams of an idle proxy are plain.
+    Tls(Box<TlsStream>),
     Memory(DuplexStream),
 }
 
@@ -53,14 +63,9 @@ impl Io {
         Self::new(Transport::Plain(socket))
     }
 
-    /// A stream whose TLS we terminated.
-    pub fn server(stream: server::TlsStream<TcpStream>) -> Self {
-        Self::new(Transport::Server(Box::new(stream)))
-    }
-
-    /// A stream whose TLS we began.
-    pub fn client(stream: client::TlsStream<TcpStream>) -> Self {
-        Self::new(Transport::Client(Box::new(stream)))
+    /// A stream of TLS.
+    pub fn tls(stream: TlsStream) -> Self {
+        Self::new(Transport::Tls(Box::new(stream)))
     }
 
     /// One end of a pipe.
@@ -86,8 +91,10 @@ impl Io {
     pub fn kind(&self) -> IoKind {
         match &self.transport {
             Transport::Plain(_) => IoKind::Plain,
-            Transport::Server(_) => IoKind::Server,
-            Transport::Client(_) => IoKind::Client,
+            Transport::Tls(stream) => match stream.side() {
+                Side::Server => IoKind::Server,
+                Side::Client => IoKind::Client,
+            },
             Transport::Memory(_) => IoKind::Memory,
         }
     }
@@ -96,8 +103,7 @@ impl Io {
     pub fn socket(&self) -> Option<&TcpStream> {
         match &self.transport {
             Transport::Plain(socket) => Some(socket),
-            Transport::Server(stream) => Some(stream.get_ref().0),
-            Transport::Client(stream) => Some(stream.get_ref().0),
+            Transport::Tls(stream) => Some(stream.socket()),
             Transport::Memory(_) => None,
         }
     }
@@ -174,6 +180,18 @@ impl Io {
         self.poll_read_step(&mut cx, &mut [0]).is_pending()
     }
 
+    /// The two transports, where bytes can go from one to the other without being looked at, and in place.
+    pub fn ways<'a>(from: &'a mut Self, to: &'a mut Self) -> Way<'a> {
+        if !from.ahead.is_empty() || from.watched.is_some() {
+            return Way::Other;
+        }
+        match (&mut from.transport, &mut to.transport) {
+            (Transport::Plain(from), Transport::Tls(to)) => Way::Seal(from, to),
+            (Transport::Tls(from), Transport::Plain(to)) if !from.has_plain() => Way::Open(from, to),
+            _ => Way::Other,
+        }
+    }
+
     /// The socket of a plain stream with nothing read ahead, or the stream as it was.
     pub fn into_socket(self) -> Result<TcpStream, Self> {
         match self.transport {
@@ -191,8 +209,7 @@ impl Transport {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
-            Self::Server(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Client(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Memory(pipe) => Pin::new(pipe).poll_read(cx, buffer),
         }
     }
@@ -223,8 +240,7 @@ impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Transport::Server(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Transport::Client(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Memory(pipe) => Pin::new(pipe).poll_write(cx, bytes),
         }
     }
@@ -236,8 +252,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Transport::Server(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Transport::Client(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Transport::Memory(pipe) => Pin::new(pipe).poll_write_vectored(cx, slices),
         }
     }
@@ -245,8 +260,7 @@ impl AsyncWrite for Io {
     fn is_write_vectored(&self) -> bool {
         match &self.transport {
             Transport::Plain(socket) => socket.is_write_vectored(),
-            Transport::Server(stream) => stream.is_write_vectored(),
-            Transport::Client(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
             Transport::Memory(pipe) => pipe.is_write_vectored(),
         }
     }
@@ -254,8 +268,7 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Transport::Server(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Client(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Memory(pipe) => Pin::new(pipe).poll_flush(cx),
         }
     }
@@ -263,8 +276,7 @@ impl AsyncWrite for Io {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Transport::Server(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Client(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Memory(pipe) => Pin::new(pipe).poll_shutdown(cx),
         }
     }

@@ -29,6 +29,7 @@ pub mod discover;
 pub mod detect;
 pub mod identity;
 pub mod mtls;
+pub mod tls;
 
 // May it, and where to.
 pub mod admit;

@@ -11,7 +11,6 @@ use rustls::server::{Accepted, Acceptor};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::{StartHandshake, TlsConnector};
 use weft_certs::bundle::TrustBundles;
 use weft_certs::credential::Credential;
 use weft_certs::verify::{self, Side};
@@ -20,6 +19,7 @@ use weft_model::identity::Identity;
 use crate::connect::ConnectError;
 use crate::http::HttpVersion;
 use crate::io::Io;
+use crate::tls::{self, Shaken};
 
 /// The largest ClientHello that is looked at. With a hybrid key share it takes about 2 KiB; foreign ones may be larger.
 const HELLO_MAX: usize = 32 * 1024;
@@ -38,8 +38,8 @@ pub enum Hop {
 /// What a stream begins with.
 #[derive(Debug)]
 pub enum Hello {
-    /// The mesh's ClientHello; the stream's read-ahead bytes are the same ones.
-    Mesh(Box<Accepted>),
+    /// The mesh's ClientHello: it is read ahead.
+    Mesh,
     /// TLS, but not the mesh's.
     Foreign,
     /// No TLS. The bytes are read ahead.
@@ -146,7 +146,7 @@ pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Resul
         Begins::Ended => Hello::Ended,
         Begins::Plaintext => Hello::Plaintext,
         Begins::Tls(None) => Hello::Foreign,
-        Begins::Tls(Some(accepted)) => sort(accepted),
+        Begins::Tls(Some(accepted)) => sort(&accepted),
     })
 }
 
@@ -243,42 +243,37 @@ fn feed(acceptor: &mut Acceptor, bytes: &[u8], fed: &mut usize) -> Fed {
     }
 }
 
-fn sort(accepted: Box<Accepted>) -> Hello {
+fn sort(accepted: &Accepted) -> Hello {
     let is_mesh = accepted
         .client_hello()
         .alpn()
         .is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()));
-    if is_mesh { Hello::Mesh(accepted) } else { Hello::Foreign }
+    if is_mesh { Hello::Mesh } else { Hello::Foreign }
 }
 
-/// Terminates mutual TLS on a plain stream whose ClientHello is the mesh's. Not cancel safe.
-pub async fn terminate(
-    mut io: Io,
-    hello: Accepted,
-    credential: &Credential,
-    within: Duration,
-) -> Result<Terminated, TerminateError> {
-    // The bytes read ahead are in `hello` already.
-    drop(io.take_ahead());
+/// Terminates mutual TLS on a plain stream whose ClientHello, read ahead, is the mesh's. Not cancel safe.
+pub async fn terminate(mut io: Io, credential: &Credential, within: Duration) -> Result<Terminated, TerminateError> {
+    let ahead = io.take_ahead();
     let socket = io.into_socket().map_err(|_| TerminateError::Token)?;
     let config = credential.server_config(&Hop::ALL.map(Hop::token));
-    let handshake = StartHandshake::from_parts(hello, socket).into_stream(config);
-    let stream = timeout(within, handshake).await.map_err(|_| TerminateError::Timeout)?;
-    let stream = stream.map_err(TerminateError::Handshake)?;
-    let session = stream.get_ref().1;
-    let chain = Chain {
-        certificates: session.peer_certificates().unwrap_or_default().into(),
-        side: Side::Client,
-    };
-    let peer = verify::peer_identity(&chain.certificates).map_err(TerminateError::Certificate)?;
-    let hop = session
-        .alpn_protocol()
-        .and_then(Hop::of_token)
-        .ok_or(TerminateError::Token)?;
+    let shaken = timeout(within, tls::accept(config, socket, ahead));
+    let shaken = shaken.await.map_err(|_| TerminateError::Timeout)?;
+    let Shaken {
+        stream,
+        certificates,
+        alpn,
+    } = shaken.map_err(TerminateError::Handshake)?;
+    let peer = credential
+        .peer_identity(&certificates, Side::Client)
+        .map_err(TerminateError::Certificate)?;
+    let hop = alpn.as_deref().and_then(Hop::of_token).ok_or(TerminateError::Token)?;
     Ok(Terminated {
-        io: Io::server(stream),
+        io: Io::tls(stream),
         peer,
-        chain,
+        chain: Chain {
+            certificates,
+            side: Side::Client,
+        },
         hop,
     })
 }
@@ -293,22 +288,27 @@ pub async fn originate(
     within: Duration,
 ) -> Result<(Io, Chain), ConnectError> {
     let config = credential.client_config_expecting(expected, &[hop.token()]);
-    let handshake = TlsConnector::from(config).connect(sni, socket);
-    let stream = match timeout(within, handshake).await {
-        Ok(stream) => stream.map_err(|error| tls_error(&error))?,
+    let Shaken {
+        stream,
+        certificates,
+        alpn,
+    } = match timeout(within, tls::connect(config, sni, socket)).await {
+        Ok(shaken) => shaken.map_err(|error| tls_error(&error))?,
         Err(_) => return Err(ConnectError::Timeout),
     };
-    let session = stream.get_ref().1;
     // The verifier has refused everything else already; said twice because everything rests on it.
-    verify::expect_identity(session.peer_certificates(), expected).map_err(|_| ConnectError::Identity)?;
-    if session.alpn_protocol() != Some(hop.token()) {
+    let found = credential.peer_identity(&certificates, Side::Server);
+    if found.as_ref() != Ok(expected) {
+        return Err(ConnectError::Identity);
+    }
+    if alpn.as_deref() != Some(hop.token()) {
         return Err(ConnectError::Tls);
     }
     let chain = Chain {
-        certificates: session.peer_certificates().unwrap_or_default().into(),
+        certificates,
         side: Side::Server,
     };
-    Ok((Io::client(stream), chain))
+    Ok((Io::tls(stream), chain))
 }
 
 fn tls_error(error: &io::Error) -> ConnectError {

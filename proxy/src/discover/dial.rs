@@ -13,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
@@ -21,6 +20,7 @@ use weft_certs::verify;
 
 use crate::connect::{ConnectError, Dialer};
 use crate::io::Io;
+use crate::tls;
 
 /// How long finding the address, connecting and the handshake may take, each.
 const STEP: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ pub(crate) async fn channel(mark: Option<u32>, at: &str, tls: Option<Arc<ClientC
         .map_err(speak)
 }
 
-async fn connect(mark: Option<u32>, at: &str, tls: Option<Arc<ClientConfig>>) -> Result<Io, DialError> {
+async fn connect(mark: Option<u32>, at: &str, config: Option<Arc<ClientConfig>>) -> Result<Io, DialError> {
     let resolve = |error| DialError::Resolve(at.to_owned(), error);
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let addresses = timeout(STEP, tokio::net::lookup_host(at))
@@ -81,17 +81,20 @@ async fn connect(mark: Option<u32>, at: &str, tls: Option<Arc<ClientConfig>>) ->
     for address in addresses.take(4) {
         match dialer.tcp(address, None).await {
             Ok(socket) => {
-                let Some(tls) = tls else { return Ok(Io::plain(socket)) };
+                let Some(config) = config else {
+                    return Ok(Io::plain(socket));
+                };
                 let host = at
                     .rsplit_once(':')
                     .map_or(at, |(host, _)| host)
                     .trim_matches(['[', ']']);
                 let name = ServerName::try_from(host.to_owned());
                 let name = name.map_err(|error| resolve(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-                let shaken = timeout(STEP, TlsConnector::from(tls).connect(name, socket))
+                let shaken = timeout(STEP, tls::connect(config, name, socket))
                     .await
                     .map_err(|_| late());
-                return shaken.and_then(|shaken| shaken).map(Io::client).map_err(|error| {
+                let shaken = shaken.and_then(|shaken| shaken);
+                return shaken.map(|shaken| Io::tls(shaken.stream)).map_err(|error| {
                     if is_stranger(&error) {
                         DialError::Stranger(at.to_owned(), error)
                     } else {

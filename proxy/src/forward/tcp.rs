@@ -4,18 +4,22 @@
 //! straight on; only what the other side does not take at once is kept, so that an idle pair holds no buffer.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
-use crate::io::Io;
+use crate::io::{Io, Way};
+use crate::tls::{RECORDS, TlsStream};
 
 /// What one read takes. Smaller ones cost system calls and TLS records; larger ones were measured to gain nothing.
 const STEP: usize = 64 * 1024;
+/// How many records are written at once: full ones are fewer.
+const PIECES: usize = 16;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; STEP].into_boxed_slice());
@@ -166,6 +170,123 @@ impl Direction {
 
     /// Reads once, and writes what was read as far as it is taken at once. 0: the end.
     fn poll_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Io,
+        to: &mut Io,
+        moved: &impl Fn(u64),
+    ) -> Poll<Result<usize, Fault>> {
+        match Io::ways(from, to) {
+            Way::Seal(from, to) => self.poll_seal(cx, from, to, moved),
+            Way::Open(from, to) => self.poll_open(cx, from, to, moved),
+            Way::Other => self.poll_copy(cx, from, to, moved),
+        }
+    }
+
+    /// From a socket into TLS: read to where it is sealed, and sent from there. What the socket does not take stays with the
+    /// stream, which is waited for first.
+    fn poll_seal(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &mut TlsStream,
+        moved: &impl Fn(u64),
+    ) -> Poll<Result<usize, Fault>> {
+        ready!(to.poll_sent(cx)).map_err(Fault::To)?;
+        RECORDS.with_borrow_mut(|records| {
+            let n = ready!(records.poll_fill(cx, from)).map_err(Fault::From)?;
+            if n > 0 {
+                to.send(cx, records, n).map_err(Fault::To)?;
+                self.count(n, moved);
+            }
+            Poll::Ready(Ok(n))
+        })
+    }
+
+    /// From TLS to a socket: opened where it was read to, and written from there.
+    fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TlsStream,
+        to: &mut TcpStream,
+        moved: &impl Fn(u64),
+    ) -> Poll<Result<usize, Fault>> {
+        RECORDS.with_borrow_mut(|records| {
+            loop {
+                let sealed = ready!(from.poll_receive(cx, records, STEP)).map_err(Fault::From)?;
+                if sealed.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
+                let n = self.open_all(cx, from, sealed, to, moved)?;
+                // A record that is not whole, or one that carries nothing, is not the end.
+                if n > 0 || from.has_ended() {
+                    return Poll::Ready(Ok(n));
+                }
+            }
+        })
+    }
+
+    /// Opens all records, and writes them, a few at a time, as far as the socket takes them; the rest is kept.
+    fn open_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TlsStream,
+        mut sealed: &mut [u8],
+        to: &mut TcpStream,
+        moved: &impl Fn(u64),
+    ) -> Result<usize, Fault> {
+        let mut total = 0;
+        loop {
+            let mut opened = [IoSlice::new(&[]); PIECES];
+            let mut pieces = 0;
+            for place in &mut opened {
+                let Some((plain, rest)) = from.open(sealed).map_err(Fault::From)? else {
+                    sealed = &mut [];
+                    break;
+                };
+                *place = IoSlice::new(plain);
+                sealed = rest;
+                pieces += 1;
+            }
+            let opened = &mut opened[..pieces];
+            let n = opened.iter().map(|piece| piece.len()).sum::<usize>();
+            total += n;
+            self.write_all(cx, to, opened, n, moved)?;
+            if pieces < PIECES {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// Writes pieces of `n` bytes as far as they are taken, unless others wait already, and keeps the rest.
+    fn write_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut TcpStream,
+        mut pieces: &mut [IoSlice<'_>],
+        mut n: usize,
+        moved: &impl Fn(u64),
+    ) -> Result<(), Fault> {
+        while n > 0 && self.left.is_empty() {
+            match Pin::new(&mut *to).poll_write_vectored(cx, pieces) {
+                Poll::Ready(Ok(0)) => return Err(Fault::To(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.count(written, moved);
+                    n -= written;
+                    IoSlice::advance_slices(&mut pieces, written);
+                }
+                Poll::Ready(Err(error)) => return Err(Fault::To(error)),
+                Poll::Pending => break,
+            }
+        }
+        for piece in pieces.iter() {
+            self.left.extend_from_slice(piece);
+        }
+        Ok(())
+    }
+
+    /// Between any two streams, through a buffer of the thread.
+    fn poll_copy(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Io,

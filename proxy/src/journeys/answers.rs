@@ -257,10 +257,10 @@ async fn mute_peer(world: &World) -> (SocketAddr, Rc<Cell<u32>>) {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
             let mut io = Io::plain(socket);
-            let Ok(Hello::Mesh(hello)) = mtls::hello(&mut io, second, second).await else {
+            let Ok(Hello::Mesh) = mtls::hello(&mut io, second, second).await else {
                 continue;
             };
-            let Ok(mut terminated) = mtls::terminate(io, *hello, &credential, second).await else {
+            let Ok(mut terminated) = mtls::terminate(io, &credential, second).await else {
                 continue;
             };
             counted.set(counted.get() + 1);
