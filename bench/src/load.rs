@@ -3,7 +3,7 @@
 //!
 //! All of it runs inside pods, as `weft-bench load …`, and prints one JSON object.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -26,6 +26,9 @@ const READY: &[u8] = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r
 /// What a client sends first to the server for bytes.
 const ECHO: u8 = b'e';
 const SINK: u8 = b's';
+
+/// Which part of the idle connections is opened first, to be left out of the account.
+pub const IDLE_FIRST: u32 = 10;
 
 /// A kind of load.
 #[derive(Debug, Subcommand)]
@@ -63,7 +66,8 @@ pub enum Load {
         #[arg(long, default_value_t = 1024)]
         mib: u64,
     },
-    /// HTTP/1.1 connections that carried one request each and are kept, until standard input ends
+    /// HTTP/1.1 connections that carried one request each and are kept, until standard input ends. After a tenth of them a
+    /// line is waited for
     Idle {
         /// HOST:PORT
         server: String,
@@ -170,15 +174,21 @@ fn stream(server: &str, mib: u64) -> Result<Value> {
 fn idle(server: &str, connections: u32) -> Result<Value> {
     let server = resolved(server)?;
     let mut held = Vec::new();
+    let mut out = std::io::stdout();
+    let mut said = std::io::stdin().lock();
     for i in 0..connections {
+        if i == connections / IDLE_FIRST {
+            writeln!(out, "begun")?;
+            out.flush()?;
+            said.read_line(&mut String::new())?;
+        }
         let mut client = http::Client::dial(server).with_context(|| format!("connection {i}"))?;
         client.get(http::GET)?;
         held.push(client);
     }
-    let mut out = std::io::stdout();
     writeln!(out, "open")?;
     out.flush()?;
-    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    std::io::copy(&mut said, &mut std::io::sink())?;
     Ok(json!({"done": held.len(), "failed": 0}))
 }
 

@@ -1,5 +1,6 @@
 //! The figures, one function each: make the load, read the accounts before and after.
 
+use std::io::Write as _;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,6 +8,7 @@ use serde_json::Value;
 
 use crate::account;
 use crate::lab::{Lab, until_says};
+use crate::load::IDLE_FIRST;
 use crate::pairs::{BYTES, HTTP1, HTTP2, Pair, SIDES, Side};
 use crate::second;
 use crate::table::{Row, Table};
@@ -264,7 +266,6 @@ fn idle(lab: &Lab, pair: Pair, address: &str, size: Size, table: &mut Table) -> 
     if pair == Pair::Direct {
         return Ok(());
     }
-    let before = memory()?;
     let bench = bench(lab);
     let args = [bench.as_str(), "load", "idle", address, "--connections", &count];
     let mut child = lab
@@ -272,6 +273,11 @@ fn idle(lab: &Lab, pair: Pair, address: &str, size: Size, table: &mut Table) -> 
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
+    // The first ones bring code and buffers in that are there once, however many connections there are.
+    until_says(&mut child, "begun")?;
+    let before = memory()?;
+    let counted = size.idle - size.idle / IDLE_FIRST;
+    writeln!(child.stdin.as_mut().context("its standard input")?)?;
     until_says(&mut child, "open")?;
     let after = memory()?;
     // Its standard input ends, and so does it.
@@ -284,7 +290,7 @@ fn idle(lab: &Lab, pair: Pair, address: &str, size: Size, table: &mut Table) -> 
     for (at, (before, after)) in (0..).zip(before.into_iter().zip(after)) {
         if let (Some(before), Some(after)) = (before, after) {
             let row = row(205 + at, names[at as usize], "KiB", false);
-            table.add(row, pair, (after - before).max(0.0) / f64::from(size.idle));
+            table.add(row, pair, (after - before).max(0.0) / f64::from(counted));
         }
     }
     Ok(())
