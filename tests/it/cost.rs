@@ -9,10 +9,10 @@ use weft_bench::pairs::Side;
 /// lowers it; who must raise it says why.
 fn budget(protocol: &str, side: Side) -> Cost {
     let (instructions, allocations) = match (protocol, side) {
-        ("HTTP/1.1", Side::Client) => (49_000.0, 6.5),
-        ("HTTP/1.1", Side::Server) => (50_000.0, 6.5),
-        (_, Side::Client) => (108_000.0, 15.0),
-        (_, Side::Server) => (112_000.0, 23.0),
+        ("HTTP/1.1", Side::Client) => (44_500.0, 4.5),
+        ("HTTP/1.1", Side::Server) => (45_500.0, 4.5),
+        (_, Side::Client) => (101_000.0, 13.0),
+        (_, Side::Server) => (105_000.0, 20.0),
     };
     Cost {
         instructions,
