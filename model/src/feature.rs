@@ -10,7 +10,7 @@ pub const LOCALITY: &str = "locality/1";
 pub const PLACES: &str = "places/1";
 /// Other ways to choose an endpoint than the default.
 pub const BALANCE: &str = "balance/1";
-/// Backends whose traffic is spread by their own Service's policies.
+/// Backends and mirrors whose traffic is spread by their own Service's policies.
 pub const BACKEND_TRAFFIC: &str = "backend-traffic/1";
 
 /// TCPRoute and TLSRoute.

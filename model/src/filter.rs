@@ -2,10 +2,13 @@
 //!
 //! Resolved: a replaced prefix knows the prefix that it replaces, so nothing has to be looked up per request.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::endpoint::BackendPlace;
 use crate::name::ServicePort;
+use crate::traffic::Traffic;
 
 /// What is done to the requests of a rule, or of one of its backends. The rule's come first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,6 +94,8 @@ pub struct Mirror {
     pub numerator: u32,
     /// Not 0.
     pub denominator: u32,
+    /// How copies are spread. `None`: as the traffic of the Service that was called.
+    pub traffic: Option<Arc<Traffic>>,
 }
 
 impl Filters {

@@ -12,6 +12,8 @@ use crate::filter::{Filters, Redirect};
 use crate::name::{ObjectRef, ServicePort};
 use crate::traffic::Traffic;
 
+pub use crate::traffic::RetryBudget;
+
 /// The rules of a Service's port, in order of precedence (Gateway API), each with one match.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -63,31 +65,6 @@ pub struct Retry {
     pub codes: Vec<u16>,
     /// The statuses of gRPC, where no message was delivered.
     pub grpc_statuses: Vec<u16>,
-}
-
-/// How much retries may add to a Service's load (GEP-3388), as one client's proxy counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryBudget {
-    /// The share of the requests of `interval` that may be retries, from 0 to 100.
-    pub percent: u32,
-    /// The time that is looked back on.
-    pub interval: Duration,
-    /// So many are allowed in each `min_interval` whatever the share says.
-    pub min_retries: u32,
-    /// See `min_retries`.
-    pub min_interval: Duration,
-}
-
-impl Default for RetryBudget {
-    /// GEP-3388: a fifth of the requests of ten seconds, and ten in each second.
-    fn default() -> Self {
-        Self {
-            percent: 20,
-            interval: Duration::from_secs(10),
-            min_retries: 10,
-            min_interval: Duration::from_secs(1),
-        }
-    }
 }
 
 /// What a request must be like.

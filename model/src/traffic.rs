@@ -1,7 +1,8 @@
 //! How traffic to a Service is spread over its endpoints, and how much retries may add to it.
 
+use std::time::Duration;
+
 use crate::locality::Locality;
-use crate::route::RetryBudget;
 
 /// What a Service's policies say of the traffic to it, whichever route it comes by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,31 @@ pub enum Balance {
     RoundRobin,
     /// Any.
     Random,
+}
+
+/// How much retries may add to a Service's load (GEP-3388), as one client's proxy counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// The share of the requests of `interval` that may be retries, from 0 to 100.
+    pub percent: u32,
+    /// The time that is looked back on.
+    pub interval: Duration,
+    /// So many are allowed in each `min_interval` whatever the share says.
+    pub min_retries: u32,
+    /// See `min_retries`.
+    pub min_interval: Duration,
+}
+
+impl Default for RetryBudget {
+    /// GEP-3388: a fifth of the requests of ten seconds, and ten in each second.
+    fn default() -> Self {
+        Self {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            min_retries: 10,
+            min_interval: Duration::from_secs(1),
+        }
+    }
 }
 
 impl Balance {

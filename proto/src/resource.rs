@@ -26,7 +26,7 @@ use weft_model::feature;
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
 use weft_model::route::{Backend, Rule, Timeouts};
-use weft_model::traffic::Balance;
+use weft_model::traffic::{Balance, Traffic};
 use weft_model::version::{Source, Version};
 
 use crate::discovery;
@@ -147,9 +147,13 @@ fn needs_of_places(locality: &Locality, balance: Balance, features: &mut BTreeSe
 /// What a proxy must honour to spread the traffic of backends by their own Services' words.
 fn needs_of_backends<'a>(backends: impl Iterator<Item = &'a Backend>, features: &mut BTreeSet<&'static str>) {
     for traffic in backends.filter_map(|backend| backend.traffic.as_ref()) {
-        features.insert(feature::BACKEND_TRAFFIC);
-        needs_of_places(&traffic.locality, traffic.balance, features);
+        needs_of_traffic(traffic, features);
     }
+}
+
+fn needs_of_traffic(traffic: &Traffic, features: &mut BTreeSet<&'static str>) {
+    features.insert(feature::BACKEND_TRAFFIC);
+    needs_of_places(&traffic.locality, traffic.balance, features);
 }
 
 /// What a proxy must honour to act on a rule.
@@ -163,6 +167,8 @@ fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
         if !filters.mirrors.is_empty() {
             features.insert(feature::MIRROR);
         }
+        let mirrors = filters.mirrors.iter().filter_map(|mirror| mirror.traffic.as_ref());
+        mirrors.for_each(|traffic| needs_of_traffic(traffic, features));
     }
     needs_of_backends(rule.backends.iter(), features);
     if rule.redirect.is_some() {

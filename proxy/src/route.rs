@@ -227,7 +227,7 @@ impl Tables {
             let mirrors = model.filters.mirrors.iter().chain(&backend.filters.mirrors);
             let copies = mirrors.map(|mirror| Copies {
                 mirror: mirror.clone(),
-                balancer: self.place(&mirror.place, called, old),
+                balancer: self.place(&mirror.place, mirror.traffic.as_deref().unwrap_or(called), old),
             });
             let copies = copies.collect();
             let budget = retried.get(&backend.service).cloned();

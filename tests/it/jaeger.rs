@@ -79,20 +79,59 @@ impl Drop for Jaeger {
     }
 }
 
-#[test]
-fn jaeger_has_the_demos_trace_with_every_parent_in_its_place() {
-    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let jaeger = Jaeger::start();
-    let endpoint = format!("http://{}", jaeger.otlp);
-    let mesh = shop().env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint).up();
-    let parent = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01");
-    mesh.visit("shop", "visitor", "http://web/products/1", &["-H", &parent])
-        .none_failed();
-    until("all six spans are there", || jaeger.spans(TRACE).len() == 6);
-    let spans = jaeger.spans(TRACE);
-    // From the only one whose parent is the caller's own down to ratings, each the child of the one before.
+/// An app before `web` that knows B3 alone, as Zipkin's libraries do: of a trace it passes nothing else on.
+const RELAY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: relay, namespace: shop, labels: {app: relay}}
+spec:
+  containers:
+    - name: relay
+      command:
+        - python3
+        - -c
+        - |
+          import http.server, socket, urllib.request
+
+          class Relay(http.server.BaseHTTPRequestHandler):
+              protocol_version = "HTTP/1.1"
+
+              def do_GET(self):
+                  b3 = {k: v for k, v in self.headers.items() if k.lower() == "b3" or k.lower().startswith("x-b3-")}
+                  body = b"ready"
+                  if self.path != "/ready":
+                      request = urllib.request.Request("http://web" + self.path, headers=b3)
+                      body = urllib.request.urlopen(request, timeout=10).read()
+                  self.send_response(200)
+                  self.send_header("content-type", "application/json")
+                  self.send_header("content-length", str(len(body)))
+                  self.end_headers()
+                  self.wfile.write(body)
+
+              def log_message(self, *words):
+                  pass
+
+          class Server(http.server.ThreadingHTTPServer):
+              address_family = socket.AF_INET6
+
+          Server(("::", 8080), Relay).serve_forever()
+      readinessProbe: {httpGet: {port: 8080, path: /ready}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: relay, namespace: shop}
+spec:
+  selector: {app: relay}
+  ports: [{port: 80, targetPort: 8080, appProtocol: http}]
+"#;
+
+/// The caller's own span.
+const SPAN: &str = "00f067aa0ba902b7";
+
+/// The kinds of a trace's spans, from the only one whose parent is the caller's own on, each the child of the one before.
+fn walked(spans: &[Value]) -> Vec<String> {
     let parent_of = |span: &Value| span["references"][0]["spanID"].as_str().unwrap_or_default().to_owned();
-    let mut parent = "00f067aa0ba902b7".to_owned();
+    let mut parent = SPAN.to_owned();
     let mut kinds = Vec::new();
     while let Some(span) = spans.iter().find(|span| parent_of(span) == parent) {
         let tags = span["tags"].as_array().expect("tags");
@@ -100,11 +139,56 @@ fn jaeger_has_the_demos_trace_with_every_parent_in_its_place() {
         kinds.push(kind["value"].as_str().unwrap_or_default().to_owned());
         parent = span["spanID"].as_str().expect("an id").to_owned();
     }
-    assert_eq!(
-        kinds,
-        ["client", "server", "client", "server", "client", "server"],
-        "{spans:#?}"
+    kinds
+}
+
+#[test]
+fn jaeger_has_the_demos_trace_with_every_parent_in_its_place_also_with_b3_in() {
+    let jaeger = Jaeger::start();
+    let endpoint = format!("http://{}", jaeger.otlp);
+    let mesh = shop()
+        .file("relay.yaml", RELAY)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
+        .up();
+    let (w3c, single, multi) = (
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "463ac35c9f6413ad48485a3953bb6124",
+        "a3ce929d0e0e4736",
     );
+    // As the caller says its trace, the trace's id as Jaeger knows it (one of 64 bits has zeros before it), and the hops.
+    let told = [
+        (
+            "web",
+            w3c.to_owned(),
+            vec![format!("traceparent: 00-{w3c}-{SPAN}-01")],
+            3,
+        ),
+        ("relay", single.to_owned(), vec![format!("b3: {single}-{SPAN}-1")], 4),
+        (
+            "relay",
+            format!("{multi:0>32}"),
+            vec![
+                format!("x-b3-traceid: {multi}"),
+                format!("x-b3-spanid: {SPAN}"),
+                "x-b3-sampled: 1".to_owned(),
+            ],
+            4,
+        ),
+    ];
+    for (at, trace, headers, hops) in told {
+        let options: Vec<&str> = headers.iter().flat_map(|header| ["-H", header]).collect();
+        mesh.visit("shop", "visitor", &format!("http://{at}/products/1"), &options)
+            .none_failed();
+        until(&format!("all spans of {headers:?} are there"), || {
+            jaeger.spans(&trace).len() == 2 * hops
+        });
+        let spans = jaeger.spans(&trace);
+        assert_eq!(
+            walked(&spans),
+            ["client", "server"].repeat(hops),
+            "{headers:?}: {spans:#?}"
+        );
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The end-to-end tests, one module per promise.
 
 mod access_log;
+mod conformance;
 mod cost;
 mod failures;
 mod follow;
@@ -16,6 +17,7 @@ mod rootless;
 mod rotation;
 mod routes;
 mod sandbox;
+mod streams;
 mod telemetry;
 mod validate;
 mod verbs;

@@ -1,7 +1,7 @@
 //! `weft validate` says of manifests what a running mesh says of them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -10,7 +10,32 @@ use weft_tests::mesh::weft_bin;
 
 const BASE: &str = include_str!("../data/base.yaml");
 const INVALID: &str = include_str!("../data/invalid.yaml");
-const ROUTES: &str = include_str!("../../docs/routes.md");
+/// The pages that people copy examples from.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+/// All that `weft up` acts on.
+const KINDS: [&str; 20] = [
+    "ConfigMap",
+    "DaemonSet",
+    "Deployment",
+    "EndpointSlice",
+    "GRPCRoute",
+    "HTTPRoute",
+    "Job",
+    "List",
+    "Namespace",
+    "Node",
+    "Pod",
+    "Secret",
+    "Service",
+    "ServiceAccount",
+    "ServiceSubset",
+    "StatefulSet",
+    "TCPRoute",
+    "TLSRoute",
+    "TrafficPolicy",
+    "XBackendTrafficPolicy",
+];
 
 /// A manifest that is wrong, and where.
 struct Case {
@@ -105,12 +130,47 @@ fn every_invalid_manifest_is_refused_with_its_file_line_field_and_fix() {
         .iter()
         .filter_map(|finding| finding["message"].as_str())
         .collect();
+    println!("{} invalid manifests, {} reasons", cases.len(), reasons.len());
     assert!(
         cases.len() >= 60 && reasons.len() >= 40,
         "{} {}",
         cases.len(),
         reasons.len()
     );
+    let without = KINDS.iter().filter(|kind| {
+        let line = format!("kind: {kind}");
+        let of_kind = |line_of: &str| line_of.split(" #").next().is_some_and(|text| text == line);
+        !cases.iter().any(|case| case.yaml.lines().any(of_kind))
+    });
+    assert_eq!(
+        without.collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "kinds of which none is wrong"
+    );
+}
+
+/// The YAML examples of a page, in their order.
+fn examples(page: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+    let parts = text.split("```yaml\n").skip(1);
+    let ends = parts.filter_map(|rest| rest.split("```").next());
+    ends.map(str::to_owned).collect()
+}
+
+/// Every page that has examples, with them.
+fn pages() -> Vec<(PathBuf, Vec<String>)> {
+    let docs = std::fs::read_dir(DOCS)
+        .expect("docs")
+        .flatten()
+        .map(|entry| entry.path());
+    let pages = docs.filter(|page| page.extension().is_some_and(|end| end == "md"));
+    let mut pages: Vec<_> = pages.chain([PathBuf::from(README)]).collect();
+    pages.sort();
+    let with = pages.into_iter().map(|page| {
+        let examples = examples(&page);
+        (page, examples)
+    });
+    with.filter(|(_, examples)| !examples.is_empty()).collect()
 }
 
 #[test]
@@ -124,14 +184,20 @@ fn validate_and_the_running_mesh_agree_on_what_is_wrong_and_on_what_is_right() {
         mesh.remove(&file_of(number));
     }
     mesh.remove("base.yaml");
-    let examples = ROUTES
-        .split("```yaml\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next());
-    for (number, example) in examples.enumerate() {
-        mesh.write(&format!("example-{number:02}.yaml"), example);
+    let pages = pages();
+    assert!(pages.len() >= 2, "docs/manifests.md and docs/routes.md have examples");
+    // A page's examples are about one another; two pages may call things alike.
+    for (page, examples) in &pages {
+        let file = |number: usize| format!("example-{number:02}.yaml");
+        for (number, example) in examples.iter().enumerate() {
+            mesh.write(&file(number), example);
+        }
+        println!("{} examples of {}", examples.len(), page.display());
+        agree(&mesh, 0);
+        for number in 0..examples.len() {
+            mesh.remove(&file(number));
+        }
     }
-    agree(&mesh, 0);
 }
 
 /// Waits until the mesh has the same words as `weft validate` for its directory.

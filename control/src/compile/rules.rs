@@ -151,7 +151,7 @@ fn candidates_of<'a>(
                         .map(|each| backend(index, each, path, called, ledger))
                         .collect(),
                     redirect: redirect.map(|redirect| self::redirect(redirect, path)),
-                    filters: filters(index, &rule.filters, path, ledger),
+                    filters: filters(index, &rule.filters, path, called, ledger),
                     timeouts: terms.timeouts,
                     retry: terms.retry.clone(),
                 },
@@ -175,15 +175,23 @@ fn change(new: Option<&NewPath>, path: Option<&PathMatch>) -> Option<PathChange>
     new.map(|new| new.after(path))
 }
 
-fn filters(index: &Index, filters: &index::Filters, path: Option<&PathMatch>, ledger: &mut Ledger) -> Filters {
+fn filters(
+    index: &Index,
+    filters: &index::Filters,
+    path: Option<&PathMatch>,
+    called: Called<'_>,
+    ledger: &mut Ledger,
+) -> Filters {
     let mirror = |mirror: &index::Mirror| {
         let (place, service, subset) = resolve(index, &mirror.backend, ledger);
+        let traffic = traffic(index, (&place, &service), called, ledger);
         Mirror {
             place,
             service,
             subset,
             numerator: mirror.numerator,
             denominator: mirror.denominator,
+            traffic,
         }
     };
     Filters {
@@ -201,21 +209,32 @@ pub(super) fn backend(
     index: &Index,
     written: &Weighted,
     path: Option<&PathMatch>,
-    (called, as_called): Called<'_>,
+    called: Called<'_>,
     ledger: &mut Ledger,
 ) -> Backend {
     let (place, service, subset) = resolve(index, &written.backend, ledger);
-    let owner = Name::new(service.namespace.as_str(), service.name.as_str());
-    let other = owner != *called && matches!(place, BackendPlace::Endpoints(_));
-    let traffic = other.then(|| policies::traffic(index, &owner, ledger));
+    let traffic = traffic(index, (&place, &service), called, ledger);
     Backend {
         weight: written.weight,
         place,
         service,
         subset,
-        filters: filters(index, &written.filters, path, ledger),
-        traffic: traffic.filter(|traffic| traffic != as_called).map(Arc::new),
+        filters: filters(index, &written.filters, path, called, ledger),
+        traffic,
     }
+}
+
+/// How the traffic to a place of another Service is spread. `None`: as that of the Service that is called.
+fn traffic(
+    index: &Index,
+    (place, service): (&BackendPlace, &ServicePort),
+    (called, as_called): Called<'_>,
+    ledger: &mut Ledger,
+) -> Option<Arc<Traffic>> {
+    let owner = Name::new(service.namespace.as_str(), service.name.as_str());
+    let other = owner != *called && matches!(place, BackendPlace::Endpoints(_));
+    let traffic = other.then(|| policies::traffic(index, &owner, ledger));
+    traffic.filter(|traffic| traffic != as_called).map(Arc::new)
 }
 
 /// Where a reference leads: the place, the Service that it belongs to, and the subset's name or nothing.

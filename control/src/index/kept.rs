@@ -110,20 +110,8 @@ impl Refusal {
 
 impl From<DecodeError> for Refusal {
     fn from(error: DecodeError) -> Self {
-        let fix = fix_of(&error.message);
+        let fix = error.fix();
         Self::value(error.field, error.message, fix)
-    }
-}
-
-/// What would be right, from what the decoder expected.
-fn fix_of(message: &str) -> String {
-    let quoted = |prefix: &str| message.strip_prefix(prefix)?.split('`').next();
-    if let Some(field) = quoted("missing field `") {
-        return format!("add {field}");
-    }
-    match message.rsplit_once("expected ") {
-        Some((_, "unit struct Skip")) | None => "see docs/routes.md for what it may be".to_owned(),
-        Some((_, expected)) => format!("write {expected}"),
     }
 }
 

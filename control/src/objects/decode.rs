@@ -26,6 +26,29 @@ pub struct DecodeError {
     pub message: String,
 }
 
+impl DecodeError {
+    /// What would be right, from what was expected.
+    pub fn fix(&self) -> &'static str {
+        if self.message.starts_with("missing field") {
+            return "add it";
+        }
+        let expected = self
+            .message
+            .rsplit_once("expected ")
+            .map_or("", |(_, expected)| expected);
+        match expected {
+            "u16" => "write a number from 0 to 65535",
+            "u8" | "u32" | "u64" | "usize" => "write a number, 0 or more",
+            "i8" | "i16" | "i32" | "i64" => "write a number",
+            "a string" => "write text; in quotes, if it looks like a number or a truth value",
+            "a boolean" => "write true or false",
+            "a sequence" => "write a list",
+            "a map" => "write fields with their values",
+            _ => "see docs/manifests.md and docs/routes.md for what it may be",
+        }
+    }
+}
+
 /// A field whose content does not matter here, but which is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skip;
@@ -134,6 +157,15 @@ mod tests {
     struct Rule {
         #[serde(default)]
         weight: Option<u32>,
+    }
+
+    #[test]
+    fn an_error_says_what_would_be_right() {
+        let fix = |raw: serde_json::Value| decode::<View>(&raw).unwrap_err().fix();
+        assert_eq!(fix(json!({})), "add it");
+        assert_eq!(fix(json!({"metadata": {}, "rules": "all"})), "write a list");
+        let weighs = |weight: serde_json::Value| json!({"metadata": {}, "rules": [{"weight": weight}]});
+        assert_eq!(fix(weighs(json!(-1))), "write a number, 0 or more");
     }
 
     #[test]

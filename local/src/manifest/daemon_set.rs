@@ -59,7 +59,8 @@ impl DaemonSet {
         let raw = match decode::<Raw>(&object.raw) {
             Ok(decoded) => decoded.value.spec,
             Err(error) => {
-                problems.push(object.problem(Severity::Error, &error.field, error.message, ""));
+                let fix = error.fix();
+                problems.push(object.problem(Severity::Error, &error.field, error.message, fix));
                 return None;
             }
         };
@@ -93,7 +94,7 @@ fn check(selector: &Selector, template: &Template, unavailable: &NumberOrName) -
     if amount(unavailable, 1, true).is_none() {
         let field = "spec.updateStrategy.rollingUpdate.maxUnavailable".to_owned();
         let fix = "take a number, or a percentage like \"25%\"";
-        return Err((field, format!("{unavailable:?} is no amount"), fix));
+        return Err((field, format!("{unavailable} is no amount"), fix));
     }
     Ok(())
 }

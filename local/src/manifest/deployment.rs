@@ -87,7 +87,10 @@ impl Deployment {
             min_ready_seconds,
         } = match decode::<Raw>(&object.raw) {
             Ok(decoded) => decoded.value.spec,
-            Err(error) => return wrong(&error.field, error.message, ""),
+            Err(error) => {
+                let fix = error.fix();
+                return wrong(&error.field, error.message, fix);
+            }
         };
         let template = template?;
         if let Err((field, message, fix)) = selector.check(&template.labels) {
@@ -131,7 +134,7 @@ fn rollout(replicas: usize, strategy: &RawStrategy) -> Result<Rollout, (&'static
     let quarter = NumberOrName::Name("25%".to_owned());
     let share = |value: &Option<NumberOrName>, up: bool, field: &'static str| {
         let value = value.as_ref().unwrap_or(&quarter);
-        amount(value, replicas, up).ok_or_else(|| (field, format!("{value:?} is no amount")))
+        amount(value, replicas, up).ok_or_else(|| (field, format!("{value} is no amount")))
     };
     let rolling = &strategy.rolling_update;
     let surge = share(&rolling.max_surge, true, "spec.strategy.rollingUpdate.maxSurge")?;

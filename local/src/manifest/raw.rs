@@ -3,6 +3,7 @@
 mod volume;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,6 +18,15 @@ pub enum NumberOrName {
     Number(u32),
     /// Anything else.
     Name(String),
+}
+
+impl fmt::Display for NumberOrName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => write!(f, "{name:?}"),
+        }
+    }
 }
 
 /// A Pod or a pod template.

@@ -134,7 +134,10 @@ type Wrong = (String, String, &'static str);
 
 fn read(object: &Arc<Object>) -> Result<Service, Wrong> {
     let raw = decode::<Raw>(&object.raw)
-        .map_err(|error| (error.field, error.message, ""))?
+        .map_err(|error| {
+            let fix = error.fix();
+            (error.field, error.message, fix)
+        })?
         .value
         .spec;
     if !is_service_name(&object.name) {

@@ -75,7 +75,8 @@ impl StatefulSet {
         let raw = match decode::<Raw>(&object.raw) {
             Ok(decoded) => decoded.value.spec,
             Err(error) => {
-                problems.push(object.problem(Severity::Error, &error.field, error.message, ""));
+                let fix = error.fix();
+                problems.push(object.problem(Severity::Error, &error.field, error.message, fix));
                 return None;
             }
         };

@@ -101,6 +101,7 @@ fn a_mirror_takes_its_share_and_no_more() {
         subset: String::new(),
         numerator,
         denominator,
+        traffic: None,
     };
     let draws = (0..1024_u64).map(|n| n << 54);
     let taken = |mirror: Mirror| draws.clone().filter(|&drawn| mirror.takes(drawn)).count();

@@ -9,7 +9,7 @@ use weft_model::filter::{Filters, HeaderChanges, Mirror, PathChange, Redirect, R
 use weft_model::route::{Retry, RetryBudget, Timeouts};
 
 use super::field::{self, FieldError};
-use super::service;
+use super::{service, traffic};
 use crate::discovery;
 
 /// Reads filters. None are the same as empty ones.
@@ -294,11 +294,15 @@ fn decode_mirror(wire: discovery::Mirror) -> Result<Mirror, FieldError> {
         subset: backend.subset,
         numerator: wire.numerator,
         denominator: wire.denominator,
+        traffic: backend.traffic,
     })
 }
 
 fn encode_mirror(mirror: &Mirror) -> discovery::Mirror {
-    let backend = service::encode_place(&mirror.place, &mirror.service, &mirror.subset);
+    let backend = discovery::Backend {
+        traffic: mirror.traffic.as_deref().map(traffic::encode),
+        ..service::encode_place(&mirror.place, &mirror.service, &mirror.subset)
+    };
     discovery::Mirror {
         backend: Some(backend),
         numerator: mirror.numerator,

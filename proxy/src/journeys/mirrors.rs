@@ -1,14 +1,22 @@
 //! Copies of requests.
 
+use std::sync::Arc;
+
 use weft_model::endpoint::BackendPlace;
 use weft_model::filter::{Mirror, PathChange, Rewrite};
+use weft_model::locality::{Distribution, Locality, Share};
 use weft_model::name::ServicePort;
 use weft_model::route::Rule;
+use weft_model::traffic::Traffic;
 
 use super::script::*;
 use super::world::*;
 
 fn mirror(rule: &mut Rule, numerator: u32, key: Option<&str>) {
+    mirror_spread(rule, numerator, key, None);
+}
+
+fn mirror_spread(rule: &mut Rule, numerator: u32, key: Option<&str>, traffic: Option<Arc<Traffic>>) {
     let place = match key {
         Some(key) => BackendPlace::Endpoints(key.into()),
         None => BackendPlace::Unresolved("it is gone".into()),
@@ -24,6 +32,7 @@ fn mirror(rule: &mut Rule, numerator: u32, key: Option<&str>) {
         subset: String::new(),
         numerator,
         denominator: 100,
+        traffic,
     });
 }
 
@@ -70,6 +79,44 @@ fn a_mirror_gets_the_request_as_it_came_and_its_answer_goes_nowhere() {
             }
             assert_eq!((got.borrow().len(), copied.borrow().len()), (3, 3));
         }
+    });
+}
+
+#[test]
+fn copies_go_to_the_places_that_the_mirrors_own_service_prefers() {
+    story(async {
+        let world = World::new();
+        let (app, _) = scripted_app(Speaks::H1, &[Does::Status(200)]).await;
+        let (near, of_near) = scripted_app(Speaks::H1, &[Does::Status(200)]).await;
+        let (far, of_far) = scripted_app(Speaks::H1, &[Does::Status(200)]).await;
+        let near = world.endpoint(8, near, None);
+        let mut far = world.endpoint(9, far, None);
+        Arc::make_mut(&mut far).place.region = "far".into();
+        // The Service that is called prefers what is near, as all do by default.
+        let distribute = vec![Distribution {
+            from: String::new(),
+            to: vec![Share {
+                region: "far".into(),
+                zone: String::new(),
+                weight: 1,
+            }],
+        }];
+        let locality = Locality {
+            distribute,
+            ..Locality::default()
+        };
+        let own = Arc::new(Traffic {
+            locality,
+            ..Traffic::default()
+        });
+        let change = |rule: &mut Rule| mirror_spread(rule, 100, Some("shadow"), Some(own));
+        let told = |told: &mut Told| _ = told.endpoints("shadow", vec![near, far]);
+        let client = client_told(&world, &[app], change, told).await;
+        for n in 0..5 {
+            assert_eq!(ask(&client, Speaks::H1, "/", &[], "").await.status, 200);
+            copies(&client, "sent", n + 1).await;
+        }
+        assert_eq!((of_near.borrow().len(), of_far.borrow().len()), (0, 5));
     });
 }
 

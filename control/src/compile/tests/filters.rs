@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use weft_model::filter::PathChange;
-use weft_model::route::Rule;
+use weft_model::route::{Rule, Rules};
+use weft_model::traffic::Balance;
 
 use super::routes::refused;
 use super::*;
@@ -78,6 +79,30 @@ fn a_mirror_has_a_set_of_its_own_in_the_same_batch() {
     let closure = closure(&world.index, &REVIEWS.parse().unwrap(), "web");
     let keys: Vec<&str> = closure.endpoints.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["shop/reviews:80", "shop/reviews:80#v1", "shop/reviews:80#v2"]);
+}
+
+#[test]
+fn copies_are_spread_as_the_mirrors_own_service_says() {
+    let other = service_of("shop", "other", "10.96.0.2", &[("http", 80)]);
+    let mirrored = "  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: other, port: 80}}}]\n    backendRefs: [{name: reviews, port: 80}]\n";
+    let policy = |name: &str, service: &str, balancer: &str| {
+        let target = format!("{{group: '', kind: Service, name: {service}}}");
+        let head = format!("metadata: {{name: {name}, namespace: shop}}");
+        format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\n{head}\nspec: {{targetRefs: [{target}], balancer: {balancer}}}\n"
+        )
+    };
+    let route = route("HTTPRoute", "shop", "r", mirrored);
+    let of_both = policy("a", "reviews", "RoundRobin") + &policy("b", "other", "Random");
+    let mut world = World::new(&(shop() + &other + &route + &of_both));
+    assert_eq!(world.problems(), Vec::<String>::new());
+    let service = world.service(REVIEWS, "web");
+    assert!(requires(&service).contains(&"backend-traffic/1".to_owned()));
+    let of_mirror = |rules: Option<Rules>| rules.unwrap().rules[0].filters.mirrors[0].traffic.clone();
+    assert_eq!(of_mirror(service.value.rules).unwrap().balance, Balance::Random);
+    let changed = world.edit(&policy("b", "other", "RoundRobin"));
+    assert!(changed.topics.iter().any(|topic| service.topics.contains(topic)));
+    assert_eq!(of_mirror(world.service(REVIEWS, "web").value.rules), None);
 }
 
 #[test]

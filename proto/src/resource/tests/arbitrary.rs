@@ -253,13 +253,15 @@ fn path_change() -> impl Strategy<Value = PathChange> {
 
 fn filters() -> impl Strategy<Value = Filters> {
     let rewrite = (option::of(name()), option::of(path_change())).prop_map(|(host, path)| Rewrite { host, path });
-    let mirror = (backend_place(), service_port(), name_or_empty(), 0..=100_u32).prop_map(
-        |(place, service, subset, numerator)| Mirror {
+    let traffic = option::of(traffic().prop_map(Arc::new));
+    let mirror = (backend_place(), service_port(), name_or_empty(), 0..=100_u32, traffic).prop_map(
+        |(place, service, subset, numerator, traffic)| Mirror {
             place,
             service,
             subset,
             numerator,
             denominator: 100,
+            traffic,
         },
     );
     (changes(), changes(), option::of(rewrite), vec(mirror, 0..2)).prop_map(

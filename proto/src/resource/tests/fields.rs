@@ -92,6 +92,7 @@ fn filters() -> Filters {
         subset: String::new(),
         numerator: 1,
         denominator: 2,
+        traffic: Some(Arc::default()),
     };
     Filters {
         request_headers: HeaderChanges {

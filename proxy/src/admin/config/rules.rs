@@ -122,6 +122,7 @@ fn filters(state: &State, filters: &Filters) -> Option<Value> {
             "denominator": mirror.denominator,
         });
         place(state, &mirror.place, &mut value);
+        add(&mut value, "traffic", mirror.traffic.as_deref().map(traffic));
         value
     };
     let mut all = json!({});

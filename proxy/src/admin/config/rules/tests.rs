@@ -36,6 +36,7 @@ fn what_rules_say_is_shown_and_secrets_are_not() {
             subset: String::new(),
             numerator: 1,
             denominator: 2,
+            traffic: None,
         }],
     };
     let shown = super::filters(state, &filters).unwrap();
