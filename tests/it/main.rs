@@ -17,6 +17,7 @@ mod rotation;
 mod routes;
 mod sandbox;
 mod telemetry;
+mod undeclared;
 mod validate;
 mod verbs;
 mod websocket;
