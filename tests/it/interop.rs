@@ -2,10 +2,10 @@
 //! client and server, through two sidecars.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use weft_tests::Mesh;
+use weft_tests::golang;
 use weft_tests::programs::Programs;
 
 /// The version of grpc-go.
@@ -38,36 +38,11 @@ const CASES: [&str; 18] = [
 fn suite() -> &'static PathBuf {
     static SUITE: OnceLock<PathBuf> = OnceLock::new();
     SUITE.get_or_init(|| {
-        let set = |name: &str| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-        let to = cache
-            .expect("HOME is set")
-            .join("weft")
-            .join(format!("grpc-interop-{VERSION}"));
-        if ["client", "server"].iter().all(|name| to.join(name).exists()) {
-            return to;
-        }
-        // Elsewhere first: what is cut short is not taken for whole.
-        std::fs::create_dir_all(to.parent().expect("it has a parent")).expect("the cache");
-        let made = tempfile::tempdir_in(to.parent().expect("it has a parent")).expect("a directory");
-        let package = |name: &str| format!("google.golang.org/grpc/interop/{name}@{VERSION}");
-        let built = Command::new("go")
-            .args(["install", &package("client"), &package("server")])
-            .env("GOBIN", made.path())
-            .env("CGO_ENABLED", "0")
-            .current_dir(made.path())
-            .status()
-            .expect("go is missing: apt-get install golang-go");
-        assert!(built.success(), "go could not build grpc-go's interop suite {VERSION}");
-        std::fs::create_dir_all(&to).expect("the cache");
-        for name in ["client", "server"] {
-            std::fs::rename(made.path().join(name), to.join(name)).expect("a program that was built");
-        }
-        to
+        golang::built("grpc-interop", VERSION, &["client", "server"], |to| {
+            let module = "google.golang.org/grpc/interop";
+            let packages = ["client", "server"].map(|name| format!("{module}/{name}"));
+            golang::install(&packages.each_ref().map(String::as_str), VERSION, to);
+        })
     })
 }
 

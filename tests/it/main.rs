@@ -19,6 +19,7 @@ mod routes;
 mod sandbox;
 mod streams;
 mod telemetry;
+mod undeclared;
 mod validate;
 mod verbs;
 mod websocket;

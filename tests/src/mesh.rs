@@ -216,12 +216,21 @@ impl Mesh {
 
     /// The control plane's processes, as they are now.
     pub fn control_pids(&self) -> Vec<Pid> {
+        self.role_pids("control")
+    }
+
+    /// The proxies' processes, as they are now.
+    pub fn proxy_pids(&self) -> Vec<Pid> {
+        self.role_pids("proxy")
+    }
+
+    fn role_pids(&self, role: &str) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut waiting = vec![self.pid()];
         while let Some(pid) = waiting.pop() {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-            if words.get(1) == Some(&&b"control"[..]) {
+            if words.get(1) == Some(&role.as_bytes()) {
                 found.push(pid);
             }
             waiting.extend(children(pid));

@@ -11,6 +11,14 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub struct Programs(TempDir);
 
+/// Fails where one of these is not on this machine, and names its package: what a pod lacks only shows in its log.
+#[track_caller]
+pub fn needed(files: &[(&str, &str)]) {
+    for (file, package) in files {
+        assert!(Path::new(file).exists(), "{file} is missing: apt-get install {package}");
+    }
+}
+
 impl Programs {
     /// Copies these. They are removed when this is dropped.
     #[track_caller]
