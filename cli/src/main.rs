@@ -23,6 +23,8 @@ mod http;
 mod logs;
 mod paper;
 mod scrape;
+#[cfg(test)]
+mod settings;
 mod status;
 mod table;
 mod target;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use weft_daemon::exit;
+use weft_daemon::settings::Variable;
+use weft_daemon::{exit, log};
 use weft_local::client::Client;
 use weft_local::source::{Source, Sources};
 use weft_local::state::StateDir;
@@ -21,6 +22,25 @@ const READY_PATIENCE: Duration = Duration::from_secs(120);
 /// The most that standard input may say: as much as a file of manifests.
 const STDIN_MAX: u64 = 8 << 20;
 const POLL: Duration = Duration::from_millis(100);
+/// What of Weft's own variables goes on to the mesh's processes, beside OpenTelemetry's.
+const PASSED_ON: [&str; 3] = [log::FILTER.name, log::FORMAT.name, "WEFT_ACCESS_LOG"];
+/// Where the collector of traces is, as this machine sees it: the first that is set counts.
+pub(crate) const COLLECTOR: [Variable; 2] = [
+    Variable {
+        name: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        value: "`http://HOST:PORT`",
+        default: "OTEL_EXPORTER_OTLP_ENDPOINT",
+        by: "`weft up`",
+        meaning: "Where traces of the mesh go: a collector that this machine reaches, OTLP over gRPC without TLS.",
+    },
+    Variable {
+        name: "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value: "`http://HOST:PORT`",
+        default: "no traces",
+        by: "`weft up`",
+        meaning: "The same. Pods reach it through a relay on their node's address, which proxies get as theirs.",
+    },
+];
 /// Tells a process that it is the one that was left in the background.
 const DETACHED: &str = "WEFT_DETACHED";
 
@@ -161,10 +181,12 @@ fn ranges(given: &[IpNet], v4: &str, v6: &str, flag: &str) -> Result<(Ipv4Net, I
 
 /// The collector that this environment names.
 fn collector() -> Result<Option<SocketAddr>> {
-    const VARIABLES: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-    let set = VARIABLES
-        .iter()
-        .find_map(|name| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?)));
+    let set = COLLECTOR.iter().find_map(|variable| {
+        Some((
+            variable.name,
+            std::env::var(variable.name).ok().filter(|value| !value.is_empty())?,
+        ))
+    });
     let Some((name, endpoint)) = set else { return Ok(None) };
     let wrong = || format!("{name}={endpoint}: take the form http://HOST:4317 (OTLP over gRPC, without TLS)");
     let Some(rest) = endpoint.strip_prefix("http://") else {
@@ -187,7 +209,7 @@ fn collector() -> Result<Option<SocketAddr>> {
 
 /// What of this environment is for proxies and the control plane too. Where traces go is decided by the relay.
 fn environment() -> Vec<(String, String)> {
-    let ours = |name: &str| name == "WEFT_LOG" || name == "WEFT_LOG_FORMAT";
+    let ours = |name: &str| PASSED_ON.contains(&name);
     let telemetry =
         |name: &str| name.starts_with("OTEL_") && !name.ends_with("_ENDPOINT") && name != "OTEL_SERVICE_NAME";
     std::env::vars()

@@ -19,6 +19,7 @@ mod facts;
 pub mod fields;
 mod files;
 mod job;
+mod marks;
 pub(crate) mod place;
 pub mod pod;
 pub mod raw;
@@ -163,8 +164,9 @@ impl Reader {
         let mut images = 0;
         for object in objects {
             let Some(fields) = fields_of(object) else { continue };
-            let found = look(object, fields, &mut images);
-            let sound = found.is_empty();
+            let mut found = look(object, fields, &mut images);
+            found.extend(marks::read(object));
+            let sound = !found.iter().any(|problem| problem.severity == Severity::Error);
             problems.extend(found);
             let good = sound && take(object, &mut desired, &mut problems);
             if !good {

@@ -22,9 +22,33 @@ fn switch(mesh: &Mesh, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A namespace whose pods begin with their access logs on, but for one.
+const LOUD: &str = "
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: loud
+  labels: {weft.dev/inject: enabled}
+  annotations: {config.weft.dev/access-log: 'on'}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: loud, namespace: loud}
+spec: {containers: [{name: app, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: quiet, namespace: loud, annotations: {config.weft.dev/access-log: 'off'}}
+spec: {containers: [{name: app, command: [sleep, infinity]}]}
+";
+
 #[test]
-fn a_pods_access_log_is_switched_while_it_runs() {
-    let mesh = shop().up();
+fn a_pods_access_log_begins_as_its_annotation_says_and_is_switched_while_it_runs() {
+    let mesh = shop().file("loud.yaml", LOUD).up();
+    for (pod, said) in [("loud", "on\n"), ("quiet", "off\n")] {
+        let output = mesh.weft("access-log", ["-n", "loud", pod]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{pod}");
+    }
     let visit = |path: &str| {
         let url = format!("http://reviews{path}");
         mesh.visit("shop", "visitor", &url, &["--count", "1"]).none_failed();
