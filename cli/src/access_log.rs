@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use weft_local::api::Target;
 
 use crate::args::{AccessLogArgs, State};
+use crate::paper;
 use crate::target::{client, target};
 
 /// The port of the proxy's admin server on the pod's loopback.
@@ -50,7 +51,7 @@ pub(crate) async fn main(args: AccessLogArgs) -> Result<ExitCode> {
         .with_context(|| format!("asking {whose}"))?
         .split_once("\r\n\r\n")
     {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => print!("{body}"),
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => paper::print(body),
         Some((head, _)) => bail!("{whose} answers {:?}", head.lines().next().unwrap_or_default()),
         None => bail!("{whose} ends without an answer"),
     }

@@ -449,3 +449,6 @@ fn said(index: &Index, object: &ObjectRef, field: &str) -> Said {
         line: origin.map(|origin| origin.line_of_field(field)),
     }
 }
+
+#[cfg(test)]
+mod tests;
