@@ -22,7 +22,10 @@ mod generate;
 mod http;
 mod logs;
 mod paper;
+mod protocols;
 mod scrape;
+#[cfg(test)]
+mod settings;
 mod status;
 mod table;
 mod target;

@@ -20,6 +20,33 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, reload};
 
+use crate::settings::Variable;
+
+/// What is written.
+pub const FILTER: Variable = Variable {
+    name: "WEFT_LOG",
+    value: "a log filter: `info`, `weft_proxy=debug,info`",
+    default: "`info`",
+    by: "proxy, control plane, `weft up`",
+    meaning: "What is logged, to standard error. In a pod: the annotation `config.weft.dev/log-level`.",
+};
+/// The form of a line.
+pub const FORMAT: Variable = Variable {
+    name: "WEFT_LOG_FORMAT",
+    value: "`text` or `json`",
+    default: "`text`",
+    by: "proxy, control plane, `weft up`",
+    meaning: "The form of the log's lines.",
+};
+/// Whether there are colours.
+pub const NO_COLOR: Variable = Variable {
+    name: "NO_COLOR",
+    value: "anything",
+    default: "colours on a terminal, none elsewhere",
+    by: "everything",
+    meaning: "Where it is set to something, there are no colours.",
+};
+
 /// A few hundred KB of lines: what a burst may take before lines are dropped.
 const QUEUE_LINES: usize = 2048;
 /// What the process waits for the last lines at its end.
@@ -68,8 +95,8 @@ pub enum LogError {
 
 /// Starts the log as `WEFT_LOG` and `WEFT_LOG_FORMAT` say. A process that has one already keeps it.
 pub fn start() -> Result<Log, LogError> {
-    let filter = std::env::var("WEFT_LOG").unwrap_or_default();
-    let format = match std::env::var("WEFT_LOG_FORMAT").unwrap_or_default().as_str() {
+    let filter = std::env::var(FILTER.name).unwrap_or_default();
+    let format = match std::env::var(FORMAT.name).unwrap_or_default().as_str() {
         "" | "text" => Format::Text,
         "json" => Format::Json,
         other => return Err(LogError::Format(other.to_owned())),
@@ -84,7 +111,7 @@ pub fn start_with(filter: &str, format: Format) -> Result<Log, LogError> {
     let dropped = queue.dropped.clone();
     let layer = match format {
         Format::Text => {
-            let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colours = io::stderr().is_terminal() && colours_wanted();
             tracing_subscriber::fmt::layer()
                 .with_writer(queue.clone())
                 .with_ansi(colours)
@@ -127,6 +154,11 @@ pub fn start_with(filter: &str, format: Format) -> Result<Log, LogError> {
         queue,
         done: Some(done),
     })
+}
+
+/// Whether the environment allows colours (<https://no-color.org>: a variable that is set to nothing forbids none).
+pub fn colours_wanted() -> bool {
+    std::env::var_os(NO_COLOR.name).is_none_or(|value| value.is_empty())
 }
 
 /// How many panics this process has survived.

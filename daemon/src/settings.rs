@@ -2,6 +2,22 @@
 
 use std::time::Duration;
 
+/// A setting that is a variable of the environment only, with no flag. Readers take its name from here, and
+/// `docs/settings.md` is written from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is.
+    pub value: &'static str,
+    /// What holds where it is not set or empty.
+    pub default: &'static str,
+    /// Who reads it.
+    pub by: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
 /// Why a value could not be read. Says what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not {wanted}")]

@@ -23,17 +23,27 @@ const PROOF_TIME: Duration = Duration::from_secs(3);
 #[command(name = "weft init")]
 struct Args {
     /// Exempt connections of this uid (the proxy's, in Kubernetes).
-    #[arg(long, conflicts_with = "exempt_mark", required_unless_present = "exempt_mark")]
+    #[arg(
+        long,
+        value_name = "UID",
+        conflicts_with = "exempt_mark",
+        required_unless_present = "exempt_mark"
+    )]
     exempt_uid: Option<u32>,
     /// Exempt connections with this packet mark (in a local mesh).
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     exempt_mark: Option<u32>,
     /// Destination ports that are not redirected.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
     skip_outbound_ports: Vec<u16>,
     /// Destination networks that are not redirected.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     skip_outbound_subnets: Vec<IpNet>,
+}
+
+/// What can be typed, for references.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
 }
 
 /// Runs the role. `args` begin with the program's name.

@@ -3,6 +3,7 @@
 //! [`patch::inject`] and [`redirect::rules`] are pure, and the same for the admission webhook and for a local mesh. [`init`]
 //! is what runs in a pod to put the rules in place.
 
+pub mod annotations;
 pub mod patch;
 pub mod probes;
 pub mod settings;

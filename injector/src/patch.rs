@@ -3,15 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
+pub use crate::annotations::INJECT_LABEL;
+use crate::annotations::{self, Tune, VERSION_ANNOTATION};
 use crate::probes::{self, Originals};
 use crate::redirect::{Exempt, PROXY_UID, RedirectSettings};
 use crate::settings::InjectSettings;
 use crate::sidecar;
 
-/// The label of a Namespace that switches injection on, and of a Pod that opts out.
-pub const INJECT_LABEL: &str = "weft.dev/inject";
-/// Annotations that tune the proxy begin so.
-const TUNE: &str = "config.weft.dev/";
 /// Sidecars of other meshes: two redirects in one pod would fight.
 const FOREIGN: [&str; 5] = [
     "istio-proxy",
@@ -58,7 +56,7 @@ pub fn inject(pod: &Value, namespace: &Value, settings: &InjectSettings) -> Deci
     if let Some(reason) = obstacle(pod) {
         return Decision::Refuse(reason);
     }
-    match patched(pod, settings) {
+    match patched(pod, namespace, settings) {
         Ok(pod) => Decision::Inject(Box::new(pod)),
         Err(reason) => Decision::Refuse(reason),
     }
@@ -116,8 +114,8 @@ fn containers(spec: &Value) -> impl Iterator<Item = (String, &Value)> {
     })
 }
 
-fn patched(pod: &Value, settings: &InjectSettings) -> Result<Value, String> {
-    let tuned = Tuned::read(&pod["metadata"]["annotations"])?;
+fn patched(pod: &Value, namespace: &Value, settings: &InjectSettings) -> Result<Value, String> {
+    let tuned = Tuned::read(pod, namespace)?;
     let redirect = RedirectSettings {
         exempt: settings.exempt,
         ..tuned.redirect
@@ -156,7 +154,7 @@ fn patched(pod: &Value, settings: &InjectSettings) -> Result<Value, String> {
         .and_then(Value::as_object_mut)
         .ok_or("metadata: missing")?;
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
-    annotations["weft.dev/proxy-version"] = json!(settings.version);
+    annotations[VERSION_ANNOTATION] = json!(settings.version);
     Ok(pod)
 }
 
@@ -214,7 +212,7 @@ pub fn workload(pod: &Value) -> String {
         .to_owned()
 }
 
-/// What a pod's annotations say.
+/// What the annotations of a pod and of its Namespace say.
 struct Tuned {
     redirect: RedirectSettings,
     env: Vec<(String, String)>,
@@ -222,51 +220,62 @@ struct Tuned {
 
 impl Tuned {
     /// Unknown annotations under our prefix and values that can't be read are refused: a typing error must not go unseen.
-    fn read(annotations: &Value) -> Result<Self, String> {
-        let mut redirect = RedirectSettings {
-            exempt: Exempt::Uid(PROXY_UID),
-            skip_outbound_ports: vec![],
-            skip_outbound_subnets: vec![],
+    fn read(pod: &Value, namespace: &Value) -> Result<Self, String> {
+        check(namespace, "the Namespace's annotation")?;
+        check(pod, "annotation")?;
+        let text = |tune: Tune| {
+            let key = format!("{}{}", annotations::PREFIX, tune.name());
+            let of = |object: &'_ Value| object["metadata"]["annotations"][&key].as_str().map(str::to_owned);
+            of(pod).or_else(|| of(namespace))
         };
-        let mut env = vec![];
-        for (key, value) in annotations.as_object().into_iter().flatten() {
-            let Some(name) = key.strip_prefix(TUNE) else {
-                continue;
+        let mut tuned = Self {
+            redirect: RedirectSettings {
+                exempt: Exempt::Uid(PROXY_UID),
+                skip_outbound_ports: vec![],
+                skip_outbound_subnets: vec![],
+            },
+            env: vec![],
+        };
+        for tune in Tune::ALL {
+            let Some(text) = text(tune) else { continue };
+            let unread = || {
+                format!(
+                    "annotation {}{}: {text:?} can't be read",
+                    annotations::PREFIX,
+                    tune.name()
+                )
             };
-            let text = value.as_str().unwrap_or_default();
-            let wrong = |want: &str| format!("annotation {key}: {text:?} is not {want}");
-            match name {
-                "skip-outbound-ports" => {
-                    redirect.skip_outbound_ports = list(text).ok_or_else(|| wrong("a list of ports"))?
+            let mut variable = |name: &str| tuned.env.push((name.to_owned(), text.clone()));
+            match tune {
+                Tune::SkipOutboundPorts => {
+                    tuned.redirect.skip_outbound_ports = annotations::list(&text).ok_or_else(unread)?;
                 }
-                "skip-outbound-subnets" => {
-                    redirect.skip_outbound_subnets = list(text).ok_or_else(|| wrong("a list of networks"))?;
+                Tune::SkipOutboundSubnets => {
+                    tuned.redirect.skip_outbound_subnets = annotations::list(&text).ok_or_else(unread)?;
                 }
-                "log-level" => env.push(("WEFT_LOG".to_owned(), text.to_owned())),
-                "workers" => {
-                    text.parse::<std::num::NonZeroU8>()
-                        .map_err(|_| wrong("a number from 1 to 255"))?;
-                    env.push(("WEFT_WORKERS".to_owned(), text.to_owned()));
-                }
+                Tune::AccessLog => variable("WEFT_ACCESS_LOG"),
+                Tune::LogLevel => variable("WEFT_LOG"),
+                Tune::Workers => variable("WEFT_WORKERS"),
                 // Read by the control plane.
-                "inbound" => {}
-                _ => {
-                    return Err(format!(
-                        "annotation {key}: Weft does not know it; see docs for the list, or remove it"
-                    ));
-                }
+                Tune::Inbound => {}
             }
         }
-        Ok(Self { redirect, env })
+        Ok(tuned)
     }
 }
 
-fn list<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(|item| item.parse().ok())
-        .collect()
+fn check(object: &Value, what: &str) -> Result<(), String> {
+    for (key, value) in object["metadata"]["annotations"].as_object().into_iter().flatten() {
+        if let Some(mistake) = annotations::mistake(key, value.as_str().unwrap_or_default()) {
+            let fix = if mistake.fix.is_empty() {
+                String::new()
+            } else {
+                format!("; {}", mistake.fix)
+            };
+            return Err(format!("{what} {key}: {}{fix}", mistake.message));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -413,10 +422,38 @@ mod tests {
             ("skip-inbound-ports", "80"),
             ("skip-outbound-port", "25"),
             ("workers", "0"),
+            ("access-log", "yes"),
         ] {
             tuned["metadata"]["annotations"] = json!({ format!("config.weft.dev/{key}"): value });
             refused(&tuned, key);
         }
+    }
+
+    #[test]
+    fn a_namespaces_annotations_are_for_its_pods_and_a_pods_own_count_before_them() {
+        let namespace = |annotations: Value| json!({"metadata": {"name": "shop", "labels": {INJECT_LABEL: "enabled"}, "annotations": annotations}});
+        let log = |pod: &Value| {
+            let namespace = namespace(json!({"config.weft.dev/access-log": "on", "config.weft.dev/inbound": "strict"}));
+            let Decision::Inject(pod) = inject(pod, &namespace, &settings()) else {
+                panic!("not injected")
+            };
+            let env = pod["spec"]["initContainers"][1]["env"].as_array().unwrap().clone();
+            let set = env.into_iter().filter(|var| var["name"] == "WEFT_ACCESS_LOG");
+            set.map(|var| var["value"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(log(&pod()), ["on"]);
+        let mut quiet = pod();
+        quiet["metadata"]["annotations"] = json!({"config.weft.dev/access-log": "off"});
+        assert_eq!(log(&quiet), ["off"]);
+        let mistyped = namespace(json!({"config.weft.dev/acess-log": "on"}));
+        let Decision::Refuse(why) = inject(&pod(), &mistyped, &settings()) else {
+            panic!("not refused")
+        };
+        assert!(
+            why.contains("the Namespace's annotation config.weft.dev/acess-log"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod facts;
 pub mod fields;
 mod files;
 mod job;
+mod marks;
 pub(crate) mod place;
 pub mod pod;
 pub mod raw;
@@ -163,8 +164,9 @@ impl Reader {
         let mut images = 0;
         for object in objects {
             let Some(fields) = fields_of(object) else { continue };
-            let found = look(object, fields, &mut images);
-            let sound = found.is_empty();
+            let mut found = look(object, fields, &mut images);
+            found.extend(marks::read(object));
+            let sound = !found.iter().any(|problem| problem.severity == Severity::Error);
             problems.extend(found);
             let good = sound && take(object, &mut desired, &mut problems);
             if !good {
@@ -212,10 +214,15 @@ fn fields_of(object: &Object) -> Option<&'static [Field]> {
 fn look(object: &Object, fields: &'static [Field], images: &mut usize) -> Vec<Problem> {
     let findings = schema::walk(&object.raw, fields);
     *images += findings.iter().filter(|finding| finding.kind == Found::Image).count();
-    let refused = findings.into_iter().filter(|finding| finding.kind == Found::Refused);
-    refused
-        .map(|f| object.problem(Severity::Error, &f.field, f.message, f.fix))
-        .collect()
+    let problem = |finding: schema::Finding| {
+        let severity = match finding.kind {
+            Found::Refused => Severity::Error,
+            Found::Ignored => Severity::Warning,
+            Found::Image => return None,
+        };
+        Some(object.problem(severity, &finding.field, finding.message, finding.fix))
+    };
+    findings.into_iter().filter_map(problem).collect()
 }
 
 fn image_notice(images: usize) -> Problem {

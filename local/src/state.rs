@@ -6,6 +6,17 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use weft_daemon::settings::Variable;
+
+/// Where the state of meshes is.
+pub const STATE_DIR: Variable = Variable {
+    name: "WEFT_STATE_DIR",
+    value: "a directory",
+    default: "`$XDG_STATE_HOME/weft`, else `~/.local/state/weft`",
+    by: "`weft up` and every verb that asks a mesh",
+    meaning: "Where local meshes keep keys, logs and sockets, each in a directory of its name. (The variable of the same name \
+              of a proxy and of a control plane is theirs alone.)",
+};
 
 /// The state directory of one mesh. Only its owner may enter it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +30,7 @@ impl StateDir {
     /// `~/.local/state/weft`. `variable` reads the environment.
     pub fn of(mesh: &str, variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let base = set("WEFT_STATE_DIR").unwrap_or_else(|| {
+        let base = set(STATE_DIR.name).unwrap_or_else(|| {
             let home = || set("HOME").unwrap_or_else(|| PathBuf::from("/")).join(".local/state");
             set("XDG_STATE_HOME")
                 .filter(|path| path.is_absolute())
@@ -27,9 +38,14 @@ impl StateDir {
                 .join("weft")
         });
         let base = std::path::absolute(&base).unwrap_or(base);
+        Self::within(&base, mesh)
+    }
+
+    /// That of the mesh of this name, where the directory of all meshes is known.
+    pub fn within(base: &Path, mesh: &str) -> Self {
         Self {
             path: base.join(mesh),
-            base,
+            base: base.to_owned(),
         }
     }
 

@@ -22,9 +22,38 @@ fn switch(mesh: &Mesh, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A namespace whose pods begin with their access logs on, but for one.
+const LOUD: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: nobody-calls, namespace: shop}
+spec: {selector: {app: nobody}, ports: [{port: 4000}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: loud
+  labels: {weft.dev/inject: enabled}
+  annotations: {config.weft.dev/access-log: 'on'}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: loud, namespace: loud}
+spec: {containers: [{name: app, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: quiet, namespace: loud, annotations: {config.weft.dev/access-log: 'off'}}
+spec: {containers: [{name: app, command: [sleep, infinity]}]}
+";
+
 #[test]
-fn a_pods_access_log_is_switched_while_it_runs() {
-    let mesh = shop().up();
+fn a_pods_access_log_begins_as_its_annotation_says_and_is_switched_while_it_runs() {
+    let mesh = shop().file("loud.yaml", LOUD).up();
+    for (pod, said) in [("loud", "on\n"), ("quiet", "off\n")] {
+        let output = mesh.weft("access-log", ["-n", "loud", pod]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{pod}");
+    }
     let visit = |path: &str| {
         let url = format!("http://reviews{path}");
         mesh.visit("shop", "visitor", &url, &["--count", "1"]).none_failed();
@@ -69,4 +98,23 @@ fn a_pods_access_log_is_switched_while_it_runs() {
             .any(|one| one["protocol"] == "http/1" && one["direction"] == "outbound"),
         "{detected:#?}"
     );
+    status_says_what_each_port_speaks(&mesh);
+}
+
+fn status_says_what_each_port_speaks(mesh: &Mesh) {
+    let status = mesh.status();
+    let service = |name: &str| {
+        let services = status["services"].as_array().expect("services");
+        services.iter().find(|service| service["name"] == name).expect(name)["ports"][0].clone()
+    };
+    let reviews = service("reviews");
+    assert_eq!(reviews["declared"]["protocol"], "http", "{reviews:#}");
+    assert_eq!(reviews["detected"][0]["protocol"], "http/1", "{reviews:#}");
+    let ratings = service("ratings");
+    assert_eq!(ratings["declared"]["by"], "appProtocol", "{ratings:#}");
+    let text = mesh.weft("status", ["-n", "shop"]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    for said in ["gRPC (appProtocol)", "HTTP/1.1 (port name)", "not seen yet"] {
+        assert!(text.contains(said), "{said:?} is not in\n{text}");
+    }
 }

@@ -25,11 +25,10 @@ impl Show {
         } else {
             std::io::stdout().is_terminal()
         };
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             to_stderr,
             terminal,
-            colours: terminal && !plain,
+            colours: terminal && weft_daemon::log::colours_wanted(),
             spinner: None,
         }
     }

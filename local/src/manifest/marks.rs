@@ -1,0 +1,137 @@
+//! Weft's own annotations and labels on what a user writes: those that are mistyped, and those that nothing reads where they
+//! stand. Without a word, the first would be a mesh that is not what its manifests say.
+
+use serde_json::Value;
+use weft_control::objects::{Object, Problem, Severity};
+use weft_injector::annotations::{INJECT_LABEL, PREFIX, Tune, mistake};
+
+/// What is wrong with the marks of an object.
+pub(super) fn read(object: &Object) -> Vec<Problem> {
+    let own = &object.raw["metadata"];
+    if matches!(object.kind.as_str(), "Namespace" | "Pod") {
+        return of(object, own, "metadata");
+    }
+    let mut problems = Vec::new();
+    let template = &object.raw["spec"]["template"]["metadata"];
+    problems.extend(of(object, template, "spec.template.metadata"));
+    let has_pods = object.raw["spec"]["template"].is_object();
+    for (map, key) in marks(own) {
+        let fix = match has_pods {
+            true => format!("write it in spec.template.metadata.{map}"),
+            false => "write it on a Namespace or a Pod".to_owned(),
+        };
+        let message = format!("nothing reads it on a {}", object.kind);
+        problems.push(object.problem(Severity::Warning, &format!("metadata.{map}[{key}]"), message, fix));
+    }
+    problems
+}
+
+/// Those of ours: in which map, and the key.
+fn marks(metadata: &Value) -> impl Iterator<Item = (&'static str, &str)> {
+    let keys = |map: &'static str| {
+        metadata[map]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(move |(key, _)| (map, key.as_str()))
+    };
+    let ours = |(map, key): &(&str, &str)| match *map {
+        "annotations" => key.starts_with(PREFIX),
+        _ => *key == INJECT_LABEL,
+    };
+    keys("annotations").chain(keys("labels")).filter(ours)
+}
+
+fn of(object: &Object, metadata: &Value, path: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (map, key) in marks(metadata) {
+        let Some(text) = metadata[map][key].as_str() else {
+            continue;
+        };
+        let (message, fix) = match map {
+            "annotations" => match mistake(key, text) {
+                Some(wrong) if wrong.fix.is_empty() => {
+                    let fix = Tune::of(key).map(|tune| format!("take {}", tune.value().replace('`', "")));
+                    (wrong.message, fix.unwrap_or_default())
+                }
+                Some(wrong) => (wrong.message, wrong.fix),
+                None => continue,
+            },
+            _ if matches!(text, "enabled" | "disabled") => continue,
+            _ => (
+                format!("{text:?} is neither \"enabled\" nor \"disabled\""),
+                "enabled or disabled".to_owned(),
+            ),
+        };
+        problems.push(object.problem(Severity::Error, &format!("{path}.{map}[{key}]"), message, fix));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::manifest::tests::object;
+
+    #[track_caller]
+    fn check(raw: Value, want: &[&str]) {
+        let said = read(&object(raw)).into_iter();
+        let said: Vec<String> = said
+            .map(|p| format!("{} {} (fix: {})", p.severity, p.field, p.fix))
+            .collect();
+        assert_eq!(said, want);
+    }
+
+    fn deployment(own: Value, template: Value) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": own, "spec": {"template": {"metadata": template}}})
+    }
+
+    #[test]
+    fn what_is_right_says_nothing() {
+        let right = json!({
+            "labels": {INJECT_LABEL: "enabled", "app": "web"},
+            "annotations": {"config.weft.dev/access-log": "on", "config.weft.dev/inbound": "strict", "a": "b"},
+        });
+        check(json!({"kind": "Namespace", "metadata": right}), &[]);
+        check(deployment(json!({"name": "web"}), right), &[]);
+    }
+
+    #[test]
+    fn a_namespace_that_is_mistyped_is_an_error_and_not_a_namespace_without_a_mesh() {
+        check(
+            json!({"kind": "Namespace", "metadata": {"labels": {INJECT_LABEL: "true"}}}),
+            &["error metadata.labels[weft.dev/inject] (fix: enabled or disabled)"],
+        );
+        check(
+            json!({"kind": "Namespace", "metadata": {"annotations": {"config.weft.dev/acces-log": "on"}}}),
+            &[
+                "error metadata.annotations[config.weft.dev/acces-log] (fix: remove it, or take one of access-log, inbound, \
+               log-level, skip-outbound-ports, skip-outbound-subnets, workers)",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_value_is_an_error_in_a_template_and_an_annotation_beside_the_template_a_warning() {
+        check(
+            deployment(json!({}), json!({"annotations": {"config.weft.dev/workers": "many"}})),
+            &["error spec.template.metadata.annotations[config.weft.dev/workers] (fix: take a number from 1 to 255)"],
+        );
+        check(
+            deployment(
+                json!({"annotations": {"config.weft.dev/inbound": "strict"}, "labels": {INJECT_LABEL: "disabled"}}),
+                json!({}),
+            ),
+            &[
+                "warning metadata.annotations[config.weft.dev/inbound] (fix: write it in spec.template.metadata.annotations)",
+                "warning metadata.labels[weft.dev/inject] (fix: write it in spec.template.metadata.labels)",
+            ],
+        );
+        check(
+            json!({"kind": "Service", "metadata": {"annotations": {"config.weft.dev/inbound": "strict"}}}),
+            &["warning metadata.annotations[config.weft.dev/inbound] (fix: write it on a Namespace or a Pod)"],
+        );
+    }
+}
