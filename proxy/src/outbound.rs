@@ -6,6 +6,7 @@
 //! for the whole stream [`streams`] (balance, connect, answer, forward).
 
 pub mod attempt;
+mod dial;
 mod mirrors;
 pub mod reach;
 pub mod requests;

@@ -47,6 +47,7 @@ impl Attempt<'_, '_, '_> {
         }
         match wanted {
             Some(cause) if self.may_try_again(cause) => {
+                self.exchange.answered_after = Some(self.exchange.started.elapsed());
                 self.status = head.status.as_u16();
                 self.grpc_status = match cause {
                     Cause::Grpc(status) => Some(status),
