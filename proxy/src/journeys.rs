@@ -6,6 +6,7 @@ mod answers;
 mod context;
 mod deadlines;
 mod filters;
+mod forgeries;
 mod http;
 mod http2;
 mod mirrors;
