@@ -7,6 +7,7 @@ mod context;
 mod deadlines;
 mod filters;
 mod forgeries;
+mod held;
 mod http;
 mod http2;
 mod mirrors;

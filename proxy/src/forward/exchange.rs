@@ -48,7 +48,9 @@ impl Exchange<'_> {
         let tries_again = self.terms.as_ref().is_some_and(|terms| terms.may_try_again());
         self.replay
             .begin(peer || tries_again || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
-        if let Some(terms) = &self.terms {
+        if let Some(terms) = &mut self.terms {
+            // Whatever another try has brought is not this one's.
+            terms.held = None;
             terms.tell(&mut self.head.headers);
         }
         let _open = match upstream {

@@ -156,7 +156,8 @@ impl Attempt<'_, '_, '_> {
 
     /// Whether the request may be sent once more: it did not reach the app, or the app cannot tell.
     fn is_replayable(&self, broken: &Broken) -> bool {
-        if !self.exchange.replay.is_whole() || self.interims > 0 {
+        // Once its response has begun, the request has reached the app.
+        if !self.exchange.replay.is_whole() || self.interims > 0 || self.has_been_held {
             return false;
         }
         match (&self.up, broken) {
