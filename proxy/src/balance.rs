@@ -67,6 +67,8 @@ struct Load {
     ewma: Ewma,
     in_flight: Cell<u32>,
     health: Health,
+    /// A connection is being made for which nobody waits any more.
+    straggles: Cell<bool>,
 }
 
 /// An endpoint as reached through one Service: everything that a request needs, resolved.
@@ -126,6 +128,12 @@ pub struct InFlight {
     load: Rc<Load>,
 }
 
+/// The one connection to an endpoint that may be made although nobody waits for it any more.
+#[derive(Debug)]
+pub struct Straggler {
+    load: Rc<Load>,
+}
+
 impl Endpoints {
     /// Knows nothing yet.
     pub fn new(seed: u64, metrics: Rc<Metrics>) -> Rc<Self> {
@@ -181,6 +189,7 @@ impl Endpoints {
             ewma,
             in_flight: Cell::new(0),
             health: Health::default(),
+            straggles: Cell::new(false),
         });
         loads.insert(key, Rc::downgrade(&load));
         load
@@ -223,6 +232,12 @@ impl Remote {
         }
     }
 
+    /// Leave to go on making a connection for which nobody waits any more. `None`: another has it.
+    pub fn straggler(&self) -> Option<Straggler> {
+        let load = self.load.clone();
+        (!load.straggles.replace(true)).then_some(Straggler { load })
+    }
+
     /// Whether it may be chosen.
     pub fn is_well(&self) -> bool {
         self.load.health.is_well()
@@ -254,6 +269,17 @@ impl InFlight {
             true => self.load.ewma.observe_first(took, now),
             false => self.load.ewma.observe(took, now),
         }
+    }
+
+    /// Tells that there was no answer after so long.
+    pub fn observe_none(&self, waited: Duration, now: Instant) {
+        self.load.ewma.observe_at_least(waited, now);
+    }
+}
+
+impl Drop for Straggler {
+    fn drop(&mut self) {
+        self.load.straggles.set(false);
     }
 }
 

@@ -281,7 +281,8 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
     }
 }
 
-/// Detect. Where nothing was said yet, a peer's ClientHello may still come: the caller looks.
+/// Detect. Mere bytes of a peer are looked at as those of a stranger, unless the port is declared to carry such: their client
+/// would else say itself who calls. Where nothing was said yet, a peer's ClientHello may still come: the caller looks.
 async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>) -> Result<Detected, Reason> {
     let declared = worker
         .tables()
@@ -295,6 +296,9 @@ async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>
             arrived.answer().await?;
             PEER_IDLE
         }
+        // A peer may have been told that these are bytes by a route of its own namespace, and the app's parser knows nothing
+        // of that. Boxed: it is over once bytes are passed on.
+        (Some(Hop::Tcp), Some(Protocol::Undeclared) | None) => return Box::pin(look(worker, arrived, journey)).await,
         (Some(hop), _) => return Ok(hop.http().map_or(Detected::Opaque, Detected::Http)),
         (None, _) => worker.settings.idle_timeout,
     };
@@ -325,6 +329,23 @@ async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>
     }
 }
 
+/// Detect, in what a peer carries as bytes to a port of which nothing is declared. Nobody waits for it: the app is dialled and
+/// the peer told so first, and a greeting passes as soon as it comes.
+async fn look(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>) -> Result<Detected, Reason> {
+    let mut app = Some(dial_app(worker, journey.app).await?);
+    arrived.answer().await?;
+    let waits = Waits {
+        silence: Duration::ZERO,
+        pause: worker.settings.detect_wait,
+    };
+    let dial = async || app.take().ok_or(ProtocolError::Dial(Reason::Internal));
+    let detected = detect::protocol(&mut arrived.io, journey.app, waits, &worker.server_first, dial).await;
+    match detected.map_err(|error| error.reason())? {
+        Detected::Opaque => Ok(app.map_or(Detected::Opaque, Detected::Dialled)),
+        detected => Ok(detected),
+    }
+}
+
 /// What was found out, and how.
 fn verdict(worker: &Worker, arrived: &Arrived, detected: &Detected, port: u16) -> Verdict {
     let tables = worker.tables();
@@ -333,6 +354,8 @@ fn verdict(worker: &Worker, arrived: &Arrived, detected: &Detected, port: u16) -
         .and_then(|own| own.port(port))
         .map(|port| port.protocol);
     let found = match (arrived.hop, declared) {
+        // It says that these are bytes.
+        (Some(Hop::Tcp), Some(Protocol::Undeclared) | None) if detected.version().is_some() => Found::ClientBytes,
         (Some(_), _) => Found::Peer,
         (None, Some(Protocol::Undeclared) | None) => detected.found(&arrived.io),
         (None, Some(_)) => Found::Declared,

@@ -6,6 +6,8 @@ mod answers;
 mod context;
 mod deadlines;
 mod filters;
+mod forgeries;
+mod held;
 mod http;
 mod http2;
 mod mirrors;

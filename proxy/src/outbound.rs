@@ -6,6 +6,7 @@
 //! for the whole stream [`streams`] (balance, connect, answer, forward).
 
 pub mod attempt;
+mod dial;
 mod mirrors;
 pub mod reach;
 pub mod requests;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
 use weft_model::destination::{Protocol, Target};
 use weft_model::reason::Reason;
 
@@ -59,7 +61,8 @@ pub async fn serve(worker: &Rc<Worker>, socket: TcpStream, client: SocketAddr) {
 /// The rooms in their order. An error gives the stream back, to be told why.
 async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) -> Result<(), (Io, Reason)> {
     let target = Target::Address(destination);
-    let (service, generation, detected, trial) = loop {
+    let begun = Instant::now();
+    let (service, generation, detected, name, trial) = loop {
         let service = match worker.find(&target).await {
             Ok(Found::Service(service)) => service,
             Ok(Found::Outside) => {
@@ -71,14 +74,26 @@ async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) ->
         // Of the same moment: nothing was waited for since the service was found.
         let generation = worker.generation();
         let mut trial = None;
-        let detected = match detect(worker, &mut io, &target, &service, &mut trial).await {
+        let detected = match detect(worker, &mut io, (&target, begun), &service, &mut trial).await {
             Ok(detected) => detected,
             Err(reason) => return Err((io, reason)),
+        };
+        let name = match detected {
+            // Boxed: few streams go by their name.
+            Detected::Opaque if service.by_server_name() => {
+                Box::pin(streams::server_name(
+                    worker,
+                    &mut io,
+                    begun + patience(worker, &service),
+                ))
+                .await
+            }
+            _ => None,
         };
         // Detection may have waited for long, and what was decided meanwhile is said to hold: then it is looked up anew.
         // A trial connection has carried nothing yet, and what the app has said is kept.
         if generation == worker.generation() {
-            break (service, generation, detected, trial);
+            break (service, generation, detected, name, trial);
         }
     };
     worker
@@ -86,7 +101,7 @@ async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) ->
         .note(Direction::Outbound, destination, verdict(&detected, &service, &io));
     let version = match detected {
         Detected::Http(version) => version,
-        Detected::Opaque => return streams::opaque(worker, io, &target, &service).await,
+        Detected::Opaque => return streams::opaque(worker, io, &target, &service, name.as_deref()).await,
         Detected::Dialled(upstream) => {
             if let Some(flight) = trial {
                 Stream { io: upstream, flight }.pump(io).await;
@@ -107,7 +122,7 @@ async fn connection(worker: &Rc<Worker>, mut io: Io, destination: SocketAddr) ->
 async fn detect(
     worker: &Rc<Worker>,
     io: &mut Io,
-    target: &Target,
+    (target, begun): (&Target, Instant),
     service: &Rc<Service>,
     trial: &mut Option<streams::Flight>,
 ) -> Result<Detected, Reason> {
@@ -122,6 +137,9 @@ async fn detect(
                 return Ok(Detected::Opaque);
             };
             let dial = async || -> Result<Io, detect::ProtocolError> {
+                if service.by_server_name() {
+                    sleep_until(begun + patience(worker, service)).await;
+                }
                 let dialled = streams::dial(worker, target, service, None, Early::nothing()).await;
                 let stream = dialled.map_err(detect::ProtocolError::Dial)?;
                 *trial = Some(stream.flight);
@@ -132,8 +150,26 @@ async fn detect(
                 pause: worker.settings.detect_wait,
             };
             let detected = detect::protocol(io, destination, waits, &worker.server_first, dial).await;
-            detected.map_err(|error| error.reason())
+            match detected.map_err(|error| error.reason())? {
+                // The client has spoken after all, and may say a name that leads elsewhere.
+                Detected::Dialled(server)
+                    if service.by_server_name() && server.ahead().is_empty() && !io.ahead().is_empty() =>
+                {
+                    *trial = None;
+                    Ok(Detected::Opaque)
+                }
+                detected => Ok(detected),
+            }
         }
+    }
+}
+
+/// How long a client may be silent whose first bytes, by the name that they ask for, decide where they go: as long as a
+/// ClientHello may take, before it goes where streams without a name do; for ever, nearly, where no such place is.
+fn patience(worker: &Worker, service: &Service) -> Duration {
+    match service.takes_nameless() {
+        true => worker.settings.handshake_timeout,
+        false => APP_IDLE,
     }
 }
 

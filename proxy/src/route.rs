@@ -414,6 +414,12 @@ impl Service {
         streams.is_some_and(Streams::by_name)
     }
 
+    /// Whether an opaque stream that names no server goes anywhere.
+    pub fn takes_nameless(&self) -> bool {
+        let streams = self.model.as_ref().and_then(|model| model.streams.as_ref());
+        streams.is_none_or(|streams| streams.pick(None).is_some())
+    }
+
     /// Where an opaque stream goes. `name`: the server name that its TLS asks for, if it is TLS and says; `drawn`: uniform
     /// from all of `u64`.
     pub fn opaque(&self, name: Option<&str>, drawn: u64) -> Result<Rc<Balancer>, Reason> {

@@ -31,6 +31,9 @@ const BACKOFF_GROWS: u32 = 10;
 /// The longest wait before another try, whatever the rule says: nobody notices meanwhile that the client has gone.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// How long a response's head waits for its first message or its trailers. Those of a call that fails come close behind.
+const HOLD: Duration = Duration::from_millis(100);
+
 /// What a rule asks for the requests to one of its backends. The rule's own comes first.
 #[derive(Debug)]
 pub struct Words {
@@ -72,8 +75,10 @@ pub struct Terms {
     left: u32,
     /// How long to wait before the one that was granted last.
     wait: Duration,
-    /// A response of which no message has come yet, so that its trailers may still have another try made.
-    pub(crate) held: Option<ResponseHead>,
+    /// A response of which no message has come yet, so that its trailers may still have another try made; and until when it
+    /// waits for that.
+    pub(crate) held: Option<(ResponseHead, Instant)>,
+    hold_timer: Timer,
 }
 
 /// Why another try is made.
@@ -193,12 +198,12 @@ impl Terms {
             left: retry.map_or(0, |retry| retry.attempts),
             wait: Duration::ZERO,
             held: None,
+            hold_timer: Timer::default(),
         })))
     }
 
     /// A try begins.
     pub fn begin_try(&mut self) {
-        self.held = None;
         let limit = self.words.as_ref().and_then(|words| words.timeouts.backend_request);
         self.try_ends = limit.and_then(|limit| Instant::now().checked_add(limit));
     }
@@ -266,6 +271,19 @@ impl Terms {
     /// Whether it has to be seen whether a message comes before this response may begin.
     pub(crate) fn holds(&self, head: &ResponseHead) -> bool {
         self.grpc && head.length != Length::Empty && self.retry().is_some_and(|retry| !retry.grpc_statuses.is_empty())
+    }
+
+    /// Holds a response back.
+    pub(crate) fn hold(&mut self, head: ResponseHead) {
+        self.held = Some((head, Instant::now() + HOLD));
+    }
+
+    /// Ready when the response that is held back has waited for long enough.
+    pub(crate) fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.held {
+            Some((_, until)) => self.hold_timer.poll(cx, *until),
+            None => Poll::Ready(()),
+        }
     }
 
     /// Asks for another try: whether there is one left, in time and within the budget. It is counted then.

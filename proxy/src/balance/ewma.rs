@@ -58,6 +58,14 @@ impl Ewma {
         self.at.set(now);
     }
 
+    /// Takes in that an answer had not come after so long: it costs that much at least. Says nothing of a try that failed
+    /// sooner than an answer was expected, so that who fails fast does not pass for fast.
+    pub fn observe_at_least(&self, waited: Duration, now: Instant) {
+        if waited.as_secs_f64() > self.faded(now) {
+            self.observe(waited, now);
+        }
+    }
+
     /// The estimate in seconds; never 0.
     pub fn cost(&self, now: Instant) -> f64 {
         self.faded(now).max(FLOOR_SECONDS)
@@ -102,6 +110,18 @@ mod tests {
         assert!(ewma.cost(later) >= 0.01, "not better than unknown");
         ewma.observe_first(MS, later + Duration::from_secs(60));
         assert!(ewma.cost(later + Duration::from_secs(60)) < 0.002, "a fast one counts");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_has_not_come_costs_what_was_waited_and_a_fast_failure_gains_nothing() {
+        let start = Instant::now();
+        let ewma = Ewma::new(10 * MS, start);
+        ewma.observe_at_least(100 * MS, start);
+        assert!(ewma.cost(start) >= 0.1);
+        let later = start + Duration::from_secs(1);
+        let before = ewma.cost(later);
+        ewma.observe_at_least(MS, later);
+        assert!((ewma.cost(later) - before).abs() < 1e-9);
     }
 
     #[tokio::test(start_paused = true)]

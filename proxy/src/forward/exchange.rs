@@ -38,6 +38,7 @@ impl Exchange<'_> {
         if self.answered || !self.replay.is_whole() {
             return Err(failure(Reason::Internal, false, self.answered, None));
         }
+        self.answered_after = None;
         let reused = matches!(upstream, Upstream::H1(client) if client.uses > 0);
         let idempotent = self.head.method.is_idempotent();
         let peer = upstream.is_to_peer();
@@ -47,7 +48,9 @@ impl Exchange<'_> {
         let tries_again = self.terms.as_ref().is_some_and(|terms| terms.may_try_again());
         self.replay
             .begin(peer || tries_again || matches!(upstream, Upstream::H2(_)) || (reused && idempotent));
-        if let Some(terms) = &self.terms {
+        if let Some(terms) = &mut self.terms {
+            // Whatever another try has brought is not this one's.
+            terms.held = None;
             terms.tell(&mut self.head.headers);
         }
         let _open = match upstream {
@@ -60,6 +63,7 @@ impl Exchange<'_> {
             ..Attempt::new(self, up, reused)
         };
         let result = poll_fn(|cx| attempt.poll(cx)).await;
+        attempt.note_silence(&result);
         let (result, reusable) = attempt.conclude(result);
         self.moved = match &result {
             Ok(done) => (done.request_bytes, done.response_bytes),
@@ -141,7 +145,6 @@ struct Attempt<'e, 'a, 'u> {
     half_closed: bool,
     status: u16,
     grpc_status: Option<u16>,
-    first_byte: Duration,
     stall: Stall,
     /// The client's, with its body.
     pause: Stall,
@@ -205,7 +208,6 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             half_closed: false,
             status: 0,
             grpc_status: None,
-            first_byte: Duration::ZERO,
             stall: Stall::default(),
             pause: Stall::default(),
         }
@@ -316,7 +318,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
         self.exchange.replay.forget();
         self.exchange.answered = true;
-        self.first_byte = self.exchange.started.elapsed();
+        self.exchange.answered_after = Some(self.exchange.started.elapsed());
         self.status = head.status.as_u16();
         self.grpc_status = grpc_status(&head.headers);
         self.tunnel = head.upgrade.is_some() || (connect && head.status.is_success());

@@ -37,6 +37,9 @@ pub struct Exchange<'a> {
     pub(crate) terms: Option<Box<Terms>>,
     /// Bytes of bodies that the last try has moved: to the upstream, and from it.
     pub(crate) moved: (u64, u64),
+    /// When the response of the last try began, or it ended without one, since the request's head. `None`: that says
+    /// nothing of the endpoint, as where its client has left in the middle of a body.
+    pub(crate) answered_after: Option<Duration>,
     /// What the access log will say. Dropped, and so written, with the exchange. Mostly off.
     pub(crate) line: Option<Line>,
 }
@@ -56,8 +59,6 @@ pub struct Done {
     pub upgraded: bool,
     /// The upstream connection can take another request.
     pub reusable: bool,
-    /// From the request's head to the response's.
-    pub first_byte: Duration,
 }
 
 /// Why an exchange did not reach its end.
@@ -99,6 +100,7 @@ impl<'a> Exchange<'a> {
             continued: false,
             terms: None,
             moved: (0, 0),
+            answered_after: None,
             line: None,
         }
     }

@@ -448,7 +448,7 @@ impl Replay {
     fn keep(&mut self, from: &Message<'_>, n: usize) {
         if let Some(tee) = &mut self.tee {
             tee.body.extend_from_slice(from.data(n));
-            if tee.body.len() > COPY_BYTES {
+            if tee.body.len() > COPY_BYTES || tee.to.iter().all(oneshot::Sender::is_closed) {
                 self.tee = None;
             }
         }

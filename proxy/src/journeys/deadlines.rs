@@ -185,3 +185,86 @@ fn left(head: &str) -> u64 {
     };
     number.parse::<u64>().unwrap() * unit
 }
+
+#[test]
+fn an_endpoint_that_hangs_is_left_for_one_that_answers() {
+    story(async {
+        for timeouts in [request(SHORT), one_try(SHORT)] {
+            for speaks in BOTH {
+                let (hangs, _) = scripted_app(speaks, &[Does::Nothing]).await;
+                let (answers, _) = scripted_app(speaks, &[Does::Status(200)]).await;
+                let client = client_of(&World::new(), &[hangs, answers], |rule| rule.timeouts = timeouts).await;
+                let mut late = 0;
+                for _ in 0..20 {
+                    late += usize::from(ask(&client, speaks, "/", &[], "asked").await.status == 504);
+                }
+                assert!(late <= 5, "{speaks:?} {timeouts:?}: {late} of 20 were late");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_that_no_request_can_wait_for_is_found_out_all_the_same() {
+    story(async {
+        for speaks in BOTH {
+            // Both take connections and never shake hands: longer than the rule allows.
+            let (one, other) = (listen().await, listen().await);
+            let world = World::new();
+            let endpoints = vec![
+                world.endpoint(1, one.local_addr().unwrap(), Some("reviews")),
+                world.endpoint(2, other.local_addr().unwrap(), Some("reviews")),
+            ];
+            let rule = |rule: &mut weft_model::route::Rule| rule.timeouts = request(SHORT);
+            let client = client_told(&world, &[], rule, |told| _ = told.endpoints("all", endpoints)).await;
+            let ejected = || {
+                let counted = client.metrics();
+                let line = counted
+                    .lines()
+                    .find(|line| line.starts_with("weft_endpoint_ejections_total{"));
+                line.is_some_and(|line| line.contains("connect-timeout"))
+            };
+            while !ejected() {
+                assert_eq!(ask(&client, speaks, "/", &[], "asked").await.status, 504);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_comes_too_late_for_its_request_is_there_for_the_next() {
+    story(async {
+        for speaks in BOTH {
+            let (app, _) = scripted_app(speaks, &[Does::Status(200)]).await;
+            let world = World::new();
+            let server = world.told("reviews").strict().start(app, nobody().await).await;
+            let far = far_off(server.inbound, 2 * SHORT).await;
+            let endpoint = world.endpoint(1, far, Some("reviews"));
+            let rule = |rule: &mut weft_model::route::Rule| rule.timeouts = request(SHORT);
+            let client = client_told(&world, &[], rule, |told| _ = told.endpoints("all", vec![endpoint])).await;
+            let mut late = 0;
+            while ask(&client, speaks, "/", &[], "asked").await.status == 504 {
+                late += 1;
+                assert!(late < 5, "{speaks:?}");
+            }
+            assert!(late > 0, "{speaks:?}");
+        }
+    });
+}
+
+/// Passes connections on, their first bytes after a while.
+async fn far_off(to: std::net::SocketAddr, wait: Duration) -> std::net::SocketAddr {
+    let listener = listen().await;
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(wait).await;
+                let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    address
+}

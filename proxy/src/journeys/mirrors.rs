@@ -158,3 +158,33 @@ fn a_copy_that_cannot_be_sent_is_dropped_and_the_request_goes_on() {
         copies(&client, "failed", 1).await;
     });
 }
+
+#[test]
+fn bodies_that_are_slow_to_come_keep_no_other_copy_from_being_sent() {
+    story(async {
+        let (app, _) = scripted_app(Speaks::H1, &[Does::Status(200)]).await;
+        let (shadow, copied) = scripted_app(Speaks::H1, &[Does::Status(200)]).await;
+        let endpoint = World::new().endpoint(9, shadow, None);
+        let change = |rule: &mut Rule| mirror(rule, 100, Some("shadow"));
+        let client = client_told(&World::new(), &[app], change, |told| {
+            _ = told.endpoints("shadow", vec![endpoint])
+        })
+        .await;
+        let mut slow = Vec::new();
+        for _ in 0..100 {
+            let mut connection = Client::to(client.outbound).await;
+            let begins = "POST /slow HTTP/1.1\r\nhost: reviews\r\ncontent-length: 2\r\n\r\na";
+            tokio::io::AsyncWriteExt::write_all(&mut connection.socket, begins.as_bytes())
+                .await
+                .unwrap();
+            slow.push(connection);
+        }
+        assert_eq!(ask(&client, Speaks::H1, "/whole", &[], "asked").await.status, 200);
+        copies(&client, "sent", 1).await;
+        assert!(copied.borrow()[0].0.contains("/whole"));
+        // And what was slow is copied once it is whole.
+        assert_eq!(slow.remove(0).send("b").await.unwrap().status, 200);
+        copies(&client, "sent", 2).await;
+        assert_eq!(copied.borrow()[1].1, "ab");
+    });
+}

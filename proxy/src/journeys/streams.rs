@@ -87,7 +87,11 @@ fn a_server_that_speaks_first_needs_no_annotation_and_little_time() {
 fn a_declared_opaque_port_carries_http_as_bytes() {
     story(async {
         let world = World::new();
-        let server = world.told("reviews").start(echo("").await, nobody().await).await;
+        // By its own Service: a caller's word would not do.
+        let opaque = echo("").await;
+        let mut told = world.told("reviews");
+        told.declare(opaque.port(), Protocol::Opaque);
+        let server = told.start(opaque, nobody().await).await;
         let mut told = world.told("web");
         told.service(Protocol::Opaque, None);
         told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);

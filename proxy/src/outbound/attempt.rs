@@ -1,21 +1,21 @@
 //! Forward, one attempt: one request to one endpoint, over a pooled connection or a new one.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 use weft_model::destination::Target;
 use weft_model::reason::Reason;
 
 use crate::balance::health::Failure;
-use crate::balance::{Balancer, Remote};
+use crate::balance::{Balancer, InFlight, Remote};
 use crate::connect::{Carries, ConnectError};
-use crate::http::client::{H2Client, Upstream, handshake_h1, handshake_h2};
+use crate::http::client::Upstream;
 use crate::http::exchange::{Done, Exchange, ForwardError};
-use crate::http::limits::Limits;
 use crate::http::upgrade;
-use crate::mtls::Hop;
 use crate::observe::trace::Outcome;
-use crate::outbound::reach::{leaf_for, reach};
+use crate::outbound::dial::Dial;
+use crate::outbound::reach::leaf_for;
 use crate::pool::Turn;
 use crate::worker::Worker;
 
@@ -27,7 +27,7 @@ pub struct Attempt<'a> {
     /// What the app dialled.
     pub target: &'a Target,
     /// What the endpoint was chosen from.
-    pub balancer: &'a Balancer,
+    pub balancer: &'a Rc<Balancer>,
     /// The endpoint.
     pub remote: &'a Rc<Remote>,
 }
@@ -91,6 +91,17 @@ fn carries(exchange: &Exchange<'_>) -> Carries {
     }
 }
 
+/// Tells what a try has shown of how long its endpoint takes to answer. `before`: when it was sent, since the request's head;
+/// `first`: it was the first on its connection.
+pub(super) fn learn(flight: &InFlight, exchange: &Exchange<'_>, before: Duration, first: bool, ended_well: bool) {
+    let now = Instant::now();
+    match exchange.answered_after.map(|after| after.saturating_sub(before)) {
+        Some(took) if ended_well => flight.observe(took, first, now),
+        Some(waited) => flight.observe_none(waited, now),
+        None => {}
+    }
+}
+
 impl Attempt<'_> {
     /// Forwards the exchange. Not cancel safe: dropping it cancels the request.
     pub async fn run(self, exchange: &mut Exchange<'_>) -> Result<Done, Failed> {
@@ -104,28 +115,25 @@ impl Attempt<'_> {
         let mut fresh = false;
         loop {
             let lent = match exchange.due() {
-                None => self.lend(spoken, fresh, carries).await,
-                Some((due, reason)) => {
-                    let lent = timeout_at(due, self.lend(spoken, fresh, carries));
-                    // Boxed: only where a rule says how long a try may take.
-                    Box::pin(lent).await.map_err(|_| Failed {
-                        again: reason == Reason::BackendDeadline,
-                        ..Failed::unsent(reason)
-                    })?
-                }
+                None => self.lend(spoken, fresh, carries, false).await,
+                // Boxed: only where a rule says how long a try may take.
+                Some(due) => Box::pin(self.lend_until(due, &flight, (spoken, fresh, carries))).await?,
             };
             let mut lent = lent.map_err(|error| Failed::unsent(error.reason()))?;
             // What was waited for until here, a connection or another endpoint, says nothing of this endpoint's answers.
             let before = exchange.started().elapsed();
-            match exchange.forward(&mut lent.upstream).await {
+            let forwarded = exchange.forward(&mut lent.upstream).await;
+            // A kept connection had ended meanwhile: that says nothing of the endpoint.
+            if matches!(&forwarded, Err(error) if error.replayable && lent.pooled && !fresh) {
+                fresh = true;
+                continue;
+            }
+            learn(&flight, exchange, before, !lent.pooled, forwarded.is_ok());
+            match forwarded {
                 Ok(done) => {
-                    let took = done.first_byte.saturating_sub(before);
-                    flight.observe(took, !lent.pooled, Instant::now());
                     self.give_back(lent, done.reusable, carries);
                     return Ok(done);
                 }
-                // A kept connection had ended meanwhile: that says nothing of the endpoint.
-                Err(error) if error.replayable && lent.pooled && !fresh => fresh = true,
                 Err(error) => {
                     let sound = error.granted && matches!(&lent.upstream, Upstream::H1(client) if client.sound);
                     self.give_back(lent, sound, carries);
@@ -133,6 +141,26 @@ impl Attempt<'_> {
                 }
             }
         }
+    }
+
+    /// A connection, by the time that the try has to be over. One that comes later is for others.
+    async fn lend_until(
+        &self,
+        (due, reason): (Instant, Reason),
+        flight: &InFlight,
+        (spoken, fresh, carries): (Spoken, bool, Carries),
+    ) -> Result<Result<Lent, ConnectError>, Failed> {
+        let begun = Instant::now();
+        timeout_at(due, self.lend(spoken, fresh, carries, true))
+            .await
+            .map_err(|_| {
+                let now = Instant::now();
+                flight.observe_none(now - begun, now);
+                Failed {
+                    again: reason == Reason::BackendDeadline,
+                    ..Failed::unsent(reason)
+                }
+            })
     }
 
     fn failed(&self, error: &ForwardError) -> Failed {
@@ -157,27 +185,28 @@ impl Attempt<'_> {
         }
     }
 
-    async fn lend(&self, spoken: Spoken, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
+    /// `outlives`: a connection is made even where nobody waits for it any more.
+    async fn lend(&self, spoken: Spoken, fresh: bool, carries: Carries, outlives: bool) -> Result<Lent, ConnectError> {
         match spoken {
-            Spoken::H1 => self.h1(fresh, carries).await,
-            Spoken::H2 => self.h2().await,
+            Spoken::H1 => self.h1(fresh, carries, outlives).await,
+            Spoken::H2 => self.h2(outlives).await,
             // Boxed: rare.
-            Spoken::Either => Box::pin(self.either(fresh, carries)).await,
+            Spoken::Either => Box::pin(self.either(fresh, carries, outlives)).await,
         }
     }
 
     /// HTTP/2 where the app takes upgrades by it, else HTTP/1.1.
-    async fn either(&self, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
-        if let Ok(lent) = self.h2().await
+    async fn either(&self, fresh: bool, carries: Carries, outlives: bool) -> Result<Lent, ConnectError> {
+        if let Ok(lent) = self.h2(outlives).await
             && let Upstream::H2(client) = &lent.upstream
             && client.takes_upgrades().await
         {
             return Ok(lent);
         }
-        self.h1(fresh, carries).await
+        self.h1(fresh, carries, outlives).await
     }
 
-    async fn h1(&self, fresh: bool, carries: Carries) -> Result<Lent, ConnectError> {
+    async fn h1(&self, fresh: bool, carries: Carries, outlives: bool) -> Result<Lent, ConnectError> {
         let leaf = leaf_for(self.worker, self.remote)?;
         if !fresh && let Some(client) = self.remote.pool.take_h1(leaf, carries) {
             return Ok(Lent {
@@ -187,17 +216,15 @@ impl Attempt<'_> {
             });
         }
         // Boxed, as everything that happens once per connection: a request's own future stays small.
-        let reach = reach(self.worker, self.target, self.balancer, self.remote, Hop::H1, carries);
-        let reached = Box::pin(reach).await?;
-        let client = handshake_h1(reached.io);
+        let (client, leaf) = Box::pin(self.dial(outlives).h1(carries)).await?;
         Ok(Lent {
             upstream: Upstream::H1(client),
-            leaf: reached.leaf,
+            leaf,
             pooled: false,
         })
     }
 
-    async fn h2(&self) -> Result<Lent, ConnectError> {
+    async fn h2(&self, outlives: bool) -> Result<Lent, ConnectError> {
         let leaf = leaf_for(self.worker, self.remote)?;
         match self.remote.pool.turn_h2(leaf, Instant::now()).await? {
             Turn::Use(client) => Ok(Lent {
@@ -206,12 +233,7 @@ impl Attempt<'_> {
                 pooled: true,
             }),
             Turn::Dial(ticket) => {
-                let dialled = Box::pin(self.dial_h2()).await;
-                ticket.dialled(
-                    dialled.as_ref().map(|(client, leaf)| (client, *leaf)).map_err(|e| *e),
-                    Instant::now(),
-                );
-                let (client, leaf) = dialled?;
+                let (client, leaf) = Box::pin(self.dial(outlives).h2(ticket)).await?;
                 Ok(Lent {
                     upstream: Upstream::H2(client),
                     leaf,
@@ -221,25 +243,14 @@ impl Attempt<'_> {
         }
     }
 
-    async fn dial_h2(&self) -> Result<(H2Client, u64), ConnectError> {
-        // The other side reads whatever comes: it bounds streams by their windows, not by TCP's.
-        let carries = Carries::Heads;
-        let reached = reach(self.worker, self.target, self.balancer, self.remote, Hop::H2, carries).await?;
-        let (client, driver) = handshake_h2(reached.io, Limits::default())
-            .await
-            .map_err(|_| ConnectError::Closed)?;
-        let worker = self.worker.clone();
-        tokio::task::spawn_local(async move {
-            // How it ends is told to each stream.
-            match reached.chain {
-                Some(chain) => tokio::select! {
-                    _ = driver.run() => {}
-                    () = worker.disowned(&chain) => {}
-                },
-                None => _ = driver.run().await,
-            }
-        });
-        Ok((client, reached.leaf))
+    fn dial(&self, outlives: bool) -> Dial {
+        Dial {
+            worker: self.worker.clone(),
+            target: self.target.clone(),
+            balancer: self.balancer.clone(),
+            remote: self.remote.clone(),
+            outlives,
+        }
     }
 
     fn give_back(&self, lent: Lent, reusable: bool, carries: Carries) {

@@ -32,6 +32,10 @@ use crate::worker::Worker;
 const UNDER_WAY: usize = 64;
 /// How long a copy may take, once its body is whole.
 const TIME: Duration = Duration::from_secs(15);
+/// How much longer it is kept, whatever holds it.
+const SLACK: Duration = Duration::from_secs(1);
+/// How long its body may take to be whole.
+const BODY_TIME: Duration = Duration::from_secs(60);
 /// The pipe that a copy goes through.
 const PIPE: usize = 16 * 1024;
 
@@ -47,6 +51,18 @@ struct Sending {
 
 /// Counts a copy that is under way for as long as it lives.
 struct UnderWay(Rc<Cell<usize>>);
+
+impl UnderWay {
+    /// `None`: there are too many.
+    fn begin(worker: &Worker) -> Option<Self> {
+        let count = worker.copies.clone();
+        if count.get() >= UNDER_WAY {
+            return None;
+        }
+        count.set(count.get() + 1);
+        Some(Self(count))
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -65,12 +81,10 @@ pub(super) fn copy(worker: &Rc<Worker>, target: &Target, words: &Words, exchange
         if !copies.mirror.takes(worker.endpoints.chance.draw()) {
             continue;
         }
-        let Some(balancer) = copies.balancer.as_ref().filter(|_| worker.copies.get() < UNDER_WAY) else {
+        let Some(balancer) = &copies.balancer else {
             worker.metrics.copied(&copies.mirror.service, "dropped");
             continue;
         };
-        worker.copies.set(worker.copies.get() + 1);
-        let under_way = UnderWay(worker.copies.clone());
         let (tell, body) = oneshot::channel();
         to.push(tell);
         let service = copies.mirror.service.clone();
@@ -84,12 +98,15 @@ pub(super) fn copy(worker: &Rc<Worker>, target: &Target, words: &Words, exchange
         });
         let head = head.clone();
         tokio::task::spawn_local(async move {
-            let outcome = match body.await {
-                Ok(body) => sending.clone().run(head, body).await,
-                // It was too large, or the request ended before its body.
-                Err(_) => "dropped",
+            let outcome = match timeout(BODY_TIME, body).await {
+                // Only now: bodies that are slow to come keep no other copy from being sent.
+                Ok(Ok(body)) => match UnderWay::begin(&sending.worker) {
+                    Some(_under_way) => sending.clone().run(head, body).await,
+                    None => "dropped",
+                },
+                // It was too large or too slow, or the request ended before its body.
+                _ => "dropped",
             };
-            drop(under_way);
             sending.worker.metrics.copied(&service, outcome);
         });
     }
@@ -130,8 +147,8 @@ impl Sending {
                 () = self.over.notified() => {}
             }
         };
-        // Too late is not sent.
-        let _ = timeout(TIME, sent).await;
+        // Too late is not sent: its endpoint is told apart first.
+        let _ = timeout(TIME + SLACK, sent).await;
         if self.sent.get() { "sent" } else { "failed" }
     }
 }
@@ -151,7 +168,12 @@ impl RequestService for Sending {
                     balancer: &self.balancer,
                     remote: &picked.remote,
                 };
-                attempt.run(exchange).await.is_ok()
+                let begun = Instant::now();
+                let ran = timeout(TIME, attempt.run(exchange)).await;
+                if ran.is_err() && exchange.answered_after.is_none() {
+                    picked.remote.begin().observe_none(begun.elapsed(), Instant::now());
+                }
+                matches!(ran, Ok(Ok(_)))
             };
             self.sent.set(sent);
         }

@@ -16,7 +16,7 @@ use crate::http::server::RequestService;
 use crate::inbound;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::observe::trace::{Begun, Outcome, Span};
-use crate::outbound::attempt::{Attempt, Failed};
+use crate::outbound::attempt::{Attempt, Failed, learn};
 use crate::outbound::mirrors;
 use crate::outbound::reach::probe;
 use crate::outbound::tries::Tries;
@@ -201,7 +201,10 @@ impl Requests {
             terms.begin_try();
         }
         let result = if worker.is_self(endpoint) {
-            Box::pin(inbound::requests::from_self(worker, exchange, endpoint.address)).await
+            let (flight, before) = (picked.remote.begin(), exchange.started().elapsed());
+            let answered = Box::pin(inbound::requests::from_self(worker, exchange, endpoint.address)).await;
+            learn(&flight, exchange, before, false, answered.is_ok());
+            answered
         } else {
             let attempt = Attempt {
                 worker,

@@ -55,18 +55,15 @@ pub struct Flight {
     early: u64,
 }
 
-/// Balances, connects and forwards one stream. An error gives it back, to be told why.
+/// Balances, connects and forwards one stream. `name`: the server name that it asks for. An error gives it back, to be told why.
 pub async fn opaque(
     worker: &Rc<Worker>,
     mut io: Io,
     target: &Target,
     service: &Rc<Service>,
+    name: Option<&str>,
 ) -> Result<(), (Io, Reason)> {
-    let name = match service.by_server_name() {
-        true => server_name(worker, &mut io).await,
-        false => None,
-    };
-    match dial(worker, target, service, name.as_deref(), Early::of(&mut io)).await {
+    match dial(worker, target, service, name, Early::of(&mut io)).await {
         Ok(stream) => {
             stream.pump(io).await;
             Ok(())
@@ -75,9 +72,10 @@ pub async fn opaque(
     }
 }
 
-/// The server name that the client's TLS asks for. `None`: it is no TLS, or says none in time.
-async fn server_name(worker: &Worker, io: &mut Io) -> Option<String> {
-    let (silence, whole) = (worker.settings.detect_wait, worker.settings.handshake_timeout);
+/// The server name that the client's TLS asks for. `None`: it is no TLS, says none, or nothing until `due`. Cancel safe.
+pub async fn server_name(worker: &Worker, io: &mut Io, due: Instant) -> Option<String> {
+    let silence = due.saturating_duration_since(Instant::now());
+    let whole = worker.settings.handshake_timeout;
     // A client that fails here fails again where its bytes are passed on.
     mtls::server_name(io, silence, whole).await.unwrap_or_default()
 }

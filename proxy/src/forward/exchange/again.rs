@@ -12,14 +12,17 @@ use crate::http::message::{Broken, Message, grpc_status};
 use crate::terms::{Cause, Terms};
 
 impl Attempt<'_, '_, '_> {
-    /// The response's head: one that was held back, once it may begin.
+    /// The response's head: one that was held back, once it may begin. That is when it is known whether a message comes; or
+    /// when the client may be waiting for the head, because it has more to say or has waited for long.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
         let Some(terms) = self.exchange.terms.as_deref_mut().filter(|terms| terms.held.is_some()) else {
             return self.up.poll_response(cx, &self.exchange.head);
         };
-        ready!(self.up.poll_data(cx))?;
+        if self.up.poll_data(cx)?.is_pending() && self.request.is_done() && self.exchange.replay.is_whole() {
+            ready!(terms.poll_held(cx));
+        }
         match terms.held.take() {
-            Some(head) => Poll::Ready(Ok(head)),
+            Some((head, _)) => Poll::Ready(Ok(head)),
             None => Poll::Pending,
         }
     }
@@ -41,12 +44,13 @@ impl Attempt<'_, '_, '_> {
         if wanted.is_none() && !held && !head.status.is_informational() && terms.holds(&head) {
             self.has_been_held = true;
             if let Some(terms) = &mut self.exchange.terms {
-                terms.held = Some(head);
+                terms.hold(head);
             }
             return Ok(None);
         }
         match wanted {
             Some(cause) if self.may_try_again(cause) => {
+                self.exchange.answered_after = Some(self.exchange.started.elapsed());
                 self.status = head.status.as_u16();
                 self.grpc_status = match cause {
                     Cause::Grpc(status) => Some(status),

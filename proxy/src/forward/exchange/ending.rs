@@ -26,7 +26,6 @@ impl Attempt<'_, '_, '_> {
                     response_bytes,
                     upgraded: self.tunnel,
                     reusable,
-                    first_byte: self.first_byte,
                 };
                 return (Ok(done), reusable);
             }
@@ -54,6 +53,14 @@ impl Attempt<'_, '_, '_> {
             }),
             reusable,
         )
+    }
+
+    /// Takes down how long there was no response, where that was the upstream's doing.
+    pub(super) fn note_silence(&mut self, result: &Result<(), Stop>) {
+        let owed = matches!(result, Err(Stop::Late(_))) || self.request.is_done() || self.up.is_blocked();
+        if self.exchange.answered_after.is_none() && owed {
+            self.exchange.answered_after = Some(self.exchange.started.elapsed());
+        }
     }
 
     /// What came of it is not passed on: another try was granted.
@@ -149,7 +156,8 @@ impl Attempt<'_, '_, '_> {
 
     /// Whether the request may be sent once more: it did not reach the app, or the app cannot tell.
     fn is_replayable(&self, broken: &Broken) -> bool {
-        if !self.exchange.replay.is_whole() || self.interims > 0 {
+        // Once its response has begun, the request has reached the app.
+        if !self.exchange.replay.is_whole() || self.interims > 0 || self.has_been_held {
             return false;
         }
         match (&self.up, broken) {
