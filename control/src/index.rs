@@ -18,6 +18,7 @@ use crate::objects::service::{EndpointSlice, Service};
 use crate::objects::{Object, ObjectRef, Origin, Problem};
 
 mod backend;
+mod declared;
 mod filter;
 mod kept;
 mod links;

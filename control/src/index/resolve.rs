@@ -113,8 +113,8 @@ impl Index {
         }
     }
 
-    /// Why a route cannot be attached to a parent: the part of the reference, the reason and a message.
-    pub(crate) fn refuses_parent(&self, about: &About, parent: &Parent) -> Option<Unresolved> {
+    /// Why a route of a namespace cannot be attached to a parent: the part of the reference, the reason and a message.
+    pub(crate) fn refuses_parent(&self, namespace: &str, about: &About, parent: &Parent) -> Option<Unresolved> {
         let Parent {
             service: name,
             port,
@@ -150,8 +150,25 @@ impl Index {
                 format!("the Service {name} has no such TCP port: {wanted}"),
             ));
         }
+        self.refuses_kind(namespace, about, (name, service), parent, &covered)
+    }
+
+    /// Why a route of this kind does not act on the ports of a Service that it covers.
+    fn refuses_kind(
+        &self,
+        namespace: &str,
+        about: &About,
+        (name, service): (&Name, &Service),
+        parent: &Parent,
+        covered: &[&ServicePort],
+    ) -> Option<Unresolved> {
         let streams = about.is_of_streams();
-        let other = |declared: &&ServicePort| match declared.protocol {
+        // What routes declare is in the way of routes of streams from elsewhere only; in one namespace both act.
+        let protocol = |declared: &ServicePort| match streams && namespace != name.namespace {
+            true => self.declared(name, service, declared, None).protocol,
+            false => declared.protocol,
+        };
+        let other = |declared: &&ServicePort| match protocol(declared) {
             Protocol::Undeclared => false,
             Protocol::Opaque | Protocol::Tls => !streams,
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => streams,
@@ -163,10 +180,17 @@ impl Index {
         match covered.iter().find(|declared| other(declared)) {
             Some(declared) if parent.names_port() || covered.iter().all(other) => {
                 let port = declared.port;
-                let message = format!("port {port} of {name} is declared {is}, so a route {what} can't act");
+                let by = match declared.protocol {
+                    Protocol::Undeclared => self.declared(name, service, declared, None).said_by.first().copied(),
+                    _ => None,
+                };
+                let by = by.map(|route| format!(" by {}", route.reference())).unwrap_or_default();
+                let message = format!("port {port} of {name} is declared {is}{by}, so a route {what} can't act");
                 Some(Unresolved {
                     reason: "UnsupportedProtocol",
-                    ..refused("port", message)
+                    part: "port",
+                    message,
+                    hold: None,
                 })
             }
             _ => None,

@@ -263,7 +263,10 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
     let refused: Vec<_> = route
         .parents
         .iter()
-        .filter_map(|parent| Some((parent, index.refuses_parent(&route.about, parent)?)))
+        .filter_map(|parent| {
+            let why = index.refuses_parent(&report.object.namespace, &route.about, parent)?;
+            Some((parent, why))
+        })
         .collect();
     match refused.first() {
         None => report.condition(
