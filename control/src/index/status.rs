@@ -63,7 +63,13 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// One condition of each type: what comes second is told with the first.
     fn condition(&mut self, r#type: ConditionType, status: bool, reason: &str, field: &str, message: String) {
+        if let Some(first) = self.conditions.iter_mut().find(|first| first.r#type == r#type) {
+            first.message.push_str("; ");
+            first.message.push_str(&message);
+            return;
+        }
         self.conditions.push(Condition {
             r#type,
             status,
@@ -331,42 +337,72 @@ fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
     report
 }
 
+/// Why a policy does not act as written: reason, field, message and fix.
+type Finding = (&'static str, String, String, &'static str);
+
 fn policy<'a>(index: &Index, kept: &'a Kept<super::Policy>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
     let refused = report.refused(kept);
     if let (false, Some(policy)) = (refused, kept.form()) {
-        let findings: Vec<_> = policy
-            .targets
-            .iter()
+        let targets = policy.targets.iter();
+        let overruled: Vec<Finding> = targets
             .flat_map(|target| overruled(index, kept, policy, target))
             .collect();
-        match findings.first() {
+        let idle = idle(index, policy);
+        // Of one target nothing is said twice.
+        let all = policy.targets.len() * policy.parts().count();
+        let nothing = idle.first().filter(|_| idle.len() == all);
+        match overruled.first().or(nothing) {
             Some((reason, field, message, _)) => {
                 report.condition(ConditionType::Accepted, false, reason, field, message.clone());
             }
-            None => report.condition(
-                ConditionType::Accepted,
-                true,
-                "Accepted",
-                "",
-                "it acts as written".to_owned(),
-            ),
+            None => {
+                let message = match idle.is_empty() {
+                    true => "it acts as written",
+                    false => "it acts, but for what has no effect",
+                };
+                report.condition(ConditionType::Accepted, true, "Accepted", "", message.to_owned());
+            }
         }
-        for (_, field, message, fix) in findings {
+        if let Some((reason, field, message, _)) = idle.first().filter(|_| nothing.is_none()) {
+            let more = match idle.len() {
+                1 => String::new(),
+                all => format!(", and {} more", all - 1),
+            };
+            let message = format!("{field} has no effect: {message}{more}");
+            report.condition(ConditionType::PartiallyInvalid, true, reason, field, message);
+        }
+        for (_, field, message, fix) in overruled {
             report.problem(Severity::Warning, &field, message, fix);
+        }
+        for (_, field, message, fix) in idle {
+            report.problem(Severity::Warning, &field, format!("has no effect: {message}"), fix);
         }
     }
     report.unknown(kept);
     report
 }
 
-/// What keeps a policy from acting on one of its targets: reason, field, message and fix.
+/// What a policy says in vain, of whichever target that is there.
+fn idle(index: &Index, policy: &super::Policy) -> Vec<Finding> {
+    let pairs = policy
+        .targets
+        .iter()
+        .flat_map(|target| policy.parts().map(move |part| (target, part)));
+    let idle = pairs.filter_map(|(target, part)| {
+        let idle = index.idle(target, part)?;
+        Some((idle.reason, format!("spec.{}", part.field()), idle.message, idle.fix))
+    });
+    idle.collect()
+}
+
+/// What keeps a policy from acting on one of its targets.
 fn overruled(
     index: &Index,
     kept: &Kept<super::Policy>,
     policy: &super::Policy,
     target: &super::policy::PolicyTarget,
-) -> Vec<(&'static str, String, String, &'static str)> {
+) -> Vec<Finding> {
     let (object, section) = (&target.object, target.section.as_deref());
     let name = Name::new(object.namespace.as_str(), object.name.as_str());
     let route = index.routes.get(object);
