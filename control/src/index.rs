@@ -21,6 +21,7 @@ mod backend;
 mod declared;
 mod effect;
 mod filter;
+mod grant;
 mod kept;
 mod links;
 mod matches;
@@ -36,6 +37,7 @@ mod tables;
 
 pub(crate) use backend::Backend;
 pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
+pub(crate) use grant::Grant;
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
 pub(crate) use matches::Rank;
@@ -79,6 +81,8 @@ pub enum Topic {
     Endpoints(Name),
     /// A ServiceSubset.
     Subset(Name),
+    /// Who may refer to what is in a namespace.
+    Grants(String),
     /// Which Service or pod has this address.
     Address(IpAddr),
     /// What a pod accepts.
@@ -169,6 +173,7 @@ pub struct Index {
     pub(crate) routes: BTreeMap<ObjectRef, Kept<Route>>,
     pub(crate) routes_by_service: Links<Name, ObjectRef>,
     pub(crate) subsets: BTreeMap<Name, Kept<Subset>>,
+    pub(crate) grants: BTreeMap<Name, Kept<Grant>>,
     /// TrafficPolicy and XBackendTrafficPolicy.
     pub(crate) policies: BTreeMap<ObjectRef, Kept<Policy>>,
     /// By Service, HTTPRoute or GRPCRoute.
@@ -197,6 +202,7 @@ impl Index {
             routes: BTreeMap::new(),
             routes_by_service: Links::default(),
             subsets: BTreeMap::new(),
+            grants: BTreeMap::new(),
             policies: BTreeMap::new(),
             policies_by_target: Links::default(),
         }

@@ -151,7 +151,7 @@ fn candidates_of<'a>(
                         .map(|each| backend(index, each, path, called, ledger))
                         .collect(),
                     redirect: redirect.map(|redirect| self::redirect(redirect, path)),
-                    filters: filters(index, &rule.filters, path, ledger),
+                    filters: filters(index, &rule.filters, path, called, ledger),
                     timeouts: terms.timeouts,
                     retry: terms.retry.clone(),
                 },
@@ -175,9 +175,15 @@ fn change(new: Option<&NewPath>, path: Option<&PathMatch>) -> Option<PathChange>
     new.map(|new| new.after(path))
 }
 
-fn filters(index: &Index, filters: &index::Filters, path: Option<&PathMatch>, ledger: &mut Ledger) -> Filters {
+fn filters(
+    index: &Index,
+    filters: &index::Filters,
+    path: Option<&PathMatch>,
+    called: Called<'_>,
+    ledger: &mut Ledger,
+) -> Filters {
     let mirror = |mirror: &index::Mirror| {
-        let (place, service, subset) = resolve(index, &mirror.backend, ledger);
+        let (place, service, subset) = resolve(index, &mirror.backend, called, ledger);
         Mirror {
             place,
             service,
@@ -204,7 +210,7 @@ pub(super) fn backend(
     (called, as_called): Called<'_>,
     ledger: &mut Ledger,
 ) -> Backend {
-    let (place, service, subset) = resolve(index, &written.backend, ledger);
+    let (place, service, subset) = resolve(index, &written.backend, (called, as_called), ledger);
     let owner = Name::new(service.namespace.as_str(), service.name.as_str());
     let other = owner != *called && matches!(place, BackendPlace::Endpoints(_));
     let traffic = other.then(|| policies::traffic(index, &owner, ledger));
@@ -213,14 +219,19 @@ pub(super) fn backend(
         place,
         service,
         subset,
-        filters: filters(index, &written.filters, path, ledger),
+        filters: filters(index, &written.filters, path, (called, as_called), ledger),
         traffic: traffic.filter(|traffic| traffic != as_called).map(Arc::new),
     }
 }
 
 /// Where a reference leads: the place, the Service that it belongs to, and the subset's name or nothing.
-fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> (BackendPlace, ServicePort, String) {
-    let (resolved, topics) = index.resolve(backend);
+fn resolve(
+    index: &Index,
+    backend: &index::Backend,
+    (called, _): Called<'_>,
+    ledger: &mut Ledger,
+) -> (BackendPlace, ServicePort, String) {
+    let (resolved, topics) = index.resolve(backend, Some(called));
     ledger.topics(topics);
     match resolved {
         Ok(resolved) => {

@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod filters;
+mod grants;
 mod holds;
 mod inbound;
 mod policies;
