@@ -36,6 +36,7 @@ mod subset;
 mod tables;
 
 pub(crate) use backend::Backend;
+pub(crate) use declared::is_of_requests;
 pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
 pub(crate) use grant::Grant;
 pub(crate) use kept::Kept;

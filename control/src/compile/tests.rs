@@ -1,6 +1,7 @@
 //! Tables from YAML to compiled resources.
 
 mod endpoints;
+mod explained;
 mod filters;
 mod grants;
 mod holds;
