@@ -215,6 +215,7 @@ fn question(args: &ExplainArgs) -> Result<Question> {
         },
         query: url.query().map(str::to_owned),
         headers,
+        stream,
         server_name: (url.scheme_str() == Some("tls"))
             .then(|| args.server_name.clone().unwrap_or(authority.host().to_owned())),
     })
@@ -285,6 +286,7 @@ fn text(explanation: &Explanation) -> String {
             _ = writeln!(out, "outcome  the name does not resolve: there is no Service {service}{has}");
         }
         Verdict::NoSuchPort { reason } => _ = writeln!(out, "outcome  refused: {reason}"),
+        Verdict::NotHttp => out.push_str("outcome  refused: the port takes HTTP only, and this is none (not-http)\n"),
         Verdict::Pod { pod } => _ = writeln!(out, "outcome  to the pod {pod} itself; routes act on Services"),
         Verdict::NoMatch { status: 0 } => {
             out.push_str("outcome  closed: routes of streams are attached, and none matches\n");
@@ -339,7 +341,8 @@ fn forwarded(out: &mut String, forward: &Forward, no_rules: bool) {
         let _ = writeln!(out, "terms    {}{}", term.what, by.unwrap_or_default());
     }
     if forward.backends.iter().all(|backend| backend.weight == 0) {
-        out.push_str("outcome  refused with 500: the rule has no backend with a weight\n");
+        let how = if forward.stream { "closed" } else { "refused with 500" };
+        let _ = writeln!(out, "outcome  {how}: the rule has no backend with a weight");
     }
     for backend in &forward.backends {
         let subset = match backend.subset.as_str() {
@@ -352,14 +355,16 @@ fn forwarded(out: &mut String, forward: &Forward, no_rules: bool) {
             let _ = writeln!(out, "           filter {filter}");
         }
         if let Some(why) = &backend.unresolved {
-            let _ = writeln!(out, "           its share is answered with 500: {why}");
+            let how = if forward.stream { "closed" } else { "answered with 500" };
+            let _ = writeln!(out, "           its share is {how}: {why}");
         }
         let Some(behind) = &backend.behind else { continue };
         let by = behind.said.as_ref().map(|said| format!(", by {}", at(said)));
         let _ = writeln!(out, "           places: {}{}", behind.locality, by.unwrap_or_default());
         let _ = writeln!(out, "           {}; retries {}", behind.balancer, behind.retry_budget);
         if behind.tiers.is_empty() {
-            out.push_str("           no endpoint: its share is answered with 503\n");
+            let how = if forward.stream { "closed" } else { "answered with 503" };
+            let _ = writeln!(out, "           no endpoint: its share is {how}");
         }
         for tier in &behind.tiers {
             let more = match tier.endpoints.saturating_sub(tier.pods.len()) {

@@ -16,7 +16,7 @@ use weft_model::stream::Streams;
 
 use crate::compile::ledger::Ledger;
 use crate::compile::{self, policies};
-use crate::index::{Index, Name, Part};
+use crate::index::{Index, Name, Part, is_of_requests};
 
 mod places;
 mod words;
@@ -44,6 +44,8 @@ pub struct Question {
     pub query: Option<String>,
     /// The headers.
     pub headers: HeaderMap,
+    /// It is no request, but a stream of bytes, TLS or not: what follows of method, path and headers does not count.
+    pub stream: bool,
     /// The server name that a TLS stream asks for.
     pub server_name: Option<String>,
 }
@@ -136,6 +138,8 @@ pub enum Verdict {
         /// Why.
         reason: String,
     },
+    /// Refused: a stream that is no HTTP, where only that is taken.
+    NotHttp,
     /// Sent to this very pod.
     Pod {
         /// `shop/reviews-1`.
@@ -161,6 +165,8 @@ pub enum Verdict {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Forward {
+    /// It is a stream, and not a request: what is refused is closed, without a status.
+    pub stream: bool,
     /// What is done to the request and its response, one sentence each.
     pub filters: Vec<String>,
     /// Time limits and retries, and who says so.
@@ -227,7 +233,10 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
         Some(Lookup::Direct { endpoint, protocol }) => {
             explanation.protocol = Some(words::protocol(protocol));
             let pod = format!("{}/{}", endpoint.namespace, endpoint.pod);
-            explanation.verdict = Verdict::Pod { pod };
+            explanation.verdict = match question.stream && is_of_requests(protocol) {
+                true => Verdict::NotHttp,
+                false => Verdict::Pod { pod },
+            };
         }
         Some(Lookup::Service(key)) => {
             if let Some(service) = compile::service(index, &key) {
@@ -315,13 +324,19 @@ fn of_service(index: &Index, question: &Question, here: &Place, service: &Servic
         query: question.query.as_deref(),
         headers: &question.headers,
     };
-    let opaque = matches!(service.protocol, Protocol::Opaque | Protocol::Tls);
+    if question.stream && is_of_requests(service.protocol) {
+        into.verdict = Verdict::NotHttp;
+        return;
+    }
+    // Of what nothing is declared, the bytes tell.
+    let opaque = question.stream || matches!(service.protocol, Protocol::Opaque | Protocol::Tls);
     if let Some(streams) = service.streams.as_ref().filter(|_| opaque) {
         into.verdict = of_streams(index, question, here, service, streams, &mut into.rules);
         return;
     }
     let Some(rules) = service.rules.as_ref().filter(|_| !opaque) else {
         into.verdict = Verdict::Forward(Box::new(Forward {
+            stream: opaque,
             filters: Vec::new(),
             terms: Vec::new(),
             backends: vec![places::whole(index, service, here)],
@@ -384,6 +399,7 @@ fn of_streams(
     match picked.and_then(|picked| streams.rules.get(picked)) {
         None => Verdict::NoMatch { status: 0 },
         Some(rule) => Verdict::Forward(Box::new(Forward {
+            stream: true,
             filters: Vec::new(),
             terms: Vec::new(),
             backends: places::backends(index, service, &rule.backends, here),
@@ -401,6 +417,7 @@ fn of_rule(index: &Index, question: &Question, here: &Place, service: &Service, 
         };
     }
     Verdict::Forward(Box::new(Forward {
+        stream: false,
         filters: words::filters(&rule.filters),
         terms: terms(index, service, rule),
         backends: places::backends(index, service, &rule.backends, here),

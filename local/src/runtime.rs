@@ -12,6 +12,7 @@ use crate::ids::Ids;
 use crate::net::PodNet;
 use crate::pod::{self, PodHandle};
 use crate::spec::{PodPlan, SpecError};
+use crate::volumes;
 
 /// What all pods of a mesh share.
 #[derive(Debug, Clone)]
@@ -68,12 +69,8 @@ impl Runtime {
     pub fn new(settings: Settings) -> Result<Self, RuntimeError> {
         let step = |step: String| move |source| RuntimeError::Step { step, source };
         // What an earlier run left behind; memory went with it.
-        match fs::remove_dir_all(&settings.volumes) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(step(format!("emptying {}", settings.volumes.display()))(error));
-            }
-            _ => {}
-        }
+        let emptied = volumes::remove_all(&settings.volumes);
+        emptied.map_err(step(format!("emptying {}", settings.volumes.display())))?;
         for dir in [&settings.volumes, &settings.logs] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(step(format!("making {}", dir.display())))?;

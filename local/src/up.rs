@@ -20,6 +20,7 @@ use crate::sandbox::{self, Sandbox};
 use crate::services;
 use crate::source::Sources;
 use crate::state::StateDir;
+use crate::volumes;
 
 mod assemble;
 mod tell;
@@ -115,17 +116,25 @@ fn start(settings: &Settings) -> Result<ExitCode> {
     let code = Sandbox::enter(&sandbox)?.run();
     // What came by standard input, and what pods kept, is gone with the mesh; a socket that answers nobody would only puzzle.
     let _ = fs::remove_dir_all(settings.state.stdin());
-    let _ = fs::remove_dir_all(settings.state.volumes());
+    let volumes = settings.state.volumes();
+    let left = volumes::remove_all(&volumes).err();
     let _ = fs::remove_file(settings.state.socket());
     drop(lock);
     // A second signal ends all at once, which is an end as well.
     if code == ExitCode::SUCCESS || code == ExitCode::from(sandbox::ASKED_TWICE) {
         let mut out = std::io::stdout();
+        let name = &settings.mesh;
+        let also = match left {
+            None => String::new(),
+            Some(error) => format!(
+                ", and what pods kept in {} ({error}): the next `weft up --name {name}` removes it",
+                volumes.display()
+            ),
+        };
         // Nobody may be reading any more.
         let _ = writeln!(
             out,
-            "mesh {} ended: nothing of it is left but its logs and keys",
-            settings.mesh
+            "mesh {name} ended: nothing of it is left but its logs and keys{also}"
         );
     }
     Ok(code)

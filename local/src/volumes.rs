@@ -25,6 +25,14 @@ const CLAIMS: &str = "claims";
 /// A volume in memory whose size nobody set.
 const MEMORY_SIZE: u64 = 256 << 20;
 
+/// Removes the volumes of all pods, claims too, with the directory that they lie in.
+pub(crate) fn remove_all(disk: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(disk) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The volumes of one pod. Dropping them removes them.
 #[derive(Debug)]
 pub(crate) struct Volumes {

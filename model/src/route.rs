@@ -279,7 +279,7 @@ fn query_matches(query: Option<&str>, name: &str, wanted: &ValueMatch) -> bool {
 
 /// Percent-decoding, with `+` as a space (WHATWG URL, application/x-www-form-urlencoded). Bad escapes stay as they are.
 /// Text without either, which is most, is not copied.
-fn decode(text: &str) -> Cow<'_, str> {
+pub fn decode(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| matches!(b, b'%' | b'+')) {
         return Cow::Borrowed(text);
     }

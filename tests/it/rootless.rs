@@ -1,5 +1,6 @@
 //! Everything that a mesh promises holds without root too, in both modes.
 
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
@@ -73,6 +74,40 @@ fn apps_can_do_no_more_and_routes_no_less_with_many_users() {
 #[test]
 fn nothing_of_an_app_crosses_the_wire_in_clear_without_root() {
     wire::nothing_in_clear(wire::nothing_but_places().run_by(User::single()), "10.244.");
+}
+
+/// Keeps what it writes as a user that is not the mesh's own.
+const KEEPS: &str = r#"apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      securityContext: {runAsUser: 1000}
+      containers:
+        - name: db
+          command: [sh, -c, "mkdir -p /data/mine && echo kept > /data/mine/file && exec sleep infinity"]
+          volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"#;
+
+#[test]
+fn what_pods_of_other_users_kept_goes_with_the_mesh() {
+    let mesh = Mesh::builder().file("db.yaml", KEEPS).run_by(User::multi()).up();
+    let state = mesh.status()["state"].as_str().expect("a state directory").to_owned();
+    let volumes = Path::new(&state).join("volumes");
+    until("it keeps something", || {
+        volumes.join("claims/default/data-db-0/mine/file").exists()
+    });
+    kill(mesh.pid(), Signal::SIGINT).expect("weft up runs");
+    until("it has ended", || mesh.log().contains("ended: "));
+    assert!(!volumes.exists(), "{}", mesh.log());
+    assert!(mesh.log().contains("but its logs and keys\n"), "{}", mesh.log());
 }
 
 #[test]

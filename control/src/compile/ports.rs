@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_model::destination::Protocol;
 
 use super::ledger::Ledger;
-use crate::index::{About, Index, Name};
+use crate::index::{Index, Name};
 use crate::objects::pod::Pod;
 use crate::objects::service::{Service, ServicePort};
 
@@ -20,8 +20,7 @@ pub(super) struct PodPort {
     disputed: bool,
 }
 
-/// What is declared of a Service's port: by the Service, else by the kind of a route that names the port. Routes of other
-/// namespaces declare it for their own clients only.
+/// What is declared of a Service's port: by the Service, else by the kinds of routes ([`Index::declared`]).
 pub(super) fn of_service(
     index: &Index,
     name: &Name,
@@ -30,46 +29,9 @@ pub(super) fn of_service(
     client: Option<&str>,
     ledger: &mut Ledger,
 ) -> Protocol {
-    if port.protocol != Protocol::Undeclared || !crate::index::takes_routes(service) {
-        return port.protocol;
-    }
-    let mut declared = Protocol::Undeclared;
-    let (mut requests, mut streams) = (false, Protocol::Undeclared);
-    for reference in index.routes_by_service.of(name) {
-        if reference.namespace != name.namespace && Some(reference.namespace.as_str()) != client {
-            continue;
-        }
-        let Some((object, route)) = index.routes.get(reference).and_then(|kept| kept.valid.as_ref()) else {
-            continue;
-        };
-        let parents = route.parents.iter().filter(|parent| parent.service == *name);
-        let covering: Vec<_> = parents.filter(|parent| parent.covers(port.port, &port.name)).collect();
-        if covering.is_empty() {
-            continue;
-        }
-        match &route.about {
-            About::Tcp if streams == Protocol::Undeclared => streams = Protocol::Opaque,
-            About::Tcp => {}
-            About::Tls(_) => streams = Protocol::Tls,
-            About::Http | About::Grpc => requests = true,
-        }
-        let names_it = covering.iter().any(|parent| parent.names_port());
-        if !names_it && !route.about.is_of_streams() {
-            continue;
-        }
-        ledger.source(object);
-        declared = match (declared, &route.about) {
-            (declared, About::Tcp | About::Tls(_)) => declared,
-            (Protocol::Undeclared | Protocol::Grpc, About::Grpc) => Protocol::Grpc,
-            // Routes of both kinds: HTTP of either version, told by the preface.
-            _ => Protocol::Http,
-        };
-    }
-    match (declared, requests) {
-        // Only routes of streams: whatever comes is one. Beside routes of requests the bytes decide.
-        (Protocol::Undeclared, false) => streams,
-        (declared, _) => declared,
-    }
+    let declared = index.declared(name, service, port, client);
+    declared.said_by.into_iter().for_each(|object| ledger.source(object));
+    declared.protocol
 }
 
 /// What is declared of a Service's port for clients of its own namespace, and by which routes, if not by the Service itself.

@@ -1,7 +1,9 @@
 //! Tables from YAML to compiled resources.
 
 mod endpoints;
+mod explained;
 mod filters;
+mod grants;
 mod holds;
 mod inbound;
 mod policies;

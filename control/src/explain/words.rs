@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_model::destination::Protocol;
 use weft_model::filter::{Filters, HeaderChanges, PathChange};
 use weft_model::pattern;
-use weft_model::route::{Match, Mismatch, PathMatch, RequestHead, Retry, ValueMatch};
+use weft_model::route::{Match, Mismatch, PathMatch, RequestHead, Retry, ValueMatch, decode};
 
 pub(super) fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
@@ -67,7 +67,10 @@ pub(super) fn why(other: &Mismatch<'_>, head: &RequestHead<'_>) -> String {
         },
         Mismatch::Query(name, wanted) => {
             let pairs = head.query.unwrap_or_default().split('&');
-            match pairs.filter_map(|pair| pair.split('=').next()).any(|key| key == *name) {
+            match pairs
+                .filter_map(|pair| pair.split('=').next())
+                .any(|key| decode(key) == *name)
+            {
                 false => format!("there is no query parameter {name}"),
                 true => format!("the query parameter {name} is not {}", value(wanted)),
             }

@@ -78,7 +78,7 @@ impl Part {
     }
 
     /// Whether it is said of Services only: it is about what is behind them, and not about requests.
-    fn is_of_services(self) -> bool {
+    pub(super) fn is_of_services(self) -> bool {
         matches!(self, Self::RetryBudget | Self::Locality | Self::Balance)
     }
 }

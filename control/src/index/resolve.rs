@@ -25,7 +25,7 @@ pub(crate) struct Resolved<'a> {
 pub(crate) struct Unresolved {
     /// One word of the Gateway API.
     pub(crate) reason: &'static str,
-    /// The part of the reference that is wrong: `name`, `port`, `kind`.
+    /// The part of the reference that is wrong: `name`, `namespace`, `port`, `kind`.
     pub(crate) part: &'static str,
     /// For people.
     pub(crate) message: String,
@@ -34,8 +34,28 @@ pub(crate) struct Unresolved {
 }
 
 impl Index {
-    /// What a backend leads to, with the topics that the answer depends on.
-    pub(crate) fn resolve(&self, backend: &Backend) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
+    /// What a backend leads to, for calls of a Service, with the topics that the answer depends on.
+    pub(crate) fn resolve(
+        &self,
+        backend: &Backend,
+        called: Option<&Name>,
+    ) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
+        if matches!(backend.kind, BackendKind::Other(_)) || backend.name.namespace == backend.from.namespace {
+            return self.resolve_there(backend);
+        }
+        let (resolved, mut topics) = self.resolve_there(backend);
+        topics.push(Topic::Grants(backend.name.namespace.clone()));
+        // Before anything is said of what is there: that is nobody's business who may not refer to it.
+        let resolved = self.allowed(backend, called).and_then(|grant| {
+            let mut resolved = resolved?;
+            resolved.objects.extend(grant);
+            Ok(resolved)
+        });
+        (resolved, topics)
+    }
+
+    /// What a backend leads to, whoever may refer to it.
+    fn resolve_there(&self, backend: &Backend) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
         match &backend.kind {
             BackendKind::Service => {
                 let topics = vec![Topic::Service(backend.name.clone())];
@@ -113,8 +133,8 @@ impl Index {
         }
     }
 
-    /// Why a route cannot be attached to a parent: the part of the reference, the reason and a message.
-    pub(crate) fn refuses_parent(&self, about: &About, parent: &Parent) -> Option<Unresolved> {
+    /// Why a route of a namespace cannot be attached to a parent: the part of the reference, the reason and a message.
+    pub(crate) fn refuses_parent(&self, namespace: &str, about: &About, parent: &Parent) -> Option<Unresolved> {
         let Parent {
             service: name,
             port,
@@ -150,8 +170,25 @@ impl Index {
                 format!("the Service {name} has no such TCP port: {wanted}"),
             ));
         }
+        self.refuses_kind(namespace, about, (name, service), parent, &covered)
+    }
+
+    /// Why a route of this kind does not act on the ports of a Service that it covers.
+    fn refuses_kind(
+        &self,
+        namespace: &str,
+        about: &About,
+        (name, service): (&Name, &Service),
+        parent: &Parent,
+        covered: &[&ServicePort],
+    ) -> Option<Unresolved> {
         let streams = about.is_of_streams();
-        let other = |declared: &&ServicePort| match declared.protocol {
+        // What routes declare is in the way of routes of streams from elsewhere only; in one namespace both act.
+        let protocol = |declared: &ServicePort| match streams && namespace != name.namespace {
+            true => self.declared(name, service, declared, None).protocol,
+            false => declared.protocol,
+        };
+        let other = |declared: &&ServicePort| match protocol(declared) {
             Protocol::Undeclared => false,
             Protocol::Opaque | Protocol::Tls => !streams,
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => streams,
@@ -163,10 +200,17 @@ impl Index {
         match covered.iter().find(|declared| other(declared)) {
             Some(declared) if parent.names_port() || covered.iter().all(other) => {
                 let port = declared.port;
-                let message = format!("port {port} of {name} is declared {is}, so a route {what} can't act");
+                let by = match declared.protocol {
+                    Protocol::Undeclared => self.declared(name, service, declared, None).said_by.first().copied(),
+                    _ => None,
+                };
+                let by = by.map(|route| format!(" by {}", route.reference())).unwrap_or_default();
+                let message = format!("port {port} of {name} is declared {is}{by}, so a route {what} can't act");
                 Some(Unresolved {
                     reason: "UnsupportedProtocol",
-                    ..refused("port", message)
+                    part: "port",
+                    message,
+                    hold: None,
                 })
             }
             _ => None,

@@ -50,6 +50,7 @@ fn reports(index: &Index) -> Vec<Report<'_>> {
     reports.extend(index.slices.values().map(plain));
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
+    reports.extend(index.grants.values().map(grant));
     reports.extend(index.policies.values().map(|kept| policy(index, kept)));
     reports
 }
@@ -63,7 +64,13 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// One condition of each type: what comes second is told with the first.
     fn condition(&mut self, r#type: ConditionType, status: bool, reason: &str, field: &str, message: String) {
+        if let Some(first) = self.conditions.iter_mut().find(|first| first.r#type == r#type) {
+            first.message.push_str("; ");
+            first.message.push_str(&message);
+            return;
+        }
         self.conditions.push(Condition {
             r#type,
             status,
@@ -140,6 +147,13 @@ fn plain<T>(kept: &Kept<T>) -> Report<'_> {
     report
 }
 
+/// A grant has no status in the Gateway API: only what is wrong with it is told.
+fn grant(kept: &Kept<super::Grant>) -> Report<'_> {
+    let mut report = plain(kept);
+    report.unknown(kept);
+    report
+}
+
 const INBOUND_FIX: &str = "strict or permissive";
 
 fn namespace(object: &Object) -> Report<'_> {
@@ -211,7 +225,7 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
     let backends = route.rules.iter().flat_map(|rule| rule.references());
     let mut resolved = true;
     for backend in backends {
-        let Err(unresolved) = index.resolve(backend).0 else {
+        let Some(unresolved) = unresolved(index, route, backend) else {
             continue;
         };
         let field = format!("{}.{}", backend.field, unresolved.part);
@@ -224,12 +238,11 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
             false => "its share of the requests is answered with 500",
         };
         let message = format!("{}: {lost}", unresolved.message);
-        report.problem(
-            Severity::Warning,
-            &field,
-            message,
-            "name a Service or a ServiceSubset that exists, and a port of it",
-        );
+        let fix = match unresolved.reason {
+            "RefNotPermitted" => "write a ReferenceGrant in that namespace (docs/routes.md)",
+            _ => "name a Service or a ServiceSubset that exists, and a port of it",
+        };
+        report.problem(Severity::Warning, &field, message, fix);
     }
     if resolved {
         report.condition(
@@ -242,6 +255,15 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
     }
     report.unknown(kept);
     report
+}
+
+/// Why a backend leads nowhere, for calls of one of the route's Services at least.
+fn unresolved(index: &Index, route: &super::Route, backend: &super::Backend) -> Option<super::resolve::Unresolved> {
+    let called = |called| index.resolve(backend, called).0.err();
+    match route.parents.is_empty() {
+        true => called(None),
+        false => route.parents.iter().find_map(|parent| called(Some(&parent.service))),
+    }
 }
 
 fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
@@ -263,7 +285,10 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
     let refused: Vec<_> = route
         .parents
         .iter()
-        .filter_map(|parent| Some((parent, index.refuses_parent(&route.about, parent)?)))
+        .filter_map(|parent| {
+            let why = index.refuses_parent(&report.object.namespace, &route.about, parent)?;
+            Some((parent, why))
+        })
         .collect();
     match refused.first() {
         None => report.condition(
@@ -328,42 +353,72 @@ fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
     report
 }
 
+/// Why a policy does not act as written: reason, field, message and fix.
+type Finding = (&'static str, String, String, &'static str);
+
 fn policy<'a>(index: &Index, kept: &'a Kept<super::Policy>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
     let refused = report.refused(kept);
     if let (false, Some(policy)) = (refused, kept.form()) {
-        let findings: Vec<_> = policy
-            .targets
-            .iter()
+        let targets = policy.targets.iter();
+        let overruled: Vec<Finding> = targets
             .flat_map(|target| overruled(index, kept, policy, target))
             .collect();
-        match findings.first() {
+        let idle = idle(index, policy);
+        // Of one target nothing is said twice.
+        let all = policy.targets.len() * policy.parts().count();
+        let nothing = idle.first().filter(|_| idle.len() == all);
+        match overruled.first().or(nothing) {
             Some((reason, field, message, _)) => {
                 report.condition(ConditionType::Accepted, false, reason, field, message.clone());
             }
-            None => report.condition(
-                ConditionType::Accepted,
-                true,
-                "Accepted",
-                "",
-                "it acts as written".to_owned(),
-            ),
+            None => {
+                let message = match idle.is_empty() {
+                    true => "it acts as written",
+                    false => "it acts, but for what has no effect",
+                };
+                report.condition(ConditionType::Accepted, true, "Accepted", "", message.to_owned());
+            }
         }
-        for (_, field, message, fix) in findings {
+        if let Some((reason, field, message, _)) = idle.first().filter(|_| nothing.is_none()) {
+            let more = match idle.len() {
+                1 => String::new(),
+                all => format!(", and {} more", all - 1),
+            };
+            let message = format!("{field} has no effect: {message}{more}");
+            report.condition(ConditionType::PartiallyInvalid, true, reason, field, message);
+        }
+        for (_, field, message, fix) in overruled {
             report.problem(Severity::Warning, &field, message, fix);
+        }
+        for (_, field, message, fix) in idle {
+            report.problem(Severity::Warning, &field, format!("has no effect: {message}"), fix);
         }
     }
     report.unknown(kept);
     report
 }
 
-/// What keeps a policy from acting on one of its targets: reason, field, message and fix.
+/// What a policy says in vain, of whichever target that is there.
+fn idle(index: &Index, policy: &super::Policy) -> Vec<Finding> {
+    let pairs = policy
+        .targets
+        .iter()
+        .flat_map(|target| policy.parts().map(move |part| (target, part)));
+    let idle = pairs.filter_map(|(target, part)| {
+        let idle = index.idle(target, part)?;
+        Some((idle.reason, format!("spec.{}", part.field()), idle.message, idle.fix))
+    });
+    idle.collect()
+}
+
+/// What keeps a policy from acting on one of its targets.
 fn overruled(
     index: &Index,
     kept: &Kept<super::Policy>,
     policy: &super::Policy,
     target: &super::policy::PolicyTarget,
-) -> Vec<(&'static str, String, String, &'static str)> {
+) -> Vec<Finding> {
     let (object, section) = (&target.object, target.section.as_deref());
     let name = Name::new(object.namespace.as_str(), object.name.as_str());
     let route = index.routes.get(object);

@@ -33,6 +33,7 @@ use crate::runtime::{Backoff, Runtime, Settings as RuntimeSettings};
 use crate::sandbox::{Inside, Mode, Outside};
 use crate::source::Sources;
 use crate::token::Tokens;
+use crate::volumes;
 
 /// Where proxies find the relay to the collector, at the node's own address.
 const COLLECTOR_PORT: u16 = 4317;
@@ -64,7 +65,12 @@ pub fn supervise(inside: Inside) -> ExitCode {
         .enable_all()
         .build()
         .context("starting the runtime");
-    match ran.and_then(|runtime| runtime.block_on(serve(settings, inside))) {
+    let kept = settings.state.volumes();
+    let ran = ran.and_then(|runtime| runtime.block_on(serve(settings, inside)));
+    // Here, and not outside: of a user namespace's other users the files are nobody else's to remove. Whoever still writes is
+    // about to be killed, and what it leaves is named there.
+    let _ = volumes::remove_all(&kept);
+    match ran {
         Ok(code) => code,
         Err(error) => {
             eprintln!("weft up: {error:#}");

@@ -239,6 +239,93 @@ fn a_target_or_a_rule_that_is_not_there_is_said() {
     }
 }
 
+/// The conditions of policy `p` that are not as one would like, as `TYPE REASON FIELD`, and its problems' fields.
+fn in_vain(yaml: &str) -> (Vec<String>, Vec<String>) {
+    let world = World::new(yaml);
+    let wanted = reference("TrafficPolicy", "shop", "p");
+    let statuses = world.index.statuses();
+    let status = statuses.iter().find(|status| status.object == wanted).unwrap();
+    let bad = status
+        .conditions
+        .iter()
+        .filter(|condition| condition.status == (condition.r#type == ConditionType::PartiallyInvalid));
+    let bad = bad.map(|bad| format!("{} {} {}", bad.r#type.as_str(), bad.reason, bad.field));
+    let problems = world.index.problems().into_iter();
+    let problems = problems.filter(|problem| problem.object.as_ref() == Some(&wanted));
+    (bad.collect(), problems.map(|problem| problem.field).collect())
+}
+
+const ALL_PARTS: &str = "timeouts: {request: 1s}, retry: {attempts: 1}, balancer: Random";
+
+#[test]
+fn what_a_policy_says_in_vain_of_a_service_is_said() {
+    let says = policy("p", SERVICE, ALL_PARTS);
+    let all = ["spec.timeouts.request", "spec.retry", "spec.balancer"];
+    let nothing = |yaml: &str| {
+        let (bad, mut problems) = in_vain(&format!("{yaml}{says}"));
+        problems.reverse();
+        assert_eq!(bad.len(), 1, "{bad:?}");
+        assert!(
+            all.iter().all(|field| problems.iter().any(|problem| problem == field)),
+            "{problems:?}"
+        );
+        bad[0].clone()
+    };
+    let external = "spec: {type: ExternalName, externalName: a.example, ports: [{name: http, port: 80}]}";
+    let cluster = "spec: {clusterIP: 10.96.0.1, clusterIPs: ['10.96.0.1'], ports: [{name: http, port: 80}]}";
+    assert!(shop().contains(cluster));
+    let headless = shop().replace(cluster, "spec: {clusterIP: None, ports: [{name: http, port: 80}]}");
+    assert_eq!(nothing(&headless), "Accepted Invalid spec.timeouts.request");
+    assert_eq!(
+        nothing(&shop().replace(cluster, external)),
+        "Accepted Invalid spec.timeouts.request"
+    );
+    // A route of another Service may send to it: what is about its endpoints acts then.
+    let other = service_of("shop", "other", "10.96.0.2", &[("http", 80)]);
+    let to_it = route("HTTPRoute", "shop", "r", &rule("")).replace("shop, name: reviews}]\n", "shop, name: other}]\n");
+    let (bad, problems) = in_vain(&format!("{headless}{other}{to_it}{says}"));
+    assert_eq!(bad, ["PartiallyInvalid Invalid spec.timeouts.request"]);
+    assert_eq!(problems, ["spec.retry", "spec.timeouts.request"]);
+}
+
+#[test]
+fn what_a_policy_says_of_requests_where_none_are_seen_is_said() {
+    let says = policy("p", SERVICE, ALL_PARTS);
+    let of = |port: &str, more: &str| {
+        let shop = shop().replace("{name: http, port: 80}", port);
+        in_vain(&format!("{shop}{more}{says}"))
+    };
+    let vain = (
+        vec!["PartiallyInvalid UnsupportedProtocol spec.timeouts.request".to_owned()],
+        vec!["spec.retry".to_owned(), "spec.timeouts.request".to_owned()],
+    );
+    assert_eq!(of("{name: tcp, port: 80}", ""), vain);
+    assert_eq!(of("{name: x, port: 80, appProtocol: tls}", ""), vain);
+    let stream = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {namespace: shop, name: t}\nspec: {parentRefs: [{group: '', kind: Service, name: reviews}], rules: [{backendRefs: [{name: reviews, port: 80}]}]}\n";
+    assert_eq!(of("{name: x, port: 80}", stream), vain);
+    let acts = (Vec::new(), Vec::new());
+    let both = format!("{stream}{}", route("HTTPRoute", "shop", "r", &rule("")));
+    assert_eq!(of("{name: x, port: 80}", &both), acts);
+    assert_eq!(of("{name: x, port: 80}", ""), acts);
+    assert_eq!(of("{name: tcp, port: 81}, {name: http, port: 80}", ""), acts);
+}
+
+#[test]
+fn a_policy_on_a_route_that_is_attached_to_nothing_says_so() {
+    let lost = route("HTTPRoute", "shop", "r", &rule("")).replace("shop, name: reviews}]\n", "shop, name: nobody}]\n");
+    let (bad, problems) = in_vain(&(shop() + &lost + &policy("p", ROUTE, "retry: {attempts: 1}")));
+    assert_eq!(bad, ["Accepted Invalid spec.retry"]);
+    assert_eq!(problems, ["spec.retry"]);
+}
+
+#[test]
+fn what_has_no_effect_and_what_is_not_understood_are_one_condition() {
+    let shop = shop().replace("{name: http, port: 80}", "{name: tcp, port: 80}");
+    let (bad, problems) = in_vain(&(shop + &policy("p", SERVICE, &format!("{ALL_PARTS}, tiemouts: {{}}"))));
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    assert!(problems.contains(&"spec.tiemouts".to_owned()), "{problems:?}");
+}
+
 #[track_caller]
 fn refused(yaml: &str, field: &str, words: &str) {
     let kind = if yaml.contains("XBackend") {

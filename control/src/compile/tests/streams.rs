@@ -101,6 +101,54 @@ fn beside_routes_of_requests_the_bytes_decide_and_both_act() {
 }
 
 #[test]
+fn a_route_of_requests_that_names_the_port_leaves_it_to_the_bytes_where_streams_have_routes_too() {
+    let named = |kind: &str, namespace: &str, name: &str| {
+        route(kind, namespace, name, &rule(""))
+            .replace("name: reviews}]\n  rules", "name: reviews, port: 80}]\n  rules")
+    };
+    let tls = of_streams("TLSRoute", "shop", "t", "hostnames: [a.example], ", V1);
+    let http = named("HTTPRoute", "shop", "h");
+    for streams in [of_streams("TCPRoute", "shop", "t", "", V1), tls] {
+        for requests in [http.clone(), named("GRPCRoute", "shop", "h")] {
+            let world = World::new(&(plain() + &requests + &streams));
+            assert_eq!(world.problems(), Vec::<String>::new());
+            let service = world.service(REVIEWS, "web").value;
+            assert_eq!(service.protocol, Protocol::Undeclared);
+            assert!(service.rules.is_some() && service.streams.is_some());
+            let inbound = inbound(&world.index, "shop", "p1").unwrap().value;
+            assert_eq!(inbound.ports[0].protocol, Protocol::Undeclared);
+        }
+    }
+    let alone = World::new(&(plain() + &http));
+    assert_eq!(alone.service(REVIEWS, "web").value.protocol, Protocol::Http);
+}
+
+/// The pods take no bytes there, for they would carry requests past what looks at each.
+#[test]
+fn a_consumer_cannot_declare_away_that_a_producers_route_says_http() {
+    let http = route("HTTPRoute", "shop", "h", &rule(""))
+        .replace("name: reviews}]\n  rules", "name: reviews, port: 80}]\n  rules");
+    let streams = of_streams("TCPRoute", "web", "t", "", V1);
+    let world = World::new(&(plain() + &http + &streams));
+    assert_eq!(world.service(REVIEWS, "web").value.protocol, Protocol::Http);
+    let condition = world.condition(("TCPRoute", "web", "t"), ConditionType::Accepted);
+    assert_eq!(
+        (condition.status, condition.reason.as_str()),
+        (false, "UnsupportedProtocol")
+    );
+    assert!(
+        condition.message.contains("by HTTPRoute shop/h"),
+        "{}",
+        condition.message
+    );
+    // Both of the consumer's own namespace: for its own clients the bytes decide.
+    let world =
+        World::new(&(plain() + &http.replace("namespace: shop, name: h", "namespace: web, name: h") + &streams));
+    assert_eq!(world.problems(), Vec::<String>::new());
+    assert_eq!(world.service(REVIEWS, "web").value.protocol, Protocol::Undeclared);
+}
+
+#[test]
 fn a_route_of_streams_on_a_port_that_is_declared_as_http_does_not_act_and_says_so() {
     let world = World::new(&(shop() + &of_streams("TCPRoute", "shop", "t", "", V1)));
     let condition = world.condition(("TCPRoute", "shop", "t"), ConditionType::Accepted);
