@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::objects::{Kinds, Object, ObjectRef, Problem, uid_of};
 
+mod emptied;
 mod merge;
 mod read;
 mod still;

@@ -6,14 +6,15 @@
 //! nothing; and HTTP from a slow client is still HTTP.
 //!
 //! What is opaque reaches the app untouched, forged headers included. So whatever some app's parser might take for a request
-//! is HTTP here, and our own codec, which is strict, says what is wrong with it. Where the first line is too long or does not
-//! end in time, that is HTTP as well: nobody gets round the codec by being odd or slow.
+//! is HTTP here, and our own codec, which is strict, says what is wrong with it. Where a first line that begins as requests do
+//! is too long or does not end in time, that is HTTP as well: nobody gets round the codec by being odd or slow.
 //!
 //! One pause does mean something. A client that stops within a first line whose first word is not (the beginning of) a
 //! registered method, as one of ZooKeeper's `ruok` does, waits for an answer, and is opaque as soon as it has been silent for
 //! as long as a client may be that says nothing at all. Its first line is watched from then on ([`FirstLine`]): should it
 //! become that of a request after all, the stream is broken before the line ends, so the app has never been given a request
-//! that the codec has not seen. `G`, `E`, `T` may come as slowly as they like.
+//! that the codec has not seen. `G`, `E`, `T` may come as slowly as they like. A line that is too long and does not begin as
+//! requests do, a method and a target, is opaque and watched likewise.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,6 +31,8 @@ use crate::observe::verdicts::Found;
 
 /// What is looked at of a client before it is decided: a first line this long that may be HTTP is, and the codec refuses it.
 const LINE_MAX: usize = 16 * 1024;
+/// How much of a first line is watched. No server reads a request line that is longer: Go's, the most generous, 1 MiB.
+const WATCHED_MAX: usize = 2 * 1024 * 1024;
 /// How long a client may take from its first byte to a decision. What may be HTTP by then is, and the codec refuses it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a destination is remembered as server first.
@@ -108,9 +111,22 @@ pub struct Waits {
     pub pause: Duration,
 }
 
-/// The first line of a stream that was taken for opaque because its client paused in it.
-#[derive(Debug)]
-pub struct FirstLine(Vec<u8>);
+/// The first line of a stream that was taken for opaque because its client paused in it, or because it is very long.
+#[derive(Debug, Default)]
+pub struct FirstLine {
+    /// At most [`LINE_MAX`] bytes.
+    begin: Vec<u8>,
+    /// Where it is longer.
+    long: Option<LongLine>,
+}
+
+/// A line of which only the last word's beginning is kept.
+#[derive(Debug, Default)]
+struct LongLine {
+    length: usize,
+    word: Vec<u8>,
+    word_ended: bool,
+}
 
 /// A first line became that of an HTTP request after a pause. Its end was not passed on.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -164,8 +180,24 @@ fn classify_line(bytes: &[u8]) -> Verdict {
         }
         Some(_) => Verdict::Opaque,
         None if bytes.len() < LINE_MAX => Verdict::Undecided,
-        None => H1,
+        None if begins_as_request(line) => H1,
+        None => Verdict::Opaque,
     }
+}
+
+/// Whether a line that is too long begins with a registered method and what may be a target (RFC 9112 section 3.2), so that
+/// its client is to hear from the codec that it is too long.
+fn begins_as_request(line: &[u8]) -> bool {
+    let method = line.iter().take_while(|b| is_token(**b)).count();
+    let target = without_empty_lines(&line[method..]);
+    let target = target.split(|b| is_space(*b)).next().unwrap_or_default();
+    is_likely_request(line) && (target.is_empty() || target.iter().any(|b| matches!(b, b'/' | b'*' | b':' | b'?')))
+}
+
+/// Whether a stream that is opaque was decided so only because its first line is so long, and may be a request's even so.
+fn is_long_line(bytes: &[u8]) -> bool {
+    let line = without_empty_lines(&bytes[..bytes.len().min(LINE_MAX)]);
+    bytes.len() >= LINE_MAX && !line.contains(&b'\n') && may_be_request(line)
 }
 
 const H1: Verdict = Verdict::Http(HttpVersion::H1);
@@ -278,6 +310,16 @@ async fn client_says(client: &mut Io, silence: Option<Duration>, pause: Duration
     loop {
         match classify(client.ahead()) {
             Verdict::Undecided => {}
+            Verdict::Opaque if is_long_line(client.ahead()) => {
+                // More may have come than was needed to decide.
+                return Ok(Some(match FirstLine::default().goes_on(client.ahead()) {
+                    Err(_) => H1,
+                    Ok(over) => {
+                        client.watch_first_line(!over);
+                        Verdict::Opaque
+                    }
+                }));
+            }
             decided => return Ok(Some(decided)),
         }
         let likely = is_likely_request(client.ahead());
@@ -294,7 +336,7 @@ async fn client_says(client: &mut Io, silence: Option<Duration>, pause: Duration
                 }
             }
             // It waits for an answer.
-            Err(_) if !likely && until < deadline => {
+            Err(_) if !likely => {
                 client.watch_first_line(true);
                 return Ok(Some(Verdict::Opaque));
             }
@@ -412,19 +454,59 @@ pub fn why_read_failed(error: &io::Error) -> Reason {
 impl FirstLine {
     /// As far as it has come.
     pub fn new(so_far: &[u8]) -> Self {
-        Self(so_far[..so_far.len().min(LINE_MAX)].to_vec())
+        let mut line = Self::default();
+        // It is not decided yet, or nothing would be watched.
+        let _ = line.goes_on(so_far);
+        line
     }
 
     /// More bytes of the stream have come. Returns whether the line is decided now, and was not a request's; if it was,
     /// [`LateRequest`].
     pub fn goes_on(&mut self, bytes: &[u8]) -> io::Result<bool> {
-        let room = LINE_MAX - self.0.len();
-        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        match classify(&self.0) {
-            Verdict::Undecided => Ok(false),
-            Verdict::Opaque => Ok(true),
-            Verdict::Http(_) => Err(io::Error::new(io::ErrorKind::InvalidData, LateRequest)),
+        let late = || Err(io::Error::new(io::ErrorKind::InvalidData, LateRequest));
+        let room = LINE_MAX - self.begin.len();
+        let (begin, rest) = bytes.split_at(bytes.len().min(room));
+        self.begin.extend_from_slice(begin);
+        if self.long.is_none() {
+            match classify(&self.begin) {
+                Verdict::Undecided => return Ok(false),
+                Verdict::Http(_) => return late(),
+                Verdict::Opaque if !is_long_line(&self.begin) => return Ok(true),
+                Verdict::Opaque => {}
+            }
         }
+        let long = self.long.get_or_insert_with(|| {
+            let mut long = LongLine::default();
+            long.goes_on(without_empty_lines(&self.begin));
+            long
+        });
+        match long.goes_on(rest) {
+            Some(true) => late(),
+            over => Ok(over.is_some()),
+        }
+    }
+}
+
+impl LongLine {
+    /// More of the line. Returns, once that is known, whether it was a request's.
+    fn goes_on(&mut self, bytes: &[u8]) -> Option<bool> {
+        const VERSION: &[u8] = b"HTTP/";
+        for byte in bytes {
+            match byte {
+                b'\n' => return Some(self.word.eq_ignore_ascii_case(VERSION)),
+                _ if is_space(*byte) => self.word_ended = true,
+                _ => {
+                    if std::mem::take(&mut self.word_ended) {
+                        self.word.clear();
+                    }
+                    if self.word.len() < VERSION.len() {
+                        self.word.push(*byte);
+                    }
+                }
+            }
+        }
+        self.length += bytes.len();
+        (self.length > WATCHED_MAX).then_some(false)
     }
 }
 
@@ -590,6 +672,53 @@ mod tests {
         check(&line[..LINE_MAX], H1);
         check(&line[..LINE_MAX - 1], Verdict::Undecided);
         check(&vec![b'\n'; LINE_MAX], H1);
+    }
+
+    #[test]
+    fn a_long_run_of_letters_or_words_is_no_request_line() {
+        for word in ["a", "deadbeef", "GET it while it is hot ", "one two "] {
+            let line = word.repeat(LINE_MAX);
+            check(&line.as_bytes()[..LINE_MAX - 1], Verdict::Undecided);
+            check(line.as_bytes(), Verdict::Opaque);
+        }
+        for begin in ["GET /", "get http://a/", "CONNECT a:", "OPTIONS *"] {
+            check(format!("{begin}{}", "a".repeat(LINE_MAX)).as_bytes(), H1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_line_that_ends_as_a_request_is_broken_before_it_ends() {
+        for length in [LINE_MAX - 6, LINE_MAX - 1, LINE_MAX, LINE_MAX + 4000, 100_000] {
+            let (mut near, mut far) = Io::pipe(2 * WATCHED_MAX);
+            let line = "a".repeat(length) + " / HTTP/1.1\r\nx-forwarded-client-cert: URI=spiffe://a/ns/b/sa/c\r\n\r\n";
+            far.write_all(line.as_bytes()).await.unwrap();
+            let known = ServerFirst::default();
+            let detected = protocol(&mut near, DESTINATION, WAITS, &known, never_dialled).await;
+            if matches!(detected.unwrap(), Detected::Http(HttpVersion::H1)) {
+                assert!(length < LINE_MAX + 4096, "{length}");
+                continue;
+            }
+            let mut seen = Vec::new();
+            let error = near.read_to_end(&mut seen).await.unwrap_err();
+            assert_eq!(why_read_failed(&error), Reason::BadRequest, "{length}");
+            assert!(!seen.contains(&b'\n'), "{length}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_line_of_bytes_goes_through_whole_and_is_not_watched_for_ever() {
+        for end in ["", "\nGET / HTTP/1.1\r\n", " and no more\n"] {
+            let (mut near, mut far) = Io::pipe(2 * WATCHED_MAX);
+            let sent = "deadbeef".repeat(WATCHED_MAX / 8 + 1) + end;
+            far.write_all(sent.as_bytes()).await.unwrap();
+            drop(far);
+            let known = ServerFirst::default();
+            let detected = protocol(&mut near, DESTINATION, WAITS, &known, never_dialled).await;
+            assert!(matches!(detected.unwrap(), Detected::Opaque));
+            let mut seen = Vec::new();
+            near.read_to_end(&mut seen).await.unwrap();
+            assert!(seen == sent.as_bytes(), "{end:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -79,6 +79,15 @@ impl Merged {
             .chain(self.faults.keys().filter(|key| !self.files.contains_key(*key)))
     }
 
+    /// Whether a person's file is known to have had objects; where it was not read yet, the state directory remembers.
+    pub(super) fn says_something(&self, key: &FileKey) -> bool {
+        self.directory(key).writer == Writer::User
+            && match self.files.get(key) {
+                Some(reading) => !reading.objects.is_empty(),
+                None => !self.versions.of_file(&self.path(key)).is_empty(),
+            }
+    }
+
     /// A file was read, or (`None`) is gone.
     pub(super) fn file(&mut self, key: &FileKey, reading: Option<Reading>) -> Delta {
         self.faults.remove(key);

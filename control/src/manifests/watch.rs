@@ -13,11 +13,12 @@ use std::time::{Duration, Instant, SystemTime};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use super::emptied::Emptied;
 use super::merge::{Delta, FileKey, Merged};
 use super::read::{MAX_BYTES, read};
 use super::still::{Restless, Stamp};
 use super::{Selection, Shared, Writer};
-use crate::objects::Problem;
+use crate::objects::{Problem, Severity};
 
 /// How long a person's file must have been still. Editors write in several steps.
 const STILL: Duration = Duration::from_millis(100);
@@ -52,6 +53,7 @@ pub(super) struct Reader {
     watched: Vec<Option<u64>>,
     stamps: std::collections::BTreeMap<FileKey, Stamp>,
     restless: Restless,
+    emptied: Emptied,
     watcher: Option<RecommendedWatcher>,
     overflow: Arc<AtomicBool>,
     signals: Receiver<Signal>,
@@ -74,6 +76,7 @@ impl Reader {
             directories,
             stamps: std::collections::BTreeMap::new(),
             restless: Restless::default(),
+            emptied: Emptied::default(),
             watcher: watcher(sender.clone(), Arc::clone(&overflow)),
             overflow,
             signals,
@@ -292,6 +295,7 @@ impl Reader {
         }
         let Some(stamp) = stamp else {
             self.stamps.remove(&key);
+            self.emptied.forget(&key);
             delta.extend(self.merged.file(&key, None));
             return;
         };
@@ -300,9 +304,22 @@ impl Reader {
             let patience = self.patience(&key, Some(stamp));
             return self.restless.touch(key, None, Instant::now(), patience);
         }
+        let blank = result.as_ref().is_ok_and(|bytes| bytes.trim_ascii().is_empty());
+        let emptied = blank && self.merged.says_something(&key);
+        let wait = emptied.then(|| self.emptied.wait(&key, Instant::now())).flatten();
+        if let Some(wait) = wait.filter(|_| !late) {
+            return self.restless.touch(key, Some(stamp), Instant::now(), wait);
+        }
+        self.emptied.forget(&key);
         self.stamps.insert(key.clone(), stamp);
         let directory = self.merged.directory(&key);
-        let reading = result.and_then(|bytes| read(&shown, &bytes, directory.writer, &directory.kinds));
+        let mut reading = result.and_then(|bytes| read(&shown, &bytes, directory.writer, &directory.kinds));
+        if let (true, Ok(reading)) = (emptied, &mut reading) {
+            let message = "has become empty: what it asked for is gone";
+            let mut problem = Problem::of_file(&shown, None, message, "remove the file, if this is meant");
+            problem.severity = Severity::Warning;
+            reading.problems.push(problem);
+        }
         delta.extend(match reading {
             Ok(reading) => self.merged.file(&key, Some(reading)),
             Err(problems) => self.merged.unreadable(&key, problems),

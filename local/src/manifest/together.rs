@@ -38,7 +38,7 @@ made!(BarePod, Deployment, StatefulSet, DaemonSet, Job);
 
 /// Checks everything together. `last`: what was asked for before.
 pub(super) fn check(desired: &mut Desired, last: &Desired, problems: &mut Vec<Problem>) {
-    strangers(desired, problems);
+    strangers(desired, last, problems);
     let pods = older(&desired.pods, &last.pods, desired, problems);
     let deployments = older(&desired.deployments, &last.deployments, desired, problems);
     let stateful_sets = older(&desired.stateful_sets, &last.stateful_sets, desired, problems);
@@ -110,24 +110,66 @@ fn older<T: Made>(
     kept
 }
 
-/// Leaves out what lies in namespaces that are not there, as an API server would.
-fn strangers(desired: &mut Desired, problems: &mut Vec<Problem>) {
-    let namespaces: BTreeSet<String> = desired.namespaces.keys().cloned().collect();
-    let mut lives = |object: &Object| {
-        let lives = object.namespace == DEFAULT_NAMESPACE || namespaces.contains(&object.namespace);
-        if !lives {
-            let message = format!("there is no Namespace {:?}", object.namespace);
-            let fix = "add a Namespace object of that name";
-            problems.push(object.problem(Severity::Error, "metadata.namespace", message, fix));
-        }
-        lives
+/// Leaves out what lies in namespaces that are not there, as an API server would. What was there before stays as it was, and
+/// keeps its Namespace as that was: an API server, too, ends a namespace last of all.
+fn strangers(desired: &mut Desired, last: &Desired, problems: &mut Vec<Problem>) {
+    let mut sieve = Sieve {
+        namespaces: desired.namespaces.keys().cloned().collect(),
+        before: &last.namespaces,
+        held: BTreeMap::new(),
+        problems,
     };
-    desired.services.retain(|_, service| lives(&service.object));
-    desired.pods.retain(|_, pod| lives(&pod.object));
-    desired.deployments.retain(|_, of| lives(&of.object));
-    desired.stateful_sets.retain(|_, of| lives(&of.object));
-    desired.daemon_sets.retain(|_, of| lives(&of.object));
-    desired.jobs.retain(|_, of| lives(&of.object));
+    sieve.sift(&mut desired.services, &last.services, |service| &service.object);
+    sieve.sift(&mut desired.pods, &last.pods, |pod| &pod.object);
+    sieve.sift(&mut desired.deployments, &last.deployments, |of| &of.object);
+    sieve.sift(&mut desired.stateful_sets, &last.stateful_sets, |of| &of.object);
+    sieve.sift(&mut desired.daemon_sets, &last.daemon_sets, |of| &of.object);
+    sieve.sift(&mut desired.jobs, &last.jobs, |of| &of.object);
+    desired.namespaces.extend(sieve.held);
+}
+
+/// Which objects have a namespace.
+struct Sieve<'a> {
+    namespaces: BTreeSet<String>,
+    before: &'a BTreeMap<String, Arc<Object>>,
+    /// Namespaces that are gone, and still have objects that were there with them.
+    held: BTreeMap<String, Arc<Object>>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Sieve<'_> {
+    fn sift<T: Clone>(
+        &mut self,
+        now: &mut BTreeMap<Key, T>,
+        last: &BTreeMap<Key, T>,
+        object: impl Fn(&T) -> &Arc<Object>,
+    ) {
+        now.retain(|key, value| {
+            let name = &key.namespace;
+            if name == DEFAULT_NAMESPACE || self.namespaces.contains(name) {
+                return true;
+            }
+            let mut message = format!("there is no Namespace {name:?}");
+            let old = last.get(key).zip(self.before.get(name));
+            if let Some((old, namespace)) = old {
+                message.push_str(" any more; what was there with it stays as it was");
+                *value = old.clone();
+                // Nobody writes it any more, so it is told to the control plane as one of ours.
+                let namespace = Object {
+                    origin: None,
+                    ..Object::clone(namespace)
+                };
+                self.held.entry(name.clone()).or_insert_with(|| Arc::new(namespace));
+            }
+            let fix = match old {
+                Some(_) => "add it again, or remove this object as well",
+                None => "add a Namespace object of that name",
+            };
+            let problem = object(value).problem(Severity::Error, "metadata.namespace", message, fix);
+            self.problems.push(problem);
+            old.is_some()
+        });
+    }
 }
 
 /// A StatefulSet whose pods have no names of their own, because the Service that would give them is none that does.
@@ -324,6 +366,46 @@ mod tests {
             (problems[0].severity, problems[0].field.as_str()),
             (Severity::Warning, "spec.taints")
         );
+    }
+
+    #[test]
+    fn what_runs_in_a_namespace_that_vanishes_stays_as_it_was_and_nothing_new_is_made_there() {
+        let metadata = |name: &str| json!({"name": name, "namespace": "shop"});
+        let namespace = object(json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": "shop", "annotations": {"config.weft.dev/inbound": "strict"}}}));
+        let pod = |name: &str, command: &str| {
+            object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata(name),
+                "spec": {"containers": [{"name": "c", "command": [command]}]}}))
+        };
+        let mut reader = Reader::default();
+        let whole = [namespace, pod("old", "one")];
+        assert!(reader.read(&whole).1.is_empty());
+        let edited = [pod("old", "two"), pod("new", "one")];
+        for _ in 0..2 {
+            let (desired, problems) = reader.read(&edited);
+            let pods: Vec<&Key> = desired.pods.keys().collect();
+            assert_eq!(pods, [&Key::new("shop", "old")]);
+            assert_eq!(desired.pods[pods[0]].template.view.containers[0].command, ["one"]);
+            assert_eq!(
+                desired.namespaces["shop"].annotations["config.weft.dev/inbound"],
+                "strict"
+            );
+            let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                said,
+                [
+                    "Pod shop/new: metadata.namespace: there is no Namespace \"shop\" (fix: add a Namespace object of that name)",
+                    "Pod shop/old: metadata.namespace: there is no Namespace \"shop\" any more; what was there with it stays as it \
+                 was (fix: add it again, or remove this object as well)",
+                ]
+            );
+        }
+        let (desired, _) = reader.read(&edited[1..]);
+        assert!(
+            desired.pods.is_empty() && desired.namespaces.is_empty(),
+            "with the last object the Namespace goes"
+        );
+        assert!(reader.read(&whole).1.is_empty());
     }
 
     #[test]
