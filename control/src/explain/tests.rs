@@ -44,6 +44,7 @@ fn verdict(target: &str) -> Verdict {
         path: "/".to_owned(),
         query: None,
         headers: HeaderMap::new(),
+        stream: false,
         server_name: None,
     };
     explain(&index, &question).unwrap().verdict
