@@ -22,6 +22,7 @@ pub mod pod;
 pub mod problem;
 pub mod route;
 pub mod service;
+mod strangers;
 pub mod weft;
 
 pub use decode::{DecodeError, Decoded, decode};

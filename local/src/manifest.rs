@@ -214,10 +214,15 @@ fn fields_of(object: &Object) -> Option<&'static [Field]> {
 fn look(object: &Object, fields: &'static [Field], images: &mut usize) -> Vec<Problem> {
     let findings = schema::walk(&object.raw, fields);
     *images += findings.iter().filter(|finding| finding.kind == Found::Image).count();
-    let refused = findings.into_iter().filter(|finding| finding.kind == Found::Refused);
-    refused
-        .map(|f| object.problem(Severity::Error, &f.field, f.message, f.fix))
-        .collect()
+    let problem = |finding: schema::Finding| {
+        let severity = match finding.kind {
+            Found::Refused => Severity::Error,
+            Found::Ignored => Severity::Warning,
+            Found::Image => return None,
+        };
+        Some(object.problem(severity, &finding.field, finding.message, finding.fix))
+    };
+    findings.into_iter().filter_map(problem).collect()
 }
 
 fn image_notice(images: usize) -> Problem {

@@ -308,11 +308,14 @@ impl Place<'_> {
                     "do not rely on it in a local mesh".to_owned(),
                 )
             }
-            _ => (
+            other => (
                 Severity::Notice,
                 "kind",
                 format!("{kind} ({api_version}) is not understood and is ignored"),
-                String::new(),
+                match other {
+                    Standing::Missing(instead) => (*instead).to_owned(),
+                    _ => String::new(),
+                },
             ),
         };
         Problem {
@@ -453,12 +456,26 @@ mod tests {
         };
         assert_eq!(
             text,
-            "a.yaml:2: CronJob b/a: kind: CronJob (batch/v1) is not understood and is ignored"
+            "a.yaml:2: CronJob b/a: kind: CronJob (batch/v1) is not understood and is ignored (fix: write its jobTemplate as a \
+             Job)"
         );
+        // What changes nothing here is not worth a word.
+        for (api, kind) in [
+            ("policy/v1", "PodDisruptionBudget"),
+            ("rbac.authorization.k8s.io/v1", "Role"),
+        ] {
+            assert_eq!(of(api, kind), [], "{kind}");
+        }
         for kind in ["AccessPolicy", "EgressPolicy", "ClusterPeer", "Nonsense"] {
             assert_eq!(of("weft.dev/v1alpha1", kind)[0].0, Severity::Error, "{kind}");
         }
-        assert_eq!(of("networking.k8s.io/v1", "NetworkPolicy")[0].0, Severity::Warning);
+        for (api, kind) in [
+            ("networking.k8s.io/v1", "NetworkPolicy"),
+            ("security.istio.io/v1", "AuthorizationPolicy"),
+            ("cilium.io/v2", "CiliumNetworkPolicy"),
+        ] {
+            assert_eq!(of(api, kind)[0].0, Severity::Warning, "{kind}");
+        }
         assert_eq!(of("serving.knative.dev/v1", "Service")[0].0, Severity::Notice);
     }
 

@@ -1,5 +1,7 @@
 //! Which kinds of objects a reader understands, and what it says of the others.
 
+use super::strangers::{self, Left};
+
 /// The API group of our own kinds.
 pub const WEFT_GROUP: &str = "weft.dev";
 /// The API group of the Gateway API.
@@ -36,7 +38,7 @@ pub enum Scope {
 pub enum Standing {
     /// Takes it.
     Understood(Scope),
-    /// Leaves it, silently: another reader of the same files takes it.
+    /// Leaves it, silently: another reader of the same files takes it, or it changes nothing here.
     Elsewhere,
     /// Cannot take it, as this version of the kind is not understood: a fault, which keeps what was there before.
     Version {
@@ -47,6 +49,8 @@ pub enum Standing {
     NotHonoured,
     /// Leaves it, and warns: nothing enforces it here.
     NotEnforced,
+    /// Leaves it, with a notice and what to do instead.
+    Missing(&'static str),
     /// Leaves it, with a notice.
     Unknown,
 }
@@ -140,10 +144,14 @@ impl Kinds {
                 }
             };
         }
-        match (group, kind) {
-            (WEFT_GROUP, _) => Standing::NotHonoured,
-            ("networking.k8s.io", "NetworkPolicy") => Standing::NotEnforced,
-            _ => Standing::Unknown,
+        if group == WEFT_GROUP {
+            return Standing::NotHonoured;
+        }
+        match strangers::left(group, kind) {
+            Some(Left::Nothing) => Standing::Elsewhere,
+            Some(Left::Unenforced) => Standing::NotEnforced,
+            Some(Left::Missing(instead)) => Standing::Missing(instead),
+            None => Standing::Unknown,
         }
     }
 }

@@ -36,6 +36,8 @@ pub enum Rule {
     Empty(&'static str),
     /// Not honoured; the fix.
     Refused(&'static str),
+    /// Not honoured, unless it is switched off or empty. The object is, without it: a warning, with the fix.
+    Ignored(&'static str),
 }
 
 /// What the walk found.
@@ -56,6 +58,8 @@ pub struct Finding {
 pub enum Found {
     /// The object can't be run as it was written.
     Refused,
+    /// The object is run without it.
+    Ignored,
     /// There is an `image`.
     Image,
 }
@@ -131,6 +135,11 @@ fn check(value: &Value, rule: Rule, path: &str, out: &mut Vec<Finding>) {
                 fix.to_owned(),
             ));
         }
+        Rule::Ignored(_) if *value == Value::Bool(false) || is_empty(value) => {}
+        Rule::Ignored(fix) => out.push(Finding {
+            kind: Found::Ignored,
+            ..not_honoured(fix)
+        }),
         Rule::Off(_) if *value == Value::Bool(false) => {}
         Rule::Empty(_) if is_empty(value) => {}
         Rule::Off(fix) | Rule::Empty(fix) | Rule::Refused(fix) => out.push(not_honoured(fix)),

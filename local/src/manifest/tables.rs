@@ -7,7 +7,7 @@ mod workloads;
 pub(super) use workloads::{DAEMON_SET, DEPLOYMENT, JOB, STATEFUL_SET};
 
 use super::schema::Field;
-use super::schema::Rule::{Empty, Harmless, Honoured, Image, List, Object, Off, OneOf, Refused};
+use super::schema::Rule::{Empty, Harmless, Honoured, Ignored, Image, List, Object, Off, OneOf, Refused};
 
 const fn f(name: &'static str, rule: super::schema::Rule) -> Field {
     Field { name, rule }
@@ -45,7 +45,25 @@ pub(super) const NAMESPACE: &[Field] = &[
 ];
 
 /// A Node: only its labels count.
-pub(super) const NODE: &[Field] = NAMESPACE;
+pub(super) const NODE: &[Field] = &[
+    f("apiVersion", Honoured),
+    f("kind", Honoured),
+    f("metadata", Object(META)),
+    f(
+        "spec",
+        Object(&[
+            f("taints", Ignored(EVERY_POD)),
+            f("unschedulable", Ignored(EVERY_POD)),
+            f("configSource", Harmless),
+            f("externalID", Harmless),
+            f("podCIDR", Harmless),
+            f("podCIDRs", Harmless),
+            f("providerID", Harmless),
+        ]),
+    ),
+    f("status", Harmless),
+];
+const EVERY_POD: &str = "remove it; keep pods away with a label on other Nodes and their nodeSelector";
 
 /// A ServiceAccount.
 pub(super) const SERVICE_ACCOUNT: &[Field] = &[

@@ -55,6 +55,35 @@ pub(super) fn check(desired: &mut Desired, last: &Desired, problems: &mut Vec<Pr
     for set in desired.stateful_sets.values() {
         problems.extend(nameless(set, desired));
     }
+    // With one Node there is no choice that could be another.
+    if desired.nodes.len() > 1 {
+        let pods = desired.pods.values().map(BarePod::made);
+        problems.extend(
+            desired
+                .workloads()
+                .chain(pods)
+                .flat_map(|(object, of)| astray(object, of)),
+        );
+    }
+}
+
+/// What a pod wishes of its Node that is not heard. To be apart from its like is what pods are anyhow.
+fn astray(object: &Object, template: &Template) -> Vec<Problem> {
+    let wishes = ["nodeAffinity", "podAffinity"].into_iter().filter(|name| {
+        let wished = &template.spec["affinity"][name]["requiredDuringSchedulingIgnoredDuringExecution"];
+        wished.as_object().is_some_and(|map| !map.is_empty()) || wished.as_array().is_some_and(|list| !list.is_empty())
+    });
+    let told = wishes.map(|name| {
+        let field = format!("{}spec.affinity.{name}", template.prefix);
+        let message = "is not honoured here: pods go to the Node with the fewest of their like";
+        object.problem(
+            Severity::Warning,
+            &field,
+            message,
+            "write the Node's labels as nodeSelector",
+        )
+    });
+    told.collect()
 }
 
 /// The older forms of what can't be honoured any more. The older form is no better if what it needs is gone, too: then
@@ -257,6 +286,44 @@ mod tests {
             assert_eq!(said.len(), 1, "{said:?}");
             assert_eq!(edited.pods[&key].template.view.node_name.as_deref(), Some("west-1"));
         }
+    }
+
+    #[test]
+    fn a_wish_for_a_node_that_is_not_heard_is_a_warning_where_there_are_several() {
+        let node = |name: &str| object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}));
+        let pod = |affinity: Value| {
+            object(
+                json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"},
+                "spec": {"affinity": affinity, "containers": [{"name": "c", "command": ["c"]}]}}),
+            )
+        };
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}});
+        let said = |affinity: Value, nodes: &[&str]| {
+            let mut objects = vec![pod(affinity)];
+            objects.extend(nodes.iter().map(|name| node(name)));
+            let problems = Reader::default().read(&objects).1;
+            problems
+                .iter()
+                .map(|problem| format!("{} {}", problem.severity, problem.field))
+                .collect::<Vec<_>>()
+        };
+        let wish = json!({"nodeAffinity": required});
+        assert_eq!(said(wish.clone(), &["a", "b"]), ["warning spec.affinity.nodeAffinity"]);
+        assert_eq!(said(wish, &["a"]), [""; 0]);
+        let apart = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}});
+        assert_eq!(said(apart, &["a", "b"]), [""; 0]);
+    }
+
+    #[test]
+    fn what_keeps_pods_from_a_node_in_a_cluster_and_not_here_is_a_warning() {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"},
+            "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}], "unschedulable": false}});
+        let problems = Reader::default().read(&[object(node)]).1;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(
+            (problems[0].severity, problems[0].field.as_str()),
+            (Severity::Warning, "spec.taints")
+        );
     }
 
     #[test]

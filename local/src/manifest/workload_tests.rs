@@ -115,6 +115,11 @@ fn what_a_job_may_not_ask_for_is_refused_by_name() {
         ),
         (
             Job,
+            json!({"template": template(&json!({"restartPolicy": "Never"})), "podFailurePolicy": {"rules": []}}),
+            "spec.podFailurePolicy: is not honoured here",
+        ),
+        (
+            Job,
             json!({"template": template(&json!({"restartPolicy": "Never"})), "completions": 2000}),
             "spec.completions: 2000 are more than 1000",
         ),
