@@ -442,7 +442,7 @@ mod tests {
         let mut manifests = open(directory.path(), Writer::User);
         fs::rename(directory.path().join("b.yaml"), directory.path().join("c.yaml")).unwrap();
         let moved = |changes: &Changes| {
-            assert!(changes.deletes.is_empty(), "{changes:?}");
+            assert!(changes.deletes.is_empty() && changes.problems.is_empty(), "{changes:?}");
             changes
                 .upserts
                 .iter()

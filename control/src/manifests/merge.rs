@@ -27,6 +27,8 @@ pub(super) struct Merged {
     places: BTreeMap<ObjectRef, BTreeSet<Place>>,
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     duplicates: BTreeMap<ObjectRef, Vec<Problem>>,
+    /// Files that are gone, and are waited for in case that they only move.
+    leaving: BTreeSet<FileKey>,
     /// What happened to it as a whole.
     store: Vec<Problem>,
 }
@@ -45,6 +47,7 @@ impl Merged {
             places: BTreeMap::new(),
             objects: BTreeMap::new(),
             duplicates: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             store: Vec::new(),
         }
     }
@@ -138,6 +141,11 @@ impl Merged {
         delta
     }
 
+    /// These files are gone, though their objects still count: a file that moves is no object that is written twice.
+    pub(super) fn leaving(&mut self, files: BTreeSet<FileKey>) {
+        self.leaving = files;
+    }
+
     /// A directory cannot be listed, or can again (`None`).
     pub(super) fn directory_fault(&mut self, index: usize, problem: Option<Problem>) {
         let key = (index, String::new());
@@ -181,10 +189,15 @@ impl Merged {
             .filter_map(|key| self.files.get(key))
             .flat_map(|reading| reading.problems.iter().cloned())
             .collect();
+        let leaves = |object: &ObjectRef| {
+            let places = self.places.get(object).into_iter().flatten();
+            places.into_iter().any(|(_, key, _)| self.leaving.contains(key))
+        };
+        let duplicates = self.duplicates.iter().filter(|(object, _)| !leaves(object));
         problems.extend(
             self.faults
                 .values()
-                .chain(self.duplicates.values())
+                .chain(duplicates.map(|(_, problems)| problems))
                 .chain([&self.store])
                 .flatten()
                 .cloned(),
@@ -351,6 +364,17 @@ mod tests {
         merged.file(&(0, "a.yaml".to_owned()), None);
         assert_eq!(port(&merged, "a"), Some(2));
         assert!(merged.problems().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_moves_is_nothing_that_is_written_twice() {
+        let mut merged = merged();
+        put(&mut merged, (0, "b.yaml"), &service("a", 1));
+        merged.leaving(BTreeSet::from([(0, "b.yaml".to_owned())]));
+        put(&mut merged, (0, "c.yaml"), &service("a", 1));
+        assert!(merged.problems().is_empty(), "{:?}", merged.problems());
+        merged.leaving(BTreeSet::new());
+        assert_eq!(merged.problems().len(), 1, "it is there after all");
     }
 
     #[test]

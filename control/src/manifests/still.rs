@@ -1,6 +1,6 @@
 //! Which files are due to be read: those that changed and have been still since. Pure; time is passed in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
@@ -50,6 +50,12 @@ impl Restless {
     pub(super) fn due(&mut self, now: Instant) -> Vec<(FileKey, Option<Stamp>)> {
         let due = self.files.extract_if(.., |_, (_, due)| *due <= now);
         due.map(|(key, (stamp, _))| (key, stamp)).collect()
+    }
+
+    /// The files that are gone, as far as is known, and wait to be taken for gone.
+    pub(super) fn gone(&self) -> BTreeSet<FileKey> {
+        let gone = self.files.iter().filter(|(_, (stamp, _))| stamp.is_none());
+        gone.map(|(key, _)| key.clone()).collect()
     }
 
     /// Whether a file waits to be read.

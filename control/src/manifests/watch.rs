@@ -148,6 +148,7 @@ impl Reader {
     /// Shows what changed, after it is certain that its numbers are kept.
     fn publish(&mut self, delta: Delta) {
         self.merged.save();
+        self.merged.leaving(self.restless.gone());
         self.shared.publish(delta, self.merged.problems());
     }
 
