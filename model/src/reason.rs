@@ -73,9 +73,12 @@ reasons! {
     /// The mesh's handshake with the endpoint failed.
     TlsFailed = "tls-failed", 502, "tls_protocol_error",
         "Look at the other pod's proxy: it may be of an incompatible version, or not be running.";
-    /// The control plane did not say in time what is at the address.
+    /// The control plane cannot be asked, or did not say in time what is at the address.
     DiscoveryTimeout = "discovery-timeout", 503, "proxy_internal_response",
-        "Look at the control plane, and at the connection to it; an address that is not the mesh's can be declared outside.";
+        "Look at the control plane, and at the connection to it: `weft status` says whether it answers, and which proxies it has.";
+    /// The address lies in the mesh's networks, and no Service or Pod that the mesh knows has it.
+    UnknownAddress = "unknown-address", 503, "destination_unavailable",
+        "Look at what was dialled: a Service or pod that is gone, or an address that is written somewhere. One that lies there and is not the mesh's is left alone with the annotation `config.weft.dev/skip-outbound-subnets`, or the control plane's `--outside`.";
     /// The proxy follows as many destinations as it may.
     SubscriptionLimit = "subscription-limit", 503, "proxy_internal_response",
         "Raise the limit of subscriptions, or find the app that dials so many addresses.";

@@ -153,7 +153,7 @@ impl View {
     /// ends some minutes after it was last confirmed: the address may be a meshed pod's by then, which must not be sent
     /// plaintext.
     ///
-    /// Errors: [`Reason::DiscoveryTimeout`], [`Reason::SubscriptionLimit`].
+    /// Errors: [`Reason::DiscoveryTimeout`], [`Reason::UnknownAddress`], [`Reason::SubscriptionLimit`].
     pub async fn lookup(&self, target: &Target) -> Result<Lookup, Reason> {
         let state = self.state();
         let (old, heard) = match self.known(&state, target) {
@@ -170,6 +170,8 @@ impl View {
         };
         match timeout(state.mesh.discovery_wait, self.ask(target, heard)).await {
             Ok(answer) => answer,
+            // Whoever is there and says nothing knows of nothing; it may come, and so it was waited for.
+            Err(_) if old.is_none() && self.is_connected() && self.shared.is_current() => Err(Reason::UnknownAddress),
             Err(_) => old
                 .filter(|old| self.serves_unasked(&state, target, old))
                 .ok_or(Reason::DiscoveryTimeout),

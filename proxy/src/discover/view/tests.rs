@@ -54,6 +54,19 @@ async fn an_unknown_destination_is_refused_after_a_bounded_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_control_plane_that_is_there_and_names_nothing_is_not_blamed() {
+    let (mut back, views) = back(4, 1);
+    let at = target(AT);
+    back.shared.set_connected(true);
+    // Until the stream has said what changed, nobody knows what it knows.
+    let (answer, _) = tokio::join!(views[0].lookup(&at), back.take());
+    assert_eq!(answer, Err(Reason::DiscoveryTimeout));
+    back.shared.confirm();
+    let (answer, _) = tokio::join!(views[0].lookup(&at), back.take());
+    assert_eq!(answer, Err(Reason::UnknownAddress));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_wait_is_bounded_though_nobody_takes_questions() {
     let (_back, views) = back(4, 1);
     assert_eq!(views[0].lookup(&target(AT)).await, Err(Reason::DiscoveryTimeout));
