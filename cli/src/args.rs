@@ -116,8 +116,9 @@ pub(crate) struct DownArgs {
 
 /// Show pods, services, traffic, routes and proxies of a mesh.
 ///
-/// Pods with the pids of proxy and containers, addresses, readiness, region and version; services; what each service got of
-/// traffic, as the proxies of its callers saw it (each attempt at an endpoint; 5xx, no answer, and gRPC statuses that say
+/// Pods with the pids of proxy and containers, addresses, readiness, region and version; services, and what each of their ports
+/// speaks: as declared (by `appProtocol`, the port's name, or a route), or as proxies found out (from the client's first bytes,
+/// or because the server spoke first); what each service got of traffic, as the proxies of its callers saw it (each attempt at an endpoint; 5xx, no answer, and gRPC statuses that say
 /// that the server failed are no success); routes with what was refused and why, and which proxies have acknowledged which
 /// version.
 #[derive(Debug, Args)]

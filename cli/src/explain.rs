@@ -22,7 +22,7 @@ use weft_model::identity::TrustDomain;
 use crate::args::{MeshArgs, Output};
 use crate::paper::{self, PathArgs};
 use crate::target::client;
-use crate::yaml;
+use crate::{up, yaml};
 
 /// Questions about routes.
 #[derive(Debug, Args)]
@@ -70,7 +70,7 @@ pub(crate) struct ExplainArgs {
     method: Option<Method>,
     #[command(flatten)]
     paths: PathArgs,
-    /// As text for people, or as JSON.
+    /// As text for people, or as JSON or YAML for programs.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
     /// What is called: `http://HOST[:PORT]/PATH`, `grpc://HOST:PORT/SERVICE/METHOD`, `tcp://HOST:PORT` or `tls://HOST:PORT`.
@@ -118,7 +118,11 @@ async fn running(mesh: &MeshArgs) -> Result<Index> {
         trust_domain: TrustDomain::new(&trust_domain)?,
         cluster: text("mesh").unwrap_or_default(),
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
-        inside: Vec::new(),
+        inside: ["podNetworks", "serviceNetworks"]
+            .iter()
+            .flat_map(|name| status[*name].as_array().into_iter().flatten())
+            .filter_map(|network| network.as_str()?.parse().ok())
+            .collect(),
         outside: Vec::new(),
     });
     let manifests = Manifests::open(ManifestSettings::control(&paths, sources.recursive, None))?;
@@ -141,7 +145,11 @@ fn offline(args: &ExplainArgs) -> Result<Index> {
         trust_domain: TrustDomain::new(&format!("{name}.weft.internal"))?,
         cluster: name.clone(),
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
-        inside: Vec::new(),
+        inside: [up::PODS, up::SERVICES]
+            .concat()
+            .iter()
+            .filter_map(|network| network.parse().ok())
+            .collect(),
         outside: Vec::new(),
     });
     index.replace(&Snapshot {
@@ -266,7 +274,16 @@ fn text(explanation: &Explanation) -> String {
     }
     match verdict {
         Verdict::Outside => out.push_str("outcome  nothing of the mesh: it is passed on as it is\n"),
-        Verdict::Unknown => out.push_str("outcome  nothing is known of it yet, and it is not sent\n"),
+        Verdict::Unknown => out.push_str(
+            "outcome  refused after a wait (unknown-address): it lies in the mesh's networks, and no Service or pod has it\n",
+        ),
+        Verdict::NoSuchService { service, has } => {
+            let has = match &has[..] {
+                [] => "; the namespace has none".to_owned(),
+                has => format!("; the namespace has {}", has.join(", ")),
+            };
+            _ = writeln!(out, "outcome  the name does not resolve: there is no Service {service}{has}");
+        }
         Verdict::NoSuchPort { reason } => _ = writeln!(out, "outcome  refused: {reason}"),
         Verdict::Pod { pod } => _ = writeln!(out, "outcome  to the pod {pod} itself; routes act on Services"),
         Verdict::NoMatch { status: 0 } => {

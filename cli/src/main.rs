@@ -22,6 +22,7 @@ mod generate;
 mod http;
 mod logs;
 mod paper;
+mod protocols;
 mod scrape;
 #[cfg(test)]
 mod settings;

@@ -68,7 +68,7 @@ pub(crate) async fn traffic(client: &Client, status: &Value, window: Option<Dura
 }
 
 /// The pods with a proxy that runs, and for how long: `namespace/name`, seconds.
-fn pods(status: &Value) -> Vec<(String, f64)> {
+pub(crate) fn pods(status: &Value) -> Vec<(String, f64)> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

@@ -9,6 +9,7 @@ use rustix::termios::tcgetwinsize;
 use serde_json::{Value, json};
 
 use crate::args::{Output, StatusArgs};
+use crate::protocols;
 use crate::scrape::{self, Traffic};
 use crate::table::{Table, clean};
 use crate::target::client;
@@ -18,6 +19,10 @@ use crate::yaml;
 pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
     let client = client(&args.mesh);
     let mut status = client.status().await?;
+    let unheard = protocols::add(&client, &mut status).await;
+    if !unheard.is_empty() {
+        eprintln!("weft status: no protocols from {}", unheard.join(", "));
+    }
     let is_for_people = matches!(args.output, Output::Text | Output::Wide);
     let traffic = match is_for_people || args.window.is_some() {
         true => Some(scrape::traffic(&client, &status, args.window).await),
@@ -35,6 +40,9 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
         });
     }
     if let Some(namespace) = &args.namespace {
+        if let (true, Some(said)) = (is_for_people, nothing_in(namespace, &status)) {
+            eprintln!("weft status: {said}");
+        }
         let keep = |items: &mut Value| {
             if let Some(items) = items.as_array_mut() {
                 items.retain(|item| item["namespace"] == namespace.as_str());
@@ -64,6 +72,24 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
     // Whoever reads may have enough.
     let _ = io::stdout().write_all(said.as_bytes());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to say of a namespace in which nothing is.
+fn nothing_in(namespace: &str, status: &Value) -> Option<String> {
+    let lists = ["pods", "jobs", "services"]
+        .iter()
+        .flat_map(|name| list(&status[*name]));
+    let mut others: Vec<&str> = lists.filter_map(|item| item["namespace"].as_str()).collect();
+    if others.contains(&namespace) {
+        return None;
+    }
+    others.sort_unstable();
+    others.dedup();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!("; there is something in {}", others.join(", ")),
+    };
+    Some(format!("nothing is in the namespace {namespace}{others}"))
 }
 
 /// What each Service got of traffic.
@@ -150,7 +176,16 @@ fn pods(status: &Value, wide: bool) -> Table {
     if wide {
         headings.extend(["WORKLOAD", "SERVICE ACCOUNT", "NODE"]);
     }
-    let mut table = Table::new(&headings);
+    let spare = [
+        "CONTAINERS",
+        "ADDRESSES",
+        "REGION",
+        "PROXY",
+        "RESTARTS",
+        "VERSION",
+        "ZONE",
+    ];
+    let mut table = Table::new(&headings).spare(&spare);
     for pod in list(&status["pods"]) {
         let containers = list(&pod["containers"]);
         let counted = || containers.iter().filter(|container| container["kind"] != "init");
@@ -209,16 +244,10 @@ fn jobs(status: &Value) -> Table {
     table
 }
 
+/// A row for each port of a Service.
 fn services(status: &Value) -> Table {
-    let mut table = Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORTS", "READY PODS"]);
+    let mut table = Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORT", "PROTOCOL", "READY PODS"]);
     for service in list(&status["services"]) {
-        let ports = list(&service["ports"]).iter().map(|port| {
-            let protocol = match word(&port["appProtocol"]) {
-                protocol if protocol.is_empty() => word(&port["protocol"]).to_ascii_lowercase(),
-                protocol => protocol,
-            };
-            format!("{}/{protocol}", number(&port["port"]))
-        });
         let external = word(&service["externalName"]);
         let addresses = match service["headless"] == true {
             true => "headless".to_owned(),
@@ -226,13 +255,24 @@ fn services(status: &Value) -> Table {
             false => words(&service["addresses"]),
         };
         let pods = &service["pods"];
-        table.row([
-            word(&service["namespace"]),
-            word(&service["name"]),
-            addresses,
-            ports.collect::<Vec<_>>().join(", "),
-            format!("{}/{}", number(&pods["ready"]), number(&pods["all"])),
-        ]);
+        let mut row = |port: String, protocol: String| {
+            table.row([
+                word(&service["namespace"]),
+                word(&service["name"]),
+                addresses.clone(),
+                port,
+                protocol,
+                format!("{}/{}", number(&pods["ready"]), number(&pods["all"])),
+            ]);
+        };
+        let ports = list(&service["ports"]);
+        for port in ports {
+            let transport = word(&port["protocol"]).to_ascii_lowercase();
+            row(format!("{}/{transport}", number(&port["port"])), protocols::of(port));
+        }
+        if ports.is_empty() {
+            row(String::new(), String::new());
+        }
     }
     table
 }
@@ -282,10 +322,20 @@ fn objects(status: &Value) -> Table {
             if said.is_empty() { "accepted".to_owned() } else { said },
             format!("{}/{}", number(&object["applied"]), number(&object["subscribers"])),
             words(&object["waiting"]),
-            format!("{}{line}", word(&object["file"])),
+            format!("{}{line}", from_here(&word(&object["file"]))),
         ]);
     }
     table
+}
+
+/// A path as it is written from the current directory, if it lies below.
+fn from_here(path: &str) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let below = std::path::Path::new(path).strip_prefix(here).ok();
+    let below = below
+        .and_then(std::path::Path::to_str)
+        .filter(|below| !below.is_empty());
+    below.unwrap_or(path).to_owned()
 }
 
 /// Which proxies have acknowledged which version.
@@ -297,7 +347,8 @@ fn proxies(status: &Value) -> Table {
         "SINCE",
         "RESOURCES",
         "NOT ACKNOWLEDGED",
-    ]);
+    ])
+    .spare(&["SINCE", "RESOURCES"]);
     for proxy in list(&status["proxies"]) {
         let resources = list(&proxy["resources"]);
         let acked = resources.iter().filter(|resource| resource["acked"] == true).count();
@@ -362,6 +413,17 @@ mod tests {
 
     fn plain(status: &Value) -> String {
         text(status, ("TRAFFIC", told(&Traffic::default(), None)), None, false)
+    }
+
+    #[test]
+    fn a_mistyped_namespace_is_said_to_be_empty_and_one_with_anything_is_not() {
+        let status =
+            json!({"pods": [{"namespace": "shop"}, {"namespace": "street"}], "services": [{"namespace": "shop"}]});
+        assert_eq!(
+            nothing_in("shp", &status).as_deref(),
+            Some("nothing is in the namespace shp; there is something in shop, street")
+        );
+        assert_eq!(nothing_in("shop", &status), None);
     }
 
     #[test]

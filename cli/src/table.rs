@@ -1,5 +1,7 @@
 //! Tables of text for people.
 
+use std::fmt::Write as _;
+
 /// What an empty cell shows.
 const EMPTY: &str = "-";
 
@@ -18,6 +20,8 @@ pub(crate) fn clean(text: &str) -> String {
 /// Rows of cells under a heading; columns are as wide as their widest cell.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
+    /// Columns that a narrow terminal does without, before any word is cut; the first goes first.
+    spare: Vec<usize>,
 }
 
 impl Table {
@@ -25,7 +29,15 @@ impl Table {
     pub(crate) fn new(headings: &[&str]) -> Self {
         Self {
             rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()],
+            spare: Vec::new(),
         }
+    }
+
+    /// What a narrow terminal does without, by headings: the first goes first.
+    pub(crate) fn spare(mut self, headings: &[&str]) -> Self {
+        let at = |heading: &&str| self.rows[0].iter().position(|own| own == heading);
+        self.spare = headings.iter().filter_map(at).collect();
+        self
     }
 
     /// Adds a row. Empty cells show as `-`. Control characters, which could drive a terminal, show as spaces.
@@ -45,12 +57,14 @@ impl Table {
 
 impl Table {
     /// The table as text. `width`: of the terminal that it is for, in columns, if it is for one. Where it would be wider,
-    /// columns in which no row has anything are left out, and then the widest cells go on in the next line.
+    /// columns in which no row has anything are left out; then, with a word on it, spare ones, until no word is to be cut; and
+    /// then the widest cells go on in the next line.
     pub(crate) fn text(&self, width: Option<usize>) -> String {
         let mut widths = self.widths();
-        if let Some(width) = width {
-            fit(&mut widths, &self.rows, width);
-        }
+        let left_out = match width {
+            Some(width) => self.fit(&mut widths, width),
+            None => Vec::new(),
+        };
         let mut out = String::new();
         for row in &self.rows {
             let shown = row.iter().zip(&widths).filter(|(_, width)| **width > 0);
@@ -64,6 +78,10 @@ impl Table {
                 out.push_str(line.collect::<Vec<_>>().join(GAP).trim_end());
                 out.push('\n');
             }
+        }
+        if !left_out.is_empty() {
+            // A String takes all that is written to it.
+            let _ = writeln!(out, "(-o wide has {} as well)", left_out.join(", "));
         }
         out
     }
@@ -84,41 +102,62 @@ const GAP: &str = "  ";
 /// No column becomes narrower than this.
 const NARROWEST: usize = 12;
 
-/// Makes columns narrower until all of them fit; a column of width 0 is not shown.
-fn fit(widths: &mut [usize], rows: &[Vec<String>], most: usize) {
-    let total = |widths: &[usize]| {
-        let shown = widths.iter().filter(|width| **width > 0);
-        shown
-            .map(|width| width + GAP.len())
-            .sum::<usize>()
-            .saturating_sub(GAP.len())
-    };
-    for column in 0..widths.len() {
-        let empty = rows.len() > 1
-            && rows
-                .iter()
-                .skip(1)
-                .all(|row| row.get(column).is_none_or(|cell| cell == EMPTY));
-        if total(widths) > most && empty {
-            widths[column] = 0;
-        }
-    }
-    let longest = |row: &Vec<String>, column: usize| {
-        let words = row.get(column).into_iter().flat_map(|cell| cell.split(' '));
-        words.map(|word| word.chars().count()).max().unwrap_or(0)
-    };
-    let words: Vec<usize> = (0..widths.len())
-        .map(|column| rows.iter().map(|row| longest(row, column)).max().unwrap_or(0))
-        .collect();
-    // Between words as long as that is enough: a name that is cut can't be copied.
-    for least in [words, vec![NARROWEST; widths.len()]] {
-        while total(widths) > most {
-            let narrower = widths.iter_mut().zip(&least).filter(|(width, least)| **width > **least);
-            match narrower.max_by_key(|(width, _)| **width) {
-                Some((widest, _)) => *widest -= 1,
-                None => break,
+/// The width of a line of columns; one of width 0 is not shown.
+fn total(widths: &[usize]) -> usize {
+    let shown = widths.iter().filter(|width| **width > 0);
+    shown
+        .map(|width| width + GAP.len())
+        .sum::<usize>()
+        .saturating_sub(GAP.len())
+}
+
+impl Table {
+    /// Makes columns narrower until all of them fit; a column of width 0 is not shown. Returns the spare ones that are not.
+    fn fit(&self, widths: &mut [usize], most: usize) -> Vec<&str> {
+        for column in 0..widths.len() {
+            let empty = self.rows.len() > 1
+                && self
+                    .rows
+                    .iter()
+                    .skip(1)
+                    .all(|row| row.get(column).is_none_or(|cell| cell == EMPTY));
+            if total(widths) > most && empty {
+                widths[column] = 0;
             }
         }
+        // Between words as long as that is enough: a name that is cut can't be copied.
+        let mut words: Vec<usize> = (0..widths.len())
+            .map(|column| {
+                if widths[column] == 0 {
+                    0
+                } else {
+                    self.longest_word(column)
+                }
+            })
+            .collect();
+        let mut left_out = Vec::new();
+        for &column in &self.spare {
+            if total(widths) > most && total(&words) > most && widths[column] > 0 {
+                (widths[column], words[column]) = (0, 0);
+                left_out.push(self.rows[0][column].as_str());
+            }
+        }
+        for least in [words, vec![NARROWEST; widths.len()]] {
+            while total(widths) > most {
+                let narrower = widths.iter_mut().zip(&least).filter(|(width, least)| **width > **least);
+                match narrower.max_by_key(|(width, _)| **width) {
+                    Some((widest, _)) => *widest -= 1,
+                    None => break,
+                }
+            }
+        }
+        left_out
+    }
+
+    fn longest_word(&self, column: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(column));
+        let words = cells.flat_map(|cell| cell.split(' '));
+        words.map(|word| word.chars().count()).max().unwrap_or(0)
     }
 }
 
@@ -183,6 +222,18 @@ mod tests {
         ]);
         let text = table.text(Some(42));
         assert!(text.contains("reviews-gbznn9789x-m9ttm  10.244.0.2,\n"), "{text}");
+    }
+
+    #[test]
+    fn spare_columns_go_one_after_the_other_before_a_word_is_cut_and_are_named() {
+        let mut table = Table::new(&["NAME", "ZONE", "PID"]).spare(&["PID", "ZONE"]);
+        table.row(["reviews-gbznn9789x".to_owned(), "east-a".to_owned(), "4711".to_owned()]);
+        assert!(!table.text(Some(33)).contains("wide"), "all of it fits");
+        assert_eq!(
+            table.text(Some(30)),
+            "NAME                ZONE\nreviews-gbznn9789x  east-a\n(-o wide has PID as well)\n"
+        );
+        assert!(table.text(Some(18)).ends_with("(-o wide has PID, ZONE as well)\n"));
     }
 
     #[test]

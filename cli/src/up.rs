@@ -22,6 +22,10 @@ const READY_PATIENCE: Duration = Duration::from_secs(120);
 /// The most that standard input may say: as much as a file of manifests.
 const STDIN_MAX: u64 = 8 << 20;
 const POLL: Duration = Duration::from_millis(100);
+/// The addresses of pods, of both families.
+pub(crate) const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/64"];
+/// The addresses of Services.
+pub(crate) const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 /// What of Weft's own variables goes on to the mesh's processes, beside OpenTelemetry's.
 const PASSED_ON: [&str; 3] = [log::FILTER.name, log::FORMAT.name, "WEFT_ACCESS_LOG"];
 /// Where the collector of traces is, as this machine sees it: the first that is set counts.
@@ -68,8 +72,8 @@ fn settings(args: UpArgs) -> Result<Settings> {
     let state = StateDir::of(&name, |variable| std::env::var_os(variable));
     let manifests = sources(&args.manifests, args.recursive, &state)?;
     let stdin = standard_input(&args.manifests)?;
-    let (pods_v4, pods_v6) = ranges(&args.pod_cidr, "10.244.0.0/16", "fd00:10:244::/64", "--pod-cidr")?;
-    let (services_v4, services_v6) = ranges(&args.service_cidr, "10.96.0.0/16", "fd00:10:96::/112", "--service-cidr")?;
+    let (pods_v4, pods_v6) = ranges(&args.pod_cidr, PODS, "--pod-cidr")?;
+    let (services_v4, services_v6) = ranges(&args.service_cidr, SERVICES, "--service-cidr")?;
     let overlap4 = pods_v4.contains(&services_v4) || services_v4.contains(&pods_v4);
     let overlap6 = pods_v6.contains(&services_v6) || services_v6.contains(&pods_v6);
     ensure!(!overlap4 && !overlap6, "--pod-cidr and --service-cidr overlap");
@@ -95,6 +99,7 @@ fn settings(args: UpArgs) -> Result<Settings> {
         leaf_lifetime: args.leaf_lifetime,
         collector: collector()?,
         env: environment(),
+        detached: args.detach,
         aliases: shop::PROGRAMS
             .iter()
             .chain(&["weft-proxy", "weft-control"])
@@ -157,7 +162,7 @@ fn standard_input(given: &[PathBuf]) -> Result<Vec<u8>> {
 }
 
 /// One range of each family, from what was given and what was not.
-fn ranges(given: &[IpNet], v4: &str, v6: &str, flag: &str) -> Result<(Ipv4Net, Ipv6Net)> {
+fn ranges(given: &[IpNet], [v4, v6]: [&str; 2], flag: &str) -> Result<(Ipv4Net, Ipv6Net)> {
     let (mut fours, mut sixes) = (vec![], vec![]);
     for net in given {
         ensure!(
@@ -220,6 +225,10 @@ fn environment() -> Vec<(String, String)> {
 /// Starts the same command again in the background, and waits until its mesh is ready.
 fn in_the_background(settings: &Settings) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = Client::new(&settings.mesh, settings.state.clone());
+    // Else it would be taken for the one that is started.
+    ensure!(runtime.block_on(client.status()).is_err(), up::already(&settings.mesh));
     settings.state.make()?;
     let path = settings.state.path().join("up.log");
     let log = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
@@ -236,8 +245,6 @@ fn in_the_background(settings: &Settings) -> Result<ExitCode> {
         // One that has ended already says why below.
         let _ = stdin.write_all(&settings.stdin);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let client = Client::new(&settings.mesh, settings.state.clone());
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -290,14 +297,14 @@ mod tests {
     #[test]
     fn one_range_of_each_family_is_given_or_taken() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
-        let (v4, v6) = ranges(&[net("100.64.0.0/16")], "10.244.0.0/16", "fd00::/64", "--pod-cidr").unwrap();
+        let (v4, v6) = ranges(&[net("100.64.0.0/16")], ["10.244.0.0/16", "fd00::/64"], "--pod-cidr").unwrap();
         assert_eq!(
             (v4.to_string(), v6.to_string()),
             ("100.64.0.0/16".into(), "fd00::/64".into())
         );
         let twice = [net("10.0.0.0/8"), net("10.0.0.0/8")];
-        assert!(ranges(&twice, "10.244.0.0/16", "fd00::/64", "--pod-cidr").is_err());
-        let said = ranges(&[net("10.0.0.1/8")], "10.244.0.0/16", "fd00::/64", "--pod-cidr")
+        assert!(ranges(&twice, ["10.244.0.0/16", "fd00::/64"], "--pod-cidr").is_err());
+        let said = ranges(&[net("10.0.0.1/8")], ["10.244.0.0/16", "fd00::/64"], "--pod-cidr")
             .unwrap_err()
             .to_string();
         assert!(said.contains("10.0.0.0/8"), "{said}");

@@ -29,7 +29,7 @@ Exit codes: 0 no errors, 64 wrong usage, 65 errors were found.")]
 pub(crate) struct ValidateArgs {
     #[command(flatten)]
     pub(crate) paths: PathArgs,
-    /// As text for people, or as JSON.
+    /// As text for people, or as JSON or YAML for programs.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Output,
 }

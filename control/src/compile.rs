@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use weft_model::destination::{Lookup, Service, Target};
+use weft_model::destination::{Lookup, Protocol, Service, Target};
 use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
 use weft_model::version::Source;
@@ -59,6 +59,11 @@ pub fn lookup(index: &Index, target: &Target, client_namespace: &str) -> Compile
     lookup::lookup(index, target, client_namespace)
 }
 
+/// The Service that a host name would be one of, to a client of this namespace, whether there is one or not.
+pub(crate) fn service_of_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<Name> {
+    lookup::service_of_host(host, namespace, cluster_domain)
+}
+
 /// The port of a Service behind a key that [`lookup`] gave. `None`: there is none (any more).
 pub fn service(index: &Index, key: &str) -> Option<Compiled<Service>> {
     service::service(index, &key.parse().ok()?)
@@ -72,6 +77,12 @@ pub fn is_in_view(key: &str, namespace: &str) -> bool {
 /// The endpoint set behind a key that [`service()`] gave. `None`: there is none (any more).
 pub fn endpoint_set(index: &Index, key: &str) -> Option<Compiled<EndpointSet>> {
     endpoints::set(index, &key.parse().ok()?)
+}
+
+/// What is declared of a Service's port for clients of its own namespace, and by which routes (`HTTPRoute shop/reviews`), if
+/// not by the Service itself. For people.
+pub fn declared(index: &Index, namespace: &str, service: &str, port: u16) -> (Protocol, Vec<String>) {
+    ports::said_of_service(index, &Name::new(namespace, service), port)
 }
 
 /// What a pod accepts. `None`: it is not known.

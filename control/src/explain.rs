@@ -122,8 +122,15 @@ pub struct Seen {
 pub enum Verdict {
     /// Passed on as it is: nothing of the mesh.
     Outside,
-    /// Not known.
+    /// Refused, after a wait: an address of the mesh's own networks that nothing has.
     Unknown,
+    /// The name is one of a Service that there is not, and does not resolve.
+    NoSuchService {
+        /// `shop/reviews`.
+        service: String,
+        /// Services that the namespace has, at most 12.
+        has: Vec<String>,
+    },
     /// Refused: something of the mesh, but not this port.
     NoSuchPort {
         /// Why.
@@ -213,7 +220,9 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
     };
     match lookup.value {
         None => {}
-        Some(Lookup::Outside { .. }) => explanation.verdict = Verdict::Outside,
+        Some(Lookup::Outside { .. }) => {
+            explanation.verdict = nameless(index, question).unwrap_or(Verdict::Outside);
+        }
         Some(Lookup::NoSuchPort { reason, .. }) => explanation.verdict = Verdict::NoSuchPort { reason },
         Some(Lookup::Direct { endpoint, protocol }) => {
             explanation.protocol = Some(words::protocol(protocol));
@@ -228,6 +237,26 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
         }
     }
     Ok(explanation)
+}
+
+/// A name that can only be one of a Service, and is of none: it has no dot, or ends in a namespace that there is.
+fn nameless(index: &Index, question: &Question) -> Option<Verdict> {
+    const MOST: usize = 12;
+    let Target::Host { host, .. } = &question.target else {
+        return None;
+    };
+    let name = compile::service_of_host(host, &question.namespace, &index.settings.cluster_domain)?;
+    let first = Name::new(name.namespace.as_str(), "");
+    let here = index.services.range(first..).map(|(other, _)| other);
+    let here: Vec<String> = here
+        .take_while(|other| other.namespace == name.namespace)
+        .map(|other| other.name.clone())
+        .collect();
+    let is_ours = !host.contains('.') || host.contains(".svc") || !here.is_empty();
+    (is_ours && !here.contains(&name.name)).then(|| Verdict::NoSuchService {
+        service: name.to_string(),
+        has: here.into_iter().take(MOST).collect(),
+    })
 }
 
 /// Who calls, and from where.
@@ -420,3 +449,6 @@ fn said(index: &Index, object: &ObjectRef, field: &str) -> Said {
         line: origin.map(|origin| origin.line_of_field(field)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::api::wire::Wire;
 use crate::api::{Answer, Ask, Target};
 use crate::state::StateDir;
+use crate::up::DEFAULT_MESH;
 
 /// A running mesh, as seen from outside.
 #[derive(Clone, Debug)]
@@ -23,8 +25,13 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is none.
-    #[error("no mesh named {0:?} is running here; start it with: weft up --name {0} -f DIR")]
-    NotRunning(String),
+    #[error("no mesh named {mesh:?} is running here; {}", instead(.mesh, .running))]
+    NotRunning {
+        /// Its name.
+        mesh: String,
+        /// The names of those that are.
+        running: Vec<String>,
+    },
     /// It said no, and why.
     #[error("{0}")]
     Refused(String),
@@ -62,6 +69,32 @@ pub struct Followed {
     pub container: String,
 }
 
+/// Meshes that are named where another was asked for.
+const MOST_NAMED: usize = 12;
+
+/// The meshes that answer, of those whose state lies in this directory.
+fn running(base: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let answers = std::os::unix::net::UnixStream::connect(StateDir::within(base, &name).socket()).is_ok();
+        answers.then_some(name)
+    });
+    let mut names: Vec<String> = names.take(MOST_NAMED).collect();
+    names.sort();
+    names
+}
+
+/// What to do where a mesh is not running.
+fn instead(mesh: &str, running: &[String]) -> String {
+    match running {
+        [] if mesh == DEFAULT_MESH => "start it with: weft up -f DIR".to_owned(),
+        [] => format!("start it with: weft up --name {mesh} -f DIR"),
+        [only] => format!("{only:?} is: take --name {only}"),
+        several => format!("these are: {}; take one of them with --name NAME", several.join(", ")),
+    }
+}
+
 /// How long `weft down` waits.
 const DOWN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -83,9 +116,10 @@ impl Client {
         let stream = UnixStream::connect(self.state.socket())
             .await
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    ClientError::NotRunning(self.mesh.clone())
-                }
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning {
+                    mesh: self.mesh.clone(),
+                    running: running(self.state.base()),
+                },
                 io::ErrorKind::PermissionDenied => ClientError::NotYours(self.mesh.clone()),
                 _ => ClientError::Io(error),
             })?;

@@ -38,9 +38,14 @@ impl StateDir {
                 .join("weft")
         });
         let base = std::path::absolute(&base).unwrap_or(base);
+        Self::within(&base, mesh)
+    }
+
+    /// That of the mesh of this name, where the directory of all meshes is known.
+    pub fn within(base: &Path, mesh: &str) -> Self {
         Self {
             path: base.join(mesh),
-            base,
+            base: base.to_owned(),
         }
     }
 

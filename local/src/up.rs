@@ -62,6 +62,8 @@ pub struct Settings {
     pub env: Vec<(String, String)>,
     /// Names of programs that are this very program.
     pub aliases: Vec<String>,
+    /// It runs in the background, where no Ctrl-C reaches it.
+    pub detached: bool,
 }
 
 /// Tools that a mesh needs on this machine.
@@ -155,8 +157,12 @@ fn lock(settings: &Settings) -> Result<File> {
             }
         }
     }
-    let name = &settings.mesh;
-    bail!("a mesh named {name} is already running: end it with `weft down --name {name}`, or take another --name")
+    bail!(already(&settings.mesh))
+}
+
+/// What is said to whoever starts a mesh that runs.
+pub fn already(name: &str) -> String {
+    format!("a mesh named {name} is already running: end it with `weft down --name {name}`, or take another --name")
 }
 
 #[cfg(test)]

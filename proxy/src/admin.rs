@@ -50,6 +50,9 @@ pub fn local(
     let (asked, on, off) = (access.clone(), access.clone(), access);
     Admin::new()
         .get("/config", move |request| {
+            if admin::query(request, "view") == Some("detected") {
+                return admin::json(StatusCode::OK, &serde_json::json!({ "detected": verdicts.describe() }));
+            }
             let by_names = admin::query(request, "view") == Some("names");
             let mut all = config::describe(&beliefs, by_names);
             if !by_names {

@@ -25,6 +25,11 @@ fn switch(mesh: &Mesh, args: &[&str]) -> String {
 /// A namespace whose pods begin with their access logs on, but for one.
 const LOUD: &str = "
 apiVersion: v1
+kind: Service
+metadata: {name: nobody-calls, namespace: shop}
+spec: {selector: {app: nobody}, ports: [{port: 4000}]}
+---
+apiVersion: v1
 kind: Namespace
 metadata:
   name: loud
@@ -93,4 +98,23 @@ fn a_pods_access_log_begins_as_its_annotation_says_and_is_switched_while_it_runs
             .any(|one| one["protocol"] == "http/1" && one["direction"] == "outbound"),
         "{detected:#?}"
     );
+    status_says_what_each_port_speaks(&mesh);
+}
+
+fn status_says_what_each_port_speaks(mesh: &Mesh) {
+    let status = mesh.status();
+    let service = |name: &str| {
+        let services = status["services"].as_array().expect("services");
+        services.iter().find(|service| service["name"] == name).expect(name)["ports"][0].clone()
+    };
+    let reviews = service("reviews");
+    assert_eq!(reviews["declared"]["protocol"], "http", "{reviews:#}");
+    assert_eq!(reviews["detected"][0]["protocol"], "http/1", "{reviews:#}");
+    let ratings = service("ratings");
+    assert_eq!(ratings["declared"]["by"], "appProtocol", "{ratings:#}");
+    let text = mesh.weft("status", ["-n", "shop"]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    for said in ["gRPC (appProtocol)", "HTTP/1.1 (port name)", "not seen yet"] {
+        assert!(text.contains(said), "{said:?} is not in\n{text}");
+    }
 }

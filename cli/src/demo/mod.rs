@@ -74,7 +74,7 @@ struct Step {
 pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     if args.print_manifests {
         for (file, text) in MANIFESTS {
-            println!("---\n# {file}\n{text}");
+            crate::paper::print(&format!("---\n# {file}\n{text}\n"));
         }
         return Ok(ExitCode::SUCCESS);
     }

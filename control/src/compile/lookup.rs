@@ -121,7 +121,7 @@ fn acts_on(index: &Index, service: &Name, namespace: &str) -> bool {
 
 /// The Service that a host name means to a client of this namespace: `svc`, `svc.ns`, `svc.ns.svc`,
 /// `svc.ns.svc.cluster.local`.
-fn service_of_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<Name> {
+pub(super) fn service_of_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<Name> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let front = host
         .strip_suffix(cluster_domain)

@@ -72,6 +72,26 @@ pub(super) fn of_service(
     }
 }
 
+/// What is declared of a Service's port for clients of its own namespace, and by which routes, if not by the Service itself.
+/// For people.
+pub(super) fn said_of_service(index: &Index, name: &Name, port: u16) -> (Protocol, Vec<String>) {
+    let service = index.services.get(name).and_then(|kept| kept.valid.as_ref());
+    let found = service.and_then(|(_, service)| Some((service, service.ports.iter().find(|own| own.port == port)?)));
+    let Some((service, port)) = found else {
+        return (Protocol::Undeclared, Vec::new());
+    };
+    let mut ledger = Ledger::default();
+    let protocol = of_service(index, name, service, port, None, &mut ledger);
+    let mut routes: Vec<String> = ledger
+        .close(())
+        .sources
+        .into_iter()
+        .map(|source| source.object)
+        .collect();
+    routes.sort();
+    (protocol, routes)
+}
+
 /// The ports of a pod that Services lead to, ready or not.
 ///
 /// EndpointSlices and routes are no sources of it: of them it takes only which ports there are and their kind, and they

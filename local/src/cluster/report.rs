@@ -1,5 +1,6 @@
 //! What people see of the cluster when they ask: its state as JSON, and its pods by name.
 
+use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
@@ -8,7 +9,9 @@ use weft_control::objects::{Problem, Severity};
 use super::publish::phase;
 use super::record::{Found, Record};
 use super::{Cluster, system};
-use crate::manifest::{Address, Key, Owner, Workload};
+use crate::manifest::pod::resolve_port;
+use crate::manifest::raw::Protocol;
+use crate::manifest::{Address, Key, Owner, ServicePort, Workload};
 use crate::pod::{ContainerState, Kind, Phase};
 
 impl Cluster {
@@ -108,20 +111,40 @@ impl Cluster {
                 .all(|(name, value)| record.labels.get(name) == Some(value));
             record.key.namespace == key.namespace && !service.selector.is_empty() && matches && !record.deleting
         });
-        let (mut ready, mut all) = (0, 0);
-        for record in selected {
-            all += 1;
-            ready += usize::from(record.ready());
-        }
+        let selected: Vec<&Record> = selected.collect();
+        let ready = selected.iter().filter(|record| record.ready()).count();
+        let mut names: Vec<&str> = selected.iter().map(|record| record.key.name.as_str()).collect();
+        names.sort_unstable();
         let ports = service.ports.iter().map(|port| {
-            json!({"name": port.name, "port": port.port, "protocol": port.protocol.as_str(), "appProtocol": port.app_protocol})
+            let numbers = selected
+                .iter()
+                .filter_map(|record| resolve_port(&record.spec, &port.target, port.protocol));
+            json!({
+                "name": port.name, "port": port.port, "protocol": port.protocol.as_str(),
+                "appProtocol": port.app_protocol, "declared": self.declared(key, port),
+                "podPorts": numbers.collect::<BTreeSet<u16>>(),
+            })
         });
         json!({
             "namespace": key.namespace, "name": key.name,
             "addresses": self.cluster_ips.get(key), "headless": service.address == Address::Headless,
             "externalName": match &service.address { Address::External(name) => Some(name), _ => None },
-            "ports": ports.collect::<Vec<_>>(), "pods": {"ready": ready, "all": all},
+            "ports": ports.collect::<Vec<_>>(), "pods": {"ready": ready, "all": selected.len(), "names": names},
         })
+    }
+
+    /// What is declared of a Service's port, and by what: `appProtocol`, the port's `name`, or routes.
+    fn declared(&self, key: &Key, port: &ServicePort) -> Option<Value> {
+        if port.protocol != Protocol::Tcp {
+            return None;
+        }
+        let (protocol, routes) = self.parts.review.declared(key, port.port)?;
+        let by = match (&routes[..], &port.app_protocol) {
+            ([], Some(_)) => "appProtocol".to_owned(),
+            ([], None) => "name".to_owned(),
+            (routes, _) => routes.join(", "),
+        };
+        Some(json!({"protocol": protocol, "by": by}))
     }
 
     /// A pod by name, by the beginning of its name if that fits one only, or the first ready one of `deploy/NAME`.
@@ -142,7 +165,7 @@ impl Cluster {
             return pods
                 .first()
                 .map(|record| found(record))
-                .ok_or_else(|| format!("{owner} has no pod"));
+                .ok_or_else(|| self.podless(&owner));
         }
         let name = pod
             .strip_prefix("pod/")
@@ -167,11 +190,11 @@ impl Cluster {
                 match names.is_empty() {
                     true => Err(format!(
                         "there is no pod {name:?}: the namespace {namespace} has none{}",
-                        self.elsewhere(name)
+                        self.elsewhere(namespace, name)
                     )),
                     false => Err(format!(
                         "there is no pod {name:?} in the namespace {namespace}{}; it has {}",
-                        near(name, &names).unwrap_or_else(|| self.elsewhere(name)),
+                        near(name, &names).unwrap_or_else(|| self.elsewhere(namespace, name)),
                         names.join(", ")
                     )),
                 }
@@ -186,18 +209,20 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// What to try where a namespace has no pod of that name: the namespaces that have one, or any.
-    fn elsewhere(&self, name: &str) -> String {
-        let all = || {
+    /// What to try where a namespace has no pod of that name: the namespaces that have one, or, if it has none at all, any.
+    fn elsewhere(&self, namespace: &str, name: &str) -> String {
+        let live = || {
             self.records
                 .values()
                 .filter(|record| !record.deleting && !record.system)
         };
+        let is_empty = live().all(|record| record.key.namespace != namespace);
+        let all = || live().filter(|record| record.key.namespace != namespace);
         let mut having: Vec<&str> = all()
             .filter(|record| record.key.name.starts_with(name))
             .map(|record| record.key.namespace.as_str())
             .collect();
-        if having.is_empty() {
+        if having.is_empty() && is_empty {
             having = all().map(|record| record.key.namespace.as_str()).collect();
         }
         having.sort_unstable();
@@ -206,6 +231,24 @@ impl Cluster {
             true => String::new(),
             false => format!(" (try -n {})", having.join(", -n ")),
         }
+    }
+}
+
+impl Cluster {
+    /// Why a workload has no pod: there is no such workload, or it has none now.
+    fn podless(&self, owner: &Owner) -> String {
+        if self.desired.workload(owner).is_some() {
+            return format!("{owner} has no pod now; see weft status");
+        }
+        let here = self.desired.workloads().map(|(object, _)| object);
+        let like = here.filter(|object| object.kind == owner.kind.as_str() && object.namespace == owner.key.namespace);
+        let names: Vec<&str> = like.map(|object| object.name.as_str()).collect();
+        let meant = near(&owner.key.name, &names).unwrap_or_default();
+        let has = match names.is_empty() {
+            true => "the namespace has none".to_owned(),
+            false => format!("the namespace has {}", names.join(", ")),
+        };
+        format!("there is no {owner}{meant}; {has}")
     }
 }
 
@@ -218,7 +261,12 @@ fn near(name: &str, names: &[&str]) -> Option<String> {
             .filter(|(_, c)| *c == '-')
             .map(|(at, _)| &known[..at]);
         let all = begins.chain(std::iter::once(known));
-        let scored = all.map(|part| (strsim::jaro_winkler(name, part), part.to_owned()));
+        // Two letters in the wrong order are no likeness to the one measure, in a short name.
+        let score = |part: &str| match strsim::osa_distance(name, part) {
+            1 => 1.0,
+            _ => strsim::jaro_winkler(name, part),
+        };
+        let scored = all.map(|part| (score(part), part.to_owned()));
         scored.max_by(|a, b| a.0.total_cmp(&b.0))
     };
     let best = names

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use weft_control::compile;
 use weft_control::index::{Index, Settings};
 use weft_control::manifests::Snapshot;
 use weft_control::objects::{Object, Problem, Severity, uid_of};
+use weft_model::destination::Protocol;
 
-use crate::manifest::{Desired, Template};
+use crate::manifest::{Desired, Key, Template};
 use crate::source::Sources;
 
 /// Where the annotations of a pod are, in its own object and in a workload.
@@ -58,6 +60,20 @@ impl Review {
                 }
             })
             .collect()
+    }
+
+    /// What is declared of a Service's port, in a word, and by which routes, if not by the Service itself. `None`: nothing is.
+    pub fn declared(&self, service: &Key, port: u16) -> Option<(&'static str, Vec<String>)> {
+        let (protocol, routes) = compile::declared(&self.index, &service.namespace, &service.name, port);
+        let word = match protocol {
+            Protocol::Undeclared => return None,
+            Protocol::Http => "http",
+            Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
+            Protocol::Opaque => "opaque",
+            Protocol::Tls => "tls",
+        };
+        Some((word, routes))
     }
 }
 

@@ -173,7 +173,12 @@ fn hints(settings: &Settings) -> String {
         Some(path) => format!(", or edit {}", path.display()),
         None => String::new(),
     };
-    format!("Try `weft status{}`{edit}. Ctrl-C ends the mesh.", name(settings))
+    let end = if settings.detached {
+        ""
+    } else {
+        " Ctrl-C ends the mesh."
+    };
+    format!("Try `weft status{}`{edit}.{end}", name(settings))
 }
 
 struct Teller {

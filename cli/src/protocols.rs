@@ -1,0 +1,243 @@
+//! What the ports of Services speak: what is declared of them, and what the proxies found out (detection's verdict).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use weft_local::api::Target;
+use weft_local::client::Client;
+
+use crate::http;
+use crate::scrape;
+
+/// The port of a proxy's admin server on the pod's loopback.
+const PORT: u16 = 15021;
+/// Proxies asked at once.
+const AT_ONCE: usize = 16;
+/// A proxy that does not answer in this time is not waited for: the rest of the status is worth more.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A protocol, and how it was found, in the words of `/config`.
+type Verdict = (String, String);
+/// By destination, over all proxies.
+type Seen = BTreeMap<SocketAddr, BTreeSet<Verdict>>;
+
+/// Asks the proxies in `status`, and adds `detected` to each port of its services. Returns the pods whose proxies did not
+/// answer.
+pub(crate) async fn add(client: &Client, status: &mut Value) -> Vec<String> {
+    let asked = scrape::pods(status).into_iter().map(|(pod, _)| async move {
+        let asked = timeout(PATIENCE, ask(client, &pod)).await;
+        asked.ok().flatten().ok_or(pod)
+    });
+    let asked: Vec<Result<Value, String>> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
+    let (mut answers, mut unheard) = (Vec::new(), Vec::new());
+    for one in asked {
+        match one {
+            Ok(answer) => answers.push(answer),
+            Err(pod) => unheard.push(pod),
+        }
+    }
+    unheard.sort();
+    join(status, &seen(&answers));
+    unheard
+}
+
+/// `None`: it does not answer. It may have ended just now.
+async fn ask(client: &Client, pod: &str) -> Option<Value> {
+    let (namespace, name) = pod.split_once('/')?;
+    let target = Target {
+        namespace: namespace.to_owned(),
+        pod: name.to_owned(),
+        container: None,
+    };
+    let stream = client.dial(&target, PORT).await.ok()?;
+    serde_json::from_str(&http::get(stream, "/config?view=detected").await.ok()?).ok()
+}
+
+fn seen(answers: &[Value]) -> Seen {
+    let mut seen = Seen::new();
+    for one in answers.iter().flat_map(|answer| list(&answer["detected"])) {
+        let word = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        let (protocol, found) = (word("protocol"), word("found"));
+        // What the peer's proxy said, that proxy knows from one of the other sources.
+        if let (Ok(destination), true) = (word("destination").parse(), found != "peer") {
+            seen.entry(destination).or_default().insert((protocol, found));
+        }
+    }
+    seen
+}
+
+/// Looks up each port of a Service at the Service's addresses, and at its pods'.
+fn join(status: &mut Value, seen: &Seen) {
+    let pods: BTreeMap<(String, String), Vec<IpAddr>> = list(&status["pods"])
+        .iter()
+        .filter_map(|pod| {
+            let key = (pod["namespace"].as_str()?.to_owned(), pod["name"].as_str()?.to_owned());
+            Some((key, addresses(&pod["addresses"])))
+        })
+        .collect();
+    for service in status["services"].as_array_mut().into_iter().flatten() {
+        let namespace = service["namespace"].as_str().unwrap_or_default().to_owned();
+        let own = addresses(&service["addresses"]);
+        let names = list(&service["pods"]["names"]).iter().filter_map(Value::as_str);
+        let behind: Vec<IpAddr> = names
+            .filter_map(|name| pods.get(&(namespace.clone(), name.to_owned())))
+            .flatten()
+            .copied()
+            .collect();
+        for port in service["ports"].as_array_mut().into_iter().flatten() {
+            let number = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
+            let fronts = own.iter().zip(std::iter::repeat(number(&port["port"])));
+            let backs = list(&port["podPorts"]).iter().map(number);
+            let backs: Vec<_> = backs.flat_map(|port| behind.iter().map(move |ip| (ip, port))).collect();
+            let verdicts: BTreeSet<&Verdict> = fronts
+                .chain(backs)
+                .filter_map(|(ip, port)| seen.get(&SocketAddr::new(*ip, port?)))
+                .flatten()
+                .collect();
+            port["detected"] = verdicts
+                .into_iter()
+                .map(|(protocol, found)| json!({"protocol": protocol, "found": found}))
+                .collect();
+        }
+    }
+}
+
+/// What a port of a Service speaks, and why that is known, for people: `HTTP/1.1 (first bytes)`.
+pub(crate) fn of(port: &Value) -> String {
+    if port["protocol"] != "TCP" {
+        return String::new();
+    }
+    let detected: Vec<(&str, &str)> = list(&port["detected"])
+        .iter()
+        .filter_map(|one| Some((one["protocol"].as_str()?, one["found"].as_str()?)))
+        .collect();
+    if let Some(declared) = port["declared"]["protocol"].as_str() {
+        let by = match port["declared"]["by"].as_str().unwrap_or_default() {
+            "name" => "port name",
+            by => by,
+        };
+        let spoken: BTreeSet<&str> = detected.iter().map(|(protocol, _)| spelled(protocol)).collect();
+        let what = match declared {
+            "http" if !spoken.is_empty() => Vec::from_iter(spoken).join(", "),
+            declared => spelled(declared).to_owned(),
+        };
+        return format!("{what} ({by})");
+    }
+    let mut by: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (protocol, found) in detected {
+        by.entry(why(found)).or_default().insert(spelled(protocol));
+    }
+    if by.is_empty() {
+        return "not seen yet".to_owned();
+    }
+    let each = by
+        .into_iter()
+        .map(|(why, spoken)| format!("{} ({why})", Vec::from_iter(spoken).join(", ")));
+    each.collect::<Vec<_>>().join("; ")
+}
+
+fn spelled(protocol: &str) -> &str {
+    match protocol {
+        "http" => "HTTP",
+        "http/1" => "HTTP/1.1",
+        "http2" | "http/2" => "HTTP/2",
+        "grpc" => "gRPC",
+        "tls" => "TLS",
+        other => other,
+    }
+}
+
+fn why(found: &str) -> &str {
+    match found {
+        "client-bytes" => "first bytes",
+        "server-first" => "server first",
+        "nobody-spoke" => "nobody spoke",
+        other => other,
+    }
+}
+
+fn addresses(value: &Value) -> Vec<IpAddr> {
+    let texts = list(value).iter().filter_map(Value::as_str);
+    texts.filter_map(|text| text.parse().ok()).collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Value {
+        json!({
+            "pods": [{"namespace": "shop", "name": "db-0", "addresses": ["10.0.0.5", "fd00::5"]}],
+            "services": [{
+                "namespace": "shop", "name": "db", "addresses": ["10.96.0.1"], "pods": {"names": ["db-0"]},
+                "ports": [
+                    {"port": 80, "protocol": "TCP", "podPorts": [8080]},
+                    {"port": 81, "protocol": "TCP", "podPorts": [8081], "declared": {"protocol": "http", "by": "appProtocol"}},
+                    {"port": 53, "protocol": "UDP", "podPorts": [53]},
+                ],
+            }],
+        })
+    }
+
+    #[track_caller]
+    fn check(detected: &[(&str, &str, &str)], want: [&str; 3]) {
+        let each = detected
+            .iter()
+            .map(|(to, protocol, found)| json!({"destination": to, "protocol": protocol, "found": found}));
+        let answer = json!({"detected": each.collect::<Vec<_>>()});
+        let mut status = status();
+        join(&mut status, &seen(&[answer]));
+        let ports = list(&status["services"][0]["ports"]);
+        assert_eq!(ports.iter().map(of).collect::<Vec<_>>(), want);
+    }
+
+    #[test]
+    fn a_port_is_what_is_declared_until_somebody_calls_it() {
+        check(&[], ["not seen yet", "HTTP (appProtocol)", ""]);
+    }
+
+    #[test]
+    fn what_proxies_found_at_the_service_and_at_its_pods_is_the_ports() {
+        check(
+            &[
+                ("10.96.0.1:80", "opaque", "server-first"),
+                ("[fd00::5]:8080", "http/2", "client-bytes"),
+                ("10.0.0.5:8080", "http/1", "client-bytes"),
+                ("10.96.0.1:81", "http/1", "declared"),
+            ],
+            [
+                "HTTP/1.1, HTTP/2 (first bytes); opaque (server first)",
+                "HTTP/1.1 (appProtocol)",
+                "",
+            ],
+        );
+    }
+
+    #[test]
+    fn other_addresses_other_ports_and_hearsay_are_not() {
+        check(
+            &[
+                ("10.96.0.2:80", "http/1", "client-bytes"),
+                ("10.0.0.5:80", "http/1", "client-bytes"),
+                ("10.0.0.5:8080", "opaque", "peer"),
+                ("nonsense", "http/1", "client-bytes"),
+            ],
+            ["not seen yet", "HTTP (appProtocol)", ""],
+        );
+    }
+
+    #[test]
+    fn what_a_route_declares_is_said_with_the_route() {
+        let port = json!({"protocol": "TCP", "declared": {"protocol": "grpc", "by": "GRPCRoute shop/ratings"}, "detected": [
+            {"protocol": "http/2", "found": "declared"}]});
+        assert_eq!(of(&port), "gRPC (GRPCRoute shop/ratings)");
+    }
+}
