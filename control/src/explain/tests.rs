@@ -1,3 +1,5 @@
+//! What is said of names and addresses that are nobody's.
+
 use std::path::Path;
 
 use weft_model::identity::TrustDomain;

@@ -248,10 +248,9 @@ impl Direction {
                 sealed = rest;
                 pieces += 1;
             }
-            let opened = &mut opened[..pieces];
             let n = opened.iter().map(|piece| piece.len()).sum::<usize>();
             total += n;
-            self.write_all(cx, to, opened, n, moved)?;
+            self.write_all(cx, to, &mut opened, n, moved)?;
             if pieces < PIECES {
                 return Ok(total);
             }

@@ -252,7 +252,8 @@ enum Kind {
 /// A cipher of one of two libraries, see [`RING_IS_FASTER`].
 enum Aead {
     AwsLc(aws_lc_rs::aead::LessSafeKey),
-    Ring(ring::aead::LessSafeKey),
+    // Boxed: half a kilobyte lies in it, which aws-lc keeps elsewhere.
+    Ring(Box<ring::aead::LessSafeKey>),
 }
 
 /// aws-lc takes vector AES only with AVX-512, ring (as BoringSSL) with AVX2 as well: on a CPU that has the one without the
@@ -284,7 +285,7 @@ impl Aead {
             Kind::ChaCha20Poly1305 => &CHACHA20_POLY1305,
         };
         let key = UnboundKey::new(algorithm, key).map_err(|_| TlsError::Keys)?;
-        Ok(Self::Ring(LessSafeKey::new(key)))
+        Ok(Self::Ring(Box::new(LessSafeKey::new(key))))
     }
 
     fn aws_lc(kind: Kind, key: &[u8]) -> Result<Self, TlsError> {
