@@ -5,7 +5,7 @@
 //! known of endpoints.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -145,22 +145,16 @@ impl Tables {
         }
         let ways = tables.services.values().flat_map(|s| s.rules.iter().flatten());
         let ways = ways.flat_map(|rule| rule.backends.iter().flatten());
-        let counted: Vec<Rc<Budget>> = ways.filter_map(|way| way.budget.clone()).collect();
-        tables
-            .budgets
-            .retain(|_, budget| counted.iter().any(|used| Rc::ptr_eq(used, budget)));
+        // Sets, because each of many rules has its own: this is done on the thread that serves.
+        let counted: HashSet<*const Budget> = ways.filter_map(|way| way.budget.as_ref().map(Rc::as_ptr)).collect();
+        tables.budgets.retain(|_, budget| counted.contains(&Rc::as_ptr(budget)));
         if let Some(previous) = previous {
             tables.keep_direct(previous);
-            let used: Vec<&Rc<str>> = tables
-                .services
-                .values()
-                .flat_map(|s| s.rules.iter().flatten())
-                .map(|r| &r.template)
-                .collect();
-            let keep: Vec<String> = used.into_iter().map(|template| template.to_string()).collect();
+            let rules = tables.services.values().flat_map(|s| s.rules.iter().flatten());
+            let used: HashSet<&str> = rules.map(|rule| &*rule.template).collect();
             tables
                 .templates
-                .retain(|template, _| template.is_empty() || keep.contains(template));
+                .retain(|template, _| template.is_empty() || used.contains(template.as_str()));
         }
         endpoints.sweep();
         tables

@@ -21,7 +21,7 @@ use weft_model::route::{Backend, Retry, Rule, Timeouts};
 use crate::balance::Balancer;
 use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
-use crate::http::headers::{is_of_hop, is_reserved};
+use crate::http::headers::{is_of_hop, is_reserved, refuse_path};
 use crate::http::message::grpc_status;
 use crate::http::timer::Timer;
 use crate::terms::budget::Budget;
@@ -134,9 +134,7 @@ impl Words {
         }
         // Neither a CONNECT nor `*` has a path.
         if !self.paths.is_empty() && head.path().starts_with('/') {
-            let rewritten = rewritten(&self.paths, head.path(), head.query());
-            // The request as it came is for another path: it is not sent.
-            head.target = Some(rewritten.ok_or(Reason::BackendUnresolved)?);
+            head.target = Some(rewritten(&self.paths, head)?);
         }
         Ok(())
     }
@@ -158,13 +156,17 @@ fn allowed(both: [&HeaderChanges; 2]) -> Vec<HeaderChanges> {
     changes.filter(|changes| !changes.is_empty()).collect()
 }
 
-fn rewritten(changes: &[PathChange], path: &str, query: Option<&str>) -> Option<PathAndQuery> {
-    let mut target = changes.iter().fold(path.to_owned(), |path, change| change.apply(&path));
-    if let Some(query) = query {
+/// What a request is for then. What is for nothing is not sent: as it came it is for another path.
+fn rewritten(changes: &[PathChange], head: &RequestHead) -> Result<PathAndQuery, Reason> {
+    let path = head.path().to_owned();
+    let mut target = changes.iter().fold(path, |path, change| change.apply(&path));
+    if let Some(query) = head.query() {
         target.push('?');
         target.push_str(query);
     }
-    PathAndQuery::try_from(target).ok()
+    // What was harmless behind a prefix may climb above the root without it.
+    refuse_path(target.as_bytes(), &head.method)?;
+    PathAndQuery::try_from(target).map_err(|_| Reason::BackendUnresolved)
 }
 
 impl Terms {

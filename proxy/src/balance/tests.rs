@@ -385,6 +385,34 @@ async fn traffic_is_shared_among_places_by_weight_and_none_of_it_counts_as_spill
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_place_that_is_weighed_with_nothing_gets_no_second_try_and_one_that_is_merely_far_does() {
+    use weft_model::locality::{Distribution, Share};
+    let share = |zone: &str, weight| Share {
+        region: "north".into(),
+        zone: zone.into(),
+        weight,
+    };
+    let weighed = Locality {
+        distribute: vec![Distribution {
+            from: String::new(),
+            to: vec![share("a", 1), share("b", 0)],
+        }],
+        ..Locality::default()
+    };
+    let members = || vec![endpoint(0, "a", false), endpoint(1, "b", false)];
+    let tried = [members()[0].key];
+    for (locality, second) in [(weighed, None), (Locality::default(), Some(members()[1].key))] {
+        let known = endpoints();
+        let balancer = spread(&known, members(), (&locality, Balance::default()), None);
+        let picked = balancer.pick(&tried, Instant::now());
+        assert_eq!(picked.map(|picked| picked.remote.endpoint.key), second);
+        // Better there than nowhere.
+        refused(&balancer, 0);
+        assert_eq!(hits(&balancer, 2), [0, 10_000]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn beyond_the_own_region_the_failovers_order_counts() {
     let locality = Locality {
         failover: vec!["south".into()],

@@ -81,10 +81,13 @@ impl Tiers {
             .into_iter()
             .zip(shares)
             .map(|((tier, _, places), share)| Open { tier, places, share });
-        Self {
-            tiers: tiers.collect(),
-            panic,
+        let mut tiers: Vec<Open> = tiers.collect();
+        let takes = |open: &Open| open.share > 0 && !open.places.is_empty();
+        // What is weighed with 0 takes nothing, not even what another place did not. What is merely far does.
+        if locality.distribution(here).is_some() && tiers.iter().any(takes) {
+            tiers.retain(takes);
         }
+        Self { tiers, panic }
     }
 
     /// Draws a tier by its share, then asks `choose` for one of its places; where that finds none, the other tiers are

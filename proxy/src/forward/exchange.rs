@@ -28,6 +28,8 @@ use crate::terms::Cause;
 
 /// How soon after its request a client that has said all ends its direction.
 const HALF_CLOSE: Duration = Duration::from_secs(1);
+/// How long it may take nothing then.
+const HALF_CLOSED: Duration = Duration::from_secs(3600);
 
 impl Exchange<'_> {
     /// Forwards the request and answers with the response, both as they come: the response may begin, and end, before the
@@ -146,7 +148,7 @@ struct Attempt<'e, 'a, 'u> {
     status: u16,
     grpc_status: Option<u16>,
     stall: Stall,
-    /// The client's, with its body.
+    /// The client's: with its body, and once it has ended its direction.
     pause: Stall,
 }
 
@@ -255,8 +257,7 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         {
             return Poll::Ready(Err(Stop::Late(reason)));
         }
-        if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() && !self.has_said_all()
-        {
+        if self.request.is_done() && !self.tunnel && self.exchange.side.poll_gone(cx).is_ready() && self.has_gone(cx) {
             return Poll::Ready(Err(Stop::Down(Broken::Ended)));
         }
         if let Poll::Ready(stopped) = self.poll_pause(cx) {
@@ -283,12 +284,25 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         }
     }
 
-    /// Whether the client has only ended its direction, as some do behind their last request. One that ends later has waited
-    /// for too long, and has gone.
-    fn has_said_all(&mut self) -> bool {
+    /// Whether a client that has ended its direction has gone. Some end it behind their last request, and wait: until they
+    /// break the connection, as the kernel does for one that has left once it is asked, or take nothing for too long. One that
+    /// ends later has waited for too long, and has gone.
+    fn has_gone(&mut self, cx: &mut Context<'_>) -> bool {
         let in_time = || self.exchange.started.elapsed() < HALF_CLOSE;
         self.half_closed |= self.exchange.side.has_said_all() && in_time();
-        self.half_closed
+        if !self.half_closed || self.exchange.side.is_broken() {
+            return true;
+        }
+        let now = Instant::now();
+        let taken = self.exchange.side.written();
+        let since = match self.pause.seen {
+            Some((seen, since)) if seen == taken => since,
+            _ => now,
+        };
+        self.pause.seen = Some((taken, since));
+        // Nobody wakes this when the connection breaks: that a stream which has ended is readable is no news.
+        let _ = self.pause.timer.poll(cx, now + HALF_CLOSE);
+        now - since >= HALF_CLOSED
     }
 
     /// Why the peer's proxy did not pass the request on, if that is what it says, and it can be passed to another.
@@ -343,7 +357,9 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
         let is_over = self.request.is_done() || self.cut.is_some() || self.tunnel;
         // An app that takes nothing is not the client's fault, and has a limit of its own.
         if is_over || self.up.is_blocked() {
-            self.pause.seen = None;
+            if !self.half_closed {
+                self.pause.seen = None;
+            }
             return Poll::Pending;
         }
         let answered = self.response.as_ref().map_or(0, |response| response.bytes);

@@ -153,7 +153,7 @@ impl H2Client {
         )
     }
 
-    /// Whether the server takes an upgrade, as an extended CONNECT (RFC 8441). Waits, bounded, until it has said anything.
+    /// Whether the server takes an upgrade, as an extended CONNECT (RFC 8441). Waits, bounded, for its settings.
     /// Cancel safe.
     pub async fn takes_upgrades(&self) -> bool {
         // Who says nothing takes none.
@@ -223,5 +223,64 @@ impl H2Driver {
             Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    /// SETTINGS_ENABLE_CONNECT_PROTOCOL = 1 (RFC 8441 section 3), alone in a SETTINGS frame.
+    const SETTINGS: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1];
+
+    /// What a server that says these pieces, a while after each other, is found to take; and after how long.
+    async fn found(pieces: &'static [&'static [u8]], stays: bool) -> (bool, Duration) {
+        let say = async move {
+            let (near, mut far) = Io::pipe(4096);
+            let (client, driver) = handshake_h2(near, Limits::default()).await.unwrap();
+            spawn_local(driver.run());
+            spawn_local(async move {
+                for piece in pieces {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    far.write_all(piece).await.unwrap();
+                }
+                if stays {
+                    std::future::pending::<()>().await;
+                }
+            });
+            let begun = Instant::now();
+            (client.takes_upgrades().await, begun.elapsed())
+        };
+        LocalSet::new().run_until(say).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn settings_are_heard_in_whatever_pieces_they_come() {
+        const PIECES: [&[&[u8]]; 4] = [
+            &[&SETTINGS],
+            &[SETTINGS.split_at(2).0, SETTINGS.split_at(2).1],
+            &[SETTINGS.split_at(9).0, SETTINGS.split_at(9).1],
+            &[SETTINGS.split_at(14).0, SETTINGS.split_at(14).1],
+        ];
+        for pieces in PIECES {
+            let (takes, took) = found(pieces, true).await;
+            assert!(takes && took < SETTINGS_TIME, "{pieces:?} {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_of_it_or_goes_takes_none_and_who_goes_is_not_waited_for() {
+        let (takes, took) = found(&[&[0, 0, 0, 4, 0, 0, 0, 0, 0]], true).await;
+        assert!(!takes && took < SETTINGS_TIME, "{took:?}");
+        const PIECES: [&[&[u8]]; 3] = [&[], &[SETTINGS.split_at(5).0], &[b"HTTP/1.1 400 Bad Request\r\n\r\n"]];
+        for pieces in PIECES {
+            let (takes, took) = found(pieces, false).await;
+            assert!(!takes && took < SETTINGS_TIME, "{pieces:?} {took:?}");
+        }
+        let (takes, took) = found(&[], true).await;
+        assert!(!takes && took == SETTINGS_TIME, "{took:?}");
     }
 }

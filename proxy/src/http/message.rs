@@ -161,6 +161,14 @@ impl Message<'_> {
         }
     }
 
+    /// Whether the connection is known to be broken: asked of the kernel.
+    pub(crate) fn is_broken(&self) -> bool {
+        match self {
+            Self::H1(connection) => connection.is_broken(),
+            Self::H2(_) => false,
+        }
+    }
+
     /// Ends an exchange before its time, so that the other side sees that it is not whole.
     pub(crate) fn abort(&mut self, reason: ::h2::Reason) {
         match self {

@@ -257,6 +257,31 @@ fn a_client_that_has_said_all_may_end_its_direction() {
 }
 
 #[test]
+fn a_client_that_has_said_all_and_leaves_then_is_noticed() {
+    story(async {
+        let (listener, client) = stage().await;
+        for asks in [
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n",
+        ] {
+            let mut connection = TcpStream::connect(client.outbound).await.unwrap();
+            connection.write_all(asks.as_bytes()).await.unwrap();
+            connection.shutdown().await.unwrap();
+            let (mut app, _) = listener.accept().await.unwrap();
+            read_head(&mut app, &mut Vec::new()).await.unwrap();
+            let gone = tokio::time::timeout(std::time::Duration::from_millis(100), app.read(&mut [0; 9])).await;
+            assert!(gone.is_err(), "the request stands: {gone:?}");
+            // Its kernel says so, as it does for any that has closed once it is asked.
+            socket2::SockRef::from(&connection)
+                .set_linger(Some(std::time::Duration::ZERO))
+                .unwrap();
+            drop(connection);
+            assert_eq!(app.read(&mut [0; 9]).await.unwrap_or(0), 0, "its request is cancelled");
+        }
+    });
+}
+
+#[test]
 fn a_client_that_would_have_asked_more_and_ends_has_gone() {
     story(async {
         let (listener, client) = stage().await;

@@ -196,7 +196,13 @@ impl Tracer {
     /// here, so that every hop keeps to it. Otherwise the headers stay as they came.
     pub fn carry(&self, begun: Begun, span: Option<&Span>, headers: &mut HeaderMap) {
         match (begun, span) {
-            (Begun::Off, _) | (Begun::Child { .. }, None) => {}
+            (Begun::Off, _) | (Begun::Child { b3: None, .. }, None) => {}
+            (Begun::Child { b3: Some(form), .. }, None) => {
+                // Left to us, and decided: else each hop would decide anew, and some of a trace would be seen.
+                if Context::read(headers).is_none() && B3::read(headers).is_some_and(|b3| b3.sampled.is_none()) {
+                    form.decide_against(headers);
+                }
+            }
             (Begun::Child { b3, .. }, Some(span)) => {
                 // A state belongs to the parent that it came with (Trace Context section 3.4).
                 if Context::read(headers).is_none() {

@@ -36,6 +36,19 @@ fn a_rule_changes_no_header_that_another_reader_would_read_the_message_by() {
     assert_eq!(left, [want]);
 }
 
+fn head_for(target: &'static str) -> RequestHead {
+    RequestHead {
+        method: http::Method::GET,
+        target: Some(PathAndQuery::from_static(target)),
+        authority: None,
+        headers: HeaderMap::new(),
+        version: http::Version::HTTP_11,
+        upgrade: None,
+        takes_trailers: false,
+        length: Length::Empty,
+    }
+}
+
 #[test]
 fn a_path_is_rewritten_and_its_query_stays() {
     let prefix = PathChange::Prefix {
@@ -43,13 +56,34 @@ fn a_path_is_rewritten_and_its_query_stays() {
         to: "/b".to_owned(),
     };
     let full = |path: &str| PathChange::Full(path.to_owned());
-    let to = |changes: &[PathChange], path, query| rewritten(changes, path, query).map(|target| target.to_string());
-    assert_eq!(
-        to(std::slice::from_ref(&prefix), "/a/c", Some("q=/a")).unwrap(),
-        "/b/c?q=/a"
-    );
-    assert_eq!(to(&[prefix, full("/d")], "/a/c", None).unwrap(), "/d");
-    assert_eq!(to(&[full("/<")], "/a", None), None);
+    let to = |changes: &[PathChange], target: &'static str| {
+        rewritten(changes, &head_for(target)).map(|target| target.to_string())
+    };
+    let one = std::slice::from_ref(&prefix);
+    assert_eq!(to(one, "/a/c?q=/a").unwrap(), "/b/c?q=/a");
+    assert_eq!(to(&[prefix.clone(), full("/d")], "/a/c").unwrap(), "/d");
+    assert_eq!(to(&[full("/<")], "/a"), Err(Reason::BackendUnresolved));
+}
+
+#[test]
+fn a_path_that_climbs_above_the_root_once_it_is_rewritten_is_refused() {
+    let strip = PathChange::Prefix {
+        from: "/api".to_owned(),
+        to: "/".to_owned(),
+    };
+    for (target, want) in [
+        ("/api/x/../y", Ok("/x/../y")),
+        ("/api/../x", Err(Reason::BadRequest)),
+        ("/api/%2e%2e/x", Err(Reason::BadRequest)),
+        ("/api/x?to=/../y", Ok("/x?to=/../y")),
+    ] {
+        let to = rewritten(std::slice::from_ref(&strip), &head_for(target));
+        assert_eq!(
+            to.as_ref().map(PathAndQuery::as_str).map_err(|reason| *reason),
+            want,
+            "{target}"
+        );
+    }
 }
 
 #[test]

@@ -273,6 +273,12 @@ impl Connection {
         self.ended && !self.keep_alive
     }
 
+    /// Whether the other side has broken the connection off: asked of the kernel, because one that has ended says no more.
+    pub(crate) fn is_broken(&self) -> bool {
+        let socket = self.io.socket();
+        socket.is_some_and(|socket| !matches!(socket.take_error(), Ok(None)))
+    }
+
     /// Reads once. 0: the other side has ended.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
         if self.ended {

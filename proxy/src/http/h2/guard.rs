@@ -27,9 +27,19 @@ pub(crate) struct Guard {
 pub(crate) struct State {
     blocked_since: Cell<Option<Instant>>,
     bytes_read: Cell<u64>,
-    /// Told with the first of them.
+    /// How long the first frame is, as far as that was read.
+    first: Cell<u32>,
+    /// Nothing more will come.
+    ended: Cell<bool>,
+    /// Told once the first frame is whole, or will never be.
     heard: Notify,
 }
+
+/// A frame's header: of that the first bytes are the length of what is behind it (RFC 9113 section 4.1).
+const HEADER: u64 = 9;
+const LENGTH: u64 = 3;
+/// No first frame is longer.
+const FRAME_MAX: u32 = 16 * 1024;
 
 impl Guard {
     pub(crate) fn new(io: Io) -> (Self, Rc<State>) {
@@ -60,11 +70,35 @@ impl State {
         self.blocked_since.get()
     }
 
-    /// Returns once anything has come: what is at the other end of an HTTP/2 connection begins with its settings. Cancel safe.
+    /// Returns once the first frame has come, or none will: what is at the other end of an HTTP/2 connection begins with its
+    /// settings. Cancel safe.
     pub(crate) async fn heard(&self) {
-        while self.bytes_read() == 0 {
+        while !self.has_heard() {
             self.heard.notified().await;
         }
+    }
+
+    fn has_heard(&self) -> bool {
+        let (read, length) = (self.bytes_read(), self.first.get());
+        // What is no frame makes the connection end.
+        let whole = read >= LENGTH && (length > FRAME_MAX || read >= HEADER + u64::from(length));
+        whole || self.ended.get()
+    }
+
+    fn note_read(&self, bytes: &[u8]) {
+        let so_far = self.bytes_read.get();
+        self.bytes_read.set(so_far + bytes.len() as u64);
+        for byte in bytes.iter().take(LENGTH.saturating_sub(so_far) as usize) {
+            self.first.set(self.first.get() << 8 | u32::from(*byte));
+        }
+        if so_far <= HEADER + u64::from(FRAME_MAX) && self.has_heard() {
+            self.heard.notify_waiters();
+        }
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        self.heard.notify_waiters();
     }
 
     /// Bytes that have come so far.
@@ -73,15 +107,21 @@ impl State {
     }
 }
 
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.state.end();
+    }
+}
+
 impl AsyncRead for Guard {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        let n = buffer.filled().len().saturating_sub(before) as u64;
-        let so_far = self.state.bytes_read.get();
-        self.state.bytes_read.set(so_far + n);
-        if so_far == 0 {
-            self.state.heard.notify_waiters();
+        let came = buffer.filled().get(before..).unwrap_or_default();
+        match &read {
+            Poll::Ready(Ok(())) if !came.is_empty() => self.state.note_read(came),
+            Poll::Ready(_) => self.state.end(),
+            Poll::Pending => {}
         }
         read
     }

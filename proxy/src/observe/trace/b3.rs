@@ -132,6 +132,15 @@ impl Form {
         headers.insert(name, HeaderValue::from_static(value));
     }
 
+    /// Adds to a context without a decision that it is not sampled.
+    pub fn decide_against(self, headers: &mut HeaderMap) {
+        if !self.single {
+            headers.insert(STATE, HeaderValue::from_static("0"));
+        } else if let Some(ids) = headers.get(SINGLE).and_then(|value| value.to_str().ok()) {
+            insert(headers, SINGLE, format!("{ids}-0"));
+        }
+    }
+
     /// Writes that nothing is sampled.
     pub fn deny(self, headers: &mut HeaderMap) {
         remove(headers);

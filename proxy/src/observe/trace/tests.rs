@@ -232,6 +232,29 @@ fn a_decision_by_b3_is_kept_to() {
 }
 
 #[test]
+fn a_decision_that_b3_leaves_to_us_is_told() {
+    let f = fixture("parentbased_always_off", "");
+    let ids = [
+        ("x-b3-traceid", "8448eb211c80319c"),
+        ("x-b3-spanid", "b7ad6b7169203331"),
+    ];
+    let single = [("b3", "8448eb211c80319c-b7ad6b7169203331")];
+    for came in [&ids[..], &single] {
+        let mut headers = headers("");
+        for (name, value) in came {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        let before = B3::read(&headers).unwrap();
+        let begun = f.tracer.begin(&headers);
+        f.tracer.carry(begun, None, &mut headers);
+        let after = B3::read(&headers).unwrap();
+        assert_eq!((before.sampled, after.sampled), (None, Some(false)), "{headers:?}");
+        assert_eq!((after.parent, after.form), (before.parent, before.form));
+        assert_eq!(headers.len(), 1 + came.len() / 2 * 2);
+    }
+}
+
+#[test]
 fn b3_that_cannot_be_read_goes_no_further() {
     let mut f = fixture("parentbased_always_on", "");
     let labels = Labels::default();

@@ -429,3 +429,36 @@ async fn who_is_known_or_waits_for_the_app_or_has_a_tunnel_may_be_silent() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_said_all_may_wait_for_long_and_not_for_ever() {
+    local(async {
+        let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let (mut client, _proxy, mut server) = h1_pair();
+        send(&mut client, ask).await;
+        client.shutdown().await.unwrap();
+        expect(&mut server, GOT).await;
+        tokio::time::sleep(3500 * SECOND).await;
+        send(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await;
+        // What it is sent shows that it is there.
+        tokio::time::sleep(3500 * SECOND).await;
+        send(&mut server, "still").await;
+        let mut all = String::new();
+        client.read_to_string(&mut all).await.unwrap();
+        assert!(all.ends_with("\r\n\r\nstill"), "{all}");
+
+        let (mut client, proxy, mut server) = h1_pair();
+        send(&mut client, ask).await;
+        client.shutdown().await.unwrap();
+        expect(&mut server, GOT).await;
+        let start = Instant::now();
+        assert_eq!(server.read(&mut [0; 9]).await.unwrap_or(0), 0);
+        assert!(
+            (3599..=3602).contains(&start.elapsed().as_secs()),
+            "{:?}",
+            start.elapsed()
+        );
+        assert_eq!(proxy.service.outcome().unwrap_err().reason, Reason::ClientClosed);
+    })
+    .await;
+}
