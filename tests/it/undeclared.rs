@@ -2,8 +2,9 @@
 //! HTTP is routed, with plenty of CPU and with next to none.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use weft_tests::programs::{Programs, needed};
@@ -81,26 +82,29 @@ const ROUNDS: usize = 9;
 /// What one more connection may take through two sidecars, of which nothing is known yet, in milliseconds.
 const ADDED_MAX: f64 = 100.0;
 
-/// FerretDB, MongoDB's protocol over SQLite: the last version that needs no PostgreSQL extension.
+/// FerretDB, MongoDB's protocol over SQLite: version 2 needs an extension of PostgreSQL instead.
 const FERRETDB: &str = "v1.24.0";
 /// The examples of NATS' client for Go.
 const NATS: &str = "v1.48.0";
 
 /// Programs that are no packages of Debian's.
 fn programs() -> Programs {
-    let ferretdb = golang::built("ferretdb", FERRETDB, &["ferretdb"], |to| {
-        let source = to.join("source");
-        golang::source("github.com/FerretDB/FerretDB", FERRETDB, &source);
-        // It does not start if it doesn't know what it is.
-        std::fs::write(source.join("build/version/version.txt"), FERRETDB).expect("the version");
-        golang::build(&source, "./cmd/ferretdb", &to.join("ferretdb"));
-    });
-    let names = ["nats-req", "nats-rply"];
-    let nats = golang::built("nats-examples", NATS, &names, |to| {
-        let packages = names.map(|name| format!("github.com/nats-io/nats.go/examples/{name}"));
-        golang::install(&packages.each_ref().map(String::as_str), NATS, to);
-    });
-    Programs::of(&[ferretdb.join("ferretdb"), nats.join(names[0]), nats.join(names[1])])
+    static BUILT: OnceLock<[PathBuf; 3]> = OnceLock::new();
+    Programs::of(BUILT.get_or_init(|| {
+        let ferretdb = golang::built("ferretdb", FERRETDB, &["ferretdb"], |to| {
+            let source = to.join("source");
+            golang::source("github.com/FerretDB/FerretDB", FERRETDB, &source);
+            // It does not start if it doesn't know what it is.
+            std::fs::write(source.join("build/version/version.txt"), FERRETDB).expect("the version");
+            golang::build(&source, "./cmd/ferretdb", &to.join("ferretdb"));
+        });
+        let names = ["nats-req", "nats-rply"];
+        let nats = golang::built("nats-examples", NATS, &names, |to| {
+            let packages = names.map(|name| format!("github.com/nats-io/nats.go/examples/{name}"));
+            golang::install(&packages.each_ref().map(String::as_str), NATS, to);
+        });
+        [ferretdb.join("ferretdb"), nats.join(names[0]), nats.join(names[1])]
+    }))
 }
 
 /// The uid that Exim's package has made.
@@ -309,11 +313,14 @@ fn proxies_held_to_a_twentieth_of_a_core_find_out_the_same() {
     // Anew, remembered, and many at once.
     all_right(&mesh, &ask(&mesh, first, "together", &clients(&PEERS)));
     all_right(&mesh, &ask(&mesh, first, "together", &clients(&PEERS)));
-    let many = [vec!["http"; 10], vec!["grpcio"; 3]].concat();
+    let many = [vec!["http"; 10], vec!["grpcio"; 3], vec!["mariadb"; 10]].concat();
     all_right(&mesh, &ask(&mesh, port(), "together", &many));
     all_right(&mesh, &answers(&late.output()));
     only_bytes_were_opaque(&mesh, 2.0);
     for quota in quotas {
-        assert!(quota.throttled() > 0, "{quota:?} held it");
+        // For each of the 15 s at least one, of ten periods.
+        let throttled = quota.throttled();
+        println!("a proxy stood still in {throttled} periods");
+        assert!(throttled >= 15, "{quota:?}: {throttled}");
     }
 }

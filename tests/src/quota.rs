@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::Pid;
@@ -9,11 +10,14 @@ use nix::unistd::Pid;
 /// The period of a quota, in microseconds: what Kubernetes sets for `limits.cpu`.
 const PERIOD: u32 = 100_000;
 
-/// A control group with one process, which runs for a part of each period only. Dropping it lets the process go.
+/// A control group with a process that runs for a part of each period at most. Beside it in the group another is always busy
+/// and uses up what is left, so it is felt by a process that needs little, too: for most of each period it stands still.
+/// Dropping it lets the process go.
 #[derive(Debug)]
 pub struct Quota {
     group: PathBuf,
     process: Pid,
+    busy: Child,
 }
 
 impl Quota {
@@ -27,7 +31,12 @@ impl Quota {
         let group = root.join(format!("weft-test-{}-{count}", std::process::id()));
         fs::create_dir(&group)
             .unwrap_or_else(|error| panic!("{}: {error}: this test needs a CPU quota", group.display()));
-        let quota = Self { group, process };
+        // It ends with the test, however that ends.
+        let busy = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "sh", "-c", "while :; do :; done"])
+            .spawn()
+            .expect("setpriv is missing: apt-get install util-linux");
+        let quota = Self { group, process, busy };
         let time = PERIOD / 100 * percent;
         if root.join("cpu.cfs_quota_us").exists() {
             quota.set("cpu.cfs_period_us", &PERIOD.to_string());
@@ -35,11 +44,13 @@ impl Quota {
         } else {
             quota.set("cpu.max", &format!("{time} {PERIOD}"));
         }
-        quota.set("cgroup.procs", &process.to_string());
+        for process in [process.to_string(), quota.busy.id().to_string()] {
+            quota.set("cgroup.procs", &process);
+        }
         quota
     }
 
-    /// In how many periods it wanted more.
+    /// In how many periods they stood still.
     #[track_caller]
     pub fn throttled(&self) -> u64 {
         let stat = fs::read_to_string(self.group.join("cpu.stat")).expect("the group's statistics");
@@ -58,6 +69,9 @@ impl Quota {
 
 impl Drop for Quota {
     fn drop(&mut self) {
+        if let Err(error) = self.busy.kill().and_then(|()| self.busy.wait()) {
+            eprintln!("the busy process stays: {error}");
+        }
         // It may have ended.
         let _ = fs::write(root().join("cgroup.procs"), self.process.to_string());
         if let Err(error) = fs::remove_dir(&self.group) {

@@ -39,7 +39,9 @@ def run(*command):
     return done.stdout.strip()
 
 
-def psql(host, port, *_):
+def psql(host, port, _, connected):
+    run("pg_isready", "-h", host, "-p", str(port), "-t", str(PATIENCE))
+    connected()
     return run("psql", "-h", host, "-p", str(port), "-U", "app", "postgres", "-Atc", "select 6 * 7")
 
 
@@ -61,11 +63,24 @@ def smtplib_(host, port, _, connected):
         return str(server.data("Subject: a question\r\n\r\n6 * 7?\r\n")[0])
 
 
-def ssh(host, port, *_):
-    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
+def ssh(host, port, _, connected):
+    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "ConnectTimeout=60"]
     options = [word for option in options for word in ("-o", option)]
-    login = ["-i", "/tmp/id", "-p", str(port), "app@" + host]
-    return run("ssh", "-F", "/dev/null", *options, *login, "echo $((6 * 7))")
+    login = ["-v", "-i", "/tmp/id", "-p", str(port), "app@" + host, "echo $((6 * 7))"]
+    client = subprocess.Popen(
+        ["ssh", "-F", "/dev/null", *options, *login], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # It is connected with its first answer: all the keys after it are a hundred times dearer than the mesh.
+    log = []
+    for line in client.stderr:
+        log.append(line)
+        if "Remote protocol version" in line:
+            connected()
+            break
+    said, rest = client.communicate(timeout=PATIENCE)
+    if client.returncode:
+        raise RuntimeError("%s: %s%s" % (client.returncode, "".join(log), rest))
+    return said.strip()
 
 
 def nats_req(host, port, *_):
