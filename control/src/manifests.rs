@@ -20,6 +20,7 @@ mod read;
 mod still;
 mod versions;
 mod watch;
+mod watches;
 mod yaml;
 
 use merge::{Delta, Merged};
