@@ -133,7 +133,7 @@ async fn running(mesh: &MeshArgs) -> Result<Index> {
 
 fn offline(args: &ExplainArgs) -> Result<Index> {
     let name = &args.mesh.name;
-    let paper = paper::read(&args.paths.paths, name)?;
+    let paper = paper::read(&args.paths, name)?;
     let errors = paper
         .problems
         .iter()

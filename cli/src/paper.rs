@@ -1,17 +1,13 @@
 //! Manifests that are looked at without a mesh: what `weft validate` and `weft route explain -f` read.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
-use weft_local::cluster::offline::{self, Offline, Ranges, Source};
+use weft_local::cluster::offline::{self, Offline, Ranges};
 use weft_model::identity::TrustDomain;
 
-/// What standard input is called in findings.
-const STDIN: &str = "(stdin)";
-/// The longest text on standard input.
-const TEXT_MAX: u64 = 64 << 20;
+use crate::up;
 
 /// Which manifests.
 #[derive(Clone, Debug, Args)]
@@ -20,11 +16,16 @@ pub(crate) struct PathArgs {
     /// several times.
     #[arg(short = 'f', value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// Read the subdirectories of directories, too.
+    #[arg(short = 'R', long, requires = "paths")]
+    pub(crate) recursive: bool,
 }
 
 /// Reads manifests as `weft up` does, with its default settings.
-pub(crate) fn read(paths: &[PathBuf], mesh: &str) -> Result<Offline> {
-    let sources: Vec<Source> = paths.iter().map(|path| source(path)).collect::<Result<_>>()?;
+pub(crate) fn read(PathArgs { paths, recursive }: &PathArgs, mesh: &str) -> Result<Offline> {
+    // Standard input is kept nowhere: it is read once.
+    let sources = up::sources(paths, *recursive, Path::new(""))?;
+    let stdin = up::standard_input(paths)?;
     let settings = weft_control::index::Settings {
         trust_domain: TrustDomain::new(&format!("{mesh}.weft.internal")).context("the mesh's name")?,
         cluster: mesh.to_owned(),
@@ -38,26 +39,11 @@ pub(crate) fn read(paths: &[PathBuf], mesh: &str) -> Result<Offline> {
     };
     Ok(offline::read(
         &sources,
+        &stdin,
         &weft_local::manifest::kinds(),
         settings,
         ranges,
     )?)
-}
-
-fn source(path: &Path) -> Result<Source> {
-    if path.as_os_str() == "-" {
-        let mut text = String::new();
-        let mut stdin = std::io::stdin().lock().take(TEXT_MAX + 1);
-        stdin.read_to_string(&mut text).context("reading standard input")?;
-        ensure!(text.len() as u64 <= TEXT_MAX, "-f -: more than 64 MiB");
-        return Ok(Source::Text(PathBuf::from(STDIN), text));
-    }
-    ensure!(
-        path.exists(),
-        "-f {}: there is no such directory or file",
-        path.display()
-    );
-    Ok(Source::Path(path.to_owned()))
 }
 
 /// Prints what was asked for. If nobody reads it any more, that is nobody's mistake.

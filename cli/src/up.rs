@@ -70,7 +70,7 @@ pub(crate) fn main(args: UpArgs) -> ExitCode {
 fn settings(args: UpArgs) -> Result<Settings> {
     let name = args.mesh.name;
     let state = StateDir::of(&name, |variable| std::env::var_os(variable));
-    let manifests = sources(&args.manifests, args.recursive, &state)?;
+    let manifests = sources(&args.manifests, args.recursive, &state.stdin())?;
     let stdin = standard_input(&args.manifests)?;
     let (pods_v4, pods_v6) = ranges(&args.pod_cidr, PODS, "--pod-cidr")?;
     let (services_v4, services_v6) = ranges(&args.service_cidr, SERVICES, "--service-cidr")?;
@@ -108,15 +108,15 @@ fn settings(args: UpArgs) -> Result<Settings> {
     })
 }
 
-/// The places of manifests, by their full paths.
-fn sources(given: &[PathBuf], recursive: bool, state: &StateDir) -> Result<Sources> {
-    let places = given.iter().map(|path| place(path, state)).collect::<Result<_>>()?;
+/// The places of manifests, by their full paths. `stdin`: the directory that standard input is kept in.
+pub(crate) fn sources(given: &[PathBuf], recursive: bool, stdin: &Path) -> Result<Sources> {
+    let places = given.iter().map(|path| place(path, stdin)).collect::<Result<_>>()?;
     Ok(Sources::new(places, recursive))
 }
 
-fn place(given: &Path, state: &StateDir) -> Result<Source> {
+fn place(given: &Path, stdin: &Path) -> Result<Source> {
     if given == Path::new("-") {
-        return Ok(Source::stdin(state.stdin()));
+        return Ok(Source::stdin(stdin));
     }
     let shown = given.display();
     let path = std::path::absolute(given).with_context(|| format!("-f {shown}"))?;
@@ -144,7 +144,7 @@ fn place(given: &Path, state: &StateDir) -> Result<Source> {
 }
 
 /// What standard input says, if `-f -` was given.
-fn standard_input(given: &[PathBuf]) -> Result<Vec<u8>> {
+pub(crate) fn standard_input(given: &[PathBuf]) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     if given.iter().any(|path| path == Path::new("-")) {
         io::stdin()
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn directories_files_and_standard_input_are_places_and_what_is_not_there_is_named() {
         let state = StateDir::of("m", |_| Some("/state".into()));
-        let of = |path: &str| place(Path::new(path), &state);
+        let of = |path: &str| place(Path::new(path), &state.stdin());
         let said = |path: &str| of(path).unwrap_err().to_string();
         assert_eq!(
             said("/nowhere/at/all"),

@@ -40,7 +40,7 @@ pub(crate) fn main(args: &ValidateArgs) -> Result<ExitCode> {
         eprintln!("weft validate: give what to check: -f DIR, -f FILE or -f -");
         return Ok(ExitCode::from(exit::USAGE));
     }
-    let paper = match paper::read(&args.paths.paths, weft_local::up::DEFAULT_MESH) {
+    let paper = match paper::read(&args.paths, weft_local::up::DEFAULT_MESH) {
         Ok(paper) => paper,
         Err(error) => {
             eprintln!("weft validate: {error:#}");
@@ -106,10 +106,17 @@ mod tests {
 
     use super::*;
 
+    fn paths<const N: usize>(paths: [PathBuf; N]) -> PathArgs {
+        PathArgs {
+            paths: paths.to_vec(),
+            recursive: false,
+        }
+    }
+
     fn check(yaml: &str) -> Offline {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a.yaml"), yaml).unwrap();
-        paper::read(&[directory.path().to_owned()], "test").unwrap()
+        paper::read(&paths([directory.path().to_owned()]), "test").unwrap()
     }
 
     const GOOD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: reviews}\nspec: {ports: [{port: 80}]}\n";
@@ -143,7 +150,7 @@ mod tests {
         std::fs::write(directory.path().join("a.yaml"), GOOD).unwrap();
         let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
         std::fs::write(file.path(), GOOD).unwrap();
-        let paths: [PathBuf; 2] = [directory.path().to_owned(), file.path().to_owned()];
+        let paths = paths([directory.path().to_owned(), file.path().to_owned()]);
         let paper = paper::read(&paths, "test").unwrap();
         assert_eq!(paper.problems.len(), 1, "{:?}", paper.problems);
         assert!(paper.problems[0].message.contains("written twice"));
@@ -152,10 +159,10 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        let error = paper::read(&["/nowhere/at/all".into()], "test").unwrap_err();
+        let error = paper::read(&paths(["/nowhere/at/all".into()]), "test").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "-f /nowhere/at/all: there is no such directory or file"
+            "-f /nowhere/at/all: there is no such file or directory"
         );
     }
 }

@@ -21,6 +21,7 @@ mod read;
 mod still;
 mod versions;
 mod watch;
+mod watches;
 mod yaml;
 
 use merge::{Delta, Merged};
@@ -257,13 +258,13 @@ impl Manifests {
     }
 }
 
-/// Reads one text, as a file of this name would be read, without a directory: for checks, and for what comes from elsewhere
-/// than a file. Objects without a uid or resource version get the uid of their name, and version 1.
+/// Reads one text, as a file of this name and with these bytes would be read, without a directory: for checks, and for what
+/// comes from elsewhere than a file. Objects without a uid or resource version get the uid of their name, and version 1.
 ///
 /// # Errors
 /// Why the text cannot be read.
-pub fn parse(path: &Path, text: &str, writer: Writer, kinds: &Kinds) -> Result<Snapshot, Vec<Problem>> {
-    let reading = read::read(path, text.as_bytes(), writer, kinds)?;
+pub fn parse(path: &Path, text: impl AsRef<[u8]>, writer: Writer, kinds: &Kinds) -> Result<Snapshot, Vec<Problem>> {
+    let reading = read::read(path, text.as_ref(), writer, kinds)?;
     let finish = |written: read::Written| {
         let mut object = written.object;
         if writer == Writer::User || object.uid.is_empty() {

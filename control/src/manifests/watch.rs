@@ -11,12 +11,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{EventKind, RecommendedWatcher};
 
 use super::emptied::Emptied;
 use super::merge::{Delta, FileKey, Merged};
 use super::read::{MAX_BYTES, read};
 use super::still::{Restless, Stamp};
+use super::watches::Watches;
 use super::{Selection, Shared, Writer};
 use crate::objects::{Problem, Severity};
 
@@ -24,16 +25,14 @@ use crate::objects::{Problem, Severity};
 const STILL: Duration = Duration::from_millis(100);
 /// How long the start waits for files that are being written.
 const START_PATIENCE: Duration = Duration::from_secs(2);
-/// How often directories are listed although they are watched: file systems exist that tell nothing.
-const SWEEP_WATCHED: Duration = Duration::from_secs(5);
-/// How often directories are listed that cannot be watched.
-const SWEEP_UNWATCHED: Duration = Duration::from_millis(500);
 /// Events that may wait. More than that, and everything is listed instead.
 const EVENTS: usize = 4096;
 /// Files of one directory.
 const MAX_FILES: usize = 200_000;
 /// Subdirectories within each other.
 const MAX_DEPTH: usize = 32;
+/// Subdirectories in all.
+const MAX_DIRECTORIES: usize = 20_000;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -50,11 +49,10 @@ pub(super) struct Reader {
     directories: Vec<PathBuf>,
     /// The same, as events name them.
     absolute: Vec<PathBuf>,
-    watched: Vec<Option<u64>>,
     stamps: std::collections::BTreeMap<FileKey, Stamp>,
     restless: Restless,
     emptied: Emptied,
-    watcher: Option<RecommendedWatcher>,
+    watches: Watches,
     overflow: Arc<AtomicBool>,
     signals: Receiver<Signal>,
     shared: Arc<Shared>,
@@ -70,20 +68,18 @@ impl Reader {
         let (sender, signals) = sync_channel(EVENTS);
         let overflow = Arc::new(AtomicBool::new(false));
         let mut reader = Self {
-            watched: vec![None; directories.len()],
             merged,
             absolute: directories.iter().map(|path| absolute(path)).collect(),
             directories,
             stamps: std::collections::BTreeMap::new(),
             restless: Restless::default(),
             emptied: Emptied::default(),
-            watcher: watcher(sender.clone(), Arc::clone(&overflow)),
+            watches: Watches::new(watcher(sender.clone(), Arc::clone(&overflow))),
             overflow,
             signals,
             shared,
         };
         for index in 0..reader.directories.len() {
-            reader.watch(index);
             reader
                 .list(index, Instant::now())
                 .map_err(|error| (reader.directories[index].clone(), error))?;
@@ -94,7 +90,7 @@ impl Reader {
 
     /// Until it is told to stop, or nobody listens any more.
     pub(super) fn run(mut self) {
-        let mut sweep = Instant::now() + self.sweep_after();
+        let mut sweep = Instant::now() + self.watches.sweep_after();
         loop {
             let until = self.restless.next().map_or(sweep, |due| due.min(sweep));
             match self
@@ -118,7 +114,7 @@ impl Reader {
             }
             if self.overflow.swap(false, Ordering::AcqRel) || Instant::now() >= sweep {
                 self.sweep();
-                sweep = Instant::now() + self.sweep_after();
+                sweep = Instant::now() + self.watches.sweep_after();
             }
             self.read_due();
         }
@@ -155,59 +151,43 @@ impl Reader {
         self.shared.publish(delta, self.merged.problems());
     }
 
-    fn sweep_after(&self) -> Duration {
-        let all = self.watcher.is_some() && self.watched.iter().all(Option::is_some);
-        if all { SWEEP_WATCHED } else { SWEEP_UNWATCHED }
-    }
-
-    /// Watches a directory, if it is not the one that is watched already.
-    fn watch(&mut self, index: usize) {
-        let (Some(watcher), path) = (&mut self.watcher, &self.directories[index]) else {
-            return;
-        };
-        let inode = fs::metadata(path)
-            .ok()
-            .map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
-        if inode == self.watched[index] {
-            return;
-        }
-        let _ = watcher.unwatch(path); // It may have gone, and the watch with it.
-        let mode = match self.merged.selection(index) {
-            Selection::Below => RecursiveMode::Recursive,
-            Selection::Here | Selection::One { .. } => RecursiveMode::NonRecursive,
-        };
-        self.watched[index] = match watcher.watch(path, mode) {
-            Ok(()) => inode,
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "directory cannot be watched, it is listed instead");
-                None
-            }
-        };
-    }
-
     fn sweep(&mut self) {
+        self.watches.begin();
+        let mut whole = true;
         for index in 0..self.directories.len() {
-            self.watch(index);
             let problem = self.list(index, Instant::now()).err().map(|error| {
                 let message = format!("the directory cannot be read, its objects are kept: {error}");
                 Problem::of_file(&self.directories[index], None, message, "make it readable again")
             });
+            whole &= problem.is_none();
             self.merged.directory_fault(index, problem);
+        }
+        if whole {
+            self.watches.end();
         }
     }
 
-    /// Lists a directory, and touches what differs from what was read.
+    /// Lists a directory, and touches what differs from what was read. What it goes through is watched first: so nothing
+    /// comes between.
     fn list(&mut self, index: usize, now: Instant) -> io::Result<()> {
         let mut names = Vec::new();
         match self.merged.selection(index) {
             // Only to know that it can be read.
             Selection::One { name, .. } => {
+                self.watches.enter(&self.directories[index]);
                 fs::metadata(&self.directories[index])?;
                 names.extend(self.directories[index].join(name).is_file().then(|| name.clone()));
             }
             files => {
                 let depth = if *files == Selection::Below { MAX_DEPTH } else { 0 };
-                names_in(&self.directories[index], "", depth, &mut names)?;
+                let watches = &mut self.watches;
+                let mut left = MAX_DIRECTORIES;
+                let mut enter = |path: &Path| {
+                    watches.enter(path);
+                    left = left.saturating_sub(1);
+                    left > 0
+                };
+                names_in(&self.directories[index], "", depth, &mut enter, &mut names)?;
             }
         }
         let seen: BTreeSet<FileKey> = names.into_iter().map(|name| (index, name)).collect();
@@ -355,9 +335,24 @@ fn name_of(below: &Path, files: &Selection) -> Option<String> {
     }
 }
 
-/// The names of the files that are to be read, in subdirectories down to this depth.
-fn names_in(directory: &Path, prefix: &str, depth: usize, out: &mut Vec<String>) -> io::Result<()> {
-    for entry in fs::read_dir(directory.join(prefix))?.take(MAX_FILES) {
+/// The names of the files that are to be read, in subdirectories down to this depth. `enter` hears of each directory before
+/// it is read, and says whether there is room for it.
+fn names_in(
+    directory: &Path,
+    prefix: &str,
+    depth: usize,
+    enter: &mut dyn FnMut(&Path) -> bool,
+    out: &mut Vec<String>,
+) -> io::Result<()> {
+    let path = match prefix {
+        "" => directory.to_owned(),
+        _ => directory.join(prefix),
+    };
+    if !enter(&path) {
+        let message = format!("it has more than {MAX_DIRECTORIES} subdirectories: name those that hold manifests");
+        return Err(io::Error::other(message));
+    }
+    for entry in fs::read_dir(path)?.take(MAX_FILES) {
         let entry = entry?;
         let name = entry.file_name();
         let Some(text) = name.to_str() else { continue };
@@ -367,7 +362,7 @@ fn names_in(directory: &Path, prefix: &str, depth: usize, out: &mut Vec<String>)
         };
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_directory && depth > 0 && !text.starts_with('.') {
-            match names_in(directory, &path, depth - 1, out) {
+            match names_in(directory, &path, depth - 1, enter, out) {
                 // It may have gone meanwhile.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -431,7 +426,10 @@ fn watcher(sender: SyncSender<Signal>, overflow: Arc<AtomicBool>) -> Option<Reco
 
 #[cfg(test)]
 mod tests {
+    use super::super::Directory;
+    use super::super::versions::Versions;
     use super::*;
+    use crate::objects::Kinds;
 
     #[test]
     fn an_event_is_about_a_file_that_was_asked_for() {
@@ -477,6 +475,49 @@ mod tests {
             assert_eq!(absolute(Path::new(given)), here.join("manifests"), "{given}");
         }
         assert_eq!(absolute(Path::new("/srv/./manifests")), Path::new("/srv/manifests"));
+    }
+
+    #[test]
+    fn of_subdirectories_those_are_watched_that_are_read_also_when_they_come_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for below in ["base/deep", ".git/objects/aa", "base/.cache"] {
+            fs::create_dir_all(root.join(below)).unwrap();
+        }
+        let settings = Directory {
+            path: root.to_owned(),
+            files: Selection::Below,
+            writer: Writer::User,
+            kinds: Kinds::control(),
+        };
+        let merged = Merged::new(vec![settings], Versions::open(None, 1).unwrap());
+        let started = Reader::start(merged, vec![root.to_owned()], Arc::default());
+        let (mut reader, _stop) = started.map_err(|(_, error)| error).unwrap();
+        let base = root.join("base");
+        assert_eq!(reader.watches.paths(), [root, &base, &base.join("deep")]);
+        fs::remove_dir_all(&base).unwrap();
+        fs::create_dir(root.join("next")).unwrap();
+        reader.sweep();
+        assert_eq!(reader.watches.paths(), [root, &root.join("next")]);
+        fs::write(root.join("next/a.yaml"), "").unwrap();
+        let seen = |signal| matches!(signal, Signal::Path(path) if path == root.join("next/a.yaml"));
+        let mut events = std::iter::from_fn(|| reader.signals.recv_timeout(START_PATIENCE).ok());
+        assert!(events.any(seen), "what comes to a new directory is an event");
+    }
+
+    #[test]
+    fn a_tree_without_end_is_refused_by_name_of_the_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut left = 2;
+        for below in ["a", "b"] {
+            fs::create_dir(directory.path().join(below)).unwrap();
+        }
+        let mut enter = |_: &Path| {
+            left -= 1;
+            left > 0
+        };
+        let error = names_in(directory.path(), "", 1, &mut enter, &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("more than 20000 subdirectories"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A mesh on paper: what is wrong with manifests, and what the control plane would read if all that they ask for ran.
 //!
-//! In: files and directories. Out: the same words that `weft up` and a running mesh have for them, from the same readers;
+//! In: files, directories, standard input. Out: the same words that `weft up` and a running mesh have for them, from the same readers;
 //! and, for questions about routes, finished objects: every pod there and ready, every Service with an address. Nothing is
 //! started, and nothing is written.
 
@@ -13,9 +13,7 @@ use std::time::SystemTime;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::{Value, json};
 use weft_control::index::Settings as IndexSettings;
-use weft_control::manifests::{
-    Directory, Manifests, OpenError, Selection, Settings as ManifestSettings, Snapshot, Writer, parse,
-};
+use weft_control::manifests::{Manifests, OpenError, Settings as ManifestSettings, Snapshot, Writer, parse};
 use weft_control::objects::{Kinds, Object, Problem, Severity, uid_of};
 use weft_injector::patch::{Decision, inject};
 use weft_injector::redirect::{Exempt, MARK};
@@ -30,19 +28,10 @@ use crate::manifest::place::{allowed, place};
 use crate::manifest::raw::PodSpec;
 use crate::manifest::{DEFAULT_NAMESPACE, Desired, Key, Owner, Reader, Template, Workload};
 use crate::slices::{Endpoint, Member, endpoints, slices};
-use crate::source::Sources;
+use crate::source::{Source, Sources};
 
 /// The first address of a pod on paper.
 const FIRST_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
-
-/// Where manifests are.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A directory, or a file.
-    Path(PathBuf),
-    /// A text that was read from somewhere else, and its name.
-    Text(PathBuf, String),
-}
 
 /// A mesh on paper.
 #[derive(Clone, Debug)]
@@ -55,23 +44,6 @@ pub struct Offline {
     pub finished: Vec<Arc<Object>>,
 }
 
-/// Why there is nothing to read.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// A file is not readable.
-    #[error("reading {path}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A directory is not readable.
-    #[error(transparent)]
-    Directory(#[from] OpenError),
-}
-
 /// The ranges of Services, as `weft up` has them by default.
 #[derive(Clone, Copy, Debug)]
 pub struct Ranges {
@@ -81,17 +53,18 @@ pub struct Ranges {
     pub v6: Ipv6Net,
 }
 
-/// Reads manifests as `weft up` and the control plane do.
+/// Reads manifests as `weft up` and the control plane do. `stdin`: what standard input says, if it is one of the places.
 ///
 /// # Errors
-/// A file or directory is not readable. What is wrong with what they say is a problem, and no error.
+/// A directory is not readable. What is wrong with what they say is a problem, and no error.
 pub fn read(
-    sources: &[Source],
+    sources: &Sources,
+    stdin: &[u8],
     kinds: &Kinds,
     settings: IndexSettings,
     ranges: Ranges,
-) -> Result<Offline, SourceError> {
-    let Snapshot { objects, problems } = gather(sources, kinds)?;
+) -> Result<Offline, OpenError> {
+    let Snapshot { objects, problems } = gather(sources, stdin, kinds)?;
     let mut addresses = ServiceAddresses::new(ranges.v4, Some(ranges.v6));
     let (whole, strangers) = system(&addresses).with(objects.clone());
     let (desired, found) = Reader::default().read(&whole);
@@ -124,29 +97,22 @@ pub fn read(
     })
 }
 
-/// The objects of all sources. An object that is written twice counts where it stands first.
-fn gather(sources: &[Source], kinds: &Kinds) -> Result<Snapshot, SourceError> {
-    let is_directory = |source: &&Source| matches!(source, Source::Path(path) if path.is_dir());
-    let (directories, texts): (Vec<&Source>, Vec<&Source>) = sources.iter().partition(is_directory);
-    let directories = directories.into_iter().filter_map(|source| match source {
-        Source::Path(path) => Some(Directory {
-            path: path.clone(),
-            writer: Writer::User,
-            kinds: kinds.clone(),
-            files: Selection::Here,
-        }),
-        Source::Text(..) => None,
-    });
+/// The objects of all places. An object that is written twice counts where it stands first, on standard input last.
+fn gather(sources: &Sources, stdin: &[u8], kinds: &Kinds) -> Result<Snapshot, OpenError> {
+    let (here, elsewhere): (Vec<Source>, Vec<Source>) = sources.places.iter().cloned().partition(|place| place.stdin);
+    let files = Sources {
+        places: elsewhere,
+        recursive: sources.recursive,
+    };
     let Snapshot { objects, problems } = Manifests::open(ManifestSettings {
-        directories: directories.collect(),
+        directories: files.directories(kinds),
         state_dir: None,
     })?
     .snapshot();
     let mut all: BTreeMap<_, Arc<Object>> = objects.into_iter().map(|object| (object.reference(), object)).collect();
     let mut problems = problems.to_vec();
-    for source in texts {
-        let (path, text) = text_of(source)?;
-        match parse(&path, &text, Writer::User, kinds) {
+    for place in here {
+        match parse(&place.shown(), stdin, Writer::User, kinds) {
             Err(faults) => problems.extend(faults),
             Ok(read) => {
                 problems.extend(read.problems.iter().cloned());
@@ -165,19 +131,6 @@ fn gather(sources: &[Source], kinds: &Kinds) -> Result<Snapshot, SourceError> {
         objects: all.into_values().collect(),
         problems: problems.into(),
     })
-}
-
-fn text_of(source: &Source) -> Result<(PathBuf, String), SourceError> {
-    match source {
-        Source::Text(path, text) => Ok((path.clone(), text.clone())),
-        Source::Path(path) => {
-            let text = std::fs::read_to_string(path).map_err(|source| SourceError::File {
-                path: path.clone(),
-                source,
-            })?;
-            Ok((path.clone(), text))
-        }
-    }
 }
 
 /// The mesh's own objects, as far as they matter on paper.
@@ -246,7 +199,7 @@ impl Paper {
         for (key, each) in &desired.stateful_sets {
             let mut sheet = Sheet::of(&each.object, &each.template, Workload::StatefulSet, key);
             sheet.service = Some(&each.service);
-            for i in (each.start..).take(each.replicas as usize) {
+            for i in each.ordinals() {
                 self.pod(desired, &sheet, format!("{}-{i}", key.name), None);
             }
         }
@@ -417,5 +370,83 @@ fn injection() -> InjectSettings {
         exempt: Exempt::Mark(MARK),
         proxy_env: Vec::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_paper(sources: &Sources, stdin: &str) -> Offline {
+        let settings = IndexSettings {
+            trust_domain: weft_model::identity::TrustDomain::new("td").unwrap(),
+            cluster: "one".to_owned(),
+            cluster_domain: crate::dns::DOMAIN.to_owned(),
+            inside: Vec::new(),
+            outside: Vec::new(),
+        };
+        let ranges = Ranges {
+            v4: "10.96.0.0/16".parse().unwrap(),
+            v6: "fd00:10:96::/112".parse().unwrap(),
+        };
+        read(sources, stdin.as_bytes(), &crate::manifest::kinds(), settings, ranges).unwrap()
+    }
+
+    const SET: &str = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec:\n  serviceName: db\n  replicas: 3\n  ordinals: {start: START}\n  \
+                       selector: {matchLabels: {app: db}}\n  template:\n    metadata: {labels: {app: db}}\n    \
+                       spec: {containers: [{name: c, command: [sleep, infinity]}]}\n";
+
+    #[test]
+    fn a_stateful_set_may_begin_at_any_number() {
+        let pods = |start: &str| {
+            let paper = on_paper(
+                &Sources::new(vec![Source::stdin("/nowhere")], false),
+                &SET.replace("START", start),
+            );
+            let pods = paper.finished.iter().filter(|object| object.kind == "Pod");
+            pods.map(|pod| pod.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(pods("4"), ["db-4", "db-5", "db-6"]);
+        assert_eq!(pods("4294967295"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn places_are_those_of_a_running_mesh() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        let service = |name: &str| {
+            format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}\n")
+        };
+        std::fs::write(directory.path().join("a.yaml"), service("a")).unwrap();
+        std::fs::write(below.join("b.yaml"), service("b")).unwrap();
+        // Longer than any file may be.
+        std::fs::write(below.join("long"), " ".repeat(9 << 20)).unwrap();
+        let of = |places: Vec<Source>, recursive, stdin: &str| {
+            let paper = on_paper(&Sources::new(places, recursive), stdin);
+            (
+                paper.read,
+                paper.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+        };
+        let all = || vec![Source::directory(directory.path()), Source::directory(&below)];
+        assert_eq!(of(all()[..1].to_vec(), false, ""), (1, Vec::new()));
+        assert_eq!(of(all()[..1].to_vec(), true, ""), (2, Vec::new()));
+        assert_eq!(of(all(), true, ""), (2, Vec::new()), "each place once");
+        let (read, said) = of(
+            [all(), vec![Source::stdin("/nowhere")]].concat(),
+            false,
+            &(service("c") + &service("a")),
+        );
+        assert_eq!(read, 3);
+        assert!(
+            said.len() == 1 && said[0].starts_with("stdin:9: Service default/a"),
+            "{said:?}"
+        );
+        let (read, said) = of(vec![Source::file(&below, "long")], false, "");
+        assert!(
+            read == 0 && said.len() == 1 && said[0].contains("larger than 8 MiB"),
+            "{said:?}"
+        );
     }
 }

@@ -329,7 +329,7 @@ fn problems_name_file_and_exact_line() {
     let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: reviews\n  namespace: shop\nspec:\n  parentRefs:\n  - group: ''\n    kind: Service\n    name: reviews\n  rules:\n  - matches:\n    - method: GET\n    - path:\n        type: Glob\n        value: /a\n";
     let parsed = parse(
         Path::new("dir/routes.yaml"),
-        &format!("{}---\n{text}", shop()),
+        format!("{}---\n{text}", shop()),
         Writer::User,
         &Kinds::control(),
     )
