@@ -48,6 +48,8 @@ pub enum Lookup {
     NoSuchPort {
         /// For people.
         reason: String,
+        /// The Service that was called, if it is one. For what is counted, not for what is decided.
+        service: Option<ServicePort>,
         /// How long the answer may be used.
         ttl: Duration,
     },

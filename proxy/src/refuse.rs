@@ -6,6 +6,9 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use tokio::time::Instant;
+use weft_model::destination::Target;
+use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
 
 use crate::accept::reset;
@@ -14,8 +17,8 @@ use crate::http::exchange::Exchange;
 use crate::http::server::{RequestService, ServeContext, serve};
 use crate::io::Io;
 use crate::observe::access::Line;
-use crate::observe::metrics::Direction;
-use crate::outcome;
+use crate::observe::metrics::{Direction, Labels, Series};
+use crate::outcome::{self, Asked};
 use crate::worker::Worker;
 
 /// Answers every request with the same reason.
@@ -24,12 +27,21 @@ struct Refusing {
     reason: Reason,
     direction: Direction,
     worker: Rc<Worker>,
+    /// Where an app's connection was going: what it asks for counts for the Service there. `None` on inbound.
+    dialled: Option<Target>,
 }
 
 impl RequestService for Refusing {
     async fn handle(&self, exchange: &mut Exchange<'_>) {
         self.worker.metrics.refused(self.reason, self.direction);
         exchange.log(self.worker.line(self.direction));
+        if let Some(dialled) = &self.dialled {
+            let to = self.worker.tables().called(dialled);
+            let series = series(&self.worker, to.as_ref(), "");
+            let outcome = outcome::failed(self.reason);
+            Asked::of(exchange).count(&series, outcome, None, Instant::now());
+            exchange.note(|entry| entry.of(&series));
+        }
         exchange.note(|entry| entry.ended(outcome::failed(self.reason), (0, 0)));
         exchange.refuse(self.reason).await;
     }
@@ -60,9 +72,25 @@ pub async fn connection(
         reason,
         direction,
         worker: worker.clone(),
+        dialled: matches!(direction, Direction::Outbound).then_some(Target::Address(other)),
     });
     // How it ends concerns nobody any more.
     let _ = serve(io, version, service, context).await;
+}
+
+/// The series of what an app asked for and reaches no endpoint. `to`: the Service that it called; `template`: of the rule that
+/// it fell under, or empty.
+pub fn series(worker: &Worker, to: Option<&ServicePort>, template: &str) -> Rc<Series> {
+    let tables = worker.tables();
+    let labels = tables.inbound().map(|own| match to {
+        Some(service) => Labels {
+            destination_service: service.name.as_str().into(),
+            destination_namespace: service.namespace.as_str().into(),
+            ..Labels::outside(own)
+        },
+        None => Labels::outside(own),
+    });
+    worker.metrics.series(&labels.unwrap_or_default(), template)
 }
 
 /// Counts what is refused without a word.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_model::destination::{Lookup, Protocol, Service as ServiceModel};
+use weft_model::destination::{Lookup, Protocol, Service as ServiceModel, Target};
 use weft_model::endpoint::{BackendPlace, Endpoint, EndpointKey, EndpointSet, Place};
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
@@ -117,6 +117,13 @@ pub enum Chosen {
         /// The rule's path template, or empty.
         template: Rc<str>,
     },
+    /// It is refused: what this rule leads to does not resolve.
+    Unresolved {
+        /// The rule.
+        rule: Arc<RuleModel>,
+        /// The rule's path template, or empty.
+        template: Rc<str>,
+    },
 }
 
 impl Tables {
@@ -172,6 +179,15 @@ impl Tables {
             Lookup::Direct { endpoint, protocol } => Ok(Some(Found::Service(self.direct(endpoint, *protocol)))),
             Lookup::Outside { .. } => Ok(Some(Found::Outside)),
             Lookup::NoSuchPort { .. } => Err(Reason::NoSuchPort),
+        }
+    }
+
+    /// The Service that is called at a destination of which discovery has told.
+    pub fn called(&self, target: &Target) -> Option<ServicePort> {
+        match &*self.state.lookups.get(target)?.lookup.value {
+            Lookup::Service(key) => self.services.get(key)?.port().cloned(),
+            Lookup::NoSuchPort { service, .. } => service.clone(),
+            Lookup::Direct { .. } | Lookup::Outside { .. } => None,
         }
     }
 
@@ -386,8 +402,13 @@ impl Service {
                 template: rule.template.clone(),
             });
         }
-        let backend = rule.model.backend(drawn).ok_or(Reason::BackendUnresolved)?;
-        let way = rule.backends[backend].clone().ok_or(Reason::BackendUnresolved)?;
+        let way = rule.model.backend(drawn).and_then(|at| rule.backends[at].clone());
+        let Some(way) = way else {
+            return Ok(Chosen::Unresolved {
+                rule: rule.model.clone(),
+                template: rule.template.clone(),
+            });
+        };
         Ok(Chosen::Forward(Choice {
             balancer: way.balancer,
             template: rule.template.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::destination::{Lookup, Protocol, Target};
+use weft_model::name::ServicePort;
 
 use super::key::ServiceKey;
 use super::ledger::Ledger;
@@ -59,7 +60,11 @@ fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Led
 
 /// A pod, which is in the mesh or positively not. One of which that cannot be told is refused.
 fn direct(index: &Index, name: &Name, address: SocketAddr, ledger: &mut Ledger) -> Lookup {
-    let refused = |reason| Lookup::NoSuchPort { reason, ttl: NEGATIVE };
+    let refused = |reason| Lookup::NoSuchPort {
+        reason,
+        service: None,
+        ttl: NEGATIVE,
+    };
     let kept = index.pods.get(name);
     ledger.hold(kept.and_then(Kept::hold));
     let Some((object, pod)) = kept.and_then(|kept| kept.valid.as_ref()) else {
@@ -85,11 +90,17 @@ fn at_service(index: &Index, name: &Name, port: u16, client: &str, ledger: &mut 
     ledger.topic(Topic::Service(name.clone()));
     let kept = index.services.get(name)?;
     ledger.hold(kept.hold());
+    let refused = |reason| Lookup::NoSuchPort {
+        reason,
+        service: Some(ServicePort {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            port,
+        }),
+        ttl: NEGATIVE,
+    };
     let Some((object, service)) = &kept.valid else {
-        return Some(Lookup::NoSuchPort {
-            reason: format!("the Service {name} is invalid"),
-            ttl: NEGATIVE,
-        });
+        return Some(refused(format!("the Service {name} is invalid")));
     };
     if service.external {
         return None;
@@ -97,7 +108,7 @@ fn at_service(index: &Index, name: &Name, port: u16, client: &str, ledger: &mut 
     ledger.source(object);
     if service.port(port).is_none() {
         let reason = format!("the Service {name} has no TCP port {port}");
-        return Some(Lookup::NoSuchPort { reason, ttl: NEGATIVE });
+        return Some(refused(reason));
     }
     let client = acts_on(index, name, client).then(|| client.to_owned());
     Some(Lookup::Service(

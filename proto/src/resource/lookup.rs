@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::destination::{Lookup, Protocol};
+use weft_model::name::ServicePort;
 
 use super::endpoints;
 use super::field::{self, FieldError};
@@ -29,10 +30,18 @@ pub fn decode(wire: discovery::Lookup) -> Result<Lookup, FieldError> {
             }
         }
         Wire::Outside(_) => Lookup::Outside { ttl },
-        Wire::NoSuchPort(wire) => Lookup::NoSuchPort {
-            reason: field::words(wire.reason),
-            ttl,
-        },
+        Wire::NoSuchPort(wire) => {
+            let service = match wire.service.is_empty() {
+                true => None,
+                false => Some(ServicePort {
+                    namespace: field::name("namespace", wire.namespace)?,
+                    name: field::name("service", wire.service)?,
+                    port: field::port("port", wire.port)?,
+                }),
+            };
+            let reason = field::words(wire.reason);
+            Lookup::NoSuchPort { reason, service, ttl }
+        }
     })
 }
 
@@ -52,12 +61,16 @@ pub fn encode(lookup: &Lookup) -> discovery::Lookup {
             (Wire::Direct(discovery::Direct { endpoint, protocol }), 0)
         }
         Lookup::Outside { ttl } => (Wire::Outside(discovery::Outside {}), seconds(ttl)),
-        Lookup::NoSuchPort { reason, ttl } => (
-            Wire::NoSuchPort(discovery::NoSuchPort {
+        Lookup::NoSuchPort { reason, service, ttl } => {
+            let port = service.as_ref();
+            let none = discovery::NoSuchPort {
                 reason: field::words(reason.clone()),
-            }),
-            seconds(ttl),
-        ),
+                namespace: port.map(|port| port.namespace.clone()).unwrap_or_default(),
+                service: port.map(|port| port.name.clone()).unwrap_or_default(),
+                port: port.map(|port| port.port.into()).unwrap_or_default(),
+            };
+            (Wire::NoSuchPort(none), seconds(ttl))
+        }
     };
     discovery::Lookup {
         result: Some(result),

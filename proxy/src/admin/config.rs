@@ -213,7 +213,7 @@ fn lookup(state: &State, target: &Target, lookup: &Lookup, view: View) -> (Strin
                 view.with(value, || json!({ "ttl_seconds": ttl.as_secs() })),
             )
         }
-        Lookup::NoSuchPort { reason, ttl } => {
+        Lookup::NoSuchPort { reason, ttl, .. } => {
             let value = json!({ "lookup": "no-such-port", "reason": reason });
             (
                 full(format!("no-such-port {reason}")),

@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weft_model::destination::Lookup;
+use weft_model::destination::{Lookup, Protocol};
+use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
+use weft_model::route::Rules;
 
+use super::routes::{backend, prefix, rule};
 use super::world::*;
+use crate::observe::access::write::describe;
 
 #[test]
 fn strict_tells_plaintext_http_why_and_closes_the_rest() {
@@ -65,12 +69,64 @@ fn what_discovery_does_not_know_is_refused_with_the_reason() {
             "10.1.1.1:80",
             Lookup::NoSuchPort {
                 reason: "reviews has no port 80".into(),
+                service: Some(ServicePort {
+                    namespace: "shop".into(),
+                    name: "reviews".into(),
+                    port: 80,
+                }),
                 ttl,
             },
         );
         let client = told.start(nobody().await, unknown).await;
         let answer = Client::to(client.outbound).await.get("/").await.unwrap();
         assert!(answer.head.contains("no-such-port"), "{answer:?}");
+        assert_eq!(failures(&client, "reviews"), [("503".to_owned(), 1)]);
+    });
+}
+
+/// The requests to a Service that failed, by their status.
+fn failures(pod: &Pod, service: &str) -> Vec<(String, u64)> {
+    let value =
+        |line: &str, label: &str| Some(line.split_once(&format!("{label}=\""))?.1.split('"').next()?.to_owned());
+    let text = pod.metrics();
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("http_client_request_duration_seconds_count{"));
+    let failed = lines.filter(|line| value(line, "destination_service").as_deref() == Some(service));
+    let counted = failed.filter_map(|line| {
+        let count = line.rsplit_once(' ')?.1.parse::<f64>().ok()? as u64;
+        Some((value(line, "http_response_status_code")?, count))
+    });
+    counted.collect()
+}
+
+#[test]
+fn what_no_rule_matches_and_what_leads_nowhere_counts_for_the_service_that_was_called() {
+    story(async {
+        let world = World::new();
+        let mut told = world.told("web");
+        let rules = vec![rule(prefix("/v1"), vec![backend(1, None)])];
+        told.service(Protocol::Http, Some(Rules { rules }));
+        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+        client.access.set(true);
+        let mut connection = Client::to(client.outbound).await;
+        for (path, status, reason, route) in [
+            ("/", 404, "no-route", None),
+            ("/v1", 500, "backend-unresolved", Some("/v1/*")),
+        ] {
+            let answer = connection.get(path).await.unwrap();
+            assert_eq!(answer.status, status);
+            let next = std::future::poll_fn(|cx| client.entries.borrow_mut().poll_recv(cx));
+            let line = describe(&next.await.expect("the log stands"));
+            assert_eq!(line["error.type"], reason, "{line}");
+            assert_eq!(line["weft.destination.service"], "shop/reviews", "{line}");
+            assert_eq!(line.get("http.route").and_then(|route| route.as_str()), route, "{line}");
+            assert_eq!(line.get("weft.route.object").is_some(), route.is_some(), "{line}");
+        }
+        let mut failed = failures(&client, "reviews");
+        failed.sort();
+        assert_eq!(failed, [("404".to_owned(), 1), ("500".to_owned(), 1)]);
+        assert_eq!(failures(&client, ""), [], "{}", client.metrics());
     });
 }
 

@@ -14,7 +14,7 @@ use crate::balance::Picked;
 use crate::http::exchange::Exchange;
 use crate::http::server::RequestService;
 use crate::inbound;
-use crate::observe::metrics::{Direction, Labels, Series};
+use crate::observe::metrics::{Direction, Series};
 use crate::observe::trace::{Begun, Outcome, Span};
 use crate::outbound::attempt::{Attempt, Failed, learn};
 use crate::outbound::mirrors;
@@ -45,7 +45,9 @@ impl RequestService for Requests {
                 let rule = choice.rule.as_deref().map(|SharedRule(rule)| rule);
                 entry.routed(rule, &choice.template);
             }
-            Ok(Chosen::Redirect { rule, template }) => entry.routed(Some(rule), template),
+            Ok(Chosen::Redirect { rule, template } | Chosen::Unresolved { rule, template }) => {
+                entry.routed(Some(rule), template);
+            }
             Err(_) => {}
         });
         match chosen {
@@ -53,7 +55,7 @@ impl RequestService for Requests {
                 Ok(()) => self.send(exchange, &choice, &asked).await,
                 Err(reason) => {
                     let to = choice.balancer.service.as_ref();
-                    self.refuse(exchange, reason, to, &asked).await;
+                    self.refuse(exchange, reason, (to, &choice.template), &asked).await;
                 }
             },
             Ok(Chosen::Redirect { rule, template }) => {
@@ -62,7 +64,15 @@ impl RequestService for Requests {
                     Box::pin(self.redirect(exchange, redirect, &template, &asked)).await;
                 }
             }
-            Err(reason) => self.refuse(exchange, reason, None, &asked).await,
+            Ok(Chosen::Unresolved { template, .. }) => {
+                let to = self.called();
+                self.refuse(exchange, Reason::BackendUnresolved, (to.as_ref(), &template), &asked)
+                    .await;
+            }
+            Err(reason) => {
+                let to = self.called();
+                self.refuse(exchange, reason, (to.as_ref(), ""), &asked).await;
+            }
         }
     }
 
@@ -117,7 +127,7 @@ impl Requests {
         let port = self.found.borrow().1.port().cloned();
         let Some((status, location)) = self.location(exchange, redirect) else {
             return self
-                .refuse(exchange, Reason::BackendUnresolved, port.as_ref(), asked)
+                .refuse(exchange, Reason::BackendUnresolved, (port.as_ref(), template), asked)
                 .await;
         };
         let series = self.series(port.as_ref(), template);
@@ -168,8 +178,8 @@ impl Requests {
                 }
             }
         }
-        self.refuse(exchange, reason, choice.balancer.service.as_ref(), asked)
-            .await;
+        let to = choice.balancer.service.as_ref();
+        self.refuse(exchange, reason, (to, &choice.template), asked).await;
     }
 
     /// One attempt. `Some`: it failed, and another may follow.
@@ -259,10 +269,21 @@ impl Requests {
         None
     }
 
-    /// Answers with a reason, before any endpoint or after the last.
-    async fn refuse(&self, exchange: &mut Exchange<'_>, reason: Reason, to: Option<&ServicePort>, asked: &Asked) {
+    /// The Service that was called.
+    fn called(&self) -> Option<ServicePort> {
+        self.found.borrow().1.port().cloned()
+    }
+
+    /// Answers with a reason, before any endpoint or after the last: on behalf of a Service, by the template of a rule.
+    async fn refuse(
+        &self,
+        exchange: &mut Exchange<'_>,
+        reason: Reason,
+        (to, template): (Option<&ServicePort>, &str),
+        asked: &Asked,
+    ) {
         self.worker.metrics.refused(reason, Direction::Outbound);
-        let series = self.series(to, "");
+        let series = self.series(to, template);
         asked.count(&series, outcome::failed(reason), None, Instant::now());
         exchange.note(|entry| {
             entry.of(&series);
@@ -273,15 +294,6 @@ impl Requests {
 
     /// The series of what reaches no endpoint.
     fn series(&self, to: Option<&ServicePort>, template: &str) -> Rc<Series> {
-        let tables = self.worker.tables();
-        let labels = tables.inbound().map(|own| match to {
-            Some(service) => Labels {
-                destination_service: service.name.as_str().into(),
-                destination_namespace: service.namespace.as_str().into(),
-                ..Labels::outside(own)
-            },
-            None => Labels::outside(own),
-        });
-        self.worker.metrics.series(&labels.unwrap_or_default(), template)
+        refuse::series(&self.worker, to, template)
     }
 }

@@ -138,21 +138,22 @@ fn what_is_at_an_address() {
     let ended = pod("shop", "ended", "10.244.0.8", "v1", "na", true).replace("Running", "Succeeded");
     let world = World::new(&(shop() + dual + external + &host + &ended));
     let service = |key: &str| format!("Service({key:?})");
+    let no_port = |name: &str, port: u16| {
+        let service = Some(weft_model::name::ServicePort {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            port,
+        });
+        let reason = format!("the Service shop/{name} has no TCP port {port}");
+        format!("NoSuchPort {{ reason: {reason:?}, service: {service:?}, ttl: 5s }}")
+    };
     for (target, client, want) in [
         ("10.96.0.1:80", "web", service("shop/reviews:80")),
         ("10.96.0.2:80", "web", service("shop/dual:80")),
         ("[fd00:96::2]:80", "web", service("shop/dual:80")),
         ("[::ffff:10.96.0.2]:80", "web", service("shop/dual:80")),
-        (
-            "10.96.0.1:81",
-            "web",
-            "NoSuchPort { reason: \"the Service shop/reviews has no TCP port 81\", ttl: 5s }".to_owned(),
-        ),
-        (
-            "10.96.0.2:53",
-            "web",
-            "NoSuchPort { reason: \"the Service shop/dual has no TCP port 53\", ttl: 5s }".to_owned(),
-        ),
+        ("10.96.0.1:81", "web", no_port("reviews", 81)),
+        ("10.96.0.2:53", "web", no_port("dual", 53)),
         ("name:reviews:80", "shop", service("shop/reviews:80")),
         ("name:reviews:80", "web", "Outside { ttl: 5s }".to_owned()),
         (

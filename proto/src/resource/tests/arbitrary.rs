@@ -159,7 +159,11 @@ pub(super) fn lookup() -> impl Strategy<Value = Lookup> {
             protocol
         }),
         ttl().prop_map(|ttl| Lookup::Outside { ttl }),
-        (text(), ttl()).prop_map(|(reason, ttl)| Lookup::NoSuchPort { reason, ttl }),
+        (text(), prop::option::of(service_port()), ttl()).prop_map(|(reason, service, ttl)| Lookup::NoSuchPort {
+            reason,
+            service,
+            ttl
+        }),
     ]
 }
 

@@ -155,6 +155,7 @@ async fn while_nobody_can_be_asked_what_is_known_of_the_mesh_stays_good() {
     let (service_at, no_port) = (target(AT), target("10.0.0.3:81"));
     let none = Body::Lookup(Lookup::NoSuchPort {
         reason: "no port 81".into(),
+        service: None,
         ttl: Duration::from_secs(5),
     });
     answer(&mut back, &views[0], &service_at, reviews(AT, &[("r", 1)], 5)).await;
