@@ -21,7 +21,6 @@ mod backend;
 mod declared;
 mod effect;
 mod filter;
-mod grant;
 mod kept;
 mod links;
 mod matches;
@@ -38,7 +37,6 @@ mod tables;
 pub(crate) use backend::Backend;
 pub(crate) use declared::is_of_requests;
 pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
-pub(crate) use grant::Grant;
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
 pub(crate) use matches::Rank;
@@ -82,8 +80,6 @@ pub enum Topic {
     Endpoints(Name),
     /// A ServiceSubset.
     Subset(Name),
-    /// Who may refer to what is in a namespace.
-    Grants(String),
     /// Which Service or pod has this address.
     Address(IpAddr),
     /// What a pod accepts.
@@ -174,7 +170,6 @@ pub struct Index {
     pub(crate) routes: BTreeMap<ObjectRef, Kept<Route>>,
     pub(crate) routes_by_service: Links<Name, ObjectRef>,
     pub(crate) subsets: BTreeMap<Name, Kept<Subset>>,
-    pub(crate) grants: BTreeMap<Name, Kept<Grant>>,
     /// TrafficPolicy and XBackendTrafficPolicy.
     pub(crate) policies: BTreeMap<ObjectRef, Kept<Policy>>,
     /// By Service, HTTPRoute or GRPCRoute.
@@ -203,7 +198,6 @@ impl Index {
             routes: BTreeMap::new(),
             routes_by_service: Links::default(),
             subsets: BTreeMap::new(),
-            grants: BTreeMap::new(),
             policies: BTreeMap::new(),
             policies_by_target: Links::default(),
         }

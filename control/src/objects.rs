@@ -16,7 +16,6 @@ pub use weft_model::name::ObjectRef;
 pub mod cluster;
 pub mod decode;
 pub mod filter;
-pub mod grant;
 pub mod kinds;
 pub mod names;
 pub mod pod;

@@ -183,7 +183,7 @@ fn filters(
     ledger: &mut Ledger,
 ) -> Filters {
     let mirror = |mirror: &index::Mirror| {
-        let (place, service, subset) = resolve(index, &mirror.backend, called, ledger);
+        let (place, service, subset) = resolve(index, &mirror.backend, ledger);
         let traffic = traffic(index, (&place, &service), called, ledger);
         Mirror {
             place,
@@ -212,7 +212,7 @@ pub(super) fn backend(
     called: Called<'_>,
     ledger: &mut Ledger,
 ) -> Backend {
-    let (place, service, subset) = resolve(index, &written.backend, called, ledger);
+    let (place, service, subset) = resolve(index, &written.backend, ledger);
     let traffic = traffic(index, (&place, &service), called, ledger);
     Backend {
         weight: written.weight,
@@ -238,13 +238,8 @@ fn traffic(
 }
 
 /// Where a reference leads: the place, the Service that it belongs to, and the subset's name or nothing.
-fn resolve(
-    index: &Index,
-    backend: &index::Backend,
-    (called, _): Called<'_>,
-    ledger: &mut Ledger,
-) -> (BackendPlace, ServicePort, String) {
-    let (resolved, topics) = index.resolve(backend, Some(called));
+fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> (BackendPlace, ServicePort, String) {
+    let (resolved, topics) = index.resolve(backend);
     ledger.topics(topics);
     match resolved {
         Ok(resolved) => {

@@ -3,7 +3,6 @@
 mod endpoints;
 mod explained;
 mod filters;
-mod grants;
 mod holds;
 mod inbound;
 mod policies;

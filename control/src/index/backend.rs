@@ -12,17 +12,8 @@ pub(crate) struct Backend {
     pub(crate) kind: BackendKind,
     pub(crate) name: Name,
     pub(crate) port: u16,
-    /// Who refers to it.
-    pub(crate) from: From,
     /// `spec.rules[0].backendRefs[1]`.
     pub(crate) field: String,
-}
-
-/// What a reference stands in: a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct From {
-    pub(crate) kind: String,
-    pub(crate) namespace: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,10 +68,6 @@ pub(crate) fn read(
         kind,
         name: Name::new(namespace, written.name),
         port: port?,
-        from: From {
-            kind: object.kind.clone(),
-            namespace: object.namespace.clone(),
-        },
         field,
     })
 }

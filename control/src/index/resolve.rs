@@ -25,7 +25,7 @@ pub(crate) struct Resolved<'a> {
 pub(crate) struct Unresolved {
     /// One word of the Gateway API.
     pub(crate) reason: &'static str,
-    /// The part of the reference that is wrong: `name`, `namespace`, `port`, `kind`.
+    /// The part of the reference that is wrong: `name`, `port`, `kind`.
     pub(crate) part: &'static str,
     /// For people.
     pub(crate) message: String,
@@ -34,28 +34,8 @@ pub(crate) struct Unresolved {
 }
 
 impl Index {
-    /// What a backend leads to, for calls of a Service, with the topics that the answer depends on.
-    pub(crate) fn resolve(
-        &self,
-        backend: &Backend,
-        called: Option<&Name>,
-    ) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
-        if matches!(backend.kind, BackendKind::Other(_)) || backend.name.namespace == backend.from.namespace {
-            return self.resolve_there(backend);
-        }
-        let (resolved, mut topics) = self.resolve_there(backend);
-        topics.push(Topic::Grants(backend.name.namespace.clone()));
-        // Before anything is said of what is there: that is nobody's business who may not refer to it.
-        let resolved = self.allowed(backend, called).and_then(|grant| {
-            let mut resolved = resolved?;
-            resolved.objects.extend(grant);
-            Ok(resolved)
-        });
-        (resolved, topics)
-    }
-
-    /// What a backend leads to, whoever may refer to it.
-    fn resolve_there(&self, backend: &Backend) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
+    /// What a backend leads to, with the topics that the answer depends on.
+    pub(crate) fn resolve(&self, backend: &Backend) -> (Result<Resolved<'_>, Unresolved>, Vec<Topic>) {
         match &backend.kind {
             BackendKind::Service => {
                 let topics = vec![Topic::Service(backend.name.clone())];

@@ -50,7 +50,6 @@ fn reports(index: &Index) -> Vec<Report<'_>> {
     reports.extend(index.slices.values().map(plain));
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
-    reports.extend(index.grants.values().map(grant));
     reports.extend(index.policies.values().map(|kept| policy(index, kept)));
     reports
 }
@@ -147,13 +146,6 @@ fn plain<T>(kept: &Kept<T>) -> Report<'_> {
     report
 }
 
-/// A grant has no status in the Gateway API: only what is wrong with it is told.
-fn grant(kept: &Kept<super::Grant>) -> Report<'_> {
-    let mut report = plain(kept);
-    report.unknown(kept);
-    report
-}
-
 const INBOUND_FIX: &str = "strict or permissive";
 
 fn namespace(object: &Object) -> Report<'_> {
@@ -225,7 +217,7 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
     let backends = route.rules.iter().flat_map(|rule| rule.references());
     let mut resolved = true;
     for backend in backends {
-        let Some(unresolved) = unresolved(index, route, backend) else {
+        let Err(unresolved) = index.resolve(backend).0 else {
             continue;
         };
         let field = format!("{}.{}", backend.field, unresolved.part);
@@ -238,11 +230,12 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
             false => "its share of the requests is answered with 500",
         };
         let message = format!("{}: {lost}", unresolved.message);
-        let fix = match unresolved.reason {
-            "RefNotPermitted" => "write a ReferenceGrant in that namespace (docs/routes.md)",
-            _ => "name a Service or a ServiceSubset that exists, and a port of it",
-        };
-        report.problem(Severity::Warning, &field, message, fix);
+        report.problem(
+            Severity::Warning,
+            &field,
+            message,
+            "name a Service or a ServiceSubset that exists, and a port of it",
+        );
     }
     if resolved {
         report.condition(
@@ -255,15 +248,6 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
     }
     report.unknown(kept);
     report
-}
-
-/// Why a backend leads nowhere, for calls of one of the route's Services at least.
-fn unresolved(index: &Index, route: &super::Route, backend: &super::Backend) -> Option<super::resolve::Unresolved> {
-    let called = |called| index.resolve(backend, called).0.err();
-    match route.parents.is_empty() {
-        true => called(None),
-        false => route.parents.iter().find_map(|parent| called(Some(&parent.service))),
-    }
 }
 
 fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {

@@ -10,7 +10,7 @@ use weft_model::network::Networks;
 use super::kept::guarded;
 use super::policy::possible_targets;
 use super::route::possible_services;
-use super::{Changed, Grant, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
+use super::{Changed, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
 use crate::objects::cluster::{INBOUND_ANNOTATION, place};
 use crate::objects::pod::Pod;
 use crate::objects::service::{EndpointSlice, Service};
@@ -32,7 +32,6 @@ impl Index {
         all.extend(self.slices.keys().map(named("EndpointSlice")));
         all.extend(self.routes.keys().cloned());
         all.extend(self.subsets.keys().map(named("ServiceSubset")));
-        all.extend(self.grants.keys().map(named("ReferenceGrant")));
         all.extend(self.policies.keys().cloned());
         all
     }
@@ -61,7 +60,6 @@ impl Index {
             "EndpointSlice" => self.slice(name, object, changed),
             "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(reference, object, changed),
             "ServiceSubset" => self.subset(name, object, changed),
-            "ReferenceGrant" => self.grant(name, object, changed),
             "TrafficPolicy" | "XBackendTrafficPolicy" => self.policy(reference, object, changed),
             _ => {}
         }
@@ -354,15 +352,6 @@ impl Index {
             self.subsets.insert(name.clone(), kept);
         }
         changed.topics.insert(Topic::Subset(name));
-    }
-
-    fn grant(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
-        let old = self.grants.remove(&name);
-        changed.topics.insert(Topic::Grants(name.namespace.clone()));
-        if let Some(object) = object {
-            let kept = Kept::new(Arc::clone(object), guarded(object, Grant::of), old, self.initial);
-            self.grants.insert(name, kept);
-        }
     }
 
     fn policy(&mut self, reference: &ObjectRef, object: Option<&Arc<Object>>, changed: &mut Changed) {

@@ -462,6 +462,7 @@ mod tests {
         // What changes nothing here is not worth a word.
         for (api, kind) in [
             ("policy/v1", "PodDisruptionBudget"),
+            ("gateway.networking.k8s.io/v1", "ReferenceGrant"),
             ("rbac.authorization.k8s.io/v1", "Role"),
         ] {
             assert_eq!(of(api, kind), [], "{kind}");

@@ -79,7 +79,6 @@ impl Kinds {
                 &["v1", "v1alpha3", "v1alpha2"],
                 Scope::Namespaced,
             )
-            .with(GATEWAY_GROUP, "ReferenceGrant", &["v1", "v1beta1"], Scope::Namespaced)
             .with(WEFT_GROUP, "ServiceSubset", &["v1alpha1"], Scope::Namespaced)
             .with(WEFT_GROUP, "TrafficPolicy", &["v1alpha1"], Scope::Namespaced)
             .with(

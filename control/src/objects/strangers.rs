@@ -33,8 +33,9 @@ pub(super) fn left(group: &str, kind: &str) -> Option<Left> {
     Some(match (group, kind) {
         ("networking.k8s.io", "NetworkPolicy") => Unenforced,
         (group, _) if RULES.contains(&group) => Unenforced,
-        // Rights of an API server that is not there, limits of what is not limited, and what watches from outside.
+        // Rights of an API server that is not there, leave that a mesh's routes do not need (GEP-1294), limits of what is not limited, and what watches from outside.
         ("rbac.authorization.k8s.io", _)
+        | ("gateway.networking.k8s.io", "ReferenceGrant")
         | ("policy", "PodDisruptionBudget")
         | ("scheduling.k8s.io", "PriorityClass")
         | ("storage.k8s.io", "StorageClass")

@@ -49,10 +49,6 @@ fn step() -> impl Strategy<Value = Step> {
             let spec = if region { "regions: [a]" } else { "selector: {version: v1}" };
             Step::Put(format!("---\napiVersion: weft.dev/v1alpha1\nkind: ServiceSubset\nmetadata: {{namespace: shop, name: b{n}}}\nspec: {{service: s{of}, {spec}}}\n"))
         }),
-        prop::sample::select(vec!["kind: Service", "kind: Service, name: s1", "kind: Secret"]).prop_map(|to| {
-            Step::Put(format!("---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{namespace: shop, name: g}}\nspec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: web}}], to: [{{group: '', {to}}}]}}\n"))
-        }),
-        Just(Step::Delete("ReferenceGrant", "shop", "g".to_owned())),
         (number.clone(), number.clone(), 1..100u32).prop_map(|(n, of, spill)| {
             Step::Put(format!("---\napiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{namespace: shop, name: t{n}}}\nspec: {{targetRefs: [{{kind: Service, name: s{of}}}], locality: {{spillBelowPercent: {spill}}}}}\n"))
         }),

@@ -93,6 +93,14 @@ fn a_backend_that_does_not_resolve_answers_500_for_its_share_until_it_is_there()
 }
 
 #[test]
+fn a_backend_may_be_in_another_namespace_without_a_grant() {
+    let other = service_of("other", "b", "10.96.0.7", &[("http", 90)]);
+    let world = World::new(&(shop() + &other + &backends(&["{name: b, namespace: other, port: 90}"])));
+    assert_eq!(world.split(REVIEWS), ["other/b:90 1"]);
+    assert_eq!(world.problems(), Vec::<String>::new());
+}
+
+#[test]
 fn a_parent_is_a_port_by_number_or_name_or_all_of_them() {
     let two = service_of("shop", "two", "10.96.0.2", &[("http", 80), ("http-admin", 81)]);
     for (parent, ports) in [
