@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The most that is read of an answer.
 const MOST_BYTES: u64 = 48 << 20;
 /// Kinds that are routes.
-const ROUTES: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
+const ROUTES: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
 
 /// `GET /status` on the control plane's admin socket. None: it does not answer.
 pub(super) async fn ask(socket: &Path) -> Option<Value> {
