@@ -292,9 +292,8 @@ fn mesh_name(name: &str) -> Result<String, String> {
 }
 
 fn lifetime(value: &str) -> Result<String, String> {
-    weft_daemon::settings::duration(value)
-        .map(|_| value.to_owned())
-        .map_err(|error| error.to_string())
+    // The control plane takes it as it is written here, and would refuse it only once it starts.
+    weft_control::leaf_lifetime(value).map(|_| value.to_owned())
 }
 
 fn window(value: &str) -> Result<Duration, String> {

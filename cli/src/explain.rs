@@ -1,18 +1,21 @@
 //! `weft route explain`: where a request would go, and why.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use http::header::CONTENT_TYPE;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use serde_json::{Value, json};
 use weft_control::explain::{Explanation, Forward, Question, Said, Seen, Verdict, explain};
 use weft_control::index::{Index, Settings};
-use weft_control::manifests::{Manifests, Settings as ManifestSettings, Snapshot};
-use weft_control::objects::Severity;
+use weft_control::manifests::{Changes, Manifests, Settings as ManifestSettings, Snapshot, Writer, parse};
+use weft_control::objects::{Kinds, Object, ObjectRef, Severity};
 use weft_daemon::exit;
 use weft_local::source::{Source, Sources};
 use weft_model::destination::Target;
@@ -98,7 +101,12 @@ pub(crate) async fn main(args: RouteArgs) -> Result<ExitCode> {
         Output::Yaml => paper::print(&yaml::text(&serde_json::to_value(&explanation)?)),
         Output::Text | Output::Wide => paper::print(&text(&explanation)),
     }
-    Ok(ExitCode::SUCCESS)
+    let resolves = match &explanation.verdict {
+        Verdict::NoSuchService { .. } => false,
+        Verdict::OneOf { pods, .. } => !pods.is_empty(),
+        _ => true,
+    };
+    Ok(if resolves { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What a running mesh's control plane reads, read once more.
@@ -126,9 +134,51 @@ async fn running(mesh: &MeshArgs) -> Result<Index> {
         outside: Vec::new(),
     });
     let manifests = Manifests::open(ManifestSettings::control(&paths, sources.recursive, None))?;
-    index.replace(&manifests.snapshot());
-    warn_of_refused(&index);
+    let now = manifests.snapshot();
+    let held = held(&now, client.acting().await?);
+    let older = held.iter().map(|object| (object.reference(), object.clone()));
+    let mut first: BTreeMap<ObjectRef, Arc<Object>> = now
+        .objects
+        .iter()
+        .map(|object| (object.reference(), object.clone()))
+        .collect();
+    first.extend(older);
+    index.replace(&Snapshot {
+        objects: first.into_values().collect(),
+        ..Snapshot::default()
+    });
+    // What is refused as it is now stays in the form that the mesh has of it. A file that cannot be read says nothing.
+    let edited = |object: &&Arc<Object>| held.iter().any(|held| held.reference() == object.reference());
+    index.apply(&Changes {
+        upserts: now.objects.iter().filter(edited).cloned().collect(),
+        ..Changes::default()
+    });
+    warn_of_refused(&index, &held);
     Ok(index)
+}
+
+/// What the mesh has of routes and policies in another form than the files say now.
+fn held(now: &Snapshot, acting: Vec<Value>) -> Vec<Arc<Object>> {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": acting}).to_string();
+    let acting = parse(Path::new("mesh.json"), &list, Writer::User, &Kinds::control()).unwrap_or_default();
+    let written: BTreeMap<ObjectRef, &Value> = now
+        .objects
+        .iter()
+        .map(|object| (object.reference(), &object.raw))
+        .collect();
+    let differs = acting
+        .objects
+        .into_iter()
+        .filter(|object| written.get(&object.reference()) != Some(&&object.raw));
+    differs
+        .map(|object| {
+            // It stands nowhere any more.
+            Arc::new(Object {
+                origin: None,
+                ..Object::clone(&object)
+            })
+        })
+        .collect()
 }
 
 fn offline(args: &ExplainArgs) -> Result<Index> {
@@ -159,11 +209,16 @@ fn offline(args: &ExplainArgs) -> Result<Index> {
     Ok(index)
 }
 
-/// A running mesh keeps the last good form of what is refused now, and only it knows that form.
-fn warn_of_refused(index: &Index) {
+/// A running mesh keeps the last good form of what is refused now.
+fn warn_of_refused(index: &Index, held: &[Arc<Object>]) {
     let errors = index.problems().into_iter();
     for problem in errors.filter(|problem| problem.severity == Severity::Error) {
-        eprintln!("warning: {problem}; the mesh may keep an older form of it, which is not looked at here");
+        let is_held = |object: &ObjectRef| held.iter().any(|held| held.reference() == *object);
+        let acts = match problem.object.as_ref().is_some_and(is_held) {
+            true => "its last good form acts",
+            false => "the mesh may keep an older form of it, which is not looked at here",
+        };
+        eprintln!("warning: {problem}; {acts}");
     }
 }
 
@@ -238,6 +293,7 @@ fn text(explanation: &Explanation) -> String {
     let Explanation {
         from,
         target,
+        aliases,
         service,
         protocol,
         held,
@@ -267,6 +323,9 @@ fn text(explanation: &Explanation) -> String {
         of.unwrap_or_default(),
         protocol.unwrap_or_default()
     );
+    for alias in aliases {
+        let _ = writeln!(out, "         {alias}");
+    }
     if let Some(held) = held {
         let _ = writeln!(out, "held     {held}: proxies keep what they have");
     }
@@ -288,6 +347,20 @@ fn text(explanation: &Explanation) -> String {
         Verdict::NoSuchPort { reason } => _ = writeln!(out, "outcome  refused: {reason}"),
         Verdict::NotHttp => out.push_str("outcome  refused: the port takes HTTP only, and this is none (not-http)\n"),
         Verdict::Pod { pod } => _ = writeln!(out, "outcome  to the pod {pod} itself; routes act on Services"),
+        Verdict::OneOf { pods, .. } if pods.is_empty() => {
+            out.push_str("outcome  the name does not resolve: the Service is headless, and no such pod is ready\n");
+        }
+        Verdict::OneOf { pods, number } => {
+            let _ = writeln!(
+                out,
+                "outcome  to the pod whose address the client takes: the Service is headless, and its name has {}",
+                match number.saturating_sub(pods.len()) {
+                    0 => pods.join(", "),
+                    more => format!("{} and {more} more", pods.join(", ")),
+                }
+            );
+            out.push_str("         routes and places act on Services with an address; mutual TLS is spoken all the same\n");
+        }
         Verdict::NoMatch { status: 0 } => {
             out.push_str("outcome  closed: routes of streams are attached, and none matches\n");
         }

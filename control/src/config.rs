@@ -147,7 +147,11 @@ const SHORTEST_LEAF: Duration = Duration::from_secs(2);
 /// The authority issues none that live longer.
 const LONGEST_LEAF: Duration = weft_certs::authority::LEAF_LIFETIME_MAX;
 
-fn leaf_lifetime(value: &str) -> Result<Duration, String> {
+/// Reads how long a leaf lives.
+///
+/// # Errors
+/// It is none that proxies can renew in time, or that the authority issues; for people.
+pub fn leaf_lifetime(value: &str) -> Result<Duration, String> {
     let lifetime = duration(value).map_err(|error| error.to_string())?;
     if (SHORTEST_LEAF..=LONGEST_LEAF).contains(&lifetime) {
         Ok(lifetime)

@@ -18,6 +18,7 @@ use crate::compile::ledger::Ledger;
 use crate::compile::{self, policies};
 use crate::index::{Index, Name, Part, is_of_requests};
 
+mod names;
 mod places;
 mod words;
 
@@ -58,7 +59,10 @@ pub struct Explanation {
     pub from: Caller,
     /// What is called: `name:reviews:80`.
     pub target: String,
-    /// The Service's port: `shop/reviews:80`.
+    /// Names that stand for others and were followed, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The Service's port: `shop/reviews:80`; of one without an address of its own without the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// What is declared of the port.
@@ -145,6 +149,13 @@ pub enum Verdict {
         /// `shop/reviews-1`.
         pod: String,
     },
+    /// Sent to one of the pods of a headless Service: the one whose address the client takes of those that its name has.
+    OneOf {
+        /// `shop/db-0`, at most a few.
+        pods: Vec<String>,
+        /// How many there are.
+        number: usize,
+    },
     /// Refused: routes are attached, and none matches.
     NoMatch {
         /// The status of the answer; 0: a stream, which is closed.
@@ -214,20 +225,29 @@ pub struct Backend {
 /// There is no such caller: for people.
 pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String> {
     let (from, here) = caller(index, question)?;
-    let lookup = compile::lookup(index, &question.target, &question.namespace);
+    let (target, aliases) = names::follow(index, &question.target, &question.namespace);
+    let lookup = compile::lookup(index, target.as_ref().unwrap_or(&question.target), &question.namespace);
     let mut explanation = Explanation {
         from,
         target: question.target.to_string(),
+        aliases,
         service: None,
         protocol: None,
         held: lookup.hold,
         rules: Vec::new(),
         verdict: Verdict::Unknown,
     };
+    let Some(target) = target else {
+        explanation.verdict = Verdict::Outside;
+        return Ok(explanation);
+    };
+    if names::headless(index, &target, &question.namespace, &mut explanation) {
+        return Ok(explanation);
+    }
     match lookup.value {
         None => {}
         Some(Lookup::Outside { .. }) => {
-            explanation.verdict = nameless(index, question).unwrap_or(Verdict::Outside);
+            explanation.verdict = nameless(index, &target, &question.namespace).unwrap_or(Verdict::Outside);
         }
         Some(Lookup::NoSuchPort { reason, .. }) => explanation.verdict = Verdict::NoSuchPort { reason },
         Some(Lookup::Direct { endpoint, protocol }) => {
@@ -249,12 +269,12 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
 }
 
 /// A name that can only be one of a Service, and is of none: it has no dot, or ends in a namespace that there is.
-fn nameless(index: &Index, question: &Question) -> Option<Verdict> {
+fn nameless(index: &Index, target: &Target, namespace: &str) -> Option<Verdict> {
     const MOST: usize = 12;
-    let Target::Host { host, .. } = &question.target else {
+    let Target::Host { host, .. } = target else {
         return None;
     };
-    let name = compile::service_of_host(host, &question.namespace, &index.settings.cluster_domain)?;
+    let name = compile::service_of_host(host, namespace, &index.settings.cluster_domain)?;
     let first = Name::new(name.namespace.as_str(), "");
     let here = index.services.range(first..).map(|(other, _)| other);
     let here: Vec<String> = here

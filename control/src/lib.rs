@@ -41,7 +41,7 @@ use weft_daemon::drain::Ended;
 use weft_daemon::log::{self, Switch};
 use weft_daemon::{exit, signal};
 
-pub use config::{AddressCheck, RenewByLeaf, Settings};
+pub use config::{AddressCheck, RenewByLeaf, Settings, leaf_lifetime};
 
 /// Threads that serve proxies. The desk and the watch of the manifests have their own.
 const SERVING_THREADS: usize = 2;

@@ -34,6 +34,8 @@ use wire::Wire;
 pub enum Ask {
     /// The state of everything. Answered with [`Answer::Status`].
     Status,
+    /// The user's routes and policies in the form that acts. Answered with [`Answer::Acting`].
+    Acting,
     /// Which pod and container is meant. Answered with [`Answer::Found`].
     Find(Target),
     /// Which pod and container is meant, and when it prints nothing any more. Answered with [`Answer::Found`] at once,
@@ -73,6 +75,8 @@ pub struct Target {
 pub enum Answer {
     /// As `weft status -o json` prints it.
     Status(Value),
+    /// Objects; one that is refused now in its last good form.
+    Acting(Vec<Value>),
     /// The pod and container that are meant.
     Found {
         /// The namespace.
@@ -160,6 +164,7 @@ impl Server {
         };
         match ask {
             Ask::Status => wire.send(&Answer::Status(self.status().await), &[]).await,
+            Ask::Acting => wire.send(&Answer::Acting(self.cluster.acting().await), &[]).await,
             Ask::Find(target) => {
                 let answer = match self.find(&target).await {
                     Ok((found, container)) => Answer::Found {

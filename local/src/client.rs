@@ -128,6 +128,18 @@ impl Client {
         Ok(wire)
     }
 
+    /// The user's routes and policies in the form that acts: where one is refused now, its last good form.
+    ///
+    /// # Errors
+    /// The mesh is not running.
+    pub async fn acting(&self) -> Result<Vec<Value>, ClientError> {
+        let mut wire = self.ask(&Ask::Acting, &[]).await?;
+        match answer(&mut wire).await?.0 {
+            Answer::Acting(objects) => Ok(objects),
+            _ => Err(ClientError::Ended),
+        }
+    }
+
     /// The state of everything, as `weft status -o json` prints it.
     ///
     /// # Errors

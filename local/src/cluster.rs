@@ -108,6 +108,8 @@ pub enum Request {
     Trust(Arc<Files>),
     /// The state of everything, as JSON.
     Status(oneshot::Sender<Value>),
+    /// Routes and policies in the form that acts: where one is refused now, its last good form.
+    Acting(oneshot::Sender<Vec<Value>>),
     /// A pod by name, by the beginning of its name, or as `deploy/NAME`.
     Find {
         /// The namespace.
@@ -149,6 +151,13 @@ impl Handle {
         let (sender, answer) = oneshot::channel();
         self.send(Request::Status(sender)).await;
         answer.await.ok()
+    }
+
+    /// Routes and policies in the form that acts.
+    pub async fn acting(&self) -> Vec<Value> {
+        let (sender, answer) = oneshot::channel();
+        self.send(Request::Acting(sender)).await;
+        answer.await.unwrap_or_default()
     }
 
     /// A pod.
@@ -241,6 +250,7 @@ impl Cluster {
             Request::Trust(files) => self.trust = Some(files),
             // Whoever asked may have gone.
             Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Acting(answer) => drop(answer.send(self.parts.review.acting())),
             Request::Find { namespace, pod, answer } => drop(answer.send(self.find(&namespace, &pod))),
             Request::End(_) => {}
         }

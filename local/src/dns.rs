@@ -78,6 +78,11 @@ fn answer_all(
     Ok(())
 }
 
+/// Which of a name's addresses an answer begins with.
+fn turn() -> usize {
+    usize::from(rand::random::<u16>())
+}
+
 /// Answers datagrams until it is dropped.
 async fn serve_udp(socket: UdpSocket, zone: watch::Receiver<Arc<Zone>>) {
     let mut buffer = vec![0; 4096];
@@ -92,7 +97,7 @@ async fn serve_udp(socket: UdpSocket, zone: watch::Receiver<Arc<Zone>>) {
             }
         };
         let zone = zone.borrow().clone();
-        let Some(reply) = answer(&zone, &buffer[..length], answer::Transport::Udp) else {
+        let Some(reply) = answer(&zone, &buffer[..length], answer::Transport::Udp, turn()) else {
             continue;
         };
         if let Err(error) = socket.send_to(&reply, peer).await {
@@ -140,7 +145,7 @@ async fn converse(mut stream: TcpStream, zone: watch::Receiver<Arc<Zone>>) -> io
         query.resize(length, 0);
         timeout(TCP_PATIENCE, stream.read_exact(&mut query)).await??;
         let zone = zone.borrow().clone();
-        let Some(reply) = answer(&zone, &query, answer::Transport::Tcp) else {
+        let Some(reply) = answer(&zone, &query, answer::Transport::Tcp, turn()) else {
             return Ok(());
         };
         if reply.len() > TCP_MAX {

@@ -21,6 +21,10 @@ spec: {clusterIP: 10.96.0.1, selector: {app: reviews}, ports: [{port: 80}]}
 ";
 
 fn verdict(target: &str) -> Verdict {
+    explained(SHOP, target).verdict
+}
+
+fn explained(shop: &str, target: &str) -> Explanation {
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new("td").unwrap(),
         cluster: "one".to_owned(),
@@ -28,7 +32,7 @@ fn verdict(target: &str) -> Verdict {
         inside: vec!["10.96.0.0/16".parse().unwrap()],
         outside: Vec::new(),
     });
-    index.replace(&parse(Path::new("shop.yaml"), SHOP, Writer::User, &Kinds::control()).unwrap());
+    index.replace(&parse(Path::new("shop.yaml"), shop, Writer::User, &Kinds::control()).unwrap());
     let target = match target.parse() {
         Ok(address) => Target::Address(address),
         Err(_) => Target::Host {
@@ -49,7 +53,7 @@ fn verdict(target: &str) -> Verdict {
         stream: false,
         server_name: None,
     };
-    explain(&index, &question).unwrap().verdict
+    explain(&index, &question).unwrap()
 }
 
 #[test]
@@ -78,4 +82,90 @@ fn names_and_addresses_of_others_are_passed_on_and_unknown_ones_of_the_mesh_are_
         assert!(matches!(verdict(outside), Verdict::Outside), "{outside}");
     }
     assert!(matches!(verdict("10.96.77.7:80"), Verdict::Unknown));
+}
+
+const NAMES: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: site, namespace: shop}
+spec: {type: ExternalName, externalName: Reviews.shop.svc.cluster.local.}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: shop}
+spec: {type: ExternalName, externalName: site.shop.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: round, namespace: shop}
+spec: {type: ExternalName, externalName: round.shop.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away, namespace: shop}
+spec: {type: ExternalName, externalName: www.example.org}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gone, namespace: shop}
+spec: {type: ExternalName, externalName: nobody.shop.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints:
+- {addresses: [10.244.0.3], targetRef: {kind: Pod, namespace: shop, name: db-1}}
+- {addresses: [10.244.0.2], targetRef: {kind: Pod, namespace: shop, name: db-0}}
+- {addresses: [10.244.0.4], conditions: {ready: false}, targetRef: {kind: Pod, namespace: shop, name: db-2}}
+";
+
+#[test]
+fn an_external_name_is_followed_to_what_it_stands_for() {
+    let shop = SHOP.to_owned() + NAMES;
+    for (host, steps) in [("site", 1), ("front", 2), ("front.shop.svc.cluster.local", 2)] {
+        let explanation = explained(&shop, host);
+        assert!(matches!(explanation.verdict, Verdict::Forward(_)), "{explanation:?}");
+        assert_eq!(explanation.service.as_deref(), Some("shop/reviews:80"));
+        assert_eq!(explanation.aliases.len(), steps, "{explanation:?}");
+    }
+    for host in ["away", "round"] {
+        assert!(matches!(explained(&shop, host).verdict, Verdict::Outside), "{host}");
+    }
+    let gone = explained(&shop, "gone").verdict;
+    assert!(
+        matches!(&gone, Verdict::NoSuchService { service, .. } if service == "shop/nobody"),
+        "{gone:?}"
+    );
+}
+
+#[test]
+fn the_name_of_a_headless_service_leads_to_one_of_its_ready_pods_and_that_of_a_pod_to_it() {
+    let shop = SHOP.to_owned() + NAMES;
+    for (host, want) in [
+        ("db", &["shop/db-0", "shop/db-1"][..]),
+        ("db.shop.svc", &["shop/db-0", "shop/db-1"]),
+        ("db-1.db", &["shop/db-1"]),
+        ("db-1.db.shop.svc.cluster.local", &["shop/db-1"]),
+        ("db-2.db", &[]),
+    ] {
+        let Verdict::OneOf { pods, number } = explained(&shop, host).verdict else {
+            panic!("{host}")
+        };
+        assert_eq!(
+            (&pods[..], number),
+            (
+                &want.iter().map(ToString::to_string).collect::<Vec<_>>()[..],
+                want.len()
+            ),
+            "{host}"
+        );
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use weft_control::compile;
 use weft_control::index::{Index, Settings};
 use weft_control::manifests::Snapshot;
@@ -60,6 +60,12 @@ impl Review {
                 }
             })
             .collect()
+    }
+
+    /// What the user wrote of routes and policies, in the form that acts.
+    pub fn acting(&self) -> Vec<Value> {
+        let objects = self.index.acting_objects().into_iter();
+        objects.map(|object| object.raw.clone()).collect()
     }
 
     /// What is declared of a Service's port, in a word, and by which routes, if not by the Service itself. `None`: nothing is.

@@ -27,8 +27,10 @@ pub enum Transport {
     Tcp,
 }
 
-/// The answer to a query as it came from the wire. None for what deserves none: garbage, and answers.
-pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+/// The answer to a query as it came from the wire. None for what deserves none: garbage, and answers. `turn`: any number, a
+/// different one for each query. Addresses of a name begin at that one, since most clients take the first: so does CoreDNS
+/// (<https://coredns.io/plugins/loadbalance/>).
+pub fn answer(zone: &Zone, query: &[u8], transport: Transport, turn: usize) -> Option<Vec<u8>> {
     let query = match Message::from_vec(query) {
         Ok(query) => query,
         // Too short for an id, or an answer by its flag: anybody might have sent it.
@@ -43,7 +45,7 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Option<Vec<u8>
     if query.metadata.message_type != MessageType::Query {
         return None;
     }
-    let reply = reply(zone, &query);
+    let reply = reply(zone, &query, turn);
     let bytes = reply.to_vec().ok()?;
     let limit = match transport {
         Transport::Udp => usize::from(query.max_payload().clamp(UDP_MIN, UDP_MAX)),
@@ -60,7 +62,7 @@ pub fn answer(zone: &Zone, query: &[u8], transport: Transport) -> Option<Vec<u8>
     cut.to_vec().ok()
 }
 
-fn reply(zone: &Zone, query: &Message) -> Message {
+fn reply(zone: &Zone, query: &Message, turn: usize) -> Message {
     let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
     reply.metadata.recursion_desired = query.metadata.recursion_desired;
     // Clients of the C library take an answer without it for a broken server, although nothing is recursed for.
@@ -83,13 +85,13 @@ fn reply(zone: &Zone, query: &Message) -> Message {
         reply.metadata.response_code = ResponseCode::Refused;
         return reply;
     }
-    look_up(zone, question, &mut reply);
+    look_up(zone, question, turn, &mut reply);
     reply
 }
 
 /// Fills in the records. A name without the kind of record that was asked for gets none and the SOA ("no data", RFC 2308,
 /// section 2.2), which is not the same as a name that does not exist.
-fn look_up(zone: &Zone, question: &Query, reply: &mut Message) {
+fn look_up(zone: &Zone, question: &Query, turn: usize, reply: &mut Message) {
     let mut name = question.name().clone();
     let mut found = zone.find(&name.to_ascii());
     reply.metadata.authoritative = found != Found::Outside;
@@ -113,7 +115,7 @@ fn look_up(zone: &Zone, question: &Query, reply: &mut Message) {
     }
     let before = reply.answers.len();
     match (&found, question.query_type()) {
-        (Found::Records(records), kind) => records_of(records, kind, &name, reply),
+        (Found::Records(records), kind) => records_of(records, kind, &name, turn, reply),
         (Found::Address(names), RecordType::PTR | RecordType::ANY) => {
             let names = names.iter().filter_map(|name| absolute(name).ok());
             let pointer = |target| Record::from_rdata(name.clone(), TTL_SECONDS, RData::PTR(PTR(target)));
@@ -127,24 +129,24 @@ fn look_up(zone: &Zone, question: &Query, reply: &mut Message) {
     if let Found::Records(records) = &found
         && question.query_type() == RecordType::SRV
     {
-        reply.additionals.extend(addresses_of(zone, records));
+        reply.additionals.extend(addresses_of(zone, records, turn));
     }
     if reply.answers.len() == before && found != Found::Outside {
         reply.authorities.extend(soa());
     }
 }
 
-fn records_of(records: &Records, kind: RecordType, name: &Name, reply: &mut Message) {
+fn records_of(records: &Records, kind: RecordType, name: &Name, turn: usize, reply: &mut Message) {
     let record = |data: RData| Record::from_rdata(name.clone(), TTL_SECONDS, data);
     if matches!(kind, RecordType::A | RecordType::ANY) {
         reply
             .answers
-            .extend(records.v4.iter().map(|ip| record(RData::A(A(*ip)))));
+            .extend(turned(&records.v4, turn).map(|ip| record(RData::A(A(*ip)))));
     }
     if matches!(kind, RecordType::AAAA | RecordType::ANY) {
         reply
             .answers
-            .extend(records.v6.iter().map(|ip| record(RData::AAAA(AAAA(*ip)))));
+            .extend(turned(&records.v6, turn).map(|ip| record(RData::AAAA(AAAA(*ip)))));
     }
     if kind == RecordType::SRV {
         let served = records
@@ -156,13 +158,19 @@ fn records_of(records: &Records, kind: RecordType, name: &Name, reply: &mut Mess
     }
 }
 
+/// All of them in their order, but beginning elsewhere.
+fn turned<T>(all: &[T], turn: usize) -> impl Iterator<Item = &T> {
+    let at = turn.checked_rem(all.len()).unwrap_or(0);
+    all[at..].iter().chain(&all[..at])
+}
+
 /// The addresses of the hosts that SRV records name, so that nobody has to ask again.
-fn addresses_of(zone: &Zone, records: &Records) -> Vec<Record> {
+fn addresses_of(zone: &Zone, records: &Records, turn: usize) -> Vec<Record> {
     let mut out = Message::query();
     let mut seen = BTreeSet::new();
     for srv in records.srv.iter().filter(|srv| seen.insert(srv.target.as_str())) {
         if let (Found::Records(host), Ok(name)) = (zone.find(&srv.target), absolute(&srv.target)) {
-            records_of(host, RecordType::ANY, &name, &mut out);
+            records_of(host, RecordType::ANY, &name, turn, &mut out);
         }
     }
     std::mem::take(&mut out.answers)
@@ -238,10 +246,14 @@ mod tests {
     }
 
     fn ask_with(name: &str, kind: RecordType, transport: Transport) -> Message {
+        ask_in_turn(name, kind, transport, 0)
+    }
+
+    fn ask_in_turn(name: &str, kind: RecordType, transport: Transport, turn: usize) -> Message {
         let mut query = Message::query();
         query.metadata.recursion_desired = true;
         query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        let answer = answer(&zone(), &query.to_vec().unwrap(), transport).expect("an answer");
+        let answer = answer(&zone(), &query.to_vec().unwrap(), transport, turn).expect("an answer");
         let answer = Message::from_vec(&answer).unwrap();
         assert_eq!(answer.metadata.id, query.metadata.id);
         answer
@@ -316,6 +328,19 @@ mod tests {
         check(&of("10-244-0-6.db"), RecordType::A, ok, &["10.244.0.6"]);
         check(&of("db-1.db"), RecordType::A, ResponseCode::NXDomain, &[]);
         check(&of("db-0.reviews"), RecordType::A, ResponseCode::NXDomain, &[]);
+    }
+
+    #[test]
+    fn addresses_take_turns_at_being_the_first_and_none_is_lost() {
+        for (turn, want) in [
+            (0, ["10.244.0.5", "10.244.0.6", "10.244.0.7"]),
+            (1, ["10.244.0.6", "10.244.0.7", "10.244.0.5"]),
+            (5, ["10.244.0.7", "10.244.0.5", "10.244.0.6"]),
+        ] {
+            let answer = ask_in_turn("db.shop.svc.cluster.local.", RecordType::A, Transport::Udp, turn);
+            let got: Vec<String> = answer.answers.iter().map(|record| record.data.to_string()).collect();
+            assert_eq!(got, want, "{turn}");
+        }
     }
 
     #[test]
@@ -401,10 +426,10 @@ mod tests {
     #[test]
     fn garbage_and_answers_are_not_answered() {
         let zone = zone();
-        assert_eq!(answer(&zone, b"", Transport::Udp), None);
-        assert_eq!(answer(&zone, &[0xff; 40], Transport::Udp), None);
+        assert_eq!(answer(&zone, b"", Transport::Udp, 0), None);
+        assert_eq!(answer(&zone, &[0xff; 40], Transport::Udp, 0), None);
         let response = Message::response(7, OpCode::Query).to_vec().unwrap();
-        assert_eq!(answer(&zone, &response, Transport::Udp), None);
+        assert_eq!(answer(&zone, &response, Transport::Udp, 0), None);
     }
 
     #[test]
@@ -416,7 +441,7 @@ mod tests {
                 RecordType::A,
             ));
             change(&mut query);
-            let answer = answer(&zone(), &query.to_vec().unwrap(), Transport::Udp).unwrap();
+            let answer = answer(&zone(), &query.to_vec().unwrap(), Transport::Udp, 0).unwrap();
             Message::from_vec(&answer).unwrap().metadata.response_code
         };
         assert_eq!(
