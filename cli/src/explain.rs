@@ -332,6 +332,12 @@ fn text(explanation: &Explanation) -> String {
     for seen in rules {
         rule(&mut out, seen);
     }
+    outcome(&mut out, verdict, rules.is_empty());
+    clean_lines(&out)
+}
+
+/// What becomes of it.
+fn outcome(out: &mut String, verdict: &Verdict, no_rules: bool) {
     match verdict {
         Verdict::Outside => out.push_str("outcome  nothing of the mesh: it is passed on as it is\n"),
         Verdict::Unknown => out.push_str(
@@ -370,9 +376,8 @@ fn text(explanation: &Explanation) -> String {
         Verdict::Redirect { status, location } => {
             _ = writeln!(out, "outcome  redirected: {status}, Location: {location}")
         }
-        Verdict::Forward(forward) => forwarded(&mut out, forward, rules.is_empty()),
+        Verdict::Forward(forward) => forwarded(out, forward, no_rules),
     }
-    clean_lines(&out)
 }
 
 /// What manifests say must not drive a terminal.

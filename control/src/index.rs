@@ -265,16 +265,15 @@ impl Index {
         self.routes.get(name).and_then(acting).or_else(policy)
     }
 
-    /// The routes, subsets, grants and policies, in the form that acts: as they were when they last were valid.
+    /// The routes, subsets and policies, in the form that acts: as they were when they last were valid.
     pub fn acting_objects(&self) -> Vec<Arc<Object>> {
         fn acting<T>(kept: &Kept<T>) -> Option<Arc<Object>> {
             kept.valid.as_ref().map(|(object, _)| Arc::clone(object))
         }
         let routes = self.routes.values().filter_map(acting);
         let subsets = self.subsets.values().filter_map(acting);
-        let grants = self.grants.values().filter_map(acting);
         let policies = self.policies.values().filter_map(acting);
-        routes.chain(subsets).chain(grants).chain(policies).collect()
+        routes.chain(subsets).chain(policies).collect()
     }
 
     /// The pod at an address. Where several claim it, the one that was changed last: the others are on their way out.
