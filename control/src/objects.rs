@@ -19,6 +19,7 @@ pub mod filter;
 pub mod grant;
 pub mod kinds;
 pub mod names;
+pub(crate) mod near;
 pub mod pod;
 pub mod problem;
 pub mod route;

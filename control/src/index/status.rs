@@ -2,6 +2,7 @@
 
 use weft_model::inbound::Mode;
 
+use super::doubts::{self, Doubt};
 use super::kept::{Kept, Refusal};
 use super::{Condition, ConditionType, Index, Name, ObjectStatus};
 use crate::objects::cluster::{INBOUND_ANNOTATION, inbound_mode};
@@ -46,7 +47,7 @@ fn reports(index: &Index) -> Vec<Report<'_>> {
     let mut reports = Vec::new();
     reports.extend(index.namespaces.values().map(|object| namespace(object)));
     reports.extend(index.pods.values().map(|kept| pod(index, kept)));
-    reports.extend(index.services.values().map(plain));
+    reports.extend(index.services.values().map(service));
     reports.extend(index.slices.values().map(plain));
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
@@ -147,6 +148,14 @@ fn plain<T>(kept: &Kept<T>) -> Report<'_> {
     report
 }
 
+fn service(kept: &Kept<crate::objects::service::Service>) -> Report<'_> {
+    let mut report = plain(kept);
+    for Doubt { field, message, fix } in doubts::of_service(&kept.object) {
+        report.problem(Severity::Notice, &field, message, &fix);
+    }
+    report
+}
+
 /// A grant has no status in the Gateway API: only what is wrong with it is told.
 fn grant(kept: &Kept<super::Grant>) -> Report<'_> {
     let mut report = plain(kept);
@@ -235,11 +244,15 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
         }
         let lost = match route.about.is_of_streams() {
             true => "its share of the streams is refused",
+            false if backend.field.contains(".requestMirror") => "no copies are sent there",
             false => "its share of the requests is answered with 500",
         };
         let message = format!("{}: {lost}", unresolved.message);
         let fix = match unresolved.reason {
             "RefNotPermitted" => "write a ReferenceGrant in that namespace (docs/routes.md)",
+            "InvalidKind" if unresolved.message.starts_with("ServiceSubset ") => {
+                "write group: weft.dev beside kind: ServiceSubset"
+            }
             _ => "name a Service or a ServiceSubset that exists, and a port of it",
         };
         report.problem(Severity::Warning, &field, message, fix);
@@ -252,6 +265,18 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
             "",
             "all backends are there".to_owned(),
         );
+    }
+    if !refused {
+        for Doubt { field, message, fix } in doubts::of_route(route, &kept.object) {
+            report.condition(
+                ConditionType::PartiallyInvalid,
+                true,
+                "NoEffect",
+                &field,
+                message.clone(),
+            );
+            report.problem(Severity::Warning, &field, message, &fix);
+        }
     }
     report.unknown(kept);
     report
@@ -387,6 +412,18 @@ fn policy<'a>(index: &Index, kept: &'a Kept<super::Policy>) -> Report<'a> {
             };
             let message = format!("{field} has no effect: {message}{more}");
             report.condition(ConditionType::PartiallyInvalid, true, reason, field, message);
+        }
+        if policy.parts().next().is_none() {
+            let message = "says nothing of its targets, so nothing comes of it".to_owned();
+            report.condition(
+                ConditionType::PartiallyInvalid,
+                true,
+                "NoEffect",
+                "spec",
+                message.clone(),
+            );
+            let fix = "write timeouts, retry, retryConstraint, locality or balancer (docs/routes.md)";
+            report.problem(Severity::Warning, "spec", message, fix);
         }
         for (_, field, message, fix) in overruled {
             report.problem(Severity::Warning, &field, message, fix);
