@@ -19,6 +19,7 @@ use crate::objects::{Object, ObjectRef, Origin, Problem};
 
 mod backend;
 mod declared;
+mod doubts;
 mod effect;
 mod filter;
 mod kept;

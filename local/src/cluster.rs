@@ -30,6 +30,7 @@ mod jobs;
 pub mod offline;
 mod publish;
 mod record;
+mod refused;
 mod report;
 mod review;
 mod start;

@@ -13,6 +13,7 @@ use weft_control::objects::{Object, Problem, Severity};
 mod check;
 mod daemon_set;
 mod deployment;
+mod doubts;
 mod env;
 pub mod expand;
 mod facts;
@@ -166,6 +167,7 @@ impl Reader {
             let Some(fields) = fields_of(object) else { continue };
             let mut found = look(object, fields, &mut images);
             found.extend(marks::read(object));
+            found.extend(doubts::labels(object));
             let sound = !found.iter().any(|problem| problem.severity == Severity::Error);
             problems.extend(found);
             let good = sound && take(object, &mut desired, &mut problems);
@@ -177,6 +179,7 @@ impl Reader {
             problems.push(image_notice(images));
         }
         together::check(&mut desired, &self.last, &mut problems);
+        problems.extend(doubts::selections(objects, &desired));
         self.last = desired.clone();
         (desired, problems)
     }

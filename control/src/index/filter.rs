@@ -14,6 +14,7 @@ use crate::objects::filter::{
     Filter, Fraction, Header, HeaderModifier, PathModifier, RequestMirror, RequestRedirect, UrlRewrite,
 };
 use crate::objects::names::is_subdomain;
+use crate::objects::near::near;
 
 /// Gateway API's limits.
 const FILTERS_MAX: usize = 16;
@@ -203,6 +204,20 @@ fn read_one(place: Place<'_>, filter: &Filter, field: &str, read: &mut Filters, 
 
 fn not_honoured(place: Place<'_>, r#type: &str, field: &str) -> Refusal {
     let what = if place.of_backend { "a backend" } else { "a rule" };
+    const TYPES: [&str; 8] = [
+        "RequestHeaderModifier",
+        "ResponseHeaderModifier",
+        "RequestMirror",
+        "URLRewrite",
+        "RequestRedirect",
+        "CORS",
+        "ExternalAuth",
+        "ExtensionRef",
+    ];
+    if let Some(meant) = near(r#type, TYPES).filter(|_| !TYPES.contains(&r#type)) {
+        let message = format!("there is no filter {type}");
+        return incompatible(format!("{field}.type"), message, &format!("did you mean {meant}?"));
+    }
     let message = format!(
         "the filter {type} is not honoured by Weft on {what} of a {}",
         place.object.kind

@@ -199,11 +199,11 @@ fn targets(
 ) -> Vec<PolicyTarget> {
     if written.is_empty() || written.len() > TARGETS_MAX {
         let message = format!("must have 1 to {TARGETS_MAX} entries");
-        refusals.push(Refusal::value(
-            "spec.targetRefs",
-            message,
-            "name what the policy is about",
-        ));
+        let fix = match object.raw.pointer("/spec/targetRef").is_some() {
+            true => "write targetRefs, a list, instead of targetRef",
+            false => "name what the policy is about",
+        };
+        refusals.push(Refusal::value("spec.targetRefs", message, fix));
     }
     let mut targets: Vec<PolicyTarget> = Vec::new();
     for (i, target) in written.iter().enumerate().take(TARGETS_MAX) {

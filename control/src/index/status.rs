@@ -2,6 +2,7 @@
 
 use weft_model::inbound::Mode;
 
+use super::doubts::{self, Doubt};
 use super::kept::{Kept, Refusal};
 use super::{Condition, ConditionType, Index, Name, ObjectStatus};
 use crate::objects::cluster::{INBOUND_ANNOTATION, inbound_mode};
@@ -46,7 +47,7 @@ fn reports(index: &Index) -> Vec<Report<'_>> {
     let mut reports = Vec::new();
     reports.extend(index.namespaces.values().map(|object| namespace(object)));
     reports.extend(index.pods.values().map(|kept| pod(index, kept)));
-    reports.extend(index.services.values().map(plain));
+    reports.extend(index.services.values().map(service));
     reports.extend(index.slices.values().map(plain));
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
@@ -146,6 +147,14 @@ fn plain<T>(kept: &Kept<T>) -> Report<'_> {
     report
 }
 
+fn service(kept: &Kept<crate::objects::service::Service>) -> Report<'_> {
+    let mut report = plain(kept);
+    for Doubt { field, message, fix } in doubts::of_service(&kept.object) {
+        report.problem(Severity::Notice, &field, message, &fix);
+    }
+    report
+}
+
 const INBOUND_FIX: &str = "strict or permissive";
 
 fn namespace(object: &Object) -> Report<'_> {
@@ -227,15 +236,17 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
         }
         let lost = match route.about.is_of_streams() {
             true => "its share of the streams is refused",
+            false if backend.field.contains(".requestMirror") => "no copies are sent there",
             false => "its share of the requests is answered with 500",
         };
         let message = format!("{}: {lost}", unresolved.message);
-        report.problem(
-            Severity::Warning,
-            &field,
-            message,
-            "name a Service or a ServiceSubset that exists, and a port of it",
-        );
+        let fix = match unresolved.reason {
+            "InvalidKind" if unresolved.message.starts_with("ServiceSubset ") => {
+                "write group: weft.dev beside kind: ServiceSubset"
+            }
+            _ => "name a Service or a ServiceSubset that exists, and a port of it",
+        };
+        report.problem(Severity::Warning, &field, message, fix);
     }
     if resolved {
         report.condition(
@@ -245,6 +256,18 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
             "",
             "all backends are there".to_owned(),
         );
+    }
+    if !refused {
+        for Doubt { field, message, fix } in doubts::of_route(route, &kept.object) {
+            report.condition(
+                ConditionType::PartiallyInvalid,
+                true,
+                "NoEffect",
+                &field,
+                message.clone(),
+            );
+            report.problem(Severity::Warning, &field, message, &fix);
+        }
     }
     report.unknown(kept);
     report
@@ -371,6 +394,18 @@ fn policy<'a>(index: &Index, kept: &'a Kept<super::Policy>) -> Report<'a> {
             };
             let message = format!("{field} has no effect: {message}{more}");
             report.condition(ConditionType::PartiallyInvalid, true, reason, field, message);
+        }
+        if policy.parts().next().is_none() {
+            let message = "says nothing of its targets, so nothing comes of it".to_owned();
+            report.condition(
+                ConditionType::PartiallyInvalid,
+                true,
+                "NoEffect",
+                "spec",
+                message.clone(),
+            );
+            let fix = "write timeouts, retry, retryConstraint, locality or balancer (docs/routes.md)";
+            report.problem(Severity::Warning, "spec", message, fix);
         }
         for (_, field, message, fix) in overruled {
             report.problem(Severity::Warning, &field, message, fix);

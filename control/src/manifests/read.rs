@@ -11,6 +11,7 @@ use super::Writer;
 use super::yaml::{self, Document};
 use crate::objects::kinds::Scope;
 use crate::objects::names::{is_label, is_service_name, is_subdomain};
+use crate::objects::near::near;
 use crate::objects::{Kinds, Object, Origin, Problem, Severity, Standing};
 
 /// Bytes of one file. An object of Kubernetes is at most 1.5 MiB.
@@ -116,7 +117,12 @@ fn spread(mut document: Document) -> Vec<Document> {
     let of = kind.strip_suffix("List");
     let (Some(of), true) = (of, document.value["items"].is_array()) else {
         // A list of nothing may be written so.
-        let empty = kind == "List" && document.value["items"].is_null();
+        let known = |key: &String| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "items");
+        let only_known = document
+            .value
+            .as_object()
+            .is_some_and(|fields| fields.keys().all(known));
+        let empty = kind == "List" && document.value["items"].is_null() && only_known;
         return if empty { vec![] } else { vec![document] };
     };
     let Value::Array(items) = document.value["items"].take() else {
@@ -195,14 +201,35 @@ impl Place<'_> {
         let api_version = self.text("/apiVersion")?.to_owned();
         let kind = self.text("/kind")?.to_owned();
         if kind == "List" {
-            return Err(self.problem("items", "is no list", "write the objects below it, one item each"));
+            let keys = self
+                .document
+                .value
+                .as_object()
+                .into_iter()
+                .flat_map(|fields| fields.keys());
+            let mistyped = keys
+                .filter(|key| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "items"))
+                .find(|key| near(key, ["items"]).is_some());
+            return Err(match mistyped {
+                Some(key) => self.problem(key, "is no field of a List", "did you mean items?"),
+                None => self.problem("items", "is no list", "write the objects below it, one item each"),
+            });
         }
         let scope = match kinds.standing(&api_version, &kind) {
             Standing::Understood(scope) => scope,
             Standing::Elsewhere => return Ok(Taken::Left(None)),
             // It is there, but cannot be read: not the same as gone.
             standing @ Standing::Version { .. } => return Err(Box::new(self.left(&standing, &api_version, &kind))),
-            standing => return Ok(Taken::Left(Some(self.left(&standing, &api_version, &kind)))),
+            standing => {
+                let mut left = self.left(&standing, &api_version, &kind);
+                let unknown = matches!(standing, Standing::Unknown | Standing::NotHonoured);
+                if let Some(meant) = kinds.meant(&api_version, &kind).filter(|_| unknown) {
+                    // What is only mistyped was to act.
+                    left.severity = left.severity.min(Severity::Warning);
+                    left.fix = meant;
+                }
+                return Ok(Taken::Left(Some(left)));
+            }
         };
         let name = self.name(&kind)?;
         let namespace = match (scope, self.document.value.pointer("/metadata/namespace")) {
@@ -436,6 +463,44 @@ mod tests {
         );
         assert!(user(&format!("{list}  []\n")).unwrap().objects.is_empty());
         assert!(user(list).unwrap().objects.is_empty());
+    }
+
+    #[test]
+    fn a_mistyped_kind_group_or_list_is_answered_with_what_is_meant() {
+        let of = |api: &str, kind: &str| {
+            let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\n");
+            let problem = user(&text).unwrap().problems.remove(0);
+            (problem.severity, problem.fix)
+        };
+        assert_eq!(
+            of("apps/v1", "Deploymnet"),
+            (Severity::Warning, "did you mean kind: Deployment?".to_owned())
+        );
+        assert_eq!(
+            of("apps/v1", "Service").1,
+            "did you mean kind: Service with apiVersion: v1?"
+        );
+        assert_eq!(of("weft.dev/v1alpha1", "TraficPolicy").0, Severity::Error);
+        assert_eq!(
+            of("weft.dev/v1alpha1", "TraficPolicy").1,
+            "did you mean kind: TrafficPolicy?"
+        );
+        assert_eq!(
+            of("serving.knative.dev/v1", "Service"),
+            (Severity::Notice, String::new())
+        );
+        refused(
+            "apiVersion: v1\nkind: List\nitem:\n- a: 1\n",
+            "a.yaml:3: item: is no field of a List (fix: did you mean items?)",
+        );
+    }
+
+    #[test]
+    fn a_forgotten_line_between_two_objects_is_named() {
+        refused(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\napiVersion: v1\nkind: Namespace\n",
+            "a.yaml:4: the key \"apiVersion\" is given twice (fix: write --- in a line of its own before each further object)",
+        );
     }
 
     #[test]

@@ -196,11 +196,13 @@ impl<'a> Loader<'a> {
             let value = self.node(event, value_span, pointer, depth + 1)?;
             pointer.truncate(length);
             if fields.contains_key(&key) {
-                return Err(fault(
-                    &span,
-                    format!("the key {key:?} is given twice"),
-                    "keep one of them",
-                ));
+                let fix = match key.as_str() {
+                    "apiVersion" | "kind" | "metadata" if pointer.is_empty() => {
+                        "write --- in a line of its own before each further object"
+                    }
+                    _ => "keep one of them",
+                };
+                return Err(fault(&span, format!("the key {key:?} is given twice"), fix));
             }
             fields.insert(key, value);
         }

@@ -44,6 +44,7 @@ impl DecodeError {
             "a boolean" => "write true or false",
             "a sequence" => "write a list",
             "a map" => "write fields with their values",
+            other if other.starts_with("struct ") => "write fields with their values",
             _ => "see docs/manifests.md and docs/routes.md for what it may be",
         }
     }

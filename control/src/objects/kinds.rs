@@ -1,5 +1,6 @@
 //! Which kinds of objects a reader understands, and what it says of the others.
 
+use super::near::near;
 use super::strangers::{self, Left};
 
 /// The API group of our own kinds.
@@ -118,6 +119,29 @@ impl Kinds {
             elsewhere,
         });
         self
+    }
+
+    /// What an object may be meant to be whose kind nobody knows: the same kind of another group, or one that is written
+    /// nearly so. In the groups that Kubernetes and we have; who else has a kind of that name means it.
+    pub(crate) fn meant(&self, api_version: &str, kind: &str) -> Option<String> {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let of_group = |known: &&Kind| known.group == group;
+        if !self.known.iter().any(|known| of_group(&known)) {
+            return None;
+        }
+        let named = |name: &str, known: &Kind| match (known.group.as_str(), known.versions.first()) {
+            _ if known.group == group => format!("did you mean kind: {name}?"),
+            ("", _) => format!("did you mean kind: {name} with apiVersion: v1?"),
+            (group, Some(version)) => format!("did you mean kind: {name} with apiVersion: {group}/{version}?"),
+            (group, None) => format!("did you mean kind: {name} of the group {group}?"),
+        };
+        let near = |all: &mut dyn Iterator<Item = &Kind>| {
+            let all: Vec<&Kind> = all.collect();
+            let name = near(kind, all.iter().map(|known| known.kind.as_str()))?;
+            let known = all.iter().find(|known| known.kind == name)?;
+            Some(named(name, known))
+        };
+        near(&mut self.known.iter().filter(of_group)).or_else(|| near(&mut self.known.iter()))
     }
 
     /// What to do with an object of this `apiVersion` and `kind`.

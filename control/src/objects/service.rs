@@ -272,6 +272,20 @@ fn service_ports(raw: Vec<RawServicePort>) -> Result<Vec<ServicePort>, DecodeErr
     Ok(ports)
 }
 
+/// What an `appProtocol` may be that declares something.
+pub(crate) const APP_PROTOCOLS: [&str; 10] = [
+    "http",
+    "http2",
+    "h2c",
+    "grpc",
+    "tcp",
+    "https",
+    "tls",
+    "kubernetes.io/h2c",
+    "kubernetes.io/ws",
+    "kubernetes.io/wss",
+];
+
 /// What `appProtocol`, or else the prefix of the port's name, declares. An unknown `appProtocol` declares nothing.
 fn declared(app_protocol: Option<&str>, name: &str) -> Protocol {
     if let Some(app_protocol) = app_protocol {

@@ -50,6 +50,13 @@ pub enum News {
         /// A pod of it is left, whose output can be asked for.
         left: bool,
     },
+    /// A process of the mesh's own does not take the settings that it was given, and would never start.
+    Refused {
+        /// The pod.
+        pod: Key,
+        /// The container, whose log says why.
+        container: String,
+    },
     /// A container ended and will be started again, or can't be started.
     Trouble {
         /// The pod.
@@ -154,6 +161,9 @@ impl Cluster {
         let unsteady = self.pods().filter(counts).filter(lasting).filter_map(steady_at).max();
         let control = self.records.values().any(|record| record.system && record.ready());
         self.telling.ready = control && ready == all;
+        if !self.telling.was_ready && !self.ending {
+            self.tell_refused();
+        }
         if self.telling.progress != (ready, all) && !self.ending {
             self.telling.progress = (ready, all);
             self.say(News::Progress { ready, all });

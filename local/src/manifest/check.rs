@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use weft_control::objects::names::{is_label, is_subdomain};
 
 use super::raw::{Container, NumberOrName, PodSpec, Probe, Security, Volume};
-use super::{Workload, fields, resources};
+use super::{Workload, doubts, fields, resources};
 use crate::spec::PROXY_UID;
 
 /// A mistake: where, what, and the fix.
@@ -251,6 +251,7 @@ fn one(container: &Container, path: &str, init: bool, spec: &PodSpec, out: &mut 
     env(container, path, spec, out);
     lifecycle(container, path, init && !sidecar, out);
     ports(container, path, out);
+    out.0.extend(doubts::container(container, path));
     mounts(container, path, spec, out);
     let probes = [
         ("startupProbe", &container.startup_probe),
@@ -349,7 +350,11 @@ fn lifecycle(container: &Container, path: &str, ends: bool, out: &mut Mistakes) 
         }
         let actions = [hook.exec.is_some(), hook.http_get.is_some(), hook.sleep.is_some()];
         if actions.iter().filter(|action| **action).count() != 1 {
-            out.add(&path, "a hook needs exactly one of exec, httpGet and sleep", "");
+            out.add(
+                &path,
+                "a hook needs exactly one of exec, httpGet and sleep",
+                "keep one of them",
+            );
         }
         if hook.exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
             out.add(&format!("{path}.exec.command"), "names no program", "");
@@ -399,7 +404,7 @@ fn check_probe(probe: &Probe, kind: &str, container: &Container, path: &str, out
     ];
     if actions.iter().filter(|action| **action).count() != 1 {
         let message = "a probe needs exactly one of httpGet, tcpSocket, grpc and exec";
-        out.add(path, message, "");
+        out.add(path, message, "keep one of them");
     }
     if probe.grpc.as_ref().is_some_and(|grpc| grpc.port == 0) {
         out.add(&format!("{path}.grpc.port"), "0 is no port", "take 1 to 65535");

@@ -25,7 +25,7 @@ pub struct Facts<'a> {
 }
 
 /// The ConfigMap with the trust bundle.
-const TRUST_CONFIG_MAP: &str = "weft-trust";
+pub(super) const TRUST_CONFIG_MAP: &str = "weft-trust";
 
 impl Facts<'_> {
     /// The contents of a ConfigMap.

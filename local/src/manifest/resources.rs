@@ -62,6 +62,29 @@ pub(super) fn value(spec: &PodSpec, own: &Container, reference: &ResourceRef) ->
     Ok(asked.div_ceil(divisor))
 }
 
+/// Whether Kubernetes takes this for a quantity: a number with `m`, `k`, `Mi` or the like behind it, or with an exponent.
+pub(super) fn is_quantity(value: &Value) -> bool {
+    const SUFFIXES: [&str; 16] = [
+        "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
+    ];
+    let text = match value {
+        Value::Number(_) => return true,
+        Value::String(text) => text.as_str(),
+        _ => return false,
+    };
+    let text = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let is_exponent = |suffix: &str| {
+        suffix
+            .strip_prefix(['e', 'E'])
+            .is_some_and(|n| n.parse::<i32>().is_ok())
+    };
+    number.parse::<f64>().is_ok() && (SUFFIXES.contains(&suffix) || is_exponent(suffix))
+}
+
 /// A quantity in thousandths, rounded up: `500m`, `1.5Gi`, `2`.
 fn thousandths(value: &Value) -> Option<u128> {
     let text = match value {

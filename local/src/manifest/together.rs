@@ -12,7 +12,8 @@ use weft_control::objects::{Object, Problem, Severity};
 use super::place::place;
 use super::raw::NumberOrName;
 use super::{
-    Address, BarePod, DEFAULT_NAMESPACE, DaemonSet, Deployment, Desired, Job, Key, Service, StatefulSet, Template, pod,
+    Address, BarePod, DEFAULT_NAMESPACE, DaemonSet, Deployment, Desired, Job, Key, Service, StatefulSet, Template,
+    doubts, pod,
 };
 
 /// Names of ports that are listed in a fix.
@@ -211,6 +212,9 @@ fn homeless(object: &Object, template: &Template, desired: &Desired) -> Vec<Prob
     }
     if let Err((field, message, fix)) = place(template, &desired.nodes, |_| (0, 0)) {
         wrong(field, message, fix);
+    }
+    for (field, message, fix) in doubts::lost_variables(object, template, desired) {
+        wrong(&field, message, fix);
     }
     problems
 }

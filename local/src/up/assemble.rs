@@ -103,18 +103,24 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
 
     let (drain, tasks) = Drain::new();
     let down = Arc::new(Notify::new());
+    let (refusal, refused) = oneshot::channel();
     let (cluster, ended) = assemble(
         &settings,
         (&outside, &mode),
         (manifests, review),
-        began,
+        (began, refusal),
         &tasks,
         down.clone(),
     )
     .await?;
+    let mut code = ExitCode::SUCCESS;
     tokio::select! {
         () = outside.stop_requested() => {}
         () = down.notified() => {}
+        Ok(why) = refused => {
+            eprintln!("weft up: {why}");
+            code = ExitCode::from(exit::USAGE);
+        }
         _ = ended => anyhow::bail!("the cluster's task ended by itself"),
     }
     println!("ending mesh {}", settings.mesh);
@@ -128,7 +134,7 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
         tracing::warn!("pods did not end in time, and are killed");
     }
     drain.end(END_TASKS).await;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn open_manifests(sources: &Sources) -> Result<Manifests> {
@@ -170,7 +176,7 @@ async fn assemble(
     settings: &Settings,
     (outside, mode): (&Outside, &Mode),
     (manifests, review): (Manifests, Review),
-    began: Instant,
+    (began, refusal): (Instant, oneshot::Sender<String>),
     tasks: &Tasks,
     down: Arc<Notify>,
 ) -> Result<(Handle, oneshot::Receiver<()>)> {
@@ -192,7 +198,9 @@ async fn assemble(
     empty(&state.logs())?;
     let runtime = Runtime::new(runtime_settings(settings)).context("preparing the runtime")?;
     let (news, told) = mpsc::channel(NEWS);
-    tasks.named("news").spawn(tell::tell(settings.clone(), began, told));
+    tasks
+        .named("news")
+        .spawn(tell::tell(settings.clone(), began, told, refusal));
     let parts = Parts {
         runtime,
         net,

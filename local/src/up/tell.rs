@@ -1,18 +1,26 @@
 //! What `weft up` prints: plain lines; on a terminal, also how many pods are ready, in place.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Settings;
 use crate::cluster::system::{CONTROL, NAMESPACE};
 use crate::cluster::{Jobs, News, Waiting};
+use crate::logs::{Reader, file};
 use crate::manifest::Key;
 use crate::plan::job::Outcome;
 
-/// Prints news until there are no more.
-pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Receiver<News>) {
+/// Prints news until there are no more. `refused`: told why, once the mesh's own processes do not take their settings.
+pub(super) async fn tell(
+    settings: Settings,
+    began: Instant,
+    mut news: mpsc::Receiver<News>,
+    refused: oneshot::Sender<String>,
+) {
+    let mut refused = Some(refused);
     let mut teller = Teller {
         live: io::stdout().is_terminal(),
         open: false,
@@ -23,6 +31,13 @@ pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Rec
             News::Problem(problem) => teller.aside(&format!("{}: {problem}", problem.severity)),
             News::Resolved(what) => teller.aside(&format!("resolved: {what}: nothing is wrong any more")),
             News::Progress { ready, all } => teller.progress(&format!("{ready} of {} ready", counted(all, "pod"))),
+            News::Refused { pod, container } => {
+                if let Some(refused) = refused.take() {
+                    let path = file(&settings.state.logs(), &pod.namespace, &pod.name, &container);
+                    // Whoever is told may be ending already.
+                    let _ = refused.send(last_words(&path, &format!("{container} of the pod {pod}")));
+                }
+            }
             News::Trouble { pod, what, first } => {
                 let hint = match first {
                     true => format!(" (see `{}`)", logs(&settings, &pod, container(&what))),
@@ -72,6 +87,25 @@ pub(super) async fn tell(settings: Settings, began: Instant, mut news: mpsc::Rec
                 teller.first = false;
             }
         }
+    }
+}
+
+/// What a process said before it ended, on one line.
+fn last_words(log: &Path, who: &str) -> String {
+    const LINES: usize = 12;
+    let mut said = Vec::new();
+    if let Ok(mut reader) = Reader::open(log, Some(LINES), false) {
+        while let Ok(more) = reader.next()
+            && !more.is_empty()
+        {
+            said.extend(more);
+        }
+    }
+    let text = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.is_empty() {
+        true => format!("{who} does not take its settings"),
+        false => format!("{who} does not take its settings: {}", lines.join(" ")),
     }
 }
 
