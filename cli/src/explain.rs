@@ -353,20 +353,7 @@ fn outcome(out: &mut String, verdict: &Verdict, no_rules: bool) {
         Verdict::NoSuchPort { reason } => _ = writeln!(out, "outcome  refused: {reason}"),
         Verdict::NotHttp => out.push_str("outcome  refused: the port takes HTTP only, and this is none (not-http)\n"),
         Verdict::Pod { pod } => _ = writeln!(out, "outcome  to the pod {pod} itself; routes act on Services"),
-        Verdict::OneOf { pods, .. } if pods.is_empty() => {
-            out.push_str("outcome  the name does not resolve: the Service is headless, and no such pod is ready\n");
-        }
-        Verdict::OneOf { pods, number } => {
-            let _ = writeln!(
-                out,
-                "outcome  to the pod whose address the client takes: the Service is headless, and its name has {}",
-                match number.saturating_sub(pods.len()) {
-                    0 => pods.join(", "),
-                    more => format!("{} and {more} more", pods.join(", ")),
-                }
-            );
-            out.push_str("         routes and places act on Services with an address; mutual TLS is spoken all the same\n");
-        }
+        Verdict::OneOf { pods, number } => one_of(&mut out, pods, *number),
         Verdict::NoMatch { status: 0 } => {
             out.push_str("outcome  closed: routes of streams are attached, and none matches\n");
         }
@@ -378,6 +365,22 @@ fn outcome(out: &mut String, verdict: &Verdict, no_rules: bool) {
         }
         Verdict::Forward(forward) => forwarded(out, forward, no_rules),
     }
+}
+
+fn one_of(out: &mut String, pods: &[String], number: usize) {
+    if pods.is_empty() {
+        return out.push_str("outcome  the name does not resolve: the Service is headless, and no such pod is ready\n");
+    }
+    let more = match number.saturating_sub(pods.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let pods = pods.join(", ");
+    let _ = writeln!(
+        out,
+        "outcome  to the pod whose address the client takes: the Service is headless, and its name has {pods}{more}"
+    );
+    out.push_str("         routes and places act on Services with an address; mutual TLS is spoken all the same\n");
 }
 
 /// What manifests say must not drive a terminal.

@@ -89,8 +89,8 @@ pub(super) fn of_service(object: &Object) -> Vec<Doubt> {
     let ports = ports.into_iter().flatten().enumerate();
     let doubt = |(i, port): (usize, &serde_json::Value)| {
         let written = port.get("appProtocol")?.as_str()?;
-        let known = |known: &&str| known.eq_ignore_ascii_case(written);
-        let meant = near(written, APP_PROTOCOLS).filter(|_| !APP_PROTOCOLS.iter().any(|word| known(&word)))?;
+        let is_known = APP_PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(written));
+        let meant = near(written, APP_PROTOCOLS).filter(|_| !is_known)?;
         Some(Doubt {
             field: format!("spec.ports[{i}].appProtocol"),
             message: format!("{written:?} declares nothing, so the bytes tell what is spoken"),

@@ -17,6 +17,9 @@ use crate::objects::{Kinds, Object, Origin, Problem, Severity, Standing};
 /// Bytes of one file. An object of Kubernetes is at most 1.5 MiB.
 pub(super) const MAX_BYTES: u64 = 8 * 1024 * 1024;
 
+/// The fields of a List.
+const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
+
 /// What a file says.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading {
@@ -117,7 +120,7 @@ fn spread(mut document: Document) -> Vec<Document> {
     let of = kind.strip_suffix("List");
     let (Some(of), true) = (of, document.value["items"].is_array()) else {
         // A list of nothing may be written so.
-        let known = |key: &String| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "items");
+        let known = |key: &String| LIST_FIELDS.contains(&key.as_str());
         let only_known = document
             .value
             .as_object()
@@ -201,19 +204,7 @@ impl Place<'_> {
         let api_version = self.text("/apiVersion")?.to_owned();
         let kind = self.text("/kind")?.to_owned();
         if kind == "List" {
-            let keys = self
-                .document
-                .value
-                .as_object()
-                .into_iter()
-                .flat_map(|fields| fields.keys());
-            let mistyped = keys
-                .filter(|key| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "items"))
-                .find(|key| near(key, ["items"]).is_some());
-            return Err(match mistyped {
-                Some(key) => self.problem(key, "is no field of a List", "did you mean items?"),
-                None => self.problem("items", "is no list", "write the objects below it, one item each"),
-            });
+            return Err(self.no_list());
         }
         let scope = match kinds.standing(&api_version, &kind) {
             Standing::Understood(scope) => scope,
@@ -221,14 +212,12 @@ impl Place<'_> {
             // It is there, but cannot be read: not the same as gone.
             standing @ Standing::Version { .. } => return Err(Box::new(self.left(&standing, &api_version, &kind))),
             standing => {
-                let mut left = self.left(&standing, &api_version, &kind);
-                let unknown = matches!(standing, Standing::Unknown | Standing::NotHonoured);
-                if let Some(meant) = kinds.meant(&api_version, &kind).filter(|_| unknown) {
-                    // What is only mistyped was to act.
-                    left.severity = left.severity.min(Severity::Warning);
-                    left.fix = meant;
-                }
-                return Ok(Taken::Left(Some(left)));
+                return Ok(Taken::Left(Some(self.left_or_meant(
+                    &standing,
+                    kinds,
+                    &api_version,
+                    &kind,
+                ))));
             }
         };
         let name = self.name(&kind)?;
@@ -266,6 +255,35 @@ impl Place<'_> {
         let hash = digest(&SHA256, object.raw.to_string().as_bytes());
         let hash = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Taken::Object(Box::new(Written { object, hash })))
+    }
+
+    /// What is wrong with a List that has no items.
+    fn no_list(&self) -> Box<Problem> {
+        let keys = self
+            .document
+            .value
+            .as_object()
+            .into_iter()
+            .flat_map(|fields| fields.keys());
+        let mistyped = keys
+            .filter(|key| !LIST_FIELDS.contains(&key.as_str()))
+            .find(|key| near(key, ["items"]).is_some());
+        match mistyped {
+            Some(key) => self.problem(key, "is no field of a List", "did you mean items?"),
+            None => self.problem("items", "is no list", "write the objects below it, one item each"),
+        }
+    }
+
+    /// What is said of an object that is left, with what may be meant by its kind.
+    fn left_or_meant(&self, standing: &Standing, kinds: &Kinds, api_version: &str, kind: &str) -> Problem {
+        let mut left = self.left(standing, api_version, kind);
+        let unknown = matches!(standing, Standing::Unknown | Standing::NotHonoured);
+        if let Some(meant) = kinds.meant(api_version, kind).filter(|_| unknown) {
+            // What is only mistyped was to act.
+            left.severity = left.severity.min(Severity::Warning);
+            left.fix = meant;
+        }
+        left
     }
 
     fn name(&self, kind: &str) -> Result<String, Box<Problem>> {

@@ -119,7 +119,7 @@ fn check(value: &Value, rule: Rule, path: &str, out: &mut Vec<Finding>) {
             None => out.push(refused(
                 path,
                 format!("must be a list, and is {}", type_of(value)),
-                String::new(),
+                "write each item with a dash before it".to_owned(),
             )),
         },
         Rule::OneOf(words, _) if value.as_str().is_some_and(|word| words.contains(&word)) => {}

@@ -91,7 +91,11 @@ fn read(
         Ok(decoded) => decoded.value.spec,
         Err(error) => {
             let field = format!("{prefix}{}", error.field);
-            problems.push(object.problem(Severity::Error, &field, error.message, hint(&field)));
+            let fix = match hint(&field) {
+                "" => error.fix(),
+                hint => hint,
+            };
+            problems.push(object.problem(Severity::Error, &field, error.message, fix));
             return None;
         }
     };
@@ -108,6 +112,8 @@ fn read(
 fn hint(field: &str) -> &'static str {
     if field.contains("env[") || field.contains("labels") || field.contains("args[") || field.contains("command[") {
         "put it in quotes"
+    } else if field.ends_with(".command") || field.ends_with(".args") {
+        "write a list of words, such as [sleep, infinity]"
     } else {
         ""
     }
