@@ -353,7 +353,7 @@ fn outcome(out: &mut String, verdict: &Verdict, no_rules: bool) {
         Verdict::NoSuchPort { reason } => _ = writeln!(out, "outcome  refused: {reason}"),
         Verdict::NotHttp => out.push_str("outcome  refused: the port takes HTTP only, and this is none (not-http)\n"),
         Verdict::Pod { pod } => _ = writeln!(out, "outcome  to the pod {pod} itself; routes act on Services"),
-        Verdict::OneOf { pods, number } => one_of(&mut out, pods, *number),
+        Verdict::OneOf { pods, number } => one_of(out, pods, *number),
         Verdict::NoMatch { status: 0 } => {
             out.push_str("outcome  closed: routes of streams are attached, and none matches\n");
         }
