@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use weft_model::reason::Reason;
 
 /// The histograms of calls: HTTP's, and gRPC's.
 const HTTP: &str = "http_client_request_duration_seconds";
@@ -65,7 +66,9 @@ pub(crate) fn read(metrics: &str) -> BTreeMap<Service, Calls> {
                 } else {
                     "rpc_response_status_code"
                 });
-                if succeeded(metric == HTTP, status) {
+                // Nobody but the mesh answers so: no rule of the Service's routes is for the request.
+                let unrouted = label("error_type") == Reason::NoRoute.code();
+                if succeeded(metric == HTTP, status) && !unrouted {
                     calls.ok += value;
                 }
             }
@@ -275,8 +278,9 @@ mod tests {
     fn only_answers_below_500_and_the_callers_grpc_statuses_are_successes() {
         let text = [
             line("count", "200", "", 90),
-            line("count", "404", "", 5),
-            line("count", "503", "", 3),
+            line("count", "404", ",error_type=\"404\"", 5),
+            line("count", "503", "", 2),
+            line("count", "404", ",error_type=\"no-route\"", 1),
         ]
         .concat()
             + &line("count", "", "", 2);
