@@ -3,7 +3,10 @@
 
 use serde_json::Value;
 use weft_control::objects::{Object, Problem, Severity};
-use weft_injector::annotations::{INJECT_LABEL, PREFIX, Tune, mistake};
+use weft_injector::annotations::{INJECT_LABEL, PREFIX, Tune, VERSION_ANNOTATION, mistake};
+
+/// What labels of ours begin with.
+const LABELS: &str = "weft.dev/";
 
 /// What is wrong with the marks of an object.
 pub(super) fn read(object: &Object) -> Vec<Problem> {
@@ -35,10 +38,7 @@ fn marks(metadata: &Value) -> impl Iterator<Item = (&'static str, &str)> {
             .flatten()
             .map(move |(key, _)| (map, key.as_str()))
     };
-    let ours = |(map, key): &(&str, &str)| match *map {
-        "annotations" => key.starts_with(PREFIX),
-        _ => *key == INJECT_LABEL,
-    };
+    let ours = |(_, key): &(&str, &str)| key.starts_with(PREFIX) || key.starts_with(LABELS);
     keys("annotations").chain(keys("labels")).filter(ours)
 }
 
@@ -48,7 +48,21 @@ fn of(object: &Object, metadata: &Value, path: &str) -> Vec<Problem> {
         let Some(text) = metadata[map][key].as_str() else {
             continue;
         };
+        if key == VERSION_ANNOTATION {
+            continue; // of a pod that was injected already
+        }
         let (message, fix) = match map {
+            _ if map == "annotations" && key == INJECT_LABEL => {
+                ("it is a label".to_owned(), format!("write it in {path}.labels"))
+            }
+            _ if map == "labels" && key.starts_with(PREFIX) => (
+                "it is an annotation".to_owned(),
+                format!("write it in {path}.annotations"),
+            ),
+            _ if key != INJECT_LABEL && !key.starts_with(PREFIX) => (
+                "Weft has no mark of this name".to_owned(),
+                format!("remove it, or take the label {INJECT_LABEL}"),
+            ),
             "annotations" => match mistake(key, text) {
                 Some(wrong) if wrong.fix.is_empty() => {
                     let fix = Tune::of(key).map(|tune| format!("take {}", tune.value().replace('`', "")));
@@ -110,6 +124,22 @@ mod tests {
                 "error metadata.annotations[config.weft.dev/acces-log] (fix: remove it, or take one of access-log, inbound, \
                log-level, skip-outbound-ports, skip-outbound-subnets, workers)",
             ],
+        );
+    }
+
+    #[test]
+    fn a_mark_of_another_name_or_in_the_other_map_is_an_error() {
+        check(
+            json!({"kind": "Namespace", "metadata": {"labels": {"weft.dev/injct": "enabled"}}}),
+            &["error metadata.labels[weft.dev/injct] (fix: remove it, or take the label weft.dev/inject)"],
+        );
+        check(
+            json!({"kind": "Namespace", "metadata": {"labels": {"config.weft.dev/inbound": "strict"}}}),
+            &["error metadata.labels[config.weft.dev/inbound] (fix: write it in metadata.annotations)"],
+        );
+        check(
+            json!({"kind": "Pod", "metadata": {"annotations": {INJECT_LABEL: "disabled"}}}),
+            &["error metadata.annotations[weft.dev/inject] (fix: write it in metadata.labels)"],
         );
     }
 
