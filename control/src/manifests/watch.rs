@@ -181,11 +181,13 @@ impl Reader {
             files => {
                 let depth = if *files == Selection::Below { MAX_DEPTH } else { 0 };
                 let watches = &mut self.watches;
-                let mut left = MAX_DIRECTORIES;
+                // And the directory itself.
+                let mut left = MAX_DIRECTORIES + 1;
                 let mut enter = |path: &Path| {
                     watches.enter(path);
+                    let enters = left > 0;
                     left = left.saturating_sub(1);
-                    left > 0
+                    enters
                 };
                 names_in(&self.directories[index], "", depth, &mut enter, &mut names)?;
             }
@@ -501,6 +503,31 @@ mod tests {
         assert_eq!(reader.watches.paths(), [root, &root.join("next")]);
         fs::write(root.join("next/a.yaml"), "").unwrap();
         let seen = |signal| matches!(signal, Signal::Path(path) if path == root.join("next/a.yaml"));
+        let mut events = std::iter::from_fn(|| reader.signals.recv_timeout(START_PATIENCE).ok());
+        assert!(events.any(seen), "what comes to a new directory is an event");
+    }
+
+    #[test]
+    fn a_subdirectory_that_is_made_anew_is_watched_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let base = root.join("base");
+        fs::create_dir(&base).unwrap();
+        let settings = Directory {
+            path: root.to_owned(),
+            files: Selection::Below,
+            writer: Writer::User,
+            kinds: Kinds::control(),
+        };
+        let merged = Merged::new(vec![settings], Versions::open(None, 1).unwrap());
+        let started = Reader::start(merged, vec![root.to_owned()], Arc::default());
+        let (mut reader, _stop) = started.map_err(|(_, error)| error).unwrap();
+        // As a rule it gets the inode of the old one.
+        fs::remove_dir(&base).unwrap();
+        fs::create_dir(&base).unwrap();
+        reader.sweep();
+        fs::write(base.join("a.yaml"), "").unwrap();
+        let seen = |signal| matches!(signal, Signal::Path(path) if path == base.join("a.yaml"));
         let mut events = std::iter::from_fn(|| reader.signals.recv_timeout(START_PATIENCE).ok());
         assert!(events.any(seen), "what comes to a new directory is an event");
     }

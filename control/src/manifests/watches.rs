@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -25,13 +25,17 @@ pub(super) struct Watches<W = RecommendedWatcher> {
     /// `None`: this system has none.
     watcher: Option<W>,
     /// By path: the directory that was there.
-    watched: BTreeMap<PathBuf, u64>,
+    watched: BTreeMap<PathBuf, Which>,
     /// What the present listing has entered, and how much of it is not watched.
     entered: BTreeSet<PathBuf>,
     unwatched: usize,
     /// The limit, or the failure, was told.
     told: bool,
 }
+
+/// A directory, told from one that took its place: its inode, which file systems give out again, and when that was made,
+/// where they know it.
+type Which = (u64, Option<SystemTime>);
 
 impl<W: Watcher> Watches<W> {
     pub(super) fn new(watcher: Option<W>) -> Self {
@@ -59,22 +63,23 @@ impl<W: Watcher> Watches<W> {
             self.unwatched += 1;
             return;
         };
-        let inode = fs::metadata(path).ok().map(|metadata| metadata.ino());
-        if inode.is_some() && inode.as_ref() == self.watched.get(path) {
+        let which = fs::metadata(path).ok();
+        let which = which.map(|directory| (directory.ino(), directory.created().ok()));
+        if which.is_some() && which.as_ref() == self.watched.get(path) {
             return;
         }
         if self.watched.remove(path).is_some() {
             let _ = watcher.unwatch(path); // It may have gone, and the watch with it.
         }
-        let failed = match inode {
+        let failed = match which {
             Some(_) if self.watched.len() >= WATCHES_MAX => Some(format!(
                 "{WATCHES_MAX} directories are watched, and {} is one more: changes in the others are seen within seconds; \
                  name the directories that hold manifests",
                 path.display()
             )),
-            Some(inode) => match watcher.watch(path, RecursiveMode::NonRecursive) {
+            Some(which) => match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
-                    self.watched.insert(path.to_owned(), inode);
+                    self.watched.insert(path.to_owned(), which);
                     None
                 }
                 Err(error) => Some(failure(path, &error)),
