@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 pub use crate::annotations::INJECT_LABEL;
 use crate::annotations::{self, Tune, VERSION_ANNOTATION};
 use crate::probes::{self, Originals};
-use crate::redirect::{Exempt, PROXY_UID, RedirectSettings};
+use crate::redirect::{ADMIN_PORT, Exempt, INBOUND_PORT, LOCAL_ADMIN_PORT, OUTBOUND_PORT, PROXY_UID, RedirectSettings};
 use crate::settings::InjectSettings;
 use crate::sidecar;
 
@@ -18,6 +18,9 @@ const FOREIGN: [&str; 5] = [
     "consul-dataplane",
     "envoy-sidecar",
 ];
+
+/// Where the sidecar listens.
+const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT, LOCAL_ADMIN_PORT];
 
 /// What to do with a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +95,15 @@ fn obstacle(pod: &Value) -> Option<String> {
         if *uid == json!(PROXY_UID) {
             return Some(format!(
                 "{path}.securityContext.runAsUser: {PROXY_UID} is the proxy's own uid; take another"
+            ));
+        }
+        let ports = container["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_tcp = |port: &Value| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP");
+        let taken = |port: &Value| OWN_PORTS.iter().any(|own| port["containerPort"] == json!(own));
+        if let Some(at) = ports.iter().position(|port| is_tcp(port) && taken(port)) {
+            return Some(format!(
+                "{path}.ports[{at}].containerPort: {} is the sidecar's own; take another, {opt_out}",
+                ports[at]["containerPort"]
             ));
         }
         let name = container["name"].as_str().unwrap_or_default();
@@ -402,10 +414,27 @@ mod tests {
             &with(&|pod| pod["spec"]["containers"][0]["name"] = json!("istio-proxy")),
             "another mesh",
         );
+        for own in OWN_PORTS {
+            refused(
+                &with(&|pod| pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(own)),
+                "spec.containers[0].ports[0].containerPort",
+            );
+        }
         refused(
             &with(&|pod| pod["metadata"]["labels"][INJECT_LABEL] = json!("yes")),
             INJECT_LABEL,
         );
+    }
+
+    #[test]
+    fn a_port_of_udp_and_a_pod_without_a_sidecar_may_have_the_sidecars_numbers() {
+        let mut udp = pod();
+        udp["spec"]["containers"][0]["ports"][0] = json!({"containerPort": 15006, "protocol": "UDP"});
+        injected(&udp);
+        let mut out = pod();
+        out["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(15006);
+        out["metadata"]["labels"][INJECT_LABEL] = json!("disabled");
+        assert_eq!(inject(&out, &meshed(), &settings()), Decision::Skip(Skip::OptedOut));
     }
 
     #[test]

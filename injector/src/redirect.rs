@@ -10,6 +10,8 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PORT: u16 = 15006;
 /// The proxy's admin listener on the pod's address: readiness, metrics and rewritten probes.
 pub const ADMIN_PORT: u16 = 15020;
+/// The proxy's admin listener on the loopback.
+pub const LOCAL_ADMIN_PORT: u16 = 15021;
 /// The uid that the proxy runs as.
 pub const PROXY_UID: u32 = 1882;
 /// The packet mark that exempts the proxy's own connections in local modes.

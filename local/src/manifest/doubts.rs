@@ -1,12 +1,11 @@
 //! What an API server or a cluster would say of a manifest, or nobody would, and what is hardly meant: labels that are none,
-//! quantities that are none, ports of the sidecar, variables from objects that are not there, selectors that select nothing.
+//! quantities that are none, variables from objects that are not there, selectors that select nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 use weft_control::objects::{Object, Problem, Severity};
-use weft_injector::redirect::{ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT};
 
 use super::check::Mistake;
 use super::facts::TRUST_CONFIG_MAP;
@@ -16,8 +15,6 @@ use crate::cluster::system;
 
 /// A label's value is no longer (API reference, `metadata.labels`).
 const LABEL_MAX: usize = 63;
-/// The admin listener on the loopback, as `weft access-log` knows it.
-const LOOPBACK_ADMIN_PORT: u16 = 15021;
 /// Where labels are, and what pods or objects are chosen by.
 const LABELS: [&str; 5] = [
     "metadata.labels",
@@ -54,7 +51,7 @@ fn is_label_value(value: &str) -> bool {
     value.len() <= LABEL_MAX && bytes.iter().all(|b| inner(*b)) && outer(bytes.first()) && outer(bytes.last())
 }
 
-/// Of a container: ports that are the sidecar's, and quantities that are none.
+/// Of a container: quantities that are none.
 pub(super) fn container(container: &Container, path: &str) -> Vec<Mistake> {
     let mistake = |field: String, message: String, fix: &str| Mistake {
         field,
@@ -62,13 +59,6 @@ pub(super) fn container(container: &Container, path: &str) -> Vec<Mistake> {
         fix: fix.to_owned(),
     };
     let mut out = Vec::new();
-    for (i, port) in container.ports.iter().enumerate() {
-        if [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT, LOOPBACK_ADMIN_PORT].contains(&port.container_port) {
-            let field = format!("{path}.ports[{i}].containerPort");
-            let message = format!("{} is the sidecar's own", port.container_port);
-            out.push(mistake(field, message, "take another"));
-        }
-    }
     let all = [
         ("limits", &container.resources.limits),
         ("requests", &container.resources.requests),
@@ -227,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_quantities_and_ports_that_kubernetes_or_the_sidecar_would_not_take_are_errors() {
+    fn labels_and_quantities_that_kubernetes_would_not_take_are_errors() {
         let one = |labels: Value, container: Value| said(vec![pod(labels, container)]);
         assert_eq!(
             one(json!({"version": "v1 beta"}), json!({})),
@@ -237,16 +227,9 @@ mod tests {
             one(json!({}), json!({"resources": {"limits": {"memory": "64MB"}}})),
             ["error spec.containers[0].resources.limits[memory]: \"64MB\" is no quantity"]
         );
-        assert_eq!(
-            one(json!({}), json!({"ports": [{"containerPort": 15006}]})),
-            ["error spec.containers[0].ports[0].containerPort: 15006 is the sidecar's own"]
-        );
         let resources = json!({"limits": {"cpu": 2, "memory": "1.5Gi"}, "requests": {"cpu": "100m", "memory": "1e6"}});
         assert_eq!(
-            one(
-                json!({"a": "", "b": "v1.2_x-3"}),
-                json!({"resources": resources, "ports": [{"containerPort": 15000}]})
-            ),
+            one(json!({"a": "", "b": "v1.2_x-3"}), json!({"resources": resources})),
             [""; 0]
         );
     }
