@@ -144,6 +144,12 @@ impl Credential {
         self.seen.peer_identity(chain, side)
     }
 
+    /// Whether the bundles vouch for the chain of a connection that exists already. That its leaf has ended since does not
+    /// matter: whom it belonged to was proved while it was valid.
+    pub fn vouches_for(&self, chain: &[CertificateDer<'_>], side: Side) -> bool {
+        self.seen.vouches_for(chain, side, UnixTime::now())
+    }
+
     /// Which renewal this is: pools are keyed by it.
     pub fn generation(&self) -> u64 {
         self.generation

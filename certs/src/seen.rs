@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -84,6 +84,20 @@ impl Seen {
             Some(identity) => Ok(identity),
             None => verify::peer_identity(chain),
         }
+    }
+
+    /// Whether these bundles vouch for a chain, as far as its time goes: that its leaf has ended does not matter.
+    pub(crate) fn vouches_for(&self, chain: &[CertificateDer<'_>], side: Side, now: UnixTime) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        if self.known(&key(leaf, intermediates, side), None).is_some() {
+            return true;
+        }
+        let Some((_, end)) = validity(leaf) else { return false };
+        let last = Duration::from_secs(end.saturating_sub(1));
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()).min(last));
+        verify::verify_parts(leaf, intermediates, &self.bundles, side, at).is_ok()
     }
 
     fn known(&self, key: &[u8; digest::SHA256_OUTPUT_LEN], now: Option<UnixTime>) -> Option<Identity> {

@@ -26,12 +26,13 @@ use crate::forward::tcp::pump;
 use crate::http::limits::Limits;
 use crate::http::server::{ServeContext, serve as serve_http};
 use crate::io::Io;
-use crate::mtls::{self, Chain, Hello, Hop};
+use crate::mtls::{self, Hello, Hop};
 use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, Labels};
 use crate::observe::verdicts::{Found, Verdict};
 use crate::outcome::{moved, stream_ended};
 use crate::refuse;
+use crate::trust::{self, Proof};
 use crate::worker::Worker;
 
 use requests::Requests;
@@ -51,7 +52,7 @@ struct Arrived {
     /// What a peer's proxy says that it carries. `None`: no proxy said anything.
     hop: Option<Hop>,
     /// What proves who called. `None`: nothing was shown.
-    chain: Option<Chain>,
+    proof: Option<Proof>,
     /// Whether the caller's proxy waits to be told that the app has taken the stream.
     unanswered: bool,
 }
@@ -117,7 +118,7 @@ pub fn from_self(worker: &Rc<Worker>, app: SocketAddr) -> Result<Io, Reason> {
         io: theirs,
         caller: Caller::Verified(credential.identity().clone()),
         hop: Some(Hop::Tcp),
-        chain: None,
+        proof: None,
         unanswered: true,
     };
     let worker = worker.clone();
@@ -157,45 +158,42 @@ impl Refused {
     }
 }
 
-async fn finish(worker: &Rc<Worker>, arrived: Arrived, journey: Journey<'_>) {
-    if let Err(refused) = connection(worker, arrived, journey).await {
+/// The rooms in their order, once it is known who calls: for as long as a root vouches for the caller.
+async fn finish(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<'_>) {
+    let mut proof = arrived.proof.take();
+    let passed = tokio::select! {
+        // Biased: when a root is gone and bytes have come, the bytes must not get to the app first.
+        biased;
+        () = trust::void(&mut proof) => Err(Refused::unheard(Reason::TlsFailed)),
+        passed = pass(worker, arrived, journey) => passed,
+    };
+    if let Err(refused) = passed {
         turn_away(worker, refused, journey).await;
     }
 }
 
-/// The rooms in their order, once it is known who calls.
-async fn connection(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<'_>) -> Result<(), Refused> {
+/// Admit, detect, forward. Not cancel safe: dropping it ends the connection.
+async fn pass(worker: &Rc<Worker>, mut arrived: Arrived, journey: Journey<'_>) -> Result<(), Refused> {
     let port = journey.app.port();
-    loop {
-        // Admit: whoever it is, as nobody knows or as verified.
-        if let Err(reason) = admit(&worker.tables(), port, arrived.caller.clone()) {
-            return Err(arrived.refused(reason));
-        }
-        let was_silent = arrived.hop.is_none() && arrived.io.ahead().is_empty();
-        // Detect: as the peer says, as declared, else by the bytes.
-        let detected = match detect(worker, &mut arrived, journey).await {
-            Err(reason) => return Err(arrived.refused(reason)),
-            Ok(_) if was_silent && mtls::may_be_hello(arrived.io.ahead()) => {
-                // A slow peer's ClientHello after all: it is identified now, and admitted anew.
-                arrived = identify(worker, arrived.io, journey).await?;
-                continue;
-            }
-            Ok(detected) => detected,
-        };
-        worker.seen.note(
-            Direction::Inbound,
-            journey.app,
-            verdict(worker, &arrived, &detected, port),
-        );
-        // Forward: for as long as a root vouches for the caller.
-        let Some(chain) = arrived.chain.take() else {
-            return forward(worker, arrived, detected, journey).await;
-        };
-        return tokio::select! {
-            result = forward(worker, arrived, detected, journey) => result,
-            () = Box::pin(worker.disowned(&chain)) => Err(Refused::unheard(Reason::TlsFailed)),
-        };
+    // Admit: whoever it is, as nobody knows or as verified.
+    if let Err(reason) = admit(&worker.tables(), port, arrived.caller.clone()) {
+        return Err(arrived.refused(reason));
     }
+    let was_silent = arrived.hop.is_none() && arrived.io.ahead().is_empty();
+    // Detect: as the peer says, as declared, else by the bytes.
+    let detected = match detect(worker, &mut arrived, journey).await {
+        Err(reason) => return Err(arrived.refused(reason)),
+        Ok(_) if was_silent && mtls::may_be_hello(arrived.io.ahead()) => {
+            // A slow peer's ClientHello after all: it is identified now, and admitted anew. Boxed: rare.
+            let identified = Box::pin(identify(worker, arrived.io, journey)).await?;
+            Box::pin(finish(worker, identified, journey)).await;
+            return Ok(());
+        }
+        Ok(detected) => detected,
+    };
+    let found = verdict(worker, &arrived, &detected, port);
+    worker.seen.note(Direction::Inbound, journey.app, found);
+    forward(worker, arrived, detected, journey).await
 }
 
 /// Forward, to the app. Not cancel safe: dropping it ends the connection.
@@ -260,7 +258,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
                 io: terminated.io,
                 caller: Caller::Verified(terminated.peer),
                 hop: Some(terminated.hop),
-                chain: Some(terminated.chain),
+                proof: Some(Proof::new(&worker.trust, terminated.chain)),
                 unanswered: terminated.hop == Hop::Tcp,
             })
         }
@@ -274,7 +272,7 @@ async fn identify(worker: &Rc<Worker>, mut io: Io, journey: Journey<'_>) -> Resu
                 io,
                 caller: Caller::Plaintext,
                 hop: None,
-                chain: None,
+                proof: None,
                 unanswered: false,
             })
         }
@@ -321,10 +319,16 @@ async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, journey: Journey<'_>
             };
             let dial = async || dial_app(worker, journey.app).await.map_err(ProtocolError::Dial);
             let detected = detect::protocol(io, journey.app, waits, &worker.server_first, dial).await;
-            match detected.map_err(|error| error.reason())? {
-                Detected::Http(_) if is_opaque => Ok(Detected::Opaque),
-                detected => Ok(detected),
+            let detected = detected.map_err(|error| error.reason())?;
+            if is_opaque {
+                // Whatever it looks like.
+                io.watch_first_line(false);
+                return Ok(match detected {
+                    Detected::Http(_) => Detected::Opaque,
+                    detected => detected,
+                });
             }
+            Ok(detected)
         }
     }
 }

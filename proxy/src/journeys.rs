@@ -4,6 +4,7 @@
 mod access;
 mod answers;
 mod context;
+mod cut_short;
 mod deadlines;
 mod filters;
 mod forgeries;
@@ -18,6 +19,7 @@ mod routes;
 mod script;
 mod streams;
 mod tries;
+mod trust;
 mod upgrades;
 mod verdicts;
 mod versions;

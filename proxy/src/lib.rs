@@ -30,6 +30,7 @@ pub mod detect;
 pub mod identity;
 pub mod mtls;
 pub mod tls;
+pub mod trust;
 
 // May it, and where to.
 pub mod admit;

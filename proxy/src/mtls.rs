@@ -5,13 +5,12 @@
 //! stream to exactly that identity. Private ALPN tokens say "mesh", and what the stream carries.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustls::server::{Accepted, Acceptor};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use weft_certs::bundle::TrustBundles;
 use weft_certs::credential::Credential;
 use weft_certs::verify::{self, Side};
 use weft_model::identity::Identity;
@@ -20,6 +19,7 @@ use crate::connect::ConnectError;
 use crate::http::HttpVersion;
 use crate::io::Io;
 use crate::tls::{self, Shaken};
+use crate::trust::Chain;
 
 /// The largest ClientHello that is looked at. With a hybrid key share it takes about 2 KiB; foreign ones may be larger.
 const HELLO_MAX: usize = 32 * 1024;
@@ -61,27 +61,6 @@ pub struct Terminated {
     pub chain: Chain,
     /// What the stream carries.
     pub hop: Hop,
-}
-
-/// The certificates that a peer has shown, kept because roots may be taken away while its connection lasts.
-#[derive(Clone, Debug)]
-pub struct Chain {
-    certificates: Box<[CertificateDer<'static>]>,
-    /// Which side the peer is.
-    side: Side,
-}
-
-impl Chain {
-    /// Whether these bundles vouch for the peer that has shown it. That its leaf has ended since does not matter.
-    pub fn is_vouched_for(&self, bundles: &TrustBundles) -> bool {
-        let Ok(end) = verify::peer_not_after(&self.certificates) else {
-            return false;
-        };
-        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let last = since(end).saturating_sub(Duration::from_secs(1));
-        let at = UnixTime::since_unix_epoch(since(SystemTime::now()).min(last));
-        verify::verify(&self.certificates, bundles, self.side, at).is_ok()
-    }
 }
 
 /// Why mutual TLS did not come to be on the inbound side.
@@ -270,10 +249,7 @@ pub async fn terminate(mut io: Io, credential: &Credential, within: Duration) ->
     Ok(Terminated {
         io: Io::tls(stream),
         peer,
-        chain: Chain {
-            certificates,
-            side: Side::Client,
-        },
+        chain: Chain::new(certificates, Side::Client),
         hop,
     })
 }
@@ -304,10 +280,7 @@ pub async fn originate(
     if alpn.as_deref() != Some(hop.token()) {
         return Err(ConnectError::Tls);
     }
-    let chain = Chain {
-        certificates,
-        side: Side::Server,
-    };
+    let chain = Chain::new(certificates, Side::Server);
     Ok((Io::tls(stream), chain))
 }
 

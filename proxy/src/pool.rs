@@ -216,7 +216,7 @@ mod tests {
     async fn connections_for_heads_and_for_bodies_are_kept_apart() {
         let (pool, now) = (Pool::default(), Instant::now());
         let (near, _far) = Io::pipe(1024);
-        pool.put_h1(handshake_h1(near), 0, Carries::Heads, now);
+        pool.put_h1(handshake_h1(near, None), 0, Carries::Heads, now);
         assert!(pool.take_h1(0, Carries::Bodies).is_none());
         assert!(pool.take_h1(0, Carries::Heads).is_some());
         assert!(pool.take_h1(0, Carries::Heads).is_none());

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_certs::credential::Credential;
 use weft_model::destination::Target;
@@ -23,7 +22,6 @@ use crate::connect::Dialer;
 use crate::detect::ServerFirst;
 use crate::discover::{State, View};
 use crate::http::closing::Closing;
-use crate::mtls::Chain;
 use crate::observe::access::{AccessLog, Line};
 use crate::observe::metrics::{Direction, Metrics};
 use crate::observe::trace::Tracer;
@@ -31,6 +29,7 @@ use crate::observe::verdicts::Seen;
 use crate::origin::Origin;
 use crate::pool::Pool;
 use crate::route::{Found, Tables};
+use crate::trust::Trust;
 
 /// How often pools are swept of what has been idle for long.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -52,8 +51,8 @@ pub struct Worker {
     pub seen: Seen,
     /// What is known of endpoints.
     pub endpoints: Rc<Endpoints>,
-    /// Copies of requests that are under way.
-    pub copies: Rc<Cell<usize>>,
+    /// Copies of requests.
+    pub copies: Copies,
     /// How connections are made.
     pub dialer: Dialer,
     /// Which servers speak first.
@@ -61,12 +60,21 @@ pub struct Worker {
     /// How original destinations are known.
     pub origins: Origins,
     inbound_closing: RefCell<Closing>,
-    /// Told with every other set of bundles.
-    bundles_changed: Notify,
+    /// Whom it trusts now.
+    pub trust: Rc<Trust>,
     /// Tells outbound connections the same, later: the app's containers may still run.
     pub outbound_closing: Closing,
     apps: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
     tables: RefCell<Rc<Tables>>,
+}
+
+/// How many copies of requests there are.
+#[derive(Debug, Default)]
+pub struct Copies {
+    /// Those that wait for their body.
+    pub waiting: Rc<Cell<usize>>,
+    /// Those that are sent.
+    pub under_way: Rc<Cell<usize>>,
 }
 
 /// How original destinations are known, by direction.
@@ -103,6 +111,8 @@ impl Worker {
         let endpoints = Endpoints::new(rand::random(), metrics.clone());
         endpoints.workers.set(settings.workers);
         let tables = Rc::new(Tables::new(&endpoints, view.state(), None));
+        let trust = Rc::<Trust>::default();
+        trust.set(tables.state.credential.clone());
         view.applied(tables.state.generation);
         let dialer = Dialer::new(&settings);
         Rc::new(Self {
@@ -113,12 +123,12 @@ impl Worker {
             access,
             seen,
             endpoints,
-            copies: Rc::default(),
+            copies: Copies::default(),
             dialer,
             server_first: ServerFirst::default(),
             origins,
             inbound_closing: RefCell::default(),
-            bundles_changed: Notify::new(),
+            trust,
             outbound_closing: Closing::new(),
             apps: RefCell::default(),
             tables: RefCell::new(tables),
@@ -175,21 +185,6 @@ impl Worker {
         self.inbound_closing.replace(Closing::new()).begin();
     }
 
-    /// Returns once no root vouches any more for who has shown these certificates. Cancel safe.
-    pub async fn disowned(&self, chain: &Chain) {
-        loop {
-            // Before it is looked at, so that no change is missed.
-            let changed = self.bundles_changed.notified();
-            if self
-                .credential()
-                .is_ok_and(|credential| !chain.is_vouched_for(credential.bundles()))
-            {
-                return;
-            }
-            changed.await;
-        }
-    }
-
     /// The connections to one port of the app.
     pub fn app(&self, port: SocketAddr) -> Rc<Pool> {
         self.apps
@@ -204,24 +199,12 @@ impl Worker {
         if state.generation <= self.generation() {
             return;
         }
-        let bundles = |tables: &Tables| {
-            tables
-                .state
-                .credential
-                .as_ref()
-                .map(|credential| credential.bundles().clone())
-        };
         let before = self.tables();
         let tables = Tables::new(&self.endpoints, state, Some(&before));
         let generation = tables.state.generation;
-        let same = match (bundles(&before), bundles(&tables)) {
-            (Some(before), Some(now)) => Arc::ptr_eq(&before, &now),
-            (before, now) => before.is_none() && now.is_none(),
-        };
+        let credential = tables.state.credential.clone();
         *self.tables.borrow_mut() = Rc::new(tables);
-        if !same {
-            self.bundles_changed.notify_waiters();
-        }
+        self.trust.set(credential);
         self.view.applied(generation);
     }
 

@@ -170,7 +170,7 @@ impl View {
         };
         match timeout(state.mesh.discovery_wait, self.ask(target, heard)).await {
             Ok(answer) => answer,
-            // Whoever is there and says nothing knows of nothing; it may come, and so it was waited for.
+            // Whoever is there and says nothing knows of nothing, or is very slow; it may come, and so it was waited for.
             Err(_) if old.is_none() && self.is_connected() && self.shared.is_current() => Err(Reason::UnknownAddress),
             Err(_) => old
                 .filter(|old| self.serves_unasked(&state, target, old))

@@ -59,12 +59,32 @@ impl Exchange<'_> {
             Upstream::H2(client) => Some(client.count()),
             Upstream::H1(_) => None,
         };
+        let mut proof = match upstream {
+            Upstream::H1(client) => client.proof.take(),
+            // The driver of the connection looks at it.
+            Upstream::H2(_) => None,
+        };
         let up = self.send_head(upstream)?;
         let mut attempt = Attempt {
             peer,
             ..Attempt::new(self, up, reused)
         };
-        let result = poll_fn(|cx| attempt.poll(cx)).await;
+        let result = poll_fn(|cx| {
+            let Some(proof) = &mut proof else {
+                return attempt.poll(cx);
+            };
+            // First: what comes from somebody who is not trusted any more must not get to the client.
+            if proof.is_void() {
+                return Poll::Ready(Err(Stop::Void));
+            }
+            let polled = attempt.poll(cx);
+            if polled.is_pending() {
+                // It is good, as was just seen: this only has the task woken.
+                let _ = proof.poll_void(cx);
+            }
+            polled
+        })
+        .await;
         attempt.note_silence(&result);
         let (result, reusable) = attempt.conclude(result);
         self.moved = match &result {
@@ -73,6 +93,10 @@ impl Exchange<'_> {
         };
         if let Upstream::H1(client) = upstream {
             client.sound = reusable;
+            if let Some(proof) = &mut proof {
+                proof.rest();
+            }
+            client.proof = proof;
         }
         result
     }
@@ -140,6 +164,10 @@ struct Attempt<'e, 'a, 'u> {
     cut: Option<Broken>,
     /// Once the response has begun.
     response: Option<Transfer>,
+    /// It ended too early, and what came of it is not handed over yet.
+    broken: Option<Broken>,
+    /// The client's connection has had its turn since.
+    left_to_driver: bool,
     no_replay: Replay,
     interims: u32,
     tunnel: bool,
@@ -158,6 +186,8 @@ enum Stop {
     Down(Broken),
     /// Because of the upstream.
     Up(Broken),
+    /// No root vouches any more for who is there.
+    Void,
     /// The peer's proxy did not pass the request on.
     Unsent(Reason),
     /// It has to be over.
@@ -204,6 +234,8 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             request,
             cut: None,
             response: None,
+            broken: None,
+            left_to_driver: false,
             no_replay: Replay::default(),
             interims: 0,
             tunnel: false,
@@ -240,15 +272,20 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             }
             break;
         }
-        if let Some(response) = &mut self.response {
+        if let (Some(response), None) = (&mut self.response, &self.broken) {
             match response.poll(cx, &mut self.up, &mut self.exchange.side, &mut self.no_replay) {
                 Poll::Ready(Ok(())) if !self.tunnel || self.request.is_done() || self.cut.is_some() => {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(Fault::From(broken))) => return Poll::Ready(Err(Stop::Up(broken))),
+                Poll::Ready(Err(Fault::From(broken))) => self.broken = Some(broken),
                 Poll::Ready(Err(Fault::To(broken))) => return Poll::Ready(Err(Stop::Down(broken))),
             }
+        }
+        if self.broken.is_some()
+            && let Poll::Ready(stop) = self.poll_break(cx)
+        {
+            return Poll::Ready(Err(stop));
         }
         // A tunnel lasts as long as its two sides want.
         if !self.tunnel
@@ -264,6 +301,26 @@ impl<'e, 'a, 'u> Attempt<'e, 'a, 'u> {
             return Poll::Ready(stopped);
         }
         self.poll_stall(cx)
+    }
+
+    /// A response that ends too early: what has come of it is handed over before the client learns that there is no more.
+    fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        match &mut self.exchange.side {
+            // The connection's driver takes it, in its own turn, which comes before this one's next.
+            Message::H2(_) if !std::mem::replace(&mut self.left_to_driver, true) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            side => {
+                if let Err(broken) = ready!(side.poll_flush(cx)) {
+                    return Poll::Ready(Stop::Down(broken));
+                }
+            }
+        }
+        match self.broken.take() {
+            Some(broken) => Poll::Ready(Stop::Up(broken)),
+            None => Poll::Pending,
+        }
     }
 
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {

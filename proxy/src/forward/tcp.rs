@@ -58,8 +58,13 @@ pub enum Ended {
 
 /// Moves bytes both ways until both directions have ended; the end of one is passed on as a half-close, and the other goes
 /// on. A side that fails breaks the other, so that what was cut short never looks whole. `moved` hears of every piece. Not
-/// cancel safe: dropping it closes both.
-pub async fn pump(mut downstream: Io, mut upstream: Io, moved: impl Fn(Flow, u64)) -> Outcome {
+/// cancel safe: dropping it breaks both.
+pub async fn pump(downstream: Io, upstream: Io, moved: impl Fn(Flow, u64)) -> Outcome {
+    let mut pair = Pair {
+        downstream,
+        upstream,
+        ended: false,
+    };
     // What was sent before this may not have left yet.
     let mut up = Direction {
         unflushed: true,
@@ -67,8 +72,11 @@ pub async fn pump(mut downstream: Io, mut upstream: Io, moved: impl Fn(Flow, u64
     };
     let mut down = Direction::default();
     let ended = std::future::poll_fn(|cx| {
-        let went_up = up.poll(cx, &mut downstream, &mut upstream, |n| moved(Flow::Up, n));
-        let went_down = down.poll(cx, &mut upstream, &mut downstream, |n| moved(Flow::Down, n));
+        let Pair {
+            downstream, upstream, ..
+        } = &mut pair;
+        let went_up = up.poll(cx, downstream, upstream, |n| moved(Flow::Up, n));
+        let went_down = down.poll(cx, upstream, downstream, |n| moved(Flow::Down, n));
         match (went_up, went_down) {
             (Poll::Ready(Err(Fault::From(error))), _) | (_, Poll::Ready(Err(Fault::To(error)))) => {
                 Poll::Ready(Ended::Downstream(error))
@@ -81,15 +89,33 @@ pub async fn pump(mut downstream: Io, mut upstream: Io, moved: impl Fn(Flow, u64
         }
     })
     .await;
+    pair.ended = true;
     match &ended {
         Ended::Cleanly => {}
-        Ended::Downstream(_) => break_off(&upstream),
-        Ended::Upstream(_) => break_off(&downstream),
+        Ended::Downstream(_) => break_off(&pair.upstream),
+        Ended::Upstream(_) => break_off(&pair.downstream),
     }
     Outcome {
         up: up.bytes,
         down: down.bytes,
         ended,
+    }
+}
+
+/// Two streams that bytes are moved between.
+struct Pair {
+    downstream: Io,
+    upstream: Io,
+    /// They have said themselves how.
+    ended: bool,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if !self.ended {
+            break_off(&self.upstream);
+            break_off(&self.downstream);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::http::limits::{CONNECTION_WINDOW, HEAD_BYTES, Limits, STREAM_SEND_BUF
 use crate::http::server::ConnError;
 use crate::http::timer::Timer;
 use crate::io::{Io, IoKind};
+use crate::trust::Proof;
 
 /// A peer of the mesh that says nothing for so long while streams are open is asked whether it is there; and given up after as
 /// long again. Apps are not asked: gRPC servers take frequent pings for an attack.
@@ -49,6 +50,8 @@ pub struct H1Client {
     pub(crate) sound: bool,
     /// It leads to a peer of the mesh, whose identity was verified.
     pub(crate) peer: bool,
+    /// What proves that.
+    pub(crate) proof: Option<Proof>,
 }
 
 /// An HTTP/2 connection; clones share it. When the last clone is gone and its streams have ended, it closes.
@@ -79,13 +82,14 @@ pub struct H2Driver {
     asks: bool,
 }
 
-/// Takes a connection for HTTP/1.1. Nothing is sent.
-pub fn handshake_h1(io: Io) -> H1Client {
+/// Takes a connection for HTTP/1.1. Nothing is sent. `proof`: of who is there, if he has shown anything.
+pub fn handshake_h1(io: Io, proof: Option<Proof>) -> H1Client {
     H1Client {
         peer: io.kind() == IoKind::Client,
         connection: Connection::new(io),
         uses: 0,
         sound: true,
+        proof,
     }
 }
 
@@ -134,7 +138,7 @@ impl H1Client {
     /// Whether it can take a request: kept alive by the last one, silent since, and not closed. Makes no system call unless
     /// the socket has become readable. A pool asks before it hands the connection out.
     pub fn is_quiet(&mut self) -> bool {
-        self.sound && self.connection.is_quiet()
+        self.sound && !self.proof.as_mut().is_some_and(Proof::is_void) && self.connection.is_quiet()
     }
 
     /// Whether it has carried a request before.

@@ -14,7 +14,7 @@ use crate::http::Origin;
 use crate::http::head::{Length, RequestHead, ResponseHead};
 use crate::http::headers::UNSENT;
 use crate::http::limits::LINGER_BYTES;
-use crate::http::message::{Broken, Message, Replay};
+use crate::http::message::{Broken, Message, Replay, Tee};
 use crate::http::server::ServeContext;
 use crate::http::{refuse, spare};
 use crate::observe::access::{Entry, Line};
@@ -158,8 +158,8 @@ impl<'a> Exchange<'a> {
     }
 
     /// Has its body go to these as well: whole, or not at all.
-    pub(crate) fn copy_to(&mut self, to: Vec<tokio::sync::oneshot::Sender<bytes::Bytes>>) {
-        self.replay.tee = Some(Box::new(crate::http::message::Tee::new(to)));
+    pub(crate) fn copy_to(&mut self, tee: Tee) {
+        self.replay.tee = Some(Box::new(tee));
     }
 
     /// What it keeps to, if anything was asked.

@@ -3,7 +3,9 @@
 //! In: a side that a body comes from, and one that it goes to. Out: the body moved, by polling, with never more held than
 //! the limits allow: nothing is taken from one side before the other has room for it.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -357,19 +359,21 @@ pub(crate) struct Replay {
 /// A body on its way to others than the upstream: whole, or not at all.
 #[derive(Debug)]
 pub(crate) struct Tee {
-    body: BytesMut,
+    body: Copied,
     to: Vec<oneshot::Sender<Bytes>>,
 }
 
+/// What has come so far of a body that is copied. `None`: nobody waits for it any more.
+pub(crate) type Copied = Rc<RefCell<Option<BytesMut>>>;
+
 impl Tee {
     /// For these, who wait for it.
-    pub(crate) fn new(to: Vec<oneshot::Sender<Bytes>>) -> Self {
-        let body = BytesMut::new();
+    pub(crate) fn new(body: Copied, to: Vec<oneshot::Sender<Bytes>>) -> Self {
         Self { body, to }
     }
 
     fn finish(self) {
-        let body = self.body.freeze();
+        let body = self.body.take().unwrap_or_default().freeze();
         for to in self.to {
             // Whoever does not wait any more does not need it.
             let _ = to.send(body.clone());
@@ -455,8 +459,11 @@ impl Replay {
 
     fn keep(&mut self, from: &Message<'_>, n: usize) {
         if let Some(tee) = &mut self.tee {
-            tee.body.extend_from_slice(from.data(n));
-            if tee.body.len() > COPY_BYTES || tee.to.iter().all(oneshot::Sender::is_closed) {
+            let mut body = tee.body.borrow_mut();
+            if let Some(body) = body.as_mut().filter(|body| body.len() + n <= COPY_BYTES) {
+                body.extend_from_slice(from.data(n));
+            } else {
+                drop(body);
                 self.tee = None;
             }
         }

@@ -207,7 +207,7 @@ impl Requests {
                 pooled: true,
             });
         }
-        let client = handshake_h1(Box::pin(self.dial()).await?);
+        let client = handshake_h1(Box::pin(self.dial()).await?, None);
         Ok(Lent {
             upstream: Upstream::H1(client),
             pooled: false,

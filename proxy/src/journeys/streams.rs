@@ -11,7 +11,7 @@ use weft_model::destination::{Lookup, Protocol};
 use super::world::*;
 
 /// An app that greets, then echoes until the client ends.
-async fn echo(greeting: &'static str) -> SocketAddr {
+pub(super) async fn echo(greeting: &'static str) -> SocketAddr {
     let listener = listen().await;
     let address = listener.local_addr().unwrap();
     spawn_local(async move {
@@ -385,69 +385,25 @@ fn who_may_not_speak_any_more_once_the_first_bytes_are_there_is_not_let_in() {
 }
 
 #[test]
-fn a_connection_ends_when_no_root_vouches_for_its_peer_any_more() {
+fn declared_bytes_pass_whatever_they_look_like() {
     story(async {
-        let world = World::new();
-        let server = world.told("reviews").start(echo("").await, nobody().await).await;
-        let http = world.told("reviews").start(app("reviews").await, nobody().await).await;
-        let (mut sockets, mut clients) = (vec![], vec![]);
-        for (protocol, inbound) in [(Protocol::Opaque, server.inbound), (Protocol::Http, http.inbound)] {
-            let mut told = world.told("web");
-            told.service(protocol, None);
-            told.endpoints("all", vec![world.endpoint(1, inbound, Some("reviews"))]);
-            let client = told.start(nobody().await, VIP.parse().unwrap()).await;
-            sockets.push(TcpStream::connect(client.outbound).await.unwrap());
-            clients.push(client);
+        for pause in [Duration::ZERO, Duration::from_millis(1500)] {
+            let world = World::new();
+            let silent = listen().await;
+            let at = silent.local_addr().unwrap();
+            let mut told = world.told("reviews");
+            told.declare(at.port(), Protocol::Opaque);
+            let server = told.start(at, nobody().await).await;
+            let mut socket = TcpStream::connect(server.inbound).await.unwrap();
+            tokio::time::sleep(pause).await;
+            socket.write_all(b"hello").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            socket.write_all(b" / HTTP/1.1\r\n\r\n").await.unwrap();
+            socket.shutdown().await.unwrap();
+            let (mut app, _) = silent.accept().await.unwrap();
+            let mut seen = Vec::new();
+            app.read_to_end(&mut seen).await.unwrap();
+            assert_eq!(seen, b"hello / HTTP/1.1\r\n\r\n", "{pause:?}");
         }
-        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-        let mut back = [0; 4];
-        for socket in &mut sockets {
-            socket.write_all(request).await.unwrap();
-            socket.read_exact(&mut back).await.unwrap();
-        }
-        // A root beside the old one, as when roots are rotated: whoever is vouched for stays.
-        for pod in [&server, &http] {
-            pod.tell(|told| told.trust(2, &[&world, &World::new()])).await;
-        }
-        let again = sockets.first_mut().unwrap();
-        let mut rest = vec![0; request.len() - back.len()];
-        again.read_exact(&mut rest).await.unwrap();
-        again.write_all(request).await.unwrap();
-        again.read_exact(&mut back).await.unwrap();
-        // The old one is taken away.
-        for pod in [&server, &http] {
-            pod.tell(|told| told.trust(3, &[&World::new()])).await;
-        }
-        let mut all = Vec::new();
-        let _ = again.read_to_end(&mut all).await;
-        for pod in [&server, &http] {
-            while pod.refusals(weft_model::reason::Reason::TlsFailed) == 0 {
-                tokio::task::yield_now().await;
-            }
-        }
-    });
-}
-
-#[test]
-fn a_stream_ends_when_no_root_vouches_for_its_endpoint_any_more() {
-    story(async {
-        let world = World::new();
-        let server = world.told("reviews").start(echo("").await, nobody().await).await;
-        let mut told = world.told("web");
-        told.service(Protocol::Opaque, None);
-        told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
-        let client = told.start(nobody().await, VIP.parse().unwrap()).await;
-        let mut socket = TcpStream::connect(client.outbound).await.unwrap();
-        let mut back = [0; 2];
-        for generation in [2, 3] {
-            socket.write_all(b"hi").await.unwrap();
-            socket.read_exact(&mut back).await.unwrap();
-            client
-                .tell(|told| told.trust(generation, &[&world, &World::new()]))
-                .await;
-        }
-        client.tell(|told| told.trust(4, &[&World::new()])).await;
-        let _ = socket.read_to_end(&mut Vec::new()).await;
-        assert_eq!(client.refusals(weft_model::reason::Reason::TlsFailed), 1);
     });
 }

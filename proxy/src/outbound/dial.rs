@@ -20,6 +20,7 @@ use crate::http::limits::Limits;
 use crate::mtls::Hop;
 use crate::outbound::reach::reach;
 use crate::pool::Ticket;
+use crate::trust;
 use crate::worker::Worker;
 
 /// A connection that is to be made.
@@ -76,7 +77,7 @@ impl Dial {
     async fn open_h1(&self, carries: Carries) -> Result<(H1Client, u64), ConnectError> {
         let (worker, target, balancer, remote) = (&self.worker, &self.target, &self.balancer, &self.remote);
         let reached = reach(worker, target, balancer, remote, Hop::H1, carries).await?;
-        Ok((handshake_h1(reached.io), reached.leaf))
+        Ok((handshake_h1(reached.io, reached.proof), reached.leaf))
     }
 
     async fn open_h2(&self) -> Result<(H2Client, u64), ConnectError> {
@@ -87,15 +88,14 @@ impl Dial {
         let (client, driver) = handshake_h2(reached.io, Limits::default())
             .await
             .map_err(|_| ConnectError::Closed)?;
-        let worker = self.worker.clone();
+        let mut proof = reached.proof;
         spawn_local(async move {
-            // How it ends is told to each stream.
-            match reached.chain {
-                Some(chain) => tokio::select! {
-                    _ = driver.run() => {}
-                    () = worker.disowned(&chain) => {}
-                },
-                None => _ = driver.run().await,
+            tokio::select! {
+                // Biased: what comes from somebody who is not trusted any more must not get to the app first.
+                biased;
+                () = trust::void(&mut proof) => {}
+                // How it ends is told to each stream.
+                _ = driver.run() => {}
             }
         });
         Ok((client, reached.leaf))

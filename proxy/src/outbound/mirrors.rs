@@ -1,10 +1,10 @@
 //! Outbound: copies of requests, which nobody waits for.
 //!
 //! In: a request whose rule has mirrors, before anything of it was changed. Out: the same request at each of them, once its
-//! body is whole; the answers are thrown away. Bounded: copies under way by number and time, bodies by size. What does not
-//! keep up is dropped, and counted.
+//! body is whole; the answers are thrown away. Bounded: copies that wait for their body and copies under way by number and
+//! time, bodies by size. What does not keep up is dropped, and counted.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::http::exchange::Exchange;
 use crate::http::h1::write;
 use crate::http::head::{Length, RequestHead};
 use crate::http::limits::Limits;
+use crate::http::message::{Copied, Tee};
 use crate::http::server::{RequestService, ServeContext, serve};
 use crate::http::{HttpVersion, Origin};
 use crate::inbound;
@@ -28,6 +29,8 @@ use crate::outbound::attempt::Attempt;
 use crate::terms::Words;
 use crate::worker::Worker;
 
+/// Copies that wait for their body, per worker. Each holds 64 KiB at most.
+const WAITING: usize = 256;
 /// Copies that one worker has under way. Each holds a body of 64 KiB at most.
 const UNDER_WAY: usize = 64;
 /// How long a copy may take, once its body is whole.
@@ -49,22 +52,21 @@ struct Sending {
     over: Notify,
 }
 
-/// Counts a copy that is under way for as long as it lives.
-struct UnderWay(Rc<Cell<usize>>);
+/// Counts a copy for as long as it lives.
+struct Counted(Rc<Cell<usize>>);
 
-impl UnderWay {
+impl Counted {
     /// `None`: there are too many.
-    fn begin(worker: &Worker) -> Option<Self> {
-        let count = worker.copies.clone();
-        if count.get() >= UNDER_WAY {
+    fn begin(count: &Rc<Cell<usize>>, most: usize) -> Option<Self> {
+        if count.get() >= most {
             return None;
         }
         count.set(count.get() + 1);
-        Some(Self(count))
+        Some(Self(count.clone()))
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
@@ -77,16 +79,19 @@ pub(super) fn copy(worker: &Rc<Worker>, target: &Target, words: &Words, exchange
         return;
     }
     let mut to = Vec::new();
+    let body = Copied::new(RefCell::new(Some(BytesMut::new())));
     for copies in &words.mirrors {
         if !copies.mirror.takes(worker.endpoints.chance.draw()) {
             continue;
         }
-        let Some(balancer) = &copies.balancer else {
+        let waiting = Counted::begin(&worker.copies.waiting, WAITING);
+        let (Some(balancer), Some(waiting)) = (&copies.balancer, waiting) else {
             worker.metrics.copied(&copies.mirror.service, "dropped");
             continue;
         };
-        let (tell, body) = oneshot::channel();
+        let (tell, whole) = oneshot::channel();
         to.push(tell);
+        let so_far = body.clone();
         let service = copies.mirror.service.clone();
         let sending = Rc::new(Sending {
             worker: worker.clone(),
@@ -98,20 +103,25 @@ pub(super) fn copy(worker: &Rc<Worker>, target: &Target, words: &Words, exchange
         });
         let head = head.clone();
         tokio::task::spawn_local(async move {
-            let outcome = match timeout(BODY_TIME, body).await {
+            let whole = timeout(BODY_TIME, whole).await;
+            drop(waiting);
+            let outcome = match whole {
                 // Only now: bodies that are slow to come keep no other copy from being sent.
-                Ok(Ok(body)) => match UnderWay::begin(&sending.worker) {
+                Ok(Ok(body)) => match Counted::begin(&sending.worker.copies.under_way, UNDER_WAY) {
                     Some(_under_way) => sending.clone().run(head, body).await,
                     None => "dropped",
                 },
-                // It was too large or too slow, or the request ended before its body.
-                _ => "dropped",
+                // It was too large or too slow, or the request ended before its body. All copies began to wait together.
+                _ => {
+                    so_far.take();
+                    "dropped"
+                }
             };
             sending.worker.metrics.copied(&service, outcome);
         });
     }
     if !to.is_empty() {
-        exchange.copy_to(to);
+        exchange.copy_to(Tee::new(body, to));
     }
 }
 

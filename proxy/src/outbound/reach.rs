@@ -14,8 +14,9 @@ use crate::balance::health::Failure;
 use crate::balance::{Balancer, Remote};
 use crate::connect::{Carries, ConnectError};
 use crate::io::Io;
-use crate::mtls::{self, Chain, Hop};
+use crate::mtls::{self, Hop};
 use crate::observe::metrics::Direction;
+use crate::trust::Proof;
 use crate::worker::Worker;
 
 /// A connection to an endpoint.
@@ -26,7 +27,7 @@ pub struct Reached {
     /// The generation of our leaf that it rests on. 0: plaintext.
     pub leaf: u64,
     /// What proves who is there. `None`: plaintext.
-    pub chain: Option<Chain>,
+    pub proof: Option<Proof>,
 }
 
 /// The generation of leaf that a connection to this endpoint has to rest on.
@@ -74,7 +75,7 @@ async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop, carries: Carries) 
         return Ok(Reached {
             io: Io::plain(socket),
             leaf: 0,
-            chain: None,
+            proof: None,
         });
     };
     let credential = worker.credential().map_err(|_| ConnectError::NoCertificate)?;
@@ -86,7 +87,7 @@ async fn open(worker: &Rc<Worker>, remote: &Remote, hop: Hop, carries: Carries) 
     Ok(Reached {
         io,
         leaf: credential.generation(),
-        chain: Some(chain),
+        proof: Some(Proof::new(&worker.trust, chain)),
     })
 }
 

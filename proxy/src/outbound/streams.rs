@@ -16,7 +16,7 @@ use crate::connect::Carries;
 use crate::forward::tcp::{Flow, pump};
 use crate::inbound;
 use crate::io::Io;
-use crate::mtls::{self, Chain, Hop};
+use crate::mtls::{self, Hop};
 use crate::observe::access::Line;
 use crate::observe::metrics::{Direction, Labels, Series};
 use crate::outbound::attempt::Failed;
@@ -24,6 +24,7 @@ use crate::outbound::reach::{probe, reach};
 use crate::outcome::{failed_stream, moved, stream_ended};
 use crate::refuse;
 use crate::route::Service;
+use crate::trust::{self, Proof};
 use crate::worker::Worker;
 
 /// Endpoints that one stream tries at most.
@@ -46,7 +47,7 @@ pub struct Flight {
     _load: InFlight,
     worker: Rc<Worker>,
     /// What proves who is there. `None`: nothing was shown.
-    chain: Option<Chain>,
+    proof: Option<Proof>,
     series: Rc<Series>,
     remote: Rc<Remote>,
     /// Endpoints that were tried.
@@ -123,7 +124,7 @@ pub async fn dial(
             flight: Flight {
                 _load: load,
                 worker: worker.clone(),
-                chain: taken.chain,
+                proof: taken.proof,
                 series,
                 early: taken.early,
                 tries: tried.len(),
@@ -147,7 +148,7 @@ struct Attempt<'a> {
 #[derive(Debug)]
 struct Taken {
     io: Io,
-    chain: Option<Chain>,
+    proof: Option<Proof>,
     early: u64,
 }
 
@@ -163,11 +164,11 @@ impl Attempt<'_> {
         if worker.is_self(&remote.endpoint) {
             let mut io = inbound::from_self(worker, remote.endpoint.address).map_err(Failed::unsent)?;
             let early = self.answer(&mut io, early).await.map_err(failed)?;
-            return Ok(Taken { io, chain: None, early });
+            return Ok(Taken { io, proof: None, early });
         }
         let reached = reach(worker, target, balancer, remote, Hop::Tcp, Carries::Bodies).await;
         let mut reached = reached.map_err(|error| Failed::unsent(error.reason()))?;
-        let answer = match reached.chain {
+        let answer = match reached.proof {
             Some(_) => self.answer(&mut reached.io, early).await,
             None => Ok(0),
         };
@@ -177,7 +178,7 @@ impl Attempt<'_> {
                 balancer.connected(remote, now);
                 Ok(Taken {
                     io: reached.io,
-                    chain: reached.chain,
+                    proof: reached.proof,
                     early,
                 })
             }
@@ -217,16 +218,16 @@ fn failed(error: NotTaken) -> Failed {
 
 impl Stream {
     /// Moves bytes until both sides have ended, or no root vouches any more for who is there.
-    pub async fn pump(self, client: Io) {
+    pub async fn pump(mut self, client: Io) {
         let Flight {
             worker,
-            chain,
+            proof,
             series,
             remote,
             tries,
             early,
             ..
-        } = &self.flight;
+        } = &mut self.flight;
         let mut line = worker.line(Direction::Outbound);
         Line::note(&mut line, |entry| {
             entry.of(series);
@@ -235,18 +236,17 @@ impl Stream {
         let open = series.open_tcp();
         moved(&open, Flow::Up, *early);
         let pumped = pump(client, self.io, |flow, bytes| moved(&open, flow, bytes));
-        let mut outcome = match chain {
-            None => pumped.await,
-            Some(chain) => tokio::select! {
-                outcome = pumped => outcome,
-                () = Box::pin(worker.disowned(chain)) => {
-                    worker.metrics.refused(Reason::TlsFailed, Direction::Outbound);
-                    Line::note(&mut line, |entry| entry.ended(failed_stream(Reason::TlsFailed), (0, 0)));
-                    return open.finish(Err(Reason::TlsFailed));
-                }
-            },
+        let mut outcome = tokio::select! {
+            // Biased: what comes from somebody who is not trusted any more must not get to the app first.
+            biased;
+            () = trust::void(proof) => {
+                worker.metrics.refused(Reason::TlsFailed, Direction::Outbound);
+                Line::note(&mut line, |entry| entry.ended(failed_stream(Reason::TlsFailed), (0, 0)));
+                return open.finish(Err(Reason::TlsFailed));
+            }
+            outcome = pumped => outcome,
         };
-        outcome.up += early;
+        outcome.up += *early;
         stream_ended(outcome, open, Direction::Outbound, &mut line);
     }
 }

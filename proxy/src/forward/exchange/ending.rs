@@ -30,7 +30,14 @@ impl Attempt<'_, '_, '_> {
                 return (Ok(done), reusable);
             }
             Err(Stop::Down(broken)) => self.client_failed(broken),
-            Err(Stop::Up(broken)) => self.upstream_failed(broken),
+            Err(Stop::Up(broken)) => {
+                let reason = match &broken {
+                    Broken::Refused(_) => Reason::UpstreamProtocol,
+                    _ => Reason::UpstreamClosed,
+                };
+                self.upstream_failed(reason, broken)
+            }
+            Err(Stop::Void) => self.upstream_failed(Reason::TlsFailed, Broken::Ended),
             Err(Stop::Unsent(reason)) => {
                 if let Message::H2(up) = &mut self.up {
                     up.cancel(::h2::Reason::CANCEL);
@@ -94,11 +101,7 @@ impl Attempt<'_, '_, '_> {
         failure(Reason::ClientClosed, false, true, broken.into_io())
     }
 
-    fn upstream_failed(&mut self, broken: Broken) -> ForwardError {
-        let reason = match &broken {
-            Broken::Refused(_) => Reason::UpstreamProtocol,
-            _ => Reason::UpstreamClosed,
-        };
+    fn upstream_failed(&mut self, reason: Reason, broken: Broken) -> ForwardError {
         let by_app = self.up.reset_by_app();
         if let Message::H2(up) = &mut self.up {
             up.cancel(::h2::Reason::CANCEL);

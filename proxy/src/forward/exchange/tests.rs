@@ -146,7 +146,7 @@ fn proxy_within(limits: Limits, origin: Origin, version: HttpVersion, upstreams:
 
 fn h1_upstream() -> (Upstream, Io) {
     let (near, server) = Io::pipe(PIPE);
-    (Upstream::H1(handshake_h1(near)), server)
+    (Upstream::H1(handshake_h1(near, None)), server)
 }
 
 /// An HTTP/1.1 client, proxy and server.
