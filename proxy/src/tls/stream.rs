@@ -132,13 +132,12 @@ impl Renewal {
 }
 
 impl TlsStream {
-    /// `held`: read of the socket and not opened. `plain`: opened. `ended`: the peer has said that it sends no more.
+    /// `held`: read of the socket behind the handshake, and not opened.
     pub(super) fn new(
         socket: TcpStream,
         side: Side,
         (sealer, opener, renewal): (Sealer, Opener, Renewal),
-        (held, plain): (BytesMut, BytesMut),
-        ended: bool,
+        held: BytesMut,
     ) -> Self {
         Self {
             socket,
@@ -147,10 +146,10 @@ impl TlsStream {
             opener,
             renewal,
             held,
-            plain,
+            plain: BytesMut::new(),
             unsent: BytesMut::new(),
             renew: false,
-            ended,
+            ended: false,
             closed: false,
         }
     }

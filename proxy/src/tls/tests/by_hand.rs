@@ -1,0 +1,164 @@
+//! Against a client of rustls's that is driven by hand, so that its last flight and what follows come in one piece, and
+//! against records that rustls would not send.
+
+use std::io::{Read as _, Write as _};
+
+use rustls::server::ServerSessionMemoryCache;
+use rustls::{ClientConfig, ClientConnection, ServerConfig};
+
+use super::super::record::{Content, HEADER, KEY_UPDATE, ROOM, Sealer};
+use super::*;
+
+/// What is there already takes no longer.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A client that has done its handshake, but for its last flight, which it has not sent.
+async fn almost(socket: &mut TcpStream, config: Arc<ClientConfig>) -> ClientConnection {
+    let mut session = ClientConnection::new(config, name()).unwrap();
+    while session.is_handshaking() {
+        socket.write_all(&sendable(&mut session)).await.unwrap();
+        let mut piece = [0; 4096];
+        let n = socket.read(&mut piece).await.unwrap();
+        take(&mut session, &piece[..n]);
+    }
+    session
+}
+
+fn sendable(session: &mut ClientConnection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn take(session: &mut ClientConnection, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        session.read_tls(&mut bytes).unwrap();
+        session.process_new_packets().unwrap();
+    }
+}
+
+async fn hear_exactly(session: &mut ClientConnection, socket: &mut TcpStream, n: usize) -> Vec<u8> {
+    let (mut heard, mut piece) = (vec![0; n], [0; 4096]);
+    let mut at = 0;
+    while at < n {
+        let read = socket.read(&mut piece).await.unwrap();
+        assert!(read > 0, "it ended after {at} bytes");
+        take(session, &piece[..read]);
+        while let Ok(read @ 1..) = session.reader().read(&mut heard[at..]) {
+            at += read;
+        }
+    }
+    heard
+}
+
+/// A client that has said its last flight and something of its own.
+struct Raw;
+
+impl Raw {
+    /// Ours as the server, and a client whose last flight comes in one piece with what `behind` makes of its keys.
+    async fn with(behind: impl FnOnce(&mut Sealer) -> Vec<u8>) -> (TlsStream, TcpStream) {
+        let (web, reviews) = pair();
+        let (mut socket, near) = sockets().await;
+        let theirs = async {
+            let mut session = almost(&mut socket, web.client_config(ALPN)).await;
+            let mut bytes = sendable(&mut session);
+            let secrets = session.dangerous_extract_secrets().unwrap();
+            let mut sealer = Sealer::new(secrets.tx).unwrap();
+            bytes.extend(behind(&mut sealer));
+            socket.write_all(&bytes).await.unwrap();
+            socket
+        };
+        let (ours, theirs) = tokio::join!(accept(reviews.server_config(ALPN), near, BytesMut::new()), theirs);
+        (ours.unwrap().stream, theirs)
+    }
+}
+
+fn sealed(sealer: &mut Sealer, content: Content, plain: &[u8]) -> Vec<u8> {
+    let mut record = [&[0; HEADER], plain, &[0; ROOM]].concat();
+    sealer.seal(content, &mut record).unwrap();
+    record
+}
+
+async fn why_reading_fails(stream: &mut TlsStream) -> Option<TlsError> {
+    let read = tokio::time::timeout(SOON, stream.read_u8()).await;
+    let error = read.expect("it goes on").unwrap_err();
+    error.get_ref().and_then(|error| error.downcast_ref()).copied()
+}
+
+/// Records of the handshake no longer than this.
+fn in_fragments(config: &ClientConfig, most: Option<usize>) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.max_fragment_size = most;
+    Arc::new(config)
+}
+
+#[tokio::test]
+async fn a_key_update_in_one_piece_with_the_last_flight_is_followed_and_answered() {
+    for most in [None, Some(32), Some(100)] {
+        let (web, reviews) = pair();
+        let (mut far, near) = sockets().await;
+        let theirs = async {
+            let mut session = almost(&mut far, in_fragments(&web.client_config(ALPN), most)).await;
+            session.writer().write_all(b"one").unwrap();
+            session.refresh_traffic_keys().unwrap();
+            session.writer().write_all(b"two").unwrap();
+            far.write_all(&sendable(&mut session)).await.unwrap();
+            let answer = hear_exactly(&mut session, &mut far, 6).await;
+            session.writer().write_all(&answer).unwrap();
+            far.write_all(&sendable(&mut session)).await.unwrap();
+        };
+        let ours = async {
+            let shaken = accept(reviews.server_config(ALPN), near, BytesMut::new()).await;
+            let mut stream = shaken.unwrap().stream;
+            let mut heard = [0; 6];
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"onetwo");
+            stream.write_all(b"ans").await.unwrap();
+            stream.write_all(b"wer").await.unwrap();
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"answer");
+        };
+        tokio::join!(ours, theirs);
+    }
+}
+
+#[tokio::test]
+async fn a_message_in_pieces_behind_the_last_flight_is_known_for_what_it_is() {
+    let (mut ours, _theirs) = Raw::with(|sealer| {
+        let mut bytes = sealed(sealer, Content::Data, b"hello");
+        bytes.extend(sealed(sealer, Content::Handshake, &KEY_UPDATE[..3]));
+        bytes
+    })
+    .await;
+    let mut heard = [0; 5];
+    let read = ours.read_exact(&mut heard).await;
+    let error = match read {
+        Ok(_) => why_reading_fails(&mut ours).await,
+        Err(error) => error.get_ref().and_then(|error| error.downcast_ref()).copied(),
+    };
+    assert_eq!(error, Some(TlsError::Unexpected("a message in pieces")));
+}
+
+#[tokio::test]
+async fn a_flight_of_a_server_may_come_in_records_of_any_size_with_tickets_behind_it() {
+    for most in [None, Some(32), Some(100)] {
+        let (web, reviews) = pair();
+        let (near, far) = sockets().await;
+        let mut config = ServerConfig::clone(&reviews.server_config(ALPN));
+        config.max_fragment_size = most;
+        // Of no use, as nothing is resumed, but allowed.
+        config.session_storage = ServerSessionMemoryCache::new(8);
+        config.send_tls13_tickets = if most.is_none() { 2 } else { 0 };
+        let (ours, theirs) = tokio::join!(
+            connect(web.client_config(ALPN), name(), near),
+            TlsAcceptor::from(Arc::new(config)).accept(far),
+        );
+        let (mut ours, mut theirs) = (ours.unwrap().stream, theirs.unwrap());
+        theirs.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        ours.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+    }
+}
