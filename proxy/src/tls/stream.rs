@@ -132,7 +132,8 @@ impl Renewal {
 }
 
 impl TlsStream {
-    /// `held`: read of the socket behind the handshake, and not opened.
+    /// `held`: read of the socket behind the handshake, and not opened. The buffer it is in, which may be much larger, is not
+    /// kept: nobody may read for long.
     pub(super) fn new(
         socket: TcpStream,
         side: Side,
@@ -145,7 +146,7 @@ impl TlsStream {
             sealer,
             opener,
             renewal,
-            held,
+            held: BytesMut::from(&held[..]),
             plain: BytesMut::new(),
             unsent: BytesMut::new(),
             renew: false,
@@ -309,7 +310,7 @@ impl TlsStream {
             Opened::Ended => {
                 // What follows is not read (section 6.1).
                 self.ended = true;
-                self.hold(&[]);
+                self.held = BytesMut::new();
                 Ok(None)
             }
             Opened::KeyUpdate(asks, end) => {

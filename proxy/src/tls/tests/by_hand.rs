@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use rustls::server::ServerSessionMemoryCache;
 use rustls::{ClientConfig, ClientConnection, ServerConfig};
 
-use super::super::record::{Content, HEADER, KEY_UPDATE, ROOM, Sealer};
+use super::super::record::{CLOSE_NOTIFY, Content, HEADER, KEY_UPDATE, ROOM, Sealer};
 use super::*;
 
 /// What is there already takes no longer.
@@ -161,4 +161,32 @@ async fn a_flight_of_a_server_may_come_in_records_of_any_size_with_tickets_behin
         ours.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"hello");
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_has_read_since_its_handshake_keeps_what_came_behind_it_and_no_more() {
+    assert_eq!(our_client().await.0.kept(), 0);
+    assert_eq!(our_server().await.0.kept(), 0);
+    let mut length = 0;
+    let (ours, _theirs) = Raw::with(|sealer| {
+        let mut part = sealed(sealer, Content::Data, b"hello");
+        part.truncate(15);
+        length = part.len();
+        part
+    })
+    .await;
+    assert!(ours.kept() <= length, "{} bytes are kept", ours.kept());
+}
+
+#[tokio::test]
+async fn what_comes_behind_the_end_is_not_kept() {
+    let (mut ours, _theirs) = Raw::with(|sealer| {
+        let mut bytes = sealed(sealer, Content::Data, b"hello");
+        bytes.extend(sealed(sealer, Content::Alert, &CLOSE_NOTIFY));
+        bytes.extend(sealed(sealer, Content::Data, b"no longer"));
+        bytes
+    })
+    .await;
+    assert_eq!(hear(&mut ours, 100).await, b"hello");
+    assert_eq!(ours.kept(), 0);
 }
