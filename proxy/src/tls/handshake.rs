@@ -214,7 +214,7 @@ impl Shake {
 
     fn done(self, shown: Shown, secrets: ExtractedSecrets, side: Side, renewal: Renewal) -> io::Result<Shaken> {
         let sealer = Sealer::new(secrets.tx).map_err(invalid)?;
-        let opener = Opener::new(secrets.rx).map_err(invalid)?;
+        let opener = Opener::new(secrets.rx, side == Side::Client).map_err(invalid)?;
         Ok(Shaken {
             stream: TlsStream::new(self.socket, side, (sealer, opener, renewal), self.incoming),
             certificates: shown.certificates,

@@ -1,7 +1,8 @@
 //! A stream of TLS 1.3 after its handshake: bytes in and out of a socket, sealed and opened in the thread's one buffer.
 //!
 //! What it keeps of its own is little, and nothing when it is idle: the part of a record that has not come whole, opened
-//! bytes that nobody took yet, and sealed ones that the socket did not take.
+//! bytes that nobody took yet, and sealed ones that the socket did not take. A peer whose records are refused is told why
+//! (RFC 8446 section 6.2) if the socket takes the alert at once; it is never waited for.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -221,6 +222,23 @@ impl TlsStream {
         Ok(())
     }
 
+    /// Tells the peer why it is given up, if that can be said at once: not in the middle of a record, and not after the end.
+    #[cold]
+    fn give_up(&mut self, error: TlsError) -> io::Error {
+        const FATAL: u8 = 2;
+        if let Some(why) = error.alert()
+            && !self.closed
+            && self.unsent.is_empty()
+        {
+            self.closed = true;
+            if self.seal_short(Content::Alert, &[FATAL, why]).is_ok() {
+                let _ = self.socket.try_write(&self.unsent);
+                self.unsent = BytesMut::new();
+            }
+        }
+        invalid(error)
+    }
+
     /// Waits until the socket has taken what was sealed.
     pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
@@ -292,13 +310,13 @@ impl TlsStream {
     }
 
     /// Opens the next record of data, and gives its plaintext, which may be empty, and what follows. `None`: there is no
-    /// whole record any more, and the rest is held.
+    /// whole record any more, and the rest is held. After an error the stream is of no use any more.
     pub fn open<'r>(&mut self, bytes: &'r mut [u8]) -> io::Result<Option<(&'r mut [u8], &'r mut [u8])>> {
         if self.ended || bytes.is_empty() {
             self.hold(&[]);
             return Ok(None);
         }
-        match self.opener.open(bytes).map_err(invalid)? {
+        match self.opener.open(bytes).map_err(|error| self.give_up(error))? {
             Opened::Part => {
                 self.hold(bytes);
                 Ok(None)
@@ -314,7 +332,8 @@ impl TlsStream {
                 Ok(None)
             }
             Opened::KeyUpdate(asks, end) => {
-                self.renewal.renew(&mut self.opener).map_err(invalid)?;
+                let renewed = self.renewal.renew(&mut self.opener);
+                renewed.map_err(|error| self.give_up(error))?;
                 self.renew |= asks;
                 Ok(Some((&mut [], bytes.split_at_mut(end).1)))
             }

@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use rustls::server::ServerSessionMemoryCache;
 use rustls::{ClientConfig, ClientConnection, ServerConfig};
 
-use super::super::record::{CLOSE_NOTIFY, Content, HEADER, KEY_UPDATE, ROOM, Sealer};
+use super::super::record::{CLOSE_NOTIFY, Content, HEADER, KEY_UPDATE, Opened, Opener, ROOM, Sealer};
 use super::*;
 
 /// What is there already takes no longer.
@@ -53,12 +53,16 @@ async fn hear_exactly(session: &mut ClientConnection, socket: &mut TcpStream, n:
     heard
 }
 
-/// A client that has said its last flight and something of its own.
-struct Raw;
+/// A client that has said its last flight and this much of its own; then it has only its keys.
+struct Raw {
+    socket: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+}
 
 impl Raw {
     /// Ours as the server, and a client whose last flight comes in one piece with what `behind` makes of its keys.
-    async fn with(behind: impl FnOnce(&mut Sealer) -> Vec<u8>) -> (TlsStream, TcpStream) {
+    async fn with(behind: impl FnOnce(&mut Sealer) -> Vec<u8>) -> (TlsStream, Self) {
         let (web, reviews) = pair();
         let (mut socket, near) = sockets().await;
         let theirs = async {
@@ -68,10 +72,27 @@ impl Raw {
             let mut sealer = Sealer::new(secrets.tx).unwrap();
             bytes.extend(behind(&mut sealer));
             socket.write_all(&bytes).await.unwrap();
-            socket
+            let opener = Opener::new(secrets.rx, false).unwrap();
+            Self { socket, sealer, opener }
         };
         let (ours, theirs) = tokio::join!(accept(reviews.server_config(ALPN), near, BytesMut::new()), theirs);
         (ours.unwrap().stream, theirs)
+    }
+
+    async fn say(&mut self, content: Content, plain: &[u8]) {
+        let record = sealed(&mut self.sealer, content, plain);
+        self.socket.write_all(&record).await.unwrap();
+    }
+
+    /// What the next record is.
+    async fn hear(&mut self) -> Result<Opened, TlsError> {
+        let mut record = vec![0; HEADER];
+        let header = tokio::time::timeout(SOON, self.socket.read_exact(&mut record));
+        header.await.expect("nothing was said").unwrap();
+        let length = u16::from_be_bytes([record[3], record[4]]);
+        record.resize(HEADER + usize::from(length), 0);
+        self.socket.read_exact(&mut record[HEADER..]).await.unwrap();
+        self.opener.open(&mut record)
     }
 }
 
@@ -189,4 +210,93 @@ async fn what_comes_behind_the_end_is_not_kept() {
     .await;
     assert_eq!(hear(&mut ours, 100).await, b"hello");
     assert_eq!(ours.kept(), 0);
+}
+
+#[tokio::test]
+async fn what_has_no_place_is_refused_and_the_peer_is_told_why() {
+    let ticket = [&[4, 0, 0, 3][..], b"abc"].concat();
+    for (content, plain, error, told) in [
+        // A ticket, of a client.
+        (Content::Handshake, &ticket[..], TlsError::Unexpected("its message"), 10),
+        (Content::Handshake, &[], TlsError::Unexpected("an empty message"), 10),
+        (Content::Alert, &[], TlsError::Unexpected("an alert that is none"), 10),
+    ] {
+        let (mut ours, mut theirs) = Raw::with(|_| Vec::new()).await;
+        theirs.say(content, plain).await;
+        theirs.socket.shutdown().await.unwrap();
+        assert_eq!(why_reading_fails(&mut ours).await, Some(error));
+        assert_eq!(theirs.hear().await, Err(TlsError::Alert(told)));
+        // Nothing follows a fatal alert.
+        ours.shutdown().await.unwrap();
+        assert_eq!(theirs.socket.read(&mut [0]).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn whoever_sends_what_was_not_sealed_or_is_too_long_is_told_so() {
+    for (record, error, told) in [
+        ([&[23, 3, 3, 0, 20][..], &[0; 20]].concat(), TlsError::Forged, 20),
+        (vec![23, 3, 3, 0x40, 0x12], TlsError::Overflow, 22),
+        (
+            b"GET / HTTP/1.1".to_vec(),
+            TlsError::Unexpected("plaintext after the handshake"),
+            10,
+        ),
+    ] {
+        let (mut ours, mut theirs) = Raw::with(|_| Vec::new()).await;
+        theirs.socket.write_all(&record).await.unwrap();
+        theirs.socket.shutdown().await.unwrap();
+        assert_eq!(why_reading_fails(&mut ours).await, Some(error));
+        assert_eq!(theirs.hear().await, Err(TlsError::Alert(told)));
+    }
+}
+
+#[tokio::test]
+async fn an_alert_is_not_answered_and_none_is_put_into_the_middle_of_a_record() {
+    let (mut ours, mut theirs) = Raw::with(|_| Vec::new()).await;
+    theirs.say(Content::Alert, &[2, 46]).await;
+    assert_eq!(why_reading_fails(&mut ours).await, Some(TlsError::Alert(46)));
+    ours.shutdown().await.unwrap();
+    assert_eq!(theirs.hear().await, Ok(Opened::Ended));
+
+    let (mut ours, mut theirs) = Raw::with(|_| Vec::new()).await;
+    // Until the kernel takes no more, in the middle of a record.
+    while ours.unsent() == 0 {
+        ours.write_all(&[0; 65_536]).await.unwrap();
+    }
+    theirs.say(Content::Handshake, &[]).await;
+    assert!(why_reading_fails(&mut ours).await.is_some());
+    let ending = async {
+        ours.shutdown().await.unwrap();
+    };
+    let hearing = async {
+        loop {
+            match theirs.hear().await {
+                Ok(Opened::Data(..)) => {}
+                other => return other,
+            }
+        }
+    };
+    // What waits is sent, and behind it that no more comes.
+    assert_eq!(tokio::join!(ending, hearing).1, Ok(Opened::Ended));
+}
+
+#[tokio::test]
+async fn records_that_carry_nothing_are_passed_over_but_not_without_end() {
+    for (content, plain) in [(Content::Data, &[][..]), (Content::Alert, &[1, 90])] {
+        let (mut ours, mut theirs) = Raw::with(|_| Vec::new()).await;
+        for _ in 0..3 {
+            for _ in 0..32 {
+                theirs.say(content, plain).await;
+            }
+            theirs.say(Content::Data, b"x").await;
+            assert_eq!(ours.read_u8().await.unwrap(), b'x');
+        }
+        for _ in 0..33 {
+            theirs.say(content, plain).await;
+        }
+        theirs.socket.shutdown().await.unwrap();
+        let error = TlsError::Unexpected("records that carry nothing, without end");
+        assert_eq!(why_reading_fails(&mut ours).await, Some(error));
+    }
 }
