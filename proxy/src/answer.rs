@@ -37,6 +37,7 @@ use weft_model::reason::Reason;
 use crate::detect;
 use crate::http::refuse::is_unsent;
 use crate::io::Io;
+use crate::tls::TlsError;
 
 /// What is sent to an endpoint before its answer, and kept for another one. More than that waits in the kernel.
 const KEEP: usize = 16 * 1024;
@@ -275,9 +276,10 @@ impl Turn<'_, '_> {
     }
 }
 
-/// Why a stream broke before its answer. With TLS 1.3 that our certificate is refused comes behind the handshake.
+/// Why a stream broke before its answer. With TLS 1.3 that our certificate is refused comes behind the handshake, so the
+/// record layer says it.
 fn broke(error: &io::Error) -> Reason {
-    match error.get_ref().is_some_and(|source| source.is::<rustls::Error>()) {
+    match error.get_ref().is_some_and(|source| source.is::<TlsError>()) {
         true => Reason::TlsFailed,
         false => Reason::UpstreamClosed,
     }

@@ -18,7 +18,7 @@ use weft_model::identity::Identity;
 use crate::connect::ConnectError;
 use crate::http::HttpVersion;
 use crate::io::Io;
-use crate::tls::{self, Shaken};
+use crate::tls::{self, Shaken, TlsError};
 use crate::trust::Chain;
 
 /// The largest ClientHello that is looked at. With a hybrid key share it takes about 2 KiB; foreign ones may be larger.
@@ -285,13 +285,29 @@ pub async fn originate(
 }
 
 fn tls_error(error: &io::Error) -> ConnectError {
-    let tls = error
-        .get_ref()
-        .and_then(|source| source.downcast_ref::<rustls::Error>());
-    match tls {
+    let Some(source) = error.get_ref() else {
+        // The peer closed, or reset: it is there, but does not take the connection (its app may be gone).
+        return ConnectError::Closed;
+    };
+    match source.downcast_ref::<rustls::Error>() {
         Some(tls) if verify::is_certificate_error(tls) => ConnectError::Identity,
         Some(_) => ConnectError::Tls,
-        // The peer closed, or reset: it is there, but does not take the connection (its app may be gone).
+        None if source.is::<TlsError>() => ConnectError::Tls,
         None => ConnectError::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_our_record_layer_in_the_handshake_is_one_of_tls_and_an_end_is_not() {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        assert_eq!(tls_error(&invalid(TlsError::Overflow)), ConnectError::Tls);
+        assert_eq!(tls_error(&invalid(TlsError::Keys)), ConnectError::Tls);
+        for end in [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset] {
+            assert_eq!(tls_error(&end.into()), ConnectError::Closed);
+        }
     }
 }

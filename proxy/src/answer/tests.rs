@@ -1,6 +1,15 @@
 //! What is said before an answer, and what becomes of it.
 
+use std::net::Ipv4Addr;
+
+use bytes::BytesMut;
+use rustls_pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream};
+use weft_certs::credential::bootstrap_client_config;
+
 use super::*;
+use crate::discover::testing::{authority, credential, identity};
+use crate::tls;
 
 const WITHIN: Duration = Duration::from_secs(2);
 
@@ -118,4 +127,28 @@ async fn a_refusal_is_read_however_much_the_client_has_said() {
     let (told, ()) = tokio::join!(calling, refuse(far, Reason::PolicyUnsupported));
     let told = told.unwrap_err();
     assert_eq!((told.reason(), told.again()), (Reason::PolicyUnsupported, false));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_refused_behind_the_handshake_is_a_failure_of_tls() {
+    const ALPN: &[&[u8]] = &[b"weft-tcp/1"];
+    let reviews = credential(&authority(), &identity("shop", "reviews"), Duration::from_secs(60), 1);
+    // It shows none. The server says that it wants one only when the client's handshake is over.
+    let nobody = bootstrap_client_config(reviews.bundles().clone(), reviews.identity(), ALPN);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let dialling = async {
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let name = ServerName::try_from("reviews.test").unwrap();
+        let shaken = tls::connect(nobody, name, socket).await.unwrap();
+        let mut endpoint = Io::tls(shaken.stream);
+        Early::nothing().answer(&mut endpoint, WITHIN).await
+    };
+    let accepting = async {
+        let (socket, _) = listener.accept().await.unwrap();
+        tls::accept(reviews.server_config(ALPN), socket, BytesMut::new()).await
+    };
+    let (answer, accepted) = tokio::join!(dialling, accepting);
+    assert!(accepted.is_err());
+    let (reason, written) = (Reason::TlsFailed, false);
+    assert_eq!(answer, Err(NotTaken::Lost { reason, written }));
 }

@@ -1,7 +1,8 @@
 //! The handshake: rustls's, driven over a socket until records can flow.
 //!
 //! In: a socket, a configuration, and what has been read of the socket already. Out: a stream with its keys, and what the
-//! peer has shown. Nothing but the handshake is sent.
+//! peer has shown. Nothing but the handshake is sent, and rustls is shown nothing but the handshake: a message behind it
+//! would change keys that we take over, or leave opened bytes where sealed ones are expected.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::record::{Opener, Sealer, TlsError};
+use super::record::{HEADER, Opener, Sealer, TlsError};
 use super::stream::{Renewal, Side, TlsStream};
 
 /// The most bytes of a peer's handshake that wait for the rest: rustls refuses longer messages itself.
@@ -34,7 +35,7 @@ pub struct Shaken {
     pub alpn: Option<Vec<u8>>,
 }
 
-/// Opens TLS to a server. An error of TLS is a [`rustls::Error`] within. Not cancel safe.
+/// Opens TLS to a server. An error of TLS is a [`rustls::Error`] or a [`TlsError`] within. Not cancel safe.
 pub async fn connect(config: Arc<ClientConfig>, name: ServerName<'static>, socket: TcpStream) -> io::Result<Shaken> {
     let mut connection = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
     let mut shake = Shake::new(socket, BytesMut::new());
@@ -77,17 +78,18 @@ struct Shake {
     socket: TcpStream,
     /// Read and not processed yet.
     incoming: BytesMut,
+    /// How much of it rustls is shown. Never more than one record further than it has gone.
+    shown: usize,
+    /// Where the first record begins that it was not shown whole.
+    next: usize,
     outgoing: Vec<u8>,
-    /// What the peer said right behind its handshake, opened.
-    plain: BytesMut,
-    /// And that it says no more.
-    ended: bool,
 }
 
 /// What is to be done next.
 enum Next {
     Go,
-    Read,
+    /// With more of the peer's bytes.
+    Show,
     Done,
 }
 
@@ -96,9 +98,9 @@ impl Shake {
         Self {
             socket,
             incoming,
+            shown: 0,
+            next: 0,
             outgoing: Vec::new(),
-            plain: BytesMut::new(),
-            ended: false,
         }
     }
 
@@ -110,24 +112,45 @@ impl Shake {
             match self.step(connection, &process).await? {
                 Next::Go => {}
                 Next::Done => return Ok(()),
-                Next::Read if self.incoming.len() >= INCOMING_MAX => {
+                Next::Show if self.show() => {}
+                Next::Show if self.incoming.len() >= INCOMING_MAX => {
                     return Err(invalid(TlsError::Overflow));
                 }
-                Next::Read => {
+                Next::Show => {
                     self.incoming.reserve(READ);
                     if self.socket.read_buf(&mut self.incoming).await? == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
+                    self.show();
                 }
             }
         }
+    }
+
+    /// Shows one record more, or what there is of it: a header that is wrong is refused before the rest has come. `false`:
+    /// all there is was shown.
+    fn show(&mut self) -> bool {
+        let before = self.shown;
+        let rest = &self.incoming[self.next..];
+        let whole = rest.first_chunk::<HEADER>().and_then(|[.., high, low]| {
+            let length = HEADER + usize::from(u16::from_be_bytes([*high, *low]));
+            (rest.len() >= length).then_some(length)
+        });
+        match whole {
+            Some(length) => {
+                self.next += length;
+                self.shown = self.next;
+            }
+            None => self.shown = self.incoming.len(),
+        }
+        self.shown > before
     }
 
     async fn step<D, P>(&mut self, connection: &mut Common<D>, process: &P) -> io::Result<Next>
     where
         P: for<'c, 'i> Fn(&'c mut Common<D>, &'i mut [u8]) -> UnbufferedStatus<'c, 'i, D>,
     {
-        let UnbufferedStatus { discard, state, .. } = process(connection, &mut self.incoming);
+        let UnbufferedStatus { discard, state, .. } = process(connection, &mut self.incoming[..self.shown]);
         let mut may_write = false;
         let next = match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
@@ -144,21 +167,12 @@ impl Shake {
                 data.done();
                 Next::Go
             }
-            Ok(ConnectionState::ReadTraffic(mut data)) => {
-                while let Some(record) = data.next_record() {
-                    self.plain.extend_from_slice(record.map_err(invalid)?.payload);
-                }
-                Next::Go
-            }
-            Ok(ConnectionState::BlockedHandshake) => Next::Read,
+            Ok(ConnectionState::BlockedHandshake) => Next::Show,
             Ok(ConnectionState::WriteTraffic(_)) => {
                 may_write = true;
-                Next::Read
+                Next::Show
             }
-            Ok(ConnectionState::PeerClosed) => {
-                self.ended = true;
-                Next::Go
-            }
+            // Data, or that there is no more: both come behind the handshake, and are not shown.
             Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(error) => {
                 self.say_why(connection, process).await;
@@ -166,6 +180,9 @@ impl Shake {
             }
         };
         self.incoming.advance(discard);
+        // What is done with was shown whole.
+        self.shown -= discard;
+        self.next -= discard;
         // A server may write before the client has proved itself: that is not the end of a handshake.
         Ok(if may_write && !connection.is_handshaking() {
             Next::Done
@@ -181,7 +198,8 @@ impl Shake {
     {
         // Only while there is something to send: a session that has failed must not read on.
         while connection.wants_write()
-            && let Ok(ConnectionState::EncodeTlsData(mut data)) = process(connection, &mut self.incoming).state
+            && let Ok(ConnectionState::EncodeTlsData(mut data)) =
+                process(connection, &mut self.incoming[..self.shown]).state
         {
             let at = self.outgoing.len();
             if let Err(EncodeError::InsufficientSize(short)) = data.encode(&mut []) {
@@ -196,15 +214,9 @@ impl Shake {
 
     fn done(self, shown: Shown, secrets: ExtractedSecrets, side: Side, renewal: Renewal) -> io::Result<Shaken> {
         let sealer = Sealer::new(secrets.tx).map_err(invalid)?;
-        let opener = Opener::new(secrets.rx).map_err(invalid)?;
+        let opener = Opener::new(secrets.rx, side == Side::Client).map_err(invalid)?;
         Ok(Shaken {
-            stream: TlsStream::new(
-                self.socket,
-                side,
-                (sealer, opener, renewal),
-                (self.incoming, self.plain),
-                self.ended,
-            ),
+            stream: TlsStream::new(self.socket, side, (sealer, opener, renewal), self.incoming),
             certificates: shown.certificates,
             alpn: shown.alpn,
         })

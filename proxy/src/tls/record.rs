@@ -19,12 +19,13 @@ pub(super) const RECORD_MAX: usize = HEADER + PLAIN_MAX + ROOM;
 
 const TAG: usize = 16;
 const NONCE: usize = 12;
-/// The most that may follow a header: padding counts (section 5.2).
-const CONTENT_MAX: usize = PLAIN_MAX + 256;
+/// The most that may follow a header. Padding counts as plaintext (section 5.4), so with ciphers that add no more than a tag
+/// this is less than section 5.2 allows.
+const CONTENT_MAX: usize = PLAIN_MAX + ROOM;
 /// How many records one AES-GCM key may seal: somewhat below 2^24.5 (section 5.5).
 const AES_GCM_RECORDS: u64 = 1 << 24;
-/// How many key updates a peer may ask for without sending a byte in between.
-const UPDATES_MAX: u8 = 32;
+/// How many records in a row may carry no byte of data: key updates, tickets, empty ones. Each costs work.
+const IDLE_MAX: u8 = 32;
 
 /// What a record carries (section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +56,29 @@ pub enum TlsError {
     Keys,
 }
 
+impl TlsError {
+    /// The alert that tells the peer (section 6.2), unless it said so itself.
+    pub(super) fn alert(self) -> Option<u8> {
+        match self {
+            Self::Unexpected(_) => Some(10),
+            Self::Forged => Some(20),
+            Self::Overflow => Some(22),
+            Self::Keys => Some(80),
+            Self::Alert(_) => None,
+        }
+    }
+}
+
 /// Seals, one direction.
 pub(super) struct Sealer(Key);
 
 /// Opens, the other direction.
 pub(super) struct Opener {
     key: Key,
-    /// Key updates since the last byte of data.
-    updates: u8,
+    /// Whether the peer may give tickets: a server may (section 4.6.1).
+    tickets: bool,
+    /// Records since the last byte of data.
+    idle: u8,
 }
 
 /// What the record at the beginning of a buffer is.
@@ -109,22 +125,19 @@ impl Sealer {
 }
 
 impl Opener {
-    pub(super) fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, TlsError> {
+    /// `tickets`: whether the peer may give them, as a server may.
+    pub(super) fn new((sequence, secrets): (u64, ConnectionTrafficSecrets), tickets: bool) -> Result<Self, TlsError> {
         let key = Key::new(sequence, &secrets)?;
-        Ok(Self { key, updates: 0 })
+        Ok(Self { key, tickets, idle: 0 })
     }
 
-    /// Takes the peer's next key. Bounded: a peer that does nothing else is refused.
+    /// Takes the peer's next key.
     pub(super) fn renew(&mut self, (sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<(), TlsError> {
-        if self.updates >= UPDATES_MAX {
-            return Err(TlsError::Unexpected("key updates without end"));
-        }
-        self.updates += 1;
         self.key = Key::new(sequence, &secrets)?;
         Ok(())
     }
 
-    /// Opens the record that a buffer begins with.
+    /// Opens the record that a buffer begins with. Bounded: a peer that sends nothing but records without data is refused.
     pub(super) fn open(&mut self, bytes: &mut [u8]) -> Result<Opened, TlsError> {
         let Some((&header, rest)) = bytes.split_first_chunk::<HEADER>() else {
             return Ok(Opened::Part);
@@ -146,20 +159,23 @@ impl Opener {
         // The true type is the last byte that is not padding (section 5.4).
         let at = inner.iter().rposition(|byte| *byte != 0);
         let at = at.ok_or(TlsError::Unexpected("nothing but padding"))?;
-        if at > PLAIN_MAX {
-            return Err(TlsError::Overflow);
-        }
-        if inner[at] == Content::Data as u8 {
-            if at > 0 {
-                self.updates = 0;
+        let opened = match inner[at] {
+            kind if kind == Content::Data as u8 && at > 0 => {
+                self.idle = 0;
+                return Ok(Opened::Data(HEADER..HEADER + at, end));
             }
-            return Ok(Opened::Data(HEADER..HEADER + at, end));
+            kind if kind == Content::Data as u8 => Opened::Data(0..0, end),
+            kind if kind == Content::Alert as u8 => alert(&inner[..at], end)?,
+            kind if kind == Content::Handshake as u8 => handshake(&inner[..at], end, self.tickets)?,
+            _ => return Err(TlsError::Unexpected("its type")),
+        };
+        if opened != Opened::Ended {
+            if self.idle >= IDLE_MAX {
+                return Err(TlsError::Unexpected("records that carry nothing, without end"));
+            }
+            self.idle += 1;
         }
-        match inner[at] {
-            kind if kind == Content::Alert as u8 => alert(&inner[..at], end),
-            kind if kind == Content::Handshake as u8 => handshake(&inner[..at], end),
-            _ => Err(TlsError::Unexpected("its type")),
-        }
+        Ok(opened)
     }
 }
 
@@ -175,11 +191,14 @@ fn alert(inner: &[u8], end: usize) -> Result<Opened, TlsError> {
     }
 }
 
-/// Messages after the handshake (section 4.6). A ticket is passed over: nothing is resumed. A key update is the last of
-/// its record, as a key never changes within one.
-fn handshake(inner: &[u8], end: usize) -> Result<Opened, TlsError> {
+/// Messages after the handshake (section 4.6). A server's ticket is passed over: nothing is resumed. A key update is the
+/// last of its record, as a key never changes within one.
+fn handshake(inner: &[u8], end: usize, tickets: bool) -> Result<Opened, TlsError> {
     const NEW_SESSION_TICKET: u8 = 4;
     const KEY_UPDATE: u8 = 24;
+    if inner.is_empty() {
+        return Err(TlsError::Unexpected("an empty message"));
+    }
     let mut rest = inner;
     loop {
         let (kind, body) = match rest {
@@ -194,7 +213,7 @@ fn handshake(inner: &[u8], end: usize) -> Result<Opened, TlsError> {
             _ => return Err(TlsError::Unexpected("a message in pieces")),
         };
         match (kind, body) {
-            (NEW_SESSION_TICKET, _) => {}
+            (NEW_SESSION_TICKET, _) if tickets => {}
             (KEY_UPDATE, [asks @ (0 | 1)]) if rest.is_empty() => return Ok(Opened::KeyUpdate(*asks == 1, end)),
             _ => return Err(TlsError::Unexpected("its message")),
         }
@@ -354,135 +373,4 @@ impl fmt::Debug for Opener {
 }
 
 #[cfg(test)]
-mod tests {
-    use rustls::crypto::cipher::{AeadKey, Iv};
-
-    use super::*;
-
-    fn keys(sequence: u64) -> (Sealer, Opener) {
-        let secrets = || ConnectionTrafficSecrets::Aes256Gcm {
-            key: AeadKey::from([7; 32]),
-            iv: Iv::from([9; NONCE]),
-        };
-        (
-            Sealer::new((sequence, secrets())).unwrap(),
-            Opener::new((sequence, secrets())).unwrap(),
-        )
-    }
-
-    fn record(content: Content, plain: &[u8], sealer: &mut Sealer) -> Vec<u8> {
-        let mut record = [&[0; HEADER], plain, &[0; ROOM]].concat();
-        sealer.seal(content, &mut record).unwrap();
-        record
-    }
-
-    #[test]
-    fn both_libraries_seal_alike_and_open_what_the_other_has_sealed() {
-        for (kind, key) in [
-            (Kind::Aes128Gcm, &[1; 16][..]),
-            (Kind::Aes256Gcm, &[1; 32]),
-            (Kind::ChaCha20Poly1305, &[1; 32]),
-        ] {
-            let (one, other) = (Aead::ring(kind, key).unwrap(), Aead::aws_lc(kind, key).unwrap());
-            for length in [0, 1, 15, 16, 17, 100, PLAIN_MAX + 1] {
-                let plain: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
-                for (sealer, opener) in [(&one, &other), (&other, &one)] {
-                    let mut bytes = plain.clone();
-                    let tag = sealer.seal([3; NONCE], [4; HEADER], &mut bytes).unwrap();
-                    bytes.extend(tag);
-                    let mut wrong = bytes.clone();
-                    assert_eq!(opener.open([3; NONCE], [4; HEADER], &mut bytes).unwrap(), plain);
-                    assert_eq!(opener.open([5; NONCE], [4; HEADER], &mut wrong), Err(TlsError::Forged));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_record_is_opened_once_it_is_whole() {
-        let (mut sealer, mut opener) = keys(5);
-        let whole = record(Content::Data, b"hello", &mut sealer);
-        for length in 0..whole.len() {
-            assert_eq!(opener.open(&mut whole[..length].to_vec()), Ok(Opened::Part));
-        }
-        let mut bytes = [&whole[..], b"more"].concat();
-        assert_eq!(opener.open(&mut bytes), Ok(Opened::Data(5..10, whole.len())));
-        assert_eq!(&bytes[5..10], b"hello");
-    }
-
-    #[test]
-    fn messages_after_the_handshake_are_tickets_and_key_updates_and_nothing_else() {
-        let ticket = [&[4, 0, 0, 3][..], b"abc"].concat();
-        let opened = |content, message: &[u8]| {
-            let (mut sealer, mut opener) = keys(0);
-            let mut record = record(content, message, &mut sealer);
-            let end = record.len();
-            (opener.open(&mut record), end)
-        };
-        let (found, end) = opened(Content::Handshake, &[&ticket[..], &ticket].concat());
-        assert_eq!(found, Ok(Opened::Data(0..0, end)));
-        let (found, end) = opened(Content::Handshake, &KEY_UPDATE);
-        assert_eq!(found, Ok(Opened::KeyUpdate(false, end)));
-        let (found, end) = opened(Content::Handshake, &[24, 0, 0, 1, 1]);
-        assert_eq!(found, Ok(Opened::KeyUpdate(true, end)));
-        for bad in [
-            &[24, 0, 0, 1, 2][..],
-            &[24, 0, 0, 0],
-            &[24, 0, 0],
-            &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0],
-            &[1, 0, 0, 1, 0],
-            &[4, 0, 0, 9, 1],
-        ] {
-            assert!(opened(Content::Handshake, bad).0.is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn alerts_are_ends_or_errors() {
-        for (message, wanted) in [
-            (&CLOSE_NOTIFY[..], Ok(Opened::Ended)),
-            (&[1, 90], Ok(Opened::Data(0..0, 24))),
-            (&[2, 40], Err(TlsError::Alert(40))),
-            (&[2], Err(TlsError::Unexpected("an alert that is none"))),
-        ] {
-            let (mut sealer, mut opener) = keys(0);
-            assert_eq!(opener.open(&mut record(Content::Alert, message, &mut sealer)), wanted);
-        }
-    }
-
-    #[test]
-    fn a_record_of_padding_alone_is_refused() {
-        let (sealer, mut opener) = keys(0);
-        let mut record = [&[23, 3, 3, 0, 20][..], &[0; 4], &[0; TAG]].concat();
-        let mut key = sealer.0;
-        let nonce = key.nonce().unwrap();
-        let tag = key
-            .aead
-            .seal(nonce, [23, 3, 3, 0, 20], &mut record[HEADER..HEADER + 4])
-            .unwrap();
-        record[HEADER + 4..].copy_from_slice(&tag);
-        assert_eq!(
-            opener.open(&mut record),
-            Err(TlsError::Unexpected("nothing but padding"))
-        );
-    }
-
-    #[test]
-    fn key_updates_without_end_are_refused() {
-        let secrets = || ConnectionTrafficSecrets::Aes256Gcm {
-            key: AeadKey::from([7; 32]),
-            iv: Iv::from([9; NONCE]),
-        };
-        let (_, mut opener) = keys(0);
-        for _ in 0..UPDATES_MAX {
-            opener.renew((0, secrets())).unwrap();
-        }
-        assert!(opener.renew((0, secrets())).is_err());
-    }
-
-    #[test]
-    fn a_sequence_number_is_never_used_twice() {
-        let (mut sealer, _) = keys(u64::MAX);
-        assert_eq!(sealer.seal(Content::Data, &mut [0; HEADER + ROOM]), Err(TlsError::Keys));
-    }
-}
+mod tests;

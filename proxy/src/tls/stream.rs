@@ -1,7 +1,8 @@
 //! A stream of TLS 1.3 after its handshake: bytes in and out of a socket, sealed and opened in the thread's one buffer.
 //!
 //! What it keeps of its own is little, and nothing when it is idle: the part of a record that has not come whole, opened
-//! bytes that nobody took yet, and sealed ones that the socket did not take.
+//! bytes that nobody took yet, and sealed ones that the socket did not take. A peer whose records are refused is told why
+//! (RFC 8446 section 6.2) if the socket takes the alert at once; it is never waited for.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -132,13 +133,13 @@ impl Renewal {
 }
 
 impl TlsStream {
-    /// `held`: read of the socket and not opened. `plain`: opened. `ended`: the peer has said that it sends no more.
+    /// `held`: read of the socket behind the handshake, and not opened. The buffer it is in, which may be much larger, is not
+    /// kept: nobody may read for long.
     pub(super) fn new(
         socket: TcpStream,
         side: Side,
         (sealer, opener, renewal): (Sealer, Opener, Renewal),
-        (held, plain): (BytesMut, BytesMut),
-        ended: bool,
+        held: BytesMut,
     ) -> Self {
         Self {
             socket,
@@ -146,11 +147,11 @@ impl TlsStream {
             sealer,
             opener,
             renewal,
-            held,
-            plain,
+            held: BytesMut::from(&held[..]),
+            plain: BytesMut::new(),
             unsent: BytesMut::new(),
             renew: false,
-            ended,
+            ended: false,
             closed: false,
         }
     }
@@ -219,6 +220,23 @@ impl TlsStream {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Tells the peer why it is given up, if that can be said at once: not in the middle of a record, and not after the end.
+    #[cold]
+    fn give_up(&mut self, error: TlsError) -> io::Error {
+        const FATAL: u8 = 2;
+        if let Some(why) = error.alert()
+            && !self.closed
+            && self.unsent.is_empty()
+        {
+            self.closed = true;
+            if self.seal_short(Content::Alert, &[FATAL, why]).is_ok() {
+                let _ = self.socket.try_write(&self.unsent);
+                self.unsent = BytesMut::new();
+            }
+        }
+        invalid(error)
     }
 
     /// Waits until the socket has taken what was sealed.
@@ -292,13 +310,13 @@ impl TlsStream {
     }
 
     /// Opens the next record of data, and gives its plaintext, which may be empty, and what follows. `None`: there is no
-    /// whole record any more, and the rest is held.
+    /// whole record any more, and the rest is held. After an error the stream is of no use any more.
     pub fn open<'r>(&mut self, bytes: &'r mut [u8]) -> io::Result<Option<(&'r mut [u8], &'r mut [u8])>> {
         if self.ended || bytes.is_empty() {
             self.hold(&[]);
             return Ok(None);
         }
-        match self.opener.open(bytes).map_err(invalid)? {
+        match self.opener.open(bytes).map_err(|error| self.give_up(error))? {
             Opened::Part => {
                 self.hold(bytes);
                 Ok(None)
@@ -310,11 +328,12 @@ impl TlsStream {
             Opened::Ended => {
                 // What follows is not read (section 6.1).
                 self.ended = true;
-                self.hold(&[]);
+                self.held = BytesMut::new();
                 Ok(None)
             }
             Opened::KeyUpdate(asks, end) => {
-                self.renewal.renew(&mut self.opener).map_err(invalid)?;
+                let renewed = self.renewal.renew(&mut self.opener);
+                renewed.map_err(|error| self.give_up(error))?;
                 self.renew |= asks;
                 Ok(Some((&mut [], bytes.split_at_mut(end).1)))
             }

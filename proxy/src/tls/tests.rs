@@ -14,6 +14,8 @@ use weft_certs::credential::Credential;
 use super::*;
 use crate::discover::testing::{authority, credential, identity};
 
+mod by_hand;
+
 const ALPN: &[&[u8]] = &[b"weft-tcp/1"];
 
 fn pair() -> (Credential, Credential) {
