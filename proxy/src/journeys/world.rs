@@ -374,9 +374,13 @@ pub(super) async fn listen() -> TcpListener {
     TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0)).await.unwrap()
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, and nobody will: its port is kept until the process ends.
 pub(super) async fn nobody() -> SocketAddr {
-    listen().await.local_addr().unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// An app that answers each HTTP/1.1 request with its name, the request's head, and its body.
