@@ -25,7 +25,7 @@ use crate::validate::ValidateArgs;
   weft down
   weft completion bash                       # or zsh, fish
 
-Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests."
+Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests, 75 not ready in time; of `weft exec`: the command's."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -75,7 +75,10 @@ pub(crate) struct MeshArgs {
   kustomize build ./shop | weft up -f -
   weft up -f ./shop --name second --pod-cidr 10.245.0.0/16
   OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317 weft up -f ./shop    # traces to a collector on this machine
-  weft up -f ./shop --detach && weft status && weft down")]
+  weft up -f ./shop --detach && weft status && weft down
+
+Exit codes: 0 the mesh ended as it was asked to, 1 it could not start or failed, 64 wrong usage, 130 a second signal ended it at
+once. With --detach: 0 it is ready, 75 it is not ready within 120 s and goes on in the background; else as above.")]
 pub(crate) struct UpArgs {
     /// Manifests: a directory (its files *.yaml, *.yml and *.json), a file, or - for standard input. Repeatable.
     #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]

@@ -52,7 +52,11 @@ enum RouteVerb {
   weft route explain -n shop --from web http://reviews/
   weft route explain -n shop --from web -H 'x-user: tester' http://reviews/7
   weft route explain -f ./manifests -n shop --from web -X POST 'http://reviews/7?beta=1' -o json
-  weft route explain -n shop --from reviews grpc://ratings:7070/shop.Ratings/Get")]
+  weft route explain -n shop --from reviews grpc://ratings:7070/shop.Ratings/Get
+
+Exit codes: 0 it is known what happens to the request, also where it is refused (no rule matches, no such port, a closed
+connection): the answer says so, as `verdict` with -o json; 1 there is no such caller or Service, a headless Service has no
+pods, or the mesh cannot be asked; 64 wrong usage.")]
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
     mesh: MeshArgs,

@@ -22,8 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A protocol, and how it was found, in the words of `/config`.
 type Verdict = (String, String);
+/// Which side of a connection found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    /// The caller's proxy: it knows what was dialled.
+    Caller,
+    /// The called pod's proxy: it knows its own port, and not which Service led there.
+    Called,
+}
 /// By destination, over all proxies.
-type Seen = BTreeMap<SocketAddr, BTreeSet<Verdict>>;
+type Seen = BTreeMap<SocketAddr, BTreeSet<(Side, Verdict)>>;
+/// A port of a Service by the Service's place in the status, and its own in the Service.
+type PortKey = (usize, usize);
 
 /// Asks the proxies in `status`, and adds `detected` to each port of its services. Returns the pods whose proxies did not
 /// answer.
@@ -62,15 +72,21 @@ fn seen(answers: &[Value]) -> Seen {
     for one in answers.iter().flat_map(|answer| list(&answer["detected"])) {
         let word = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
         let (protocol, found) = (word("protocol"), word("found"));
+        let side = match one["direction"].as_str() {
+            Some("outbound") => Side::Caller,
+            _ => Side::Called,
+        };
         // What the peer's proxy said, that proxy knows from one of the other sources.
         if let (Ok(destination), true) = (word("destination").parse(), found != "peer") {
-            seen.entry(destination).or_default().insert((protocol, found));
+            seen.entry(destination).or_default().insert((side, (protocol, found)));
         }
     }
     seen
 }
 
-/// Looks up each port of a Service at the Service's addresses, and at its pods'.
+/// Looks up each port of a Service at the Service's addresses, and at its pods'. What was found at a port of a pod that
+/// several Services lead to may be another Service's: of those it counts only for one that has no address of its own, and
+/// only as its callers saw it.
 fn join(status: &mut Value, seen: &Seen) {
     let pods: BTreeMap<(String, String), Vec<IpAddr>> = list(&status["pods"])
         .iter()
@@ -79,30 +95,90 @@ fn join(status: &mut Value, seen: &Seen) {
             Some((key, addresses(&pod["addresses"])))
         })
         .collect();
-    for service in status["services"].as_array_mut().into_iter().flatten() {
-        let namespace = service["namespace"].as_str().unwrap_or_default().to_owned();
-        let own = addresses(&service["addresses"]);
-        let names = list(&service["pods"]["names"]).iter().filter_map(Value::as_str);
-        let behind: Vec<IpAddr> = names
-            .filter_map(|name| pods.get(&(namespace.clone(), name.to_owned())))
-            .flatten()
-            .copied()
-            .collect();
-        for port in service["ports"].as_array_mut().into_iter().flatten() {
-            let number = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
-            let fronts = own.iter().zip(std::iter::repeat(number(&port["port"])));
-            let backs = list(&port["podPorts"]).iter().map(number);
-            let backs: Vec<_> = backs.flat_map(|port| behind.iter().map(move |ip| (ip, port))).collect();
-            let verdicts: BTreeSet<&Verdict> = fronts
-                .chain(backs)
-                .filter_map(|(ip, port)| seen.get(&SocketAddr::new(*ip, port?)))
-                .flatten()
-                .collect();
-            port["detected"] = verdicts
-                .into_iter()
-                .map(|(protocol, found)| json!({"protocol": protocol, "found": found}))
-                .collect();
+    let mut places: BTreeMap<PortKey, Places> = BTreeMap::new();
+    let mut leading: BTreeMap<SocketAddr, Vec<PortKey>> = BTreeMap::new();
+    for (at, service) in list(&status["services"]).iter().enumerate() {
+        for (nth, port) in list(&service["ports"]).iter().enumerate() {
+            let found = Places::of(service, port, &pods);
+            for back in &found.backs {
+                leading.entry(*back).or_default().push((at, nth));
+            }
+            places.insert((at, nth), found);
         }
+    }
+    let detected: Vec<(PortKey, Value)> = places
+        .iter()
+        .map(|(key, of)| (*key, of.verdicts(seen, |back| whose(*key, &leading[back], &places))))
+        .collect();
+    for ((at, nth), verdicts) in detected {
+        status["services"][at]["ports"][nth]["detected"] = verdicts;
+    }
+}
+
+/// Where connections to a port of a Service go.
+struct Places {
+    /// The Service's own addresses, with its port. None: it is headless.
+    fronts: Vec<SocketAddr>,
+    /// Its pods' addresses, with their ports.
+    backs: BTreeSet<SocketAddr>,
+}
+
+/// Whose a verdict at a port of a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// No other Service leads there.
+    Own,
+    /// Others do, but they have addresses of their own, which their callers dial.
+    Dialled,
+    Unknown,
+}
+
+fn whose(key: PortKey, leading: &[PortKey], places: &BTreeMap<PortKey, Places>) -> Whose {
+    let is_headless = |key: &PortKey| places[key].fronts.is_empty();
+    match leading {
+        [_] => Whose::Own,
+        several if is_headless(&key) && several.iter().filter(|one| is_headless(one)).count() == 1 => Whose::Dialled,
+        _ => Whose::Unknown,
+    }
+}
+
+impl Places {
+    fn of(service: &Value, port: &Value, pods: &BTreeMap<(String, String), Vec<IpAddr>>) -> Self {
+        let namespace = service["namespace"].as_str().unwrap_or_default();
+        let number = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
+        let front = number(&port["port"]);
+        let fronts = addresses(&service["addresses"]).into_iter();
+        let names = list(&service["pods"]["names"]).iter().filter_map(Value::as_str);
+        let behind = names
+            .filter_map(|name| pods.get(&(namespace.to_owned(), name.to_owned())))
+            .flatten();
+        let numbers: Vec<u16> = list(&port["podPorts"]).iter().filter_map(number).collect();
+        let is_tcp = port["protocol"] == "TCP";
+        Self {
+            fronts: fronts.filter_map(|ip| Some(SocketAddr::new(ip, front?))).collect(),
+            backs: behind
+                .filter(|_| is_tcp)
+                .flat_map(|ip| numbers.iter().map(|number| SocketAddr::new(*ip, *number)))
+                .collect(),
+        }
+    }
+
+    fn verdicts(&self, seen: &Seen, whose: impl Fn(&SocketAddr) -> Whose) -> Value {
+        let at = |place: &SocketAddr| seen.get(place).into_iter().flatten();
+        let fronts = self.fronts.iter().flat_map(at);
+        let backs = self.backs.iter().flat_map(|place| {
+            let whose = whose(place);
+            at(place).filter(move |(side, _)| match whose {
+                Whose::Own => true,
+                Whose::Dialled => *side == Side::Caller,
+                Whose::Unknown => false,
+            })
+        });
+        let verdicts: BTreeSet<&Verdict> = fronts.chain(backs).map(|(_, verdict)| verdict).collect();
+        verdicts
+            .into_iter()
+            .map(|(protocol, found)| json!({"protocol": protocol, "found": found}))
+            .collect()
     }
 }
 
@@ -232,6 +308,37 @@ mod tests {
             ],
             ["not seen yet", "HTTP (appProtocol)", ""],
         );
+    }
+
+    /// Services of one pod's one port: an ordinary one, another, and a headless one.
+    fn sharing(headless: usize, detected: &[(&str, &str)]) -> Vec<String> {
+        let port = json!([{"port": 80, "protocol": "TCP", "podPorts": [8080]}]);
+        let service = |name: &str, addresses: &[&str]| json!({"namespace": "shop", "name": name, "addresses": addresses, "pods": {"names": ["db-0"]}, "ports": port});
+        let mut services = vec![service("db", &["10.96.0.1"]), service("six", &["fd00:96::6"])];
+        services.extend((0..headless).map(|n| service(&format!("heads-{n}"), &[])));
+        let mut status = json!({"pods": status()["pods"], "services": services});
+        let one = |(direction, to): &(&str, &str)| json!({"direction": direction, "destination": to, "protocol": "http/1", "found": "client-bytes"});
+        let answer = json!({"detected": detected.iter().map(one).collect::<Vec<_>>()});
+        join(&mut status, &seen(&[answer]));
+        let ports = list(&status["services"]).iter().map(|service| &service["ports"][0]);
+        ports.map(of).collect()
+    }
+
+    const SPOKEN: &str = "HTTP/1.1 (first bytes)";
+    const UNSEEN: &str = "not seen yet";
+
+    #[test]
+    fn what_a_pod_that_several_services_lead_to_was_asked_is_not_known_to_be_all_of_theirs() {
+        let calls = [("outbound", "10.96.0.1:80"), ("inbound", "10.0.0.5:8080")];
+        assert_eq!(sharing(1, &calls), [SPOKEN, UNSEEN, UNSEEN]);
+    }
+
+    #[test]
+    fn a_pod_that_was_dialled_itself_was_dialled_by_the_only_headless_service() {
+        let calls = [("outbound", "10.0.0.5:8080"), ("inbound", "10.0.0.5:8080")];
+        assert_eq!(sharing(1, &calls), [UNSEEN, UNSEEN, SPOKEN]);
+        assert_eq!(sharing(2, &calls), [UNSEEN; 4]);
+        assert_eq!(sharing(0, &calls), [UNSEEN; 2]);
     }
 
     #[test]

@@ -43,6 +43,8 @@ const NO_SETTINGS: &[&str] = &[
     "WEFT_STAGE_0",
     "WEFT_STAGE_1",
     "WEFT_DETACHED",
+    "WEFT_DEMO_PID",
+    "WEFT_DEMO_DIR",
     "WEFT_WRITE_DOCS",
     "WEFT_",
     // The size of a batch, which is OpenTelemetry's default and no setting.

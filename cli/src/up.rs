@@ -16,6 +16,7 @@ use weft_local::state::StateDir;
 use weft_local::up::{self, Settings};
 
 use crate::args::UpArgs;
+use crate::demo::tied;
 
 /// How long `--detach` waits for the mesh to be ready.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
@@ -59,12 +60,27 @@ pub(crate) fn main(args: UpArgs) -> ExitCode {
                 ExitCode::from(exit::FAILURE)
             }
         },
-        Ok(settings) => up::run(&settings),
+        Ok(settings) => in_the_foreground(&settings),
         Err(error) => {
             eprintln!("weft up: {error:#}");
             ExitCode::from(exit::USAGE)
         }
     }
+}
+
+fn in_the_foreground(settings: &Settings) -> ExitCode {
+    let tie = match tied::to_parent(|variable| std::env::var_os(variable)) {
+        Ok(tie) => tie,
+        Err(error) => {
+            eprintln!("weft up: tying the mesh to its demo: {error}");
+            return ExitCode::from(exit::FAILURE);
+        }
+    };
+    let code = up::run(settings);
+    if let Some(tie) = tie {
+        tie.clean_up();
+    }
+    code
 }
 
 fn settings(args: UpArgs) -> Result<Settings> {

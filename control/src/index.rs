@@ -29,6 +29,7 @@ mod patience;
 mod policy;
 mod resolve;
 mod route;
+mod spelling;
 mod spread;
 mod status;
 mod streams;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use weft_control::objects::kinds::{Kinds, Scope};
 use weft_control::objects::{Object, Problem, Severity};
 
+mod adrift;
 mod check;
 mod daemon_set;
 mod deployment;
@@ -179,6 +180,7 @@ impl Reader {
             problems.push(image_notice(images));
         }
         together::check(&mut desired, &self.last, &mut problems);
+        problems.extend(adrift::leave_out(objects, &mut desired));
         problems.extend(doubts::selections(objects, &desired));
         self.last = desired.clone();
         (desired, problems)

@@ -112,7 +112,8 @@ reasons! {
     /// The declared protocol is HTTP, and the bytes are not.
     NotHttp = "not-http", 400, "http_request_error",
         "Correct the port's `appProtocol`, or the client.";
-    /// A connection to one of Weft's own listeners.
+    /// A connection to one of Weft's own listeners. It is closed without a response, and counted by that proxy; a caller in
+    /// the mesh gets `connect-failed` from its own proxy.
     OwnListener = "own-listener", 403, "http_request_denied",
         "Dial the app's port and not the proxy's.";
     /// A limit on connections or requests was reached.
@@ -153,7 +154,11 @@ pub fn reference() -> String {
     for &reason in Reason::ALL {
         let (code, status, error) = (reason.code(), reason.status(), reason.proxy_status());
         let (meaning, fix) = (reason.meaning(), reason.fix());
-        page.push_str(&format!("| `{code}` | {status} | `{error}` | {meaning} | {fix} |\n"));
+        let answer = match reason {
+            Reason::OwnListener => "none | none".to_owned(),
+            _ => format!("{status} | `{error}`"),
+        };
+        page.push_str(&format!("| `{code}` | {answer} | {meaning} | {fix} |\n"));
     }
     page
 }

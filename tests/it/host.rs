@@ -1,10 +1,10 @@
 //! A mesh leaves the host as it was, however it ends.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use weft_tests::Mesh;
-use weft_tests::host::{Host, processes_with};
+use weft_tests::host::{Host, processes_with, until};
 use weft_tests::mesh::weft_bin;
 use weft_tests::shop::shop;
 
@@ -27,7 +27,7 @@ fn a_killed_mesh_leaves_nothing_and_starts_again() {
     let mesh = shop().named(&name).up();
     kill(mesh.pid(), Signal::SIGKILL).expect("weft up runs");
     drop(mesh);
-    weft_tests::host::until("its processes are gone", || processes_with(&name).is_empty());
+    until("its processes are gone", || processes_with(&name).is_empty());
     assert_eq!(Host::now(), before);
 
     let again = shop().named(&name).up();
@@ -73,6 +73,52 @@ fn the_demo_sees_what_it_expects_in_every_step() {
     let steps = steps["steps"].as_array().expect("steps");
     assert_eq!(steps.len(), 7);
     assert!(steps.iter().all(|step| step["ok"] == true), "{steps:#?}");
+    assert_eq!(Host::now(), before);
+}
+
+#[test]
+fn the_demo_refuses_the_name_of_a_mesh_that_runs_and_leaves_that_one_alone() {
+    let mesh = shop().up();
+    let before = mesh.control_pids();
+    let output = mesh.weft("demo", [] as [&str; 0]);
+    let (out, said) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!((output.status.code(), &*out), (Some(1), ""), "{said}");
+    assert!(
+        said.contains("is already running") && said.lines().count() == 1,
+        "{said}"
+    );
+    assert!(!before.is_empty());
+    assert_eq!(mesh.control_pids(), before);
+}
+
+#[test]
+fn a_killed_demo_takes_its_mesh_and_its_directory_with_it() {
+    let before = Host::now();
+    let name = format!("demo-killed-{}", std::process::id());
+    let directories = || {
+        let all = std::fs::read_dir(std::env::temp_dir()).expect("the temporary directory");
+        let names = all.flatten().map(|entry| entry.file_name());
+        let prefix = format!("weft-{name}-");
+        names.filter(|name| name.to_string_lossy().starts_with(&prefix)).count()
+    };
+    let mut demo = Command::new(weft_bin())
+        .args(["demo", "--name", &name])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("weft demo runs");
+    let runs = || {
+        let status = Command::new(weft_bin()).args(["status", "--name", &name]).output();
+        status.is_ok_and(|output| output.status.success())
+    };
+    until("the mesh runs", runs);
+    assert_eq!(directories(), 1);
+    demo.kill().expect("weft demo runs");
+    demo.wait().expect("weft demo ends");
+    until("its processes are gone", || processes_with(&name).is_empty());
+    assert_eq!(directories(), 0);
     assert_eq!(Host::now(), before);
 }
 

@@ -1,7 +1,7 @@
 //! The demo's mesh: `weft up` as a child process, asked and driven by this binary's own verbs.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
+use super::tied;
+
 /// How long the mesh may take to start and to end.
 const START_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(30);
@@ -23,13 +25,16 @@ pub(super) struct Mesh {
     name: String,
     /// Holds the manifests and the log. Removed in the end, unless the mesh is kept.
     dir: TempDir,
+    /// The directory of manifests, by which the mesh is known to be this one.
+    files: PathBuf,
     child: Child,
     kept: bool,
 }
 
 impl Mesh {
-    /// Writes the manifests aside and starts `weft up` on them.
-    pub(super) fn start(name: &str, manifests: &[(&str, &str)], collector: &str) -> Result<Self> {
+    /// Writes the manifests aside and starts `weft up` on them. `keep`: it may outlive this process; otherwise it ends with
+    /// the thread that calls this, however that ends.
+    pub(super) fn start(name: &str, manifests: &[(&str, &str)], collector: &str, keep: bool) -> Result<Self> {
         // A new one of our own: in a directory that somebody else has made, links could lead anywhere.
         let dir = tempfile::Builder::new()
             .prefix(&format!("weft-{name}-"))
@@ -41,10 +46,14 @@ impl Mesh {
         for (file, text) in manifests {
             std::fs::write(files.join(file), text).with_context(|| format!("writing {file}"))?;
         }
+        let files = files.canonicalize().context("looking for the manifests")?;
         let log = std::fs::File::create(dir.path().join("up.log")).context("making up.log")?;
-        let child = Command::new(std::env::current_exe()?)
-            .args(["up", "--name", name, "-f"])
-            .arg(&files)
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["up", "--name", name, "-f"]).arg(&files);
+        if !keep {
+            command.envs(tied::with_this_process(dir.path()));
+        }
+        let child = command
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -56,27 +65,32 @@ impl Mesh {
         Ok(Self {
             name: name.to_owned(),
             dir,
+            files,
             child,
             kept: false,
         })
     }
 
     /// Where the manifests lie.
-    pub(super) fn manifests(&self) -> PathBuf {
-        self.dir.path().join("manifests")
+    pub(super) fn manifests(&self) -> &Path {
+        &self.files
     }
 
     /// Waits until every pod is ready. Returns how long it took.
+    ///
+    /// # Errors
+    /// `weft up` has ended, with what it said: another mesh may have the name. That one is not taken for this one.
     pub(super) async fn ready(&mut self) -> Result<Duration> {
         let began = Instant::now();
         while began.elapsed() < START_TIME {
             if let Some(status) = self.child.try_wait()? {
                 match self.last_lines() {
                     said if said.is_empty() => bail!("weft up ended with {status}"),
-                    said => bail!("{said}"),
+                    said => bail!("{}", said.strip_prefix("weft up: ").unwrap_or(&said)),
                 }
             }
             if let Ok(status) = self.status().await
+                && is_on(&status, &self.files)
                 && all_ready(&status)
             {
                 return Ok(began.elapsed());
@@ -172,6 +186,12 @@ impl Drop for Mesh {
     }
 }
 
+/// Whether this is the status of a mesh that runs on this directory. The name alone says nothing: another mesh may have it.
+fn is_on(status: &Value, files: &Path) -> bool {
+    let places = status["sources"]["places"].as_array();
+    places.is_some_and(|places| places.iter().any(|place| place["directory"].as_str() == files.to_str()))
+}
+
 fn all_ready(status: &Value) -> bool {
     let pods = status["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
     !pods.is_empty() && pods.iter().all(|pod| pod["ready"] == Value::Bool(true))
@@ -184,4 +204,19 @@ pub(super) fn region_of<'a>(status: &'a Value, pod: &str) -> &'a str {
         .find(|p| p["name"] == *pod)
         .and_then(|p| p["region"].as_str())
         .unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_mesh_of_the_same_name_on_other_manifests_is_another_mesh() {
+        let status = json!({"mesh": "demo", "sources": {"places": [{"directory": "/tmp/weft-demo-a/manifests"}]}});
+        assert!(is_on(&status, Path::new("/tmp/weft-demo-a/manifests")));
+        assert!(!is_on(&status, Path::new("/tmp/weft-demo-b/manifests")));
+        assert!(!is_on(&json!({}), Path::new("/tmp/weft-demo-b/manifests")));
+    }
 }

@@ -8,6 +8,7 @@ mod jaeger;
 mod mesh;
 mod show;
 mod steps;
+pub(crate) mod tied;
 mod tree;
 
 use std::process::ExitCode;
@@ -115,7 +116,7 @@ async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>, traces: &mut Option<Jaeg
     let collector = collector::Collector::start(traces.as_ref().map(Jaeger::exports))
         .await
         .context("starting the trace collector")?;
-    let mesh = kept.insert(Mesh::start(&args.name, &MANIFESTS, collector.endpoint())?);
+    let mesh = kept.insert(Mesh::start(&args.name, &MANIFESTS, collector.endpoint(), args.keep)?);
     let took = mesh.ready().await?;
     show.note(&format!("the mesh is ready ({:.1} s)", took.as_secs_f64()));
 
@@ -148,7 +149,7 @@ async fn finish(args: &DemoArgs, mesh: Option<Mesh>, walked: Result<Vec<Step>>) 
     show.pause();
     match (mesh, walked.is_ok() && args.keep) {
         (Some(mesh), true) => {
-            show.commands(&args.name, &mesh.manifests());
+            show.commands(&args.name, mesh.manifests());
             mesh.leave_running();
         }
         (Some(mesh), false) if mesh.is_running() => {

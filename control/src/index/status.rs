@@ -4,6 +4,7 @@ use weft_model::inbound::Mode;
 
 use super::doubts::{self, Doubt};
 use super::kept::{Kept, Refusal};
+use super::spelling;
 use super::{Condition, ConditionType, Index, Name, ObjectStatus};
 use crate::objects::cluster::{INBOUND_ANNOTATION, inbound_mode};
 use crate::objects::{Object, Problem, Severity};
@@ -129,13 +130,8 @@ impl<'a> Report<'a> {
         );
         self.condition(ConditionType::PartiallyInvalid, true, "UnknownField", first, message);
         for field in &kept.unknown {
-            let fix = "check the spelling, or remove it";
-            self.problem(
-                Severity::Warning,
-                field,
-                "is not understood and is ignored".to_owned(),
-                fix,
-            );
+            let (message, fix) = spelling::unknown(&self.object.kind, field);
+            self.problem(Severity::Warning, field, message, &fix);
         }
     }
 }

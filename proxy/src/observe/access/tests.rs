@@ -75,7 +75,8 @@ fn full(log: &Rc<AccessLog>) -> Line {
         entry.routed(Some(&rule()), "/shop.Ratings/*");
         entry.of(&metrics.series(&labels, ""));
         entry.endpoint = Some("shop/ratings-1".into());
-        entry.peer = Some("10.244.0.7:9080".parse().unwrap());
+        // As a socket of both families has it.
+        entry.peer = Some("[::ffff:10.244.0.7]:9080".parse().unwrap());
         entry.destination = Some(identity("ratings"));
         entry.tries = 2;
         entry.trace = Context::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");

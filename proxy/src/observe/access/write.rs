@@ -75,7 +75,10 @@ pub const FIELDS: &[(&str, &str)] = &[
         "weft.destination.identity",
         "the verified identity of the one that was called",
     ),
-    ("weft.source.workload", "the caller, `namespace/name`"),
+    (
+        "weft.source.workload",
+        "the caller, `namespace/name`; inbound the name is its service account's, the only one that is proved",
+    ),
     ("weft.destination.workload", "the one that was called, `namespace/name`"),
     (
         "weft.destination.service",
@@ -162,7 +165,7 @@ pub(crate) fn describe(entry: &Entry) -> Value {
     say("weft.reason", json!(reason.map(Reason::code)));
     say(
         "network.peer.address",
-        json!(entry.peer.map(|peer| peer.ip().to_string())),
+        json!(entry.peer.map(|peer| peer.ip().to_canonical().to_string())),
     );
     say("network.peer.port", json!(entry.peer.map(|peer| peer.port())));
     say("trace_id", json!(entry.trace.map(|trace| hex(&trace.trace))));

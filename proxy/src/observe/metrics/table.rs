@@ -173,7 +173,10 @@ pub(crate) fn markdown() -> String {
     let labels: Vec<_> = MESH_LABELS.iter().map(|label| format!("`{label}`")).collect();
     out.push_str(&labels.join(", "));
     out.push_str(
-        ". They come from the verified identity of the peer and from discovery, never from what a request says. At most \
+        ". They come from the verified identity of the peer and from discovery, never from what a request says. With \
+         `direction=\"outbound\"`, `source_workload` is the workload of the proxy's own pod. With `direction=\"inbound\"` it is \
+         the caller's service account, the only name of it that its certificate proves: callers with the same service account \
+         are one there, and one in plaintext has no name. Give each workload a service account of its own to tell them apart. At most \
          2,000 series of traffic and of Services are kept; what goes over is counted in one series a metric whose labels are \
          all `other`, and `weft_endpoints` leaves it out. The series of a Service are forgotten with it.\n\n\
          | name | type | unit | mesh labels | own labels | meaning |\n|---|---|---|---|---|---|\n",
