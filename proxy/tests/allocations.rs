@@ -82,7 +82,7 @@ async fn a_request_over_http1_stays_within_its_budget() {
     let (mut client, near) = Io::pipe(8192);
     let (far, mut server) = Io::pipe(8192);
     let service = Rc::new(Service {
-        upstream: RefCell::new(Some(Upstream::H1(handshake_h1(far)))),
+        upstream: RefCell::new(Some(Upstream::H1(handshake_h1(far, None)))),
     });
     let context = ServeContext {
         limits: Limits::default(),
