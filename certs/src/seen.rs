@@ -59,6 +59,17 @@ impl Seen {
             return Ok(identity);
         }
         let identity = verify::verify_parts(leaf, intermediates, &self.bundles, side, now)?;
+        self.remember(key, leaf, intermediates, &identity);
+        Ok(identity)
+    }
+
+    fn remember(
+        &self,
+        key: [u8; digest::SHA256_OUTPUT_LEN],
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        identity: &Identity,
+    ) {
         let valid = std::iter::once(leaf).chain(intermediates).map(validity);
         let valid = valid.reduce(|a, b| {
             let ((from, until), (later, sooner)) = (a?, b?);
@@ -73,7 +84,6 @@ impl Seen {
             }
             chains.insert(key, Chain { identity, valid });
         }
-        Ok(identity)
     }
 
     /// The identity of a chain whose handshake one of this credential's configurations has completed: see
@@ -91,13 +101,17 @@ impl Seen {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return false;
         };
-        if self.known(&key(leaf, intermediates, side), None).is_some() {
+        let key = key(leaf, intermediates, side);
+        if self.known(&key, None).is_some() {
             return true;
         }
         let Some((_, end)) = validity(leaf) else { return false };
         let last = Duration::from_secs(end.saturating_sub(1));
         let at = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()).min(last));
-        verify::verify_parts(leaf, intermediates, &self.bundles, side, at).is_ok()
+        // Remembered: where bundles change, many connections ask at once, and few chains are behind them.
+        verify::verify_parts(leaf, intermediates, &self.bundles, side, at)
+            .inspect(|identity| self.remember(key, leaf, intermediates, identity))
+            .is_ok()
     }
 
     fn known(&self, key: &[u8; digest::SHA256_OUTPUT_LEN], now: Option<UnixTime>) -> Option<Identity> {

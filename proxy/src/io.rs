@@ -6,7 +6,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -21,7 +24,7 @@ pub struct Io {
     /// Read from the transport, not yet taken. Holds no memory when empty.
     ahead: BytesMut,
     transport: Transport,
-    /// A first line that is not whole, on which something rests: see [`FirstLine`]. Not for long.
+    /// A first line that is not whole, on which something rests: see [`FirstLine`].
     watched: Option<Box<FirstLine>>,
 }
 
@@ -54,7 +57,15 @@ enum Transport {
     Plain(TcpStream),
     // Boxed: its keys take a kilobyte, and many streams of an idle proxy are plain.
     Tls(Box<TlsStream>),
-    Memory(DuplexStream),
+    Memory(Pipe),
+}
+
+/// One end of a pipe within the process.
+#[derive(Debug)]
+struct Pipe {
+    stream: DuplexStream,
+    /// Shared by both ends: it ends because something broke, and not because all was said.
+    broken: Arc<AtomicBool>,
 }
 
 impl Io {
@@ -68,15 +79,12 @@ impl Io {
         Self::new(Transport::Tls(Box::new(stream)))
     }
 
-    /// One end of a pipe.
-    pub fn memory(pipe: DuplexStream) -> Self {
-        Self::new(Transport::Memory(pipe))
-    }
-
     /// Two ends of a pipe that holds `capacity` bytes in each direction.
     pub fn pipe(capacity: usize) -> (Self, Self) {
-        let (a, b) = tokio::io::duplex(capacity);
-        (Self::memory(a), Self::memory(b))
+        let (near, far) = tokio::io::duplex(capacity);
+        let broken = Arc::<AtomicBool>::default();
+        let end = |stream, broken| Self::new(Transport::Memory(Pipe { stream, broken }));
+        (end(near, broken.clone()), end(far, broken))
     }
 
     fn new(transport: Transport) -> Self {
@@ -105,6 +113,17 @@ impl Io {
             Transport::Plain(socket) => Some(socket),
             Transport::Tls(stream) => Some(stream.socket()),
             Transport::Memory(_) => None,
+        }
+    }
+
+    /// Has the other side see a broken stream once this one is dropped, instead of one that ends because all was said.
+    pub fn break_off(&self) {
+        if let Transport::Memory(pipe) = &self.transport {
+            pipe.broken.store(true, Ordering::Relaxed);
+        }
+        if let Some(socket) = self.socket() {
+            // The kernel resets it. Fails only for a socket that is gone already.
+            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -210,8 +229,20 @@ impl Transport {
         match self {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Memory(pipe) => Pin::new(pipe).poll_read(cx, buffer),
+            Self::Memory(pipe) => pipe.poll_read(cx, buffer),
         }
+    }
+}
+
+impl Pipe {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.remaining();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let ended = before > 0 && buffer.remaining() == before;
+        if ended && self.broken.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -241,7 +272,7 @@ impl AsyncWrite for Io {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Transport::Memory(pipe) => Pin::new(pipe).poll_write(cx, bytes),
+            Transport::Memory(pipe) => Pin::new(&mut pipe.stream).poll_write(cx, bytes),
         }
     }
 
@@ -253,7 +284,7 @@ impl AsyncWrite for Io {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Transport::Memory(pipe) => Pin::new(pipe).poll_write_vectored(cx, slices),
+            Transport::Memory(pipe) => Pin::new(&mut pipe.stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -261,7 +292,7 @@ impl AsyncWrite for Io {
         match &self.transport {
             Transport::Plain(socket) => socket.is_write_vectored(),
             Transport::Tls(stream) => stream.is_write_vectored(),
-            Transport::Memory(pipe) => pipe.is_write_vectored(),
+            Transport::Memory(pipe) => pipe.stream.is_write_vectored(),
         }
     }
 
@@ -269,7 +300,7 @@ impl AsyncWrite for Io {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Memory(pipe) => Pin::new(pipe).poll_flush(cx),
+            Transport::Memory(pipe) => Pin::new(&mut pipe.stream).poll_flush(cx),
         }
     }
 
@@ -277,7 +308,7 @@ impl AsyncWrite for Io {
         match &mut self.get_mut().transport {
             Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Memory(pipe) => Pin::new(pipe).poll_shutdown(cx),
+            Transport::Memory(pipe) => Pin::new(&mut pipe.stream).poll_shutdown(cx),
         }
     }
 }
@@ -301,6 +332,22 @@ mod tests {
         let mut all = String::new();
         near.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "onetwothree");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_breaks_does_not_look_ended() {
+        for breaks in [false, true] {
+            let (mut near, mut far) = Io::pipe(64);
+            far.write_all(b"half").await.unwrap();
+            if breaks {
+                far.break_off();
+            }
+            drop(far);
+            let mut half = [0; 4];
+            near.read_exact(&mut half).await.unwrap();
+            assert_eq!(&half, b"half");
+            assert_eq!(near.read(&mut half).await.is_err(), breaks);
+        }
     }
 
     #[tokio::test]

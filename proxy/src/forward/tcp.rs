@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -58,13 +57,17 @@ pub enum Ended {
 
 /// Moves bytes both ways until both directions have ended; the end of one is passed on as a half-close, and the other goes
 /// on. A side that fails breaks the other, so that what was cut short never looks whole. `moved` hears of every piece. Not
-/// cancel safe: dropping it breaks both.
-pub async fn pump(downstream: Io, upstream: Io, moved: impl Fn(Flow, u64)) -> Outcome {
-    let mut pair = Pair {
+/// cancel safe: dropping it breaks both, also before it was polled.
+pub fn pump(downstream: Io, upstream: Io, moved: impl Fn(Flow, u64)) -> impl Future<Output = Outcome> {
+    let pair = Pair {
         downstream,
         upstream,
         ended: false,
     };
+    run(pair, moved)
+}
+
+async fn run(mut pair: Pair, moved: impl Fn(Flow, u64)) -> Outcome {
     // What was sent before this may not have left yet.
     let mut up = Direction {
         unflushed: true,
@@ -92,8 +95,8 @@ pub async fn pump(downstream: Io, upstream: Io, moved: impl Fn(Flow, u64)) -> Ou
     pair.ended = true;
     match &ended {
         Ended::Cleanly => {}
-        Ended::Downstream(_) => break_off(&pair.upstream),
-        Ended::Upstream(_) => break_off(&pair.downstream),
+        Ended::Downstream(_) => pair.upstream.break_off(),
+        Ended::Upstream(_) => pair.downstream.break_off(),
     }
     Outcome {
         up: up.bytes,
@@ -113,17 +116,9 @@ struct Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         if !self.ended {
-            break_off(&self.upstream);
-            break_off(&self.downstream);
+            self.upstream.break_off();
+            self.downstream.break_off();
         }
-    }
-}
-
-/// Has the kernel reset the connection when it is dropped, instead of ending it as if all had been said.
-fn break_off(io: &Io) {
-    if let Some(socket) = io.socket() {
-        // Fails only for a socket that is gone already.
-        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -364,6 +359,7 @@ fn write(cx: &mut Context<'_>, to: &mut Io, bytes: &[u8]) -> Poll<Result<usize, 
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -466,7 +462,18 @@ mod tests {
         drop(client);
         let outcome = pump(Io::plain(near), far, |_, _| ()).await;
         assert!(matches!(outcome.ended, Ended::Downstream(_)), "{outcome:?}");
-        let mut rest = Vec::new();
-        assert_eq!(server.read_to_end(&mut rest).await.unwrap(), 0);
+        let broken = server.read_to_end(&mut Vec::new()).await;
+        assert!(broken.is_err(), "it must not look ended: {broken:?}");
+    }
+
+    #[tokio::test]
+    async fn a_pair_that_was_never_polled_breaks_too() {
+        let (mut client, near) = Io::pipe(64);
+        let (far, mut server) = Io::pipe(64);
+        drop(pump(near, far, |_, _| ()));
+        for side in [&mut client, &mut server] {
+            let broken = side.read(&mut [0]).await;
+            assert!(broken.is_err(), "it must not look ended: {broken:?}");
+        }
     }
 }

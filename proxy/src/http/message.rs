@@ -373,7 +373,9 @@ impl Tee {
     }
 
     fn finish(self) {
-        let body = self.body.take().unwrap_or_default().freeze();
+        let Some(body) = self.body.take().map(BytesMut::freeze) else {
+            return;
+        };
         for to in self.to {
             // Whoever does not wait any more does not need it.
             let _ = to.send(body.clone());

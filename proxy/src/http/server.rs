@@ -95,7 +95,10 @@ async fn serve_h1<S: RequestService>(io: Io, service: &S, context: &ServeContext
             break Ok(());
         }
     };
-    close(&mut connection, context).await;
+    // Else it was cut short, and breaks when it is dropped.
+    if !connection.ends_by_closing() {
+        close(&mut connection, context).await;
+    }
     ended
 }
 

@@ -66,6 +66,41 @@ fn what_came_of_a_response_that_is_cut_short_arrives_and_the_app_is_called_once(
     });
 }
 
+/// Where nothing but the end of the stream tells the end of a response, it must not end.
+#[test]
+fn a_response_to_http10_that_is_cut_short_does_not_end_but_breaks() {
+    story(async {
+        for (response, breaks) in [
+            (
+                &b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"[..],
+                true,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+                false,
+            ),
+            (b"HTTP/1.1 200 OK\r\n\r\nabc", false),
+        ] {
+            let world = World::new();
+            let (address, _) = brief(response).await;
+            let server = world.told("reviews").start(address, nobody().await).await;
+            let mut told = world.told("web");
+            told.endpoints("all", vec![world.endpoint(1, server.inbound, Some("reviews"))]);
+            let client = told.start(nobody().await, VIP.parse().unwrap()).await;
+            let mut socket = TcpStream::connect(client.outbound).await.unwrap();
+            socket.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await.unwrap();
+            let mut seen = Vec::new();
+            let read = socket.read_to_end(&mut seen).await;
+            assert_eq!(read.is_err(), breaks, "{read:?} {}", String::from_utf8_lossy(&seen));
+            assert!(
+                breaks || seen.ends_with(b"\r\n\r\nabc"),
+                "{}",
+                String::from_utf8_lossy(&seen)
+            );
+        }
+    });
+}
+
 /// An app of HTTP/2 that answers a connection's first request with a head, a piece, and a reset, all in one write.
 async fn brief_http2() -> std::net::SocketAddr {
     const PREFACE: usize = 24;

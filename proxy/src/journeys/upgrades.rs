@@ -150,6 +150,48 @@ fn an_upgrade_is_a_tunnel_both_ways_and_half_closes() {
     });
 }
 
+/// A tunnel in which one word has gone each way.
+async fn tunnel(listener: &TcpListener, client: &Pod) -> (TcpStream, TcpStream) {
+    let mut connection = TcpStream::connect(client.outbound).await.unwrap();
+    connection.write_all(ASKS.as_bytes()).await.unwrap();
+    let (mut app, _) = asked(listener).await;
+    app.write_all(SWITCHES.as_bytes()).await.unwrap();
+    read_head(&mut connection, &mut Vec::new()).await.unwrap();
+    connection.write_all(b"half").await.unwrap();
+    hears(&mut app, "half").await;
+    app.write_all(b"half").await.unwrap();
+    hears(&mut connection, "half").await;
+    (connection, app)
+}
+
+fn reset(socket: TcpStream) {
+    let at_once = Some(std::time::Duration::ZERO);
+    socket2::SockRef::from(&socket).set_linger(at_once).unwrap();
+}
+
+async fn breaks(mut socket: TcpStream) {
+    let end = socket.read(&mut [0]).await;
+    assert!(end.is_err(), "it must not look ended: {end:?}");
+}
+
+#[test]
+fn a_tunnel_that_breaks_on_one_side_does_not_end_on_the_other() {
+    story(async {
+        let (listener, client) = stage().await;
+        let (connection, app) = tunnel(&listener, &client).await;
+        reset(app);
+        breaks(connection).await;
+        let (connection, app) = tunnel(&listener, &client).await;
+        reset(connection);
+        breaks(app).await;
+        // Nobody vouches for the endpoint any more.
+        let (connection, app) = tunnel(&listener, &client).await;
+        client.tell(|told| told.trust(2, &[&World::new()])).await;
+        breaks(connection).await;
+        breaks(app).await;
+    });
+}
+
 #[test]
 fn an_extended_connect_reaches_an_app_that_knows_upgrades_only() {
     story(async {

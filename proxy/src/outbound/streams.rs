@@ -1,5 +1,6 @@
 //! Outbound, opaque: one stream to one endpoint, for as long as it lasts; another endpoint where not a byte reached the app.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -235,13 +236,19 @@ impl Stream {
         });
         let open = series.open_tcp();
         moved(&open, Flow::Up, *early);
-        let pumped = pump(client, self.io, |flow, bytes| moved(&open, flow, bytes));
+        let sums = [Cell::new(*early), Cell::new(0)];
+        let pumped = pump(client, self.io, |flow, bytes| {
+            let sum = &sums[usize::from(flow == Flow::Down)];
+            sum.set(sum.get() + bytes);
+            moved(&open, flow, bytes);
+        });
         let mut outcome = tokio::select! {
             // Biased: what comes from somebody who is not trusted any more must not get to the app first.
             biased;
             () = trust::void(proof) => {
                 worker.metrics.refused(Reason::TlsFailed, Direction::Outbound);
-                Line::note(&mut line, |entry| entry.ended(failed_stream(Reason::TlsFailed), (0, 0)));
+                let bytes = (sums[0].get(), sums[1].get());
+                Line::note(&mut line, |entry| entry.ended(failed_stream(Reason::TlsFailed), bytes));
                 return open.finish(Err(Reason::TlsFailed));
             }
             outcome = pumped => outcome,

@@ -37,7 +37,11 @@ impl Attempt<'_, '_, '_> {
                 };
                 self.upstream_failed(reason, broken)
             }
-            Err(Stop::Void) => self.upstream_failed(Reason::TlsFailed, Broken::Ended),
+            Err(Stop::Void) => {
+                // It is not the other side that closed it.
+                self.reused = false;
+                self.upstream_failed(Reason::TlsFailed, Broken::Ended)
+            }
             Err(Stop::Unsent(reason)) => {
                 if let Message::H2(up) = &mut self.up {
                     up.cancel(::h2::Reason::CANCEL);

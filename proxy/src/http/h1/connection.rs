@@ -377,16 +377,19 @@ impl Connection {
         self.keep_alive = false;
     }
 
-    /// The message that goes is not whole. Where only the end of the stream would tell its end, the stream must not end but
-    /// break.
+    /// The message that goes is not whole. Where only the end of the stream would tell its end, the connection is to be
+    /// dropped now: that breaks it.
     pub(crate) fn abort(&mut self) {
         self.keep_alive = false;
         self.output = BytesMut::new();
-        if self.writing == Writing::UntilEnd
-            && let Some(socket) = self.io.socket()
-        {
-            // Fails only for a socket that is gone already.
-            let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+impl Drop for Connection {
+    /// What was cut short must not look whole: an end of the stream would say that all has been said.
+    fn drop(&mut self) {
+        if self.ends_by_closing() {
+            self.io.break_off();
         }
     }
 }

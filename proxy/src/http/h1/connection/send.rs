@@ -129,7 +129,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the end of the body is told by ending the stream.
+    /// Whether the end of the body is told by ending the stream, and has not been told.
     pub(crate) fn ends_by_closing(&self) -> bool {
         self.writing == Writing::UntilEnd
     }
@@ -149,7 +149,11 @@ impl Connection {
     /// Tells the other side that nothing more comes.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         ready!(self.poll_flush(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx).map_err(Broken::Io)
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(Broken::Io)?;
+        if self.writing == Writing::UntilEnd {
+            self.writing = Writing::Ended;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
