@@ -136,7 +136,8 @@ enum Whose {
 fn whose(key: PortKey, leading: &[PortKey], places: &BTreeMap<PortKey, Places>) -> Whose {
     let is_headless = |key: &PortKey| places[key].fronts.is_empty();
     match leading {
-        [_] => Whose::Own,
+        // Several ports of one Service may lead to one of its pods'.
+        [first, rest @ ..] if rest.iter().all(|other| other.0 == first.0) => Whose::Own,
         several if is_headless(&key) && several.iter().filter(|one| is_headless(one)).count() == 1 => Whose::Dialled,
         _ => Whose::Unknown,
     }
@@ -308,6 +309,18 @@ mod tests {
             ],
             ["not seen yet", "HTTP (appProtocol)", ""],
         );
+    }
+
+    #[test]
+    fn what_a_pods_port_was_heard_to_speak_is_that_of_all_ports_of_the_one_service_that_lead_there() {
+        let mut status = status();
+        for port in [0, 1] {
+            status["services"][0]["ports"][port]["podPorts"] = json!([8080]);
+        }
+        let one = json!({"destination": "10.0.0.5:8080", "protocol": "http/1", "found": "client-bytes"});
+        join(&mut status, &seen(&[json!({"detected": [one]})]));
+        assert_eq!(of(&status["services"][0]["ports"][0]), SPOKEN);
+        assert_eq!(of(&status["services"][0]["ports"][1]), "HTTP/1.1 (appProtocol)");
     }
 
     /// Services of one pod's one port: an ordinary one, another, and a headless one.

@@ -1,5 +1,6 @@
 //! `weft up`.
 
+use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -233,7 +234,10 @@ fn environment() -> Vec<(String, String)> {
     let ours = |name: &str| PASSED_ON.contains(&name);
     let telemetry =
         |name: &str| name.starts_with("OTEL_") && !name.ends_with("_ENDPOINT") && name != "OTEL_SERVICE_NAME";
-    std::env::vars()
+    // What is no UTF-8 is nothing that these read.
+    let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os()
+        .filter_map(utf8)
         .filter(|(name, _)| ours(name) || telemetry(name))
         .collect()
 }

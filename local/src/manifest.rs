@@ -103,6 +103,8 @@ pub struct Reader {
 
 /// The namespace that is always there.
 pub const DEFAULT_NAMESPACE: &str = "default";
+/// Those of a cluster's own: objects may be in them, though no pod of a local mesh is.
+const CLUSTER_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 /// The service account that every namespace has.
 pub const DEFAULT_ACCOUNT: &str = "default";
 
@@ -127,9 +129,9 @@ impl fmt::Display for Key {
 }
 
 impl Desired {
-    /// Whether a namespace is there.
+    /// Whether a namespace is there: every cluster has some.
     pub fn has_namespace(&self, name: &str) -> bool {
-        name == DEFAULT_NAMESPACE || self.namespaces.contains_key(name)
+        name == DEFAULT_NAMESPACE || CLUSTER_NAMESPACES.contains(&name) || self.namespaces.contains_key(name)
     }
 
     /// Whether a service account is there.

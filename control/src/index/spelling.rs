@@ -12,7 +12,7 @@ const BACKEND: &[&str] = &["group", "kind", "namespace", "name", "port", "weight
 /// What is wrong with a field, and what would be right.
 pub(super) fn unknown(kind: &str, field: &str) -> (String, String) {
     let message = match field.starts_with("spec.rules[") {
-        true => "is not understood and is ignored: the rule acts as if it were not there",
+        true => "is not understood and is ignored: the rule acts without it",
         false => "is not understood and is ignored",
     };
     let fix = match meant(kind, field) {
@@ -43,7 +43,6 @@ mod tests {
 
     #[test]
     fn a_mistyped_field_of_a_rule_is_told_with_the_one_that_was_meant() {
-        let meant = |kind, field| meant(kind, field);
         assert_eq!(meant("HTTPRoute", "spec.rules[0].match"), Some("matches"));
         assert_eq!(meant("HTTPRoute", "spec.rules[0].macthes"), Some("matches"));
         assert_eq!(meant("HTTPRoute", "spec.rules[1].matches[0].header"), Some("headers"));

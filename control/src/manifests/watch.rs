@@ -156,8 +156,12 @@ impl Reader {
         let mut whole = true;
         for index in 0..self.directories.len() {
             let problem = self.list(index, Instant::now()).err().map(|error| {
-                let message = format!("the directory cannot be read, its objects are kept: {error}");
-                Problem::of_file(&self.directories[index], None, message, "make it readable again")
+                let (message, fix) = match error.kind() {
+                    io::ErrorKind::NotFound => ("the directory is not there", "make it again"),
+                    _ => ("the directory cannot be read", "make it readable again"),
+                };
+                let message = format!("{message}, objects that were not removed before are kept: {error}");
+                Problem::of_file(&self.directories[index], None, message, fix)
             });
             whole &= problem.is_none();
             self.merged.directory_fault(index, problem);

@@ -70,6 +70,11 @@ mod tests {
         assert_eq!(said, [error, error, error, warning]);
         assert_eq!(counts(&desired), ((0, 0), 0));
 
+        // Every cluster has this one.
+        let theirs =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": "kube-system"}});
+        assert_eq!(Reader::default().read(&[object(theirs)]).1, []);
+
         let namespace = object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}));
         let (desired, problems) = Reader::default().read(&[&kinds[..], &[namespace]].concat());
         assert!(problems.is_empty(), "{problems:?}");
