@@ -11,7 +11,6 @@ use weft_model::destination::Target;
 use weft_model::name::ServicePort;
 use weft_model::reason::Reason;
 
-use crate::accept::reset;
 use crate::detect;
 use crate::http::exchange::Exchange;
 use crate::http::server::{RequestService, ServeContext, serve};
@@ -105,7 +104,5 @@ pub fn unheard(worker: &Worker, reason: Reason, direction: Direction, other: Opt
 
 /// Ends a stream with a reset, so that the other side does not take it for an orderly end.
 pub fn close(io: &Io) {
-    if let Some(socket) = io.socket() {
-        reset(socket);
-    }
+    io.break_off();
 }

@@ -59,6 +59,24 @@ fn a_chain_that_was_seen_is_refused_once_an_intermediate_has_ended() {
 }
 
 #[test]
+fn what_is_vouched_for_whatever_the_time_is_verified_by_the_time_and_the_side() {
+    let mesh = Mesh::new("a");
+    let chain = mesh.credential("web").chain().to_vec();
+    let seen = Seen::new(mesh.bundles());
+    for _ in 0..2 {
+        assert!(seen.vouches_for(&chain, Side::Client, after(2 * DAY)));
+        assert_eq!(count(&seen), 1);
+    }
+    assert!(seen.verify(&chain[0], &[], Side::Client, after(2 * DAY)).is_err());
+    let stranger = Mesh::new("b").credential("web").chain().to_vec();
+    assert!(!seen.vouches_for(&stranger, Side::Client, UnixTime::now()));
+    assert_eq!(count(&seen), 1);
+    // What was seen of one side says nothing of the other.
+    seen.verify(&chain[0], &[], Side::Server, UnixTime::now()).unwrap();
+    assert_eq!(count(&seen), 2);
+}
+
+#[test]
 fn what_does_not_verify_is_not_remembered() {
     let (forger, stranger) = (Forger::new(), Forger::new());
     let seen = Seen::new(forger.bundles("a"));

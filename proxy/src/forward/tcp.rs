@@ -94,9 +94,10 @@ async fn run(mut pair: Pair, moved: impl Fn(Flow, u64)) -> Outcome {
     .await;
     pair.ended = true;
     match &ended {
-        Ended::Cleanly => {}
-        Ended::Downstream(_) => pair.upstream.break_off(),
-        Ended::Upstream(_) => pair.downstream.break_off(),
+        Ended::Downstream(_) if up.state != State::Shut => pair.upstream.break_off(),
+        Ended::Upstream(_) if down.state != State::Shut => pair.downstream.break_off(),
+        // What was said to the end is not taken back: the kernel may still have some of it to deliver.
+        _ => {}
     }
     Outcome {
         up: up.bytes,
@@ -464,6 +465,23 @@ mod tests {
         assert!(matches!(outcome.ended, Ended::Downstream(_)), "{outcome:?}");
         let broken = server.read_to_end(&mut Vec::new()).await;
         assert!(broken.is_err(), "it must not look ended: {broken:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_said_to_the_end_stays_so_when_the_other_direction_breaks() {
+        let (mut client, mut server, pump) = pair(64);
+        server.write_all(b"whole").await.unwrap();
+        drop(server);
+        let talk = async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all, b"whole");
+            client.write_all(b"more").await.unwrap();
+            client
+        };
+        let (outcome, mut client) = tokio::join!(pump, talk);
+        assert!(matches!(outcome.ended, Ended::Upstream(_)), "{outcome:?}");
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]
