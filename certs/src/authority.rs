@@ -19,7 +19,7 @@ use weft_model::identity::{Identity, TrustDomain};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::bundle::{Bundle, BundleError, certificates_to_pem};
+use crate::bundle::{Bundle, BundleError, certificates_to_pem, may_issue};
 use crate::file::{self, Put};
 use crate::key::{Key, KeyError, PublicKey, Wiped};
 
@@ -113,6 +113,17 @@ impl Authority {
         Self::assemble(trust_domain, root, Vec::new(), &key).map_err(AuthorityError::Supplied)
     }
 
+    /// Makes a new root and its key, PEM both, to be kept somewhere and then taken with [`Authority::supplied`]. The key is
+    /// wiped when dropped.
+    pub fn create_pem(
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<(String, zeroize::Zeroizing<String>), AuthorityError> {
+        let key = Key::generate().map_err(AuthorityError::Key)?;
+        let root = self_sign(trust_domain, &key, now)?;
+        Ok((certificates_to_pem(&[root]), key.to_pem()))
+    }
+
     /// Loads the authority of a directory, or makes a new one there. The directory becomes 0700, its file is 0600. Where
     /// two processes make one at once, both end with the same.
     pub fn load_or_create(
@@ -148,7 +159,7 @@ impl Authority {
     }
 
     /// Takes a supplied issuer: PEM certificates from the issuing one to the root, and the issuing one's key (PKCS #8,
-    /// ECDSA P-256). The issuing one and the root may be the same.
+    /// ECDSA P-256). The issuing one and the root may be the same, and one that is written twice in a row counts once.
     pub fn supplied(trust_domain: TrustDomain, certificates: &[u8], key: &[u8]) -> Result<Self, AuthorityError> {
         let key = Key::from_pem(key).map_err(|error| AuthorityError::Supplied(error.to_string()))?;
         Self::from_certificates(trust_domain, certificates, &key).map_err(AuthorityError::Supplied)
@@ -230,8 +241,9 @@ impl Authority {
     }
 
     fn from_certificates(trust_domain: TrustDomain, text: &[u8], key: &Key) -> Result<Self, String> {
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(4).collect();
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(5).collect();
         let mut certificates = certificates.map_err(|_| "the certificates are no PEM text".to_owned())?;
+        certificates.dedup();
         let root = certificates.pop().ok_or("there is no certificate")?;
         if certificates.len() > 2 {
             return Err("more than three certificates between leaf and root".to_owned());
@@ -249,6 +261,7 @@ impl Authority {
         Bundle::new(trust_domain.clone(), [root.clone()], 0).map_err(|error: BundleError| error.to_string())?;
         let issuing = intermediates.first().unwrap_or(&root);
         let (_, parsed) = X509Certificate::from_der(issuing).map_err(|_| "not an X.509 certificate")?;
+        may_issue(&parsed).map_err(|reason| format!("the issuing certificate: {reason}"))?;
         if parsed.public_key().raw != key.public().spki() {
             return Err("the key is not that of the issuing certificate".to_owned());
         }

@@ -154,24 +154,22 @@ fn anchor(root: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, &'stat
     if !rest.is_empty() {
         return Err("bytes follow the certificate");
     }
-    if !parsed
-        .basic_constraints()
-        .ok()
-        .flatten()
-        .is_some_and(|constraints| constraints.value.ca)
-    {
-        return Err("the certificate is not a CA's");
-    }
-    let may_sign = match parsed.key_usage() {
-        Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
-        Err(_) => false,
-    };
-    if !may_sign {
-        return Err("the certificate's key may not sign certificates");
-    }
+    may_issue(&parsed)?;
     webpki::anchor_from_trusted_cert(root)
         .map(|anchor| anchor.to_owned())
         .map_err(|_| "not a certificate to trust")
+}
+
+/// Whether a certificate is one that others may be issued with.
+pub(crate) fn may_issue(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
+    let constraints = certificate.basic_constraints().ok().flatten();
+    if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err("the certificate is not a CA's");
+    }
+    match certificate.key_usage() {
+        Ok(usage) if usage.as_ref().is_none_or(|usage| usage.value.key_cert_sign()) => Ok(()),
+        _ => Err("the certificate's key may not sign certificates"),
+    }
 }
 
 impl TrustBundles {

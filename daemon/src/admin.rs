@@ -10,8 +10,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,6 +71,13 @@ pub enum Caller {
     Tcp(SocketAddr),
 }
 
+/// In the extensions of a [`Response`]: the connection ends without it.
+#[derive(Clone, Copy, Debug)]
+struct HangUp;
+
+/// What a patient route may take at most.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
 /// Routes under construction. Unknown paths get 404, unknown methods 405.
 #[derive(Debug, Default)]
 pub struct Admin {
@@ -94,6 +102,8 @@ struct Route {
     /// Ends in `/*` where it stands for everything below.
     path: &'static str,
     handler: Handler,
+    /// Whether it bounds its time itself.
+    patient: bool,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
@@ -151,8 +161,25 @@ impl Admin {
         )
     }
 
+    /// Adds a route for GET and HEAD that bounds its time itself, within an hour. It is dropped when its caller goes.
+    pub fn get_patient<F>(mut self, path: &'static str, handler: impl Fn(Request) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        self = self.get_async(path, handler);
+        if let Some(route) = self.routes.last_mut() {
+            route.patient = true;
+        }
+        self
+    }
+
     fn add(mut self, method: Method, path: &'static str, handler: Handler) -> Self {
-        self.routes.push(Route { method, path, handler });
+        self.routes.push(Route {
+            method,
+            path,
+            handler,
+            patient: false,
+        });
         self
     }
 
@@ -197,7 +224,8 @@ impl Admin {
         response
     }
 
-    async fn handle(&self, request: hyper::Request<Incoming>) -> Response {
+    /// `patient`: whether the answer may take longer than that of most routes.
+    async fn handle(&self, request: hyper::Request<Incoming>, patient: &AtomicBool) -> Response {
         let (parts, body) = request.into_parts();
         let body = match timeout(self.limits.body, Limited::new(body, self.limits.body_bytes).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
@@ -207,7 +235,20 @@ impl Admin {
             Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the body could not be read\n"),
             Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
         };
-        match timeout(self.limits.answer, self.answer(Request::from_parts(parts, body))).await {
+        let path = parts.uri.path();
+        let bound = match self
+            .routes
+            .iter()
+            .any(|route| route.patient && covers(route.path, path))
+        {
+            true => PATIENCE,
+            false => self.limits.answer,
+        };
+        patient.store(bound == PATIENCE, Ordering::Relaxed);
+        let answered = timeout(bound, self.answer(Request::from_parts(parts, body))).await;
+        // Whoever does not read the answer has no more time than others.
+        patient.store(false, Ordering::Relaxed);
+        match answered {
             Ok(response) => response,
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the answer took too long\n"),
         }
@@ -296,6 +337,13 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
+/// No response: the connection ends. For callers who take any response for a success.
+pub fn hang_up() -> Response {
+    let mut response = Response::default();
+    response.extensions_mut().insert(HangUp);
+    response
+}
+
 /// Whether a request comes from this machine (or this pod): by a unix socket, or from a loopback address.
 pub fn is_local(request: &Request) -> bool {
     match request.extensions().get::<Caller>() {
@@ -369,10 +417,18 @@ enum Stream {
 
 async fn serve_connection(admin: Arc<Admin>, io: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
     let limits = admin.limits;
+    let patient = Arc::new(AtomicBool::new(false));
+    let answering = patient.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        let admin = admin.clone();
+        let (admin, patient) = (admin.clone(), answering.clone());
         request.extensions_mut().insert(caller);
-        async move { Ok::<_, Infallible>(admin.handle(request).await.map(Full::new)) }
+        async move {
+            let response = admin.handle(request, &patient).await;
+            match response.extensions().get::<HangUp>() {
+                None => Ok(response.map(Full::new)),
+                Some(HangUp) => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+            }
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -382,7 +438,15 @@ async fn serve_connection(admin: Arc<Admin>, io: impl AsyncRead + AsyncWrite + U
         .serve_connection(TokioIo::new(io), service);
     // One request for each connection, so the sum of the times bounds the connection, a caller that does not read included.
     let whole = limits.headers + limits.body + limits.answer * 2;
-    match timeout(whole, connection).await {
+    let mut connection = pin!(connection);
+    let mut ended = timeout(whole, connection.as_mut()).await;
+    let mut waits = patient.load(Ordering::Relaxed);
+    while waits && ended.is_err() {
+        // The slice that begins after the answer is there is the last: the caller has it for reading.
+        waits = patient.load(Ordering::Relaxed);
+        ended = timeout(limits.answer, connection.as_mut()).await;
+    }
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an admin connection failed"),
         Err(_) => tracing::debug!("an admin connection took too long"),

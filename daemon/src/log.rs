@@ -27,7 +27,7 @@ pub const FILTER: Variable = Variable {
     name: "WEFT_LOG",
     value: "a log filter: `info`, `weft_proxy=debug,info`",
     default: "`info`",
-    by: "proxy, control plane, `weft up`",
+    by: "proxy, control plane, webhook, `weft up`",
     meaning: "What is logged, to standard error. In a pod: the annotation `config.weft.dev/log-level`.",
 };
 /// The form of a line.
@@ -35,7 +35,7 @@ pub const FORMAT: Variable = Variable {
     name: "WEFT_LOG_FORMAT",
     value: "`text` or `json`",
     default: "`text`",
-    by: "proxy, control plane, `weft up`",
+    by: "proxy, control plane, webhook, `weft up`",
     meaning: "The form of the log's lines.",
 };
 /// Whether there are colours.
@@ -208,9 +208,19 @@ impl Switch {
     }
 }
 
+/// Whether a process would start with this filter.
+///
+/// # Errors
+/// It would not.
+pub fn check(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop)
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let filter = if filter.is_empty() { "info" } else { filter };
+    // Values of fields are plain text: a pattern of a few characters can take gigabytes, and filters come from annotations too.
     EnvFilter::builder()
+        .with_regex(false)
         .parse(filter)
         .map_err(|error| LogError::Filter(filter.to_owned(), error))
 }

@@ -7,7 +7,7 @@ mod config;
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use weft_daemon::admin::{self, Admin, Response};
 use weft_daemon::prometheus;
 use weft_daemon::ready::Ready;
@@ -16,12 +16,13 @@ use crate::discover::Beliefs;
 use crate::observe::access::Switch;
 use crate::observe::metrics::{Counter, Gauge, Registry, table};
 use crate::observe::verdicts::Verdicts;
-use crate::probe::{Finding, Probes};
+use crate::probe::{Finding, Hooks, Probes};
 
-/// The server on the pod's address: `/ready`, `/live`, `/metrics`, `/probe/<container>/<kind>`.
-pub fn public(ready: Ready, registry: Arc<Registry>, beliefs: Beliefs, probes: Probes) -> Admin {
+/// The server on the pod's address: `/ready`, `/live`, `/metrics`, `/probe/<container>/<kind>`,
+/// `/hook/<token>/<container>/<kind>`.
+pub fn public(ready: Ready, registry: Arc<Registry>, beliefs: Beliefs, probes: Probes, hooks: Hooks) -> Admin {
     let process = Process::new(&registry);
-    let probes = Arc::new(probes);
+    let (probes, hooks) = (Arc::new(probes), Arc::new(hooks));
     Admin::new()
         .get("/ready", move |_| ready.response())
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
@@ -33,9 +34,23 @@ pub fn public(ready: Ready, registry: Arc<Registry>, beliefs: Beliefs, probes: P
                 false => registry.text().response(),
             }
         })
-        .get_async("/probe/*", move |request| {
+        .get_patient("/probe/*", move |request| {
             let probes = probes.clone();
-            async move { probed(probes.run(request.uri().path()).await) }
+            async move {
+                match *request.method() {
+                    Method::GET => probed(probes.run(request.uri().path()).await),
+                    _ => only_get(),
+                }
+            }
+        })
+        .get_patient("/hook/*", move |request| {
+            let hooks = hooks.clone();
+            async move {
+                match *request.method() {
+                    Method::GET => hooked(hooks.run(request.uri().path()).await),
+                    _ => only_get(),
+                }
+            }
         })
 }
 
@@ -77,6 +92,22 @@ pub fn local(
 
 fn switched(access: &Switch) -> Response {
     admin::text(StatusCode::OK, if access.is_on() { "on\n" } else { "off\n" })
+}
+
+/// The kubelet takes any answer for a hook that has run, so one that could not be run gets none.
+fn hooked(done: Option<Result<StatusCode, String>>) -> Response {
+    match done {
+        Some(Ok(status)) => admin::text(status, ""),
+        Some(Err(error)) => {
+            tracing::warn!(error, "a lifecycle hook could not be run");
+            admin::hang_up()
+        }
+        None => admin::text(StatusCode::NOT_FOUND, "there is no such path\n"),
+    }
+}
+
+fn only_get() -> Response {
+    admin::text(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method\n")
 }
 
 /// The app's status and nothing else of what it said.

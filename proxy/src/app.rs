@@ -35,7 +35,7 @@ use crate::observe::metrics::{Metrics, Registry};
 use crate::observe::trace::{Sampler, Tracer, Tracing};
 use crate::observe::verdicts::{Seen, Verdicts};
 use crate::origin::Origin;
-use crate::probe::Probes;
+use crate::probe::{Hooks, Probes};
 use crate::serve::{Listeners, Phase, serve};
 use crate::worker::{Observe, Origins, Worker};
 use crate::{admin, discover::Beliefs};
@@ -65,6 +65,7 @@ struct Crew {
 /// What was typed, as what it means.
 struct Meant {
     probes: Probes,
+    hooks: Hooks,
     sampler: Sampler,
     collector: Option<String>,
 }
@@ -107,7 +108,9 @@ fn usage(mistakes: &[String]) -> ExitCode {
 fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
     let mut mistakes = Vec::new();
     let address = settings.pod_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let probes = Probes::new(&settings.probes, address, Dialer::new(settings)).map_err(|error| error.to_string());
+    let dialer = Dialer::new(settings);
+    let probes = Probes::new(&settings.probes, address, dialer).map_err(|error| error.to_string());
+    let hooks = Hooks::new(&settings.hooks.0, address, dialer).map_err(|error| error.to_string());
     let sampler = Sampler::parse(&settings.traces_sampler, &settings.traces_sampler_arg);
     let wanted = settings
         .otlp_endpoint
@@ -117,14 +120,16 @@ fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
     if settings.workers == 0 {
         mistakes.push("WEFT_WORKERS 0 must be at least 1".to_owned());
     }
-    match (probes, sampler, collector) {
-        (Ok(probes), Ok(sampler), Ok(collector)) if mistakes.is_empty() => Ok(Meant {
+    match (probes, hooks, sampler, collector) {
+        (Ok(probes), Ok(hooks), Ok(sampler), Ok(collector)) if mistakes.is_empty() => Ok(Meant {
             probes,
+            hooks,
             sampler,
             collector,
         }),
-        (probes, sampler, collector) => {
-            mistakes.extend([probes.err(), sampler.err(), collector.err()].into_iter().flatten());
+        (probes, hooks, sampler, collector) => {
+            let wrong = [probes.err(), hooks.err(), sampler.err(), collector.err()];
+            mistakes.extend(wrong.into_iter().flatten());
             Err(mistakes)
         }
     }
@@ -146,7 +151,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let (registry, ready, shutdown) = (Registry::new(), Ready::new(), Arc::new(Notify::new()));
     let (back, beliefs, views) = discover::start(&settings, &registry, &ready);
     let gate = ready.gate("listeners");
-    let public = admin::public(ready, registry.clone(), beliefs.clone(), meant.probes);
+    let public = admin::public(ready, registry.clone(), beliefs.clone(), meant.probes, meant.hooks);
     let public = public.serve(vec![wildcard(settings.admin_port).await?]);
     let told = shutdown.clone();
     let (switch, verdicts) = (Switch::new(settings.access_log), Verdicts::default());

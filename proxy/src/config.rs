@@ -9,7 +9,12 @@ use weft_daemon::settings::duration;
 
 /// The settings of `weft proxy`. Each flag has a variable of the same name in capitals.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "weft-proxy", version, about = "Weft's data plane: runs beside one pod")]
+#[command(
+    name = "weft-proxy",
+    version,
+    about = "Weft's data plane: runs beside one pod",
+    after_help = "`weft proxy list` and `weft proxy config` ask a mesh for its proxies, and a proxy for what it knows."
+)]
 pub struct Settings {
     /// The pod's name.
     #[arg(long, env = "WEFT_POD_NAME", value_name = "NAME", default_value = "")]
@@ -78,6 +83,9 @@ pub struct Settings {
     /// The app's own probes, as JSON: `{"<container>": {"readiness": {…}}}`.
     #[arg(long, env = "WEFT_PROBES", value_name = "JSON", default_value = "{}")]
     pub probes: String,
+    /// The app's own lifecycle hooks over HTTP, as JSON: `{"token": "…", "hooks": {"<container>": {"preStop": {…}}}}`.
+    #[arg(long, env = "WEFT_HOOKS", value_name = "JSON", default_value = "{}", value_parser = masked)]
+    pub hooks: Masked,
     /// Worker threads. Each owns its listeners, connections and pools.
     #[arg(long, env = "WEFT_WORKERS", value_name = "N", default_value_t = 1)]
     pub workers: usize,
@@ -152,6 +160,21 @@ pub struct Settings {
     /// The sampler's argument.
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "ARG", default_value = "")]
     pub traces_sampler_arg: String,
+}
+
+/// A text that is never shown.
+#[derive(Clone)]
+pub struct Masked(pub String);
+
+impl std::fmt::Debug for Masked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "clap asks for a result")]
+fn masked(value: &str) -> Result<Masked, std::convert::Infallible> {
+    Ok(Masked(value.to_owned()))
 }
 
 fn switch(value: &str) -> Result<bool, String> {

@@ -1,9 +1,10 @@
 //! Probes: behind a redirect the kernel completes every handshake, so the kubelet asks the proxy, and the proxy asks the app.
 //!
 //! In: `/probe/<container>/<kind>`, and the original probes as the injector kept them. Out: the answer's status only, so that
-//! the path is no way in for others. The app is asked at, and from, the pod's own address.
+//! the path is no way in for others. The app is asked at, and from, the pod's own address. Lifecycle hooks go the same way.
 
 mod grpc;
+mod hook;
 mod tls;
 
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::connect::Dialer;
+
+pub use hook::Hooks;
 
 /// How much of an answer is read: the status line is in the first bytes.
 const ANSWER_MAX: usize = 4096;
@@ -33,8 +36,8 @@ pub struct Probes {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbesError {
     /// Not the JSON that the injector writes.
-    #[error("WEFT_PROBES is not the JSON that the injector writes: {0}")]
-    Json(serde_json::Error),
+    #[error("{0} is not the JSON that the injector writes: {1}")]
+    Json(&'static str, serde_json::Error),
 }
 
 /// One probe, as in the pod's manifest.
@@ -99,8 +102,8 @@ pub enum Finding {
 impl Probes {
     /// Reads what the injector kept. `address`: the pod's own.
     pub fn new(json: &str, address: IpAddr, dialer: Dialer) -> Result<Self, ProbesError> {
-        let probes =
-            serde_json::from_str(if json.trim().is_empty() { "{}" } else { json }).map_err(ProbesError::Json)?;
+        let json = if json.trim().is_empty() { "{}" } else { json };
+        let probes = serde_json::from_str(json).map_err(|error| ProbesError::Json("WEFT_PROBES", error))?;
         Ok(Self {
             probes,
             address,
@@ -154,30 +157,31 @@ impl Probes {
     }
 
     async fn http(&self, get: &HttpGet) -> Finding {
-        let mut stream = match self.dial(get.port).await {
-            Ok(stream) => stream,
-            Err(reason) => return Finding::Ill(StatusCode::SERVICE_UNAVAILABLE, reason),
-        };
-        let head = match self.head(get) {
-            Ok(head) => head,
-            Err(reason) => return Finding::Ill(StatusCode::INTERNAL_SERVER_ERROR, reason),
-        };
-        let answered = match get.scheme.eq_ignore_ascii_case("https") {
-            false => exchange(&mut stream, &head).await,
-            true => match tls::connect(stream, &get.host, self.address).await {
-                Ok(mut stream) => exchange(&mut stream, &head).await,
-                Err(error) => {
-                    let reason = format!("the app's TLS, of which probes speak version 1.3 only: {error}");
-                    return Finding::Ill(StatusCode::BAD_GATEWAY, reason);
-                }
-            },
-        };
-        match answered {
+        match self.get(get, 0).await {
             // As the kubelet judges: 200 to 399.
             Ok(status) if (200..400).contains(&status.as_u16()) => Finding::Well(status),
             Ok(status) => Finding::Ill(status, format!("the app answered {}", status.as_u16())),
-            Err(error) => Finding::Ill(StatusCode::BAD_GATEWAY, format!("the app's answer: {error}")),
+            Err((status, reason)) => Finding::Ill(status, reason),
         }
+    }
+
+    /// The status that the app answers with, once `rest` bytes more are read, or all. The error: a status and the reason.
+    async fn get(&self, get: &HttpGet, rest: usize) -> Result<StatusCode, (StatusCode, String)> {
+        let dialled = self.dial(get.port).await;
+        let mut stream = dialled.map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason))?;
+        let head = self.head(get);
+        let head = head.map_err(|reason| (StatusCode::INTERNAL_SERVER_ERROR, reason))?;
+        let answered = match get.scheme.eq_ignore_ascii_case("https") {
+            false => exchange(&mut stream, &head, rest).await,
+            true => match tls::connect(stream, &get.host, self.address).await {
+                Ok(mut stream) => exchange(&mut stream, &head, rest).await,
+                Err(error) => {
+                    let reason = format!("the app's TLS: {error}");
+                    return Err((StatusCode::BAD_GATEWAY, reason));
+                }
+            },
+        };
+        answered.map_err(|error| (StatusCode::BAD_GATEWAY, format!("the app's answer: {error}")))
     }
 
     /// The request's head. Refuses what would smuggle a second line in.
@@ -231,7 +235,11 @@ impl Probes {
     }
 }
 
-async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> std::io::Result<StatusCode> {
+async fn exchange(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    head: &str,
+    rest: usize,
+) -> std::io::Result<StatusCode> {
     stream.write_all(head.as_bytes()).await?;
     let (mut buffer, mut read) = ([0; ANSWER_MAX], 0);
     loop {
@@ -245,7 +253,16 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str
             && (parsed.is_ok() || parsed == Err(httparse::Error::TooManyHeaders))
         {
             let invalid = |_| std::io::Error::from(std::io::ErrorKind::InvalidData);
-            return StatusCode::from_u16(code).map_err(invalid);
+            let status = StatusCode::from_u16(code).map_err(invalid)?;
+            let mut left = rest;
+            while left > 0 {
+                match stream.read(&mut buffer).await {
+                    Ok(count) if count > 0 => left = left.saturating_sub(count),
+                    // The status counts, however the rest ends.
+                    _ => break,
+                }
+            }
+            return Ok(status);
         }
         if parsed.is_err() || count == 0 || read == ANSWER_MAX {
             return Err(std::io::ErrorKind::InvalidData.into());

@@ -49,7 +49,10 @@ async fn run(args: Args) -> Result<()> {
     let listener = app::listen(args.port).await?;
     println!("listening on port {}", args.port);
     let connections = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let (health, answers) = tonic_health::server::health_reporter();
+    health.set_serving::<RatingsServer<Stars>>().await;
     tonic::transport::Server::builder()
+        .add_service(answers)
         .add_service(RatingsServer::new(Stars { pod: app::pod() }))
         .serve_with_incoming_shutdown(connections, async {
             if let Err(error) = app::told_to_end().await {

@@ -5,6 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Barrier};
 
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rcgen::{CustomExtension, SanType};
 use rustls_pki_types::UnixTime;
 use x509_parser::extensions::ParsedExtension;
 
@@ -69,10 +72,91 @@ fn a_hostile_request_gets_a_leaf_with_its_key_and_nothing_else_of_it() {
     let request = params.serialize_request(&key.to_pair().unwrap().0).unwrap();
 
     let authority = authority();
+    check_leaf(&authority, request.der(), &key);
+}
+
+#[test]
+fn of_a_hundred_hostile_requests_nothing_but_the_key_is_taken() {
+    let (authority, mut random) = (authority(), StdRng::seed_from_u64(6));
+    let (mut issued, mut refused) = (0, 0);
+    for _ in 0..100 {
+        let key = Key::generate().unwrap();
+        let request = hostile(&mut random)
+            .serialize_request(&key.to_pair().unwrap().0)
+            .unwrap();
+        check_leaf(&authority, request.der(), &key);
+        issued += 1;
+        // The same with a bit changed, or cut, says hardly anything that its signature holds for.
+        let mut broken = request.der().to_vec();
+        match random.random_bool(0.5) {
+            true => broken.truncate(random.random_range(0..broken.len())),
+            false => broken[random.random_range(0..request.der().len())] ^= 1 << random.random_range(0..8),
+        }
+        // Some of the bits around the signature mean nothing: then the key is still the one that has signed.
+        match csr::check(&broken) {
+            Ok(_) => check_leaf(&authority, &broken, &key),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(issued == 100 && refused >= 90, "{issued} issued, {refused} refused");
+}
+
+/// A request for some of what nobody may have.
+fn hostile(random: &mut StdRng) -> CertificateParams {
+    let mut some = |percent: u32| random.random_range(0..100) < percent;
+    let mut params = CertificateParams::default();
+    let names = ["weft-control", "a\0b", "*.svc", "\u{202e}mesh", ""];
+    for name in names.into_iter().filter(|_| some(40)) {
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "system:masters".repeat(9));
+    }
+    let identities = [
+        "spiffe://a/ns/weft-system/sa/weft-control",
+        "spiffe://b/ns/x/sa/y",
+        "spiffe://a/ns/shop/sa/web/../x",
+    ];
+    let identities = identities
+        .into_iter()
+        .filter(|_| some(50))
+        .filter_map(|name| uri(name).ok());
+    params.subject_alt_names.extend(identities);
+    if some(50) {
+        let addresses = (0..64).map(|last| SanType::IpAddress([10, 0, 0, last].into()));
+        params.subject_alt_names.extend(addresses);
+    }
+    if some(50) {
+        let length = [BasicConstraints::Unconstrained, BasicConstraints::Constrained(3)];
+        params.is_ca = IsCa::Ca(length[usize::from(some(50))]);
+    }
+    let usages = [
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::KeyAgreement,
+    ];
+    params.key_usages = usages.into_iter().filter(|_| some(50)).collect();
+    let purposes = [
+        ExtendedKeyUsagePurpose::Any,
+        ExtendedKeyUsagePurpose::CodeSigning,
+        ExtendedKeyUsagePurpose::OcspSigning,
+    ];
+    params.extended_key_usages = purposes.into_iter().filter(|_| some(50)).collect();
+    if some(30) {
+        let mut unknown = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99_999, 1], vec![5; 1024]);
+        unknown.set_criticality(true);
+        params.custom_extensions.push(unknown);
+    }
+    params
+}
+
+/// The leaf that a request gets holds its key, and else nothing that the authority has not put in.
+#[track_caller]
+fn check_leaf(authority: &Authority, request: &[u8], key: &Key) {
     let leaf = authority
-        .issue(&csr::check(request.der()).unwrap(), &web(), DAY, SystemTime::now())
+        .issue(&csr::check(request).unwrap(), &web(), DAY, SystemTime::now())
         .unwrap();
-    assert_eq!(proves(&authority, &leaf), web());
+    assert_eq!(proves(authority, &leaf), web());
     let (_, parsed) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
     assert_eq!(parsed.public_key().raw, key.public().spki());
     assert_eq!(parsed.subject().iter().count(), 0);

@@ -23,6 +23,15 @@ fn admin() -> Admin {
         })
         .get("/local", |request| text(StatusCode::OK, is_local(request).to_string()))
         .get_async("/slow", |_| async { std::future::pending().await })
+        .get("/nothing", |_| hang_up())
+        .get_patient("/patient", |_| async {
+            sleep(SHORT * 8).await;
+            text(StatusCode::OK, "done\n")
+        })
+        .get_patient("/patient-big", |_| async {
+            sleep(SHORT * 8).await;
+            text(StatusCode::OK, vec![b'x'; 32 << 20])
+        })
 }
 
 async fn serve() -> SocketAddr {
@@ -122,10 +131,12 @@ async fn who_is_slow_is_cut() {
 async fn callers_that_never_read_or_never_speak_do_not_keep_others_out() {
     let address = serve().await;
     let mut held = Vec::new();
-    for n in 0..8 {
+    for n in 0..12 {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        if n % 2 == 0 {
-            stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let asked = ["GET /big", "", "GET /patient-big"][n % 3];
+        if !asked.is_empty() {
+            let request = format!("{asked} HTTP/1.1\r\nhost: x\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
         }
         held.push(stream);
     }
@@ -190,4 +201,18 @@ async fn a_request_says_where_it_comes_from() {
         request.extensions_mut().insert(Caller::Tcp(from.parse().unwrap()));
         assert_eq!(is_local(&request), local, "{from}");
     }
+}
+
+#[tokio::test]
+async fn a_patient_route_may_take_longer_than_others() {
+    let address = serve().await;
+    // The connection's own time would be over before: that is 4 times SHORT, and the answer comes after 8.
+    let answer = exchange(address, "GET /patient HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    check(&answer, "200", "done\n");
+}
+
+#[tokio::test]
+async fn who_is_hung_up_on_gets_no_answer() {
+    let address = serve().await;
+    assert_eq!(exchange(address, "GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").await, "");
 }

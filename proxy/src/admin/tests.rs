@@ -19,6 +19,8 @@ use crate::discover::{self, View};
 use crate::observe::metrics::Direction;
 use crate::observe::verdicts::{Found, Seen, Verdict};
 
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
 /// A proxy that believes something, whose admin servers listen.
 struct Proxy {
     _views: Vec<View>,
@@ -52,6 +54,8 @@ async fn proxy() -> Proxy {
     };
     let probes = r#"{"web": {"readiness": {"tcpSocket": {"port": 1}}}}"#;
     let probes = Probes::new(probes, Ipv4Addr::LOCALHOST.into(), dialer).unwrap();
+    let hooks = format!(r#"{{"token": "{TOKEN}", "hooks": {{"web": {{"preStop": {{"httpGet": {{"port": 1}}}}}}}}}}"#);
+    let hooks = Hooks::new(&hooks, Ipv4Addr::LOCALHOST.into(), dialer).unwrap();
     let ended: Arc<AtomicBool> = Arc::default();
     let end = ended.clone();
     let (verdicts, access) = (Verdicts::default(), Switch::default());
@@ -62,7 +66,7 @@ async fn proxy() -> Proxy {
     };
     seen.note(Direction::Outbound, ([10, 96, 0, 9], 5432).into(), verdict);
     let servers = [
-        public(ready.clone(), registry, beliefs.clone(), probes),
+        public(ready.clone(), registry, beliefs.clone(), probes, hooks),
         local(beliefs, verdicts, access.clone(), move || {
             end.store(true, Ordering::SeqCst)
         }),
@@ -131,6 +135,30 @@ async fn a_probe_of_a_dead_app_fails_and_an_unknown_one_is_not_found() {
     let proxy = proxy().await;
     assert_eq!(ask(proxy.public, "GET", "/probe/web/readiness").await.0, 503);
     assert_eq!(ask(proxy.public, "GET", "/probe/web/liveness").await.0, 404);
+}
+
+#[tokio::test]
+async fn probes_and_hooks_are_asked_with_get_alone() {
+    let proxy = proxy().await;
+    let hook = format!("/hook/{TOKEN}/web/preStop");
+    for path in ["/probe/web/readiness", &hook] {
+        for method in ["HEAD", "POST"] {
+            assert_eq!(ask(proxy.public, method, path).await.0, 405, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_could_not_be_run_gets_no_answer_and_an_unknown_one_a_status() {
+    let proxy = proxy().await;
+    let mut stream = TcpStream::connect(proxy.public).await.unwrap();
+    let head = format!("GET /hook/{TOKEN}/web/preStop HTTP/1.1\r\nhost: admin\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // An end or a reset: either is no answer.
+    let _ = stream.read_to_end(&mut answer).await;
+    assert_eq!(String::from_utf8(answer).unwrap(), "");
+    assert_eq!(ask(proxy.public, "GET", "/hook/other/web/preStop").await.0, 404);
 }
 
 #[tokio::test]

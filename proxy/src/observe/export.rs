@@ -5,6 +5,7 @@
 
 mod otlp;
 
+use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -149,31 +150,59 @@ impl Exporter {
         batch.len()
     }
 
+    /// Sends a batch within [`ANSWER`]. A collector closes connections that are idle, which is often seen only by the next
+    /// batch: that one goes out once more, over a new connection.
     async fn send(&mut self, batch: &[Finished]) -> Result<(), String> {
-        let send = async {
-            let channel = match &self.channel {
-                Some(channel) => channel.clone(),
-                None => {
-                    let channel = dial::channel(self.mark, &self.collector, None)
-                        .await
-                        .map_err(|error| chain(&error))?;
-                    self.channel.insert(channel).clone()
+        let twice = async {
+            let is_used = self.channel.is_some();
+            match self.send_once(batch).await {
+                Err(Failure::Connection(_)) if is_used => {
+                    self.channel = None;
+                    self.send_once(batch).await
                 }
-            };
-            let request = otlp::request(
-                batch,
-                &self.pod,
-                self.beliefs.state().inbound().map(|inbound| &**inbound),
-            );
-            match TraceServiceClient::new(channel).export(request).await {
-                Ok(_) => Ok(()),
-                Err(status) => Err(format!("{}: {}", status.code(), status.message())),
+                sent => sent,
             }
         };
-        timeout(ANSWER, send)
-            .await
-            .unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        match timeout(ANSWER, twice).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Failure::Connection(why) | Failure::Refused(why))) => Err(why),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
     }
+
+    async fn send_once(&mut self, batch: &[Finished]) -> Result<(), Failure> {
+        let channel = match &self.channel {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = dial::channel(self.mark, &self.collector, None)
+                    .await
+                    .map_err(|error| Failure::Connection(chain(&error)))?;
+                self.channel.insert(channel).clone()
+            }
+        };
+        let request = otlp::request(
+            batch,
+            &self.pod,
+            self.beliefs.state().inbound().map(|inbound| &**inbound),
+        );
+        let sent = TraceServiceClient::new(channel).export(request).await;
+        sent.map(drop).map_err(|status| {
+            let why = format!("{}: {}", status.code(), status.message());
+            // A status that the collector wrote has no cause on this side.
+            match status.source() {
+                Some(_) => Failure::Connection(why),
+                None => Failure::Refused(why),
+            }
+        })
+    }
+}
+
+/// Why a batch was not taken.
+enum Failure {
+    /// There was no connection, or it ended before the answer.
+    Connection(String),
+    /// The collector said no.
+    Refused(String),
 }
 
 #[cfg(test)]

@@ -174,6 +174,35 @@ async fn tls_app(answer: &'static str) -> (u16, tokio::task::JoinHandle<Option<S
     (port, asked)
 }
 
+#[tokio::test]
+async fn an_app_whose_tls_ends_at_1_2_is_probed_too() {
+    use crate::discover::testing::{authority, credential, identity};
+    use rustls_pki_types::PrivateKeyDer;
+    use rustls_pki_types::pem::PemObject as _;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let own = credential(&authority(), &identity("shop", "web"), Duration::from_secs(60), 1);
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            own.chain().to_vec(),
+            PrivateKeyDer::from_pem_slice(own.key().to_pem().as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let app = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    assert_eq!(https(port, "").await, Finding::Well(StatusCode::OK));
+    app.await.unwrap();
+}
+
 async fn https(port: u16, host: &str) -> Finding {
     let get = format!(r#"{{"port": {port}, "scheme": "HTTPS", "host": "{host}"}}"#);
     let probes = probes(&format!(r#"{{"web": {{"liveness": {{"httpGet": {get}}}}}}}"#));
@@ -207,7 +236,7 @@ async fn an_app_that_does_not_speak_tls_fails_a_probe_over_https() {
     });
     let finding = https(port, "").await;
     assert!(
-        matches!(&finding, Finding::Ill(StatusCode::BAD_GATEWAY, reason) if reason.contains("1.3")),
+        matches!(&finding, Finding::Ill(StatusCode::BAD_GATEWAY, reason) if reason.contains("TLS")),
         "{finding:?}"
     );
     app.await.unwrap();

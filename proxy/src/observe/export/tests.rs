@@ -237,6 +237,83 @@ async fn a_silent_collector_is_waited_for_within_a_bound() {
     assert!(exporter.send(&batch).await.is_err());
 }
 
+/// What stands between a proxy and its collector. Dropping the task of a connection closes it.
+async fn relay(collector: String) -> (String, mpsc::Receiver<tokio::task::JoinHandle<()>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (send, connections) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = tokio::net::TcpStream::connect(&collector).await.unwrap();
+            let passing = async move {
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            };
+            send.send(tokio::spawn(passing)).await.unwrap();
+        }
+    });
+    (address, connections)
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_between_two_batches_costs_no_spans() {
+    let (collector, mut received) = collector().await;
+    let (address, mut connections) = relay(collector).await;
+    let Fixture {
+        mut exporter,
+        tracer,
+        registry: _registry,
+        _rest,
+    } = fixture(&address);
+    for number in 1..=2 {
+        request(&tracer, 200, None);
+        let mut batch = Vec::new();
+        assert_eq!(exporter.take(&mut batch), 2);
+        assert_eq!(exporter.send(&batch).await, Ok(()), "batch {number}");
+        assert!(received.try_recv().is_ok(), "batch {number}");
+        assert!(received.try_recv().is_err(), "batch {number} comes once");
+        let connection = connections.try_recv().unwrap();
+        connection.abort();
+        assert!(connection.await.unwrap_err().is_cancelled());
+    }
+}
+
+/// Counts what it is asked, and takes nothing.
+#[derive(Clone, Default)]
+struct Refuses(Arc<std::sync::atomic::AtomicUsize>);
+
+#[tonic::async_trait]
+impl TraceService for Refuses {
+    async fn export(
+        &self,
+        _: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Err(Status::unavailable("too much"))
+    }
+}
+
+#[tokio::test]
+async fn what_the_collector_refuses_is_not_sent_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let refuses = Refuses::default();
+    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(refuses.clone()));
+    tokio::spawn(server.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+    let Fixture {
+        mut exporter,
+        tracer,
+        registry: _registry,
+        _rest,
+    } = fixture(&address);
+    for number in 1..=2 {
+        request(&tracer, 200, None);
+        let mut batch = Vec::new();
+        assert_eq!(exporter.take(&mut batch), 2);
+        assert!(exporter.send(&batch).await.unwrap_err().contains("too much"));
+        assert_eq!(refuses.0.load(std::sync::atomic::Ordering::Relaxed), number);
+    }
+}
+
 #[tokio::test]
 async fn the_last_spans_are_taken_out_when_the_process_ends() {
     let (address, mut received) = collector().await;
