@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use http::StatusCode;
+use serde_json::json;
 use weft_daemon::admin::{self, Admin, Response};
 use weft_daemon::log::{self, Switch};
 use weft_daemon::prometheus::Text;
 use weft_daemon::ready::Ready;
 
 use crate::authority::Issuer;
+use crate::cluster::{self, Duties, Shown};
 use crate::serve::desk::{COMPILE_BUCKETS, CompileTimes, Desk};
 use crate::serve::metrics::Metrics;
 
@@ -24,6 +26,10 @@ pub(crate) struct Sources {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) times: Arc<CompileTimes>,
     pub(crate) issuer: Arc<Issuer>,
+    /// The API server's objects, where they come from one.
+    pub(crate) shown: Option<Arc<Shown>>,
+    /// What is kept there.
+    pub(crate) duties: Option<Duties>,
     pub(crate) log: Switch,
 }
 
@@ -34,12 +40,14 @@ pub(crate) fn routes(sources: &Sources) -> Admin {
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
         .get("/ready", move |_| ready.response())
         .get_async("/status", move |request| {
-            status(for_status.clone(), admin::is_local(&request))
+            let mesh_only = admin::query(&request, "view") == Some("mesh");
+            status(for_status.clone(), admin::is_local(&request), mesh_only)
         })
         .get_async("/metrics", move |_| metrics(for_metrics.clone()))
 }
 
-async fn status(sources: Sources, local: bool) -> Response {
+/// `mesh_only`: what the mesh is called, without its objects and proxies.
+async fn status(sources: Sources, local: bool, mesh_only: bool) -> Response {
     if !local {
         return admin::text(
             StatusCode::FORBIDDEN,
@@ -47,7 +55,15 @@ async fn status(sources: Sources, local: bool) -> Response {
         );
     }
     match sources.desk.status().await {
-        Ok(status) => admin::json(StatusCode::OK, &status),
+        Ok(status) if mesh_only => {
+            let (epoch, build, mesh) = (status.epoch, &status.build, &status.mesh);
+            admin::json(StatusCode::OK, &json!({"epoch": epoch, "build": build, "mesh": mesh}))
+        }
+        Ok(mut status) => {
+            status.source = sources.shown.as_deref().map(cluster::status);
+            status.cluster = sources.duties.as_ref().map(Duties::status);
+            admin::json(StatusCode::OK, &status)
+        }
         Err(closed) => admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
     }
 }
@@ -100,6 +116,7 @@ async fn metrics(sources: Sources) -> Response {
     text.gauge("weft_control_epoch", "The epoch of resource versions.")
         .sample(&[], figures.epoch);
     sources.metrics.write(&mut text);
+    write_cluster(&mut text, &sources);
     write_compile_times(&mut text, &sources.times);
     let left = sources
         .issuer
@@ -117,6 +134,15 @@ async fn metrics(sources: Sources) -> Response {
     )
     .sample(&[], sources.log.dropped());
     text.response()
+}
+
+fn write_cluster(text: &mut Text, sources: &Sources) {
+    if let Some(shown) = &sources.shown {
+        cluster::write(shown, text);
+    }
+    if let Some(duties) = &sources.duties {
+        duties.write(text);
+    }
 }
 
 fn write_compile_times(text: &mut Text, times: &CompileTimes) {

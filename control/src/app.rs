@@ -16,10 +16,12 @@ use weft_daemon::admin::Listener;
 use weft_daemon::drain::{Drain, Tasks};
 use weft_daemon::log::Switch;
 use weft_daemon::ready::Ready;
+use weft_model::identity::TrustDomain;
 use weft_proto::identity::identity_server::IdentityServer;
 
 use crate::admin;
 use crate::authority::{Issuer, IssuerError};
+use crate::cluster::{Cluster, ClusterError, Duties, Kind, Reviews, Shown};
 use crate::config::Settings;
 use crate::epoch::{Epoch, EpochError};
 use crate::index::{self, Index};
@@ -31,8 +33,11 @@ use crate::serve::hub::Hub;
 use crate::serve::identity::{self, Identities, REQUEST_MAX};
 use crate::serve::listen::{self, Connection};
 use crate::serve::metrics::Metrics;
-use crate::serve::tokens::TokenKeys;
+use crate::serve::tokens::{TokenKeys, Tokens};
+use crate::source::Source;
 
+/// The trust domain of a mesh that was given no other, without an API server.
+const TRUST_DOMAIN: &str = "local.weft.internal";
 /// The suffix of the names of Services.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 /// A proxy that is gone without a word is noticed after twice this.
@@ -50,6 +55,9 @@ pub(crate) enum StartError {
     /// There is no authority, or no own certificate.
     #[error("certificates")]
     Issuer(#[source] IssuerError),
+    /// The API server does not give what the control plane begins with.
+    #[error("the cluster")]
+    Cluster(#[source] ClusterError),
     /// The manifests cannot be read.
     #[error("manifests")]
     Manifests(#[source] OpenError),
@@ -87,22 +95,27 @@ impl App {
     /// Starts everything. Listens before it returns.
     pub(crate) async fn start(settings: Settings, log: Switch) -> Result<Self, StartError> {
         prepare_state(&settings.state_dir).map_err(|error| StartError::State(settings.state_dir.clone(), error))?;
-        let issuer = Issuer::open(
-            &settings.state_dir,
-            &settings.trust_domain,
-            &settings.control_namespace,
-            settings.leaf_lifetime,
-        );
-        let issuer = Arc::new(issuer.map_err(StartError::Issuer)?);
+        let cluster = match settings.kubernetes {
+            true => Some(Cluster::find().await.map_err(StartError::Cluster)?),
+            false => None,
+        };
+        let trust_domain = trust_domain(&settings, cluster.as_ref()).await?;
+        let issuer = Arc::new(open_issuer(&settings, &trust_domain, cluster.as_ref()).await?);
+        let epoch = open_epoch(&settings, cluster.as_ref()).await?;
         issuer.publish(&settings.state_dir).map_err(StartError::Issuer)?;
 
         let ready = Ready::new();
-        let serving = ready.gate("listener");
+        let (known, serving) = (ready.gate("objects"), ready.gate("listener"));
         let (drain, tasks) = Drain::new();
+        let shown = cluster.as_ref().map(|cluster| cluster.follow(Kind::all(), &tasks));
         let end = CancellationToken::new();
         let times = Arc::new(CompileTimes::default());
-        let (desk, desk_end) = open_desk(&settings, &issuer, times.clone(), end.clone())?;
+        let (desk, desk_end) = open_desk(&settings, &issuer, epoch, shown.clone(), times.clone(), end.clone())?;
 
+        let duties = cluster.as_ref().zip(shown.clone()).map(|(cluster, shown)| {
+            let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
+            Duties::begin(cluster, &settings.control_namespace, data.into(), shown, &desk, &tasks)
+        });
         let metrics = Arc::new(Metrics::default());
         let sources = admin::Sources {
             desk: desk.clone(),
@@ -110,11 +123,27 @@ impl App {
             metrics: metrics.clone(),
             times,
             issuer: issuer.clone(),
+            shown: shown.clone(),
+            duties: duties.clone(),
             log,
         };
         let (admin, admin_tasks) = serve_admin(&settings, &sources).await?;
-        let address = serve_proxies(settings, desk, issuer.clone(), metrics, &tasks).await?;
+        if let Some(shown) = &shown {
+            all_listed(shown).await;
+        }
+        known.open();
+        let tokens = match &cluster {
+            Some(cluster) => Tokens::Reviews(Reviews::new(cluster.api.clone())),
+            None => Tokens::Keys(TokenKeys::new(
+                settings.token_jwks.clone(),
+                settings.token_issuer.clone(),
+            )),
+        };
+        let address = serve_proxies(settings, desk, issuer.clone(), tokens, metrics, &tasks).await?;
         serving.open();
+        if let Some(duties) = &duties {
+            duties.serving();
+        }
         tasks.named("own certificate").spawn({
             let tasks = tasks.clone();
             async move {
@@ -137,6 +166,59 @@ impl App {
     }
 }
 
+/// The trust domain: as it was set, else the cluster's own.
+async fn trust_domain(settings: &Settings, cluster: Option<&Cluster>) -> Result<TrustDomain, StartError> {
+    match (&settings.trust_domain, cluster) {
+        (Some(set), _) => Ok(set.clone()),
+        (None, Some(cluster)) => cluster.trust_domain().await.map_err(StartError::Cluster),
+        (None, None) => Ok(TrustDomain::new(TRUST_DOMAIN).expect("a constant")),
+    }
+}
+
+/// The authority: of the state directory, or of the cluster's Secret.
+async fn open_issuer(
+    settings: &Settings,
+    trust_domain: &TrustDomain,
+    cluster: Option<&Cluster>,
+) -> Result<Issuer, StartError> {
+    let (namespace, lifetime) = (&settings.control_namespace, settings.leaf_lifetime);
+    let issuer = match cluster {
+        Some(cluster) => {
+            let authority = cluster
+                .authority(namespace, trust_domain, settings.supplied_authority)
+                .await;
+            Issuer::new(authority.map_err(StartError::Cluster)?, namespace, lifetime)
+        }
+        None => Issuer::open(&settings.state_dir, trust_domain, namespace, lifetime),
+    };
+    issuer.map_err(StartError::Issuer)
+}
+
+/// The epoch: of the state directory, or of the cluster's ConfigMap.
+async fn open_epoch(settings: &Settings, cluster: Option<&Cluster>) -> Result<Epoch, StartError> {
+    match cluster {
+        Some(cluster) => {
+            let kept = cluster.epoch(&settings.control_namespace).await;
+            let (current, keeper) = kept.map_err(StartError::Cluster)?;
+            Ok(Epoch::kept(current, keeper))
+        }
+        None => Epoch::open(&settings.state_dir).map_err(StartError::Epoch),
+    }
+}
+
+/// Waits until all objects are known: a proxy must not be told that what it holds is gone, only because it is not listed yet.
+async fn all_listed(shown: &Shown) {
+    let mut revisions = shown.revisions();
+    loop {
+        revisions.mark_unchanged();
+        if shown.has_begun() {
+            return;
+        }
+        // The sender lives as long as what it shows.
+        let _ = revisions.changed().await;
+    }
+}
+
 /// The directory is this user's, but others may pass through it to `trust/`.
 fn prepare_state(state: &Path) -> io::Result<()> {
     if state.is_dir() {
@@ -149,30 +231,34 @@ fn prepare_state(state: &Path) -> io::Result<()> {
 fn open_desk(
     settings: &Settings,
     issuer: &Issuer,
+    epoch: Epoch,
+    shown: Option<Arc<Shown>>,
     times: Arc<CompileTimes>,
     end: CancellationToken,
 ) -> Result<(Desk, DeskEnd), StartError> {
-    let epoch = Epoch::open(&settings.state_dir).map_err(StartError::Epoch)?;
     let index = Index::new(index::Settings {
-        trust_domain: settings.trust_domain.clone(),
+        trust_domain: issuer.trust_domain().clone(),
         cluster: settings.cluster.clone(),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         inside: settings.networks.clone(),
         outside: settings.outside.clone(),
     });
     let facts = Facts {
-        trust_domain: settings.trust_domain.clone(),
+        trust_domain: issuer.trust_domain().clone(),
         cluster: settings.cluster.clone(),
         discovery_wait: settings.discovery_wait,
         bundles: issuer.bundles().clone(),
     };
     let hub = Hub::new(index, facts, epoch, settings.subscriptions);
-    let manifests = manifests::Settings::control(
-        &settings.manifests,
-        settings.recursive,
-        Some(settings.state_dir.clone()),
-    );
-    Desk::open(hub, manifests, times, end).map_err(StartError::Manifests)
+    let directories = || {
+        Source::directories(manifests::Settings::control(
+            &settings.manifests,
+            settings.recursive,
+            Some(settings.state_dir.clone()),
+        ))
+    };
+    let source = shown.map_or_else(directories, |shown| Ok(Source::cluster(shown)));
+    Desk::open(hub, source.map_err(StartError::Manifests)?, times, end).map_err(StartError::Manifests)
 }
 
 async fn serve_admin(settings: &Settings, sources: &admin::Sources) -> Result<(SocketAddr, JoinSet<()>), StartError> {
@@ -194,6 +280,7 @@ async fn serve_proxies(
     settings: Settings,
     desk: Desk,
     issuer: Arc<Issuer>,
+    tokens: Tokens,
     metrics: Arc<Metrics>,
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
@@ -206,7 +293,6 @@ async fn serve_proxies(
     };
     let connections = listen::connections(listener, issuer.clone(), limits, metrics.clone(), tasks);
 
-    let tokens = TokenKeys::new(settings.token_jwks, settings.token_issuer);
     let rules = identity::Rules {
         address_check: settings.address_check,
         renew_by_leaf: settings.renew_by_leaf,

@@ -56,9 +56,13 @@ impl Issuer {
         namespace: &str,
         lifetime: Duration,
     ) -> Result<Self, IssuerError> {
-        let now = SystemTime::now();
-        let authority =
-            Authority::load_or_create(&state.join("authority"), trust_domain, now).map_err(IssuerError::Authority)?;
+        let authority = Authority::load_or_create(&state.join("authority"), trust_domain, SystemTime::now());
+        Self::new(authority.map_err(IssuerError::Authority)?, namespace, lifetime)
+    }
+
+    /// Issues for an authority from elsewhere, and issues the first leaf of the control plane itself.
+    pub(crate) fn new(authority: Authority, namespace: &str, lifetime: Duration) -> Result<Self, IssuerError> {
+        let trust_domain = authority.trust_domain();
         let identity = Identity::control_plane(trust_domain.clone(), namespace).map_err(IssuerError::Identity)?;
         let bundles = Arc::new(TrustBundles::new([authority.bundle(1)]).map_err(IssuerError::Bundle)?);
         let first = own_leaf(&authority, &identity, &bundles, lifetime, 1)?;
@@ -83,16 +87,23 @@ impl Issuer {
             .map_err(failed)?;
         // The umask may have taken bits away, and others are to read this.
         fs::set_permissions(&directory, Permissions::from_mode(0o755)).map_err(failed)?;
-        let roots: String = self.bundles.iter().map(weft_certs::bundle::Bundle::to_pem).collect();
-        for (name, text) in [
-            ("roots.pem", roots.as_str()),
-            ("trust-domain", self.identity.trust_domain().as_str()),
-            ("control-namespace", self.identity.namespace()),
-        ] {
+        for (name, text) in self.published() {
             let path = directory.join(name);
             file::replace(&path, 0o644, text.as_bytes()).map_err(|error| IssuerError::Publish(path.clone(), error))?;
         }
         Ok(())
+    }
+
+    /// What proxies need in order to trust us, as files: the roots, the trust domain, and the namespace of our identity.
+    pub(crate) fn published(&self) -> [(&'static str, String); 3] {
+        [
+            (
+                "roots.pem",
+                self.bundles.iter().map(weft_certs::bundle::Bundle::to_pem).collect(),
+            ),
+            ("trust-domain", self.identity.trust_domain().to_string()),
+            ("control-namespace", self.identity.namespace().to_owned()),
+        ]
     }
 
     /// Issues a leaf. The caller has made sure that the key's holder is this identity.

@@ -79,10 +79,11 @@ pub fn endpoint_set(index: &Index, key: &str) -> Option<Compiled<EndpointSet>> {
     endpoints::set(index, &key.parse().ok()?)
 }
 
-/// What is declared of a Service's port for clients of its own namespace, and by which routes (`HTTPRoute shop/reviews`), if
-/// not by the Service itself. For people.
-pub fn declared(index: &Index, namespace: &str, service: &str, port: u16) -> (Protocol, Vec<String>) {
-    ports::said_of_service(index, &Name::new(namespace, service), port)
+/// What is declared of a Service's port for clients of its own namespace, and by what, if not by the Service itself: routes
+/// (`HTTPRoute shop/reviews`), or the annotation `config.weft.dev/opaque-ports`. `annotated`: pods behind it have that, whether
+/// the index knows them or not. For people.
+pub fn declared(index: &Index, namespace: &str, service: &str, port: u16, annotated: bool) -> (Protocol, Vec<String>) {
+    ports::said_of_service(index, &Name::new(namespace, service), port, annotated)
 }
 
 /// What a pod accepts. `None`: it is not known.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 use ipnet::IpNet;
 use weft_daemon::settings::duration;
 use weft_model::identity::TrustDomain;
@@ -14,18 +14,17 @@ use weft_model::identity::TrustDomain;
 #[command(
     name = "weft-control",
     version,
-    about = "Weft's control plane: objects in, certificates and configuration out"
+    about = "Weft's control plane: objects in, certificates and configuration out",
+    group(ArgGroup::new("source").required(true).args(["manifests", "kubernetes"]))
 )]
 pub struct Settings {
     /// A directory or file of Kubernetes manifests, watched. Repeatable (in the variable: separated by commas).
-    #[arg(
-        long,
-        env = "WEFT_MANIFESTS",
-        value_name = "PATH",
-        required = true,
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "WEFT_MANIFESTS", value_name = "PATH", value_delimiter = ',')]
     pub manifests: Vec<PathBuf>,
+    /// Objects from the API server instead: the one that KUBECONFIG leads to, else that of the cluster which this pod is in.
+    /// Tokens are reviewed by it; root and epoch are kept in it.
+    #[arg(long, env = "WEFT_KUBERNETES")]
+    pub kubernetes: bool,
     /// Read the subdirectories of those directories as well.
     #[arg(long, env = "WEFT_MANIFESTS_RECURSIVE")]
     pub recursive: bool,
@@ -43,9 +42,10 @@ pub struct Settings {
     #[arg(long, env = "WEFT_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
 
-    /// The trust domain of this mesh: at most 90 characters of a-z, 0-9, '.', '-' and '_'.
-    #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "NAME", default_value = "local.weft.internal", value_parser = trust_domain)]
-    pub trust_domain: TrustDomain,
+    /// The trust domain of this mesh: at most 90 characters of a-z, 0-9, '.', '-' and '_'. Without it local.weft.internal; on an
+    /// API server the first 12 digits of the uid of its Namespace kube-system, and .weft.internal.
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", value_name = "NAME", value_parser = trust_domain)]
+    pub trust_domain: Option<TrustDomain>,
     /// This cluster's name.
     #[arg(long, env = "WEFT_CLUSTER", value_name = "NAME", default_value = "local")]
     pub cluster: String,
@@ -58,6 +58,10 @@ pub struct Settings {
     )]
     pub control_namespace: String,
 
+    /// On an API server: the Secret weft-authority is supplied (kubernetes.io/tls, as cert-manager lays it out), and waited for.
+    /// Without this it is made if it is not there.
+    #[arg(long, env = "WEFT_SUPPLIED_AUTHORITY")]
+    pub supplied_authority: bool,
     /// How long a leaf lives. Proxies renew after two thirds.
     #[arg(long, env = "WEFT_LEAF_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = leaf_lifetime)]
     pub leaf_lifetime: Duration,
@@ -177,6 +181,21 @@ mod tests {
         assert_eq!(settings.control_namespace, "weft-system");
         assert_eq!(settings.address_check, AddressCheck::Enforce);
         assert_eq!(settings.ack_wait, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn objects_come_from_directories_or_from_an_api_server_but_not_from_both() {
+        let read = |flags: &[&str]| {
+            Settings::try_parse_from([&["weft-control", "--state-dir", "s"], flags].concat())
+                .map(|settings| settings.kubernetes)
+                .map_err(|error| error.to_string())
+        };
+        assert!(read(&["--kubernetes"]).unwrap());
+        assert!(!read(&["--manifests", "m"]).unwrap());
+        let neither = read(&[]).unwrap_err();
+        assert!(neither.contains("<--manifests <PATH>|--kubernetes>"), "{neither}");
+        let both = read(&["--manifests", "m", "--kubernetes"]).unwrap_err();
+        assert!(both.contains("cannot be used with"), "{both}");
     }
 
     #[test]

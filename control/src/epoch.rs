@@ -1,9 +1,12 @@
-//! Epochs: within one, a resource's sources never get older. A number that only rises, kept in the state directory.
+//! Epochs: within one, a resource's sources never get older. A number that only rises, kept in the state directory or in the
+//! cluster.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use weft_daemon::file;
+
+use crate::cluster::{Fault, Keeper};
 
 /// Epochs above ours that a proxy may have seen. New ones begin seconds apart at most, so this is years; a proxy that says
 /// more is broken or lies, and what it says would be the last epoch that there can be.
@@ -12,8 +15,15 @@ const LEAP_MAX: u64 = 1 << 24;
 /// The current epoch, and where it is kept.
 #[derive(Debug)]
 pub(crate) struct Epoch {
-    path: PathBuf,
+    store: Store,
     current: u64,
+}
+
+/// Where it is kept.
+#[derive(Debug)]
+enum Store {
+    File(PathBuf),
+    Cluster(Keeper),
 }
 
 /// Why the epoch could not be read or kept.
@@ -25,6 +35,9 @@ pub(crate) enum EpochError {
     /// The file does not hold a number. Deleting it is safe: proxies say which epochs they have seen.
     #[error("{0} does not hold a number; delete it to begin anew above every epoch that a proxy has seen")]
     Number(PathBuf),
+    /// The API server does not keep it.
+    #[error("the epoch in the cluster")]
+    Cluster(#[source] Fault),
 }
 
 impl Epoch {
@@ -37,13 +50,21 @@ impl Epoch {
                 _ => return Err(EpochError::Number(path)),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut epoch = Self { path, current: 0 };
+                let store = Store::File(path);
+                let mut epoch = Self { store, current: 0 };
                 epoch.set(1)?;
                 return Ok(epoch);
             }
             Err(error) => return Err(EpochError::File(path, error)),
         };
-        Ok(Self { path, current })
+        let store = Store::File(path);
+        Ok(Self { store, current })
+    }
+
+    /// An epoch that a cluster keeps.
+    pub(crate) fn kept(current: u64, keeper: Keeper) -> Self {
+        let store = Store::Cluster(keeper);
+        Self { store, current }
     }
 
     /// The number.
@@ -70,11 +91,17 @@ impl Epoch {
         self.set(self.current.max(seen).saturating_add(1))
     }
 
-    /// On disk before anybody hears of it.
+    /// Kept before anybody hears of it.
     fn set(&mut self, number: u64) -> Result<(), EpochError> {
-        file::replace(&self.path, 0o600, format!("{number}\n").as_bytes())
-            .map_err(|error| EpochError::File(self.path.clone(), error))?;
-        self.current = number;
+        self.current = match &self.store {
+            Store::File(path) => {
+                file::replace(path, 0o600, format!("{number}\n").as_bytes())
+                    .map_err(|error| EpochError::File(path.clone(), error))?;
+                number
+            }
+            // Another replica may have begun a later one, which then is ours.
+            Store::Cluster(keeper) => keeper.raise(number).map_err(EpochError::Cluster)?,
+        };
         Ok(())
     }
 }

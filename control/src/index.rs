@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde_json::Value;
 use weft_model::endpoint::Place;
 use weft_model::identity::TrustDomain;
 
@@ -25,6 +26,7 @@ mod filter;
 mod kept;
 mod links;
 mod matches;
+mod opaque;
 mod patience;
 mod policy;
 mod resolve;
@@ -37,7 +39,7 @@ mod subset;
 mod tables;
 
 pub(crate) use backend::Backend;
-pub(crate) use declared::is_of_requests;
+pub(crate) use declared::{Declared, is_of_requests};
 pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
@@ -110,6 +112,8 @@ pub struct Condition {
     pub message: String,
     /// The field that it is about, or empty.
     pub field: String,
+    /// What would be right; may be empty.
+    pub fix: String,
     /// The generation of the object that was looked at.
     pub observed_generation: u64,
 }
@@ -134,6 +138,17 @@ pub struct ObjectStatus {
     pub origin: Option<Origin>,
     /// Its conditions, in order of type.
     pub conditions: Vec<Condition>,
+    /// Of a route: what is said for each Service that it names as a parent, in order.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// What is said of a route for one of its parents. Parents that are no Services are other controllers' business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentStatus {
+    /// The parentRef, as it is written.
+    pub reference: Value,
+    /// The conditions, in order of type.
+    pub conditions: Vec<Condition>,
 }
 
 /// A pod that the index knows.
@@ -154,6 +169,8 @@ pub struct Index {
     /// Whether objects are taken in for the first time.
     initial: bool,
     pub(crate) namespaces: BTreeMap<String, Arc<Object>>,
+    /// By namespace: the ports of its pods that carry mere bytes, where its annotation says so.
+    opaque_ports: BTreeMap<String, BTreeSet<u16>>,
     pub(crate) nodes: BTreeMap<String, (Arc<Object>, Place)>,
     nodes_by_ip: Links<IpAddr, String>,
     pub(crate) accounts: BTreeMap<Name, Arc<Object>>,
@@ -185,6 +202,7 @@ impl Index {
             settings,
             initial: true,
             namespaces: BTreeMap::new(),
+            opaque_ports: BTreeMap::new(),
             nodes: BTreeMap::new(),
             nodes_by_ip: Links::default(),
             accounts: BTreeMap::new(),
@@ -251,6 +269,17 @@ impl Index {
     /// The conditions of all objects that have any, in order of name.
     pub fn statuses(&self) -> Vec<ObjectStatus> {
         status::statuses(self)
+    }
+
+    /// A route, subset or policy as it was last written, whether it is valid or not.
+    pub(crate) fn written(&self, name: &ObjectRef) -> Option<&Arc<Object>> {
+        let of_routes = self.routes.get(name).map(|kept| &kept.object);
+        let policy = || self.policies.get(name).map(|kept| &kept.object);
+        let subset = || {
+            let of = (name.kind == "ServiceSubset").then(|| Name::new(name.namespace.as_str(), name.name.as_str()))?;
+            self.subsets.get(&of).map(|kept| &kept.object)
+        };
+        of_routes.or_else(policy).or_else(subset)
     }
 
     /// What is wrong with objects, as far as one can tell from all of them, in order of file and line.

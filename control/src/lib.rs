@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`objects`] | Kubernetes objects, typed views of them, problems |
 //! | [`manifests`] | directories of files, read and watched |
+//! | `cluster` | an API server: objects followed, identities asked for, what the mesh needs kept there |
+//! | `source` | the one or the other |
 //! | [`index`] | objects by what they mean for each other (pure) |
 //! | [`compile`] | index in, resources out (pure) |
 //! | [`explain`] | where a request would go, and why (pure) |
@@ -16,6 +18,9 @@
 pub mod objects;
 
 pub mod manifests;
+
+mod cluster;
+mod source;
 
 pub mod index;
 
@@ -72,12 +77,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn run(settings: Settings, log: Switch) -> ExitCode {
-    let signals = match signal::Signals::new() {
+    let mut signals = match signal::Signals::new() {
         Ok(signals) => signals,
         Err(error) => return failed(&error, exit::FAILURE),
     };
     let grace = settings.drain;
-    let app = match app::App::start(settings, log).await {
+    let started = tokio::select! {
+        started = app::App::start(settings, log) => started,
+        // It may wait for an API server.
+        () = signals.next() => return ExitCode::from(exit::OK),
+    };
+    let app = match started {
         Ok(app) => app,
         Err(error) => return failed(&error, exit::FAILURE),
     };

@@ -258,6 +258,16 @@ impl Manifests {
     }
 }
 
+/// What the documents of a YAML text say, whatever that is, but for empty ones.
+///
+/// # Errors
+/// It cannot be read: the line, and what is wrong with the fix.
+pub fn values(text: &str) -> Result<Vec<serde_json::Value>, (u32, String)> {
+    let documents =
+        yaml::documents(text).map_err(|fault| (fault.line, format!("{} ({})", fault.message, fault.fix)))?;
+    Ok(documents.into_iter().map(|document| document.value).collect())
+}
+
 /// Reads one text, as a file of this name and with these bytes would be read, without a directory: for checks, and for what
 /// comes from elsewhere than a file. Objects without a uid or resource version get the uid of their name, and version 1.
 ///

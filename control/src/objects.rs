@@ -14,6 +14,8 @@ use serde_json::Value;
 pub use weft_model::name::ObjectRef;
 
 pub mod cluster;
+#[cfg(test)]
+mod crd;
 pub mod decode;
 pub mod filter;
 pub mod kinds;
@@ -27,7 +29,7 @@ mod strangers;
 pub mod weft;
 
 pub use decode::{DecodeError, Decoded, decode};
-pub use kinds::{Kinds, Standing};
+pub use kinds::{Kinds, Scope, Standing};
 pub use problem::{Problem, Severity};
 
 /// A Kubernetes object, as it was written.

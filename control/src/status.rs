@@ -1,6 +1,5 @@
 //! What is told of the whole: proxies, what they have acknowledged, objects with their conditions, problems.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -8,24 +7,45 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use weft_model::name::ObjectRef;
 
+use crate::cluster::{DutiesStatus, KindStatus};
 use crate::index::ConditionType;
 use crate::objects::Severity;
-use crate::serve::cache::ProxyId;
 use crate::serve::hub::{Hub, Proxy};
+
+pub(crate) mod applied;
+
+use applied::Holders;
 
 /// The version of this program.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
-/// Laggards that are named for an object; the others are counted.
-const WAITING_MAX: usize = 32;
 
 /// `GET /status`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Status {
     pub(crate) epoch: u64,
     pub(crate) build: String,
+    pub(crate) mesh: MeshStatus,
     pub(crate) proxies: Vec<ProxyStatus>,
     pub(crate) objects: Vec<ObjectStatus>,
     pub(crate) problems: Vec<ProblemStatus>,
+    /// Kind by kind, where objects come from an API server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<Vec<KindStatus>>,
+    /// What is kept in that cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<DutiesStatus>,
+}
+
+/// What the mesh is called, and which networks are its own.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshStatus {
+    pub(crate) trust_domain: String,
+    pub(crate) cluster: String,
+    pub(crate) cluster_domain: String,
+    /// As they were set.
+    pub(crate) inside: Vec<String>,
+    pub(crate) outside: Vec<String>,
 }
 
 /// One proxy, connected or not.
@@ -76,6 +96,8 @@ pub(crate) struct ObjectStatus {
     pub(crate) applied: usize,
     /// Those that do not, by name; at most a few.
     pub(crate) waiting: Vec<String>,
+    /// Those that are not connected, and decided by an older version when they last were; at most a few.
+    pub(crate) apart: Vec<String>,
 }
 
 /// One condition.
@@ -118,13 +140,6 @@ pub(crate) struct Figures {
     pub(crate) problems: usize,
 }
 
-/// Who needs an object, and who decides by it.
-#[derive(Debug, Default)]
-struct Need {
-    subscribers: BTreeSet<ProxyId>,
-    waiting: BTreeSet<ProxyId>,
-}
-
 impl Hub {
     /// Everything, for people. Also forgets the proxies of pods that are gone for good.
     pub(crate) fn status(&mut self) -> Status {
@@ -141,9 +156,23 @@ impl Hub {
         Status {
             epoch: self.epoch.current(),
             build: BUILD.to_owned(),
+            mesh: self.mesh_status(),
             proxies,
             objects: self.object_statuses(),
             problems: self.problem_statuses(),
+            source: None,
+            cluster: None,
+        }
+    }
+
+    fn mesh_status(&self) -> MeshStatus {
+        let settings = &self.index.settings;
+        MeshStatus {
+            trust_domain: settings.trust_domain.to_string(),
+            cluster: settings.cluster.clone(),
+            cluster_domain: settings.cluster_domain.clone(),
+            inside: settings.inside.iter().map(ToString::to_string).collect(),
+            outside: settings.outside.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -209,74 +238,12 @@ impl Hub {
 
     fn object_statuses(&self) -> Vec<ObjectStatus> {
         let statuses = self.index.statuses();
-        let wanted: BTreeSet<String> = statuses.iter().map(|status| status.object.to_string()).collect();
-        let needs = self.needs(&wanted);
-        let none = Need::default();
-        statuses
-            .into_iter()
-            .map(|status| self.object_status(status, &needs, &none))
-            .collect()
-    }
-
-    fn object_status(
-        &self,
-        status: crate::index::ObjectStatus,
-        needs: &BTreeMap<String, Need>,
-        none: &Need,
-    ) -> ObjectStatus {
-        let need = needs.get(&status.object.to_string()).unwrap_or(none);
-        let accepted = status
-            .conditions
-            .iter()
-            .all(|condition| condition.r#type != ConditionType::Accepted || condition.status);
-        let mut conditions: Vec<ConditionStatus> = status.conditions.iter().map(condition).collect();
-        conditions.push(applied(need, accepted));
-        let name = |id: &ProxyId| {
-            self.proxies
-                .get(id)
-                .map(|proxy| format!("{}/{}", proxy.who.pod.namespace, proxy.who.pod.name))
-        };
-        let ObjectRef {
-            kind,
-            namespace,
-            name: object,
-        } = status.object;
-        ObjectStatus {
-            kind,
-            namespace,
-            name: object,
-            file: status.origin.as_ref().map(|origin| origin.file.display().to_string()),
-            line: status.origin.as_ref().map(|origin| origin.line),
-            conditions,
-            subscribers: need.subscribers.len(),
-            applied: need.subscribers.len() - need.waiting.len(),
-            waiting: need.waiting.iter().filter_map(name).take(WAITING_MAX).collect(),
-        }
-    }
-
-    /// Who needs which of these objects: whoever is subscribed to a resource that was made of it.
-    fn needs(&self, wanted: &BTreeSet<String>) -> BTreeMap<String, Need> {
-        let mut needs: BTreeMap<String, Need> = BTreeMap::new();
-        for entry in self.cache.entries() {
-            let Some(made) = &entry.made else { continue };
-            let late = |id: &&ProxyId| {
-                self.proxies
-                    .get(id)
-                    .is_some_and(|proxy| proxy.acked.get(&made.name) != Some(&made.version.hash))
-            };
-            let waiting: Vec<ProxyId> = entry.users.iter().filter(late).copied().collect();
-            for source in made
-                .version
-                .sources
-                .iter()
-                .filter(|source| wanted.contains(&source.object))
-            {
-                let need = needs.entry(source.object.clone()).or_default();
-                need.subscribers.extend(&entry.users);
-                need.waiting.extend(&waiting);
-            }
-        }
-        needs
+        let needs = self.needs(&statuses);
+        let all = statuses.into_iter().map(|status| {
+            let need = needs.get(&status.object.to_string());
+            object_status(status, need.map(|need| self.holders(need)).unwrap_or_default())
+        });
+        all.collect()
     }
 
     fn problem_statuses(&self) -> Vec<ProblemStatus> {
@@ -302,36 +269,23 @@ impl Hub {
     }
 }
 
-/// True when every connected proxy that needs the object decides by its current version; and where none needs it.
-fn applied(need: &Need, accepted: bool) -> ConditionStatus {
-    let (subscribers, waiting) = (need.subscribers.len(), need.waiting.len());
-    let (status, reason, message) = if !accepted {
-        (
-            "False",
-            "NotAccepted",
-            "the object is not accepted: its last valid form acts, or nothing".to_owned(),
-        )
-    } else if subscribers == 0 {
-        ("True", "NoSubscribers", "no connected proxy needs it".to_owned())
-    } else if waiting == 0 {
-        (
-            "True",
-            "Acknowledged",
-            format!("all {subscribers} proxies that need it decide by it"),
-        )
-    } else {
-        (
-            "False",
-            "Waiting",
-            format!("{waiting} of {subscribers} proxies that need it do not decide by it yet"),
-        )
-    };
-    ConditionStatus {
-        r#type: "Applied",
-        status,
-        reason: reason.to_owned(),
-        message,
-        field: String::new(),
+fn object_status(status: crate::index::ObjectStatus, mut holders: Holders) -> ObjectStatus {
+    let mut conditions: Vec<ConditionStatus> = status.conditions.iter().map(condition).collect();
+    let applied = holders.applied(applied::is_accepted(&status.conditions));
+    conditions.push(applied::condition(applied));
+    holders.apart.cut();
+    let ObjectRef { kind, namespace, name } = status.object;
+    ObjectStatus {
+        kind,
+        namespace,
+        name,
+        file: status.origin.as_ref().map(|origin| origin.file.display().to_string()),
+        line: status.origin.as_ref().map(|origin| origin.line),
+        conditions,
+        subscribers: holders.subscribers,
+        applied: holders.subscribers - holders.waiting.count,
+        waiting: holders.waiting.names,
+        apart: holders.apart.names,
     }
 }
 

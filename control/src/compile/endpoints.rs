@@ -172,7 +172,7 @@ pub(super) fn of_pod(
     draining: bool,
     ledger: &mut Ledger,
 ) -> Option<Endpoint> {
-    let identity = match pod.injected {
+    let identity = match pod.injected && !pod.skip_inbound.contains(&address.port()) {
         true => {
             let trust_domain = index.settings.trust_domain.clone();
             Some(Identity::new(trust_domain, &object.namespace, &pod.service_account).ok()?)

@@ -5,6 +5,7 @@ mod explained;
 mod filters;
 mod holds;
 mod inbound;
+mod opaque;
 mod policies;
 mod precedence;
 mod property;

@@ -14,6 +14,10 @@ use crate::objects::service::{Service, ServicePort};
 pub(crate) struct Declared<'a> {
     pub(crate) protocol: Protocol,
     pub(crate) said_by: Vec<&'a Arc<Object>>,
+    /// The Service, or a route of its own namespace that names the port, says that requests come, perhaps beside streams.
+    pub(crate) of_requests: bool,
+    /// Neither says so, and the annotation of a pod behind it says that there are none: no route of requests acts.
+    pub(crate) annotated: bool,
 }
 
 /// What routes of one side have to say: the Service's own namespace, or a client's.
@@ -29,9 +33,9 @@ struct Heard<'a> {
 }
 
 impl Index {
-    /// What is declared of a Service's port, as a client of this namespace sees it (`None`: as anybody else does, and the
-    /// pods). Routes of other namespaces declare it for their own clients only, and can't declare away that it is HTTP: as
-    /// bytes the pods take no requests there.
+    /// What is declared of a Service's port, as a client of this namespace sees it (`None`: as anybody else does). Routes of
+    /// other namespaces declare it for their own clients only, and can't declare away that it is HTTP, as bytes the pods take
+    /// no requests there; nor that it is bytes by annotation, for as requests the pods are not to look at them.
     pub(crate) fn declared(
         &self,
         name: &Name,
@@ -39,29 +43,57 @@ impl Index {
         port: &ServicePort,
         client: Option<&str>,
     ) -> Declared<'_> {
-        if port.protocol != Protocol::Undeclared || !takes_routes(service) {
-            return Declared {
-                protocol: port.protocol,
-                said_by: Vec::new(),
-            };
+        if port.protocol != Protocol::Undeclared {
+            return self.declared_at_pods(name, service, port);
         }
-        let mut heard = self.heard(name, port, &name.namespace);
+        let mut heard = self.heard(name, service, port, &name.namespace);
+        let of_requests = heard.named != Protocol::Undeclared;
+        let annotated = !of_requests && self.is_opaque_behind(name, port);
         if let Some(client) = client.filter(|client| *client != name.namespace) {
-            let mut more = self.heard(name, port, client);
+            let mut more = self.heard(name, service, port, client);
             if is_of_requests(heard.protocol()) {
                 more.streams = Protocol::Undeclared;
             }
             heard.add(more);
         }
+        if annotated {
+            heard.no_requests();
+        }
         Declared {
-            protocol: heard.protocol(),
+            protocol: match heard.protocol() {
+                Protocol::Undeclared if annotated => Protocol::Opaque,
+                protocol => protocol,
+            },
             said_by: heard.said_by,
+            of_requests,
+            annotated,
+        }
+    }
+
+    /// What the pods behind a Service's port are told of it, but for what their own annotations say.
+    pub(crate) fn declared_at_pods(&self, name: &Name, service: &Service, port: &ServicePort) -> Declared<'_> {
+        let heard = match port.protocol {
+            Protocol::Undeclared => self.heard(name, service, port, &name.namespace),
+            _ => Heard::default(),
+        };
+        let protocol = match port.protocol {
+            Protocol::Undeclared => heard.protocol(),
+            protocol => protocol,
+        };
+        Declared {
+            protocol,
+            of_requests: is_of_requests(port.protocol) || heard.named != Protocol::Undeclared,
+            said_by: heard.said_by,
+            annotated: false,
         }
     }
 
     /// What routes of a namespace say of a port.
-    fn heard(&self, name: &Name, port: &ServicePort, namespace: &str) -> Heard<'_> {
+    fn heard(&self, name: &Name, service: &Service, port: &ServicePort, namespace: &str) -> Heard<'_> {
         let mut heard = Heard::default();
+        if !takes_routes(service) {
+            return heard;
+        }
         for reference in self.routes_by_service.of(name) {
             let valid = self.routes.get(reference).and_then(|kept| kept.valid.as_ref());
             if let Some((object, route)) = valid.filter(|_| reference.namespace == namespace) {
@@ -111,6 +143,13 @@ impl<'a> Heard<'a> {
             (streams, _) => streams,
         };
         self.said_by.extend(other.said_by);
+    }
+
+    /// Leaves out what routes of requests say.
+    fn no_requests(&mut self) {
+        (self.named, self.requests) = (Protocol::Undeclared, false);
+        let of_streams = |object: &&Arc<Object>| matches!(object.kind.as_str(), "TCPRoute" | "TLSRoute");
+        self.said_by.retain(of_streams);
     }
 
     fn protocol(&self) -> Protocol {

@@ -75,7 +75,8 @@ impl Index {
     /// Whether requests on a port are seen as such, by whatever client.
     fn takes_requests(&self, name: &Name, service: &Service, port: &ServicePort) -> bool {
         let opaque = |protocol| matches!(protocol, Protocol::Opaque | Protocol::Tls);
-        if opaque(port.protocol) {
+        let declared = self.declared(name, service, port, None);
+        if opaque(port.protocol) || declared.annotated {
             return false;
         }
         // A consumer's route of requests makes the bytes decide, for its own clients.
@@ -88,7 +89,7 @@ impl Index {
             matches!(route.about, About::Http | About::Grpc)
                 && parents.any(|parent| parent.service == *name && parent.covers(port.port, &port.name))
         });
-        of_requests || !opaque(self.declared(name, service, port, None).protocol)
+        of_requests || !opaque(declared.protocol)
     }
 
     /// A route that is attached to nothing acts on no request.

@@ -8,6 +8,7 @@ use super::backend::{Backend, BackendKind};
 use super::route::{About, Parent};
 use super::{Index, Name, Topic};
 use crate::objects::Object;
+use crate::objects::cluster::OPAQUE_PORTS_ANNOTATION;
 use crate::objects::service::{Service, ServicePort};
 
 /// What a backend resolves to.
@@ -164,9 +165,12 @@ impl Index {
     ) -> Option<Unresolved> {
         let streams = about.is_of_streams();
         // What routes declare is in the way of routes of streams from elsewhere only; in one namespace both act.
-        let protocol = |declared: &ServicePort| match streams && namespace != name.namespace {
-            true => self.declared(name, service, declared, None).protocol,
-            false => declared.protocol,
+        let protocol = |port: &ServicePort| {
+            let declared = self.declared(name, service, port, None);
+            match declared.annotated || (streams && namespace != name.namespace) {
+                true => declared.protocol,
+                false => port.protocol,
+            }
         };
         let other = |declared: &&ServicePort| match protocol(declared) {
             Protocol::Undeclared => false,
@@ -180,11 +184,12 @@ impl Index {
         match covered.iter().find(|declared| other(declared)) {
             Some(declared) if parent.names_port() || covered.iter().all(other) => {
                 let port = declared.port;
-                let by = match declared.protocol {
-                    Protocol::Undeclared => self.declared(name, service, declared, None).said_by.first().copied(),
-                    _ => None,
+                let all = self.declared(name, service, declared, None);
+                let by = match all.said_by.first() {
+                    _ if all.annotated => format!(" by the annotation {OPAQUE_PORTS_ANNOTATION} of its pods"),
+                    Some(route) => format!(" by {}", route.reference()),
+                    None => String::new(),
                 };
-                let by = by.map(|route| format!(" by {}", route.reference())).unwrap_or_default();
                 let message = format!("port {port} of {name} is declared {is}{by}, so a route {what} can't act");
                 Some(Unresolved {
                     reason: "UnsupportedProtocol",

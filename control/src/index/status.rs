@@ -5,31 +5,40 @@ use weft_model::inbound::Mode;
 use super::doubts::{self, Doubt};
 use super::kept::{Kept, Refusal};
 use super::spelling;
-use super::{Condition, ConditionType, Index, Name, ObjectStatus};
+use super::{Condition, ConditionType, Index, Name, ObjectStatus, ParentStatus};
 use crate::objects::cluster::{INBOUND_ANNOTATION, inbound_mode};
 use crate::objects::{Object, Problem, Severity};
+
+mod opaque;
+mod parents;
 
 /// What one object gets: its conditions and its problems.
 struct Report<'a> {
     object: &'a Object,
     conditions: Vec<Condition>,
     problems: Vec<Problem>,
+    parents: Vec<ParentStatus>,
 }
 
 pub(super) fn statuses(index: &Index) -> Vec<ObjectStatus> {
     let with = reports(index)
         .into_iter()
-        .filter(|report| !report.conditions.is_empty());
+        .filter(|report| !report.conditions.is_empty())
+        .map(Report::with_fixes);
     let mut statuses: Vec<ObjectStatus> = with
         .map(
             |Report {
-                 object, mut conditions, ..
+                 object,
+                 mut conditions,
+                 parents,
+                 ..
              }| {
                 conditions.sort_by_key(|condition| condition.r#type);
                 ObjectStatus {
                     object: object.reference(),
                     origin: object.origin.clone(),
                     conditions,
+                    parents,
                 }
             },
         )
@@ -62,6 +71,7 @@ impl<'a> Report<'a> {
             object,
             conditions: Vec::new(),
             problems: Vec::new(),
+            parents: Vec::new(),
         }
     }
 
@@ -72,14 +82,38 @@ impl<'a> Report<'a> {
             first.message.push_str(&message);
             return;
         }
-        self.conditions.push(Condition {
+        let condition = self.said(r#type, status, reason, field, message);
+        self.conditions.push(condition);
+    }
+
+    fn said(&self, r#type: ConditionType, status: bool, reason: &str, field: &str, message: String) -> Condition {
+        Condition {
             r#type,
             status,
             reason: reason.to_owned(),
             message,
             field: field.to_owned(),
+            fix: String::new(),
             observed_generation: self.object.generation,
-        });
+        }
+    }
+
+    /// Says with each condition what would be right: what the problem of its field says.
+    fn with_fixes(mut self) -> Self {
+        let Self {
+            conditions,
+            parents,
+            problems,
+            ..
+        } = &mut self;
+        let of_parents = parents.iter_mut().flat_map(|parent| &mut parent.conditions);
+        for condition in conditions.iter_mut().chain(of_parents) {
+            let same = problems.iter().find(|problem| problem.field == condition.field);
+            if let Some(problem) = same.filter(|_| !condition.field.is_empty()) {
+                problem.fix.clone_into(&mut condition.fix);
+            }
+        }
+        self
     }
 
     fn problem(&mut self, severity: Severity, field: &str, message: String, fix: &str) {
@@ -158,6 +192,7 @@ fn namespace(object: &Object) -> Report<'_> {
     if let Some(Err(value)) = inbound_mode(object) {
         bad_mode(&mut report, &value);
     }
+    opaque::read(&mut report);
     report
 }
 
@@ -207,6 +242,7 @@ fn pod<'a>(index: &Index, kept: &'a Kept<crate::objects::pod::Pod>) -> Report<'a
         }
         _ => {}
     }
+    opaque::read(&mut report);
     report
 }
 
@@ -214,11 +250,10 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
     let refused = report.refused(kept);
     let Some(route) = kept.form() else {
+        report.parents = parents::of(&report, None);
         return report;
     };
-    if !refused {
-        parents(index, route, &mut report);
-    }
+    let unattached = (!refused).then(|| attached(index, route, &mut report));
     let backends = route.rules.iter().flat_map(|rule| rule.references());
     let mut resolved = true;
     for backend in backends {
@@ -266,10 +301,12 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
         }
     }
     report.unknown(kept);
+    report.parents = parents::of(&report, unattached.as_deref());
     report
 }
 
-fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
+/// Says whether a route is attached to its parents. Returns those that it is not attached to: their fields, and why.
+fn attached(index: &Index, route: &super::Route, report: &mut Report<'_>) -> Vec<(String, Condition)> {
     if route.parents.is_empty() {
         let (field, message) = (
             "spec.parentRefs",
@@ -283,7 +320,7 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
             message.clone(),
         );
         report.problem(Severity::Notice, field, message, "group: \"\", kind: Service");
-        return;
+        return Vec::new();
     }
     let refused: Vec<_> = route
         .parents
@@ -306,15 +343,18 @@ fn parents(index: &Index, route: &super::Route, report: &mut Report<'_>) {
             report.condition(ConditionType::Accepted, false, why.reason, &field, why.message.clone());
         }
     }
+    let mut unattached = Vec::new();
     for (parent, why) in refused {
         let field = format!("{}.{}", parent.field, why.part);
-        report.problem(
-            Severity::Warning,
-            &field,
-            why.message,
-            "name a Service that exists, and a port of it",
-        );
+        let said = report.said(ConditionType::Accepted, false, why.reason, &field, why.message.clone());
+        unattached.push((parent.field.clone(), said));
+        let fix = match why.reason {
+            "UnsupportedProtocol" => "name another port, or change what the port is declared as",
+            _ => "name a Service that exists, and a port of it",
+        };
+        report.problem(Severity::Warning, &field, why.message, fix);
     }
+    unattached
 }
 
 fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {

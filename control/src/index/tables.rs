@@ -70,6 +70,7 @@ impl Index {
             object.and_then(|object| object.annotations.get(INBOUND_ANNOTATION).cloned())
         };
         let version = |object: Option<&Arc<Object>>| object.map(|object| (object.uid.clone(), object.resource_version));
+        self.namespace_opaque(name, object, changed);
         let old = match object {
             Some(object) => self.namespaces.insert(name.to_owned(), Arc::clone(object)),
             None => self.namespaces.remove(name),
@@ -157,6 +158,7 @@ impl Index {
 
     fn pod_change(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
         self.touch_pod(&name, changed);
+        let before = self.opaque_of(&name);
         let old = self.pods.remove(&name);
         let old_ips = old.as_ref().map(pod_addresses).unwrap_or_default();
         old_ips.iter().for_each(|ip| self.pods_by_ip.unlink(ip, &name));
@@ -180,6 +182,7 @@ impl Index {
         }
         let new_ips = self.pods.get(&name).map(pod_addresses).unwrap_or_default();
         self.touch_pod(&name, changed);
+        self.touch_opaque(&name, before, old_ips != new_ips, changed);
         self.touch_networks(&old_ips, &new_ips, changed);
     }
 
@@ -227,10 +230,16 @@ impl Index {
         }
     }
 
-    fn touch_inbound(&self, pod: &Name, changed: &mut Changed) {
+    pub(super) fn touch_inbound(&self, pod: &Name, changed: &mut Changed) {
         let ips: &[IpAddr] = self.pods.get(pod).and_then(Kept::form).map_or(&[], |pod| &pod.ips);
         changed.topics.extend(ips.iter().map(|ip| Topic::Address(*ip)));
         changed.topics.insert(Topic::Pod(pod.clone()));
+        // What its ports are is what clients are told of the Services before them.
+        if self.is_annotated(pod) {
+            changed
+                .topics
+                .extend(self.fronts_of(pod).into_iter().map(Topic::Service));
+        }
     }
 
     fn slice(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
@@ -267,6 +276,10 @@ impl Index {
         };
         for pod in pods {
             self.touch_inbound(pod, changed);
+            if self.is_annotated(pod) {
+                let services = old_service.iter().chain(&new_service);
+                changed.topics.extend(services.cloned().map(Topic::Service));
+            }
         }
     }
 

@@ -127,10 +127,14 @@ pub struct Fraction {
 /// How long requests may take, in the form of GEP-2257: `500ms`, `1h30m`. `0s`: as long as they do.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(transform = super::crd::limits))]
 pub struct Timeouts {
     /// From the request to the end of the response.
+    #[cfg_attr(test, schemars(regex(pattern = super::crd::DURATION)))]
     pub request: Option<String>,
     /// One try.
+    #[cfg_attr(test, schemars(regex(pattern = super::crd::DURATION)))]
     pub backend_request: Option<String>,
 }
 

@@ -96,6 +96,19 @@ impl Kinds {
             .elsewhere("", "Secret")
     }
 
+    /// The kinds that are understood: group, kind, versions (the best first), scope.
+    pub fn understood(&self) -> impl Iterator<Item = (&str, &str, &[String], Scope)> {
+        let understood = self.known.iter().filter(|known| !known.elsewhere);
+        understood.map(|known| {
+            (
+                known.group.as_str(),
+                known.kind.as_str(),
+                &known.versions[..],
+                known.scope,
+            )
+        })
+    }
+
     /// Adds a kind that is understood. A kind that is known already is replaced.
     #[must_use]
     pub fn with(self, group: &str, kind: &str, versions: &[&str], scope: Scope) -> Self {

@@ -1,15 +1,20 @@
 //! A view of a Pod: who it is and where, but not what it runs.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::Deserialize;
 use weft_model::inbound::Mode;
 
 use super::{DecodeError, Object, decode};
-use crate::objects::cluster::inbound_mode;
+use crate::objects::cluster::{inbound_mode, opaque_ports};
 
 /// The name of the container that makes a pod a part of the mesh.
 pub const PROXY_CONTAINER: &str = "weft-proxy";
+/// The name of the container that redirects the pod's traffic, and how it is told of ports that it leaves alone. Not the
+/// annotation is read: what a running pod does was settled when it was made.
+pub(crate) const INIT_CONTAINER: &str = "weft-init";
+const SKIP_INBOUND: &str = "--skip-inbound-ports=";
 
 /// Who a Pod is, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub struct Pod {
     pub service_account: String,
     /// Whether it has the proxy's container, and so an identity in the mesh.
     pub injected: bool,
+    /// Ports of its app that are not behind its proxy.
+    pub skip_inbound: Vec<u16>,
     /// Whether its address is its node's.
     pub host_network: bool,
     /// Whether it has ended: its address may belong to another pod by now.
@@ -32,6 +39,8 @@ pub struct Pod {
     pub version: String,
     /// What its own annotation says of plaintext.
     pub inbound: Option<Result<Mode, String>>,
+    /// Its ports that carry mere bytes, by its own annotation. `None`: it has none that can be read.
+    pub opaque_ports: Option<BTreeSet<u16>>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +86,8 @@ struct Spec {
 #[derive(Deserialize)]
 struct Container {
     name: String,
+    #[serde(default)]
+    args: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -116,6 +127,7 @@ impl Pod {
                 name => name.to_owned(),
             },
             injected: containers().any(|container| container.name == PROXY_CONTAINER),
+            skip_inbound: spec.init_containers.iter().flat_map(skipped).collect(),
             host_network: spec.host_network,
             finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             workload: workload(object, &metadata.owner_references),
@@ -123,9 +135,17 @@ impl Pod {
                 .unwrap_or_default()
                 .to_owned(),
             inbound: inbound_mode(object),
+            opaque_ports: opaque_ports(object).and_then(Result::ok),
             node: spec.node_name,
         })
     }
+}
+
+fn skipped(container: &Container) -> Vec<u16> {
+    let is_init = container.name == INIT_CONTAINER;
+    let lists = container.args.iter().filter_map(|arg| arg.strip_prefix(SKIP_INBOUND));
+    let ports = lists.filter(|_| is_init).flat_map(|list| list.split(','));
+    ports.filter_map(|port| port.parse().ok()).collect()
 }
 
 fn first_label<'a>(object: &'a Object, names: &[&str]) -> Option<&'a str> {

@@ -17,20 +17,21 @@ use weft_model::version::Source;
 
 use super::cache::ProxyId;
 use super::hub::{Hub, Join, Outlet, Settled};
-use super::rate::{Buckets, Rate};
+use super::rate::Buckets;
 use crate::authority::Chain;
-use crate::manifests::{self, Changes, Manifests, OpenError};
+use crate::manifests::{OpenError, Snapshot};
+use crate::source::{Look, News, Source as Objects};
+use crate::status::applied::Verdicts;
 use crate::status::{Figures, Status};
+
+mod look;
+
+use look::{LOOKS, Settling, Waiting, over};
 
 /// Questions that wait at once: as many as a burst of reconnecting proxies; the rest waits in its own task.
 const QUEUE: usize = 1024;
 /// A watch that ended is begun anew so often.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
-/// All objects are read again, and a new epoch may begin, so often because of what proxies say.
-const LOOKS: Rate = Rate {
-    per_second: 0.1,
-    burst: 3.0,
-};
 /// Upper bounds of the histogram of compile durations, in seconds.
 pub(crate) const COMPILE_BUCKETS: [f64; 8] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
 
@@ -43,6 +44,8 @@ pub(crate) struct Desk {
     questions: mpsc::Sender<Question>,
     /// Rises with every change of objects.
     changed: watch::Receiver<u64>,
+    /// Rises with all that may change a verdict: objects, and what proxies need and have.
+    stirred: watch::Receiver<u64>,
 }
 
 /// The desk does not answer: the process is ending.
@@ -56,7 +59,7 @@ pub(crate) enum NotNow {
     /// Its epoch is none that it can have seen.
     #[error(
         "the epoch {seen} is none that this proxy can have seen: {current} is the current one. Restart its pod; or, if the \
-         state directory was lost, write the proxy's epoch into the file epoch in it"
+         state directory was lost, write the proxy's epoch into the file epoch in it; on a cluster, into the ConfigMap weft-state"
     )]
     Epoch {
         /// What it says.
@@ -64,8 +67,10 @@ pub(crate) enum NotNow {
         /// Ours.
         current: u64,
     },
-    /// It is ahead of us, and we have looked again too often lately.
-    #[error("this proxy has seen newer objects, which are looked for only so often; call again")]
+    /// It is ahead of us, and we have looked again too often lately, or the epoch cannot be kept.
+    #[error(
+        "this proxy has seen newer objects, which are looked for only so often, or its epoch cannot be kept now; call again"
+    )]
     Later,
 }
 
@@ -97,7 +102,7 @@ enum Question {
     Join {
         join: Box<Join>,
         sources: Vec<Source>,
-        answer: oneshot::Sender<Result<(ProxyId, Arc<Outlet>), NotNow>>,
+        answer: Joined,
     },
     Leave(ProxyId),
     Subscribe {
@@ -116,33 +121,39 @@ enum Question {
         answer: oneshot::Sender<()>,
     },
     Status(oneshot::Sender<Status>),
+    Verdicts(oneshot::Sender<Verdicts>),
     Figures(oneshot::Sender<Figures>),
 }
 
 impl Desk {
-    /// Opens the directories, takes in what is there, and starts the thread. It ends with the token.
+    /// Takes in what is there, and starts the thread. It ends with the token.
     ///
     /// # Errors
-    /// The directories cannot be read. What is wrong with single files is in status.
+    /// The thread does not start.
     pub(crate) fn open(
         mut hub: Hub,
-        settings: manifests::Settings,
+        source: Objects,
         times: Arc<CompileTimes>,
         end: CancellationToken,
     ) -> Result<(Self, DeskEnd), OpenError> {
-        let manifests = Manifests::open(settings.clone())?;
-        let started = Instant::now();
-        hub.replace(&manifests.snapshot());
-        times.observe(started.elapsed());
+        if let Some(snapshot) = source.first() {
+            let started = Instant::now();
+            hub.replace(&snapshot);
+            times.observe(started.elapsed());
+        }
         let (questions, asked) = mpsc::channel(QUEUE);
         let (tell, changed) = watch::channel(1);
+        let (stir, stirred) = watch::channel(1);
         let thread = Thread {
             hub,
-            manifests,
-            settings,
+            source,
             times,
             tell,
+            stir,
             looks: Buckets::new(LOOKS, 1),
+            waiting: Vec::new(),
+            look_until: None,
+            not_kept: None,
         };
         let (alive, ended) = oneshot::channel();
         let run = move || {
@@ -158,7 +169,12 @@ impl Desk {
             .name("desk".to_owned())
             .spawn(run)
             .map_err(OpenError::Thread)?;
-        Ok((Self { questions, changed }, ended))
+        let desk = Self {
+            questions,
+            changed,
+            stirred,
+        };
+        Ok((desk, ended))
     }
 
     /// What is known of a pod now.
@@ -237,6 +253,16 @@ impl Desk {
         self.ask(Question::Status).await
     }
 
+    /// What is to be said of routes, subsets and policies.
+    pub(crate) async fn verdicts(&self) -> Result<Verdicts, Closed> {
+        self.ask(Question::Verdicts).await
+    }
+
+    /// Rises with all that may change a verdict.
+    pub(crate) fn stirred(&self) -> watch::Receiver<u64> {
+        self.stirred.clone()
+    }
+
     /// Numbers, for scrapers.
     pub(crate) async fn figures(&self) -> Result<Figures, Closed> {
         self.ask(Question::Figures).await
@@ -269,28 +295,39 @@ impl CompileTimes {
 /// What the thread owns.
 struct Thread {
     hub: Hub,
-    manifests: Manifests,
-    settings: manifests::Settings,
+    source: Objects,
     times: Arc<CompileTimes>,
     tell: watch::Sender<u64>,
+    stir: watch::Sender<u64>,
     /// How often proxies that are ahead of us may make us look again.
     looks: Buckets<()>,
+    /// Proxies that are ahead of us, while we look; bounded.
+    waiting: Vec<Waiting>,
+    /// When that look is given up.
+    look_until: Option<tokio::time::Instant>,
+    /// When a new epoch could last not be kept.
+    not_kept: Option<Instant>,
 }
+
+/// Where a proxy hears whether it has joined.
+type Joined = oneshot::Sender<Result<(ProxyId, Arc<Outlet>), NotNow>>;
 
 impl Thread {
     async fn serve(mut self, mut asked: mpsc::Receiver<Question>, end: CancellationToken) {
         loop {
+            let look_until = self.look_until;
             // Not biased: neither a flood of changes nor one of questions may keep the other waiting.
             tokio::select! {
                 () = end.cancelled() => return,
-                changes = self.manifests.changed() => match changes {
-                    Some(changes) => self.change(&changes),
+                news = self.source.next() => match news {
+                    Some(news) => self.take(news),
                     None => {
-                        tracing::error!("the watch of the manifests has ended");
+                        tracing::error!("the watch of the objects has ended");
                         tokio::time::sleep(WATCH_AGAIN).await;
                         self.open_again();
                     }
                 },
+                () = over(look_until) => self.give_up_looking(),
                 question = asked.recv() => match question {
                     Some(question) => self.answer(question),
                     None => return,
@@ -299,22 +336,67 @@ impl Thread {
         }
     }
 
-    fn change(&mut self, changes: &Changes) {
+    fn take(&mut self, news: News) {
+        let (News::All { older, .. } | News::Changes { older, .. }) = &news;
+        if *older {
+            // Before anything of it is told: within an epoch, proxies take nothing older.
+            tracing::warn!(
+                "objects are older than they were: what they come from was restored, and a new epoch begins"
+            );
+            if let Err(error) = self.hub.begin_epoch(self.hub.epoch.current()) {
+                tracing::error!(error = %Chain(&error), "the epoch could not be kept");
+            }
+        }
+        match news {
+            News::All { snapshot, .. } => {
+                self.replace(&snapshot);
+                self.end_look();
+            }
+            News::Changes { changes, .. } => {
+                let started = Instant::now();
+                self.hub.apply(&changes);
+                let took = started.elapsed();
+                self.times.observe(took);
+                tracing::debug!(
+                    changed = changes.upserts.len(),
+                    gone = changes.deletes.len(),
+                    micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                    "objects changed"
+                );
+                self.changed();
+            }
+        }
+    }
+
+    fn replace(&mut self, snapshot: &Snapshot) {
         let started = Instant::now();
-        self.hub.apply(changes);
-        let took = started.elapsed();
-        self.times.observe(took);
-        tracing::debug!(
-            changed = changes.upserts.len(),
-            gone = changes.deletes.len(),
-            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            "objects changed"
-        );
+        self.hub.replace(snapshot);
+        self.times.observe(started.elapsed());
+        self.changed();
+    }
+
+    fn changed(&self) {
         self.tell.send_modify(|changes| *changes += 1);
+        self.stirred();
+    }
+
+    fn stirred(&self) {
+        self.stir.send_modify(|stirs| *stirs += 1);
+    }
+
+    fn answer(&mut self, question: Question) {
+        let stirs = matches!(
+            question,
+            Question::Leave(_) | Question::Subscribe { .. } | Question::Unsubscribe { .. } | Question::Settle { .. }
+        );
+        self.act(question);
+        if stirs {
+            self.stirred();
+        }
     }
 
     /// The answer may come too late for whoever asked: then nobody needs it.
-    fn answer(&mut self, question: Question) {
+    fn act(&mut self, question: Question) {
         let hub = &mut self.hub;
         match question {
             Question::Pod {
@@ -322,13 +404,11 @@ impl Thread {
                 name,
                 answer,
             } => drop(answer.send(pod_facts(hub, &namespace, &name))),
-            Question::Join { join, sources, answer } => {
-                let settled = self.settle_epoch(join.epoch, &sources, Instant::now());
-                let joined = settled.map(|()| self.hub.join(*join));
-                if let Err(Ok((id, _))) = answer.send(joined) {
-                    self.hub.leave(id);
-                }
-            }
+            Question::Join { join, sources, answer } => match self.settle_epoch(join.epoch, &sources, Instant::now()) {
+                Ok(Settling::Settled) => self.join(*join, answer),
+                Ok(Settling::Looking) => self.waiting.push(Waiting { join, sources, answer }),
+                Err(not_now) => drop(answer.send(Err(not_now))),
+            },
             Question::Leave(id) => hub.leave(id),
             Question::Subscribe { id, targets, answer } => drop(answer.send(hub.subscribe(id, targets))),
             Question::Unsubscribe { id, targets } => hub.unsubscribe(id, &targets),
@@ -338,63 +418,29 @@ impl Thread {
                 let _ = answer.send(());
             }
             Question::Status(answer) => drop(answer.send(hub.status())),
+            Question::Verdicts(answer) => drop(answer.send(hub.verdicts())),
             Question::Figures(answer) => drop(answer.send(hub.figures())),
         }
     }
 
-    /// Makes sure that a proxy may believe us: if it knows something newer than we do, we look again; and only if that is
-    /// older too (a state directory or an API server that was restored), a new epoch begins. All proxies together make us do
-    /// so only so often: one that lies must not keep the desk busy. After a true restore the first epoch serves them all.
-    fn settle_epoch(&mut self, epoch: u64, held: &[Source], now: Instant) -> Result<(), NotNow> {
-        if !self.hub.epoch.plausible(epoch) {
-            let current = self.hub.epoch.current();
-            tracing::warn!(seen = epoch, current, "a proxy says an epoch that it cannot have seen");
-            return Err(NotNow::Epoch { seen: epoch, current });
+    fn join(&mut self, join: Join, answer: Joined) {
+        let joined = self.hub.join(join);
+        if let Err(Ok((id, _))) = answer.send(Ok(joined)) {
+            self.hub.leave(id);
         }
-        let mut behind = self.hub.behind(epoch, held).cloned();
-        if let Some(source) = &behind {
-            if self.looks.take((), now).is_err() {
-                return Err(NotNow::Later);
-            }
-            tracing::warn!(
-                object = source.object,
-                resource_version = source.resource_version,
-                "a proxy is ahead of us: looking again"
-            );
-            self.open_again();
-            behind = self.hub.behind(epoch, held).cloned();
-        }
-        let settled = match &behind {
-            None => self.hub.join_epoch(epoch),
-            Some(source) => {
-                tracing::warn!(
-                    object = source.object,
-                    seen = epoch,
-                    "a proxy is still ahead of us: a new epoch begins"
-                );
-                self.hub.begin_epoch(epoch)
-            }
-        };
-        if let Err(error) = settled {
-            tracing::error!(error = %Chain(&error), "the epoch could not be kept");
-        }
-        Ok(())
+        self.stirred();
     }
 
-    /// Reads all files again, whatever the watch has said of them.
-    fn open_again(&mut self) {
-        match Manifests::open(self.settings.clone()) {
-            Ok(manifests) => {
-                self.manifests = manifests;
-                let started = Instant::now();
-                self.hub.replace(&self.manifests.snapshot());
-                self.times.observe(started.elapsed());
-                self.tell.send_modify(|changes| *changes += 1);
-            }
+    /// Reads everything again, whatever the watch has said of it. Says whether the answer is still to come.
+    fn open_again(&mut self) -> bool {
+        match self.source.look_again() {
+            Ok(Look::Now(snapshot)) => self.replace(&snapshot),
+            Ok(Look::Later) => return true,
             Err(error) => {
-                tracing::error!(error = %Chain(&error), "the manifests could not be read again")
+                tracing::error!(error = %Chain(&error), "the manifests could not be read again");
             }
         }
+        false
     }
 }
 

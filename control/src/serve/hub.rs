@@ -20,6 +20,7 @@ use crate::epoch::{Epoch, EpochError};
 use crate::index::{Changed, Index};
 use crate::manifests::{Changes, Snapshot};
 use crate::objects::Problem;
+use crate::status::applied::decided;
 
 mod proxy;
 
@@ -139,6 +140,7 @@ impl Hub {
             acked: has.clone(),
             refusals: BTreeMap::new(),
             inherited: has,
+            decided: Vec::new(),
         };
         self.proxies.insert(id, proxy);
         self.follow(id, &BTreeSet::new());
@@ -150,6 +152,7 @@ impl Hub {
         let Some(mut proxy) = self.proxies.remove(&id) else {
             return;
         };
+        proxy.decided = decided(&proxy, &self.index, &self.cache);
         for item in proxy.needs.values() {
             self.cache.unsubscribe(item, id);
         }

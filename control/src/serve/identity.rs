@@ -22,7 +22,7 @@ use super::listen::Peer;
 use super::metrics::Metrics;
 use super::outcome::Outcome;
 use super::rate::{Buckets, Rate};
-use super::tokens::{TokenKeys, Unverified};
+use super::tokens::{Tokens, Unverified};
 use crate::authority::{Chain, Issuer};
 use crate::config::{AddressCheck, RenewByLeaf};
 
@@ -52,7 +52,7 @@ const CALLERS: usize = 16 * 1024;
 pub(crate) struct Identities {
     desk: Desk,
     issuer: Arc<Issuer>,
-    tokens: TokenKeys,
+    tokens: Tokens,
     rules: Rules,
     metrics: Arc<Metrics>,
     at_once: Semaphore,
@@ -99,7 +99,7 @@ struct Caller {
 }
 
 impl Identities {
-    pub(crate) fn new(desk: Desk, issuer: Arc<Issuer>, tokens: TokenKeys, rules: Rules, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(desk: Desk, issuer: Arc<Issuer>, tokens: Tokens, rules: Rules, metrics: Arc<Metrics>) -> Self {
         Self {
             desk,
             issuer,
@@ -122,7 +122,7 @@ impl Identities {
         };
         let now = Instant::now();
         limited(&self.by_address, peer.address.ip(), now)?;
-        let caller = self.caller(peer, &request.token)?;
+        let caller = self.caller(peer, &request.token).await?;
         limited(&self.by_identity, caller.identity.clone(), now)?;
         if let Some(bearer) = &caller.bearer {
             limited(&self.by_pod, (bearer.namespace.clone(), bearer.pod.uid.clone()), now)?;
@@ -141,7 +141,7 @@ impl Identities {
     }
 
     /// Who calls: by the token, and by the leaf too where one is shown.
-    fn caller(&self, peer: &Peer, token: &str) -> Result<Caller, Refusal> {
+    async fn caller(&self, peer: &Peer, token: &str) -> Result<Caller, Refusal> {
         let now = SystemTime::now();
         if let Some(leaf) = &peer.leaf {
             if leaf.not_after <= now {
@@ -160,12 +160,23 @@ impl Identities {
         if token.is_empty() {
             return self.caller_by_leaf(peer, "there is no token");
         }
-        let bearer = match self.tokens.verify(token, now) {
-            Ok(claims) => claims.bearer,
-            Err(Unverified::Refused(error)) => {
-                return Err(Refusal::new(Outcome::TokenRefused, error.to_string()));
+        let bearer = match self.tokens.verify(token, now).await {
+            Ok(bearer) => bearer,
+            Err(Unverified::Refused {
+                outcome,
+                message,
+                claimed,
+            }) => {
+                let gone = self.gone(claimed.as_deref()).await;
+                return Err(gone.unwrap_or_else(|| Refusal::new(outcome, message)));
             }
             Err(Unverified::NoKeys(why)) => return self.caller_by_leaf(peer, &why),
+            Err(Unverified::Busy) => {
+                return Err(Refusal::new(
+                    Outcome::Overloaded,
+                    "too many tokens are checked at once; ask again",
+                ));
+            }
         };
         let identity = Identity::new(
             self.issuer.trust_domain().clone(),
@@ -183,6 +194,13 @@ impl Identities {
                 bearer: Some(bearer),
             }),
         }
+    }
+
+    /// Whether a token was refused because its pod is gone: an API server takes no token of such a one.
+    async fn gone(&self, claimed: Option<&Bearer>) -> Option<Refusal> {
+        let claimed = claimed?;
+        let facts = self.desk.pod(&claimed.namespace, &claimed.pod.name).await.ok()?;
+        fits_uid(claimed, facts.as_ref()).err()
     }
 
     /// The leaf alone counts only while no token can be checked, and where the operator lets it.
@@ -243,17 +261,7 @@ impl Identities {
 /// Whether this is the pod of the token, at the caller's address. Outer error: not yet, but a little later perhaps.
 fn fits(bearer: &Bearer, address: IpAddr, facts: Option<&PodFacts>) -> Result<Result<(), Refusal>, Refusal> {
     let pod = format!("Pod {}/{}", bearer.namespace, bearer.pod.name);
-    let Some(facts) = facts else {
-        return Err(Refusal::new(Outcome::PodUnknown, format!("{pod} is not known")));
-    };
-    if facts.uid != bearer.pod.uid {
-        // One of the same name that took its place, and that we have not heard of yet; or the other way round.
-        let message = format!(
-            "{pod} has the uid {}, and the token names {}",
-            facts.uid, bearer.pod.uid
-        );
-        return Err(Refusal::new(Outcome::PodMismatch, message));
-    }
+    let facts = fits_uid(bearer, facts)?;
     if facts.service_account != bearer.service_account.name {
         let message = format!(
             "{pod} runs as {}, and the token is of {}",
@@ -276,6 +284,23 @@ fn fits(bearer: &Bearer, address: IpAddr, facts: Option<&PodFacts>) -> Result<Re
         return Ok(Err(Refusal::new(Outcome::AddressMismatch, message)));
     }
     Ok(Ok(()))
+}
+
+/// Whether there is the pod of the token at all.
+fn fits_uid<'a>(bearer: &Bearer, facts: Option<&'a PodFacts>) -> Result<&'a PodFacts, Refusal> {
+    let pod = format!("Pod {}/{}", bearer.namespace, bearer.pod.name);
+    let Some(facts) = facts else {
+        return Err(Refusal::new(Outcome::PodUnknown, format!("{pod} is not known")));
+    };
+    if facts.uid != bearer.pod.uid {
+        // One of the same name that took its place, and that we have not heard of yet; or the other way round.
+        let message = format!(
+            "{pod} has the uid {}, and the token names {}",
+            facts.uid, bearer.pod.uid
+        );
+        return Err(Refusal::new(Outcome::PodMismatch, message));
+    }
+    Ok(facts)
 }
 
 fn limited<K: Eq + std::hash::Hash>(buckets: &Mutex<Buckets<K>>, key: K, now: Instant) -> Result<(), Refusal> {

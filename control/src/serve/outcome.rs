@@ -17,6 +17,12 @@ pub(crate) enum Outcome {
     TokenMissing,
     /// The token is not good.
     TokenRefused,
+    /// The token is for somebody else.
+    TokenAudience,
+    /// The token has ended.
+    TokenExpired,
+    /// The token is not bound to a pod.
+    TokenUnbound,
     /// No token can be checked now.
     TokenUnverifiable,
     /// The certificate shown is of another identity than the token, or has ended.
@@ -36,13 +42,16 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Issued,
         Self::Renewed,
         Self::RenewedByLeaf,
         Self::CsrInvalid,
         Self::TokenMissing,
         Self::TokenRefused,
+        Self::TokenAudience,
+        Self::TokenExpired,
+        Self::TokenUnbound,
         Self::TokenUnverifiable,
         Self::LeafMismatch,
         Self::PodUnknown,
@@ -62,6 +71,9 @@ impl Outcome {
             Self::CsrInvalid => "csr-invalid",
             Self::TokenMissing => "token-missing",
             Self::TokenRefused => "token-refused",
+            Self::TokenAudience => "token-audience",
+            Self::TokenExpired => "token-expired",
+            Self::TokenUnbound => "token-unbound",
             Self::TokenUnverifiable => "token-unverifiable",
             Self::LeafMismatch => "leaf-mismatch",
             Self::PodUnknown => "pod-unknown",
@@ -78,7 +90,9 @@ impl Outcome {
         match self {
             Self::Issued | Self::Renewed | Self::RenewedByLeaf => Code::Ok,
             Self::CsrInvalid => Code::InvalidArgument,
-            Self::TokenMissing | Self::TokenRefused => Code::Unauthenticated,
+            Self::TokenMissing | Self::TokenRefused | Self::TokenAudience | Self::TokenExpired | Self::TokenUnbound => {
+                Code::Unauthenticated
+            }
             Self::TokenUnverifiable => Code::Unavailable,
             Self::LeafMismatch | Self::PodUnknown | Self::PodMismatch | Self::AddressMismatch => Code::PermissionDenied,
             Self::RateLimited | Self::Overloaded => Code::ResourceExhausted,

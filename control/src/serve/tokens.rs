@@ -1,4 +1,4 @@
-//! The keys that tokens are checked with: a file that is read again when it changes.
+//! What tokens are checked with: the issuer's keys, from a file that is read again when it changes, or the API server.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -6,14 +6,24 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use weft_certs::token::{self, AUDIENCE, Jwks, TokenClaims, TokenError};
+use weft_certs::token::{self, AUDIENCE, Bearer, Jwks, TokenClaims, TokenError};
 
+use super::outcome::Outcome;
 use crate::authority::Chain;
+use crate::cluster::Reviews;
 
 /// The file is looked at no more often than this.
 const SPACING: Duration = Duration::from_secs(1);
 /// A key set of 32 keys has about 16 KiB.
 const FILE_MAX: u64 = 1 << 20;
+
+/// Checks tokens.
+pub(crate) enum Tokens {
+    /// By the keys of their issuer.
+    Keys(TokenKeys),
+    /// By asking the API server that made them.
+    Reviews(Reviews),
+}
 
 /// Checks tokens of one issuer.
 #[derive(Debug)]
@@ -33,12 +43,56 @@ struct State {
 }
 
 /// Why a token is not verified.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unverified {
     /// It is not good.
-    Refused(TokenError),
-    /// There are no keys to check it with. For people: why.
+    Refused {
+        /// The word.
+        outcome: Outcome,
+        /// The sentence.
+        message: String,
+        /// Whom it claims to be for, where that may explain the refusal. Nothing may be allowed because of it.
+        claimed: Option<Box<Bearer>>,
+    },
+    /// There is nothing to check it with. For people: why.
     NoKeys(String),
+    /// Too many are checked at once.
+    Busy,
+}
+
+impl Unverified {
+    /// A token that is not good.
+    pub(crate) fn refused(error: &TokenError) -> Self {
+        let outcome = match error {
+            TokenError::Audience { .. } => Outcome::TokenAudience,
+            TokenError::Expired => Outcome::TokenExpired,
+            TokenError::NoPod => Outcome::TokenUnbound,
+            _ => Outcome::TokenRefused,
+        };
+        Self::Refused {
+            outcome,
+            message: error.to_string(),
+            claimed: None,
+        }
+    }
+}
+
+impl Tokens {
+    /// Whom a token is for, if it is good for us.
+    pub(crate) async fn verify(&self, token: &str, now: SystemTime) -> Result<Bearer, Unverified> {
+        match self {
+            Self::Keys(keys) => keys.verify(token, now).map(|claims| claims.bearer),
+            Self::Reviews(reviews) => reviews.verify(token, now).await,
+        }
+    }
+
+    /// Whether tokens can be checked now.
+    pub(crate) fn available(&self) -> bool {
+        match self {
+            Self::Keys(keys) => keys.available(),
+            Self::Reviews(reviews) => reviews.available(),
+        }
+    }
 }
 
 impl TokenKeys {
@@ -60,7 +114,7 @@ impl TokenKeys {
             };
             return Err(Unverified::NoKeys(why));
         };
-        token::verify(&keys, &self.issuer, AUDIENCE, token, now).map_err(Unverified::Refused)
+        token::verify(&keys, &self.issuer, AUDIENCE, token, now).map_err(|error| Unverified::refused(&error))
     }
 
     /// Whether tokens can be checked now.

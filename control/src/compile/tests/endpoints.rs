@@ -354,3 +354,18 @@ fn the_nodes_side_of_the_meshs_networks_is_positively_outside() {
     };
     assert!(endpoint.identity.is_none());
 }
+
+#[test]
+fn a_port_that_is_not_behind_its_pods_proxy_has_no_identity_and_the_others_have() {
+    let mut world = World::new(&shop());
+    for (skipped, wanted) in [("8080", "10.244.0.1:8080!"), ("9090", "10.244.0.1:8080")] {
+        let init = format!("{{name: weft-init, args: [init, '--skip-inbound-ports=9091,{skipped}']}}");
+        let pod = pod("shop", "p1", "10.244.0.1", "v1", "na", true).replace("{name: weft-init}", &init);
+        world.edit(&pod);
+        assert_eq!(world.set("shop/reviews:80")[0], wanted, "{skipped}");
+    }
+    // The app's own container may have whatever arguments it likes.
+    let app = "{name: app, args: ['--skip-inbound-ports=8080']}";
+    world.edit(&pod("shop", "p1", "10.244.0.1", "v1", "na", true).replace("{name: app}", app));
+    assert_eq!(world.set("shop/reviews:80")[0], "10.244.0.1:8080");
+}

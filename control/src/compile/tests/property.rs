@@ -27,10 +27,14 @@ fn step() -> impl Strategy<Value = Step> {
         (number.clone(), 0..4u8, any::<bool>(), 0..2u8).prop_map(move |(n, ip, mesh, node)| {
             Step::Put(pod("shop", &format!("p{n}"), &address(ip), &format!("v{}", n % 2), &format!("n{node}"), mesh))
         }),
+        (number.clone(), 0..4u8, annotation()).prop_map(move |(n, ip, ports)| {
+            let pod = pod("shop", &format!("p{n}"), &address(ip), &format!("v{}", n % 2), "n0", true);
+            Step::Put(pod.replace("labels: {app", &format!("annotations: {{config.weft.dev/opaque-ports: '{ports}'}}, labels: {{app")))
+        }),
         (number.clone(), prop::sample::select(vec![("http", 80), ("x", 80), ("tcp", 81)]), 1..4u8).prop_map(|(n, port, ip)| {
             Step::Put(service_of("shop", &format!("s{n}"), &format!("10.96.0.{ip}"), &[port]))
         }),
-        (number.clone(), prop::collection::vec((0..3u8, 0..4u8, condition), 0..3), prop::sample::select(vec!["http", "x"])).prop_map(
+        (number.clone(), prop::collection::vec((0..3u8, 0..4u8, condition), 0..3), prop::sample::select(vec!["http", "x", "tcp"])).prop_map(
             move |(n, pods, port)| {
                 let pods: Vec<(String, String, &str)> =
                     pods.into_iter().map(|(pod, ip, more)| (format!("p{pod}"), address(ip), more)).collect();
@@ -55,8 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..2u8, prop::sample::select(vec!["a", "b"])).prop_map(|(n, region)| {
             Step::Put(format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: n{n}, labels: {{topology.kubernetes.io/region: {region}}}}}\n"))
         }),
-        prop::sample::select(vec!["strict", "permissive", "odd"]).prop_map(|mode| {
-            Step::Put(format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{config.weft.dev/inbound: {mode}}}}}\n"))
+        (prop::sample::select(vec!["strict", "permissive", "odd"]), annotation()).prop_map(|(mode, ports)| {
+            Step::Put(format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{config.weft.dev/inbound: {mode}, config.weft.dev/opaque-ports: '{ports}'}}}}\n"))
         }),
         (prop::sample::select(vec![("Pod", "p"), ("Service", "s"), ("ServiceSubset", "b"), ("TrafficPolicy", "t"), ("HTTPRoute", "r"), ("GRPCRoute", "r")]), number)
             .prop_map(|((kind, prefix), n)| Step::Delete(kind, "shop", format!("{prefix}{n}"))),
@@ -65,6 +69,37 @@ fn step() -> impl Strategy<Value = Step> {
         (0..3u8).prop_map(|n| Step::Delete("HTTPRoute", "web", format!("r{n}"))),
         Just(Step::Delete("Namespace", "", "shop".to_owned())),
     ]
+}
+
+/// Values of the annotation of opaque ports.
+fn annotation() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["", "8080", "8080,9090", "odd"])
+}
+
+/// Clients send bytes, and no requests, to a pod's port that takes bytes by annotation, whichever Service they dial.
+#[track_caller]
+fn both_sides_agree(index: &Index) {
+    let is_opaque = |protocol| matches!(protocol, Protocol::Opaque | Protocol::Tls);
+    for (name, kept) in &index.pods {
+        let pod = kept.form().unwrap();
+        let inbound = inbound(index, &name.namespace, &name.name).unwrap().value;
+        for number in index.opaque_ports(name, pod) {
+            let port = inbound.port(number).unwrap();
+            for name_of in port.services.iter().filter(|_| is_opaque(port.protocol)) {
+                for key in ["80", "81", "80@web", "81@web"].map(|port| format!("shop/{name_of}:{port}")) {
+                    let led = |service: &Compiled<Service>| {
+                        let set = endpoint_set(index, &service.value.endpoints).unwrap().value;
+                        set.endpoints
+                            .iter()
+                            .any(|endpoint| endpoint.pod == name.name && endpoint.address.port() == number)
+                    };
+                    if let Some(service) = service(index, &key).filter(led) {
+                        assert!(is_opaque(service.value.protocol), "{key} and {name}:{number}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Whatever is compiled, a proxy takes: its own reader of the wire says so.
@@ -150,6 +185,7 @@ proptest! {
                     world.delete(kind, namespace, &name)
                 }
             };
+            both_sides_agree(&world.index);
             let after = all(&world.index);
             for (question, (answer, topics)) in &before {
                 let touched = topics.is_empty() || topics.intersection(&changed.topics).next().is_some();

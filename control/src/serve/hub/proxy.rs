@@ -48,6 +48,8 @@ pub(crate) struct Proxy {
     pub(crate) refusals: BTreeMap<Name, Refused>,
     /// What it had when it came, and has not heard of since.
     pub(super) inherited: HashMap<Name, Hash>,
+    /// Of a proxy that is gone: the objects that it decided by (see [`decided`](crate::status::applied::decided)).
+    pub(crate) decided: Vec<(String, u64)>,
 }
 
 /// A version that a proxy would not take, and why.

@@ -236,3 +236,65 @@ fn a_proxy_does_not_follow_what_it_only_says_that_it_holds() {
     let (id, _) = join_with(&mut hub, &[], many.collect());
     assert_eq!(hub.proxies[&id].acked.len(), 3 * HELD_PER_TARGET);
 }
+
+/// The proxy takes all that waits for it, and acknowledges it.
+fn acknowledge(hub: &mut Hub, id: ProxyId, outlet: &Outlet) {
+    let taken = outlet.outbox().take(usize::MAX);
+    let settled = taken.into_iter().map(|(sent, _)| Settled {
+        name: sent.name,
+        has: sent.hash,
+        refused: None,
+    });
+    hub.settle(id, settled.collect());
+}
+
+fn route(version: u64, header: &str) -> Arc<Object> {
+    let set = json!([{"name": "mark", "value": header}]);
+    let filter = json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": set}});
+    let rule = json!({"filters": [filter], "backendRefs": [{"name": "reviews", "port": 80}]});
+    let parent = json!({"group": "", "kind": "Service", "name": "reviews"});
+    let rest = json!({"spec": {"parentRefs": [parent], "rules": [rule]}});
+    object("HTTPRoute", "gateway.networking.k8s.io/v1", "r", version, &[], &rest)
+}
+
+#[test]
+fn who_needs_a_route_has_it_when_it_has_acknowledged_what_was_made_of_it() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    change(&mut hub, route(20, "a"));
+    let holders = |hub: &Hub| {
+        let verdict = hub.verdicts().of.into_iter().find(|verdict| verdict.object.name == "r");
+        let holders = verdict.expect("a verdict").holders;
+        (holders.subscribers, holders.waiting.names, holders.apart.names)
+    };
+    let none = Vec::<String>::new;
+    let web = || vec!["shop/web-1".to_owned()];
+    assert_eq!(holders(&hub), (0, none(), none()));
+    let (id, outlet) = join(&mut hub, &["10.96.0.7:80"]);
+    assert_eq!(holders(&hub), (1, web(), none()));
+    acknowledge(&mut hub, id, &outlet);
+    assert_eq!(holders(&hub), (1, none(), none()));
+
+    // What changes nothing for proxies, as a write of its status, needs no acknowledgement; an edit does.
+    change(&mut hub, route(21, "a"));
+    assert_eq!(holders(&hub), (1, none(), none()));
+    change(&mut hub, route(22, "b"));
+    assert_eq!(holders(&hub), (1, web(), none()));
+    acknowledge(&mut hub, id, &outlet);
+    assert_eq!(holders(&hub), (1, none(), none()));
+
+    // Whoever is gone has what it had, until its pod is gone or it is back.
+    hub.leave(id);
+    assert_eq!(holders(&hub), (0, none(), none()));
+    change(&mut hub, route(23, "c"));
+    assert_eq!(holders(&hub), (0, none(), web()));
+    let (id, _) = join(&mut hub, &["10.96.0.7:80"]);
+    assert_eq!(holders(&hub), (1, web(), none()));
+    hub.leave(id);
+    assert_eq!(holders(&hub), (0, none(), web()), "it never had it");
+    hub.apply(&Changes {
+        deletes: vec![pod("web-1", "10.244.0.1").reference()],
+        ..Changes::default()
+    });
+    assert_eq!(holders(&hub), (0, none(), none()));
+}

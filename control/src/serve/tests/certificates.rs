@@ -52,25 +52,18 @@ async fn tokens_that_are_not_for_this_are_refused() {
     let stranger = mesh.stranger().await;
     let forged = Signer::new(ISSUER, &Key::generate().unwrap()).unwrap();
     let other = Signer::new("https://other.test", &Key::generate().unwrap()).unwrap();
-    for (what, token) in [
-        (
-            "of another audience",
-            mesh.token_for("web-1", "web", "vault", HOUR, now),
-        ),
-        (
-            "expired",
-            mesh.token_for("web-1", "web", AUDIENCE, HOUR, now - 2 * HOUR),
-        ),
-        (
-            "of the future",
-            mesh.token_for("web-1", "web", AUDIENCE, HOUR, now + HOUR),
-        ),
-        ("of another key", sign(&forged, "web-1", "web", AUDIENCE, HOUR, now)),
-        ("of another issuer", sign(&other, "web-1", "web", AUDIENCE, HOUR, now)),
-        ("nonsense", "a.b.c".to_owned()),
+    let signed = |audience, issued| mesh.token_for("web-1", "web", audience, HOUR, issued);
+    for (reason, token) in [
+        ("token-audience", signed("vault", now)),
+        ("token-expired", signed(AUDIENCE, now - 2 * HOUR)),
+        // Of the future, of another key, of another issuer, and nonsense.
+        ("token-refused", signed(AUDIENCE, now + HOUR)),
+        ("token-refused", sign(&forged, "web-1", "web", AUDIENCE, HOUR, now)),
+        ("token-refused", sign(&other, "web-1", "web", AUDIENCE, HOUR, now)),
+        ("token-refused", "a.b.c".to_owned()),
     ] {
-        let status = mesh.issue(stranger.clone(), token).await.map(|_| what).unwrap_err();
-        refused(&status, Code::Unauthenticated, "token-refused");
+        let status = mesh.issue(stranger.clone(), token).await.map(|_| reason).unwrap_err();
+        refused(&status, Code::Unauthenticated, reason);
     }
     refused(
         &mesh.issue(stranger, String::new()).await.map(|_| ()).unwrap_err(),

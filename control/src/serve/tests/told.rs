@@ -256,3 +256,16 @@ async fn admin_tells_of_readiness_and_figures() {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
 }
+
+#[tokio::test]
+async fn what_the_mesh_is_called_is_told_without_everything_in_it() {
+    let mesh = Mesh::running().await;
+    let all = mesh.status().await;
+    let view: Value = serde_json::from_str(&mesh.get("/status?view=mesh").await).unwrap();
+    let fields: Vec<&String> = view.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["build", "epoch", "mesh"]);
+    assert!(
+        view["mesh"]["trustDomain"].is_string() && view["mesh"] == all["mesh"],
+        "{view:#}"
+    );
+}

@@ -1,0 +1,390 @@
+//! What a status comes to, from objects through the index: verdicts and conditions, and when there is nothing to write.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use weft_model::identity::TrustDomain;
+
+use super::*;
+use crate::index::{Index, Settings};
+use crate::manifests::Snapshot;
+use crate::status::applied::{Holders, Named};
+
+const THEN: &str = "2026-01-01T00:00:00Z";
+const NOW: &str = "2026-02-02T00:00:00Z";
+
+fn object(kind: &str, api_version: &str, name: &str, rest: &Value) -> Arc<Object> {
+    let mut raw = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
+    raw.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    Arc::new(Object {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        resource_version: 7,
+        generation: 3,
+        labels: Default::default(),
+        annotations: Default::default(),
+        raw,
+        origin: None,
+    })
+}
+
+fn service(name: &str, more: &Value) -> Arc<Object> {
+    let mut spec =
+        json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"name": "main", "port": 80}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    object("Service", "v1", name, &json!({"spec": spec}))
+}
+
+fn parent(name: &str) -> Value {
+    json!({"group": "", "kind": "Service", "name": name})
+}
+
+/// An HTTPRoute with these parents, one rule to this backend, and this status.
+fn route(parents: &[Value], backend: &Value, status: &Value) -> Arc<Object> {
+    let spec = json!({"parentRefs": parents, "rules": [{"backendRefs": [backend]}]});
+    let rest = json!({"spec": spec, "status": status});
+    object("HTTPRoute", "gateway.networking.k8s.io/v1", "r", &rest)
+}
+
+/// What the index says of an object, beside the Services `web` and, without an address of its own, `none`.
+fn verdict(of: &Arc<Object>) -> Verdict {
+    let mut index = Index::new(Settings {
+        trust_domain: TrustDomain::new("test.weft.internal").unwrap(),
+        cluster: "c".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        inside: Vec::new(),
+        outside: Vec::new(),
+    });
+    let headless = service("none", &json!({"clusterIP": "None", "clusterIPs": ["None"]}));
+    index.replace(&Snapshot {
+        objects: vec![service("web", &json!({})), headless, of.clone()],
+        ..Snapshot::default()
+    });
+    let mut statuses = index.statuses().into_iter();
+    let status = statuses.find(|status| status.object == of.reference());
+    Verdict {
+        object: of.clone(),
+        status: status.expect("a verdict"),
+        holders: Holders::default(),
+    }
+}
+
+fn backend() -> Value {
+    json!({"name": "web", "port": 80})
+}
+
+/// The status that is written of an object, which must have none yet.
+#[track_caller]
+fn written(of: &Arc<Object>) -> Value {
+    status(&verdict(of), &of.raw["status"], false, NOW).expect("something to write")
+}
+
+/// `TYPE=STATUS REASON` of the conditions of an entry.
+fn words(conditions: &Value) -> Vec<String> {
+    let conditions = conditions.as_array().cloned().unwrap_or_default();
+    let text = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    let word = |c: &Value| format!("{}={} {}", text(c, "type"), text(c, "status"), text(c, "reason"));
+    conditions.iter().map(word).collect()
+}
+
+/// The conditions for the only parent of a route.
+#[track_caller]
+fn of_parent(parent: Value, backend: &Value) -> Vec<String> {
+    let status = written(&route(&[parent], backend, &Value::Null));
+    assert_eq!(status["parents"].as_array().map(Vec::len), Some(1), "{status}");
+    words(&status["parents"][0]["conditions"])
+}
+
+#[test]
+fn a_route_that_is_well_says_so_for_its_parent() {
+    let status = written(&route(&[parent("web")], &backend(), &Value::Null));
+    let entry = &status["parents"][0];
+    assert_eq!(entry["controllerName"], "weft.dev/mesh");
+    assert_eq!(entry["parentRef"], parent("web"));
+    assert_eq!(
+        words(&entry["conditions"]),
+        [
+            "Accepted=True Accepted",
+            "ResolvedRefs=True ResolvedRefs",
+            "Applied=True NoSubscribers"
+        ]
+    );
+    for condition in entry["conditions"].as_array().unwrap() {
+        assert_eq!(
+            (&condition["observedGeneration"], &condition["lastTransitionTime"]),
+            (&json!(3), &json!(NOW))
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_has_the_reasons_of_the_gateway_api() {
+    let web = || parent("web");
+    let port = |number: u16| json!({"group": "", "kind": "Service", "name": "web", "port": number});
+    let section = json!({"group": "", "kind": "Service", "name": "web", "sectionName": "nothing"});
+    let well = ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"];
+    for (parent, backend, wanted) in [
+        (port(80), backend(), well),
+        (port(81), backend(), ["Accepted=False NoMatchingParent", well[1]]),
+        (section, backend(), ["Accepted=False NoMatchingParent", well[1]]),
+        (
+            parent("nobody"),
+            backend(),
+            ["Accepted=False NoMatchingParent", well[1]],
+        ),
+        (parent("none"), backend(), ["Accepted=False NoMatchingParent", well[1]]),
+        (
+            web(),
+            json!({"name": "nobody", "port": 80}),
+            [well[0], "ResolvedRefs=False BackendNotFound"],
+        ),
+        (
+            web(),
+            json!({"name": "web", "port": 81}),
+            [well[0], "ResolvedRefs=False BackendNotFound"],
+        ),
+        (
+            web(),
+            json!({"group": "apps", "kind": "Deployment", "name": "web", "port": 80}),
+            [well[0], "ResolvedRefs=False InvalidKind"],
+        ),
+    ] {
+        let said = of_parent(parent.clone(), &backend);
+        assert_eq!(said[..2], wanted, "{parent} {backend}");
+        let applied = if wanted[0] == well[0] {
+            "Applied=True NoSubscribers"
+        } else {
+            "Applied=False NotAccepted"
+        };
+        assert_eq!(said[2], applied, "{parent}");
+    }
+}
+
+#[test]
+fn a_message_names_field_and_fix() {
+    let status = written(&route(
+        &[parent("web")],
+        &json!({"name": "nobody", "port": 80}),
+        &Value::Null,
+    ));
+    let message = status["parents"][0]["conditions"][1]["message"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        message,
+        "spec.rules[0].backendRefs[0].name: there is no Service shop/nobody (fix: name a Service or a ServiceSubset that \
+         exists, and a port of it)"
+    );
+}
+
+#[test]
+fn what_is_not_understood_is_said_beside_accepted_and_never_without() {
+    let spec = |parent: &str| json!({"spec": {"parentRefs": [self::parent(parent)], "sepc": 1, "rules": [{"backendRefs": [backend()]}]}});
+    let of = |parent| object("HTTPRoute", "gateway.networking.k8s.io/v1", "r", &spec(parent));
+    let said = words(&written(&of("web"))["parents"][0]["conditions"]);
+    assert_eq!(said[2], "PartiallyInvalid=True UnknownField");
+    let said = words(&written(&of("nobody"))["parents"][0]["conditions"]);
+    assert!(
+        said.iter().all(|word| !word.starts_with("PartiallyInvalid")),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_route_that_is_refused_is_refused_for_every_service_and_each_parent_is_judged_for_itself() {
+    let spec = json!({"parentRefs": [parent("web"), parent("nobody")], "hostnames": ["a.example"], "rules": []});
+    let of = object("HTTPRoute", "gateway.networking.k8s.io/v1", "r", &json!({"spec": spec}));
+    for entry in written(&of)["parents"].as_array().unwrap() {
+        assert_eq!(
+            words(&entry["conditions"]),
+            ["Accepted=False UnsupportedValue", "Applied=False NotAccepted"]
+        );
+    }
+    let of = route(&[parent("nobody"), parent("web")], &backend(), &Value::Null);
+    let status = written(&of);
+    assert_eq!(
+        words(&status["parents"][0]["conditions"])[0],
+        "Accepted=False NoMatchingParent"
+    );
+    assert_eq!(words(&status["parents"][1]["conditions"])[0], "Accepted=True Accepted");
+}
+
+#[test]
+fn routes_of_streams_have_the_same_status() {
+    let spec = json!({"parentRefs": [parent("web")], "rules": [{"backendRefs": [{"name": "nobody", "port": 80}]}]});
+    let of = object(
+        "TCPRoute",
+        "gateway.networking.k8s.io/v1alpha2",
+        "t",
+        &json!({"spec": spec}),
+    );
+    let said = words(&written(&of)["parents"][0]["conditions"]);
+    assert_eq!(
+        said[..2],
+        ["Accepted=True Accepted", "ResolvedRefs=False BackendNotFound"]
+    );
+}
+
+#[test]
+fn what_was_written_is_not_written_again() {
+    let of = route(&[parent("web"), parent("nobody")], &backend(), &Value::Null);
+    let status = written(&of);
+    // As the API server shows it: whatever time it is by then.
+    let again = route(&[parent("web"), parent("nobody")], &backend(), &status);
+    assert_eq!(
+        super::status(&verdict(&again), &status, false, "2027-01-01T00:00:00Z"),
+        None
+    );
+    // A parent that is a Gateway is none of ours, and a route with no other has no status of ours.
+    let gateway = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g"});
+    let of = route(&[gateway], &backend(), &Value::Null);
+    assert_eq!(super::status(&verdict(&of), &Value::Null, false, NOW), None);
+}
+
+#[test]
+fn a_time_is_that_of_the_last_change_of_its_status() {
+    let mut status = written(&route(&[parent("web")], &backend(), &Value::Null));
+    for condition in status["parents"][0]["conditions"].as_array_mut().unwrap() {
+        condition["lastTransitionTime"] = json!(THEN);
+        condition["observedGeneration"] = json!(2);
+    }
+    let edited = route(&[parent("web")], &json!({"name": "nobody", "port": 80}), &status);
+    let status = written(&edited);
+    let conditions = status["parents"][0]["conditions"].as_array().unwrap();
+    let times: Vec<&Value> = conditions.iter().map(|each| &each["lastTransitionTime"]).collect();
+    assert_eq!(times, [THEN, NOW, THEN], "ResolvedRefs has changed, and nothing else");
+    assert!(conditions.iter().all(|each| each["observedGeneration"] == 3));
+}
+
+#[test]
+fn other_controllers_entries_and_types_stay_where_they_are() {
+    let foreign = json!({
+        "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g"},
+        "controllerName": "example.net/gateway", "conditions": [{"type": "Accepted", "status": "False"}]
+    });
+    // Another mesh may have the same parent.
+    let mesh = json!({"parentRef": parent("web"), "controllerName": "example.net/mesh", "conditions": []});
+    let special = json!({"type": "example.net/Special", "status": "True", "observedGeneration": 9});
+    let ours = json!({"parentRef": parent("web"), "controllerName": CONTROLLER, "conditions": [special]});
+    let stale = json!({"parentRef": parent("old"), "controllerName": CONTROLLER, "conditions": []});
+    let before = json!({"parents": [foreign, stale, ours, mesh]});
+    let status = written(&route(&[parent("web")], &backend(), &before));
+    let parents = status["parents"].as_array().unwrap();
+    assert_eq!((&parents[0], &parents[2]), (&foreign, &mesh));
+    assert_eq!(parents.len(), 3, "what is said of a parent that is gone goes: {status}");
+    assert_eq!(parents[1]["conditions"][0], special);
+    assert_eq!(words(&parents[1]["conditions"])[1], "Accepted=True Accepted");
+
+    // The last parent goes, and only our entry with it.
+    let gateway = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g"});
+    let status = written(&route(&[gateway], &backend(), &before));
+    assert_eq!(status, json!({"parents": [foreign, mesh]}));
+}
+
+#[test]
+fn lists_that_are_full_get_no_more() {
+    let entry =
+        |n: usize| json!({"parentRef": parent(&format!("p{n}")), "controllerName": "example.net/c", "conditions": []});
+    let full = json!({"parents": (0..PARENTS_MAX).map(entry).collect::<Vec<_>>()});
+    let of = route(&[parent("web")], &backend(), &full);
+    assert_eq!(super::status(&verdict(&of), &full, false, NOW), None);
+}
+
+#[test]
+fn what_was_said_of_a_generation_that_is_not_there_yet_is_written_over() {
+    let status = written(&route(&[parent("web")], &backend(), &Value::Null));
+    let mut newer = status.clone();
+    newer["parents"][0]["conditions"][0]["observedGeneration"] = json!(4000);
+    let of = route(&[parent("web")], &backend(), &newer);
+    assert_eq!(super::status(&verdict(&of), &newer, false, NOW), Some(status));
+}
+
+#[test]
+fn our_own_kinds_have_conditions_and_others_types_are_not_named() {
+    let subset = |service: &str, status: &Value| {
+        let rest = json!({"spec": {"service": service}, "status": status});
+        object("ServiceSubset", "weft.dev/v1alpha1", "s", &rest)
+    };
+    let status = written(&subset("nobody", &Value::Null));
+    assert_eq!(
+        words(&status["conditions"]),
+        [
+            "Accepted=True Accepted",
+            "ResolvedRefs=False TargetNotFound",
+            "Applied=True NoSubscribers"
+        ]
+    );
+    let mut shown = status.clone();
+    let others = json!({"type": "example.net/Special", "status": "True"});
+    shown["conditions"].as_array_mut().unwrap().insert(0, others);
+    assert_eq!(
+        super::status(&verdict(&subset("nobody", &shown)), &shown, false, NOW),
+        None
+    );
+    let status = written(&subset("web", &shown));
+    assert_eq!(words(&status["conditions"])[1], "ResolvedRefs=True ResolvedRefs");
+    assert_eq!(status["conditions"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_policy_of_the_gateway_api_has_its_targets_as_ancestors() {
+    let spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}], "retryConstraint": {}});
+    let of = object(
+        "XBackendTrafficPolicy",
+        "gateway.networking.x-k8s.io/v1alpha1",
+        "b",
+        &json!({"spec": spec}),
+    );
+    let status = written(&of);
+    let ancestor = json!({"group": "", "kind": "Service", "namespace": "shop", "name": "web"});
+    assert_eq!(status["ancestors"][0]["ancestorRef"], ancestor);
+    assert_eq!(
+        words(&status["ancestors"][0]["conditions"])[0],
+        "Accepted=True Accepted"
+    );
+}
+
+#[test]
+fn whoever_has_just_begun_does_not_say_that_nobody_needs_an_object() {
+    let of = route(&[parent("web")], &backend(), &Value::Null);
+    let applied = |before: &Value, young| {
+        let status = super::status(&verdict(&of), before, young, NOW)?;
+        Some(words(&status["parents"][0]["conditions"])[2].clone())
+    };
+    assert_eq!(applied(&Value::Null, true).as_deref(), Some("Applied=Unknown Pending"));
+    assert_eq!(
+        applied(&Value::Null, false).as_deref(),
+        Some("Applied=True NoSubscribers")
+    );
+    // What the one before has said of this generation stays meanwhile.
+    let mut of_before = verdict(&of);
+    of_before.holders = Holders {
+        subscribers: 1,
+        waiting: Named {
+            count: 1,
+            names: vec!["shop/a".to_owned()],
+        },
+        ..Holders::default()
+    };
+    let status = super::status(&of_before, &Value::Null, false, NOW).unwrap();
+    assert_eq!(words(&status["parents"][0]["conditions"])[2], "Applied=False Waiting");
+    assert_eq!(applied(&status, true), None);
+}
+
+#[test]
+fn a_document_holds_only_over_the_version_that_was_read() {
+    let of = route(&[parent("web")], &backend(), &Value::Null);
+    let document = document(&of, 12, &json!({"parents": []}));
+    assert_eq!(
+        document,
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "r", "namespace": "shop", "uid": "uid-r", "resourceVersion": "12"},
+            "status": {"parents": []}
+        })
+    );
+}

@@ -1,0 +1,325 @@
+//! What one replica keeps in the cluster, the one that leads: trust bundles, events on pods without a sidecar, and the status
+//! of objects. What there is to be told of it is found by every replica.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use weft_daemon::drain::Tasks;
+use weft_daemon::prometheus::Text;
+
+use super::Cluster;
+use super::lease::Lease;
+use super::pause::Pause;
+use super::replicas;
+use super::shown::Shown;
+use super::statuses::{self, Statuses};
+use super::trust::{Again, Trust};
+use super::unmeshed::{self, Teller, Unmeshed};
+use crate::serve::desk::Desk;
+
+/// Changes that come together are acted on together.
+const GATHER: Duration = Duration::from_millis(200);
+/// Everything is looked at again after this, whether it changed or not: owners are told again, failures tried again.
+const LOOK: Duration = Duration::from_secs(300);
+
+/// What is told of it all. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Duties {
+    leads: watch::Receiver<bool>,
+    /// Locked to copy it in and out.
+    told: Arc<Mutex<Told>>,
+    statuses: statuses::Told,
+    /// Since when proxies can connect.
+    serving: Arc<OnceLock<Instant>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Told {
+    trust: BTreeMap<String, String>,
+    unmeshed: Vec<Unmeshed>,
+}
+
+/// The same, for people.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DutiesStatus {
+    /// Whether this replica writes to the cluster.
+    pub(crate) leads: bool,
+    /// Namespaces whose trust bundle cannot be kept, and why. Of the replica that leads.
+    pub(crate) trust: BTreeMap<String, String>,
+    /// Pods that should have a sidecar and have none.
+    pub(crate) unmeshed: Vec<Unmeshed>,
+    /// Objects whose status cannot be written, and why; at most a few. Of the replica that leads.
+    pub(crate) statuses: BTreeMap<String, String>,
+}
+
+/// The task that does it.
+struct Work {
+    cluster: Cluster,
+    trust: Trust,
+    shown: Arc<Shown>,
+    maps: Arc<Shown>,
+    duties: Duties,
+    teller: Teller,
+}
+
+impl Duties {
+    /// Begins. `data` is what the trust bundle says.
+    pub(crate) fn begin(
+        cluster: &Cluster,
+        namespace: &str,
+        data: BTreeMap<String, String>,
+        shown: Arc<Shown>,
+        desk: &Desk,
+        tasks: &Tasks,
+    ) -> Self {
+        let lease = Lease::new(cluster.api.clone(), namespace);
+        let duties = Self {
+            leads: lease.leads(),
+            told: Arc::default(),
+            statuses: statuses::Told::default(),
+            serving: Arc::default(),
+        };
+        let replicas = cluster.follow(vec![replicas::maps(namespace)], tasks);
+        let statuses = Statuses::new(
+            (cluster.api.clone(), namespace, lease.holder()),
+            desk.clone(),
+            duties.leads.clone(),
+            duties.statuses.clone(),
+            (replicas, shown.clone()),
+            duties.serving.clone(),
+        );
+        let lease_tasks = tasks.named("lease");
+        lease_tasks.spawn(lease.run(lease_tasks.clone()));
+        let work = Work {
+            cluster: cluster.clone(),
+            trust: Trust {
+                api: cluster.api.clone(),
+                data,
+                own: namespace.to_owned(),
+            },
+            shown,
+            maps: cluster.follow(vec![Trust::maps()], tasks),
+            duties: duties.clone(),
+            teller: Teller::default(),
+        };
+        let status_tasks = tasks.named("statuses");
+        status_tasks.spawn(statuses.keep(status_tasks.clone()));
+        let work_tasks = tasks.named("duties");
+        work_tasks.spawn({
+            let tasks = work_tasks.clone();
+            async move {
+                tokio::select! {
+                    () = tasks.draining() => {}
+                    () = work.run() => {}
+                }
+            }
+        });
+        duties
+    }
+
+    /// Proxies can connect from now on.
+    pub(crate) fn serving(&self) {
+        self.serving.get_or_init(Instant::now);
+    }
+
+    /// For people.
+    pub(crate) fn status(&self) -> DutiesStatus {
+        let Told { trust, unmeshed } = self.told().clone();
+        DutiesStatus {
+            leads: *self.leads.borrow(),
+            trust,
+            unmeshed,
+            statuses: self.statuses.get().failures.clone(),
+        }
+    }
+
+    /// For scrapers.
+    pub(crate) fn write(&self, text: &mut Text) {
+        let status = self.status();
+        text.gauge("weft_control_leads", "Whether this replica writes to the cluster.")
+            .sample(&[], u64::from(status.leads));
+        text.gauge(
+            "weft_control_trust_bundles_failed",
+            "Namespaces whose trust bundle this replica could not keep.",
+        )
+        .sample(&[], status.trust.len());
+        let statuses = self.statuses.get().clone();
+        let writes = text.counter(
+            "weft_control_status_writes_total",
+            "Writes of the status of objects, by what came of them. A conflict is tried again.",
+        );
+        for (result, count) in [
+            ("written", statuses.written),
+            ("conflict", statuses.conflicts),
+            ("failed", statuses.failed),
+        ] {
+            writes.sample(&[("result", result)], count);
+        }
+        let pods = text.gauge(
+            "weft_unmeshed_pods",
+            "Pods of labelled namespaces that should have a sidecar and have none.",
+        );
+        for unmeshed in &status.unmeshed {
+            pods.sample(&[("namespace", &unmeshed.namespace)], unmeshed.count);
+        }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Work {
+    async fn run(mut self) {
+        let mut revisions = (self.shown.revisions(), self.maps.revisions());
+        let mut leads = self.duties.leads.clone();
+        let mut pause = Pause::default();
+        let mut not_before = Instant::now();
+        loop {
+            revisions.0.mark_unchanged();
+            revisions.1.mark_unchanged();
+            let leading = *leads.borrow_and_update();
+            // What is not listed yet is not missing.
+            let known = self.shown.has_begun() && self.maps.is_complete();
+            let retry = not_before <= Instant::now();
+            let again = match known {
+                true => self.work(leading, retry).await,
+                false => Again::No,
+            };
+            let next = match again {
+                // However much changes meanwhile.
+                Again::Away => {
+                    pause.wait().await;
+                    continue;
+                }
+                Again::Later => {
+                    if retry {
+                        not_before = Instant::now() + pause.draw();
+                    }
+                    not_before
+                }
+                Again::No => {
+                    pause.reset();
+                    Instant::now() + LOOK
+                }
+            };
+            tokio::select! {
+                _ = revisions.0.changed() => {}
+                _ = revisions.1.changed() => {}
+                _ = leads.changed() => {}
+                () = sleep_until(next) => {}
+            }
+            sleep(GATHER).await;
+        }
+    }
+
+    /// Finds and does what is to be done; what was refused only if it is time to `retry`.
+    async fn work(&mut self, leading: bool, retry: bool) -> Again {
+        let found = unmeshed::find(&self.shown, &self.trust.own);
+        self.duties.told().unmeshed = unmeshed::by_namespace(&found);
+        if !leading {
+            self.duties.told().trust.clear();
+            return Again::No;
+        }
+        let failed = self.duties.told().trust.clone();
+        let (failures, again) = self
+            .trust
+            .keep(&self.shown, &self.maps, &self.duties.leads, (&failed, retry))
+            .await;
+        for (namespace, why) in &failures {
+            if self.duties.told().trust.get(namespace) != Some(why) {
+                tracing::warn!(namespace, why, "the trust bundle is not kept");
+            }
+        }
+        self.duties.told().trust = failures;
+        if again == Again::Away {
+            return again;
+        }
+        match self.teller.tell(&self.cluster.api, &found).await {
+            Ok(left) => again.max(if left { Again::Later } else { Again::No }),
+            Err(fault) => {
+                tracing::debug!(error = %fault, "events wait for the API server");
+                Again::Away
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::super::kinds::Kind;
+    use super::super::object;
+    use super::super::tests::server;
+    use super::super::trust::INJECT_LABEL;
+    use super::*;
+
+    fn namespace(kind: &Kind, name: &str, version: u64) -> super::super::shown::Read {
+        let metadata = json!({
+            "name": name, "uid": name, "resourceVersion": version.to_string(), "labels": {INJECT_LABEL: "enabled"}
+        });
+        object::read(kind, "v1", json!({"metadata": metadata}))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_tried_ever_more_rarely_and_keeps_no_other_namespace_waiting() {
+        let (mut server, api) = server();
+        let kind = Kind::all().into_iter().find(|kind| kind.kind == "Namespace").unwrap();
+        let shown = Arc::new(Shown::new(std::slice::from_ref(&kind)));
+        shown.listed(&kind, "v1", 1, 0, vec![namespace(&kind, "bad", 1)]);
+        assert!(shown.take().is_some());
+        let maps = Arc::new(Shown::new(&[]));
+        let (_leads, leads) = watch::channel(true);
+        let work = Work {
+            cluster: Cluster { api: api.clone() },
+            trust: Trust {
+                api,
+                data: BTreeMap::new(),
+                own: String::new(),
+            },
+            shown: shown.clone(),
+            maps,
+            duties: Duties {
+                leads,
+                told: Arc::default(),
+                statuses: statuses::Told::default(),
+                serving: Arc::default(),
+            },
+            teller: Teller::default(),
+        };
+        let duties = work.duties.clone();
+        let running = tokio::task::spawn(work.run());
+
+        let (begun, mut refused, mut version) = (Instant::now(), 0, 1);
+        while begun.elapsed() < Duration::from_secs(60) {
+            version += 1;
+            shown.put(&kind, namespace(&kind, "bad", version));
+            let asked = tokio::time::timeout(Duration::from_millis(100), server.next()).await;
+            if let Ok(asked) = asked {
+                asked.refuse(403, "Forbidden");
+                refused += 1;
+            }
+        }
+        assert!((8..20).contains(&refused), "{refused}");
+        assert!(duties.status().trust["bad"].contains("403 Forbidden"));
+
+        let begun = Instant::now();
+        shown.put(&kind, namespace(&kind, "good", version + 1));
+        loop {
+            let asked = server.next().await;
+            if asked.path.contains("/good/") {
+                break asked.answer(201, &json!({}));
+            }
+            asked.refuse(403, "Forbidden");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        running.abort();
+    }
+}
