@@ -1,6 +1,6 @@
 //! `weft init`: puts the redirect rules in place inside a pod, and proves them before it exits 0.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
@@ -16,6 +16,12 @@ use crate::redirect::{self, Exempt, OUTBOUND_PORT, RedirectSettings};
 /// Addresses that are nobody's (RFC 5737, RFC 3849): dialled to prove the redirect.
 const NOBODY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const NOBODY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+/// How the kernel says that a connection has no way out: no route, no address to come from, or a route that refuses.
+const NO_ROUTE: [ErrorKind; 3] = [
+    ErrorKind::NetworkUnreachable,
+    ErrorKind::AddrNotAvailable,
+    ErrorKind::HostUnreachable,
+];
 const PROOF_TIME: Duration = Duration::from_secs(3);
 
 /// Redirects this pod's TCP to its proxy, and proves it.
@@ -33,6 +39,9 @@ struct Args {
     /// Exempt connections with this packet mark (in a local mesh).
     #[arg(long, value_name = "N")]
     exempt_mark: Option<u32>,
+    /// The pod's own ports that are not redirected.
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    skip_inbound_ports: Vec<u16>,
     /// Destination ports that are not redirected.
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     skip_outbound_ports: Vec<u16>,
@@ -74,25 +83,83 @@ fn run(args: &Args) -> Result<()> {
     };
     let settings = RedirectSettings {
         exempt,
+        skip_inbound_ports: args.skip_inbound_ports.clone(),
         skip_outbound_ports: args.skip_outbound_ports.clone(),
         skip_outbound_subnets: args.skip_outbound_subnets.clone(),
     };
     apply("iptables", |jumps| redirect::rules(&settings, jumps).v4)?;
-    let v6 = has_v6();
-    if v6 {
+    let v4 = proof(&settings, NOBODY_V4).context("proving the IPv4 redirect")?;
+    let mut v6 = Proof::Off;
+    if has_v6() {
         apply("ip6tables", |jumps| redirect::rules(&settings, jumps).v6)?;
+        v6 = proof(&settings, NOBODY_V6).context("proving the IPv6 redirect")?;
     }
-    if !skipped(&settings, NOBODY_V4) {
-        prove(NOBODY_V4).context("proving the IPv4 redirect")?;
-    }
-    if v6 && !skipped(&settings, NOBODY_V6) {
-        prove(NOBODY_V6).context("proving the IPv6 redirect")?;
-    }
-    println!(
-        "redirect in place and proven: IPv4{}",
-        if v6 { " and IPv6" } else { "; IPv6 is off in this pod" }
-    );
+    println!("{}", told(v4, v6)?);
     Ok(())
+}
+
+/// What is known of the redirect of an IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// It works.
+    Proven,
+    /// The settings leave alone what the proof would dial.
+    Skipped,
+    /// The rules are there, and no route by which a connection could leave the pod and show it.
+    NoRoute,
+    /// The pod has no such addresses at all.
+    Off,
+}
+
+fn proof(settings: &RedirectSettings, nobody: IpAddr) -> Result<Proof> {
+    if skipped(settings, nobody) {
+        return Ok(Proof::Skipped);
+    }
+    if !has_route(nobody)? {
+        return Ok(Proof::NoRoute);
+    }
+    prove(nobody)?;
+    Ok(Proof::Proven)
+}
+
+/// Whether a connection to this address would leave the pod. A UDP socket is asked, which sends nothing: so what comes back
+/// is the pod's own routes, and never an answer from the network.
+fn has_route(nobody: IpAddr) -> Result<bool> {
+    let target = SocketAddr::new(nobody, OUTBOUND_PORT);
+    let socket = Socket::new(Domain::for_address(target), Type::DGRAM, None)?;
+    match socket.connect(&target.into()) {
+        Ok(()) => Ok(true),
+        Err(error) if NO_ROUTE.contains(&error.kind()) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("asking for a route to {target}")),
+    }
+}
+
+/// What is said at the end. An error where nothing is proven although something could be.
+fn told(v4: Proof, v6: Proof) -> Result<String> {
+    ensure!(
+        [v4, v6]
+            .iter()
+            .any(|proof| matches!(proof, Proof::Proven | Proof::Skipped)),
+        "the redirect can't be proven: the pod has no route out, neither by IPv4 nor by IPv6"
+    );
+    let both = [("IPv4", v4), ("IPv6", v6)];
+    let proven = both.iter().filter(|(_, proof)| *proof == Proof::Proven);
+    let proven: Vec<&str> = proven.map(|(name, _)| *name).collect();
+    let mut text = match proven.is_empty() {
+        true => "redirect in place".to_owned(),
+        false => format!("redirect in place and proven: {}", proven.join(" and ")),
+    };
+    for (name, proof) in both {
+        text += &match proof {
+            Proof::Proven => continue,
+            Proof::Skipped => {
+                format!("; {name} is not proven, because the settings leave the address of the proof alone")
+            }
+            Proof::NoRoute => format!("; {name} is not proven, because it has no route out of this pod"),
+            Proof::Off => format!("; {name} is off in this pod"),
+        };
+    }
+    Ok(text)
 }
 
 /// Whether this network namespace has IPv6 addresses besides none at all. Without, there is nothing to redirect.
@@ -182,3 +249,6 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     socket.listen(1)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,11 +4,12 @@
 use serde_json::{Map, Value, json};
 
 pub use crate::annotations::INJECT_LABEL;
-use crate::annotations::{self, Tune, VERSION_ANNOTATION};
-use crate::probes::{self, Originals};
-use crate::redirect::{ADMIN_PORT, Exempt, INBOUND_PORT, LOCAL_ADMIN_PORT, OUTBOUND_PORT, PROXY_UID, RedirectSettings};
+use crate::annotations::{SIDECAR_ANNOTATION, VERSION_ANNOTATION};
+use crate::probes::Originals;
+use crate::redirect::{ADMIN_PORT, INBOUND_PORT, LOCAL_ADMIN_PORT, OUTBOUND_PORT, PROXY_UID};
 use crate::settings::InjectSettings;
-use crate::sidecar;
+use crate::sidecar::{self, Sidecar};
+use crate::tuned::{self, Tuned};
 
 /// Sidecars of other meshes: two redirects in one pod would fight.
 const FOREIGN: [&str; 5] = [
@@ -21,6 +22,14 @@ const FOREIGN: [&str; 5] = [
 
 /// Where the sidecar listens.
 const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT, LOCAL_ADMIN_PORT];
+/// The kubelet marks the pods so that it only mirrors.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+/// The label of a node that tells its system.
+const OS_LABEL: &str = "kubernetes.io/os";
+/// Where the API server mounts a token for itself, which the proxy has no use for.
+const API_TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// One variable of a process has at most 128 KiB on Linux.
+const VARIABLE_MAX: usize = 100 << 10;
 
 /// What to do with a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,10 +49,17 @@ pub enum Skip {
     NamespaceNotLabelled,
     /// The pod has the label `weft.dev/inject: disabled`.
     OptedOut,
+    /// It mirrors a static pod, which the kubelet has started already.
+    Mirror,
 }
 
 /// Decides about a pod of a namespace, both as their objects.
 pub fn inject(pod: &Value, namespace: &Value, settings: &InjectSettings) -> Decision {
+    inject_with(pod, namespace, settings, rand::random())
+}
+
+/// The same. `token`: 128 random bits, for the paths of lifecycle hooks.
+pub fn inject_with(pod: &Value, namespace: &Value, settings: &InjectSettings, token: u128) -> Decision {
     if label(namespace) != Some("enabled") {
         return Decision::Skip(Skip::NamespaceNotLabelled);
     }
@@ -56,10 +72,13 @@ pub fn inject(pod: &Value, namespace: &Value, settings: &InjectSettings) -> Deci
             ));
         }
     }
+    if pod["metadata"]["annotations"].get(MIRROR_ANNOTATION).is_some() {
+        return Decision::Skip(Skip::Mirror);
+    }
     if let Some(reason) = obstacle(pod) {
         return Decision::Refuse(reason);
     }
-    match patched(pod, namespace, settings) {
+    match patched(pod, namespace, settings, token) {
         Ok(pod) => Decision::Inject(Box::new(pod)),
         Err(reason) => Decision::Refuse(reason),
     }
@@ -83,10 +102,19 @@ fn obstacle(pod: &Value) -> Option<String> {
             "spec.hostNetwork: a pod on the host's network can't be redirected; remove it, {opt_out}"
         ));
     }
-    if spec["os"]["name"] == json!("windows") {
-        return Some(format!("spec.os.name: Windows pods can't be redirected; {opt_out}"));
+    if let Some(field) = windows(spec) {
+        return Some(format!("{field}: Windows pods can't be redirected; {opt_out}"));
     }
     let pod_uid = &spec["securityContext"]["runAsUser"];
+    let marks = &pod["metadata"]["annotations"];
+    let is_marked = [VERSION_ANNOTATION, SIDECAR_ANNOTATION]
+        .iter()
+        .all(|mark| marks.get(mark).is_some());
+    // Marks alone are written easily, and what is named like ours would be taken away.
+    let was_injected = is_marked && is_whole(spec);
+    if let Some((path, name)) = taken(spec).filter(|_| !was_injected) {
+        return Some(format!("{path}: the name {name} is that of Weft's own; take another"));
+    }
     for (path, container) in containers(spec) {
         if sidecar::is_ours(&container["name"]) {
             continue;
@@ -116,6 +144,29 @@ fn obstacle(pod: &Value) -> Option<String> {
     None
 }
 
+/// The field by which a pod is one for Windows, if it is.
+fn windows(spec: &Value) -> Option<&'static str> {
+    let windows = json!("windows");
+    if spec["os"]["name"] == windows {
+        return Some("spec.os.name");
+    }
+    if spec["nodeSelector"][OS_LABEL] == windows {
+        return Some("spec.nodeSelector");
+    }
+    let required = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    let is_for_windows = |term: &Value| {
+        let mut expressions = term["matchExpressions"].as_array().into_iter().flatten();
+        expressions.any(|each| {
+            each["key"] == OS_LABEL && each["operator"] == "In" && each["values"] == json!([windows.clone()])
+        })
+    };
+    // One of the terms is enough for a node, so each must ask for it.
+    let terms = required["nodeSelectorTerms"]
+        .as_array()
+        .filter(|terms| !terms.is_empty())?;
+    terms.iter().all(is_for_windows).then_some("spec.affinity.nodeAffinity")
+}
+
 fn containers(spec: &Value) -> impl Iterator<Item = (String, &Value)> {
     ["initContainers", "containers"].into_iter().flat_map(move |list| {
         let items = spec[list].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -126,48 +177,139 @@ fn containers(spec: &Value) -> impl Iterator<Item = (String, &Value)> {
     })
 }
 
-fn patched(pod: &Value, namespace: &Value, settings: &InjectSettings) -> Result<Value, String> {
-    let tuned = Tuned::read(pod, namespace)?;
-    let redirect = RedirectSettings {
-        exempt: settings.exempt,
-        ..tuned.redirect
+/// A container or volume of a name of ours.
+fn taken(spec: &Value) -> Option<(String, &Value)> {
+    let volumes = spec["volumes"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    let volumes = volumes
+        .enumerate()
+        .map(|(i, volume)| (format!("spec.volumes[{i}]"), volume));
+    let mut named = containers(spec)
+        .chain(volumes)
+        .map(|(path, each)| (path, &each["name"]));
+    named.find(|(_, name)| sidecar::is_ours(name))
+}
+
+/// What the author of an injected pod should know although nothing is refused.
+pub fn warnings(pod: &Value, namespace: &Value) -> Vec<String> {
+    tuned::warnings(pod, namespace)
+}
+
+fn patched(pod: &Value, namespace: &Value, settings: &InjectSettings, token: u128) -> Result<Value, String> {
+    let tuned = Tuned::read(pod, namespace, settings)?;
+    let sidecar = Sidecar::new(settings, &tuned, &workload(pod));
+    let digest = sidecar.digest();
+    let is_there = pod["metadata"]["annotations"][SIDECAR_ANNOTATION] == digest && is_whole(&pod["spec"]);
+    let known = Originals::read(&proxy_env(&pod["spec"]), token);
+    let mut originals = Originals {
+        probes: Map::new(),
+        hooks: Map::new(),
+        token: known.token.clone(),
     };
-    let known = known_probes(&pod["spec"]);
     let mut pod = pod.clone();
-    let workload = workload(&pod);
     let spec = pod
         .get_mut("spec")
         .and_then(Value::as_object_mut)
         .ok_or("spec: missing")?;
-
-    let mut originals = Map::new();
     for list in ["initContainers", "containers"] {
-        let Some(items) = spec.get_mut(list).and_then(Value::as_array_mut) else {
-            continue;
-        };
-        items.retain(|container| !sidecar::is_ours(&container["name"]));
-        originals.extend(
-            items
-                .iter_mut()
-                .filter_map(|container| probes::rewrite(container, &known)),
-        );
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if !sidecar::is_ours(&container["name"]) {
+                originals
+                    .rewrite(container, &known)
+                    .map_err(|reason| format!("spec.{list}: {reason}"))?;
+            }
+        }
     }
-    let first = [
-        sidecar::init_container(settings, &redirect),
-        sidecar::proxy_container(settings, &workload, &Value::Object(originals), &tuned.env),
-    ];
-    list_mut(spec, "initContainers")?.splice(0..0, first);
-    let volumes = list_mut(spec, "volumes")?;
-    volumes.retain(|volume| !sidecar::is_ours(&volume["name"]));
-    volumes.extend(sidecar::volumes());
-
+    let variables = originals.variables();
+    if let Some((name, text)) = variables.iter().find(|(_, text)| text.len() > VARIABLE_MAX) {
+        let size = text.len();
+        return Err(format!(
+            "spec.containers: probes and hooks of {size} bytes do not fit into {name}; shorten them"
+        ));
+    }
+    if is_there {
+        keep(spec, &variables)?;
+    } else {
+        put(spec, sidecar, &variables)?;
+    }
     let metadata = pod
         .get_mut("metadata")
         .and_then(Value::as_object_mut)
         .ok_or("metadata: missing")?;
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
-    annotations[VERSION_ANNOTATION] = json!(settings.version);
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    let annotations = annotations
+        .as_object_mut()
+        .ok_or("metadata.annotations: must be a map")?;
+    annotations.insert(VERSION_ANNOTATION.to_owned(), json!(settings.version));
+    annotations.insert(SIDECAR_ANNOTATION.to_owned(), json!(digest));
     Ok(pod)
+}
+
+/// Whether all that injection adds is in its place.
+fn is_whole(spec: &Value) -> bool {
+    let has = |list: &str, name: &str| {
+        let mut items = spec[list].as_array().into_iter().flatten();
+        items.any(|item| item["name"] == name)
+    };
+    [sidecar::INIT, sidecar::PROXY]
+        .iter()
+        .all(|name| has("initContainers", name))
+        && sidecar::VOLUMES.iter().all(|name| has("volumes", name))
+}
+
+/// Leaves our containers as they are, but for the app's probes, and for what the proxy has no use for. They come first again
+/// if somebody has put another container before them, whose probes ask the proxy.
+fn keep(spec: &mut Map<String, Value>, variables: &[(&str, String)]) -> Result<(), String> {
+    let containers = list_mut(spec, "initContainers")?;
+    containers.sort_by_key(|container| match &container["name"] {
+        name if name == sidecar::INIT => 0,
+        name if name == sidecar::PROXY => 1,
+        _ => 2,
+    });
+    for container in containers {
+        if !sidecar::is_ours(&container["name"]) {
+            continue;
+        }
+        if let Some(mounts) = container.get_mut("volumeMounts").and_then(Value::as_array_mut) {
+            mounts.retain(|mount| mount["mountPath"] != API_TOKEN_DIR);
+        }
+        if container["name"] == sidecar::PROXY {
+            set(container, variables)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts our containers before all others, and takes those of another version away.
+fn put(spec: &mut Map<String, Value>, mut sidecar: Sidecar, variables: &[(&str, String)]) -> Result<(), String> {
+    for list in ["initContainers", "containers", "volumes"] {
+        if let Some(items) = spec.get_mut(list).and_then(Value::as_array_mut) {
+            items.retain(|item| !sidecar::is_ours(&item["name"]));
+        }
+    }
+    set(&mut sidecar.proxy, variables)?;
+    list_mut(spec, "initContainers")?.splice(0..0, [sidecar.init, sidecar.proxy]);
+    list_mut(spec, "volumes")?.extend(sidecar.volumes);
+    Ok(())
+}
+
+/// Sets variables of the proxy, and takes away those of probes and hooks that are not there any more.
+fn set(container: &mut Value, variables: &[(&str, String)]) -> Result<(), String> {
+    let env = container.get_mut("env").and_then(Value::as_array_mut);
+    let env = env.ok_or_else(|| format!("{}: env must be a list", sidecar::PROXY))?;
+    let is_set = |name: &Value| variables.iter().any(|(set, _)| name == set);
+    env.retain(|variable| {
+        is_set(&variable["name"]) || !Originals::VARIABLES.iter().any(|ours| variable["name"] == *ours)
+    });
+    for (name, text) in variables {
+        match env.iter_mut().find(|variable| variable["name"] == **name) {
+            Some(variable) => variable["value"] = json!(text),
+            None => env.push(json!({"name": name, "value": text})),
+        }
+    }
+    Ok(())
 }
 
 fn list_mut<'a>(spec: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Vec<Value>, String> {
@@ -179,21 +321,22 @@ fn list_mut<'a>(spec: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut 
         .ok_or_else(|| format!("spec.{name}: must be a list"))
 }
 
-/// The originals that an earlier pass kept in the proxy's container.
-fn known_probes(spec: &Value) -> Originals {
-    let proxy = containers(spec)
-        .map(|(_, container)| container)
-        .find(|c| c["name"] == json!(sidecar::PROXY));
-    let env = proxy
-        .and_then(|proxy| proxy["env"].as_array())
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let text = env
-        .iter()
-        .find(|var| var["name"] == json!("WEFT_PROBES"))
-        .and_then(|var| var["value"].as_str());
-    text.and_then(|text| serde_json::from_str(text).ok())
+/// The variables of a proxy that is there already.
+fn proxy_env(spec: &Value) -> Vec<Value> {
+    let mut all = containers(spec).map(|(_, container)| container);
+    let proxy = all.find(|container| container["name"] == sidecar::PROXY);
+    proxy
+        .and_then(|proxy| proxy["env"].as_array().cloned())
         .unwrap_or_default()
+}
+
+/// The CronJob behind a Job of this name, which ends in the minutes since 1970. Those of this century are no date of a year
+/// that is near, as other Jobs' names may end in.
+fn cron_job(name: &str) -> Option<&str> {
+    let (name, minutes) = name.rsplit_once('-')?;
+    let is_number = minutes.bytes().all(|byte| byte.is_ascii_digit());
+    let minutes = minutes.parse::<u32>().ok().filter(|_| is_number)?;
+    (25_000_000..100_000_000).contains(&minutes).then_some(name)
 }
 
 /// The best name of what the pod belongs to, before the control plane says it.
@@ -207,6 +350,9 @@ pub fn workload(pod: &Value) -> String {
     let labels = &metadata["labels"];
     if let Some(owner) = owner {
         let name = owner["name"].as_str().unwrap_or_default();
+        if owner["kind"] == "Job" {
+            return cron_job(name).unwrap_or(name).to_owned();
+        }
         let hash = labels["pod-template-hash"].as_str();
         let deployment = hash
             .and_then(|hash| name.strip_suffix(hash))
@@ -224,291 +370,7 @@ pub fn workload(pod: &Value) -> String {
         .to_owned()
 }
 
-/// What the annotations of a pod and of its Namespace say.
-struct Tuned {
-    redirect: RedirectSettings,
-    env: Vec<(String, String)>,
-}
-
-impl Tuned {
-    /// Unknown annotations under our prefix and values that can't be read are refused: a typing error must not go unseen.
-    fn read(pod: &Value, namespace: &Value) -> Result<Self, String> {
-        check(namespace, "the Namespace's annotation")?;
-        check(pod, "annotation")?;
-        let text = |tune: Tune| {
-            let key = format!("{}{}", annotations::PREFIX, tune.name());
-            let of = |object: &'_ Value| object["metadata"]["annotations"][&key].as_str().map(str::to_owned);
-            of(pod).or_else(|| of(namespace))
-        };
-        let mut tuned = Self {
-            redirect: RedirectSettings {
-                exempt: Exempt::Uid(PROXY_UID),
-                skip_outbound_ports: vec![],
-                skip_outbound_subnets: vec![],
-            },
-            env: vec![],
-        };
-        for tune in Tune::ALL {
-            let Some(text) = text(tune) else { continue };
-            let unread = || {
-                format!(
-                    "annotation {}{}: {text:?} can't be read",
-                    annotations::PREFIX,
-                    tune.name()
-                )
-            };
-            let mut variable = |name: &str| tuned.env.push((name.to_owned(), text.clone()));
-            match tune {
-                Tune::SkipOutboundPorts => {
-                    tuned.redirect.skip_outbound_ports = annotations::list(&text).ok_or_else(unread)?;
-                }
-                Tune::SkipOutboundSubnets => {
-                    tuned.redirect.skip_outbound_subnets = annotations::list(&text).ok_or_else(unread)?;
-                }
-                Tune::AccessLog => variable("WEFT_ACCESS_LOG"),
-                Tune::LogLevel => variable("WEFT_LOG"),
-                Tune::Workers => variable("WEFT_WORKERS"),
-                // Read by the control plane.
-                Tune::Inbound => {}
-            }
-        }
-        Ok(tuned)
-    }
-}
-
-fn check(object: &Value, what: &str) -> Result<(), String> {
-    for (key, value) in object["metadata"]["annotations"].as_object().into_iter().flatten() {
-        if let Some(mistake) = annotations::mistake(key, value.as_str().unwrap_or_default()) {
-            let fix = if mistake.fix.is_empty() {
-                String::new()
-            } else {
-                format!("; {}", mistake.fix)
-            };
-            return Err(format!("{what} {key}: {}{fix}", mistake.message));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::redirect::MARK;
-
-    fn settings() -> InjectSettings {
-        InjectSettings {
-            image: "weft:test".to_owned(),
-            command: vec!["weft".to_owned()],
-            control_address: "weft-control.weft-system.svc.cluster.local:15012".to_owned(),
-            exempt: Exempt::Mark(MARK),
-            proxy_env: vec![(
-                "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
-                "http://10.0.0.1:4317".to_owned(),
-            )],
-            version: "0.1.0".to_owned(),
-        }
-    }
-
-    fn meshed() -> Value {
-        json!({"metadata": {"name": "shop", "labels": {"weft.dev/inject": "enabled"}}})
-    }
-
-    fn pod() -> Value {
-        json!({
-            "metadata": {"name": "web-1", "labels": {"app": "web"}},
-            "spec": {
-                "initContainers": [{"name": "wait", "command": ["true"]}],
-                "containers": [{
-                    "name": "app", "command": ["web"], "ports": [{"containerPort": 8080, "name": "http"}],
-                    "readinessProbe": {"httpGet": {"path": "/", "port": "http"}},
-                }],
-            },
-        })
-    }
-
-    #[track_caller]
-    fn injected(pod: &Value) -> Value {
-        match inject(pod, &meshed(), &settings()) {
-            Decision::Inject(pod) => *pod,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    fn refused(pod: &Value, field: &str) {
-        match inject(pod, &meshed(), &settings()) {
-            Decision::Refuse(reason) => assert!(reason.contains(field), "{reason}"),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_sidecar_comes_before_the_users_init_containers() {
-        let pod = injected(&pod());
-        let names: Vec<&Value> = pod["spec"]["initContainers"]
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|c| &c["name"])
-            .collect();
-        assert_eq!(names, [&json!("weft-init"), &json!("weft-proxy"), &json!("wait")]);
-        assert_eq!(pod["spec"]["initContainers"][1]["restartPolicy"], "Always");
-    }
-
-    #[test]
-    fn a_second_pass_is_an_empty_patch() {
-        let once = injected(&pod());
-        assert!(diff(&once, &injected(&once)).0.is_empty());
-    }
-
-    #[test]
-    fn every_field_that_the_user_wrote_is_still_there() {
-        let mut before = pod();
-        before["spec"]["futureField"] = json!({"deep": [1, 2]});
-        before["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
-        let after = injected(&before);
-        assert_eq!(after["spec"]["futureField"], before["spec"]["futureField"]);
-        assert_eq!(after["spec"]["volumes"][0], before["spec"]["volumes"][0]);
-        assert_eq!(
-            after["spec"]["containers"][0]["command"],
-            before["spec"]["containers"][0]["command"]
-        );
-    }
-
-    #[test]
-    fn an_unlabelled_namespace_and_an_opted_out_pod_are_left_alone() {
-        let unlabelled = json!({"metadata": {"name": "plain"}});
-        assert_eq!(
-            inject(&pod(), &unlabelled, &settings()),
-            Decision::Skip(Skip::NamespaceNotLabelled)
-        );
-        let mut out = pod();
-        out["metadata"]["labels"][INJECT_LABEL] = json!("disabled");
-        assert_eq!(inject(&out, &meshed(), &settings()), Decision::Skip(Skip::OptedOut));
-    }
-
-    #[test]
-    fn what_cannot_be_redirected_is_refused_by_field() {
-        let with = |change: &dyn Fn(&mut Value)| {
-            let mut pod = pod();
-            change(&mut pod);
-            pod
-        };
-        refused(
-            &with(&|pod| pod["spec"]["hostNetwork"] = json!(true)),
-            "spec.hostNetwork",
-        );
-        refused(
-            &with(&|pod| pod["spec"]["os"] = json!({"name": "windows"})),
-            "spec.os.name",
-        );
-        refused(
-            &with(&|pod| pod["spec"]["securityContext"] = json!({"runAsUser": 1882})),
-            "spec.initContainers[0]",
-        );
-        refused(
-            &with(&|pod| pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1882})),
-            "spec.containers[0].securityContext.runAsUser",
-        );
-        refused(
-            &with(&|pod| pod["spec"]["containers"][0]["name"] = json!("istio-proxy")),
-            "another mesh",
-        );
-        for own in OWN_PORTS {
-            refused(
-                &with(&|pod| pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(own)),
-                "spec.containers[0].ports[0].containerPort",
-            );
-        }
-        refused(
-            &with(&|pod| pod["metadata"]["labels"][INJECT_LABEL] = json!("yes")),
-            INJECT_LABEL,
-        );
-    }
-
-    #[test]
-    fn a_port_of_udp_and_a_pod_without_a_sidecar_may_have_the_sidecars_numbers() {
-        let mut udp = pod();
-        udp["spec"]["containers"][0]["ports"][0] = json!({"containerPort": 15006, "protocol": "UDP"});
-        injected(&udp);
-        let mut out = pod();
-        out["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(15006);
-        out["metadata"]["labels"][INJECT_LABEL] = json!("disabled");
-        assert_eq!(inject(&out, &meshed(), &settings()), Decision::Skip(Skip::OptedOut));
-    }
-
-    #[test]
-    fn annotations_tune_and_mistyped_ones_are_refused() {
-        let mut tuned = pod();
-        tuned["metadata"]["annotations"] = json!({"config.weft.dev/skip-outbound-ports": "25, 587"});
-        let args = injected(&tuned)["spec"]["initContainers"][0]["args"].clone();
-        assert_eq!(
-            args,
-            json!(["init", "--exempt-mark=22341", "--skip-outbound-ports=25,587"])
-        );
-        for (key, value) in [
-            ("skip-outbound-ports", "smtp"),
-            ("skip-inbound-ports", "80"),
-            ("skip-outbound-port", "25"),
-            ("workers", "0"),
-            ("access-log", "yes"),
-        ] {
-            tuned["metadata"]["annotations"] = json!({ format!("config.weft.dev/{key}"): value });
-            refused(&tuned, key);
-        }
-    }
-
-    #[test]
-    fn a_namespaces_annotations_are_for_its_pods_and_a_pods_own_count_before_them() {
-        let namespace = |annotations: Value| json!({"metadata": {"name": "shop", "labels": {INJECT_LABEL: "enabled"}, "annotations": annotations}});
-        let log = |pod: &Value| {
-            let namespace = namespace(json!({"config.weft.dev/access-log": "on", "config.weft.dev/inbound": "strict"}));
-            let Decision::Inject(pod) = inject(pod, &namespace, &settings()) else {
-                panic!("not injected")
-            };
-            let env = pod["spec"]["initContainers"][1]["env"].as_array().unwrap().clone();
-            let set = env.into_iter().filter(|var| var["name"] == "WEFT_ACCESS_LOG");
-            set.map(|var| var["value"].as_str().unwrap().to_owned())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(log(&pod()), ["on"]);
-        let mut quiet = pod();
-        quiet["metadata"]["annotations"] = json!({"config.weft.dev/access-log": "off"});
-        assert_eq!(log(&quiet), ["off"]);
-        let mistyped = namespace(json!({"config.weft.dev/acess-log": "on"}));
-        let Decision::Refuse(why) = inject(&pod(), &mistyped, &settings()) else {
-            panic!("not refused")
-        };
-        assert!(
-            why.contains("the Namespace's annotation config.weft.dev/acess-log"),
-            "{why}"
-        );
-    }
-
-    #[test]
-    fn in_kubernetes_the_proxy_has_no_capability() {
-        let settings = InjectSettings {
-            exempt: Exempt::Uid(PROXY_UID),
-            ..settings()
-        };
-        let Decision::Inject(pod) = inject(&pod(), &meshed(), &settings) else {
-            panic!("not injected")
-        };
-        let proxy = &pod["spec"]["initContainers"][1];
-        assert_eq!(
-            proxy["securityContext"]["capabilities"],
-            json!({"drop": ["ALL"], "add": []})
-        );
-        assert!(!proxy["env"].to_string().contains("WEFT_MARK"));
-    }
-
-    #[test]
-    fn the_workload_is_the_deployment_behind_the_replica_set() {
-        let owned = json!({"metadata": {
-            "labels": {"pod-template-hash": "7d9f"},
-            "ownerReferences": [{"kind": "ReplicaSet", "name": "reviews-v1-7d9f", "controller": true}],
-        }});
-        assert_eq!(workload(&owned), "reviews-v1");
-        assert_eq!(workload(&pod()), "web");
-    }
-}
+mod property;
+#[cfg(test)]
+mod tests;

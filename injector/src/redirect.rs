@@ -36,6 +36,8 @@ pub enum Exempt {
 pub struct RedirectSettings {
     /// What exempts the proxy.
     pub exempt: Exempt,
+    /// The pod's own ports that are left alone.
+    pub skip_inbound_ports: Vec<u16>,
     /// Destination ports that are left alone.
     pub skip_outbound_ports: Vec<u16>,
     /// Destination networks that are left alone.
@@ -82,6 +84,9 @@ fn table(settings: &RedirectSettings, family: Family, jumps: bool) -> String {
         rule(&format!("OUTPUT -p tcp -j {OUTPUT_CHAIN}"));
     }
     rule(&format!("{INBOUND_CHAIN} -p tcp --dport {ADMIN_PORT} -j RETURN"));
+    for port in &settings.skip_inbound_ports {
+        rule(&format!("{INBOUND_CHAIN} -p tcp --dport {port} -j RETURN"));
+    }
     rule(&format!("{INBOUND_CHAIN} -p tcp -j REDIRECT --to-ports {INBOUND_PORT}"));
 
     let exempt = match settings.exempt {
@@ -119,6 +124,7 @@ mod tests {
     fn settings() -> RedirectSettings {
         RedirectSettings {
             exempt: Exempt::Mark(MARK),
+            skip_inbound_ports: vec![],
             skip_outbound_ports: vec![],
             skip_outbound_subnets: vec![],
         }
@@ -161,6 +167,7 @@ mod tests {
     #[test]
     fn skipped_ports_return_before_the_redirect_and_no_other_port_does() {
         let settings = RedirectSettings {
+            skip_inbound_ports: vec![9090],
             skip_outbound_ports: vec![25],
             ..settings()
         };
@@ -170,6 +177,7 @@ mod tests {
             returns,
             [
                 "-A WEFT_INBOUND -p tcp --dport 15020 -j RETURN",
+                "-A WEFT_INBOUND -p tcp --dport 9090 -j RETURN",
                 "-A WEFT_OUTPUT -p tcp --dport 25 -j RETURN",
             ]
         );

@@ -1,9 +1,11 @@
 //! The containers and volumes that injection adds.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::redirect::{ADMIN_PORT, Exempt, PROXY_UID, RedirectSettings};
-use crate::settings::InjectSettings;
+use crate::redirect::{ADMIN_PORT, Exempt, PROXY_UID};
+use crate::settings::{InjectSettings, Resources};
+use crate::tuned::Tuned;
 
 /// The init container that puts the redirect rules in place.
 pub const INIT: &str = "weft-init";
@@ -19,15 +21,48 @@ const TRUST_VOLUME: &str = "weft-trust";
 const STATE_VOLUME: &str = "weft-state";
 const TRUST_CONFIG_MAP: &str = "weft-trust";
 
+/// All of them.
+pub(crate) const VOLUMES: [&str; 3] = [TOKEN_VOLUME, TRUST_VOLUME, STATE_VOLUME];
+
 /// Whether a container or volume is one of ours.
 pub fn is_ours(name: &Value) -> bool {
-    [INIT, PROXY, TOKEN_VOLUME, TRUST_VOLUME, STATE_VOLUME]
-        .iter()
-        .any(|ours| *name == json!(ours))
+    [INIT, PROXY].iter().chain(&VOLUMES).any(|ours| name == ours)
 }
 
-/// The volumes of the proxy.
-pub fn volumes() -> Vec<Value> {
+/// All that injection adds to a pod, but for what depends on the app's probes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sidecar {
+    pub(crate) init: Value,
+    pub(crate) proxy: Value,
+    pub(crate) volumes: Vec<Value>,
+}
+
+impl Sidecar {
+    pub(crate) fn new(settings: &InjectSettings, tuned: &Tuned, workload: &str) -> Self {
+        Self {
+            init: init_container(settings, tuned),
+            proxy: proxy_container(settings, tuned, workload),
+            volumes: volumes(),
+        }
+    }
+
+    /// What a later review knows it by. Others may have added to the containers meanwhile (defaults of the API server,
+    /// limits, another registry), and that stays.
+    pub(crate) fn digest(&self) -> String {
+        let text = json!([self.init, self.proxy, self.volumes]).to_string();
+        let bytes = digest(&SHA256, text.as_bytes());
+        bytes
+            .as_ref()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+/// The volumes of the proxy. The ConfigMap is not optional: the control plane writes it within a second of the Namespace's
+/// label, and until then the kubelet waits for it and says so, where a proxy without roots could only fail.
+fn volumes() -> Vec<Value> {
     vec![
         json!({"name": TOKEN_VOLUME, "projected": {"sources": [
             {"serviceAccountToken": {"audience": "weft", "expirationSeconds": 3600, "path": "token"}}]}}),
@@ -37,13 +72,15 @@ pub fn volumes() -> Vec<Value> {
 }
 
 /// The init container: root for the moment that the rules take, with nothing but what they need.
-pub fn init_container(settings: &InjectSettings, redirect: &RedirectSettings) -> Value {
+fn init_container(settings: &InjectSettings, tuned: &Tuned) -> Value {
+    let redirect = &tuned.redirect;
     let mut args = vec!["init".to_owned()];
     match redirect.exempt {
         Exempt::Uid(uid) => args.push(format!("--exempt-uid={uid}")),
         Exempt::Mark(mark) => args.push(format!("--exempt-mark={mark}")),
     }
     let lists = [
+        ("--skip-inbound-ports", join(&redirect.skip_inbound_ports)),
         ("--skip-outbound-ports", join(&redirect.skip_outbound_ports)),
         ("--skip-outbound-subnets", join(&redirect.skip_outbound_subnets)),
     ];
@@ -56,8 +93,10 @@ pub fn init_container(settings: &InjectSettings, redirect: &RedirectSettings) ->
     json!({
         "name": INIT,
         "image": settings.image,
+        "imagePullPolicy": settings.pull_policy,
         "command": settings.command,
         "args": args,
+        "resources": resources(&tuned.resources),
         "securityContext": {
             "runAsUser": 0,
             "runAsGroup": 0,
@@ -65,12 +104,53 @@ pub fn init_container(settings: &InjectSettings, redirect: &RedirectSettings) ->
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
     })
 }
 
-/// The proxy's container. `probes`: the originals of the rewritten probes; `extra`: variables from annotations.
-pub fn proxy_container(settings: &InjectSettings, workload: &str, probes: &Value, extra: &[(String, String)]) -> Value {
+/// The proxy's container.
+fn proxy_container(settings: &InjectSettings, tuned: &Tuned, workload: &str) -> Value {
+    let mut add = json!([]);
+    if let Exempt::Mark(_) = settings.exempt {
+        add = json!(["NET_RAW"]);
+    }
+    json!({
+        "name": PROXY,
+        "image": settings.image,
+        "imagePullPolicy": settings.pull_policy,
+        "command": settings.command,
+        "args": ["proxy"],
+        "restartPolicy": "Always",
+        "env": environment(settings, tuned, workload),
+        "ports": [{"name": "weft-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
+        "startupProbe": {
+            "httpGet": {"path": "/ready", "port": ADMIN_PORT},
+            "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 120,
+        },
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", "port": ADMIN_PORT},
+            "periodSeconds": 10, "timeoutSeconds": 2, "failureThreshold": 3,
+        },
+        "resources": resources(&tuned.resources),
+        "securityContext": {
+            "runAsUser": PROXY_UID,
+            "runAsGroup": PROXY_UID,
+            "runAsNonRoot": true,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": add},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            {"name": TOKEN_VOLUME, "mountPath": TOKEN_DIR, "readOnly": true},
+            {"name": TRUST_VOLUME, "mountPath": TRUST_DIR, "readOnly": true},
+            {"name": STATE_VOLUME, "mountPath": STATE_DIR},
+        ],
+    })
+}
+
+fn environment(settings: &InjectSettings, tuned: &Tuned, workload: &str) -> Vec<Value> {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let value = |name: &str, value: &str| json!({"name": name, "value": value});
     let mut env = vec![
@@ -85,50 +165,30 @@ pub fn proxy_container(settings: &InjectSettings, workload: &str, probes: &Value
         value("WEFT_TRUST_DIR", TRUST_DIR),
         value("WEFT_TOKEN_FILE", &format!("{TOKEN_DIR}/token")),
         value("WEFT_STATE_DIR", STATE_DIR),
-        value("WEFT_PROBES", &probes.to_string()),
     ];
-    let mut add = json!([]);
     if let Exempt::Mark(mark) = settings.exempt {
         env.push(value("WEFT_MARK", &mark.to_string()));
-        add = json!(["NET_RAW"]);
     }
-    env.extend(
-        settings
-            .proxy_env
-            .iter()
-            .chain(extra)
-            .map(|(name, text)| value(name, text)),
-    );
-    json!({
-        "name": PROXY,
-        "image": settings.image,
-        "command": settings.command,
-        "args": ["proxy"],
-        "restartPolicy": "Always",
-        "env": env,
-        "ports": [{"name": "weft-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
-        "startupProbe": {
-            "httpGet": {"path": "/ready", "port": ADMIN_PORT},
-            "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 120,
-        },
-        "readinessProbe": {
-            "httpGet": {"path": "/ready", "port": ADMIN_PORT},
-            "periodSeconds": 10, "timeoutSeconds": 2, "failureThreshold": 3,
-        },
-        "securityContext": {
-            "runAsUser": PROXY_UID,
-            "runAsGroup": PROXY_UID,
-            "runAsNonRoot": true,
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"], "add": add},
-        },
-        "volumeMounts": [
-            {"name": TOKEN_VOLUME, "mountPath": TOKEN_DIR, "readOnly": true},
-            {"name": TRUST_VOLUME, "mountPath": TRUST_DIR, "readOnly": true},
-            {"name": STATE_VOLUME, "mountPath": STATE_DIR},
-        ],
-    })
+    // An annotation counts before a setting, and a name stands once.
+    let of_all = settings.proxy_env.iter();
+    let of_all = of_all.filter(|(name, _)| tuned.env.iter().all(|(own, _)| own != name));
+    env.extend(of_all.chain(&tuned.env).map(|(name, text)| value(name, text)));
+    env
+}
+
+fn resources(wanted: &Resources) -> Value {
+    let mut resources = json!({});
+    for (group, name, amount) in [
+        ("requests", "cpu", &wanted.cpu_request),
+        ("requests", "memory", &wanted.memory_request),
+        ("limits", "cpu", &wanted.cpu_limit),
+        ("limits", "memory", &wanted.memory_limit),
+    ] {
+        if let Some(amount) = amount {
+            resources[group][name] = json!(amount);
+        }
+    }
+    resources
 }
 
 fn join<T: ToString>(items: &[T]) -> String {
