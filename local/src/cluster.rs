@@ -24,6 +24,7 @@ use crate::spec::Dns;
 use crate::token::Tokens;
 
 pub mod addresses;
+pub mod beside;
 mod build;
 mod convergence;
 mod jobs;
@@ -242,7 +243,7 @@ impl Cluster {
                 let (whole, strangers) = self.parts.system.with(objects.clone());
                 let (desired, found) = self.reader.read(&whole);
                 self.desired = desired;
-                let refused = self.parts.review.problems(&objects, &self.desired);
+                let refused = self.parts.review.problems(&objects, self.desired.workloads());
                 let empty = objects.is_empty() && problems.is_empty();
                 let nothing = empty.then(|| review::nothing(&self.parts.system.manifests));
                 let nothing = nothing.into_iter().collect();

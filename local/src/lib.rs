@@ -34,6 +34,7 @@ pub mod services;
 pub mod token;
 
 pub mod cluster;
+pub mod find;
 pub mod source;
 
 pub mod api;

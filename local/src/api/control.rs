@@ -106,7 +106,8 @@ fn same(a: &Value, b: &Value) -> bool {
         .all(|key| a[*key] == b[*key])
 }
 
-fn text(problem: &Value) -> String {
+/// A problem for people: where, what, and what to do.
+pub fn text(problem: &Value) -> String {
     let part = |key: &str| problem[key].as_str().unwrap_or_default();
     let mut text = String::new();
     if !part("file").is_empty() {

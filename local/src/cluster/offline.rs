@@ -68,7 +68,7 @@ pub fn read(
     let mut addresses = ServiceAddresses::new(ranges.v4, Some(ranges.v6));
     let (whole, strangers) = system(&addresses).with(objects.clone());
     let (desired, found) = Reader::default().read(&whole);
-    let refused = Review::new(settings).problems(&objects, &desired);
+    let refused = Review::new(settings).problems(&objects, desired.workloads());
     let Assigned { ips, wrong } = addresses.assign(desired.services.iter());
     let misplaced = wrong.into_iter().filter_map(|wrong| {
         let service = desired.services.get(&wrong.service)?;
@@ -98,7 +98,7 @@ pub fn read(
 }
 
 /// The objects of all places. An object that is written twice counts where it stands first, on standard input last.
-fn gather(sources: &Sources, stdin: &[u8], kinds: &Kinds) -> Result<Snapshot, OpenError> {
+pub(super) fn gather(sources: &Sources, stdin: &[u8], kinds: &Kinds) -> Result<Snapshot, OpenError> {
     let (here, elsewhere): (Vec<Source>, Vec<Source>) = sources.places.iter().cloned().partition(|place| place.stdin);
     let files = Sources {
         places: elsewhere,
@@ -370,6 +370,7 @@ fn injection() -> InjectSettings {
         exempt: Exempt::Mark(MARK),
         proxy_env: Vec::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InjectSettings::default()
     }
 }
 

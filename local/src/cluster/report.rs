@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
+use weft_control::objects::cluster::{OPAQUE_PORTS_ANNOTATION, opaque_ports_of};
 use weft_control::objects::{Problem, Severity};
 
 use super::publish::phase;
 use super::record::{Found, Record};
 use super::{Cluster, system};
+use crate::find::{self, Candidate, near};
 use crate::manifest::pod::resolve_port;
 use crate::manifest::raw::Protocol;
-use crate::manifest::{Address, Key, Owner, ServicePort, Workload};
+use crate::manifest::{Address, Key, Owner, ServicePort};
 use crate::pod::{ContainerState, Kind, Phase};
 
 impl Cluster {
@@ -115,13 +117,14 @@ impl Cluster {
         let ready = selected.iter().filter(|record| record.ready()).count();
         let mut names: Vec<&str> = selected.iter().map(|record| record.key.name.as_str()).collect();
         names.sort_unstable();
+        let target = |record: &Record, port: &ServicePort| resolve_port(&record.spec, &port.target, port.protocol);
         let ports = service.ports.iter().map(|port| {
-            let numbers = selected
-                .iter()
-                .filter_map(|record| resolve_port(&record.spec, &port.target, port.protocol));
+            let numbers = selected.iter().filter_map(|record| target(record, port));
+            let mut behind = selected.iter();
+            let annotated = behind.any(|record| target(record, port).is_some_and(|at| self.is_opaque(record, at)));
             json!({
                 "name": port.name, "port": port.port, "protocol": port.protocol.as_str(),
-                "appProtocol": port.app_protocol, "declared": self.declared(key, port),
+                "appProtocol": port.app_protocol, "declared": self.declared(key, port, annotated),
                 "podPorts": numbers.collect::<BTreeSet<u16>>(),
             })
         });
@@ -133,104 +136,38 @@ impl Cluster {
         })
     }
 
-    /// What is declared of a Service's port, and by what: `appProtocol`, the port's `name`, or routes.
-    fn declared(&self, key: &Key, port: &ServicePort) -> Option<Value> {
+    /// Whether an annotation says that a pod's port carries mere bytes.
+    fn is_opaque(&self, record: &Record, port: u16) -> bool {
+        let namespace = self.desired.namespaces.get(&record.key.namespace);
+        let namespace = namespace.and_then(|namespace| namespace.annotations.get(OPAQUE_PORTS_ANNOTATION));
+        let own = record.object["metadata"]["annotations"][OPAQUE_PORTS_ANNOTATION].as_str();
+        opaque_ports_of(own, namespace.map(String::as_str)).contains(&port)
+    }
+
+    /// What is declared of a Service's port, and by what: `appProtocol`, the port's `name`, routes, or an annotation.
+    fn declared(&self, key: &Key, port: &ServicePort, annotated: bool) -> Option<Value> {
         if port.protocol != Protocol::Tcp {
             return None;
         }
-        let (protocol, routes) = self.parts.review.declared(key, port.port)?;
-        let by = match (&routes[..], &port.app_protocol) {
-            ([], Some(_)) => "appProtocol".to_owned(),
-            ([], None) => "name".to_owned(),
-            (routes, _) => routes.join(", "),
-        };
-        Some(json!({"protocol": protocol, "by": by}))
+        let app_protocol = port.app_protocol.as_deref();
+        self.parts.review.told(key, port.port, app_protocol, annotated)
     }
 
-    /// A pod by name, by the beginning of its name if that fits one only, or the first ready one of `deploy/NAME`.
+    /// The pod that is meant by what was typed.
     pub(super) fn find(&self, namespace: &str, pod: &str) -> Result<Found, String> {
-        let here = || {
-            self.records
-                .values()
-                .filter(|record| record.key.namespace == namespace && !record.deleting)
-        };
-        fn best(mut records: Vec<&Record>) -> Vec<&Record> {
-            records.sort_by(|a, b| (!a.ready(), &a.key.name).cmp(&(!b.ready(), &b.key.name)));
-            records
-        }
-        if let Some((kind, name)) = Workload::named(pod) {
-            let key = Key::new(namespace, name);
-            let owner = Owner { kind, key };
-            let pods = best(here().filter(|record| record.owner.as_ref() == Some(&owner)).collect());
-            return pods
-                .first()
-                .map(|record| found(record))
-                .ok_or_else(|| self.podless(&owner));
-        }
-        let name = pod
-            .strip_prefix("pod/")
-            .or_else(|| pod.strip_prefix("pods/"))
-            .unwrap_or(pod);
-        let exact: Vec<&Record> = here().filter(|record| record.key.name == name).collect();
-        if let Some(record) = exact.iter().max_by_key(|record| record.order) {
-            return Ok(found(record));
-        }
-        let begun = best(
-            here()
-                .filter(|record| record.key.name.starts_with(name) && !name.is_empty())
-                .collect(),
-        );
-        let same_owner = begun
-            .windows(2)
-            .all(|two| two[0].owner.is_some() && two[0].owner == two[1].owner);
-        match &begun[..] {
-            [] => {
-                let mut names: Vec<&str> = here().map(|record| record.key.name.as_str()).collect();
-                names.sort_unstable();
-                match names.is_empty() {
-                    true => Err(format!(
-                        "there is no pod {name:?}: the namespace {namespace} has none{}",
-                        self.elsewhere(namespace, name)
-                    )),
-                    false => Err(format!(
-                        "there is no pod {name:?} in the namespace {namespace}{}; it has {}",
-                        near(name, &names).unwrap_or_else(|| self.elsewhere(namespace, name)),
-                        names.join(", ")
-                    )),
-                }
-            }
-            [first, ..] if same_owner => Ok(found(first)),
-            several => {
-                let names: Vec<&str> = several.iter().map(|record| record.key.name.as_str()).collect();
-                Err(format!("{name:?} may be any of {}", names.join(", ")))
-            }
-        }
-    }
-}
-
-impl Cluster {
-    /// What to try where a namespace has no pod of that name: the namespaces that have one, or, if it has none at all, any.
-    fn elsewhere(&self, namespace: &str, name: &str) -> String {
-        let live = || {
-            self.records
-                .values()
-                .filter(|record| !record.deleting && !record.system)
-        };
-        let is_empty = live().all(|record| record.key.namespace != namespace);
-        let all = || live().filter(|record| record.key.namespace != namespace);
-        let mut having: Vec<&str> = all()
-            .filter(|record| record.key.name.starts_with(name))
-            .map(|record| record.key.namespace.as_str())
+        let records: Vec<&Record> = self.records.values().filter(|record| !record.deleting).collect();
+        let candidates: Vec<Candidate<'_>> = records
+            .iter()
+            .map(|record| Candidate {
+                namespace: &record.key.namespace,
+                name: &record.key.name,
+                owner: record.owner.clone(),
+                ready: record.ready(),
+                order: record.order,
+                own: record.system,
+            })
             .collect();
-        if having.is_empty() && is_empty {
-            having = all().map(|record| record.key.namespace.as_str()).collect();
-        }
-        having.sort_unstable();
-        having.dedup();
-        match having.is_empty() {
-            true => String::new(),
-            false => format!(" (try -n {})", having.join(", -n ")),
-        }
+        find::pod(namespace, pod, &candidates, |owner| self.podless(owner)).map(|at| found(records[at]))
     }
 }
 
@@ -250,31 +187,6 @@ impl Cluster {
         };
         format!("there is no {owner}{meant}; {has}")
     }
-}
-
-/// The name that was probably meant: of a pod, or the part of it that people type.
-fn near(name: &str, names: &[&str]) -> Option<String> {
-    const ALIKE: f64 = 0.8;
-    let likeness = |known: &str| {
-        let begins = known
-            .char_indices()
-            .filter(|(_, c)| *c == '-')
-            .map(|(at, _)| &known[..at]);
-        let all = begins.chain(std::iter::once(known));
-        // Two letters in the wrong order are no likeness to the one measure, in a short name.
-        let score = |part: &str| match strsim::osa_distance(name, part) {
-            1 => 1.0,
-            _ => strsim::jaro_winkler(name, part),
-        };
-        let scored = all.map(|part| (score(part), part.to_owned()));
-        scored.max_by(|a, b| a.0.total_cmp(&b.0))
-    };
-    let best = names
-        .iter()
-        .filter_map(|known| likeness(known))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    best.filter(|(score, _)| *score > ALIKE)
-        .map(|(_, meant)| format!(" (did you mean {meant:?}?)"))
 }
 
 fn found(record: &Record) -> Found {
@@ -347,17 +259,4 @@ pub fn problem(problem: &Problem) -> Value {
 /// Whether something keeps a mesh from starting.
 pub fn is_fatal(problem: &Problem) -> bool {
     problem.severity == Severity::Error
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mistyped_pod_is_told_what_was_probably_meant() {
-        let names = ["ratings-njqthlkw8g-4n8zg", "reviews-v1-57wpdf6vkf-kwq9n", "visitor"];
-        assert_eq!(near("reveiws", &names).as_deref(), Some(" (did you mean \"reviews\"?)"));
-        assert_eq!(near("vistor", &names).as_deref(), Some(" (did you mean \"visitor\"?)"));
-        assert_eq!(near("zookeeper", &names), None);
-    }
 }

@@ -12,7 +12,7 @@ use weft_control::manifests::Snapshot;
 use weft_control::objects::{Object, Problem, Severity, uid_of};
 use weft_model::destination::Protocol;
 
-use crate::manifest::{Desired, Key, Template};
+use crate::manifest::{Key, Template};
 use crate::source::Sources;
 
 /// Where the annotations of a pod are, in its own object and in a workload.
@@ -35,9 +35,13 @@ impl Review {
         }
     }
 
-    /// What is wrong with the user's objects, all of them taken together.
-    pub fn problems(&mut self, objects: &[Arc<Object>], desired: &Desired) -> Vec<Problem> {
-        let made: Vec<(Made<'_>, Arc<Object>)> = desired.workloads().filter_map(pod_of).collect();
+    /// What is wrong with the user's objects, all of them taken together, and with what their workloads make pods from.
+    pub fn problems<'a>(
+        &mut self,
+        objects: &[Arc<Object>],
+        workloads: impl Iterator<Item = (&'a Arc<Object>, &'a Template)>,
+    ) -> Vec<Problem> {
+        let made: Vec<(Made<'_>, Arc<Object>)> = workloads.filter_map(pod_of).collect();
         let mut all = objects.to_vec();
         all.extend(made.iter().map(|(_, pod)| pod.clone()));
         self.index.replace(&Snapshot {
@@ -68,9 +72,21 @@ impl Review {
         objects.map(|object| object.raw.clone()).collect()
     }
 
-    /// What is declared of a Service's port, in a word, and by which routes, if not by the Service itself. `None`: nothing is.
-    pub fn declared(&self, service: &Key, port: u16) -> Option<(&'static str, Vec<String>)> {
-        let (protocol, routes) = compile::declared(&self.index, &service.namespace, &service.name, port);
+    /// What is declared of a Service's port, and by what: `appProtocol`, the port's `name`, routes, or the annotation of pods
+    /// (`annotated`: one behind the port has it); as `weft status` has it.
+    pub fn told(&self, service: &Key, port: u16, app_protocol: Option<&str>, annotated: bool) -> Option<Value> {
+        let (protocol, routes) = self.declared(service, port, annotated)?;
+        let by = match (&routes[..], app_protocol) {
+            ([], Some(_)) => "appProtocol".to_owned(),
+            ([], None) => "name".to_owned(),
+            (routes, _) => routes.join(", "),
+        };
+        Some(json!({"protocol": protocol, "by": by}))
+    }
+
+    /// What is declared of a Service's port, in a word, and by what, if not by the Service itself. `None`: nothing is.
+    fn declared(&self, service: &Key, port: u16, annotated: bool) -> Option<(&'static str, Vec<String>)> {
+        let (protocol, routes) = compile::declared(&self.index, &service.namespace, &service.name, port, annotated);
         let word = match protocol {
             Protocol::Undeclared => return None,
             Protocol::Http => "http",
@@ -183,7 +199,7 @@ mod tests {
     fn said(review: &mut Review, objects: &[Arc<Object>]) -> Vec<String> {
         let (desired, _) = Reader::default().read(objects);
         review
-            .problems(objects, &desired)
+            .problems(objects, desired.workloads())
             .iter()
             .map(|problem| format!("{} {}", problem.object.as_ref().unwrap(), problem.field))
             .collect()
@@ -215,6 +231,21 @@ mod tests {
             ["Deployment default/web spec.template.metadata.annotations[config.weft.dev/inbound]"]
         );
         assert_eq!(said(&mut review(), &[deployment("strict")]), [""; 0]);
+    }
+
+    #[test]
+    fn what_an_annotation_says_of_a_port_is_told_with_its_name_unless_a_route_declares_it() {
+        let key = Key::new("shop", "web");
+        let mut review = review();
+        said(&mut review, &[service()]);
+        assert_eq!(review.told(&key, 80, None, false), None);
+        let annotated = json!({"protocol": "opaque", "by": "config.weft.dev/opaque-ports"});
+        assert_eq!(review.told(&key, 80, None, true), Some(annotated));
+        let mut named = route("web").raw.clone();
+        named["spec"]["parentRefs"][0]["port"] = json!(80);
+        said(&mut review, &[service(), object(named)]);
+        let declared = json!({"protocol": "http", "by": "HTTPRoute shop/web"});
+        assert_eq!(review.told(&key, 80, None, true), Some(declared));
     }
 
     #[test]

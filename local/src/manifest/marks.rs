@@ -63,6 +63,8 @@ fn of(object: &Object, metadata: &Value, path: &str) -> Vec<Problem> {
                 "Weft has no mark of this name".to_owned(),
                 format!("remove it, or take the label {INJECT_LABEL}"),
             ),
+            // What its value is, is told by those who act on it.
+            "annotations" if Tune::of(key) == Some(Tune::Inbound) => continue,
             "annotations" => match mistake(key, text) {
                 Some(wrong) if wrong.fix.is_empty() => {
                     let fix = Tune::of(key).map(|tune| format!("take {}", tune.value().replace('`', "")));
@@ -85,6 +87,7 @@ fn of(object: &Object, metadata: &Value, path: &str) -> Vec<Problem> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use weft_control::objects::cluster::opaque_ports;
 
     use super::*;
     use crate::manifest::tests::object;
@@ -122,7 +125,8 @@ mod tests {
             json!({"kind": "Namespace", "metadata": {"annotations": {"config.weft.dev/acces-log": "on"}}}),
             &[
                 "error metadata.annotations[config.weft.dev/acces-log] (fix: remove it, or take one of access-log, inbound, \
-               log-level, skip-outbound-ports, skip-outbound-subnets, workers)",
+               log-level, opaque-ports, proxy-cpu-limit, proxy-cpu-request, proxy-memory-limit, proxy-memory-request, skip-inbound-ports, \
+               skip-outbound-ports, skip-outbound-subnets, trace-sampling, workers)",
             ],
         );
     }
@@ -141,6 +145,34 @@ mod tests {
             json!({"kind": "Pod", "metadata": {"annotations": {INJECT_LABEL: "disabled"}}}),
             &["error metadata.annotations[weft.dev/inject] (fix: write it in metadata.labels)"],
         );
+    }
+
+    #[test]
+    fn opaque_ports_are_read_alike_by_injection_and_by_the_control_plane() {
+        let (most, more) = (["1"; 64].join(","), ["1"; 65].join(","));
+        for (text, good) in [
+            ("6379", true),
+            (" 6379 , 9092,", true),
+            ("", true),
+            (&most, true),
+            (&more, false),
+            ("0", false),
+            ("65536", false),
+            ("redis", false),
+            ("6379-6400", false),
+        ] {
+            let key = "config.weft.dev/opaque-ports";
+            let raw = json!({"kind": "Namespace", "metadata": {"annotations": {key: text}}});
+            let namespace = object(raw);
+            assert_eq!(mistake(key, text).is_none(), good, "{text}");
+            assert_eq!(opaque_ports(&namespace).unwrap().is_ok(), good, "{text}");
+            let said = read(&namespace).pop().map(|problem| (problem.field, problem.fix));
+            let told = (
+                format!("metadata.annotations[{key}]"),
+                "take container ports, separated by commas; at most 64".to_owned(),
+            );
+            assert_eq!(said, (!good).then_some(told), "{text}");
+        }
     }
 
     #[test]

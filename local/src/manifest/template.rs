@@ -27,6 +27,9 @@ pub struct Template {
     pub prefix: &'static str,
 }
 
+/// Before the fields of a workload's template.
+const PREFIX: &str = "spec.template.";
+
 impl Template {
     /// That of a Pod. None: it can't be honoured, and the problems say why.
     pub fn of_pod(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
@@ -50,7 +53,6 @@ impl Template {
         kind: Workload,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
-        const PREFIX: &str = "spec.template.";
         let labels = text_map(
             object,
             &template["metadata"]["labels"],
@@ -68,6 +70,26 @@ impl Template {
             spec,
             view,
             hash,
+            prefix: PREFIX,
+        })
+    }
+
+    /// That of a workload as a cluster takes it, whether a mesh on this machine could run it or not. None: the object is no
+    /// workload, or says nothing of pods that can be read.
+    pub fn unchecked(object: &Object) -> Option<Self> {
+        let template = &object.raw["spec"]["template"];
+        let view = decode::<raw::Pod>(template).ok()?.value.spec;
+        let texts = |map: &Value| {
+            let all = map.as_object().into_iter().flatten();
+            all.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect()
+        };
+        Some(Self {
+            labels: texts(&template["metadata"]["labels"]),
+            annotations: texts(&template["metadata"]["annotations"]),
+            spec: template["spec"].clone(),
+            view: Arc::new(view),
+            hash: String::new(),
             prefix: PREFIX,
         })
     }

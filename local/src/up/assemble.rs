@@ -168,7 +168,7 @@ fn review(settings: &Settings) -> Result<Review> {
 fn check(review: &mut Review, manifests: &Manifests) -> Vec<Problem> {
     let snapshot = manifests.snapshot();
     let (desired, found) = Reader::default().read(&snapshot.objects);
-    let refused = review.problems(&snapshot.objects, &desired);
+    let refused = review.problems(&snapshot.objects, desired.workloads());
     combined([snapshot.problems.to_vec(), found, refused].concat())
 }
 
@@ -324,6 +324,7 @@ fn inject(settings: &Settings, collector: Option<String>) -> InjectSettings {
         exempt: Exempt::Mark(MARK),
         proxy_env,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InjectSettings::default()
     }
 }
 
