@@ -7,9 +7,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::check::CheckArgs;
 use crate::demo::DemoArgs;
 use crate::explain::RouteArgs;
+use crate::inject::InjectArgs;
+use crate::install::InstallArgs;
+use crate::target::TargetArgs;
+use crate::uninstall::UninstallArgs;
 use crate::validate::ValidateArgs;
+use crate::wait::WaitArgs;
 
 /// Weft: a service mesh.
 #[derive(Debug, Parser)]
@@ -38,20 +44,26 @@ pub(crate) enum Verb {
     Demo(DemoArgs),
     Status(StatusArgs),
     Validate(ValidateArgs),
+    Inject(InjectArgs),
     Route(RouteArgs),
     Exec(ExecArgs),
     Logs(LogsArgs),
+    Proxy(ProxyArgs),
     AccessLog(AccessLogArgs),
     PortForward(ForwardArgs),
     Down(DownArgs),
+    Install(InstallArgs),
+    Uninstall(UninstallArgs),
+    Check(CheckArgs),
+    Wait(WaitArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
-    /// Role: the data plane beside an app (see `weft proxy --help`).
-    Proxy(RoleArgs),
     /// Role: the control plane (see `weft control --help`).
     Control(RoleArgs),
     /// Role: redirects a pod's traffic to its proxy (see `weft init --help`).
     Init(RoleArgs),
+    /// Role: the admission webhook that gives pods their sidecar (see `weft injector --help`).
+    Injector(RoleArgs),
 }
 
 /// Which mesh.
@@ -128,15 +140,19 @@ pub(crate) struct DownArgs {
 #[command(after_help = "Examples:
   weft status
   weft status -n shop -o wide
+  weft status --context staging -A                # a cluster
   weft status --window 10s                        # the traffic of the next 10 seconds
   weft status -o json | jq '.pods[] | {name, ready, addresses}'
   weft status -o json --window 5s | jq .traffic")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
-    pub(crate) mesh: MeshArgs,
-    /// Only this namespace.
+    pub(crate) target: TargetArgs,
+    /// Only this namespace. [default: all; of a cluster, that of the context]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// All namespaces of the mesh.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
     /// As text for people (wide: with more columns, never broken into lines), or as JSON or YAML for programs.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Output,
@@ -212,15 +228,31 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<String>,
 }
 
+/// Which pod, of a mesh on this machine or of a cluster's.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MeshPodArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// The pod's namespace. [default: default; of a cluster, that of the context]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// The pod: its name, the beginning of its name, or deploy/NAME, sts/NAME, ds/NAME or job/NAME for any pod of that.
+    #[arg(value_name = "POD")]
+    pub(crate) pod: String,
+}
+
 /// Show what a container printed.
+///
+/// On a cluster it is the proxy unless another is named: `kubectl logs` has those of the app.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft logs -n shop web
-  weft logs -n shop web -c weft-proxy -f")]
+  weft logs -n shop web -c weft-proxy -f
+  weft logs --context staging -n shop deploy/web --tail 20")]
 pub(crate) struct LogsArgs {
     #[command(flatten)]
-    pub(crate) pod: PodArgs,
-    /// The container. [default: the pod's first]
+    pub(crate) pod: MeshPodArgs,
+    /// The container. [default: the pod's first; on a cluster weft-proxy]
     #[arg(short, long, value_name = "CONTAINER")]
     pub(crate) container: Option<String>,
     /// Go on as it prints more.
@@ -273,6 +305,60 @@ pub(crate) struct ForwardArgs {
     pub(crate) ports: Vec<(u16, u16)>,
 }
 
+/// Show the proxies of a mesh, and what they know.
+///
+/// (Without list or config the program `weft` is a proxy itself, the data plane beside an app; a plugin of kubectl never is.)
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft proxy list -A
+  weft proxy config -n shop deploy/web
+  weft proxy config --context staging -n shop web -o json | jq .inbound")]
+pub(crate) struct ProxyArgs {
+    #[command(subcommand)]
+    pub(crate) verb: ProxyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyVerb {
+    List(ProxyListArgs),
+    Config(ProxyConfigArgs),
+}
+
+/// List the proxies: where they are, since when they are connected, what they have acknowledged, how long their certificate lasts.
+///
+/// A proxy has acknowledged a version when every worker of it decides by it. With -o wide each resource has its version.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft proxy list
+  weft proxy list --context staging -A -o wide
+  weft proxy list -A -o json | jq '.proxies[] | select(.certificateSecondsLeft < 3600)'")]
+pub(crate) struct ProxyListArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Only this namespace. [default: all; of a cluster, that of the context]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// All namespaces of the mesh.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
+    /// As text for people (wide: with more columns, never broken into lines), or as JSON or YAML for programs.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// Show what a pod's proxy knows: its identity, what it accepts, where it has been asked to go, and the endpoints there.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  weft proxy config -n shop web
+  weft proxy config -n shop deploy/web -o json | jq '.endpoints[].endpoints[].address'")]
+pub(crate) struct ProxyConfigArgs {
+    #[command(flatten)]
+    pub(crate) pod: MeshPodArgs,
+    /// As text for people, or all of it as JSON or YAML.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
 /// What a role takes is read by the role.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -281,7 +367,7 @@ pub(crate) struct RoleArgs {
     _rest: Vec<OsString>,
 }
 
-fn mesh_name(name: &str) -> Result<String, String> {
+pub(crate) fn mesh_name(name: &str) -> Result<String, String> {
     // A variable that is set to nothing counts as one that is not set.
     let unset = || std::env::var_os("WEFT_MESH").is_some_and(|value| value.is_empty());
     if name.is_empty() && unset() {

@@ -1,7 +1,6 @@
 //! `weft route explain`: where a request would go, and why.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,20 +11,28 @@ use http::header::CONTENT_TYPE;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::{Value, json};
-use weft_control::explain::{Explanation, Forward, Question, Said, Seen, Verdict, explain};
+use weft_control::explain::{Question, Verdict, explain};
 use weft_control::index::{Index, Settings};
 use weft_control::manifests::{Changes, Manifests, Settings as ManifestSettings, Snapshot, Writer, parse};
 use weft_control::objects::{Kinds, Object, ObjectRef, Severity};
 use weft_daemon::exit;
+use weft_local::client::Client;
+use weft_local::cluster::offline::Offline;
+use weft_local::manifest::{DEFAULT_NAMESPACE, Workload};
 use weft_local::source::{Source, Sources};
+use weft_local::up::DEFAULT_MESH;
 use weft_model::destination::Target;
 use weft_model::filter::Scheme;
 use weft_model::identity::TrustDomain;
 
-use crate::args::{MeshArgs, Output};
+use crate::args::Output;
+use crate::cluster::Cluster;
+use crate::mesh::Mesh;
 use crate::paper::{self, PathArgs};
-use crate::target::client;
+use crate::target::{self, TargetArgs};
 use crate::{up, yaml};
+
+mod text;
 
 /// Questions about routes.
 #[derive(Debug, Args)]
@@ -46,24 +53,26 @@ enum RouteVerb {
 ///
 /// Which rule of which object matches, and why those before it do not; what is done to the request; the candidates with
 /// their weights, and the places behind them as the caller sees them. With -f from manifests alone, as if every pod that they
-/// ask for were ready; else from what a running mesh knows now.
+/// ask for were ready; else from what a running mesh knows now, or from a cluster's objects. With -f and a cluster (--context,
+/// --kubeconfig) as if the manifests were applied there.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft route explain -n shop --from web http://reviews/
   weft route explain -n shop --from web -H 'x-user: tester' http://reviews/7
   weft route explain -f ./manifests -n shop --from web -X POST 'http://reviews/7?beta=1' -o json
   weft route explain -n shop --from reviews grpc://ratings:7070/shop.Ratings/Get
+  weft route explain --context staging -n shop --from pod/web -f new-route.yaml http://reviews/
 
 Exit codes: 0 it is known what happens to the request, also where it is refused (no rule matches, no such port, a closed
 connection): the answer says so, as `verdict` with -o json; 1 there is no such caller or Service, a headless Service has no
 pods, or the mesh cannot be asked; 64 wrong usage.")]
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
-    mesh: MeshArgs,
-    /// The caller's namespace.
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
-    /// The caller: a pod, the beginning of its name, or the name of its Deployment. [default: nobody in particular]
+    target: TargetArgs,
+    /// The caller's namespace. [default: default; of a cluster, that of the context]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// The caller: a pod (pod/web, too), the beginning of its name, or the name of its Deployment. [default: nobody in particular]
     #[arg(long, value_name = "POD")]
     from: Option<String>,
     /// A header of the request. Can be given several times.
@@ -88,22 +97,29 @@ pub(crate) struct ExplainArgs {
 /// Answers a question about routes.
 pub(crate) async fn main(args: RouteArgs) -> Result<ExitCode> {
     let RouteVerb::Explain(args) = args.verb;
-    let question = match question(&args) {
+    let mut question = match question(&args) {
         Ok(question) => question,
         Err(error) => {
             eprintln!("weft route explain: {error:#}");
             return Ok(ExitCode::from(exit::USAGE));
         }
     };
-    let index = match args.paths.paths.is_empty() {
-        true => running(&args.mesh).await?,
-        false => offline(&args)?,
+    let index = if !args.paths.paths.is_empty() && !target::means_cluster(&args.target.way) {
+        offline(&args)?
+    } else {
+        let mesh = target::mesh(&args.target).await?;
+        mesh.namespace(args.namespace.as_deref())
+            .clone_into(&mut question.namespace);
+        match &mesh {
+            Mesh::Local(client) => running(client).await?,
+            Mesh::Cluster(cluster) => on_cluster(cluster, &args, &question.namespace).await?,
+        }
     };
     let explanation = explain(&index, &question).map_err(|why| anyhow!(why))?;
     match args.output {
         Output::Json => paper::print(&format!("{:#}\n", serde_json::to_value(&explanation)?)),
         Output::Yaml => paper::print(&yaml::text(&serde_json::to_value(&explanation)?)),
-        Output::Text | Output::Wide => paper::print(&text(&explanation)),
+        Output::Text | Output::Wide => paper::print(&text::text(&explanation)),
     }
     let resolves = match &explanation.verdict {
         Verdict::NoSuchService { .. } => false,
@@ -114,8 +130,7 @@ pub(crate) async fn main(args: RouteArgs) -> Result<ExitCode> {
 }
 
 /// What a running mesh's control plane reads, read once more.
-async fn running(mesh: &MeshArgs) -> Result<Index> {
-    let client = client(mesh);
+async fn running(client: &Client) -> Result<Index> {
     let status = client.status().await?;
     let text = |name: &str| status[name].as_str().map(str::to_owned);
     let sources: Sources = serde_json::from_value(status["sources"].clone()).context("the mesh's manifests")?;
@@ -185,19 +200,36 @@ fn held(now: &Snapshot, acting: Vec<Value>) -> Vec<Arc<Object>> {
         .collect()
 }
 
-fn offline(args: &ExplainArgs) -> Result<Index> {
-    let name = &args.mesh.name;
-    let paper = paper::read(&args.paths, name)?;
-    let errors = paper
-        .problems
-        .iter()
-        .filter(|problem| problem.severity == Severity::Error);
-    for problem in errors {
+/// What a cluster's control plane reads, with manifests as if they were applied. An object that is refused is not looked at: which
+/// form of it acts, only proxies know.
+async fn on_cluster(cluster: &Cluster, args: &ExplainArgs, namespace: &str) -> Result<Index> {
+    let knowledge = cluster.knowledge().await?;
+    let mut index = Index::new(knowledge.settings.clone());
+    let paper = paper::beside(&args.paths, namespace, knowledge)?;
+    if !args.paths.paths.is_empty() {
+        tell_errors(&paper);
+    }
+    index.replace(&Snapshot {
+        objects: paper.finished,
+        ..Snapshot::default()
+    });
+    Ok(index)
+}
+
+fn tell_errors(paper: &Offline) {
+    let errors = paper.problems.iter();
+    for problem in errors.filter(|problem| problem.severity == Severity::Error) {
         eprintln!("error: {problem}");
     }
+}
+
+fn offline(args: &ExplainArgs) -> Result<Index> {
+    let name = args.target.name.as_deref().unwrap_or(DEFAULT_MESH);
+    let paper = paper::read(&args.paths, name)?;
+    tell_errors(&paper);
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new(&format!("{name}.weft.internal"))?,
-        cluster: name.clone(),
+        cluster: name.to_owned(),
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
         inside: [up::PODS, up::SERVICES]
             .concat()
@@ -262,8 +294,8 @@ fn question(args: &ExplainArgs) -> Result<Question> {
     }
     let default = if grpc { Method::POST } else { Method::GET };
     Ok(Question {
-        namespace: args.namespace.clone(),
-        from: args.from.clone(),
+        namespace: args.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+        from: args.from.as_deref().map(|from| bare(from).to_owned()),
         scheme,
         target: target(authority.host(), port)?,
         authority: authority.to_string(),
@@ -280,6 +312,13 @@ fn question(args: &ExplainArgs) -> Result<Question> {
     })
 }
 
+/// `web` of `pod/web` and `deploy/web`.
+fn bare(from: &str) -> &str {
+    let pod = from.strip_prefix("pod/").or_else(|| from.strip_prefix("pods/"));
+    pod.or_else(|| Workload::named(from).map(|(_, name)| name))
+        .unwrap_or(from)
+}
+
 /// What is called: an address, or a name.
 fn target(host: &str, port: u16) -> Result<Target> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -292,176 +331,15 @@ fn target(host: &str, port: u16) -> Result<Target> {
         .map_err(|_| anyhow!("{host:?} is no host name"))
 }
 
-fn text(explanation: &Explanation) -> String {
-    let mut out = String::new();
-    let Explanation {
-        from,
-        target,
-        aliases,
-        service,
-        protocol,
-        held,
-        rules,
-        verdict,
-    } = explanation;
-    let place = [from.region.as_str(), from.zone.as_str()].join("/");
-    let place = match place.trim_matches('/') {
-        "" => String::new(),
-        place => format!(" in {place}"),
-    };
-    let pod = if from.pod.is_empty() { "any pod" } else { &from.pod };
-    // A String takes all that is written to it, here and below.
-    let _ = writeln!(out, "from     {}/{pod}{place}", from.namespace);
-    if !from.meshed {
-        let _ = writeln!(
-            out,
-            "         it has no sidecar: nothing of what follows acts on its calls"
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_may_be_written_with_its_kind() {
+        assert_eq!(
+            ["web", "pod/web", "deploy/web", "sts/db", "x/y"].map(bare),
+            ["web", "web", "web", "db", "x/y"]
         );
-    }
-    let what = target.strip_prefix("name:").unwrap_or(target);
-    let of = service.as_ref().map(|service| format!(" = Service {service}"));
-    let protocol = protocol.map(|protocol| format!(" ({protocol})"));
-    let _ = writeln!(
-        out,
-        "to       {what}{}{}",
-        of.unwrap_or_default(),
-        protocol.unwrap_or_default()
-    );
-    for alias in aliases {
-        let _ = writeln!(out, "         {alias}");
-    }
-    if let Some(held) = held {
-        let _ = writeln!(out, "held     {held}: proxies keep what they have");
-    }
-    for seen in rules {
-        rule(&mut out, seen);
-    }
-    outcome(&mut out, verdict, rules.is_empty());
-    clean_lines(&out)
-}
-
-/// What becomes of it.
-fn outcome(out: &mut String, verdict: &Verdict, no_rules: bool) {
-    match verdict {
-        Verdict::Outside => out.push_str("outcome  nothing of the mesh: it is passed on as it is\n"),
-        Verdict::Unknown => out.push_str(
-            "outcome  refused after a wait (unknown-address): it lies in the mesh's networks, and no Service or pod has it\n",
-        ),
-        Verdict::NoSuchService { service, has } => {
-            let has = match &has[..] {
-                [] => "; the namespace has none".to_owned(),
-                has => format!("; the namespace has {}", has.join(", ")),
-            };
-            _ = writeln!(out, "outcome  the name does not resolve: there is no Service {service}{has}");
-        }
-        Verdict::NoSuchPort { reason } => _ = writeln!(out, "outcome  refused: {reason}"),
-        Verdict::NotHttp => out.push_str("outcome  refused: the port takes HTTP only, and this is none (not-http)\n"),
-        Verdict::Pod { pod } => _ = writeln!(out, "outcome  to the pod {pod} itself; routes act on Services"),
-        Verdict::OneOf { pods, number } => one_of(out, pods, *number),
-        Verdict::NoMatch { status: 0 } => {
-            out.push_str("outcome  closed: routes of streams are attached, and none matches\n");
-        }
-        Verdict::NoMatch { .. } => {
-            out.push_str("outcome  refused: routes are attached, and none matches (404; gRPC: UNIMPLEMENTED)\n")
-        }
-        Verdict::Redirect { status, location } => {
-            _ = writeln!(out, "outcome  redirected: {status}, Location: {location}")
-        }
-        Verdict::Forward(forward) => forwarded(out, forward, no_rules),
-    }
-}
-
-fn one_of(out: &mut String, pods: &[String], number: usize) {
-    if pods.is_empty() {
-        return out.push_str("outcome  the name does not resolve: the Service is headless, and no such pod is ready\n");
-    }
-    let more = match number.saturating_sub(pods.len()) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let pods = pods.join(", ");
-    let _ = writeln!(
-        out,
-        "outcome  to the pod whose address the client takes: the Service is headless, and its name has {pods}{more}"
-    );
-    out.push_str("         routes and places act on Services with an address; mutual TLS is spoken all the same\n");
-}
-
-/// What manifests say must not drive a terminal.
-fn clean_lines(text: &str) -> String {
-    let safe = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
-    text.chars().map(safe).collect()
-}
-
-fn rule(out: &mut String, seen: &Seen) {
-    let mark = if seen.matches { "rule     " } else { "not      " };
-    let name = match seen.name.as_str() {
-        "" => String::new(),
-        name => format!(" {name:?}"),
-    };
-    let _ = writeln!(out, "{mark}{}{name}: {}", at(&seen.said), seen.wants);
-    if !seen.matches {
-        let _ = writeln!(out, "         {}", seen.why);
-    }
-}
-
-/// `HTTPRoute shop/reviews spec.rules[0] (routes.yaml:7)`.
-fn at(said: &Said) -> String {
-    let place = match (&said.file, said.line) {
-        (Some(file), Some(line)) => format!(" ({}:{line})", file.display()),
-        _ => String::new(),
-    };
-    format!("{} {}{place}", said.object, said.field)
-}
-
-fn forwarded(out: &mut String, forward: &Forward, no_rules: bool) {
-    if no_rules {
-        out.push_str("rule     none: no route acts here, everything goes to the Service\n");
-    }
-    for filter in &forward.filters {
-        let _ = writeln!(out, "filter   {filter}");
-    }
-    for term in &forward.terms {
-        let by = term.said.as_ref().map(|said| format!(", by {}", at(said)));
-        let _ = writeln!(out, "terms    {}{}", term.what, by.unwrap_or_default());
-    }
-    if forward.backends.iter().all(|backend| backend.weight == 0) {
-        let how = if forward.stream { "closed" } else { "refused with 500" };
-        let _ = writeln!(out, "outcome  {how}: the rule has no backend with a weight");
-    }
-    for backend in &forward.backends {
-        let subset = match backend.subset.as_str() {
-            "" => String::new(),
-            subset => format!(" subset {subset}"),
-        };
-        let share = format!("{:.1}% (weight {})", backend.percent, backend.weight);
-        let _ = writeln!(out, "backend  {}{subset}: {share}", backend.service);
-        for filter in &backend.filters {
-            let _ = writeln!(out, "           filter {filter}");
-        }
-        if let Some(why) = &backend.unresolved {
-            let how = if forward.stream { "closed" } else { "answered with 500" };
-            let _ = writeln!(out, "           its share is {how}: {why}");
-        }
-        let Some(behind) = &backend.behind else { continue };
-        let by = behind.said.as_ref().map(|said| format!(", by {}", at(said)));
-        let _ = writeln!(out, "           places: {}{}", behind.locality, by.unwrap_or_default());
-        let _ = writeln!(out, "           {}; retries {}", behind.balancer, behind.retry_budget);
-        if behind.tiers.is_empty() {
-            let how = if forward.stream { "closed" } else { "answered with 503" };
-            let _ = writeln!(out, "           no endpoint: its share is {how}");
-        }
-        for tier in &behind.tiers {
-            let more = match tier.endpoints.saturating_sub(tier.pods.len()) {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            let (places, pods) = (tier.places.join(", "), tier.pods.join(", "));
-            let _ = writeln!(
-                out,
-                "           tier {} {:.1}%: {places}: {pods}{more}",
-                tier.tier, tier.percent
-            );
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! One request of HTTP over a connection that is there already: enough for an admin port on this machine.
+//! One request of HTTP over a connection that is there already: enough for an admin port.
 
 use std::time::Duration;
 
@@ -6,13 +6,14 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Whoever is asked is on this machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For whoever is asked on this machine.
+pub(crate) const NEAR: Duration = Duration::from_secs(5);
 /// The metrics of a proxy at its cap of series take about 10 MiB.
 const MOST_BYTES: u64 = 32 << 20;
 
-/// `GET path`; the body, if the status is 200. With HTTP/1.0 the end of the body is the end of the connection.
-pub(crate) async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<String> {
+/// `GET path`; the body, if the status is 200 and all of it comes within `patience`. With HTTP/1.0 the end of the body is the
+/// end of the connection.
+pub(crate) async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str, patience: Duration) -> Result<String> {
     let asked = async {
         let mut stream = stream;
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -29,9 +30,9 @@ pub(crate) async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str)
         );
         String::from_utf8(bytes).context("reading the answer")
     };
-    let answer = timeout(PATIENCE, asked)
+    let answer = timeout(patience, asked)
         .await
-        .with_context(|| format!("no answer within {PATIENCE:?}"))??;
+        .with_context(|| format!("no whole answer within {patience:?}"))??;
     body(&answer).map(str::to_owned)
 }
 
@@ -60,8 +61,15 @@ mod tests {
             theirs.write_all(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\nx 1\n").await.unwrap();
             drop(theirs);
         };
-        let (got, ()) = tokio::join!(get(ours, "/metrics"), serve);
+        let (got, ()) = tokio::join!(get(ours, "/metrics", NEAR), serve);
         assert_eq!(got.unwrap(), "x 1\n");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_waited_for_as_long_as_the_caller_says() {
+        let (ours, _theirs) = tokio::io::duplex(1024);
+        let said = get(ours, "/status", Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(said.to_string(), "no whole answer within 20ms");
     }
 
     #[test]

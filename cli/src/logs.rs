@@ -8,18 +8,36 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use weft_local::client::Followed;
+use weft_local::api::Target;
+use weft_local::client::{Client, Followed};
 use weft_local::logs::{Reader, file};
 
 use crate::args::LogsArgs;
-use crate::target::{client, target};
+use crate::cluster::{Log, LogAsk};
+use crate::mesh::Mesh;
+use crate::target;
 
 /// Prints what a container printed, and with `-f` what it prints until it has ended for good, or its pod, or the mesh.
 pub(crate) async fn main(args: LogsArgs) -> Result<ExitCode> {
-    let client = client(&args.pod.mesh);
-    let target = target(&args.pod, args.container);
+    let mesh = target::mesh(&args.pod.target).await?;
+    match &mesh {
+        Mesh::Local(client) => of_local(client, &mesh.target(&args.pod, args.container.as_deref()), &args).await?,
+        Mesh::Cluster(cluster) => {
+            let target = mesh.find(&args.pod, args.container.as_deref()).await?;
+            let ask = LogAsk {
+                follow: args.follow,
+                tail: args.tail,
+                timestamps: args.timestamps,
+            };
+            of_cluster(cluster.log(&target, ask).await?).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn of_local(client: &Client, target: &Target, args: &LogsArgs) -> Result<()> {
     let (found, followed) = if args.follow {
-        let followed = client.follow(&target).await?;
+        let followed = client.follow(target).await?;
         let found = (
             followed.namespace.clone(),
             followed.pod.clone(),
@@ -27,7 +45,7 @@ pub(crate) async fn main(args: LogsArgs) -> Result<ExitCode> {
         );
         (found, Some(followed))
     } else {
-        (client.find(&target).await?, None)
+        (client.find(target).await?, None)
     };
     let (namespace, pod, container) = found;
     let path = file(&client.state().logs(), &namespace, &pod, &container);
@@ -38,7 +56,22 @@ pub(crate) async fn main(args: LogsArgs) -> Result<ExitCode> {
         None => drop(print_all(&mut reader)?),
         Some(followed) => follow(&mut reader, followed).await?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// Prints to the end of the log, or until whoever reads has enough.
+async fn of_cluster(mut log: Log) -> Result<()> {
+    let mut nobody_reads = pin!(nobody_reads());
+    loop {
+        let bytes = tokio::select! {
+            biased; // as below
+            () = &mut nobody_reads => return Ok(()),
+            bytes = log.next() => bytes.context("reading the log")?,
+        };
+        if bytes.is_empty() || print(&bytes) == Audience::Gone {
+            return Ok(());
+        }
+    }
 }
 
 /// Whether somebody reads what is printed here.

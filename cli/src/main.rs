@@ -3,16 +3,17 @@
 //! In: arguments, and the name by which it was called. Out: an exit code (0, 1, 64 usage, 65 bad data; of `weft exec`: the
 //! command's). The order of the questions below matters: the hidden stages come before anything could start a thread.
 
-use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use tikv_jemallocator::Jemalloc;
 use weft_daemon::exit;
 
 mod access_log;
 mod args;
+mod called;
+mod check;
+mod cluster;
 mod demo;
 mod down;
 mod exec;
@@ -20,9 +21,13 @@ mod explain;
 mod forward;
 mod generate;
 mod http;
+mod inject;
+mod install;
 mod logs;
+mod mesh;
 mod paper;
 mod protocols;
+mod proxy;
 mod scrape;
 #[cfg(test)]
 mod settings;
@@ -30,11 +35,14 @@ mod status;
 mod table;
 mod target;
 mod traffic;
+mod uninstall;
 mod up;
 mod validate;
+mod wait;
 mod yaml;
 
 use args::{Cli, Verb};
+use target::on_machine;
 
 // The proxy is one of the roles, and what an allocator costs decides what a stream costs.
 #[global_allocator]
@@ -47,26 +55,14 @@ fn main() -> ExitCode {
         return code;
     }
     let args: Vec<OsString> = std::env::args_os().collect();
-    let called = args
-        .first()
-        .map(Path::new)
-        .and_then(Path::file_name)
-        .and_then(OsStr::to_str)
-        .unwrap_or("weft");
+    let called = called::name(&args);
     if let Some(code) = shop::run(called, args.clone()) {
         return code;
     }
-    if let Some(code) = called.strip_prefix("weft-").and_then(|name| role(name, &args, 1)) {
-        return code;
+    if let Some((role, skip)) = role(called, &args) {
+        return role.run(&args[skip..]);
     }
-    if let Some(code) = args
-        .get(1)
-        .and_then(|name| name.to_str())
-        .and_then(|name| role(name, &args, 2))
-    {
-        return code;
-    }
-    match Cli::try_parse_from(&args) {
+    match called::parse(&args) {
         Ok(cli) => run(cli),
         Err(error) => {
             // Help and version are asked for. If stdout is closed, nobody reads the rest either.
@@ -76,15 +72,45 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a role of the mesh, with the arguments behind its name.
-fn role(name: &str, args: &[OsString], skip: usize) -> Option<ExitCode> {
-    let called = OsString::from(format!("weft {name}"));
-    let args = || std::iter::once(called.clone()).chain(args.iter().skip(skip).cloned());
-    match name {
-        "proxy" => Some(weft_proxy::main(args())),
-        "control" => Some(weft_control::main(args())),
-        "init" => Some(weft_injector::init::main(args())),
+/// A role of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Proxy,
+    Control,
+    Init,
+    Injector,
+}
+
+/// The role that is meant, and how many arguments say so: by the program's own name, else by the first word. `kubectl weft` is
+/// typed by people about a cluster, and starts none.
+fn role(called: &str, args: &[OsString]) -> Option<(Role, usize)> {
+    let by_name = called.strip_prefix("weft-").map(|name| (name, 1));
+    let word = args.get(1).and_then(|word| word.to_str());
+    let by_word = word.filter(|_| !called::is_plugin(called)).map(|name| (name, 2));
+    let asks = |skip: usize| {
+        args.get(skip)
+            .is_some_and(|next| !next.as_encoded_bytes().starts_with(b"-"))
+    };
+    by_name.into_iter().chain(by_word).find_map(|(name, skip)| match name {
+        // What is asked of proxies has a word, and the role has flags only.
+        "proxy" if !asks(skip) => Some((Role::Proxy, skip)),
+        "control" => Some((Role::Control, skip)),
+        "init" => Some((Role::Init, skip)),
+        "injector" => Some((Role::Injector, skip)),
         _ => None,
+    })
+}
+
+impl Role {
+    /// Runs it, with the arguments behind its name.
+    fn run(self, rest: &[OsString]) -> ExitCode {
+        let args = |name: &str| std::iter::once(name.into()).chain(rest.iter().cloned());
+        match self {
+            Self::Proxy => weft_proxy::main(args("weft proxy")),
+            Self::Control => weft_control::main(args("weft control")),
+            Self::Init => weft_injector::init::main(args("weft init")),
+            Self::Injector => weft_injector::webhook::main(args("weft injector")),
+        }
     }
 }
 
@@ -92,18 +118,30 @@ fn run(cli: Cli) -> ExitCode {
     let done = match cli.verb {
         Verb::Up(args) => return up::main(args),
         Verb::Demo(args) => demo::main(&args),
-        Verb::Validate(args) => validate::main(&args),
+        Verb::Validate(args) => asking(validate::main(args)),
+        Verb::Inject(args) => inject::main(&args),
         Verb::Route(args) => asking(explain::main(args)),
         Verb::Down(args) => asking(down::main(args)),
         Verb::Status(args) => asking(status::main(args)),
-        Verb::Exec(args) => asking(exec::main(args)),
+        Verb::Exec(args) => asking(on_machine(exec::main(args), "kubectl exec")),
         Verb::Logs(args) => asking(logs::main(args)),
-        Verb::AccessLog(args) => asking(access_log::main(args)),
-        Verb::PortForward(args) => asking(forward::main(args)),
+        Verb::Proxy(args) => asking(proxy::main(args.verb)),
+        Verb::AccessLog(args) => asking(on_machine(
+            access_log::main(args),
+            "the annotation config.weft.dev/access-log and a restart of the pod",
+        )),
+        Verb::PortForward(args) => asking(on_machine(forward::main(args), "kubectl port-forward")),
+        Verb::Install(args) => install::main(&args),
+        Verb::Uninstall(args) => uninstall::main(&args),
+        Verb::Check(args) => asking(check::main(args)),
+        Verb::Wait(args) => asking(wait::main(args)),
         Verb::Completion(args) => generate::completion(&args),
         Verb::Man(args) => generate::man(&args),
-        // Taken by their names before the arguments were read.
-        Verb::Proxy(_) | Verb::Control(_) | Verb::Init(_) => Ok(ExitCode::from(exit::USAGE)),
+        // Taken by their names before the arguments were read, but of a plugin of `kubectl`.
+        Verb::Control(_) | Verb::Init(_) | Verb::Injector(_) => {
+            eprintln!("weft: kubectl starts no part of a mesh (fix: the program itself does, as `weft control`)");
+            Ok(ExitCode::from(exit::USAGE))
+        }
     };
     done.unwrap_or_else(|error| {
         eprintln!("weft: {error:#}");
@@ -118,4 +156,47 @@ fn asking(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Resul
     // A thread may be reading standard input, and nobody can tell it to stop.
     runtime.shutdown_background();
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, want: Option<(Role, usize)>) {
+        let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let called = args[0].to_str().unwrap().to_owned();
+        assert_eq!(role(&called, &args), want, "{line}");
+    }
+
+    #[test]
+    fn a_role_is_meant_by_the_first_word_or_by_the_programs_own_name() {
+        check("weft proxy", Some((Role::Proxy, 2)));
+        check("weft proxy --help", Some((Role::Proxy, 2)));
+        check("weft control --kubernetes", Some((Role::Control, 2)));
+        check("weft-proxy", Some((Role::Proxy, 1)));
+        check("weft-injector --port 1", Some((Role::Injector, 1)));
+        for none in ["weft", "weft status", "weft proxy list", "weft proxy config web"] {
+            check(none, None);
+        }
+    }
+
+    #[test]
+    fn a_plugin_of_kubectl_is_no_role() {
+        for line in ["proxy", "proxy --help", "proxy list", "control", "init", "injector"] {
+            check(&format!("kubectl-weft {line}"), None);
+        }
+    }
+
+    #[test]
+    fn the_help_of_the_role_names_what_can_be_asked_of_proxies() {
+        let help = weft_proxy::config::Settings::command().render_help().to_string();
+        let cli = Cli::command();
+        let proxy = cli.find_subcommand("proxy").unwrap();
+        for verb in proxy.get_subcommands().map(clap::Command::get_name) {
+            assert!(help.contains(&format!("`weft proxy {verb}`")), "{verb}: {help}");
+        }
+    }
 }

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use weft_local::cluster::beside;
 use weft_local::cluster::offline::{self, Offline, Ranges};
 use weft_model::identity::TrustDomain;
 
+use crate::cluster::Knowledge;
 use crate::up;
 
 /// Which manifests.
@@ -43,6 +45,20 @@ pub(crate) fn read(PathArgs { paths, recursive }: &PathArgs, mesh: &str) -> Resu
         &weft_local::manifest::kinds(),
         settings,
         ranges,
+    )?)
+}
+
+/// Reads manifests as if they were applied to a cluster, in `namespace` where they name none; without any, the cluster's own
+/// objects.
+pub(crate) fn beside(paths: &PathArgs, namespace: &str, knowledge: Knowledge) -> Result<Offline> {
+    let sources = up::sources(&paths.paths, paths.recursive, Path::new(""))?;
+    let stdin = up::standard_input(&paths.paths)?;
+    Ok(beside::read(
+        &sources,
+        &stdin,
+        namespace,
+        knowledge.settings,
+        knowledge.objects,
     )?)
 }
 

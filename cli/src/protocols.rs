@@ -2,23 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::time::timeout;
-use weft_local::api::Target;
-use weft_local::client::Client;
 
-use crate::http;
+use crate::mesh::Mesh;
 use crate::scrape;
 
 /// The port of a proxy's admin server on the pod's loopback.
 const PORT: u16 = 15021;
-/// Proxies asked at once.
-const AT_ONCE: usize = 16;
-/// A proxy that does not answer in this time is not waited for: the rest of the status is worth more.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A protocol, and how it was found, in the words of `/config`.
 type Verdict = (String, String);
@@ -37,17 +28,13 @@ type PortKey = (usize, usize);
 
 /// Asks the proxies in `status`, and adds `detected` to each port of its services. Returns the pods whose proxies did not
 /// answer.
-pub(crate) async fn add(client: &Client, status: &mut Value) -> Vec<String> {
-    let asked = scrape::pods(status).into_iter().map(|(pod, _)| async move {
-        let asked = timeout(PATIENCE, ask(client, &pod)).await;
-        asked.ok().flatten().ok_or(pod)
-    });
-    let asked: Vec<Result<Value, String>> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
+pub(crate) async fn add(mesh: &Mesh, status: &mut Value) -> Vec<String> {
+    let asked = scrape::each(&scrape::pods(status), async |pod, _| ask(mesh, pod).await).await;
     let (mut answers, mut unheard) = (Vec::new(), Vec::new());
-    for one in asked {
-        match one {
-            Ok(answer) => answers.push(answer),
-            Err(pod) => unheard.push(pod),
+    for (pod, answer) in asked {
+        match answer {
+            Some(answer) => answers.push(answer),
+            None => unheard.push(pod),
         }
     }
     unheard.sort();
@@ -56,15 +43,10 @@ pub(crate) async fn add(client: &Client, status: &mut Value) -> Vec<String> {
 }
 
 /// `None`: it does not answer. It may have ended just now.
-async fn ask(client: &Client, pod: &str) -> Option<Value> {
+async fn ask(mesh: &Mesh, pod: &str) -> Option<Value> {
     let (namespace, name) = pod.split_once('/')?;
-    let target = Target {
-        namespace: namespace.to_owned(),
-        pod: name.to_owned(),
-        container: None,
-    };
-    let stream = client.dial(&target, PORT).await.ok()?;
-    serde_json::from_str(&http::get(stream, "/config?view=detected").await.ok()?).ok()
+    let answer = mesh.get(namespace, name, PORT, "/config?view=detected").await.ok()?;
+    serde_json::from_str(&answer).ok()
 }
 
 fn seen(answers: &[Value]) -> Seen {

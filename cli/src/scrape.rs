@@ -1,20 +1,26 @@
-//! Asks the proxies of a mesh for their metrics, and adds up what they have counted.
+//! Asks the proxies of a mesh, all within a time; for their metrics, and adds up what they have counted.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
-use weft_local::api::Target;
-use weft_local::client::Client;
+use tokio::time::{Instant, timeout_at};
+use weft_injector::sidecar::PROXY;
 
-use crate::http;
+use crate::mesh::Mesh;
 use crate::traffic::{Calls, Service, read};
 
 /// The proxy's port for metrics.
 const METRICS_PORT: u16 = 15020;
+/// Says how long a proxy's certificate lasts. It has no labels.
+const EXPIRY: &str = "weft_leaf_expiry_seconds ";
 /// Proxies asked at once.
 const AT_ONCE: usize = 16;
+/// A proxy that does not answer in this time is not waited for: what the others say is worth more.
+const ONE: Duration = Duration::from_secs(3);
+/// All of them have this time.
+const ALL: Duration = Duration::from_secs(30);
 
 /// What the proxies of a mesh have counted.
 #[derive(Debug, Default)]
@@ -34,14 +40,14 @@ struct Counted {
 }
 
 /// Asks the proxies of the pods in `status`: what they have counted since they started, or within `window` from now.
-pub(crate) async fn traffic(client: &Client, status: &Value, window: Option<Duration>) -> Traffic {
+pub(crate) async fn traffic(mesh: &Mesh, status: &Value, window: Option<Duration>) -> Traffic {
     let pods = pods(status);
     let mut before = BTreeMap::new();
     if let Some(window) = window {
-        before = ask_all(client, &pods).await;
+        before = ask_all(mesh, &pods).await;
         tokio::time::sleep(window).await;
     }
-    let mut after = ask_all(client, &pods).await;
+    let mut after = ask_all(mesh, &pods).await;
     let mut traffic = Traffic::default();
     for (pod, _) in &pods {
         let Some(Some(now)) = after.remove(pod) else {
@@ -64,48 +70,139 @@ pub(crate) async fn traffic(client: &Client, status: &Value, window: Option<Dura
                 .add(&calls.since(old, seconds));
         }
     }
+    traffic.silent.sort();
     traffic
 }
 
-/// The pods with a proxy that runs, and for how long: `namespace/name`, seconds.
+/// How long the certificates of the proxies in `status` last, in seconds, by `namespace/name`; and the pods whose proxies did not
+/// answer.
+pub(crate) async fn expiries(mesh: &Mesh, status: &Value) -> (BTreeMap<String, f64>, Vec<String>) {
+    let pods = pods(status);
+    let answers = each(&pods, async |pod, _| expiry(&metrics(mesh, pod).await?)).await;
+    let (mut left, mut silent) = (BTreeMap::new(), Vec::new());
+    for (pod, answer) in answers {
+        match answer {
+            Some(seconds) => drop(left.insert(pod, seconds)),
+            None => silent.push(pod),
+        }
+    }
+    silent.sort();
+    (left, silent)
+}
+
+/// Seconds that a proxy's certificate lasts, as its metrics say.
+fn expiry(metrics: &str) -> Option<f64> {
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(EXPIRY));
+    values.next()?.trim().parse().ok()
+}
+
+/// The pods with a proxy that runs, and for how long: `namespace/name`, seconds. Those that are ready come first: of the others
+/// the node may be gone.
 pub(crate) fn pods(status: &Value) -> Vec<(String, f64)> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64();
     let list = status["pods"].as_array().map_or(&[][..], Vec::as_slice);
-    let meshed = list.iter().filter(|pod| !pod["proxyPid"].is_null());
-    let pods = meshed.filter_map(|pod| {
-        let containers = pod["containers"].as_array()?;
-        let proxy = containers.iter().find(|container| container["pid"] == pod["proxyPid"]);
-        let age = proxy
-            .and_then(|proxy| proxy["since"].as_f64())
-            .map_or(0.0, |since| (now - since).max(0.0));
+    let mut pods: Vec<&Value> = list.iter().collect();
+    pods.sort_by_key(|pod| pod["ready"] != true);
+    let pods = pods.into_iter().filter_map(|pod| {
+        let mut containers = pod["containers"].as_array()?.iter();
+        let proxy = containers.find(|container| container["name"] == PROXY && container["state"] == "running")?;
+        let age = proxy["since"].as_f64().map_or(0.0, |since| (now - since).max(0.0));
         Some((format!("{}/{}", pod["namespace"].as_str()?, pod["name"].as_str()?), age))
     });
     pods.collect()
 }
 
-async fn ask_all(client: &Client, pods: &[(String, f64)]) -> BTreeMap<String, Option<Counted>> {
-    let asked = pods
-        .iter()
-        .map(|(pod, age)| async move { (pod.clone(), ask(client, pod, *age).await) });
+/// Asks the proxies of these pods, some at once. `None`: no answer in the time that one has, or all have.
+pub(crate) async fn each<T>(
+    pods: &[(String, f64)],
+    ask: impl AsyncFn(&str, f64) -> Option<T>,
+) -> Vec<(String, Option<T>)> {
+    within(pods, ask, ONE, ALL).await
+}
+
+async fn within<T>(
+    pods: &[(String, f64)],
+    ask: impl AsyncFn(&str, f64) -> Option<T>,
+    one: Duration,
+    all: Duration,
+) -> Vec<(String, Option<T>)> {
+    let (ask, end) = (&ask, Instant::now() + all);
+    let asked = pods.iter().map(|(pod, age)| async move {
+        let now = Instant::now();
+        let answer = match now < end {
+            true => timeout_at(end.min(now + one), ask(pod, *age)).await.ok().flatten(),
+            false => None,
+        };
+        (pod.clone(), answer)
+    });
     stream::iter(asked).buffer_unordered(AT_ONCE).collect().await
 }
 
+async fn ask_all(mesh: &Mesh, pods: &[(String, f64)]) -> BTreeMap<String, Option<Counted>> {
+    let answers = each(pods, async |pod, age| ask(mesh, pod, age).await).await;
+    answers.into_iter().collect()
+}
+
 /// `None`: it does not answer. It may have ended just now.
-async fn ask(client: &Client, pod: &str, age: f64) -> Option<Counted> {
-    let (namespace, name) = pod.split_once('/')?;
-    let target = Target {
-        namespace: namespace.to_owned(),
-        pod: name.to_owned(),
-        container: None,
-    };
-    let stream = client.dial(&target, METRICS_PORT).await.ok()?;
-    let text = http::get(stream, "/metrics").await.ok()?;
+async fn ask(mesh: &Mesh, pod: &str, age: f64) -> Option<Counted> {
     Some(Counted {
-        calls: read(&text),
+        calls: read(&metrics(mesh, pod).await?),
         at: Instant::now(),
         age,
     })
+}
+
+async fn metrics(mesh: &Mesh, pod: &str) -> Option<String> {
+    let (namespace, name) = pod.split_once('/')?;
+    mesh.get(namespace, name, METRICS_PORT, "/metrics").await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn proxies_that_do_not_answer_keep_nobody_waiting_however_many_they_are() {
+        let named = |name: &str| (format!("shop/{name}"), 0.0);
+        let mut pods: Vec<(String, f64)> = (0..AT_ONCE * 100).map(|n| named(&n.to_string())).collect();
+        pods.insert(0, named("well"));
+        let ask = async |pod: &str, _| match pod {
+            "shop/well" => Some(()),
+            _ => std::future::pending().await,
+        };
+        let (one, all) = (Duration::from_millis(10), Duration::from_millis(40));
+        let began = Instant::now();
+        let answers = within(&pods, ask, one, all).await;
+        // One after another they would take 1 s.
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        assert_eq!(answers.len(), pods.len());
+        let well: Vec<&String> = answers
+            .iter()
+            .filter(|(_, answer)| answer.is_some())
+            .map(|(pod, _)| pod)
+            .collect();
+        assert_eq!(well, ["shop/well"]);
+    }
+
+    #[test]
+    fn pods_that_are_ready_are_asked_before_others() {
+        let pod = |name: &str, ready: bool| {
+            let containers = json!([{"name": PROXY, "state": "running"}]);
+            json!({"namespace": "shop", "name": name, "ready": ready, "containers": containers})
+        };
+        let status = json!({"pods": [pod("a", false), pod("b", true), pod("c", true)]});
+        let names: Vec<String> = pods(&status).into_iter().map(|(pod, _)| pod).collect();
+        assert_eq!(names, ["shop/b", "shop/c", "shop/a"]);
+    }
+
+    #[test]
+    fn how_long_a_certificate_lasts_stands_in_the_metrics() {
+        let text = "# TYPE weft_leaf_expiry_seconds gauge\nweft_leaf_expiry_seconds 86279.9\nother 1\n";
+        assert_eq!((expiry(text), expiry("other 1\n")), (Some(86279.9), None));
+    }
 }

@@ -27,6 +27,11 @@ const VALUES: &[(&str, &str)] = &[
     ("ADDR", "an IP address"),
     ("ADDR:PORT", "an IP address and a port, such as `[::]:15012`"),
     ("HOST:PORT", "a name or an IP address, and a port"),
+    (
+        "QUANTITY",
+        "an amount as Kubernetes writes it, such as `100m` of CPU or `64Mi` of memory",
+    ),
+    ("SHARE", "a number from 0 to 1"),
     ("URL", "such as `http://127.0.0.1:4317`"),
     ("DIR, FILE, PATH", "a directory, a file, or either"),
     ("NAME, UID", "as Kubernetes has them; of a user, a number"),
@@ -46,6 +51,7 @@ const NO_SETTINGS: &[&str] = &[
     "WEFT_DEMO_PID",
     "WEFT_DEMO_DIR",
     "WEFT_WRITE_DOCS",
+    "WEFT_WRITE_CRDS",
     "WEFT_",
     // The size of a batch, which is OpenTelemetry's default and no setting.
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
@@ -53,8 +59,19 @@ const NO_SETTINGS: &[&str] = &[
     "OTEL_",
     // Groups of APIs, and other sides' keys.
     "weft.dev/v1alpha1",
+    "weft.dev/mesh",
+    // Labels of Weft's own objects, and a label that `kubectl` takes off.
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/part-of",
+    "weft.dev/inject-",
     "config.weft.dev/",
     "weft.dev/",
+    // The image, and labels that are written and not read.
+    "weft.dev/weft",
+    "weft.dev/shop",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/part-of",
 ];
 /// Keys of others that Weft reads: key, on what, what it is for.
 const FOREIGN: &[(&str, &str, &str)] = &[
@@ -151,7 +168,7 @@ fn variables() -> Vec<Variable> {
     all
 }
 
-fn roles() -> [(&'static str, &'static str, Command); 3] {
+fn roles() -> [(&'static str, &'static str, Command); 4] {
     [
         (
             "The proxy: `weft-proxy`, `weft proxy`",
@@ -168,11 +185,16 @@ fn roles() -> [(&'static str, &'static str, Command); 3] {
             "Injection runs it in each pod, with what the annotations say.",
             weft_injector::init::command(),
         ),
+        (
+            "The webhook: `weft injector`",
+            "What is about the sidecar is for every pod of the cluster, unless an annotation says otherwise.",
+            weft_injector::webhook::command(),
+        ),
     ]
 }
 
 fn verbs(page: &mut String, command: &Command, name: &str) {
-    const ROLES: [&str; 4] = ["proxy", "control", "init", "help"];
+    const ROLES: [&str; 4] = ["control", "init", "injector", "help"];
     for verb in command
         .get_subcommands()
         .filter(|verb| !ROLES.contains(&verb.get_name()))
@@ -333,7 +355,8 @@ fn names<'a>(text: &'a str, begin: &str, fits: fn(char) -> bool) -> BTreeSet<&'a
         .map(|at| {
             let rest = &text[at + begin.len()..];
             let end = rest.find(|c: char| !fits(c)).unwrap_or(rest.len());
-            &text[at..at + begin.len() + end]
+            // `kubectl annotate … KEY-` takes one away.
+            text[at..at + begin.len() + end].trim_end_matches('-')
         })
         .collect()
 }
@@ -396,7 +419,9 @@ fn a_name_ends_where_it_ends() {
 
 #[test]
 fn each_flag_says_what_it_means_and_what_its_value_is() {
-    const WORDS: [&str; 7] = ["SWITCH", "SAMPLER", "ARG", "JSON", "WHAT", "WHEN", "UID"];
+    const WORDS: [&str; 9] = [
+        "SWITCH", "SAMPLER", "ARG", "JSON", "WHAT", "WHEN", "UID", "IMAGE", "FILTER",
+    ];
     for (_, _, command) in roles() {
         for arg in listed(&command).filter(|arg| !is_switch(arg)) {
             let (name, value) = (arg.get_id(), value_name(arg));

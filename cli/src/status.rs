@@ -1,31 +1,37 @@
 //! `weft status`: what runs, what is configured, and which proxies know it.
 
-use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rustix::termios::tcgetwinsize;
 use serde_json::{Value, json};
 
 use crate::args::{Output, StatusArgs};
 use crate::protocols;
 use crate::scrape::{self, Traffic};
-use crate::table::{Table, clean};
-use crate::target::client;
+use crate::table::Table;
+use crate::target;
 use crate::yaml;
+
+pub(crate) mod text;
+
+use text::{list, text, width};
 
 /// Prints the state of a mesh.
 pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
-    let client = client(&args.mesh);
-    let mut status = client.status().await?;
-    let unheard = protocols::add(&client, &mut status).await;
+    let mesh = target::mesh(&args.target).await?;
+    let scope = mesh.scope(args.namespace.as_deref(), args.all_namespaces);
+    let mut status = mesh.status(&scope).await?;
+    for missing in list(&status["missing"]).iter().filter_map(Value::as_str) {
+        eprintln!("weft status: {missing}");
+    }
+    let unheard = protocols::add(&mesh, &mut status).await;
     if !unheard.is_empty() {
         eprintln!("weft status: no protocols from {}", unheard.join(", "));
     }
     let is_for_people = matches!(args.output, Output::Text | Output::Wide);
     let traffic = match is_for_people || args.window.is_some() {
-        true => Some(scrape::traffic(&client, &status, args.window).await),
+        true => Some(scrape::traffic(&mesh, &status, args.window).await),
         false => None,
     };
     if let (Some(traffic), false) = (&traffic, is_for_people) {
@@ -39,13 +45,13 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
             "services": services, "silent": traffic.silent,
         });
     }
-    if let Some(namespace) = &args.namespace {
+    if let Some(namespace) = scope.namespace() {
         if let (true, Some(said)) = (is_for_people, nothing_in(namespace, &status)) {
             eprintln!("weft status: {said}");
         }
         let keep = |items: &mut Value| {
             if let Some(items) = items.as_array_mut() {
-                items.retain(|item| item["namespace"] == namespace.as_str());
+                items.retain(|item| item["namespace"] == namespace);
             }
         };
         for list in ["pods", "jobs", "services", "routes", "objects", "proxies"] {
@@ -61,7 +67,7 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
         Output::Text | Output::Wide => {
             let wide = args.output == Output::Wide;
             let table = traffic.unwrap_or_default();
-            let table = told(&table, args.namespace.as_deref());
+            let table = told(&table, scope.namespace());
             let title = match args.window {
                 Some(window) => format!("TRAFFIC OF {window:?}"),
                 None => "TRAFFIC SINCE THE PROXIES STARTED".to_owned(),
@@ -86,6 +92,7 @@ fn nothing_in(namespace: &str, status: &Value) -> Option<String> {
     others.sort_unstable();
     others.dedup();
     let others = match others.is_empty() {
+        true if status["context"].is_string() => " (-A shows all namespaces of the mesh)".to_owned(),
         true => String::new(),
         false => format!("; there is something in {}", others.join(", ")),
     };
@@ -106,314 +113,9 @@ fn told(traffic: &Traffic, namespace: Option<&str>) -> Table {
     table
 }
 
-/// The columns of the terminal that standard output is, if it is one.
-fn width() -> Option<usize> {
-    let stdout = io::stdout();
-    if !stdout.is_terminal() {
-        return None;
-    }
-    // A terminal that does not know its width has none.
-    let columns = tcgetwinsize(&stdout).ok()?.ws_col;
-    (columns > 0).then_some(usize::from(columns))
-}
-
-/// The state as text. `width`: of the terminal that it is for, if it is for one.
-fn text(status: &Value, (title, traffic): (&str, Table), width: Option<usize>, wide: bool) -> String {
-    let mut out = String::new();
-    let control = &status["control"];
-    let state = match (control["ready"].as_bool(), control["answers"].as_bool()) {
-        (Some(true), Some(true)) => "ready".to_owned(),
-        (Some(true), _) => "ready, but it does not answer".to_owned(),
-        _ => format!("not ready {}", word(&control["reason"])).trim_end().to_owned(),
-    };
-    let place = format!(
-        "mesh {} · trust domain {}",
-        word(&status["mesh"]),
-        word(&status["trustDomain"])
-    );
-    // A String takes all that is written to it, here and below.
-    let _ = writeln!(out, "{place} · control plane {state} (pid {})", number(&control["pid"]));
-    let parts = [
-        ("PODS", pods(status, wide)),
-        ("JOBS", jobs(status)),
-        ("SERVICES", services(status)),
-        (title, traffic),
-        ("ROUTES AND POLICIES", objects(status)),
-        ("PROXIES", proxies(status)),
-    ];
-    for (title, table) in parts.into_iter().filter(|(_, table)| !table.is_empty()) {
-        let _ = write!(out, "\n{title}\n{}", table.text(width));
-    }
-    let refused = refusals(status);
-    if !refused.is_empty() {
-        let _ = write!(out, "\nREFUSED\n{refused}");
-    }
-    let problems = list(&status["problems"]);
-    if !problems.is_empty() {
-        let _ = writeln!(out, "\nPROBLEMS");
-        for problem in problems {
-            let said = clean(&word(&problem["text"]));
-            let _ = writeln!(out, "{}: {said}", word(&problem["severity"]));
-        }
-    }
-    out
-}
-
-fn pods(status: &Value, wide: bool) -> Table {
-    let mut headings = vec![
-        "NAMESPACE",
-        "NAME",
-        "READY",
-        "STATUS",
-        "RESTARTS",
-        "ADDRESSES",
-        "REGION",
-        "ZONE",
-        "VERSION",
-        "PROXY",
-        "CONTAINERS",
-    ];
-    if wide {
-        headings.extend(["WORKLOAD", "SERVICE ACCOUNT", "NODE"]);
-    }
-    let spare = [
-        "CONTAINERS",
-        "ADDRESSES",
-        "REGION",
-        "PROXY",
-        "RESTARTS",
-        "VERSION",
-        "ZONE",
-    ];
-    let mut table = Table::new(&headings).spare(&spare);
-    for pod in list(&status["pods"]) {
-        let containers = list(&pod["containers"]);
-        let counted = || containers.iter().filter(|container| container["kind"] != "init");
-        let ready = counted().filter(|container| container["ready"] == true).count();
-        let apps = containers
-            .iter()
-            .filter(|container| container["name"] != "weft-proxy" && !container["pid"].is_null());
-        let pids = apps.map(|container| format!("{} {}", word(&container["name"]), number(&container["pid"])));
-        let mut cells = vec![
-            word(&pod["namespace"]),
-            word(&pod["name"]),
-            format!("{ready}/{}", counted().count()),
-            match word(&pod["reason"]) {
-                reason if reason.is_empty() => word(&pod["phase"]),
-                reason => reason,
-            },
-            number(&pod["restarts"]),
-            words(&pod["addresses"]),
-            word(&pod["region"]),
-            word(&pod["zone"]),
-            word(&pod["version"]),
-            if pod["meshed"] == true {
-                number(&pod["proxyPid"])
-            } else {
-                "none".to_owned()
-            },
-            pids.collect::<Vec<_>>().join(", "),
-        ];
-        if wide {
-            cells.extend(["workload", "serviceAccount", "node"].map(|field| word(&pod[field])));
-        }
-        table.row(cells);
-    }
-    table
-}
-
-fn jobs(status: &Value) -> Table {
-    let mut table = Table::new(&["NAMESPACE", "NAME", "STATUS", "COMPLETIONS", "FAILED", "DURATION"]);
-    for job in list(&status["jobs"]) {
-        let reason = word(&job["reason"]);
-        table.row([
-            word(&job["namespace"]),
-            word(&job["name"]),
-            match reason.is_empty() {
-                true => word(&job["status"]),
-                false => format!("{}: {reason}", word(&job["status"])),
-            },
-            match job["completions"].as_u64() {
-                Some(completions) => format!("{}/{completions}", number(&job["succeeded"])),
-                None => number(&job["succeeded"]),
-            },
-            number(&job["failed"]),
-            format!("{} s", number(&job["seconds"])),
-        ]);
-    }
-    table
-}
-
-/// A row for each port of a Service.
-fn services(status: &Value) -> Table {
-    let mut table = Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORT", "PROTOCOL", "READY PODS"]);
-    for service in list(&status["services"]) {
-        let external = word(&service["externalName"]);
-        let addresses = match service["headless"] == true {
-            true => "headless".to_owned(),
-            false if !external.is_empty() => external,
-            false => words(&service["addresses"]),
-        };
-        let pods = &service["pods"];
-        let mut row = |port: String, protocol: String| {
-            table.row([
-                word(&service["namespace"]),
-                word(&service["name"]),
-                addresses.clone(),
-                port,
-                protocol,
-                format!("{}/{}", number(&pods["ready"]), number(&pods["all"])),
-            ]);
-        };
-        let ports = list(&service["ports"]);
-        for port in ports {
-            let transport = word(&port["protocol"]).to_ascii_lowercase();
-            row(format!("{}/{transport}", number(&port["port"])), protocols::of(port));
-        }
-        if ports.is_empty() {
-            row(String::new(), String::new());
-        }
-    }
-    table
-}
-
-/// Routes, subsets and policies: whether they act, and who has them.
-fn objects(status: &Value) -> Table {
-    let mut table = Table::new(&[
-        "KIND",
-        "NAMESPACE",
-        "NAME",
-        "STATUS",
-        "APPLIED",
-        "WAITING FOR",
-        "WRITTEN AT",
-    ]);
-    let shown = list(&status["objects"]).iter().filter(|object| {
-        !matches!(
-            object["kind"].as_str(),
-            Some("Service" | "Pod" | "EndpointSlice" | "Node" | "Namespace" | "ServiceAccount")
-        )
-    });
-    for object in shown {
-        let bad = list(&object["conditions"]).iter().filter(|condition| {
-            let wanted = if condition["type"] == "PartiallyInvalid" {
-                "False"
-            } else {
-                "True"
-            };
-            condition["type"] != "Applied" && condition["status"] != wanted
-        });
-        let said = bad.map(|condition| {
-            let field = match word(&condition["field"]) {
-                field if field.is_empty() => field,
-                field => format!("{field}: "),
-            };
-            format!("{}: {field}{}", word(&condition["reason"]), word(&condition["message"]))
-        });
-        let said = said.collect::<Vec<_>>().join("; ");
-        let line = object["line"]
-            .as_u64()
-            .map(|line| format!(":{line}"))
-            .unwrap_or_default();
-        table.row([
-            word(&object["kind"]),
-            word(&object["namespace"]),
-            word(&object["name"]),
-            if said.is_empty() { "accepted".to_owned() } else { said },
-            format!("{}/{}", number(&object["applied"]), number(&object["subscribers"])),
-            words(&object["waiting"]),
-            format!("{}{line}", from_here(&word(&object["file"]))),
-        ]);
-    }
-    table
-}
-
-/// A path as it is written from the current directory, if it lies below.
-fn from_here(path: &str) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    let below = std::path::Path::new(path).strip_prefix(here).ok();
-    let below = below
-        .and_then(std::path::Path::to_str)
-        .filter(|below| !below.is_empty());
-    below.unwrap_or(path).to_owned()
-}
-
-/// Which proxies have acknowledged which version.
-fn proxies(status: &Value) -> Table {
-    let mut table = Table::new(&[
-        "NAMESPACE",
-        "POD",
-        "CONNECTED",
-        "SINCE",
-        "RESOURCES",
-        "NOT ACKNOWLEDGED",
-    ])
-    .spare(&["SINCE", "RESOURCES"]);
-    for proxy in list(&status["proxies"]) {
-        let resources = list(&proxy["resources"]);
-        let acked = resources.iter().filter(|resource| resource["acked"] == true).count();
-        let waiting = resources.iter().filter(|resource| resource["acked"] != true);
-        let waiting = waiting.map(|r| format!("{} {} ({})", word(&r["kind"]), word(&r["key"]), word(&r["version"])));
-        table.row([
-            word(&proxy["namespace"]),
-            word(&proxy["pod"]),
-            if proxy["connected"] == true {
-                "yes".to_owned()
-            } else {
-                "no".to_owned()
-            },
-            word(&proxy["since"]),
-            format!("{acked}/{}", resources.len()),
-            waiting.collect::<Vec<_>>().join(", "),
-        ]);
-    }
-    table
-}
-
-/// What proxies refused.
-fn refusals(status: &Value) -> String {
-    let mut out = String::new();
-    for proxy in list(&status["proxies"]) {
-        for refusal in list(&proxy["refusals"]) {
-            let pod = format!("{}/{}", word(&proxy["namespace"]), word(&proxy["pod"]));
-            let (object, field, reason) = (
-                word(&refusal["object"]),
-                word(&refusal["field"]),
-                word(&refusal["reason"]),
-            );
-            let _ = writeln!(out, "{}", clean(&format!("{pod} refused {object}: {field}: {reason}")));
-        }
-    }
-    out
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn word(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-fn words(value: &Value) -> String {
-    list(value).iter().map(word).collect::<Vec<_>>().join(", ")
-}
-
-fn number(value: &Value) -> String {
-    value.as_u64().map(|number| number.to_string()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn plain(status: &Value) -> String {
-        text(status, ("TRAFFIC", told(&Traffic::default(), None)), None, false)
-    }
 
     #[test]
     fn a_mistyped_namespace_is_said_to_be_empty_and_one_with_anything_is_not() {
@@ -424,75 +126,5 @@ mod tests {
             Some("nothing is in the namespace shp; there is something in shop, street")
         );
         assert_eq!(nothing_in("shop", &status), None);
-    }
-
-    #[test]
-    fn wide_has_more_of_each_pod() {
-        let status =
-            json!({"pods": [{"namespace": "shop", "name": "web-1", "serviceAccount": "web", "node": "west-1"}]});
-        let none = || told(&Traffic::default(), None);
-        let wide = text(&status, ("TRAFFIC", none()), None, true);
-        assert!(wide.contains("SERVICE ACCOUNT") && wide.contains("west-1"), "{wide}");
-        assert!(!plain(&status).contains("west-1"));
-    }
-
-    #[test]
-    fn a_route_that_was_refused_says_field_reason_and_place() {
-        let status = json!({
-            "mesh": "shop", "control": {"ready": true, "answers": true, "pid": 7},
-            "objects": [{
-                "kind": "HTTPRoute", "namespace": "shop", "name": "reviews", "file": "/m/routes.yaml", "line": 4,
-                "conditions": [{"type": "Accepted", "status": "False", "reason": "UnsupportedValue",
-                    "field": "spec.rules[0].filters[0].type", "message": "the filter CORS is not honoured"}],
-                "subscribers": 3, "applied": 2, "waiting": ["shop/web-1"],
-            }],
-        });
-        let said = plain(&status);
-        for part in [
-            "UnsupportedValue: spec.rules[0].filters[0].type: the filter CORS is not honoured",
-            "2/3",
-            "shop/web-1",
-            "/m/routes.yaml:4",
-        ] {
-            assert!(said.contains(part), "{part:?} is not in\n{said}");
-        }
-    }
-
-    #[test]
-    fn a_condition_that_is_bad_when_true_is_told_when_true() {
-        let route = |status: &str| {
-            json!({"objects": [{"kind": "HTTPRoute", "name": "r", "conditions": [
-                {"type": "PartiallyInvalid", "status": status, "reason": "Dropped", "message": "one rule"}]}]})
-        };
-        assert!(plain(&route("True")).contains("Dropped: one rule"));
-        assert!(plain(&route("False")).contains("accepted"));
-    }
-
-    #[test]
-    fn pods_show_their_pids_and_what_is_wrong() {
-        let status = json!({"pods": [{
-            "namespace": "shop", "name": "web-1", "phase": "Running", "reason": "container web: CrashLoopBackOff",
-            "addresses": ["10.244.0.2", "fd00::2"], "meshed": true, "proxyPid": 41, "restarts": 3,
-            "containers": [
-                {"name": "weft-init", "kind": "init", "ready": true},
-                {"name": "weft-proxy", "kind": "sidecar", "ready": true, "pid": 41},
-                {"name": "web", "kind": "main", "ready": false, "pid": null},
-            ],
-        }]});
-        let said = plain(&status);
-        for part in ["1/2", "CrashLoopBackOff", "10.244.0.2, fd00::2", "41"] {
-            assert!(said.contains(part), "{part:?} is not in\n{said}");
-        }
-    }
-
-    #[test]
-    fn an_error_of_several_lines_is_one_line_of_the_problems() {
-        let status =
-            json!({"problems": [{"severity": "error", "text": "route.yaml:7: no regular expression:\n  a(\n   ^"}]});
-        let said = plain(&status);
-        assert!(
-            said.ends_with("error: route.yaml:7: no regular expression: a( ^\n"),
-            "{said}"
-        );
     }
 }

@@ -17,6 +17,22 @@ pub(crate) fn clean(text: &str) -> String {
     out
 }
 
+/// How long something lasts, for people: `23h 59m`, `6d 3h`, `42s`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "whole seconds, and none are below 0"
+)]
+pub(crate) fn lasting(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    match (seconds / 86_400, seconds / 3600, seconds / 60) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {}m", minutes % 60),
+        (days, hours, _) => format!("{days}d {}h", hours % 24),
+    }
+}
+
 /// Rows of cells under a heading; columns are as wide as their widest cell.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -190,6 +206,12 @@ fn wrapped(cell: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_something_lasts_has_its_two_largest_parts() {
+        let all = [0.9, 61.0, 86_279.9, 90_000.0, -3.0].map(lasting);
+        assert_eq!(all, ["0s", "1m 1s", "23h 57m", "1d 1h", "0s"]);
+    }
 
     #[test]
     fn columns_line_up_and_empty_cells_show() {

@@ -1,9 +1,9 @@
-//! `weft validate`: what is wrong with manifests, without a mesh.
+//! `weft validate`: what is wrong with manifests, without a mesh or beside what a cluster has.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use weft_control::objects::{Problem, Severity};
@@ -12,35 +12,56 @@ use weft_local::cluster::offline::Offline;
 use weft_local::cluster::{is_fatal, problem};
 
 use crate::args::Output;
+use crate::mesh::{Mesh, Scope};
 use crate::paper::{self, PathArgs};
+use crate::target::{self, TargetArgs};
 use crate::yaml;
 
-/// Check manifests without a mesh.
+/// Check manifests without a mesh, or with what a cluster has, or what a cluster has.
 ///
 /// What `weft up` and the control plane would say of them, from the same code: each finding with file, line, object, field,
-/// what is wrong and what would be right. Errors keep an object from acting; warnings and notices do not.
+/// what is wrong and what would be right. Errors keep an object from acting; warnings and notices do not. With a cluster
+/// (--context, --kubeconfig) manifests are checked as if they were applied there, beside its Services, namespaces and routes; with
+/// a cluster and without -f, its own objects are.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft validate -f ./manifests
   weft validate -f ./base -f ./overlay.yaml -o json | jq '.findings[].text'
   helm template shop | weft validate -f -
+  weft validate --context staging -n shop -f new-route.yaml
+  weft validate --context staging -A
 
-Exit codes: 0 no errors, 64 wrong usage, 65 errors were found.")]
+Exit codes: 0 no errors, 1 the cluster cannot be asked, 64 wrong usage, 65 errors were found.")]
 pub(crate) struct ValidateArgs {
     #[command(flatten)]
     pub(crate) paths: PathArgs,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// On a cluster: the namespace of manifests that name none, or the only one that is checked. [default: that of the context]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// On a cluster: check the objects of all namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "paths"])]
+    pub(crate) all_namespaces: bool,
     /// As text for people, or as JSON or YAML for programs.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Output,
 }
 
 /// Checks manifests. Findings go to standard output: they are what was asked for.
-pub(crate) fn main(args: &ValidateArgs) -> Result<ExitCode> {
-    if args.paths.paths.is_empty() {
-        eprintln!("weft validate: give what to check: -f DIR, -f FILE or -f -");
-        return Ok(ExitCode::from(exit::USAGE));
-    }
-    let paper = match paper::read(&args.paths, weft_local::up::DEFAULT_MESH) {
+pub(crate) async fn main(args: ValidateArgs) -> Result<ExitCode> {
+    let offline = !args.paths.paths.is_empty() && !target::means_cluster(&args.target.way);
+    let read = match offline {
+        true => paper::read(&args.paths, weft_local::up::DEFAULT_MESH),
+        false => match target::mesh(&args.target).await? {
+            Mesh::Local(_) => {
+                eprintln!("weft validate: give what to check: -f DIR, -f FILE or -f -; or a cluster, by --context");
+                return Ok(ExitCode::from(exit::USAGE));
+            }
+            mesh => on_cluster(&mesh, &args).await?,
+        },
+    };
+    let paper = match read {
         Ok(paper) => paper,
         Err(error) => {
             eprintln!("weft validate: {error:#}");
@@ -54,6 +75,37 @@ pub(crate) fn main(args: &ValidateArgs) -> Result<ExitCode> {
     }
     let bad = paper.problems.iter().any(is_fatal);
     Ok(ExitCode::from(if bad { exit::DATA } else { exit::OK }))
+}
+
+/// Manifests as if they were applied to a cluster, or what is there within the scope. The error within: the manifests.
+async fn on_cluster(mesh: &Mesh, args: &ValidateArgs) -> Result<Result<Offline>> {
+    let Mesh::Cluster(cluster) = mesh else {
+        bail!("it is no cluster");
+    };
+    let knowledge = cluster.knowledge().await?;
+    let namespace = mesh.namespace(args.namespace.as_deref());
+    let mut paper = match paper::beside(&args.paths, namespace, knowledge) {
+        Ok(paper) => paper,
+        Err(error) => return Ok(Err(error)),
+    };
+    if let (Scope::Namespace(namespace), true) = (
+        mesh.scope(args.namespace.as_deref(), args.all_namespaces),
+        args.paths.paths.is_empty(),
+    ) {
+        let within = |problem: &Problem| {
+            problem
+                .object
+                .as_ref()
+                .is_some_and(|object| object.namespace == namespace)
+        };
+        paper.problems.retain(within);
+        paper.read = paper
+            .finished
+            .iter()
+            .filter(|object| object.namespace == namespace)
+            .count();
+    }
+    Ok(Ok(paper))
 }
 
 fn count(paper: &Offline, severity: Severity) -> usize {

@@ -115,7 +115,7 @@ impl Jaeger {
     }
 
     async fn get(&self, path: &str) -> Result<String> {
-        http::get(TcpStream::connect(self.page).await?, path).await
+        http::get(TcpStream::connect(self.page).await?, path, http::NEAR).await
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod collector;
 mod jaeger;
+mod manifests;
 mod mesh;
 mod show;
 mod steps;
@@ -20,20 +21,6 @@ use serde_json::json;
 use jaeger::Jaeger;
 use mesh::Mesh;
 use show::Show;
-
-/// The manifests, as they lie in the repository.
-const MANIFESTS: [(&str, &str); 7] = [
-    ("cluster.yaml", include_str!("../../../shop/manifests/cluster.yaml")),
-    ("web.yaml", include_str!("../../../shop/manifests/web.yaml")),
-    ("reviews.yaml", include_str!("../../../shop/manifests/reviews.yaml")),
-    (
-        "reviews-east.yaml",
-        include_str!("../../../shop/manifests/reviews-east.yaml"),
-    ),
-    ("ratings.yaml", include_str!("../../../shop/manifests/ratings.yaml")),
-    ("visitors.yaml", include_str!("../../../shop/manifests/visitors.yaml")),
-    ("routes.yaml", include_str!("../../../shop/manifests/routes.yaml")),
-];
 
 /// Walk through a working mesh of a small shop on this machine.
 #[derive(Debug, Args)]
@@ -57,6 +44,9 @@ pub(crate) struct DemoArgs {
     /// Print the manifests and end.
     #[arg(long)]
     print_manifests: bool,
+    /// Print them for a Kubernetes cluster with nodes in the regions west and east, with the image of `./x image shop`.
+    #[arg(long, requires = "print_manifests")]
+    kubernetes: bool,
 }
 
 /// What one step did and saw.
@@ -74,9 +64,7 @@ struct Step {
 /// Runs the demo.
 pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     if args.print_manifests {
-        for (file, text) in MANIFESTS {
-            crate::paper::print(&format!("---\n# {file}\n{text}\n"));
-        }
+        manifests::print(args.kubernetes)?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -116,7 +104,12 @@ async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>, traces: &mut Option<Jaeg
     let collector = collector::Collector::start(traces.as_ref().map(Jaeger::exports))
         .await
         .context("starting the trace collector")?;
-    let mesh = kept.insert(Mesh::start(&args.name, &MANIFESTS, collector.endpoint(), args.keep)?);
+    let mesh = kept.insert(Mesh::start(
+        &args.name,
+        &manifests::ALL,
+        collector.endpoint(),
+        args.keep,
+    )?);
     let took = mesh.ready().await?;
     show.note(&format!("the mesh is ready ({:.1} s)", took.as_secs_f64()));
 

@@ -1,0 +1,359 @@
+//! Whether namespaces that are labelled for the mesh, and their pods, are in it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use weft_injector::annotations::{INJECT_LABEL, Tune, VERSION_ANNOTATION};
+use weft_injector::review::is_exempt;
+use weft_injector::sidecar::{INIT, PROXY};
+
+use super::finding::{Finding, Report, note, wrong};
+use super::installed::install;
+use super::seen::{Meshed, Seen};
+use crate::cluster::api::Answer;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The control plane's port.
+const CONTROL_PORT: u64 = 15012;
+const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+
+/// Labels, Pod Security, roots, NetworkPolicies, pods.
+pub(super) fn check(seen: &Seen, report: &mut Report) {
+    let (exempt, labelled): (Vec<&Meshed>, Vec<&Meshed>) = seen
+        .meshed
+        .iter()
+        .partition(|each| is_exempt(&each.name, &seen.namespace));
+    let (meshed, other): (Vec<&Meshed>, Vec<&Meshed>) =
+        labelled.into_iter().partition(|each| label(each) == Some("enabled"));
+    let mut labels: Vec<Finding> = other.into_iter().filter_map(mislabelled).collect();
+    // Of Weft's own something is said where it is looked at.
+    let exempt = exempt.into_iter().filter(|each| each.name != seen.namespace);
+    labels.extend(exempt.map(|each| {
+        let what = "is labelled for the mesh, but the cluster's own namespaces are never meshed";
+        let fix = format!("kubectl label namespace {} {INJECT_LABEL}-", each.name);
+        note(format!("Namespace {}", each.name), what, fix)
+    }));
+    if let Answer::Forbidden(why) = &seen.namespaces {
+        labels.push(note("Namespaces", format!("you may not list them: {why}"), ""));
+    }
+    let count = match meshed.len() {
+        1 => "1 namespace is labelled for the mesh".to_owned(),
+        many => format!("{many} namespaces are labelled for the mesh"),
+    };
+    report.tell(count, labels);
+    if meshed.is_empty() {
+        return;
+    }
+    let each = |look: fn(&Seen, &Meshed) -> Vec<Finding>| meshed.iter().flat_map(|each| look(seen, each)).collect();
+    report.tell(
+        "their Pod Security levels let the redirect's rules be set",
+        each(pod_security),
+    );
+    report.tell("they have the roots that proxies trust", each(trust));
+    report.tell(
+        "their NetworkPolicies let proxies reach the control plane",
+        each(egress),
+    );
+    report.tell("their pods have their proxies", each(bare));
+    report.tell("no port of those is left out", each(left_out));
+    report.tell("the redirect is in place in those", each(redirect));
+    report.tell(format!("those proxies are of this version, {VERSION}"), each(versions));
+}
+
+fn label(of: &Meshed) -> Option<&str> {
+    of.namespace["metadata"]["labels"][INJECT_LABEL].as_str()
+}
+
+fn mislabelled(of: &Meshed) -> Option<Finding> {
+    let label = label(of).unwrap_or_default();
+    (label != "disabled").then(|| {
+        wrong(
+            format!("Namespace {}", of.name),
+            format!("{INJECT_LABEL} is {label:?}, which means nothing"),
+            format!("kubectl label --overwrite namespace {} {INJECT_LABEL}=enabled", of.name),
+        )
+    })
+}
+
+fn items(answer: &Answer) -> impl Iterator<Item = &Value> {
+    answer.object().and_then(Value::as_array).into_iter().flatten()
+}
+
+fn pod_security(_: &Seen, of: &Meshed) -> Vec<Finding> {
+    let level = of.namespace["metadata"]["labels"][POD_SECURITY].as_str();
+    match level.filter(|level| *level != "privileged") {
+        None => Vec::new(),
+        Some(level) => vec![wrong(
+            format!("Namespace {}", of.name),
+            format!("its Pod Security level {level} refuses NET_ADMIN, which {INIT} needs: no pod of it can start"),
+            format!(
+                "kubectl label --overwrite namespace {} {POD_SECURITY}=privileged",
+                of.name
+            ),
+        )],
+    }
+}
+
+fn trust(seen: &Seen, of: &Meshed) -> Vec<Finding> {
+    let at = format!("ConfigMap {}/weft-trust", of.name);
+    let logs = format!(
+        "the control plane keeps it: kubectl -n {} logs deploy/weft-control",
+        seen.namespace
+    );
+    match &of.trust {
+        Answer::Forbidden(why) => vec![note(at, format!("you may not read it: {why}"), "")],
+        Answer::Missing => vec![wrong(at, "is missing: pods can't start", logs)],
+        Answer::Is(map) => {
+            let roots = map["data"]["roots.pem"].as_str().unwrap_or_default();
+            let own = map["data"]["control-namespace"].as_str();
+            if !roots.contains("-----BEGIN CERTIFICATE-----") {
+                vec![wrong(at, "has no roots", logs)]
+            } else if own != Some(seen.namespace.as_str()) {
+                let what = format!("names {} as Weft's own namespace", own.unwrap_or("nothing"));
+                vec![wrong(
+                    at,
+                    what,
+                    format!("weft check -n {}, or {logs}", own.unwrap_or_default()),
+                )]
+            } else {
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn egress(seen: &Seen, of: &Meshed) -> Vec<Finding> {
+    let policies: Vec<&Value> = items(&of.policies).filter(|policy| is_of_egress(policy)).collect();
+    // One that picks some pods only allows and denies for those.
+    let of_all = |policy: &&&Value| is_empty(&policy["spec"]["podSelector"]);
+    let denies = policies.iter().find(of_all).or(policies.first());
+    let allowed = policies
+        .iter()
+        .filter(of_all)
+        .any(|policy| allows(policy, &seen.namespace));
+    match denies {
+        Some(denies) if !allowed => vec![wrong(
+            format!("Namespace {}", of.name),
+            format!(
+                "NetworkPolicy {} denies egress, and none lets all pods reach port {CONTROL_PORT} of weft-control",
+                denies["metadata"]["name"].as_str().unwrap_or_default()
+            ),
+            install(
+                &seen.namespace,
+                &format!(" --set 'networkPolicy.egressNamespaces={{{}}}'", of.name),
+            ),
+        )],
+        _ => Vec::new(),
+    }
+}
+
+fn is_of_egress(policy: &Value) -> bool {
+    let types = policy["spec"]["policyTypes"].as_array();
+    types.is_some_and(|types| types.iter().any(|each| each == "Egress"))
+}
+
+/// Whether a selector or a list says nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether a policy lets its pods reach the control plane. What an address block or an expression holds can't be told here, and
+/// is believed.
+fn allows(policy: &Value, own: &str) -> bool {
+    let rules = policy["spec"]["egress"].as_array();
+    rules.into_iter().flatten().any(|rule| {
+        let ports = rule["ports"].as_array().filter(|ports| !ports.is_empty());
+        let port = ports.is_none_or(|ports| ports.iter().any(has_port));
+        let to = rule["to"].as_array().filter(|to| !to.is_empty());
+        port && to.is_none_or(|to| to.iter().any(|peer| is_control(peer, own)))
+    })
+}
+
+fn has_port(port: &Value) -> bool {
+    let tcp = port["protocol"].is_null() || port["protocol"] == "TCP";
+    let first = port["port"].as_u64();
+    let last = port["endPort"].as_u64().or(first);
+    let named = port["port"] == "grpc" || port["port"].is_null();
+    tcp && (named || first <= Some(CONTROL_PORT) && Some(CONTROL_PORT) <= last && first.is_some())
+}
+
+fn is_control(peer: &Value, own: &str) -> bool {
+    if peer["ipBlock"].is_object() {
+        return true;
+    }
+    // Without a selector of namespaces it speaks of pods beside it.
+    let namespaces = &peer["namespaceSelector"];
+    if namespaces.is_null() {
+        return false;
+    }
+    let has = |selector: &Value, known: &[(&str, &str)]| {
+        let labels = selector["matchLabels"].as_object();
+        let mut labels = labels.into_iter().flatten();
+        labels.all(|(key, value)| known.iter().all(|(name, is)| name != key || value == is))
+    };
+    let pod = [
+        ("app.kubernetes.io/name", "weft"),
+        ("app.kubernetes.io/component", "control"),
+    ];
+    has(namespaces, &[("kubernetes.io/metadata.name", own)]) && has(&peer["podSelector"], &pod)
+}
+
+/// Containers of a pod that are the mesh's.
+fn container<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
+    let lists = ["initContainers", "containers"];
+    let mut all = lists
+        .iter()
+        .flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
+    all.find(|container| container["name"] == name)
+}
+
+fn runs(pod: &Value) -> bool {
+    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    !ended && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+fn named(of: &Meshed, pod: &Value) -> String {
+    format!(
+        "Pod {}/{}",
+        of.name,
+        pod["metadata"]["name"].as_str().unwrap_or_default()
+    )
+}
+
+/// Who made a pod, and how it is made anew.
+fn anew(of: &Meshed, pod: &Value) -> String {
+    let owner = &pod["metadata"]["ownerReferences"][0];
+    let name = owner["name"].as_str().unwrap_or_default();
+    match owner["kind"].as_str() {
+        Some("ReplicaSet") => {
+            let deployment = name.rsplit_once('-').map_or(name, |(deployment, _)| deployment);
+            format!("kubectl -n {} rollout restart deployment {deployment}", of.name)
+        }
+        Some(kind @ ("StatefulSet" | "DaemonSet")) => {
+            format!("kubectl -n {} rollout restart {} {name}", of.name, kind.to_lowercase())
+        }
+        _ => format!(
+            "make it anew: kubectl -n {} delete pod {}",
+            of.name,
+            pod["metadata"]["name"].as_str().unwrap_or_default()
+        ),
+    }
+}
+
+fn bare(_: &Seen, of: &Meshed) -> Vec<Finding> {
+    if let Answer::Forbidden(why) = &of.pods {
+        return vec![note(
+            format!("Namespace {}", of.name),
+            format!("you may not list its pods: {why}"),
+            "",
+        )];
+    }
+    let mut findings = Vec::new();
+    for pod in items(&of.pods).filter(|pod| runs(pod) && container(pod, PROXY).is_none()) {
+        let metadata = &pod["metadata"];
+        let opted_out = metadata["labels"][INJECT_LABEL] == "disabled";
+        let of_node =
+            pod["spec"]["hostNetwork"] == true || !metadata["annotations"]["kubernetes.io/config.mirror"].is_null();
+        let at = named(of, pod);
+        if opted_out {
+            findings.push(note(
+                at,
+                format!("is left out of the mesh by its label {INJECT_LABEL}"),
+                "",
+            ));
+        } else if of_node {
+            findings.push(note(at, "is on its node's own network, where there is no redirect", ""));
+        } else {
+            findings.push(wrong(
+                at,
+                "has no proxy: it began before the label, or while the webhook was away",
+                anew(of, pod),
+            ));
+        }
+    }
+    findings
+}
+
+/// Ports that take plaintext past the proxy, as the pod was made: what its annotation says now does not matter.
+fn left_out(_: &Seen, of: &Meshed) -> Vec<Finding> {
+    let strict = of.namespace["metadata"]["annotations"][Tune::Inbound.key()] == "strict";
+    let mut findings = Vec::new();
+    for pod in items(&of.pods).filter(|pod| runs(pod)) {
+        let args = container(pod, INIT).and_then(|init| init["args"].as_array());
+        let mut args = args.into_iter().flatten().filter_map(Value::as_str);
+        let Some(ports) = args.find_map(|arg| arg.strip_prefix("--skip-inbound-ports=")) else {
+            continue;
+        };
+        let what = format!("takes connections to {ports} without its proxy: no mutual TLS, no policy");
+        let finding = match strict {
+            true => wrong(
+                named(of, pod),
+                format!("{what}, though its Namespace is strict"),
+                format!("remove {} and {}", Tune::SkipInboundPorts.key(), anew(of, pod)),
+            ),
+            false => note(named(of, pod), what, ""),
+        };
+        findings.push(finding);
+    }
+    findings
+}
+
+fn redirect(seen: &Seen, of: &Meshed) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for pod in items(&of.pods).filter(|pod| runs(pod)) {
+        let statuses = pod["status"]["initContainerStatuses"].as_array().into_iter().flatten();
+        for status in statuses.filter(|status| status["name"] == INIT || status["name"] == PROXY) {
+            let name = status["name"].as_str().unwrap_or_default();
+            let logs = format!(
+                "kubectl -n {} logs {} -c {name}",
+                of.name,
+                pod["metadata"]["name"].as_str().unwrap_or_default()
+            );
+            let failed = &status["state"]["terminated"]["exitCode"];
+            let waits = status["state"]["waiting"]["reason"]
+                .as_str()
+                .filter(|reason| *reason != "PodInitializing");
+            if name == INIT && failed.as_u64().is_some_and(|code| code != 0) {
+                let fix =
+                    format!("{logs}; the node's kernel needs iptables with owner and REDIRECT, for IPv4 and IPv6");
+                findings.push(wrong(
+                    named(of, pod),
+                    format!("{INIT} could not set the redirect's rules"),
+                    fix,
+                ));
+            } else if let Some(reason) = waits {
+                findings.push(wrong(named(of, pod), format!("{name} does not run: {reason}"), logs));
+            } else if name == PROXY && status["started"] == false && status["state"]["running"].is_object() {
+                let what = format!("{PROXY} is not ready yet");
+                let fix = format!("{logs}; it needs weft-control in {}", seen.namespace);
+                findings.push(note(named(of, pod), what, fix));
+            }
+        }
+    }
+    findings
+}
+
+fn versions(_: &Seen, of: &Meshed) -> Vec<Finding> {
+    let mut others: BTreeMap<&str, (usize, String)> = BTreeMap::new();
+    for pod in items(&of.pods).filter(|pod| runs(pod) && container(pod, PROXY).is_some()) {
+        let version = pod["metadata"]["annotations"][VERSION_ANNOTATION]
+            .as_str()
+            .unwrap_or("of no version");
+        if version != VERSION {
+            others.entry(version).or_insert_with(|| (0, anew(of, pod))).0 += 1;
+        }
+    }
+    let told = |(version, (count, fix)): (&str, (usize, String))| {
+        let what = format!("{count} of its pods have a proxy {version}");
+        note(format!("Namespace {}", of.name), what, fix)
+    };
+    others.into_iter().map(told).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use super::*;
+
+fn pod(name: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut pod = json!({
+        "metadata": {
+            "name": name, "annotations": {VERSION_ANNOTATION: VERSION}, "labels": {"app": "web"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-6d4cf56db6"}],
+        },
+        "spec": {"initContainers": [{"name": INIT}, {"name": PROXY}], "containers": [{"name": "app"}]},
+        "status": {
+            "phase": "Running",
+            "initContainerStatuses": [
+                {"name": INIT, "state": {"terminated": {"exitCode": 0}}},
+                {"name": PROXY, "started": true, "state": {"running": {}}},
+            ],
+        },
+    });
+    change(&mut pod);
+    pod
+}
+
+fn shop(pods: Vec<Value>, policies: Vec<Value>) -> Meshed {
+    let data = json!({"roots.pem": "-----BEGIN CERTIFICATE-----", "control-namespace": "weft-system"});
+    Meshed {
+        name: "shop".to_owned(),
+        namespace: json!({"metadata": {"name": "shop", "labels": {INJECT_LABEL: "enabled"}}}),
+        pods: Answer::Is(pods.into()),
+        policies: Answer::Is(policies.into()),
+        trust: Answer::Is(json!({"data": data})),
+    }
+}
+
+#[track_caller]
+fn check(shop: Meshed, wrong: &[&str]) {
+    let seen = Seen {
+        namespace: "weft-system".to_owned(),
+        now: SystemTime::UNIX_EPOCH,
+        version: json!({}),
+        ahead: None,
+        crds: BTreeMap::new(),
+        access: Vec::new(),
+        own: BTreeMap::new(),
+        namespaces: Answer::Is(json!([])),
+        meshed: vec![shop],
+    };
+    let mut report = Report::default();
+    super::check(&seen, &mut report);
+    let said = report.json();
+    let said: Vec<String> = said["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|each| each.to_string())
+        .collect();
+    assert_eq!(said.len(), wrong.len(), "{said:#?}");
+    for (said, wanted) in said.iter().zip(wrong) {
+        assert!(said.contains(wanted), "{said}");
+    }
+}
+
+#[test]
+fn a_meshed_namespace_that_is_well_has_no_findings() {
+    check(shop(vec![pod("web-1", |_| {})], vec![]), &[]);
+}
+
+#[test]
+fn of_the_clusters_own_namespaces_only_the_label_is_told() {
+    let mut system = shop(
+        vec![pod("web-1", |pod| pod["spec"]["initContainers"] = json!([]))],
+        vec![],
+    );
+    system.name = "kube-system".to_owned();
+    check(system, &["kubectl label namespace kube-system weft.dev/inject-"]);
+}
+
+#[test]
+fn a_pod_without_its_proxy_is_named_with_what_makes_it_anew() {
+    let bare = |pod: &mut Value| pod["spec"]["initContainers"] = json!([]);
+    check(
+        shop(vec![pod("web-1", bare)], vec![]),
+        &["kubectl -n shop rollout restart deployment web"],
+    );
+    let left_out = |pod: &mut Value| {
+        bare(pod);
+        pod["metadata"]["labels"][INJECT_LABEL] = json!("disabled");
+    };
+    check(shop(vec![pod("web-1", left_out)], vec![]), &["left out of the mesh"]);
+    let ended = |pod: &mut Value| {
+        bare(pod);
+        pod["status"]["phase"] = json!("Succeeded");
+    };
+    check(shop(vec![pod("job-1", ended)], vec![]), &[]);
+}
+
+#[test]
+fn a_port_that_passes_the_proxy_by_is_told_and_is_wrong_in_a_strict_namespace() {
+    let skips = |pod: &mut Value| {
+        pod["spec"]["initContainers"][0]["args"] = json!(["init", "--skip-inbound-ports=9090,9091"]);
+    };
+    check(shop(vec![pod("web-1", skips)], vec![]), &["connections to 9090,9091"]);
+    let mut strict = shop(vec![pod("web-1", skips), pod("web-2", |_| {})], vec![]);
+    strict.namespace["metadata"]["annotations"] = json!({"config.weft.dev/inbound": "strict"});
+    check(strict, &["kubectl -n shop rollout restart deployment web"]);
+}
+
+#[test]
+fn what_keeps_a_proxy_from_running_is_told() {
+    let failed =
+        |pod: &mut Value| pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] = json!(1);
+    check(
+        shop(vec![pod("web-1", failed)], vec![]),
+        &["could not set the redirect's rules"],
+    );
+    let waits = |pod: &mut Value| {
+        pod["status"]["initContainerStatuses"][1]["state"] = json!({"waiting": {"reason": "ImagePullBackOff"}});
+    };
+    check(
+        shop(vec![pod("web-1", waits)], vec![]),
+        &["weft-proxy does not run: ImagePullBackOff"],
+    );
+    let old = |pod: &mut Value| pod["metadata"]["annotations"][VERSION_ANNOTATION] = json!("0.0.9");
+    check(
+        shop(vec![pod("web-1", old)], vec![]),
+        &["1 of its pods have a proxy 0.0.9"],
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_namespace_is_told_with_the_command_that_mends_it() {
+    let mut refused = shop(vec![], vec![]);
+    refused.namespace["metadata"]["labels"][POD_SECURITY] = json!("baseline");
+    check(refused, &["refuses NET_ADMIN"]);
+
+    let mut mistyped = shop(vec![], vec![]);
+    mistyped.namespace["metadata"]["labels"][INJECT_LABEL] = json!("true");
+    check(mistyped, &["which means nothing"]);
+
+    let mut untrusted = shop(vec![], vec![]);
+    untrusted.trust = Answer::Missing;
+    check(untrusted, &["weft-trust"]);
+
+    let mut elsewhere = shop(vec![], vec![]);
+    elsewhere.trust =
+        Answer::Is(json!({"data": {"roots.pem": "-----BEGIN CERTIFICATE-----", "control-namespace": "mesh"}}));
+    check(elsewhere, &["weft check -n mesh"]);
+}
+
+fn policy(selector: Value, egress: Value) -> Value {
+    let spec = json!({"podSelector": selector, "policyTypes": ["Egress"], "egress": egress});
+    json!({"metadata": {"name": "deny"}, "spec": spec})
+}
+
+#[test]
+fn denied_egress_is_told_unless_the_control_plane_is_allowed() {
+    let denied = || policy(json!({}), json!([]));
+    check(shop(vec![], vec![denied()]), &["networkPolicy.egressNamespaces={shop}"]);
+    // What the chart makes for such a namespace suffices.
+    let values = json!({"networkPolicy": {"egressNamespaces": ["shop"]}});
+    let mut all = crate::install::WEFT.defaults().unwrap();
+    all["networkPolicy"]["egressNamespaces"] = values["networkPolicy"]["egressNamespaces"].clone();
+    let rendered = crate::install::WEFT.render(&all, "weft-system").unwrap();
+    let objects = crate::install::documents(&rendered).unwrap();
+    let shipped = objects
+        .into_iter()
+        .find(|object| object["metadata"]["name"] == "weft-egress")
+        .unwrap();
+    check(shop(vec![], vec![denied(), shipped.clone()]), &[]);
+
+    let mut of_another = shipped;
+    of_another["spec"]["egress"][1]["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] =
+        json!("injector");
+    check(shop(vec![], vec![denied(), of_another]), &["denies egress"]);
+    let anywhere = |ports: Value| policy(json!({}), json!([{"ports": ports}]));
+    check(
+        shop(
+            vec![],
+            vec![denied(), anywhere(json!([{"port": 15000, "endPort": 15999}]))],
+        ),
+        &[],
+    );
+    check(
+        shop(
+            vec![],
+            vec![denied(), anywhere(json!([{"port": 15012, "protocol": "UDP"}]))],
+        ),
+        &["denies egress"],
+    );
+    check(
+        shop(vec![], vec![denied(), anywhere(json!([{"port": 443}]))]),
+        &["denies egress"],
+    );
+    let beside = policy(json!({}), json!([{"to": [{"podSelector": {}}]}]));
+    check(shop(vec![], vec![denied(), beside]), &["denies egress"]);
+    let of_some = policy(json!({"matchLabels": {"app": "web"}}), json!([{}]));
+    check(shop(vec![], vec![denied(), of_some]), &["denies egress"]);
+}

@@ -1,0 +1,259 @@
+//! The control plane of a cluster: its replicas, and what they say together. Each knows only the proxies that are connected to it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use super::api::Answer;
+use super::report::ROUTES;
+use super::{Cluster, PODS, pods};
+
+/// The Service of the control plane.
+const SERVICE: &str = "weft-control";
+/// Where it tells.
+const ADMIN: u16 = 15014;
+/// Replicas asked at once.
+const AT_ONCE: usize = 8;
+
+impl Cluster {
+    /// What the control plane says, of all replicas that answer, with `control` about the replicas themselves. `path`: all of
+    /// its status, or a view of it.
+    ///
+    /// # Errors
+    /// There is none, or it may not be looked for.
+    pub(super) async fn control(&self, path: &str) -> Result<Value> {
+        let pods = self.replicas().await?;
+        let asked = pods.iter().map(|pod| async move {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            match pods::is_ready(pod) {
+                true => self.status_of(name, path).await,
+                false => bail!("{}", pods::trouble(pod).unwrap_or_else(|| "it is not ready".to_owned())),
+            }
+        });
+        let answers: Vec<Result<Value>> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+        let mut said = Vec::new();
+        let mut replicas = Vec::new();
+        for (pod, answer) in pods.iter().zip(answers) {
+            let mut replica = json!({
+                "pod": pod["metadata"]["name"], "node": pod["spec"]["nodeName"], "ready": pods::is_ready(pod),
+                "answers": answer.is_ok(),
+            });
+            match answer {
+                Ok(status) => {
+                    replica["build"] = status["build"].clone();
+                    replica["epoch"] = status["epoch"].clone();
+                    said.push(status);
+                }
+                Err(why) => replica["reason"] = json!(format!("{why:#}")),
+            }
+            replicas.push(replica);
+        }
+        let answers = !said.is_empty();
+        let mut all = union(said);
+        let reasons: Vec<&str> = replicas
+            .iter()
+            .filter_map(|replica| replica["reason"].as_str())
+            .collect();
+        let reason = match reasons.first() {
+            _ if pods.is_empty() => format!(
+                "it has no pod (fix: kubectl -n {} describe deployment weft-control)",
+                self.control_namespace
+            ),
+            Some(reason) => (*reason).to_owned(),
+            None => String::new(),
+        };
+        all["control"] = json!({
+            "namespace": self.control_namespace, "ready": replicas.iter().any(|replica| replica["ready"] == true),
+            "answers": answers, "reason": reason, "epoch": all["epoch"].take(), "build": all["build"].take(),
+            "replicas": replicas,
+        });
+        Ok(all)
+    }
+
+    /// The pods behind its Service.
+    async fn replicas(&self) -> Result<Vec<Value>> {
+        let namespace = &self.control_namespace;
+        let path = format!("/api/v1/namespaces/{namespace}/services/{SERVICE}");
+        let service = match self.api.get(&path).await? {
+            Answer::Is(service) => service,
+            Answer::Missing => bail!(
+                "there is no Service {SERVICE} in the namespace {namespace}: Weft is not installed there (fix: `weft install`, or \
+                 --control-namespace)"
+            ),
+            Answer::Forbidden(why) => {
+                bail!(
+                    "{why} (fix: a Role in {namespace} that allows `get` on services, `list` on pods, and `get` and `create` on pods/portforward)"
+                )
+            }
+        };
+        let pods = self.list(&PODS, Some(namespace)).await?;
+        let behind = pods
+            .into_iter()
+            .filter(|pod| pods::is_selected(&service["spec"]["selector"], pod));
+        Ok(behind.collect())
+    }
+
+    async fn status_of(&self, pod: &str, path: &str) -> Result<Value> {
+        let text = self.get(&self.control_namespace, pod, ADMIN, path).await?;
+        serde_json::from_str(&text).context("the control plane's status can't be read")
+    }
+}
+
+/// What several replicas say, as if one said it: proxies of all of them, once each; objects with all who need them. What an
+/// object is worth every replica knows by itself, from the same objects; who has acknowledged it only all together.
+pub(super) fn union(statuses: Vec<Value>) -> Value {
+    let mut all = json!({"epoch": null, "build": null, "mesh": null, "problems": []});
+    let mut proxies: BTreeMap<(String, String, String), Value> = BTreeMap::new();
+    let mut objects: BTreeMap<(String, String, String), Value> = BTreeMap::new();
+    for mut status in statuses {
+        if all["epoch"].as_u64() < status["epoch"].as_u64() {
+            all["epoch"] = status["epoch"].take();
+        }
+        for field in ["build", "mesh"] {
+            if all[field].is_null() {
+                all[field] = status[field].take();
+            }
+        }
+        for proxy in taken(&mut status["proxies"]) {
+            let key = (word(&proxy["namespace"]), word(&proxy["pod"]), word(&proxy["uid"]));
+            let rank = |proxy: &Value| (proxy["connected"] == true, word(&proxy["since"]));
+            match proxies.get_mut(&key) {
+                Some(known) if rank(known) >= rank(&proxy) => {}
+                _ => drop(proxies.insert(key, proxy)),
+            }
+        }
+        for object in taken(&mut status["objects"]) {
+            let key = (word(&object["kind"]), word(&object["namespace"]), word(&object["name"]));
+            match objects.get_mut(&key) {
+                Some(known) => add(known, object),
+                None => drop(objects.insert(key, object)),
+            }
+        }
+        for problem in taken(&mut status["problems"]) {
+            if let Some(known) = all["problems"].as_array_mut().filter(|known| !known.contains(&problem)) {
+                known.push(problem);
+            }
+        }
+    }
+    let is_route = |object: &&Value| object["kind"].as_str().is_some_and(|kind| ROUTES.contains(&kind));
+    all["routes"] = objects.values().filter(is_route).cloned().collect();
+    all["objects"] = objects.into_values().collect();
+    all["proxies"] = proxies.into_values().collect();
+    all
+}
+
+/// Adds who needs an object at another replica.
+fn add(known: &mut Value, mut other: Value) {
+    for count in ["subscribers", "applied"] {
+        known[count] = json!(known[count].as_u64().unwrap_or(0) + other[count].as_u64().unwrap_or(0));
+    }
+    let more = taken(&mut other["waiting"]);
+    if let Some(waiting) = known["waiting"].as_array_mut() {
+        waiting.extend(more);
+    }
+    let Some(said) = applied(&mut other).map(Value::take) else {
+        return;
+    };
+    match applied(known) {
+        // A replica whose proxies do not need the object says that it is applied, too.
+        Some(known) if known["status"] == "True" && (said["status"] != "True" || said["reason"] != "NoSubscribers") => {
+            *known = said
+        }
+        _ => {}
+    }
+}
+
+/// The condition `Applied` of an object.
+fn applied(object: &mut Value) -> Option<&mut Value> {
+    let conditions = object["conditions"].as_array_mut()?;
+    conditions.iter_mut().find(|condition| condition["type"] == "Applied")
+}
+
+fn taken(list: &mut Value) -> Vec<Value> {
+    match list.take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    }
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(pod: &str, connected: bool, since: &str) -> Value {
+        json!({"namespace": "shop", "pod": pod, "uid": pod, "connected": connected, "since": since})
+    }
+
+    fn object(subscribers: u64, applied: u64, waiting: &[&str]) -> Value {
+        json!({"kind": "HTTPRoute", "namespace": "shop", "name": "reviews", "conditions": [], "subscribers": subscribers,
+            "applied": applied, "waiting": waiting})
+    }
+
+    #[test]
+    fn a_proxy_is_where_it_is_connected_however_many_replicas_remember_it() {
+        let old = json!({"epoch": 3, "build": "a", "proxies": [proxy("web", false, "2026-01-01T00:00:00Z")]});
+        let new = json!({"epoch": 4, "build": "b", "proxies": [proxy("web", true, "2026-01-01T00:01:00Z"), proxy("db", true, "x")]});
+        for both in [[old.clone(), new.clone()], [new, old]] {
+            let all = union(both.to_vec());
+            let proxies = all["proxies"].as_array().unwrap();
+            assert_eq!(proxies.len(), 2, "{all:#}");
+            assert!(proxies.iter().all(|proxy| proxy["connected"] == true), "{all:#}");
+            assert_eq!(all["epoch"], 4);
+        }
+    }
+
+    #[test]
+    fn who_needs_an_object_is_counted_over_all_replicas() {
+        let of = |object: Value| json!({"objects": [object], "problems": [{"message": "same"}]});
+        let all = union(vec![of(object(2, 1, &["shop/a"])), of(object(1, 0, &["shop/b"]))]);
+        assert_eq!(all["objects"][0]["subscribers"], 3);
+        assert_eq!(all["objects"][0]["applied"], 1);
+        assert_eq!(all["objects"][0]["waiting"], json!(["shop/a", "shop/b"]));
+        assert_eq!(all["routes"].as_array().unwrap().len(), 1);
+        assert_eq!(all["problems"], json!([{"message": "same"}]));
+    }
+
+    #[test]
+    fn an_object_is_applied_when_no_replica_says_otherwise() {
+        let of = |status: &str, reason: &str| {
+            let mut object = object(1, 1, &[]);
+            object["conditions"] = json!([
+                {"type": "Accepted", "status": "True", "reason": "Accepted"},
+                {"type": "Applied", "status": status, "reason": reason}
+            ]);
+            json!({"objects": [object]})
+        };
+        let together = |one: (&str, &str), two: (&str, &str)| {
+            let all = union(vec![of(one.0, one.1), of(two.0, two.1)]);
+            all["objects"][0]["conditions"][1]["reason"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        let (no, waits, applied) = (
+            ("True", "NoSubscribers"),
+            ("False", "Waiting"),
+            ("True", "Acknowledged"),
+        );
+        for (one, two, is) in [
+            (no, waits, "Waiting"),
+            (no, applied, "Acknowledged"),
+            (waits, applied, "Waiting"),
+            (no, no, "NoSubscribers"),
+        ] {
+            assert_eq!((together(one, two), together(two, one)), (is.to_owned(), is.to_owned()));
+        }
+    }
+
+    #[test]
+    fn of_no_replica_nothing_is_said() {
+        let all = union(Vec::new());
+        assert_eq!((&all["proxies"], &all["objects"]), (&json!([]), &json!([])));
+    }
+}

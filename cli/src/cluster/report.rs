@@ -1,0 +1,167 @@
+//! The state of everything on a cluster, as `weft status -o json` prints it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use weft_control::index::Settings;
+use weft_control::objects::Object;
+use weft_injector::annotations::INJECT_LABEL;
+use weft_local::cluster::Review;
+use weft_local::manifest::Key;
+use weft_model::identity::TrustDomain;
+
+use super::api::Answer;
+use super::objects::object;
+use super::pods::{self, is_meshed, list, word};
+use super::services;
+use super::{Cluster, JOBS, NAMESPACES, NODES, PODS, SERVICES, control};
+use crate::mesh::Scope;
+
+/// Kinds of routes, which may declare what a port speaks.
+pub(super) const ROUTES: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
+
+impl Cluster {
+    /// The state of everything in a scope; of all namespaces that are in the mesh, or have a pod that is. What could not be
+    /// found out, and is not the most of it, is told in `missing`.
+    pub(crate) async fn status(&self, scope: &Scope) -> Result<Value> {
+        let namespace = scope.namespace();
+        let (said, nodes, pods, services, jobs, routes) = tokio::join!(
+            self.control("/status"),
+            self.list(&NODES, None),
+            self.list(&PODS, namespace),
+            self.list(&SERVICES, namespace),
+            self.list(&JOBS, namespace),
+            self.objects(|kind| ROUTES.contains(&kind), namespace),
+        );
+        let (pods, services) = (pods?, services?);
+        let mut missing = Vec::new();
+        let nodes = optional("no regions and zones", nodes, &mut missing);
+        let nodes: Vec<Value> = nodes.iter().map(pods::node).collect();
+        let jobs = optional("no Jobs", jobs, &mut missing);
+        let routes = optional("no protocols that routes declare", routes, &mut missing);
+        let declared = Declared::new(&services, routes);
+        let (namespaces, shown) = match namespace {
+            Some(namespace) => {
+                let own = self.namespace_object(namespace).await;
+                let own = optional("no protocols that its annotations declare", own, &mut missing);
+                (own, BTreeSet::from([namespace.to_owned()]))
+            }
+            None => {
+                let all = self.list(&NAMESPACES, None).await;
+                let all = optional("only namespaces with proxies", all, &mut missing);
+                let shown = meshed(&all, &pods);
+                (all, shown)
+            }
+        };
+        let is_shown = |object: &&Value| shown.contains(word(&object["metadata"]["namespace"]));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut all = said.unwrap_or_else(|error| self.silent(&error));
+        all["context"] = json!(self.context);
+        all["trustDomain"] = all["mesh"]["trustDomain"].clone();
+        all["mesh"] = all["mesh"]["cluster"].clone();
+        all["pods"] = pods.iter().filter(is_shown).map(|pod| pods::pod(pod, &nodes)).collect();
+        let told = |service: &Value| {
+            let own = |namespace: &&Value| namespace["metadata"]["name"] == service["metadata"]["namespace"];
+            let namespace = namespaces.iter().find(own);
+            let declared = |port, annotated| declared.of(service, port, annotated);
+            services::service(service, &pods, namespace, declared)
+        };
+        all["services"] = services.iter().filter(is_shown).map(told).collect();
+        let told = |job: &Value| pods::job(job, now.as_secs_f64());
+        all["jobs"] = jobs.iter().filter(is_shown).map(told).collect();
+        add_nodes(&mut all);
+        all["nodes"] = json!(nodes);
+        for problem in all["problems"].as_array_mut().into_iter().flatten() {
+            problem["text"] = json!(weft_local::api::problem_text(problem));
+        }
+        all["missing"] = json!(missing);
+        Ok(all)
+    }
+
+    /// The Namespace of this name, if there is one.
+    async fn namespace_object(&self, name: &str) -> Result<Vec<Value>> {
+        match self.api.get(&format!("{}/{name}", NAMESPACES.within(None))).await? {
+            Answer::Is(namespace) => Ok(vec![namespace]),
+            Answer::Missing => Ok(Vec::new()),
+            Answer::Forbidden(why) => bail!("{why}"),
+        }
+    }
+
+    /// What is said where the control plane can't be asked.
+    fn silent(&self, error: &anyhow::Error) -> Value {
+        let mut all = control::union(Vec::new());
+        all["control"] = json!({
+            "namespace": self.control_namespace, "ready": false, "answers": false, "reason": format!("{error:#}"), "replicas": [],
+        });
+        all
+    }
+}
+
+/// What the rest does without; that it is missing, and why, is told.
+fn optional<T>(what: &str, found: Result<Vec<T>>, missing: &mut Vec<String>) -> Vec<T> {
+    found.unwrap_or_else(|error| {
+        missing.push(format!("{what}: {error:#}"));
+        Vec::new()
+    })
+}
+
+/// What the ports of Services declare, by themselves and by routes: in the words that a local mesh has for it.
+struct Declared {
+    review: Review,
+}
+
+impl Declared {
+    fn new(services: &[Value], routes: Vec<Arc<Object>>) -> Self {
+        // Nothing that is asked here depends on what the mesh is called.
+        let mut review = Review::new(Settings {
+            trust_domain: TrustDomain::new("cluster.local").expect("a constant"),
+            cluster: String::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            inside: Vec::new(),
+            outside: Vec::new(),
+        });
+        let services = services
+            .iter()
+            .filter_map(|raw| object("v1", "Service", raw.clone()).map(Arc::new));
+        let all: Vec<Arc<Object>> = services.chain(routes).collect();
+        review.problems(&all, std::iter::empty());
+        Self { review }
+    }
+
+    fn of(&self, service: &Value, port: u16, annotated: bool) -> Option<Value> {
+        let (metadata, spec) = (&service["metadata"], &service["spec"]);
+        let key = Key::new(word(&metadata["namespace"]), word(&metadata["name"]));
+        let written = list(&spec["ports"]).iter().find(|written| written["port"] == port);
+        let app_protocol = written.and_then(|written| written["appProtocol"].as_str());
+        self.review.told(&key, port, app_protocol, annotated)
+    }
+}
+
+/// The namespaces that are in the mesh, or have a pod that is.
+fn meshed(namespaces: &[Value], pods: &[Value]) -> BTreeSet<String> {
+    let labelled = namespaces
+        .iter()
+        .filter(|namespace| namespace["metadata"]["labels"][INJECT_LABEL] == "enabled")
+        .map(|namespace| &namespace["metadata"]["name"]);
+    let having = pods
+        .iter()
+        .filter(|pod| is_meshed(pod))
+        .map(|pod| &pod["metadata"]["namespace"]);
+    labelled.chain(having).map(|name| word(name).to_owned()).collect()
+}
+
+/// Where each proxy is.
+fn add_nodes(all: &mut Value) {
+    let pods = all["pods"].take();
+    for proxy in all["proxies"].as_array_mut().into_iter().flatten() {
+        let same = |pod: &&Value| pod["namespace"] == proxy["namespace"] && pod["name"] == proxy["pod"];
+        proxy["node"] = pods::list(&pods)
+            .iter()
+            .find(same)
+            .map_or(Value::Null, |pod| pod["node"].clone());
+    }
+    all["pods"] = pods;
+}
