@@ -10,6 +10,7 @@ pub mod diff;
 pub mod edits;
 pub mod golang;
 pub mod host;
+pub mod kube;
 pub mod mesh;
 pub mod programs;
 pub mod quota;

@@ -1,0 +1,16 @@
+//! The tests on a real Kubernetes cluster, one module per promise.
+
+mod cli;
+mod cluster;
+mod control;
+mod identity;
+mod images;
+mod injection;
+mod install;
+mod installed;
+mod leaves;
+mod lifecycle;
+mod mesh;
+mod services;
+mod source;
+mod status;
