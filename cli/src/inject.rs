@@ -265,7 +265,7 @@ fn injected(object: &mut Value, namespaces: &Namespaces, settings: &InjectSettin
         Decision::Inject(mut after) if *after != pod => {
             for warning in warnings(&pod, &namespace)
                 .into_iter()
-                .chain(security::refusal(&namespace))
+                .chain(security::refusal(&namespace).map(|refusal| refusal.to_string()))
             {
                 say(&format!("warning: {warning}"));
             }

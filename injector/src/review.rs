@@ -178,7 +178,7 @@ pub fn judge(pod: &Value, namespace: &Value, settings: &InjectSettings, token: u
                 Outcome::Injected(ops)
             };
             let mut warnings = patch::warnings(pod, namespace);
-            warnings.extend(security::refusal(namespace));
+            warnings.extend(security::refusal(namespace).map(|refusal| refusal.to_string()));
             Verdict { outcome, warnings }
         }
         Decision::Skip(Skip::NamespaceNotLabelled) if pod["metadata"]["labels"][INJECT_LABEL] == "enabled" => Verdict {

@@ -17,6 +17,7 @@
 //! | [`Locality`](locality::Locality) | which places are preferred, and when traffic spills over |
 //! | [`Traffic`](traffic::Traffic) | how traffic to a Service is spread, and what retries may add |
 //! | [`Inbound`](inbound::Inbound) | what a pod accepts: mode, ports, policies |
+//! | [`Refusal`](pod_security::Refusal) | why a Namespace's Pod Security refuses pods with a sidecar |
 //! | [`Networks`](network::Networks) | what counts as inside the mesh |
 //! | [`Version`](version::Version) | of a resource: content and sources, comparable within an epoch |
 //! | [`Reason`](reason::Reason) | why something was refused: a closed list of stable codes |
@@ -31,6 +32,7 @@ pub mod inbound;
 pub mod locality;
 pub mod network;
 pub mod pattern;
+pub mod pod_security;
 pub mod policy;
 pub mod route;
 pub mod stream;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use weft_injector::annotations::{INJECT_LABEL, Tune, VERSION_ANNOTATION};
 use weft_injector::review::is_exempt;
+use weft_injector::security;
 use weft_injector::sidecar::{INIT, PROXY};
+use weft_model::pod_security::Refusal;
 
 use super::finding::{Finding, Report, note, wrong};
 use super::installed::install;
@@ -15,7 +17,6 @@ use crate::cluster::api::Answer;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The control plane's port.
 const CONTROL_PORT: u64 = 15012;
-const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
 /// Labels, Pod Security, roots, NetworkPolicies, pods.
 pub(super) fn check(seen: &Seen, report: &mut Report) {
@@ -80,18 +81,9 @@ fn items(answer: &Answer) -> impl Iterator<Item = &Value> {
 }
 
 fn pod_security(_: &Seen, of: &Meshed) -> Vec<Finding> {
-    let level = of.namespace["metadata"]["labels"][POD_SECURITY].as_str();
-    match level.filter(|level| *level != "privileged") {
-        None => Vec::new(),
-        Some(level) => vec![wrong(
-            format!("Namespace {}", of.name),
-            format!("its Pod Security level {level} refuses NET_ADMIN, which {INIT} needs: no pod of it can start"),
-            format!(
-                "kubectl label --overwrite namespace {} {POD_SECURITY}=privileged",
-                of.name
-            ),
-        )],
-    }
+    let refusal = security::refusal(&of.namespace).into_iter();
+    let finding = |Refusal { what, fix }| wrong(format!("Namespace {}", of.name), what, fix);
+    refusal.map(finding).collect()
 }
 
 fn trust(seen: &Seen, of: &Meshed) -> Vec<Finding> {

@@ -166,7 +166,6 @@ mod tests {
             "httproutes",
             "trafficpolicies",
             "xbackendtrafficpolicies",
-            "serviceaccounts",
         ] {
             assert!(
                 named.iter().any(|name| name == resource),

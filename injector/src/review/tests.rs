@@ -191,7 +191,7 @@ fn the_last_known_namespace_only_adds() {
 #[test]
 fn a_level_that_refuses_the_redirect_is_warned_of() {
     let mut strict = shop();
-    strict["metadata"]["labels"][security::ENFORCE_LABEL] = json!("baseline");
+    strict["metadata"]["labels"][weft_model::pod_security::ENFORCE_LABEL] = json!("baseline");
     let verdict = judge(&pod(), &strict, &InjectSettings::default(), 7);
     assert!(matches!(verdict.outcome, Outcome::Injected(_)));
     assert!(verdict.warnings[0].contains("NET_ADMIN"), "{verdict:?}");
