@@ -34,6 +34,8 @@ pub const LEAF_LIFETIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 const FILE: &str = "authority.pem";
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// From the issuing certificate to the root, the root twice.
+const CHAIN_MAX: usize = 5;
 
 /// Issues the leaves of one trust domain.
 pub struct Authority {
@@ -241,8 +243,13 @@ impl Authority {
     }
 
     fn from_certificates(trust_domain: TrustDomain, text: &[u8], key: &Key) -> Result<Self, String> {
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(5).collect();
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).take(CHAIN_MAX + 1).collect();
         let mut certificates = certificates.map_err(|_| "the certificates are no PEM text".to_owned())?;
+        if certificates.len() > CHAIN_MAX {
+            return Err(format!(
+                "more than {CHAIN_MAX} certificates: there must be one chain, to one root"
+            ));
+        }
         certificates.dedup();
         let root = certificates.pop().ok_or("there is no certificate")?;
         if certificates.len() > 2 {

@@ -126,6 +126,16 @@ async fn metrics(sources: Sources) -> Response {
         .unwrap_or_default();
     text.gauge("weft_leaf_expiry_seconds", "Seconds until the own certificate ends.")
         .sample(&[], left.as_secs());
+    let authority = sources.issuer.authority();
+    let left = authority
+        .not_after()
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
+    text.gauge(
+        "weft_authority_expiry_seconds",
+        "Seconds until the certificate that issues all others ends.",
+    )
+    .sample(&[], left.as_secs());
     text.counter("weft_panics_total", "Panics that cost a task.")
         .sample(&[], log::panics());
     text.counter(

@@ -61,6 +61,9 @@ pub(crate) enum StartError {
     /// The manifests cannot be read.
     #[error("manifests")]
     Manifests(#[source] OpenError),
+    /// The desk has ended before there was anything to serve.
+    #[error("the objects could not be taken in; the log says why")]
+    Desk,
     /// An address or socket cannot be listened on.
     #[error("listening on {0}")]
     Listen(String, #[source] io::Error),
@@ -110,7 +113,7 @@ impl App {
         let shown = cluster.as_ref().map(|cluster| cluster.follow(Kind::all(), &tasks));
         let end = CancellationToken::new();
         let times = Arc::new(CompileTimes::default());
-        let (desk, desk_end) = open_desk(&settings, &issuer, epoch, shown.clone(), times.clone(), end.clone())?;
+        let (desk, mut desk_end) = open_desk(&settings, &issuer, epoch, shown.clone(), times.clone(), end.clone())?;
 
         let duties = cluster.as_ref().zip(shown.clone()).map(|(cluster, shown)| {
             let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
@@ -129,7 +132,11 @@ impl App {
         };
         let (admin, admin_tasks) = serve_admin(&settings, &sources).await?;
         if let Some(shown) = &shown {
-            all_listed(shown).await;
+            // A proxy must not be told that what it holds is gone, only because it is not listed yet.
+            tokio::select! {
+                () = shown.all_listed() => {}
+                _ = &mut desk_end => return Err(StartError::Desk),
+            }
         }
         known.open();
         let tokens = match &cluster {
@@ -139,17 +146,19 @@ impl App {
                 settings.token_issuer.clone(),
             )),
         };
+        let control_namespace = settings.control_namespace.clone();
         let address = serve_proxies(settings, desk, issuer.clone(), tokens, metrics, &tasks).await?;
         serving.open();
         if let Some(duties) = &duties {
             duties.serving();
         }
-        tasks.named("own certificate").spawn({
-            let tasks = tasks.clone();
+        tasks.named("certificates").spawn({
+            let (tasks, cluster) = (tasks.clone(), cluster.clone());
             async move {
                 tokio::select! {
                     () = tasks.draining() => {}
                     () = issuer.keep_renewed() => {}
+                    () = follow_authority(cluster, &control_namespace, &issuer) => {}
                 }
             }
         });
@@ -194,6 +203,14 @@ async fn open_issuer(
     issuer.map_err(StartError::Issuer)
 }
 
+/// What is renewed of the authority while this runs, for ever.
+async fn follow_authority(cluster: Option<Cluster>, namespace: &str, issuer: &Issuer) {
+    match cluster {
+        Some(cluster) => cluster.follow_authority(namespace, issuer).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The epoch: of the state directory, or of the cluster's ConfigMap.
 async fn open_epoch(settings: &Settings, cluster: Option<&Cluster>) -> Result<Epoch, StartError> {
     match cluster {
@@ -203,19 +220,6 @@ async fn open_epoch(settings: &Settings, cluster: Option<&Cluster>) -> Result<Ep
             Ok(Epoch::kept(current, keeper))
         }
         None => Epoch::open(&settings.state_dir).map_err(StartError::Epoch),
-    }
-}
-
-/// Waits until all objects are known: a proxy must not be told that what it holds is gone, only because it is not listed yet.
-async fn all_listed(shown: &Shown) {
-    let mut revisions = shown.revisions();
-    loop {
-        revisions.mark_unchanged();
-        if shown.has_begun() {
-            return;
-        }
-        // The sender lives as long as what it shows.
-        let _ = revisions.changed().await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
@@ -18,7 +18,8 @@ use weft_model::identity::{Identity, IdentityError, TrustDomain};
 
 /// Issues certificates: to callers, and to the control plane itself.
 pub(crate) struct Issuer {
-    authority: Authority,
+    /// Locked to copy it in and out.
+    authority: RwLock<Arc<Authority>>,
     identity: Identity,
     bundles: Arc<TrustBundles>,
     lifetime: Duration,
@@ -48,6 +49,17 @@ pub(crate) enum IssuerError {
     Publish(PathBuf, #[source] io::Error),
 }
 
+/// What came of an authority that is offered in the place of the one that issues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// It is that one.
+    Same,
+    /// It issues from now on.
+    Taken,
+    /// Nobody would trust what it issues.
+    OtherRoot,
+}
+
 impl Issuer {
     /// Loads or makes the authority in `STATE/authority`, and issues the first leaf of the control plane itself.
     pub(crate) fn open(
@@ -68,7 +80,7 @@ impl Issuer {
         let first = own_leaf(&authority, &identity, &bundles, lifetime, 1)?;
         let credential = watch::Sender::new(Arc::new(first));
         Ok(Self {
-            authority,
+            authority: RwLock::new(Arc::new(authority)),
             identity,
             bundles,
             lifetime,
@@ -113,7 +125,26 @@ impl Issuer {
         identity: &Identity,
         now: SystemTime,
     ) -> Result<IssuedLeaf, AuthorityError> {
-        self.authority.issue(key, identity, self.lifetime, now)
+        self.authority().issue(key, identity, self.lifetime, now)
+    }
+
+    /// What issues now.
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        let authority = self.authority.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&authority)
+    }
+
+    /// Goes on with a renewed authority: another issuing certificate under the same root, which is what everybody trusts.
+    pub(crate) fn renew(&self, authority: Authority) -> Renewal {
+        let now = self.authority();
+        if authority.root() != now.root() || authority.trust_domain() != now.trust_domain() {
+            return Renewal::OtherRoot;
+        }
+        if authority.not_after() == now.not_after() {
+            return Renewal::Same;
+        }
+        *self.authority.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(authority);
+        Renewal::Taken
     }
 
     /// Whom callers are to trust.
@@ -148,13 +179,8 @@ impl Issuer {
             tokio::time::sleep_until(life.renewal(0).into()).await;
             received = Instant::now();
             let generation = self.credential().generation() + 1;
-            match own_leaf(
-                &self.authority,
-                &self.identity,
-                &self.bundles,
-                self.lifetime,
-                generation,
-            ) {
+            let authority = self.authority();
+            match own_leaf(&authority, &self.identity, &self.bundles, self.lifetime, generation) {
                 Ok(credential) => {
                     tracing::debug!(generation, "renewed the control plane's own certificate");
                     self.credential.send_replace(Arc::new(credential));
@@ -213,7 +239,7 @@ mod tests {
         first.publish(state.path()).unwrap();
         let second = open(state.path());
         second.publish(state.path()).unwrap();
-        assert_eq!(first.authority.root(), second.authority.root());
+        assert_eq!(first.authority().root(), second.authority().root());
         let trust = state.path().join("trust");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&trust), 0o755);
@@ -226,7 +252,7 @@ mod tests {
         }
         let pem = fs::read(trust.join("roots.pem")).unwrap();
         let read = weft_certs::bundle::Bundle::from_pem(first.trust_domain().clone(), &pem, 1).unwrap();
-        assert_eq!(read.roots(), [first.authority.root().clone()]);
+        assert_eq!(read.roots(), [first.authority().root().clone()]);
         assert_eq!(mode(&state.path().join("authority")), 0o700);
     }
 

@@ -10,7 +10,7 @@
 //! | [`reviews`] | tokens, reviewed |
 //! | [`authority`], [`state`] | the mesh's root, and the epoch |
 //! | [`lease`] | which replica writes to the cluster |
-//! | [`duties`] | what that one keeps there: [`trust`] bundles, events on [`unmeshed`] pods, [`statuses`] of objects |
+//! | [`duties`] | what that one keeps there: [`trust`] bundles, [`events`] on [`unmeshed`] pods and [`secured`] namespaces, [`statuses`] of objects |
 //! | [`conditions`] | what such a status is to say |
 //! | [`replicas`] | which proxies have what, of all replicas together |
 //! | [`told`] | how all that is doing, in status and metrics |
@@ -20,7 +20,7 @@
 //!
 //! | API group | resources | verbs | for |
 //! |---|---|---|---|
-//! | core | namespaces, nodes, serviceaccounts, pods, services | list, watch | who there is, and where |
+//! | core | namespaces, nodes, pods, services | list, watch | who there is, and where |
 //! | discovery.k8s.io | endpointslices | list, watch | what is behind a Service |
 //! | gateway.networking.k8s.io | httproutes, grpcroutes, tcproutes, tlsroutes | list, watch | routes |
 //! | gateway.networking.x-k8s.io | xbackendtrafficpolicies | list, watch | retry budgets |
@@ -31,7 +31,7 @@
 //! | authentication.k8s.io | tokenreviews | create | whose a token is |
 //! | core | configmaps | create | the trust bundle of each labelled namespace |
 //! | core | configmaps named weft-trust | list, watch, patch, delete | the same, kept as it must be |
-//! | events.k8s.io | events | create | pods without a sidecar are told of |
+//! | events.k8s.io | events | create | pods without a sidecar are told of, and namespaces that refuse it |
 //!
 //! In its own namespace:
 //!
@@ -63,6 +63,7 @@ mod authority;
 mod conditions;
 mod discover;
 mod duties;
+mod events;
 mod follow;
 mod kinds;
 mod lease;
@@ -70,6 +71,7 @@ mod object;
 mod pause;
 mod replicas;
 mod reviews;
+mod secured;
 mod shown;
 mod state;
 mod statuses;

@@ -132,7 +132,8 @@ pub enum AddressCheck {
 /// Whether a leaf may be renewed with itself alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RenewByLeaf {
-    /// While no token can be checked (no key set could be read): availability over one check.
+    /// While no token can be checked (no key set could be read; the API server is away, or does not let the control plane
+    /// review tokens): availability over one check. A pod of the leaf's account must be at the caller's address.
     Unverifiable,
     /// Never: without a token no leaf, whatever is away.
     Never,

@@ -31,6 +31,7 @@ pub(crate) mod ages;
 pub(crate) mod metrics;
 pub(crate) mod rate;
 pub(crate) mod tokens;
+mod waits;
 
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Extensions, Status};

@@ -197,6 +197,7 @@ pub fn kinds() -> Kinds {
         .with("apps", "StatefulSet", &["v1"], scope)
         .with("apps", "DaemonSet", &["v1"], scope)
         .with("batch", "Job", &["v1"], scope)
+        .with("", "ServiceAccount", &["v1"], scope)
         .with("", "ConfigMap", &["v1"], scope)
         .with("", "Secret", &["v1"], scope)
 }

@@ -126,7 +126,7 @@ fn a_token_is_good_for_its_pod_its_audience_and_its_time() {
     // One of its name that takes its place is another one.
     namespace.apply(APP);
     namespace.ready("app");
-    refused(&shown(&lenient, &good), "pod-mismatch");
+    refused(&shown(&lenient, &good), "pod-unknown");
 }
 
 #[test]

@@ -197,6 +197,30 @@ fn every_labelled_namespace_has_the_trust_bundle_and_none_that_is_not_ours_is_to
 }
 
 #[test]
+fn a_namespace_that_will_refuse_every_meshed_pod_is_told_of_before_there_is_one() {
+    let (world, _there) = (world(), together());
+    let namespace = world.cluster.namespace(&[
+        ("weft.dev/inject", "enabled"),
+        ("pod-security.kubernetes.io/enforce", "baseline"),
+    ]);
+    let event = || {
+        let events = namespace.get(&["events"])["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        events
+            .into_iter()
+            .find(|event| event["reason"] == "PodSecurityRefusesSidecar")
+    };
+    let event = until("an event tells of it", event, || namespace.get(&["events"]).to_string());
+    let note = event["message"].as_str().unwrap_or_default();
+    assert!(
+        note.contains(&format!("kubectl label ns {}", namespace.name())),
+        "{event}"
+    );
+}
+
+#[test]
 fn a_pod_without_a_sidecar_in_a_labelled_namespace_is_told_of() {
     let (world, _there) = (world(), together());
     let namespace = world.cluster.namespace(&[]);

@@ -24,6 +24,9 @@ const PAGE_MAX: usize = 64 << 20;
 /// One event of a watch: an object, and what is around it.
 const EVENT_MAX: usize = 4 << 20;
 
+/// Of what it says when it refuses, so many characters are told.
+const MESSAGE_MAX: usize = 500;
+
 /// Who writes what is applied.
 pub(super) const FIELD_MANAGER: &str = "weft-control";
 
@@ -128,6 +131,11 @@ impl Fault {
             Self::Refused { code, .. } => *code == 429 || *code >= 500,
             Self::Answer { .. } | Self::Large { .. } => false,
         }
+    }
+
+    /// The same, and no other request would have fared better: 500 is what a webhook makes of one object, too.
+    pub(super) fn is_away_for_all(&self) -> bool {
+        self.is_away() && !matches!(self, Self::Refused { code: 500 | 504, .. })
     }
 }
 
@@ -336,7 +344,11 @@ async fn refusal(what: String, response: http::Response<Body>) -> Fault {
 
 /// A `Status` object, as the answer to a request or as an event of a watch.
 fn refused(what: String, code: u16, status: &Value) -> Fault {
-    let word = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
+    // A webhook's words come through it, as many as it likes.
+    let word = |field: &str| {
+        let text = status[field].as_str().unwrap_or_default();
+        text.chars().take(MESSAGE_MAX).collect()
+    };
     Fault::Refused {
         what,
         code,

@@ -1,6 +1,6 @@
 //! The mesh's root on a cluster: the Secret `weft-authority`, made once, or supplied.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use weft_certs::authority::Authority;
 use weft_model::identity::TrustDomain;
 
 use super::{Cluster, ClusterError, Pause, patiently};
-use crate::authority::Chain;
+use crate::authority::{Chain, Issuer, Renewal};
 
 /// The Secret of the authority, in the control plane's namespace.
 pub(crate) const SECRET: &str = "weft-authority";
@@ -16,6 +16,8 @@ pub(crate) const SECRET: &str = "weft-authority";
 const ATTEMPTS: usize = 3;
 /// For so many looks, about a minute, a supplied one may be late.
 const WAITS: usize = 12;
+/// The Secret is looked at again after this: whoever supplies it renews it long before it ends.
+const AGAIN: Duration = Duration::from_secs(300);
 
 impl Cluster {
     /// The authority of the Secret, which is made if it is not there; one that is supplied is waited for.
@@ -67,6 +69,45 @@ impl Cluster {
                 false => "it is gone as soon as it is made".to_owned(),
             },
         })
+    }
+}
+
+impl Cluster {
+    /// Goes on with what the Secret says, for ever: its issuing certificate ends and is renewed, as by cert-manager. One of
+    /// another root is not taken: nobody would trust what it issues.
+    pub(crate) async fn follow_authority(&self, namespace: &str, issuer: &Issuer) {
+        let path = format!("/api/v1/namespaces/{namespace}/secrets/{SECRET}");
+        let mut seen = None;
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let secret = match self.api.get(&path).await {
+                Ok(secret) => secret,
+                Err(fault) => {
+                    tracing::debug!(error = %fault, "the authority's Secret is not read again");
+                    continue;
+                }
+            };
+            let version = secret["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+            if version == seen {
+                continue;
+            }
+            match read(&secret, issuer.trust_domain(), SystemTime::now()).map(|authority| issuer.renew(authority)) {
+                Ok(Renewal::Same) => {}
+                Ok(Renewal::Taken) => tracing::info!(namespace, secret = SECRET, "issues with the renewed certificate"),
+                Ok(Renewal::OtherRoot) => tracing::error!(
+                    namespace,
+                    secret = SECRET,
+                    "has another root, which no proxy trusts: goes on with what was there at the start"
+                ),
+                Err(why) => tracing::error!(
+                    namespace,
+                    secret = SECRET,
+                    why,
+                    "is no authority any more: goes on with what it was"
+                ),
+            }
+            seen = version;
+        }
     }
 }
 
@@ -179,6 +220,68 @@ mod tests {
         let (authority, ()) = tokio::join!(cluster.authority("weft-system", &domain, false), serve);
         let read = read(&theirs, &domain, SystemTime::now()).unwrap();
         assert_eq!(authority.unwrap().root(), read.root());
+    }
+
+    /// A Secret as cert-manager writes it, of an intermediate of its own that ends after so many days.
+    fn supplied(root: &(rcgen::Certificate, rcgen::KeyPair), days: i64, version: &str) -> Value {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = authority_params(days)
+            .signed_by(&key, &rcgen::Issuer::from_ca_cert_der(root.0.der(), &root.1).unwrap())
+            .unwrap();
+        let data = |text: String| ByteString(text.into_bytes());
+        json!({
+            "metadata": {"name": SECRET, "resourceVersion": version}, "type": "kubernetes.io/tls",
+            "data": {
+                "tls.crt": data(certificate.pem()), "tls.key": data(key.serialize_pem()), "ca.crt": data(root.0.pem())
+            }
+        })
+    }
+
+    fn authority_params(days: i64) -> rcgen::CertificateParams {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let now = time::OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - time::Duration::days(1), now + time::Duration::days(days));
+        params
+    }
+
+    fn root() -> (rcgen::Certificate, rcgen::KeyPair) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        (authority_params(3650).self_signed(&key).unwrap(), key)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewed_issuing_certificate_is_taken_and_one_of_another_root_is_not() {
+        let (mut server, api) = server();
+        let cluster = Cluster { api };
+        let ours = root();
+        let first = read(&supplied(&ours, 30, "1"), &domain(), SystemTime::now()).unwrap();
+        let issuer = Issuer::new(first, "weft-system", Duration::from_secs(3600)).unwrap();
+        let days = || {
+            issuer
+                .authority()
+                .not_after()
+                .duration_since(SystemTime::now())
+                .unwrap()
+                .as_secs()
+                / 86_400
+        };
+        assert_eq!(days(), 29);
+        let mut answer = async |secret: Value| server.next().await.answer(200, &secret);
+        let serve = async {
+            answer(supplied(&ours, 90, "2")).await;
+            // Asked again: what was said before has been acted on.
+            answer(supplied(&root(), 300, "3")).await;
+            assert_eq!(days(), 89);
+            answer(json!({"metadata": {"resourceVersion": "4"}})).await;
+            answer(supplied(&ours, 90, "2")).await;
+        };
+        tokio::select! {
+            () = cluster.follow_authority("weft-system", &issuer) => {}
+            () = serve => {}
+        }
+        assert_eq!(days(), 89);
     }
 
     #[tokio::test(start_paused = true)]

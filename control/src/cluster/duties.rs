@@ -1,5 +1,5 @@
-//! What one replica keeps in the cluster, the one that leads: trust bundles, events on pods without a sidecar, and the status
-//! of objects. What there is to be told of it is found by every replica.
+//! What one replica keeps in the cluster, the one that leads: trust bundles, events on pods without a sidecar and on namespaces
+//! that refuse it, and the status of objects. What there is to be told of it is found by every replica.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,13 +12,16 @@ use weft_daemon::drain::Tasks;
 use weft_daemon::prometheus::Text;
 
 use super::Cluster;
+use super::api::Fault;
+use super::events::Teller;
 use super::lease::Lease;
 use super::pause::Pause;
 use super::replicas;
+use super::secured;
 use super::shown::Shown;
 use super::statuses::{self, Statuses};
 use super::trust::{Again, Trust};
-use super::unmeshed::{self, Teller, Unmeshed};
+use super::unmeshed::{self, Finder, Unmeshed};
 use crate::serve::desk::Desk;
 
 /// Changes that come together are acted on together.
@@ -63,6 +66,7 @@ struct Work {
     shown: Arc<Shown>,
     maps: Arc<Shown>,
     duties: Duties,
+    finder: Finder,
     teller: Teller,
 }
 
@@ -93,7 +97,17 @@ impl Duties {
             duties.serving.clone(),
         );
         let lease_tasks = tasks.named("lease");
-        lease_tasks.spawn(lease.run(lease_tasks.clone()));
+        lease_tasks.spawn({
+            let (tasks, shown) = (lease_tasks.clone(), shown.clone());
+            async move {
+                // Who knows nothing yet, or cannot, leaves it to those who do.
+                tokio::select! {
+                    () = tasks.draining() => return,
+                    () = shown.all_listed() => {}
+                }
+                lease.run(tasks).await;
+            }
+        });
         let work = Work {
             cluster: cluster.clone(),
             trust: Trust {
@@ -104,6 +118,7 @@ impl Duties {
             shown,
             maps: cluster.follow(vec![Trust::maps()], tasks),
             duties: duties.clone(),
+            finder: Finder::default(),
             teller: Teller::default(),
         };
         let status_tasks = tasks.named("statuses");
@@ -219,7 +234,7 @@ impl Work {
 
     /// Finds and does what is to be done; what was refused only if it is time to `retry`.
     async fn work(&mut self, leading: bool, retry: bool) -> Again {
-        let found = unmeshed::find(&self.shown, &self.trust.own);
+        let found = self.finder.find(&self.shown, &self.trust.own);
         self.duties.told().unmeshed = unmeshed::by_namespace(&found);
         if !leading {
             self.duties.told().trust.clear();
@@ -239,7 +254,12 @@ impl Work {
         if again == Again::Away {
             return again;
         }
-        match self.teller.tell(&self.cluster.api, &found).await {
+        let secured = secured::find(&self.shown, &self.trust.own);
+        let told = async {
+            let left = self.teller.tell(&self.cluster.api, &secured).await?;
+            Ok::<_, Fault>(left | self.teller.tell(&self.cluster.api, &found).await?)
+        };
+        match told.await {
             Ok(left) => again.max(if left { Again::Later } else { Again::No }),
             Err(fault) => {
                 tracing::debug!(error = %fault, "events wait for the API server");
@@ -292,6 +312,7 @@ mod tests {
                 statuses: statuses::Told::default(),
                 serving: Arc::default(),
             },
+            finder: Finder::default(),
             teller: Teller::default(),
         };
         let duties = work.duties.clone();

@@ -183,7 +183,8 @@ impl Follow {
                 over = watch_once(&self.api, &self.kind, &self.shown, (path, version), &mut collection) => over,
                 () = list_again(&self.kind, version, &mut self.looks, &mut self.served) => Over::ListAgain,
             };
-            if collection != from || begun.elapsed() > SILENCE {
+            // One that was silent to its end, and not cut off for its silence, has done its work too.
+            if collection != from || (matches!(over, Over::InTime) && begun.elapsed() > SILENCE) {
                 pause.reset();
                 watched = Watched::Well;
             }

@@ -167,6 +167,19 @@ impl Shown {
         self.lock().look = None;
     }
 
+    /// Waits until all objects are known. Cancel safe.
+    pub(crate) async fn all_listed(&self) {
+        let mut revisions = self.revisions();
+        loop {
+            revisions.mark_unchanged();
+            if self.has_begun() {
+                return;
+            }
+            // The sender lives as long as what it shows.
+            let _ = revisions.changed().await;
+        }
+    }
+
     /// What is new for the desk, if anything is.
     pub(crate) fn take(&self) -> Option<News> {
         let mut inner = self.lock();

@@ -37,6 +37,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Everything is looked at again after this: what was refused is tried again.
 const LOOK: Duration = Duration::from_secs(300);
+/// An object whose status the API server failed to take, where it did take others, is tried again after this.
+const RETRY: Duration = Duration::from_secs(30);
 /// Objects that are written in one round; the others come in the next.
 const ROUND: usize = 64;
 /// Rounds that follow on each other begin so far apart.
@@ -97,7 +99,7 @@ struct Known {
     waiting: Option<Instant>,
     /// When it was last told who lags.
     told: Option<Instant>,
-    /// The resource version that the API server would not take a status for, and when that was.
+    /// The resource version that the API server would not take a status for, and when that is tried again.
     refused: Option<(u64, Instant)>,
 }
 
@@ -185,7 +187,7 @@ impl Statuses {
             told.mark_unchanged();
             let leading = *leads.borrow_and_update();
             let looked = match leading {
-                true => self.lead().await,
+                true => self.lead(pause.is_first()).await,
                 false => self.follow(pause.is_first()).await,
             };
             let Ok((round, rest)) = looked else { return };
@@ -228,8 +230,9 @@ impl Statuses {
         Ok((verdicts, (asked.elapsed() * REST).clamp(GATHER, REST_MAX)))
     }
 
-    /// Looks at everything, and writes what is to be written. Returns with how long the desk is left alone.
-    async fn lead(&mut self) -> Result<(Round, Duration), Closed> {
+    /// Looks at everything, and writes what is to be written. Returns with how long the desk is left alone. `first`: if the
+    /// API server is away, it was not before.
+    async fn lead(&mut self, first: bool) -> Result<(Round, Duration), Closed> {
         self.writer.forget();
         self.led.get_or_insert_with(Instant::now);
         let (mut verdicts, rest) = self.look().await?;
@@ -241,21 +244,21 @@ impl Statuses {
         next = self.reader.next().map_or(next, |heard| next.min(heard));
         let mut writes = futures_util::stream::iter(due.into_iter().map(|due| write(&self.api, &self.kinds, due)))
             .buffer_unordered(WRITERS);
-        let mut away = false;
         let mut done = Vec::new();
-        while let Some((due, result)) = writes.next().await {
-            if matches!(&result, Err(fault) if fault.is_away()) {
-                away = true;
-                break;
-            }
-            done.push((due, result));
+        while let Some(of) = writes.next().await {
+            done.push(of);
         }
         drop(writes);
+        if let Some(fault) = away(done.iter().map(|(_, result)| result)) {
+            if first {
+                tracing::warn!(error = %fault, "statuses wait for the API server");
+            }
+            return Ok((Round::Away, rest));
+        }
         for (due, result) in done {
             next = next.min(self.settle(due, result));
         }
-        let round = if away { Round::Away } else { Round::Well(next) };
-        Ok((round, rest))
+        Ok((Round::Well(next), rest))
     }
 
     /// Adds what other replicas know.
@@ -332,7 +335,9 @@ impl Statuses {
             }
             Err(fault) => {
                 told.failed += 1;
-                known.refused = Some((due.version, Instant::now()));
+                // Of one object alone: what a webhook answers for it, say, or what is too large.
+                let rest = if fault.is_away() { RETRY } else { LOOK };
+                known.refused = Some((due.version, Instant::now() + rest));
                 // It may be gone; then that will be shown.
                 if !fault.is_missing() {
                     tracing::warn!(object = %name, error = %fault, "a status is not written");
@@ -340,7 +345,7 @@ impl Statuses {
                 if told.failures.len() < FAILURES_MAX {
                     told.failures.insert(name.to_string(), fault.to_string());
                 }
-                LOOK
+                rest
             }
         }
     }
@@ -357,9 +362,9 @@ impl Known {
             Some((_, version, status)) => (*version, status),
             None => (object.resource_version, shown),
         };
-        if let Some((refused, at)) = self.refused
+        if let Some((refused, again)) = self.refused
             && refused == version
-            && now.duration_since(at) < LOOK
+            && now < again
         {
             return Ok(None);
         }
@@ -393,6 +398,13 @@ fn young(serving: Option<Instant>, led: Option<Instant>, now: Instant) -> Option
     YOUNG.checked_sub(now.saturating_duration_since(since))
 }
 
+/// Why nothing at all could be written, if it is the API server that is away: one object alone is no reason to keep the
+/// others waiting.
+fn away<'a, T: 'a>(results: impl Iterator<Item = &'a Result<T, Fault>>) -> Option<&'a Fault> {
+    let faults = results.map(|result| result.as_ref().err().filter(|fault| fault.is_away_for_all()));
+    faults.collect::<Option<Vec<_>>>()?.first().copied()
+}
+
 async fn write(api: &Api, kinds: &[Kind], due: Due) -> (Due, Result<Value, Fault>) {
     let object = &due.object;
     let path = kinds.iter().find_map(|kind| kind.status_of(object));
@@ -422,6 +434,24 @@ mod tests {
         assert_eq!(young(Some(at(300)), Some(at(0)), at(311)), None);
         // One that takes over has others' proxies come to it.
         assert_eq!(young(Some(at(0)), Some(at(300)), at(301)), Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn the_api_server_is_away_only_where_no_object_at_all_was_written() {
+        let gone = || Err(Fault::Away("connection refused".to_owned()));
+        let of_webhook = || {
+            Err(Fault::Refused {
+                what: "PATCH".to_owned(),
+                code: 500,
+                reason: "InternalError".to_owned(),
+                message: "failed calling webhook".to_owned(),
+            })
+        };
+        let is_away = |results: Vec<Result<(), Fault>>| away(results.iter()).is_some();
+        assert!(is_away(vec![gone(), gone()]));
+        assert!(!is_away(vec![gone(), Ok(())]));
+        assert!(!is_away(vec![of_webhook(), of_webhook()]), "it answers");
+        assert!(!is_away(Vec::new()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -131,7 +131,7 @@ impl Trust {
             deeds.insert(namespace.name.clone(), deed);
         }
         if !unlabelled.is_empty() {
-            let used = with_meshed_pods(shown);
+            let used = with_meshed_pods(shown, &unlabelled);
             deeds.extend(
                 unlabelled
                     .into_iter()
@@ -189,10 +189,11 @@ fn is_ours(map: &Object) -> bool {
     map.labels.get(MANAGED_BY).is_some_and(|value| value == "weft")
 }
 
-/// The namespaces with pods whose proxies may read the ConfigMap again.
-fn with_meshed_pods(shown: &Shown) -> BTreeSet<String> {
+/// Those of some namespaces that have pods whose proxies may read the ConfigMap again.
+fn with_meshed_pods<T>(shown: &Shown, of: &BTreeMap<String, T>) -> BTreeSet<String> {
     let pods = shown.of_kind("Pod");
-    let meshed = pods.iter().filter(|object| {
+    let of = pods.iter().filter(|object| of.contains_key(&object.namespace));
+    let meshed = of.filter(|object| {
         // One that cannot be read may well be one.
         Pod::of(object).map_or(true, |pod| pod.injected && !pod.finished)
     });

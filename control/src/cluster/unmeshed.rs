@@ -3,14 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Value, json};
-use tokio::time::Instant;
+use serde_json::json;
 
-use super::api::{Api, Fault};
-use super::lease;
+use super::events::{Event, Subject};
 use super::shown::Shown;
 use super::trust::{INJECT_LABEL, is_ending, is_meshed};
 use crate::objects::Object;
@@ -22,12 +19,6 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const NAMED_MAX: usize = 20;
 /// Namespaces that are told apart; the pods of others are counted together, as `other`.
 pub(crate) const NAMESPACES_MAX: usize = 200;
-/// What was told is told again after this: events live for an hour.
-const AGAIN: Duration = Duration::from_secs(3600);
-/// Owners that are known to have been told. Beyond it, others wait until some are forgotten.
-const TOLD_MAX: usize = 4096;
-/// Events at once, each time that pods have changed.
-const EVENTS_MAX: usize = 20;
 
 /// The pods of one namespace that should have a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,8 +36,35 @@ pub(super) struct Bare {
     workload: String,
 }
 
-/// Finds them all. `own`: Weft's own namespace.
-pub(super) fn find(shown: &Shown, own: &str) -> Vec<Bare> {
+/// Finds them, and remembers what pods are that have not changed: most have not.
+#[derive(Default)]
+pub(super) struct Finder {
+    /// By uid: the resource version, and the workload of one that should have a sidecar and has none.
+    seen: BTreeMap<String, (u64, Option<String>)>,
+}
+
+impl Finder {
+    /// Finds them all. `own`: Weft's own namespace.
+    pub(super) fn find(&mut self, shown: &Shown, own: &str) -> Vec<Bare> {
+        let mut before = std::mem::take(&mut self.seen);
+        let pods = pods_of_meshed_namespaces(shown, own).into_iter();
+        let found = pods.filter_map(|pod| {
+            let same = before
+                .remove(&pod.uid)
+                .filter(|(version, _)| *version == pod.resource_version);
+            let (_, workload) = same.unwrap_or_else(|| (pod.resource_version, bare(&pod)));
+            self.seen
+                .insert(pod.uid.clone(), (pod.resource_version, workload.clone()));
+            Some(Bare {
+                workload: workload?,
+                pod,
+            })
+        });
+        found.collect()
+    }
+}
+
+fn pods_of_meshed_namespaces(shown: &Shown, own: &str) -> Vec<Arc<Object>> {
     let namespaces = shown.of_kind("Namespace");
     let meshed = namespaces
         .iter()
@@ -56,22 +74,19 @@ pub(super) fn find(shown: &Shown, own: &str) -> Vec<Bare> {
         return Vec::new();
     }
     let pods = shown.of_kind("Pod").into_iter();
-    pods.filter(|pod| meshed.contains(pod.namespace.as_str()))
-        .filter_map(bare)
-        .collect()
+    pods.filter(|pod| meshed.contains(pod.namespace.as_str())).collect()
 }
 
-/// Whether a pod of a meshed namespace should have a sidecar and has none.
-fn bare(object: Arc<Object>) -> Option<Bare> {
+/// The workload of a pod of a meshed namespace, if it should have a sidecar and has none.
+fn bare(object: &Object) -> Option<String> {
     let opted_out = object.labels.get(INJECT_LABEL).is_some_and(|value| value == "disabled");
-    let pod = Pod::of(&object).ok()?;
+    let pod = Pod::of(object).ok()?;
     // The kubelet has started the pod of a file of its node before anybody was asked.
     let of_file = object.annotations.contains_key(MIRROR);
-    if opted_out || of_file || pod.injected || pod.host_network || pod.finished || is_ending(&object) {
+    if opted_out || of_file || pod.injected || pod.host_network || pod.finished || is_ending(object) {
         return None;
     }
-    let workload = pod.workload;
-    Some(Bare { pod: object, workload })
+    Some(pod.workload)
 }
 
 /// The same by namespace, bounded.
@@ -102,39 +117,28 @@ pub(super) fn by_namespace(found: &[Bare]) -> Vec<Unmeshed> {
     told
 }
 
-/// Writes the events: one for each owner of such pods, on one of them.
-#[derive(Default)]
-pub(super) struct Teller {
-    told: BTreeMap<String, Instant>,
-}
+/// One event for each owner of such pods, on one of them.
+impl Subject for Bare {
+    fn key(&self) -> String {
+        owner(&self.pod)
+    }
 
-impl Teller {
-    /// Tells of those that nobody was told of. Says whether some are left for the next time.
-    pub(super) async fn tell(&mut self, api: &Api, found: &[Bare]) -> Result<bool, Fault> {
-        self.told.retain(|_, at| at.elapsed() < AGAIN);
-        let mut left = EVENTS_MAX;
-        for bare in found {
-            let owner = owner(&bare.pod);
-            if self.told.contains_key(&owner) {
-                continue;
-            }
-            if left == 0 || self.told.len() >= TOLD_MAX {
-                return Ok(true);
-            }
-            left -= 1;
-            let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", bare.pod.namespace);
-            match api.create(&path, &event(bare)).await {
-                Ok(_) => {}
-                Err(fault) if fault.is_away() => return Err(fault),
-                // Its namespace is on its way out, or nothing may be written there: no other attempt will mend that.
-                Err(fault) => {
-                    let (namespace, pod) = (&bare.pod.namespace, &bare.pod.name);
-                    tracing::warn!(namespace, pod, error = %fault, "an event on a pod without a sidecar is not written");
-                }
-            }
-            self.told.insert(owner, Instant::now());
+    fn event(&self) -> Event {
+        let Self { pod, workload } = self;
+        let note = format!(
+            "This pod of {workload} has no Weft sidecar, though its namespace is labelled {INJECT_LABEL}: enabled. It was made \
+             before that, or while the injector was away; others of its kind may be like it. Restart it (kubectl rollout \
+             restart), or label its template {INJECT_LABEL}: disabled."
+        );
+        Event {
+            namespace: pod.namespace.clone(),
+            reason: "NotMeshed",
+            note,
+            regarding: json!({
+                "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
+                "resourceVersion": pod.resource_version.to_string()
+            }),
         }
-        Ok(false)
     }
 }
 
@@ -146,27 +150,11 @@ fn owner(pod: &Object) -> String {
     uid.unwrap_or(&pod.uid).to_owned()
 }
 
-fn event(bare: &Bare) -> Value {
-    let Bare { pod, workload } = bare;
-    let note = format!(
-        "This pod of {workload} has no Weft sidecar, though its namespace is labelled {INJECT_LABEL}: enabled. It was made before \
-         that, or while the injector was away; others of its kind may be like it. Restart it (kubectl rollout restart), or \
-         label its template {INJECT_LABEL}: disabled."
-    );
-    json!({
-        "apiVersion": "events.k8s.io/v1", "kind": "Event",
-        "metadata": {"generateName": "weft-not-meshed-", "namespace": pod.namespace},
-        "eventTime": lease::now(), "type": "Warning", "reason": "NotMeshed", "action": "Inject", "note": note,
-        "reportingController": "weft-control", "reportingInstance": "weft-control",
-        "regarding": {
-            "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
-            "resourceVersion": pod.resource_version.to_string()
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
+    use super::super::events::Teller;
     use super::super::kinds::Kind;
     use super::super::tests::server;
     use super::*;
@@ -191,7 +179,11 @@ mod tests {
             super::super::object::read(&kind, "v1", raw)
         });
         shown.listed(&kind, "v1", 2, 0, read.collect());
-        find(&shown, "weft-system")
+        let mut finder = Finder::default();
+        let found = finder.find(&shown, "weft-system");
+        // Nothing changed: the same again, from memory.
+        assert_eq!(by_namespace(&finder.find(&shown, "weft-system")), by_namespace(&found));
+        found
     }
 
     #[test]

@@ -36,10 +36,14 @@ impl Index {
         ports.into_iter().flatten().copied()
     }
 
-    /// The Services that lead to a pod, ready or not; one for each slice that says so.
+    /// The Services that lead to a pod, ready or not; one for each slice that says so. Of its own namespace: what others write
+    /// must not change what it takes.
     pub(crate) fn fronts(&self, name: &Name, pod: &Pod) -> impl Iterator<Item = Front<'_>> {
         let by_address = pod.ips.iter().flat_map(|ip| self.slices_by_ip.of(ip));
-        let slices: BTreeSet<&(Name, Name)> = self.slices_by_pod.of(name).chain(by_address).collect();
+        let slices = self.slices_by_pod.of(name).chain(by_address);
+        let slices: BTreeSet<&(Name, Name)> = slices
+            .filter(|(service, _)| service.namespace == name.namespace)
+            .collect();
         slices.into_iter().filter_map(|(name, slice)| {
             let (object, service) = self.services.get(name)?.valid.as_ref()?;
             let slice = self.slices.get(slice)?.form()?;
@@ -99,7 +103,8 @@ impl Index {
         let by_address = pod.into_iter().flat_map(|pod| &pod.ips);
         let by_address = by_address.flat_map(|ip| self.slices_by_ip.of(ip));
         let slices = self.slices_by_pod.of(name).chain(by_address);
-        slices.map(|(service, _)| service.clone()).collect()
+        let own = slices.filter(|(service, _)| service.namespace == name.namespace);
+        own.map(|(service, _)| service.clone()).collect()
     }
 
     /// What the Services before a pod depend on of it, now.

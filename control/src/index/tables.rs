@@ -26,7 +26,6 @@ impl Index {
         let named = |kind: &'static str| move |name: &Name| reference(kind, name);
         let mut all: Vec<ObjectRef> = self.namespaces.keys().map(cluster("Namespace")).collect();
         all.extend(self.nodes.keys().map(cluster("Node")));
-        all.extend(self.accounts.keys().map(named("ServiceAccount")));
         all.extend(self.pods.keys().map(named("Pod")));
         all.extend(self.services.keys().map(named("Service")));
         all.extend(self.slices.keys().map(named("EndpointSlice")));
@@ -49,12 +48,6 @@ impl Index {
         match reference.kind.as_str() {
             "Namespace" => self.namespace(&reference.name, object, changed),
             "Node" => self.node(&reference.name, object, changed),
-            "ServiceAccount" => {
-                match object {
-                    Some(object) => self.accounts.insert(name, Arc::clone(object)),
-                    None => self.accounts.remove(&name),
-                };
-            }
             "Pod" => self.pod_change(name, object, changed),
             "Service" => self.service(name, object, changed),
             "EndpointSlice" => self.slice(name, object, changed),

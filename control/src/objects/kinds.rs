@@ -67,7 +67,6 @@ impl Kinds {
         Self::none()
             .with("", "Namespace", &["v1"], Scope::Cluster)
             .with("", "Node", &["v1"], Scope::Cluster)
-            .with("", "ServiceAccount", &["v1"], Scope::Namespaced)
             .with("", "Pod", &["v1"], Scope::Namespaced)
             .with("", "Service", &["v1"], Scope::Namespaced)
             .with("discovery.k8s.io", "EndpointSlice", &["v1"], Scope::Namespaced)
@@ -88,6 +87,7 @@ impl Kinds {
                 &["v1alpha1"],
                 Scope::Namespaced,
             )
+            .elsewhere("", "ServiceAccount")
             .elsewhere("apps", "Deployment")
             .elsewhere("apps", "StatefulSet")
             .elsewhere("apps", "DaemonSet")

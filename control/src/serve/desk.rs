@@ -99,6 +99,10 @@ enum Question {
         name: String,
         answer: oneshot::Sender<Option<PodFacts>>,
     },
+    PodAt {
+        address: IpAddr,
+        answer: oneshot::Sender<Option<(String, PodFacts)>>,
+    },
     Join {
         join: Box<Join>,
         sources: Vec<Source>,
@@ -186,6 +190,11 @@ impl Desk {
             answer,
         })
         .await
+    }
+
+    /// The pod at an address, with its namespace.
+    pub(crate) async fn pod_at(&self, address: IpAddr) -> Result<Option<(String, PodFacts)>, Closed> {
+        self.ask(|answer| Question::PodAt { address, answer }).await
     }
 
     /// Waits for a pod to be as `fits` wants it: `Ok` ends the wait, `Err` goes on until the time is over and is then the
@@ -404,6 +413,11 @@ impl Thread {
                 name,
                 answer,
             } => drop(answer.send(pod_facts(hub, &namespace, &name))),
+            Question::PodAt { address, answer } => {
+                let name = hub.index.pod_at(address).cloned();
+                let facts = name.and_then(|name| Some((pod_facts(hub, &name.namespace, &name.name)?, name.namespace)));
+                drop(answer.send(facts.map(|(facts, namespace)| (namespace, facts))));
+            }
             Question::Join { join, sources, answer } => match self.settle_epoch(join.epoch, &sources, Instant::now()) {
                 Ok(Settling::Settled) => self.join(*join, answer),
                 Ok(Settling::Looking) => self.waiting.push(Waiting { join, sources, answer }),

@@ -23,12 +23,13 @@ use super::metrics::Metrics;
 use super::outcome::Outcome;
 use super::rate::{Buckets, Rate};
 use super::tokens::{Tokens, Unverified};
+use super::waits::Waits;
 use crate::authority::{Chain, Issuer};
 use crate::config::{AddressCheck, RenewByLeaf};
 
 /// A CSR has about 300 bytes, a token 1.2 KiB.
 pub(crate) const REQUEST_MAX: usize = 32 * 1024;
-/// Requests at once. Each waits for its pod at most, and costs two signatures.
+/// Callers at once whose tokens are looked at.
 const AT_ONCE: usize = 512;
 /// From one address, before anything is verified: a pod asks a few times when it starts; a node may masquerade for many.
 const BY_ADDRESS: Rate = Rate {
@@ -56,6 +57,8 @@ pub(crate) struct Identities {
     rules: Rules,
     metrics: Arc<Metrics>,
     at_once: Semaphore,
+    /// Those whose pods are waited for.
+    waits: Waits,
     by_address: Mutex<Buckets<IpAddr>>,
     by_pod: Mutex<Buckets<(String, String)>>,
     by_identity: Mutex<Buckets<Identity>>,
@@ -107,6 +110,7 @@ impl Identities {
             rules,
             metrics,
             at_once: Semaphore::new(AT_ONCE),
+            waits: Waits::default(),
             by_address: Mutex::new(Buckets::new(BY_ADDRESS, CALLERS)),
             by_pod: Mutex::new(Buckets::new(BY_POD, CALLERS)),
             by_identity: Mutex::new(Buckets::new(BY_IDENTITY, CALLERS)),
@@ -114,7 +118,7 @@ impl Identities {
     }
 
     async fn answer(&self, peer: &Peer, request: &IssueRequest) -> Result<(Outcome, IssueResponse), Refusal> {
-        let Ok(_one) = self.at_once.try_acquire() else {
+        let Ok(one) = self.at_once.try_acquire() else {
             return Err(Refusal::new(
                 Outcome::Overloaded,
                 "too many requests at once; ask again",
@@ -124,9 +128,14 @@ impl Identities {
         limited(&self.by_address, peer.address.ip(), now)?;
         let caller = self.caller(peer, &request.token).await?;
         limited(&self.by_identity, caller.identity.clone(), now)?;
-        if let Some(bearer) = &caller.bearer {
-            limited(&self.by_pod, (bearer.namespace.clone(), bearer.pod.uid.clone()), now)?;
-            self.check_pod(peer, bearer).await?;
+        // A pod may be waited for: others' turns do not wait for that.
+        drop(one);
+        match &caller.bearer {
+            Some(bearer) => {
+                limited(&self.by_pod, (bearer.namespace.clone(), bearer.pod.uid.clone()), now)?;
+                self.check_pod(peer, bearer).await?;
+            }
+            None => self.check_address(peer, &caller.identity).await?,
         }
         let key =
             csr::check(&request.csr).map_err(|error| Refusal::new(Outcome::CsrInvalid, Chain(&error).to_string()))?;
@@ -196,11 +205,13 @@ impl Identities {
         }
     }
 
-    /// Whether a token was refused because its pod is gone: an API server takes no token of such a one.
+    /// Whether a token was refused because its pod is gone: an API server takes no token of such a one. Nobody has proven
+    /// what it claims, so nothing is told but that there is no pod of its uid, which nobody guesses.
     async fn gone(&self, claimed: Option<&Bearer>) -> Option<Refusal> {
         let claimed = claimed?;
         let facts = self.desk.pod(&claimed.namespace, &claimed.pod.name).await.ok()?;
-        fits_uid(claimed, facts.as_ref()).err()
+        let is_there = facts.is_some_and(|facts| facts.uid == claimed.pod.uid);
+        (!is_there).then(|| Refusal::new(Outcome::PodUnknown, "the pod that the token names is gone"))
     }
 
     /// The leaf alone counts only while no token can be checked, and where the operator lets it.
@@ -219,23 +230,47 @@ impl Identities {
         }
     }
 
+    /// Without a token there must be a pod of the leaf's account at the caller's address, as far as is known.
+    async fn check_address(&self, peer: &Peer, identity: &Identity) -> Result<(), Refusal> {
+        let address = peer.address.ip();
+        let at = self.desk.pod_at(address).await;
+        let at = at.map_err(|error| Refusal::new(Outcome::Overloaded, error.to_string()))?;
+        let fits = at.is_some_and(|(namespace, facts)| {
+            !facts.finished && namespace == identity.namespace() && facts.service_account == identity.service_account()
+        });
+        if fits {
+            return Ok(());
+        }
+        let refusal = Refusal::new(
+            Outcome::AddressMismatch,
+            format!("no pod of {identity} is known at {address}"),
+        );
+        self.tolerated(refusal, peer)
+    }
+
+    /// A refusal because of the caller's address, which the operator may have it be a warning.
+    fn tolerated(&self, refusal: Refusal, peer: &Peer) -> Result<(), Refusal> {
+        if refusal.outcome != Outcome::AddressMismatch || self.rules.address_check != AddressCheck::Warn {
+            return Err(refusal);
+        }
+        tracing::warn!(address = %peer.address, reason = refusal.message, "issuing to another address");
+        self.metrics.tolerated_address();
+        Ok(())
+    }
+
     /// The pod that the token names must be the one that calls.
     async fn check_pod(&self, peer: &Peer, bearer: &Bearer) -> Result<(), Refusal> {
+        let Some(_turn) = self.waits.enter(&bearer.namespace) else {
+            let message = format!("too many pods of {} are waited for; ask again", bearer.namespace);
+            return Err(Refusal::new(Outcome::Overloaded, message));
+        };
         let fits = |facts: Option<PodFacts>| fits(bearer, peer.address.ip(), facts.as_ref());
         let checked = self
             .desk
             .wait_for_pod(&bearer.namespace, &bearer.pod.name, self.rules.pod_wait, fits)
             .await;
-        match checked.map_err(|error| Refusal::new(Outcome::Overloaded, error.to_string()))? {
-            Err(refusal)
-                if refusal.outcome == Outcome::AddressMismatch && self.rules.address_check == AddressCheck::Warn =>
-            {
-                tracing::warn!(pod = %bearer.pod.name, namespace = bearer.namespace, reason = refusal.message, "issuing to another address");
-                self.metrics.tolerated_address();
-                Ok(())
-            }
-            checked => checked,
-        }
+        let checked = checked.map_err(|error| Refusal::new(Outcome::Overloaded, error.to_string()))?;
+        checked.or_else(|refusal| self.tolerated(refusal, peer))
     }
 
     fn issue(&self, key: &PublicKey, identity: &Identity) -> Result<IssueResponse, Refusal> {
