@@ -35,6 +35,14 @@ pub(crate) enum News {
     },
 }
 
+impl News {
+    /// Whether it is older than what was said before.
+    pub(crate) fn is_older(&self) -> bool {
+        let (Self::All { older, .. } | Self::Changes { older, .. }) = self;
+        *older
+    }
+}
+
 /// What a look at everything comes to.
 #[derive(Debug)]
 pub(crate) enum Look {

@@ -25,8 +25,10 @@ use crate::status::applied::Verdicts;
 use crate::status::{Figures, Status};
 
 mod look;
+mod owed;
 
 use look::{LOOKS, Settling, Waiting, over};
+use owed::Owed;
 
 /// Questions that wait at once: as many as a burst of reconnecting proxies; the rest waits in its own task.
 const QUEUE: usize = 1024;
@@ -153,6 +155,7 @@ impl Desk {
             looks: Buckets::new(LOOKS, 1),
             waiting: Vec::new(),
             look_until: None,
+            owed: None,
             not_kept: None,
         };
         let (alive, ended) = oneshot::channel();
@@ -305,6 +308,8 @@ struct Thread {
     waiting: Vec<Waiting>,
     /// When that look is given up.
     look_until: Option<tokio::time::Instant>,
+    /// An epoch that has to begin, and could not be kept so far.
+    owed: Option<Owed>,
     /// When a new epoch could last not be kept.
     not_kept: Option<Instant>,
 }
@@ -315,11 +320,12 @@ type Joined = oneshot::Sender<Result<(ProxyId, Arc<Outlet>), NotNow>>;
 impl Thread {
     async fn serve(mut self, mut asked: mpsc::Receiver<Question>, end: CancellationToken) {
         loop {
-            let look_until = self.look_until;
+            let (look_until, pay_at) = (self.look_until, self.owed.as_ref().map(Owed::again));
+            let withheld = self.owed.as_ref().is_some_and(Owed::withholds);
             // Not biased: neither a flood of changes nor one of questions may keep the other waiting.
             tokio::select! {
                 () = end.cancelled() => return,
-                news = self.source.next() => match news {
+                news = self.source.next(), if !withheld => match news {
                     Some(news) => self.take(news),
                     None => {
                         tracing::error!("the watch of the objects has ended");
@@ -328,6 +334,7 @@ impl Thread {
                     }
                 },
                 () = over(look_until) => self.give_up_looking(),
+                () = over(pay_at) => self.pay(),
                 question = asked.recv() => match question {
                     Some(question) => self.answer(question),
                     None => return,
@@ -337,16 +344,16 @@ impl Thread {
     }
 
     fn take(&mut self, news: News) {
-        let (News::All { older, .. } | News::Changes { older, .. }) = &news;
-        if *older {
-            // Before anything of it is told: within an epoch, proxies take nothing older.
-            tracing::warn!(
-                "objects are older than they were: what they come from was restored, and a new epoch begins"
-            );
-            if let Err(error) = self.hub.begin_epoch(self.hub.epoch.current()) {
-                tracing::error!(error = %Chain(&error), "the epoch could not be kept");
-            }
+        if !news.is_older() {
+            return self.hear(news);
         }
+        // Before anything of it is told: within an epoch, proxies take nothing older.
+        tracing::warn!("objects are older than they were: what they come from was restored, and a new epoch begins");
+        self.owed = Some(Owed::new(news, self.owed.as_ref()));
+        self.pay();
+    }
+
+    fn hear(&mut self, news: News) {
         match news {
             News::All { snapshot, .. } => {
                 self.replace(&snapshot);

@@ -17,7 +17,7 @@ pub(super) const LOOKS: Rate = Rate {
 /// A look at an API server's objects is over within this, or the proxies that wait for it call again.
 const LOOK: Duration = Duration::from_secs(10);
 /// While the epoch could not be kept, this thread waits for that only so often: each attempt may take seconds.
-const KEEP_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const KEEP_AGAIN: Duration = Duration::from_secs(10);
 /// Proxies that wait for a look at once. As few are ahead of us at first; the others call again.
 const LOOKERS: usize = 64;
 
@@ -82,7 +82,8 @@ impl Thread {
                     seen = epoch,
                     "a proxy is still ahead of us: a new epoch begins"
                 );
-                self.hub.begin_epoch(epoch)
+                let begun = self.hub.begin_epoch(epoch);
+                begun.map(|()| self.hub.tell_epoch())
             }
         };
         if let Err(error) = &settled {
@@ -126,7 +127,7 @@ pub(super) async fn over(until: Option<tokio::time::Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
@@ -141,7 +142,7 @@ mod tests {
     use crate::manifests;
     use crate::serve::cache::Facts;
 
-    fn thread(state: &Path, objects: &Path) -> Thread {
+    pub(in super::super) fn thread(state: &Path, objects: &Path) -> Thread {
         let trust_domain = TrustDomain::new("test.weft.internal").unwrap();
         let index = Index::new(Settings {
             trust_domain: trust_domain.clone(),
@@ -166,6 +167,7 @@ mod tests {
             looks: Buckets::new(LOOKS, 1),
             waiting: Vec::new(),
             look_until: None,
+            owed: None,
             not_kept: None,
         }
     }
