@@ -355,8 +355,9 @@ impl Thread {
 
     fn hear(&mut self, news: News) {
         match news {
-            News::All { snapshot, .. } => {
+            News::All { snapshot, lists, .. } => {
                 self.replace(&snapshot);
+                self.hub.listed(&lists);
                 self.end_look();
             }
             News::Changes { changes, .. } => {

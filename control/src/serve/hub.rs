@@ -87,6 +87,11 @@ impl Hub {
         self.spread(&changed);
     }
 
+    /// What was just taken in is as new as these lists.
+    pub(crate) fn listed(&mut self, lists: &BTreeMap<String, u64>) {
+        self.ages.listed(lists);
+    }
+
     /// Something that a proxy holds within our epoch and that is newer than what we know.
     pub(crate) fn behind<'a>(&self, epoch: u64, held: &'a [Source]) -> Option<&'a Source> {
         if epoch < self.epoch.current() {
