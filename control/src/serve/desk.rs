@@ -17,7 +17,6 @@ use weft_model::version::Source;
 
 use super::cache::ProxyId;
 use super::hub::{Hub, Join, Outlet, Settled};
-use super::rate::Buckets;
 use crate::authority::Chain;
 use crate::manifests::{OpenError, Snapshot};
 use crate::source::{Look, News, Source as Objects};
@@ -27,7 +26,7 @@ use crate::status::{Figures, Status};
 mod look;
 mod owed;
 
-use look::{LOOKS, Settling, Waiting, over};
+use look::{Looks, Waiting, over};
 use owed::Owed;
 
 /// Questions that wait at once: as many as a burst of reconnecting proxies; the rest waits in its own task.
@@ -152,9 +151,7 @@ impl Desk {
             times,
             tell,
             stir,
-            looks: Buckets::new(LOOKS, 1),
-            waiting: Vec::new(),
-            look_until: None,
+            looks: Looks::new(),
             owed: None,
             not_kept: None,
         };
@@ -302,12 +299,8 @@ struct Thread {
     times: Arc<CompileTimes>,
     tell: watch::Sender<u64>,
     stir: watch::Sender<u64>,
-    /// How often proxies that are ahead of us may make us look again.
-    looks: Buckets<()>,
-    /// Proxies that are ahead of us, while we look; bounded.
-    waiting: Vec<Waiting>,
-    /// When that look is given up.
-    look_until: Option<tokio::time::Instant>,
+    /// Proxies that are ahead of us, and the look that they wait for.
+    looks: Looks,
     /// An epoch that has to begin, and could not be kept so far.
     owed: Option<Owed>,
     /// When a new epoch could last not be kept.
@@ -320,7 +313,7 @@ type Joined = oneshot::Sender<Result<(ProxyId, Arc<Outlet>), NotNow>>;
 impl Thread {
     async fn serve(mut self, mut asked: mpsc::Receiver<Question>, end: CancellationToken) {
         loop {
-            let (look_until, pay_at) = (self.look_until, self.owed.as_ref().map(Owed::again));
+            let (look_until, pay_at) = (self.looks.until(), self.owed.as_ref().map(Owed::again));
             let withheld = self.owed.as_ref().is_some_and(Owed::withholds);
             // Not biased: neither a flood of changes nor one of questions may keep the other waiting.
             tokio::select! {
@@ -358,7 +351,7 @@ impl Thread {
             News::All { snapshot, lists, .. } => {
                 self.replace(&snapshot);
                 self.hub.listed(&lists);
-                self.end_look();
+                self.end_look(Instant::now());
             }
             News::Changes { changes, .. } => {
                 let started = Instant::now();
@@ -412,11 +405,7 @@ impl Thread {
                 name,
                 answer,
             } => drop(answer.send(pod_facts(hub, &namespace, &name))),
-            Question::Join { join, sources, answer } => match self.settle_epoch(join.epoch, &sources, Instant::now()) {
-                Ok(Settling::Settled) => self.join(*join, answer),
-                Ok(Settling::Looking) => self.waiting.push(Waiting { join, sources, answer }),
-                Err(not_now) => drop(answer.send(Err(not_now))),
-            },
+            Question::Join { join, sources, answer } => self.meet(Waiting { join, sources, answer }, Instant::now()),
             Question::Leave(id) => hub.leave(id),
             Question::Subscribe { id, targets, answer } => drop(answer.send(hub.subscribe(id, targets))),
             Question::Unsubscribe { id, targets } => hub.unsubscribe(id, &targets),
