@@ -60,7 +60,8 @@ pub(crate) enum NotNow {
     /// Its epoch is none that it can have seen.
     #[error(
         "the epoch {seen} is none that this proxy can have seen: {current} is the current one. Restart its pod; or, if the \
-         state directory was lost, write the proxy's epoch into the file epoch in it; on a cluster, into the ConfigMap weft-state"
+         state directory was lost, write the proxy's epoch into the file epoch in it (on a cluster, into the ConfigMap \
+         weft-state), and restart weft-control"
     )]
     Epoch {
         /// What it says.
