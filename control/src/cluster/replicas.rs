@@ -416,16 +416,15 @@ impl Reader {
     }
 }
 
-/// Writes one replica's key, or removes it. Each key has a field manager of its own, so that nobody else's goes with it.
+/// Writes one replica's key, or removes it. Each key has a field manager of its own, so that nobody else's goes with it. One that
+/// removes its key says nothing else either: it would be kept for ever as the manager of that.
 async fn apply(api: &Api, namespace: &str, replica: &str, text: Option<&str>) -> Result<Value, Fault> {
     let mut map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {
-            "name": CONFIG_MAP, "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "weft", "app.kubernetes.io/part-of": "weft"}
-        }
+        "metadata": {"name": CONFIG_MAP, "namespace": namespace}
     });
     if let Some(text) = text {
+        map["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "weft", "app.kubernetes.io/part-of": "weft"});
         map["data"] = json!({replica: text});
     }
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}");

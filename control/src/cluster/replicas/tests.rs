@@ -312,6 +312,9 @@ async fn who_ends_takes_back_what_it_has_said() {
     let answer = async {
         let request = server.next().await;
         assert!(request.query.contains("=two&") && request.body.get("data").is_none());
+        // Nor anything else that it would be kept for as a manager.
+        let named = json!({"name": CONFIG_MAP, "namespace": "weft-system"});
+        assert_eq!(request.body["metadata"], named);
         request.answer(200, &json!({}));
     };
     tokio::join!(writer.end(), answer);
