@@ -266,7 +266,12 @@ impl Index {
 
     /// The conditions of all objects that have any, in order of name.
     pub fn statuses(&self) -> Vec<ObjectStatus> {
-        status::statuses(self)
+        status::statuses(self, true)
+    }
+
+    /// The same of routes, subsets and policies only: of many fewer objects.
+    pub(crate) fn written_statuses(&self) -> Vec<ObjectStatus> {
+        status::statuses(self, false)
     }
 
     /// A route, subset or policy as it was last written, whether it is valid or not.

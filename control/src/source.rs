@@ -1,5 +1,6 @@
 //! Where objects come from: directories, or an API server.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ pub(crate) enum News {
     All {
         /// All of it.
         snapshot: Snapshot,
+        /// The resource versions of the lists that it comes from, by kind: how new it is, whatever objects live.
+        lists: BTreeMap<String, u64>,
         /// It is older than what was said before: the store behind the source was restored.
         older: bool,
     },
@@ -33,6 +36,14 @@ pub(crate) enum News {
         /// As above.
         older: bool,
     },
+}
+
+impl News {
+    /// Whether it is older than what was said before.
+    pub(crate) fn is_older(&self) -> bool {
+        let (Self::All { older, .. } | Self::Changes { older, .. }) = self;
+        *older
+    }
 }
 
 /// What a look at everything comes to.

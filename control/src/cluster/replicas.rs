@@ -33,9 +33,11 @@ const SPACING_BY_SIZE: Duration = Duration::from_secs(1);
 const STALE: Duration = Duration::from_secs(30);
 /// After this it is removed.
 const GONE: Duration = Duration::from_secs(120);
-/// What one replica tells, in bytes: the ConfigMap holds 1 MiB, for some replicas.
+/// What all replicas tell, in bytes: the ConfigMap holds 1 MiB, with what else is kept of it.
+const ROOM: usize = 768 << 10;
+/// What one of them tells.
 const BYTES_MAX: usize = 256 << 10;
-/// Proxies of it that are connected, and that are not: less than half of these bytes, one taking this many.
+/// Proxies of it that are connected, and that are not: less than half of its bytes, one taking this many.
 const HERE_MAX: usize = 7000;
 const APART_MAX: usize = 1024;
 const MARK_BYTES: usize = 15;
@@ -55,8 +57,11 @@ struct View {
     seen: BTreeMap<String, u64>,
     /// Objects of which there is something to tell.
     objects: BTreeMap<String, Holders>,
-    /// There are more.
+    /// There are more, and proxies that do not decide by them.
     more: bool,
+    /// There are others, and whoever needs those decides by them.
+    #[serde(default)]
+    rest: bool,
     /// The connected proxies: digests of their names.
     here: BTreeSet<String>,
     /// The same of those that are not connected and decided by an older version of anything.
@@ -135,15 +140,21 @@ pub(super) fn maps(namespace: &str) -> Kind {
 }
 
 impl View {
-    fn of(verdicts: &Verdicts) -> Self {
+    /// In so many bytes. Where that is too few, those come first that something is waited for: of all others it is enough to
+    /// know that there are some.
+    fn of(verdicts: &Verdicts, room: usize) -> Self {
         let behind = verdicts.of.iter().flat_map(|verdict| &verdict.holders.apart.names);
+        let part = |most: usize| most * room / BYTES_MAX;
+        let here = verdicts.connected.iter().take(part(HERE_MAX));
         let mut view = Self {
-            here: verdicts.connected.iter().take(HERE_MAX).map(|pod| mark(pod)).collect(),
-            apart: distinct(behind).take(APART_MAX).map(mark).collect(),
+            here: here.map(|pod| mark(pod)).collect(),
+            apart: distinct(behind).take(part(APART_MAX)).map(mark).collect(),
             ..Self::default()
         };
         let mut bytes = MARK_BYTES * (view.here.len() + view.apart.len());
-        for verdict in &verdicts.of {
+        let mut of: Vec<&Verdict> = verdicts.of.iter().collect();
+        of.sort_by_key(|verdict| (verdict.holders.waiting.count == 0, verdict.holders.apart.count == 0));
+        for verdict in of {
             let object = &verdict.object;
             let seen = view.seen.entry(object.kind.clone()).or_default();
             *seen = object.resource_version.max(*seen);
@@ -157,8 +168,11 @@ impl View {
             let name = object.reference().to_string();
             // With quotes, a colon and a comma.
             let more = name.len() + 4 + serde_json::to_string(&holders).map_or(BYTES_MAX, |text| text.len());
-            if bytes + more > BYTES_MAX {
-                view.more = true;
+            if bytes + more > room {
+                match holders.waiting.count {
+                    0 => view.rest = true,
+                    _ => view.more = true,
+                }
                 continue;
             }
             bytes += more;
@@ -174,9 +188,19 @@ impl View {
         match said {
             _ if !seen => None,
             Some(holders) => Some(holders.clone()),
-            None => (!self.more).then(Holders::default),
+            None if self.more => None,
+            // Who they are is not said where all is well: one stands for all.
+            None => Some(Holders {
+                subscribers: usize::from(self.rest),
+                ..Holders::default()
+            }),
         }
     }
+}
+
+/// How many bytes one replica may write: each that does not lead has an equal part.
+fn room(replicas: usize) -> usize {
+    (ROOM / replicas.saturating_sub(1).max(1)).min(BYTES_MAX)
 }
 
 /// Each once.
@@ -222,9 +246,9 @@ impl Writer {
         }
     }
 
-    /// Writes what this replica knows, if that is news. Returns when to come again.
-    pub(super) async fn write(&mut self, verdicts: &Verdicts) -> Result<Duration, Fault> {
-        let view = View::of(verdicts);
+    /// Writes what this replica knows, if that is news. Returns when to come again. `shown`: where the other ones are.
+    pub(super) async fn write(&mut self, verdicts: &Verdicts, shown: &Shown) -> Result<Duration, Fault> {
+        let view = View::of(verdicts, room(ready(shown, &self.namespace).len()));
         if let Some(Written {
             view: written,
             at,
@@ -410,22 +434,27 @@ impl Reader {
                     said.apart.count = left.max(said.apart.names.len());
                     holders.add(&said);
                 }
+                (Standing::Counts, None) if read.view.as_ref().is_some_and(|view| view.more) => {
+                    holders
+                        .unheard
+                        .push(format!("{replica} (more is waited for there than it can tell)"));
+                }
                 (Standing::Unheard, _) | (Standing::Counts, None) => holders.unheard.push(replica.clone()),
             }
         }
     }
 }
 
-/// Writes one replica's key, or removes it. Each key has a field manager of its own, so that nobody else's goes with it.
+/// Writes one replica's key, or removes it. Each key has a field manager of its own, so that nobody else's goes with it. One that
+/// removes its key says nothing else either: it would be kept for ever as the manager of that.
 async fn apply(api: &Api, namespace: &str, replica: &str, text: Option<&str>) -> Result<Value, Fault> {
     let mut map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {
-            "name": CONFIG_MAP, "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "weft", "app.kubernetes.io/part-of": "weft"}
-        }
+        "metadata": {"name": CONFIG_MAP, "namespace": namespace}
     });
     if let Some(text) = text {
+        map["metadata"]["labels"] =
+            json!({"app.kubernetes.io/managed-by": "weft", "app.kubernetes.io/part-of": "weft"});
         map["data"] = json!({replica: text});
     }
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}");

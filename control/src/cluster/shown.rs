@@ -90,7 +90,7 @@ impl Phase {
 }
 
 impl Shown {
-    pub(super) fn new(kinds: &[Kind]) -> Self {
+    pub(crate) fn new(kinds: &[Kind]) -> Self {
         let kinds = kinds.iter().map(|kind| (kind.kind.clone(), State::default()));
         Self {
             inner: Mutex::new(Inner {
@@ -108,7 +108,7 @@ impl Shown {
     }
 
     /// Rises when everything is to be listed again.
-    pub(super) fn looks(&self) -> watch::Receiver<u64> {
+    pub(crate) fn looks(&self) -> watch::Receiver<u64> {
         self.looks.subscribe()
     }
 
@@ -197,12 +197,15 @@ impl Shown {
                 problems: inner.tell_problems(),
                 objects: inner.objects.values().cloned().collect(),
             };
+            // Of a kind that is not there nothing is known, nor how old that is.
+            let there = inner.kinds.iter().filter(|(_, state)| state.phase == Phase::Listed);
+            let lists = there.map(|(kind, state)| (kind.clone(), state.collection)).collect();
             let older = older(&mut inner);
             drop(inner);
             if first {
                 self.changed();
             }
-            return Some(News::All { snapshot, older });
+            return Some(News::All { snapshot, lists, older });
         }
         if !inner.begun || (inner.pending.is_empty() && !inner.pending_problems) {
             return None;

@@ -212,7 +212,7 @@ impl Statuses {
             return Ok((Round::Well(FOLLOWS), GATHER));
         }
         let (verdicts, rest) = self.look().await?;
-        let round = match self.writer.write(&verdicts).await {
+        let round = match self.writer.write(&verdicts, &self.shown).await {
             Ok(next) => Round::Well(next),
             Err(fault) => {
                 if first {

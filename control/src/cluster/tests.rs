@@ -158,7 +158,7 @@ async fn news(shown: &Shown) -> News {
 
 async fn all(shown: &Shown) -> (Snapshot, bool) {
     match news(shown).await {
-        News::All { snapshot, older } => (snapshot, older),
+        News::All { snapshot, older, .. } => (snapshot, older),
         other => panic!("{other:?}"),
     }
 }
@@ -289,6 +289,23 @@ async fn a_look_lists_everything_again_from_then_on() {
     assert!(shown.take().is_none());
     second.answer(200, &list(9, "", &[service("a", 9)]));
     assert_eq!(all(&shown).await.0.objects[0].resource_version, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_new_everything_is_is_told_by_the_list_and_of_no_kind_that_is_not_there() {
+    let (mut server, shown, _served) = follow("Service");
+    server.next().await.answer(200, &list(70, "", &[service("a", 3)]));
+    let News::All { lists, .. } = news(&shown).await else {
+        panic!("not all")
+    };
+    assert_eq!(lists, [("Service".to_owned(), 70)].into(), "the newest may be gone");
+
+    let (mut server, shown, _served) = follow("TCPRoute");
+    server.next().await.refuse(404, "NotFound");
+    let News::All { lists, .. } = news(&shown).await else {
+        panic!("not all")
+    };
+    assert!(lists.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

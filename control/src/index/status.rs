@@ -20,8 +20,9 @@ struct Report<'a> {
     parents: Vec<ParentStatus>,
 }
 
-pub(super) fn statuses(index: &Index) -> Vec<ObjectStatus> {
-    let with = reports(index)
+/// `all`: not only of objects whose status is written.
+pub(super) fn statuses(index: &Index, all: bool) -> Vec<ObjectStatus> {
+    let with = reports(index, all)
         .into_iter()
         .filter(|report| !report.conditions.is_empty())
         .map(Report::with_fixes);
@@ -48,17 +49,22 @@ pub(super) fn statuses(index: &Index) -> Vec<ObjectStatus> {
 }
 
 pub(super) fn problems(index: &Index) -> Vec<Problem> {
-    let mut problems: Vec<Problem> = reports(index).into_iter().flat_map(|report| report.problems).collect();
+    let mut problems: Vec<Problem> = reports(index, true)
+        .into_iter()
+        .flat_map(|report| report.problems)
+        .collect();
     problems.sort();
     problems
 }
 
-fn reports(index: &Index) -> Vec<Report<'_>> {
+fn reports(index: &Index, all: bool) -> Vec<Report<'_>> {
     let mut reports = Vec::new();
-    reports.extend(index.namespaces.values().map(|object| namespace(object)));
-    reports.extend(index.pods.values().map(|kept| pod(index, kept)));
-    reports.extend(index.services.values().map(service));
-    reports.extend(index.slices.values().map(plain));
+    if all {
+        reports.extend(index.namespaces.values().map(|object| namespace(object)));
+        reports.extend(index.pods.values().map(|kept| pod(index, kept)));
+        reports.extend(index.services.values().map(service));
+        reports.extend(index.slices.values().map(plain));
+    }
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
     reports.extend(index.policies.values().map(|kept| policy(index, kept)));

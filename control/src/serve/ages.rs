@@ -1,18 +1,18 @@
 //! How old the objects are that we know, to tell whether a proxy is ahead of us.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_model::version::Source;
 
 use crate::manifests::{Changes, Snapshot};
-use crate::objects::{Object, ObjectRef};
+use crate::objects::{Kinds, Object, ObjectRef};
 
 /// Resource versions of objects, and the highest of each kind (they are comparable within a kind, KEP-5504).
 #[derive(Debug, Default)]
 pub(crate) struct Ages {
     objects: HashMap<ObjectRef, Age>,
-    /// Of all that was ever seen, so that an object which is gone does not make us look old.
+    /// By kind that is followed: of all that was ever seen, so that an object which is gone does not make us look old.
     highest: HashMap<String, u64>,
 }
 
@@ -35,14 +35,29 @@ impl Ages {
 
     /// Takes in all that there is. What was highest is forgotten: this is the list that counts.
     pub(crate) fn replace(&mut self, snapshot: &Snapshot) {
-        *self = Self::default();
+        let kinds = Kinds::control();
+        let followed = kinds.understood().map(|(_, kind, ..)| (kind.to_owned(), 0));
+        *self = Self {
+            objects: HashMap::new(),
+            highest: followed.collect(),
+        };
         for object in &snapshot.objects {
             self.put(object);
         }
     }
 
+    /// All that was last taken in is as new as these lists, by kind: the newest of a kind may be gone from it, and nothing that
+    /// lives tells of that. Other kinds are not there, so that nobody knows better of them.
+    pub(crate) fn listed(&mut self, lists: &BTreeMap<String, u64>) {
+        self.highest.retain(|kind, _| lists.contains_key(kind));
+        for (kind, version) in lists {
+            let highest = self.highest.entry(kind.clone()).or_default();
+            *highest = (*version).max(*highest);
+        }
+    }
+
     /// Whether somebody who knows this source knows something newer than we do. An object that we do not know counts if it
-    /// is newer than all of its kind that we do: else it was deleted.
+    /// is newer than all of its kind that we do: else it was deleted. One of a kind that we do not follow never counts.
     pub(crate) fn behind(&self, source: &Source) -> bool {
         let Some((kind, name)) = source.object.split_once(' ') else {
             return false;
@@ -53,9 +68,12 @@ impl Ages {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
+        let Some(highest) = self.highest.get(kind) else {
+            return false;
+        };
         let ours = match self.objects.get(&reference) {
             Some(age) if age.uid == source.uid => age.resource_version,
-            _ => self.highest.get(kind).copied().unwrap_or(0),
+            _ => *highest,
         };
         source.resource_version > ours
     }
@@ -103,6 +121,7 @@ mod tests {
     #[test]
     fn only_what_is_newer_than_ours_is_ahead() {
         let mut ages = Ages::default();
+        ages.replace(&Snapshot::default());
         let upserts = vec![
             object("Service", "a", 5),
             object("Service", "b", 9),
@@ -122,6 +141,8 @@ mod tests {
             ("Service shop/gone", "uid-gone", 50, true),
             ("HTTPRoute shop/r", "uid-r", 1, true),
             ("nonsense", "x", 1, false),
+            // Nobody follows these, so nobody can say how new they are.
+            ("Secret shop/s", "uid-s", u64::MAX, false),
         ] {
             assert_eq!(
                 ages.behind(&source(object, uid, version)),
@@ -145,5 +166,24 @@ mod tests {
         assert!(!ages.behind(&source("Service shop/a", "uid-a", 5)));
         ages.replace(&Snapshot::default());
         assert!(ages.behind(&source("Service shop/a", "uid-a", 5)));
+    }
+
+    #[test]
+    fn a_list_tells_how_new_it_is_also_where_the_newest_object_is_gone() {
+        let mut ages = Ages::default();
+        ages.replace(&Snapshot {
+            objects: vec![object("HTTPRoute", "a", 500)],
+            ..Snapshot::default()
+        });
+        let deleted = source("HTTPRoute shop/gone", "uid-gone", 900);
+        assert!(ages.behind(&deleted), "the newest that lives is older");
+        ages.listed(&BTreeMap::from([("HTTPRoute".to_owned(), 950)]));
+        assert!(!ages.behind(&deleted));
+        let later = source("HTTPRoute shop/later", "uid-later", 951);
+        assert!(ages.behind(&later), "a store that was restored");
+        // One that lives is compared by itself.
+        assert!(ages.behind(&source("HTTPRoute shop/a", "uid-a", 501)));
+        // The API server has no such kind.
+        assert!(!ages.behind(&source("TCPRoute shop/t", "uid-t", 7)));
     }
 }

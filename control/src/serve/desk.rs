@@ -17,7 +17,6 @@ use weft_model::version::Source;
 
 use super::cache::ProxyId;
 use super::hub::{Hub, Join, Outlet, Settled};
-use super::rate::Buckets;
 use crate::authority::Chain;
 use crate::manifests::{OpenError, Snapshot};
 use crate::source::{Look, News, Source as Objects};
@@ -25,8 +24,10 @@ use crate::status::applied::Verdicts;
 use crate::status::{Figures, Status};
 
 mod look;
+mod owed;
 
-use look::{LOOKS, Settling, Waiting, over};
+use look::{Looks, Waiting, over};
+use owed::Owed;
 
 /// Questions that wait at once: as many as a burst of reconnecting proxies; the rest waits in its own task.
 const QUEUE: usize = 1024;
@@ -59,7 +60,8 @@ pub(crate) enum NotNow {
     /// Its epoch is none that it can have seen.
     #[error(
         "the epoch {seen} is none that this proxy can have seen: {current} is the current one. Restart its pod; or, if the \
-         state directory was lost, write the proxy's epoch into the file epoch in it; on a cluster, into the ConfigMap weft-state"
+         state directory was lost, write the proxy's epoch into the file epoch in it (on a cluster, into the ConfigMap \
+         weft-state), and restart weft-control"
     )]
     Epoch {
         /// What it says.
@@ -154,9 +156,8 @@ impl Desk {
             times,
             tell,
             stir,
-            looks: Buckets::new(LOOKS, 1),
-            waiting: Vec::new(),
-            look_until: None,
+            looks: Looks::new(),
+            owed: None,
             not_kept: None,
         };
         let (alive, ended) = oneshot::channel();
@@ -308,12 +309,10 @@ struct Thread {
     times: Arc<CompileTimes>,
     tell: watch::Sender<u64>,
     stir: watch::Sender<u64>,
-    /// How often proxies that are ahead of us may make us look again.
-    looks: Buckets<()>,
-    /// Proxies that are ahead of us, while we look; bounded.
-    waiting: Vec<Waiting>,
-    /// When that look is given up.
-    look_until: Option<tokio::time::Instant>,
+    /// Proxies that are ahead of us, and the look that they wait for.
+    looks: Looks,
+    /// An epoch that has to begin, and could not be kept so far.
+    owed: Option<Owed>,
     /// When a new epoch could last not be kept.
     not_kept: Option<Instant>,
 }
@@ -324,11 +323,12 @@ type Joined = oneshot::Sender<Result<(ProxyId, Arc<Outlet>), NotNow>>;
 impl Thread {
     async fn serve(mut self, mut asked: mpsc::Receiver<Question>, end: CancellationToken) {
         loop {
-            let look_until = self.look_until;
+            let (look_until, pay_at) = (self.looks.until(), self.owed.as_ref().map(Owed::again));
+            let withheld = self.owed.as_ref().is_some_and(Owed::withholds);
             // Not biased: neither a flood of changes nor one of questions may keep the other waiting.
             tokio::select! {
                 () = end.cancelled() => return,
-                news = self.source.next() => match news {
+                news = self.source.next(), if !withheld => match news {
                     Some(news) => self.take(news),
                     None => {
                         tracing::error!("the watch of the objects has ended");
@@ -337,6 +337,7 @@ impl Thread {
                     }
                 },
                 () = over(look_until) => self.give_up_looking(),
+                () = over(pay_at) => self.pay(),
                 question = asked.recv() => match question {
                     Some(question) => self.answer(question),
                     None => return,
@@ -346,20 +347,21 @@ impl Thread {
     }
 
     fn take(&mut self, news: News) {
-        let (News::All { older, .. } | News::Changes { older, .. }) = &news;
-        if *older {
-            // Before anything of it is told: within an epoch, proxies take nothing older.
-            tracing::warn!(
-                "objects are older than they were: what they come from was restored, and a new epoch begins"
-            );
-            if let Err(error) = self.hub.begin_epoch(self.hub.epoch.current()) {
-                tracing::error!(error = %Chain(&error), "the epoch could not be kept");
-            }
+        if !news.is_older() {
+            return self.hear(news);
         }
+        // Before anything of it is told: within an epoch, proxies take nothing older.
+        tracing::warn!("objects are older than they were: what they come from was restored, and a new epoch begins");
+        self.owed = Some(Owed::new(news, self.owed.as_ref()));
+        self.pay();
+    }
+
+    fn hear(&mut self, news: News) {
         match news {
-            News::All { snapshot, .. } => {
+            News::All { snapshot, lists, .. } => {
                 self.replace(&snapshot);
-                self.end_look();
+                self.hub.listed(&lists);
+                self.end_look(Instant::now());
             }
             News::Changes { changes, .. } => {
                 let started = Instant::now();
@@ -418,11 +420,7 @@ impl Thread {
                 let facts = name.and_then(|name| Some((pod_facts(hub, &name.namespace, &name.name)?, name.namespace)));
                 drop(answer.send(facts.map(|(facts, namespace)| (namespace, facts))));
             }
-            Question::Join { join, sources, answer } => match self.settle_epoch(join.epoch, &sources, Instant::now()) {
-                Ok(Settling::Settled) => self.join(*join, answer),
-                Ok(Settling::Looking) => self.waiting.push(Waiting { join, sources, answer }),
-                Err(not_now) => drop(answer.send(Err(not_now))),
-            },
+            Question::Join { join, sources, answer } => self.meet(Waiting { join, sources, answer }, Instant::now()),
             Question::Leave(id) => hub.leave(id),
             Question::Subscribe { id, targets, answer } => drop(answer.send(hub.subscribe(id, targets))),
             Question::Unsubscribe { id, targets } => hub.unsubscribe(id, &targets),

@@ -205,6 +205,7 @@ struct Stream {
 /// A batch that is not acknowledged yet.
 struct InFlight {
     nonce: u64,
+    epoch: u64,
     /// Each with what the proxy had before.
     sent: Vec<(Sent, Option<Hash>)>,
     deadline: tokio::time::Instant,
@@ -279,10 +280,14 @@ impl Stream {
             if waits && (outlet.is_urgent() || tokio::time::Instant::now() >= next) {
                 outlet.calm();
                 // The first batch is sent even where it is empty: it says that the proxy is up to date.
-                let taken = outlet.outbox().take(BATCH_BYTES);
+                // At once: what is taken is of this epoch, and what waits after it perhaps of another.
+                let (epoch, taken) = {
+                    let mut outbox = outlet.outbox();
+                    (outbox.epoch(), outbox.take(BATCH_BYTES))
+                };
                 if nonce == 0 || !taken.is_empty() {
                     nonce += 1;
-                    in_flight = Some(self.send(nonce, outlet.epoch(), taken)?);
+                    in_flight = Some(self.send(nonce, epoch, taken)?);
                     next = tokio::time::Instant::now() + SPACING;
                 }
                 continue;
@@ -337,6 +342,7 @@ impl Stream {
         }
         Ok(InFlight {
             nonce,
+            epoch,
             sent,
             deadline: tokio::time::Instant::now() + self.discovery.rules.ack_wait,
         })
@@ -372,7 +378,7 @@ impl Stream {
                     return Err(End::broken("this batch is not in flight"));
                 };
                 add(&self.discovery.metrics.acknowledgements, 1);
-                let settled = settle(outlet, batch.sent, ack.refusals);
+                let settled = settle(outlet, batch.epoch, batch.sent, ack.refusals);
                 let refused = settled.iter().filter(|settled| settled.refused.is_some()).count();
                 add(&self.discovery.metrics.refusals, refused as u64);
                 desk.settle(id, settled).await?;
@@ -399,7 +405,12 @@ fn unread(status: &Status) -> End {
 }
 
 /// What became of each resource of a batch. Refusals of what was not in it are nobody's.
-fn settle(outlet: &Outlet, sent: Vec<(Sent, Option<Hash>)>, refusals: Vec<discovery::Refusal>) -> Vec<Settled> {
+fn settle(
+    outlet: &Outlet,
+    epoch: u64,
+    sent: Vec<(Sent, Option<Hash>)>,
+    refusals: Vec<discovery::Refusal>,
+) -> Vec<Settled> {
     let refusals = refusals
         .into_iter()
         .filter_map(|refusal| Some((Name::read(refusal.name.clone()).ok()?, refusal)));
@@ -413,7 +424,7 @@ fn settle(outlet: &Outlet, sent: Vec<(Sent, Option<Hash>)>, refusals: Vec<discov
         },
         Some(refusal) => {
             let hash = sent.hash.unwrap_or_default();
-            outbox.refused(&sent.name, hash, before);
+            outbox.refused(&sent.name, epoch, hash, before);
             let words = |words: String| words.chars().filter(|c| !c.is_control()).take(1024).collect::<String>();
             let mut reason = words(refusal.reason);
             if !refusal.missing_features.is_empty() && reason.is_empty() {

@@ -87,6 +87,11 @@ impl Hub {
         self.spread(&changed);
     }
 
+    /// What was just taken in is as new as these lists.
+    pub(crate) fn listed(&mut self, lists: &BTreeMap<String, u64>) {
+        self.ages.listed(lists);
+    }
+
     /// Something that a proxy holds within our epoch and that is newer than what we know.
     pub(crate) fn behind<'a>(&self, epoch: u64, held: &'a [Source]) -> Option<&'a Source> {
         if epoch < self.epoch.current() {
@@ -103,16 +108,21 @@ impl Hub {
         Ok(())
     }
 
-    /// Begins an epoch above every epoch seen: what we say now counts, however old its sources are.
+    /// Begins an epoch above every epoch seen: what we say from now on counts, however old its sources are. Proxies are to be
+    /// told of it when they have been told what is older: what waited for them before is not of the new epoch.
     pub(crate) fn begin_epoch(&mut self, seen: u64) -> Result<(), EpochError> {
-        self.epoch.begin(seen)?;
-        self.tell_epoch();
-        Ok(())
+        self.epoch.begin(seen)
     }
 
-    fn tell_epoch(&self) {
-        for proxy in self.proxies.values() {
-            proxy.outlet.epoch.store(self.epoch.current(), Ordering::Release);
+    /// A new epoch has begun: all that proxies need is said in it, also what they refused before.
+    pub(crate) fn tell_epoch(&mut self) {
+        let Self {
+            cache, proxies, epoch, ..
+        } = self;
+        for proxy in proxies.values_mut() {
+            let needs: Vec<Item> = proxy.needs.values().cloned().collect();
+            let needs = needs.iter().filter_map(|item| Some((item.name(), cache.get(item)?)));
+            proxy.push(epoch.current(), needs);
         }
     }
 
@@ -251,6 +261,7 @@ impl Hub {
 
     /// Makes again what depends on what changed, and tells those who need it.
     fn spread(&mut self, changed: &Changed) {
+        let epoch = self.epoch.current();
         let mut touched: BTreeMap<ProxyId, (Vec<Item>, bool)> = BTreeMap::new();
         for item in self.cache.affected(&changed.topics) {
             let difference = self.cache.make_again(&item, &self.index, &self.facts);
@@ -275,10 +286,10 @@ impl Hub {
             let Some(proxy) = self.proxies.get_mut(&id) else {
                 continue;
             };
+            let items = items.iter();
             proxy.push(
-                items
-                    .iter()
-                    .filter_map(|item| Some((item.name(), self.cache.get(item)?))),
+                epoch,
+                items.filter_map(|item| Some((item.name(), self.cache.get(item)?))),
             );
         }
     }
@@ -291,6 +302,7 @@ impl Hub {
             cache,
             proxies,
             facts,
+            epoch,
             ..
         } = self;
         let Some(proxy) = proxies.get_mut(&id) else {
@@ -318,7 +330,8 @@ impl Hub {
             debug_assert_eq!(*name, item.name());
             cache.unsubscribe(item, id);
         }
-        proxy.push(told.iter().filter_map(|item| Some((item.name(), cache.get(item)?))));
+        let told = told.iter().filter_map(|item| Some((item.name(), cache.get(item)?)));
+        proxy.push(epoch.current(), told);
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Outbox {
     /// Versions that it refused: not sent again until there is another, or it asks.
     refused: HashMap<Name, Hash>,
     pending: BTreeMap<Name, Change>,
+    /// The epoch that what is taken now is said in.
+    epoch: u64,
 }
 
 /// What is to become of a resource at the proxy.
@@ -46,6 +48,20 @@ impl Outbox {
     /// For a proxy that says it has this.
     pub(crate) fn new(has: HashMap<Name, Hash>) -> Self {
         Self { has, ..Self::default() }
+    }
+
+    /// What is taken from now on is said in this epoch, which ends what was refused in those before: that may have been only
+    /// because it was older.
+    pub(crate) fn enter(&mut self, epoch: u64) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.refused.clear();
+        }
+    }
+
+    /// The epoch that what is taken now is said in.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The proxy is to have this.
@@ -73,14 +89,17 @@ impl Outbox {
         self.refused.remove(name);
     }
 
-    /// The proxy did not take this version: it still has the one before, whatever that is.
-    pub(crate) fn refused(&mut self, name: &Name, hash: Hash, before: Option<Hash>) {
+    /// The proxy did not take this version, which was said in that epoch: it still has the one before, whatever that is.
+    pub(crate) fn refused(&mut self, name: &Name, epoch: u64, hash: Hash, before: Option<Hash>) {
         // Something newer may have been taken for it meanwhile? No: one batch is in flight at a time.
         match before {
             Some(before) => self.has.insert(name.clone(), before),
             None => self.has.remove(name),
         };
-        self.refused.insert(name.clone(), hash);
+        // Another epoch began while it was on its way: it waits here to be said again.
+        if epoch == self.epoch {
+            self.refused.insert(name.clone(), hash);
+        }
     }
 
     /// The proxy asks again: what it refused is sent once more.
@@ -146,7 +165,9 @@ impl Outbox {
 
     /// Forgets what waits but would tell the proxy nothing.
     fn drop_unneeded(&mut self) {
-        let Self { has, refused, pending } = self;
+        let Self {
+            has, refused, pending, ..
+        } = self;
         pending.retain(|name, change| match change {
             Change::Set(made) => {
                 let hash = Some(&made.version.hash);
@@ -324,16 +345,37 @@ mod tests {
         let mut outbox = Outbox::new(HashMap::from([(name.clone(), [1; 16])]));
         outbox.set(service("a", 2, &[]));
         let (sent, before) = outbox.take(usize::MAX).remove(0);
-        outbox.refused(&name, sent.hash.unwrap(), before);
+        outbox.refused(&name, 0, sent.hash.unwrap(), before);
         assert_eq!(outbox.has(&name), Some([1; 16]));
         outbox.set(service("a", 2, &[]));
         assert!(outbox.take(usize::MAX).is_empty());
         outbox.ask_again(&name);
         outbox.set(service("a", 2, &[]));
         assert_eq!(outbox.take(usize::MAX).len(), 1);
-        outbox.refused(&name, [2; 16], Some([1; 16]));
+        outbox.refused(&name, 0, [2; 16], Some([1; 16]));
         outbox.set(service("a", 3, &[]));
         assert_eq!(outbox.take(usize::MAX)[0].0.hash, Some([3; 16]));
+    }
+
+    #[test]
+    fn what_was_refused_in_an_epoch_that_has_ended_is_sent_again() {
+        let name = Name::new(Kind::Service, "a");
+        let mut outbox = Outbox::new(HashMap::from([(name.clone(), [1; 16])]));
+        outbox.enter(1);
+        outbox.set(service("a", 2, &[]));
+        outbox.take(usize::MAX);
+        outbox.refused(&name, 1, [2; 16], Some([1; 16]));
+        outbox.enter(2);
+        outbox.set(service("a", 2, &[]));
+        assert_eq!(outbox.take(usize::MAX)[0].0.hash, Some([2; 16]));
+        // Also where the refusal comes only after the new epoch has begun.
+        outbox.enter(3);
+        outbox.set(service("a", 2, &[]));
+        outbox.refused(&name, 2, [2; 16], Some([1; 16]));
+        assert_eq!(outbox.take(usize::MAX)[0].0.hash, Some([2; 16]));
+        outbox.refused(&name, 3, [2; 16], Some([1; 16]));
+        outbox.set(service("a", 2, &[]));
+        assert!(outbox.take(usize::MAX).is_empty());
     }
 
     #[test]

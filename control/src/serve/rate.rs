@@ -37,6 +37,12 @@ impl<K: Eq + Hash> Buckets<K> {
         }
     }
 
+    /// Whether there is a token. Takes none.
+    pub(crate) fn has(&self, key: &K, now: Instant) -> bool {
+        let bucket = self.buckets.get(key);
+        bucket.is_none_or(|bucket| bucket.filled(self.rate, now) >= 1.0)
+    }
+
     /// Takes one token, or says how long to wait for it.
     pub(crate) fn take(&mut self, key: K, now: Instant) -> Result<(), Duration> {
         if self.buckets.len() >= self.capacity && !self.buckets.contains_key(&key) {
@@ -85,7 +91,9 @@ mod tests {
             buckets.take("a", start).unwrap();
         }
         assert_eq!(buckets.take("a", start), Err(Duration::from_millis(500)));
+        assert!(!buckets.has(&"a", start) && buckets.has(&"b", start));
         buckets.take("b", start).unwrap();
+        assert!(buckets.has(&"a", start + Duration::from_millis(500)));
         buckets.take("a", start + Duration::from_millis(500)).unwrap();
         assert!(buckets.take("a", start + Duration::from_millis(501)).is_err());
     }

@@ -80,7 +80,7 @@ pub(crate) type Applied = (bool, &'static str, String);
 impl Hub {
     /// What is to be said of routes, subsets and policies.
     pub(crate) fn verdicts(&self) -> Verdicts {
-        let statuses = self.index.statuses();
+        let statuses = self.index.written_statuses();
         let needs = self.needs(&statuses);
         let verdict = |status: index::ObjectStatus| {
             let need = needs.get(&status.object.to_string());

@@ -200,6 +200,17 @@ impl Store {
         held.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut targets: Vec<&Target> = self.follows.keys().collect();
         targets.sort();
+        // How old an object may be is said of an epoch: what came in an earlier one, and was not sent again as it is the same,
+        // would make whoever has restored objects look old for ever.
+        let held = held.into_iter().map(|(name, wire)| {
+            let mut held = held_to_wire(&name, &wire.version);
+            if let Some(version) = &mut held.version
+                && wire.epoch != self.state.epoch
+            {
+                version.sources.clear();
+            }
+            held
+        });
         discovery::Hello {
             pod: Some(pod),
             build: build.to_owned(),
@@ -208,10 +219,7 @@ impl Store {
                 .map(|&feature| feature.to_owned())
                 .collect(),
             epoch: self.state.epoch,
-            held: held
-                .into_iter()
-                .map(|(name, wire)| held_to_wire(&name, &wire.version))
-                .collect(),
+            held: held.collect(),
             targets: targets.into_iter().map(target_to_wire).collect(),
         }
     }

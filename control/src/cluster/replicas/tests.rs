@@ -40,10 +40,11 @@ fn holders(subscribers: usize, waiting: &[&str], apart: &[&str]) -> Holders {
 }
 
 fn view(version: u64, holders: Holders, connected: &[&str]) -> View {
-    View::of(&Verdicts {
+    let verdicts = Verdicts {
         of: vec![verdict(version, holders)],
         connected: connected.iter().map(|pod| (*pod).to_owned()).collect(),
-    })
+    };
+    View::of(&verdicts, BYTES_MAX)
 }
 
 fn read(other: View) -> Read {
@@ -136,27 +137,63 @@ async fn who_has_moved_is_not_counted_either_where_only_a_few_are_named() {
     );
 }
 
-#[tokio::test]
-async fn a_view_has_no_more_bytes_than_there_is_room_for() {
-    let names: Vec<String> = (0..8).map(|n| format!("{n}{}", "x".repeat(200))).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let of = (0..1000).map(|n| {
-        let mut verdict = verdict(7, holders(8, &names, &names));
+/// So many objects, of which this is known.
+fn many(count: usize, holders: &Holders) -> Vec<Verdict> {
+    let of = |n| {
+        let mut verdict = verdict(7, holders.clone());
         let mut object = (*verdict.object).clone();
         object.name = format!("r{n}");
         verdict.object = object.into();
         verdict
-    });
+    };
+    (0..count).map(of).collect()
+}
+
+#[tokio::test]
+async fn a_view_has_no_more_bytes_than_there_is_room_for() {
+    let names: Vec<String> = (0..8).map(|n| format!("{n}{}", "x".repeat(200))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let verdicts = Verdicts {
-        of: of.collect(),
+        of: many(1000, &holders(8, &names, &names)),
         connected: (0..20_000).map(|n| format!("shop/p{n}")).collect(),
     };
-    let view = View::of(&verdicts);
-    let bytes = serde_json::to_string(&view).unwrap().len();
-    assert!(view.more && !view.objects.is_empty());
-    assert!((BYTES_MAX / 2..BYTES_MAX + 1024).contains(&bytes), "{bytes}");
+    for room in [BYTES_MAX, room(2), room(16)] {
+        let view = View::of(&verdicts, room);
+        let bytes = serde_json::to_string(&view).unwrap().len();
+        assert!(view.more && !view.objects.is_empty());
+        assert!((room / 2..room + 1024).contains(&bytes), "{bytes}");
+    }
+    assert_eq!(room(2), BYTES_MAX);
+    assert!(room(16) * 15 <= ROOM);
     assert_eq!(spacing(0), SPACING);
     assert_eq!(spacing(128 << 10), Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn more_objects_than_a_view_holds_are_applied_where_all_is_well() {
+    let all = |holders: &Holders| {
+        let mut of = many(10_000, holders);
+        of.push(verdict(7, self::holders(1, &["shop/late"], &[])));
+        let connected = vec!["shop/other".to_owned()];
+        View::of(&Verdicts { of, connected }, BYTES_MAX)
+    };
+    let well = all(&holders(1, &[], &[]));
+    assert!(well.rest && !well.more);
+    let (applied, message) = together(Holders::default(), well.clone(), 7);
+    assert!(
+        !applied && message.contains("shop/late"),
+        "what is waited for comes first: {message}"
+    );
+    let mut told = well;
+    told.objects.clear();
+    let (applied, message) = together(Holders::default(), told, 7);
+    assert!(applied && message.contains("all connected"), "{message}");
+    // What there is no room for although it is waited for is not taken for applied.
+    let mut lagging = all(&holders(1, &["shop/late"], &[]));
+    assert!(lagging.more);
+    lagging.objects.clear();
+    let (applied, message) = together(Holders::default(), lagging, 7);
+    assert!(!applied && message.contains("two (more is waited for"), "{message}");
 }
 
 /// The one that leads, beside what is shown of replicas.
@@ -304,14 +341,17 @@ async fn who_ends_takes_back_what_it_has_said() {
     let silent = Writer::new(api.clone(), "weft-system", "one");
     silent.end().await;
     let mut writer = Writer::new(api, "weft-system", "two");
-    let verdicts = Verdicts::default();
+    let (verdicts, shown) = (Verdicts::default(), Shown::new(&[]));
     let write = async { server.next().await.answer(200, &json!({})) };
-    let (written, ()) = tokio::join!(writer.write(&verdicts), write);
+    let (written, ()) = tokio::join!(writer.write(&verdicts, &shown), write);
     written.unwrap();
     writer.forget();
     let answer = async {
         let request = server.next().await;
         assert!(request.query.contains("=two&") && request.body.get("data").is_none());
+        // Nor anything else that it would be kept for as a manager.
+        let named = json!({"name": CONFIG_MAP, "namespace": "weft-system"});
+        assert_eq!(request.body["metadata"], named);
         request.answer(200, &json!({}));
     };
     tokio::join!(writer.end(), answer);
@@ -325,10 +365,11 @@ async fn a_view_is_written_when_it_is_news_and_from_time_to_time() {
         of: vec![verdict(version, holders(1, &[], &[]))],
         connected: Vec::new(),
     };
+    let shown = Shown::new(&[]);
     for (version, wait, writes) in [(7, 0, true), (7, 1, false), (8, 1, true), (8, 11, true)] {
         tokio::time::advance(Duration::from_secs(wait)).await;
         let verdicts = verdicts(version);
-        let mut write = std::pin::pin!(writer.write(&verdicts));
+        let mut write = std::pin::pin!(writer.write(&verdicts, &shown));
         tokio::select! {
             biased;
             written = &mut write => assert!(!writes && written.is_ok()),

@@ -6,20 +6,40 @@ use weft_model::version::Source;
 
 use super::{Joined, NotNow, Thread};
 use crate::authority::Chain;
+use crate::index;
 use crate::serve::hub::Join;
-use crate::serve::rate::Rate;
+use crate::serve::rate::{Buckets, Rate};
 
 /// All objects are read again, and a new epoch may begin, so often because of what proxies say.
-pub(super) const LOOKS: Rate = Rate {
+const LOOKS: Rate = Rate {
     per_second: 0.1,
     burst: 3.0,
 };
+/// The same because of what one pod says. After a true restore each is ahead once: one that is so again and again lies.
+const LOOKS_OF_POD: Rate = Rate {
+    per_second: 1.0 / 60.0,
+    burst: 3.0,
+};
+/// Pods that are told apart at a time.
+const PODS: usize = 4096;
 /// A look at an API server's objects is over within this, or the proxies that wait for it call again.
 const LOOK: Duration = Duration::from_secs(10);
 /// While the epoch could not be kept, this thread waits for that only so often: each attempt may take seconds.
-const KEEP_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const KEEP_AGAIN: Duration = Duration::from_secs(10);
 /// Proxies that wait for a look at once. As few are ahead of us at first; the others call again.
 const LOOKERS: usize = 64;
+
+/// Looks at everything that proxies wait for, and how often one may begin.
+pub(super) struct Looks {
+    rate: Buckets<()>,
+    of_pod: Buckets<index::Name>,
+    /// Those that the look which is under way was begun for.
+    waiting: Vec<Waiting>,
+    /// Those that came since: of what they hold it may have been too early. The next one is for all of them.
+    next: Vec<Waiting>,
+    /// When the look that is under way is given up.
+    until: Option<tokio::time::Instant>,
+}
 
 /// A proxy that waits for a look.
 pub(super) struct Waiting {
@@ -29,41 +49,100 @@ pub(super) struct Waiting {
 }
 
 /// What is known of a proxy's epoch.
-pub(super) enum Settling {
+enum Settling {
     /// It may join.
     Settled,
     /// When we have looked again.
     Looking,
+    /// When we have looked once more after that.
+    LookingOnceMore,
+}
+
+impl Looks {
+    pub(super) fn new() -> Self {
+        Self {
+            rate: Buckets::new(LOOKS, 1),
+            of_pod: Buckets::new(LOOKS_OF_POD, PODS),
+            waiting: Vec::new(),
+            next: Vec::new(),
+            until: None,
+        }
+    }
+
+    /// When the look that is under way is given up.
+    pub(super) fn until(&self) -> Option<tokio::time::Instant> {
+        self.until
+    }
+
+    /// Whether a pod may have its word acted on now. `joins`: it waits for a look that others have as well.
+    fn take(&mut self, pod: &index::Name, joins: bool, now: Instant) -> Result<(), NotNow> {
+        let full = self.waiting.len() + self.next.len() >= LOOKERS;
+        // What there is none of for anybody costs nobody anything.
+        let may = !full && (joins || self.rate.has(&(), now)) && self.of_pod.take(pod.clone(), now).is_ok();
+        match may && (joins || self.rate.take((), now).is_ok()) {
+            true => Ok(()),
+            false => Err(NotNow::Later),
+        }
+    }
 }
 
 impl Thread {
+    /// A proxy is here: it joins, or waits for a look, or hears that it is to call again.
+    pub(super) fn meet(&mut self, who: Waiting, now: Instant) {
+        match self.settle_epoch(&who.join.who.pod, who.join.epoch, &who.sources, now) {
+            Ok(Settling::Settled) => self.join(*who.join, who.answer),
+            Ok(Settling::Looking) => self.looks.waiting.push(who),
+            Ok(Settling::LookingOnceMore) => self.looks.next.push(who),
+            Err(not_now) => drop(who.answer.send(Err(not_now))),
+        }
+    }
+
     /// Makes sure that a proxy may believe us: if it knows something newer than we do, we look again; and only if that is
     /// older too (a state directory or an API server that was restored), a new epoch begins. All proxies together make us do
-    /// so only so often: one that lies must not keep the desk busy. After a true restore the first epoch serves them all.
-    pub(super) fn settle_epoch(&mut self, epoch: u64, held: &[Source], now: Instant) -> Result<Settling, NotNow> {
+    /// so only so often, and each pod: one that lies must neither keep the desk busy nor take the turn of others. After a true
+    /// restore the first epoch serves them all.
+    fn settle_epoch(
+        &mut self,
+        pod: &index::Name,
+        epoch: u64,
+        held: &[Source],
+        now: Instant,
+    ) -> Result<Settling, NotNow> {
+        let current = self.hub.epoch.current();
         if !self.hub.epoch.plausible(epoch) {
-            let current = self.hub.epoch.current();
             tracing::warn!(seen = epoch, current, "a proxy says an epoch that it cannot have seen");
             return Err(NotNow::Epoch { seen: epoch, current });
         }
         if let Some(source) = self.hub.behind(epoch, held) {
-            if self.waiting.len() >= LOOKERS || self.looks.take((), now).is_err() {
-                return Err(NotNow::Later);
+            let under_way = self.looks.until.is_some();
+            self.looks.take(pod, under_way, now)?;
+            if under_way {
+                return Ok(Settling::LookingOnceMore);
             }
             tracing::warn!(
+                %pod,
                 object = source.object,
                 resource_version = source.resource_version,
                 "a proxy is ahead of us: looking again"
             );
-            if self.open_again() {
-                self.look_until = Some(tokio::time::Instant::now() + LOOK);
+            if self.begin_look() {
                 return Ok(Settling::Looking);
             }
+        } else if epoch > current {
+            // That is kept before it counts.
+            self.looks.take(pod, false, now)?;
         }
         match self.enter_epoch(epoch, held) {
             true => Ok(Settling::Settled),
             false => Err(NotNow::Later),
         }
+    }
+
+    /// Reads everything again. Says whether the answer is still to come.
+    fn begin_look(&mut self) -> bool {
+        let begun = self.open_again();
+        self.looks.until = begun.then(|| tokio::time::Instant::now() + LOOK);
+        begun
     }
 
     /// Takes a proxy's epoch, or begins one above it where the proxy is ahead of us even though we have looked. Says whether
@@ -82,7 +161,8 @@ impl Thread {
                     seen = epoch,
                     "a proxy is still ahead of us: a new epoch begins"
                 );
-                self.hub.begin_epoch(epoch)
+                let begun = self.hub.begin_epoch(epoch);
+                begun.map(|()| self.hub.tell_epoch())
             }
         };
         if let Err(error) = &settled {
@@ -92,28 +172,54 @@ impl Thread {
         settled.is_ok()
     }
 
-    /// Everything was looked at: whoever waited for it joins.
-    pub(super) fn end_look(&mut self) {
-        self.look_until = None;
-        for Waiting { join, sources, answer } in std::mem::take(&mut self.waiting) {
-            match self.enter_epoch(join.epoch, &sources) {
-                true => self.join(*join, answer),
-                false => drop(answer.send(Err(NotNow::Later))),
-            }
+    /// Everything was looked at: whoever waited for it joins. One more look begins for all that came meanwhile and still are
+    /// ahead of us.
+    pub(super) fn end_look(&mut self, now: Instant) {
+        self.looks.until = None;
+        for who in std::mem::take(&mut self.looks.waiting) {
+            self.admit(who);
+        }
+        let next = std::mem::take(&mut self.looks.next).into_iter();
+        let is_ahead = |who: &Waiting| self.hub.behind(who.join.epoch, &who.sources).is_some();
+        let (ahead, others): (Vec<_>, Vec<_>) = next.partition(is_ahead);
+        for who in others {
+            self.admit(who);
+        }
+        if ahead.is_empty() {
+            return;
+        }
+        match self.looks.rate.take((), now).is_ok() && self.begin_look() {
+            true => self.looks.waiting = ahead,
+            false => later(ahead),
+        }
+    }
+
+    /// Lets a proxy join that we have looked for.
+    fn admit(&mut self, who: Waiting) {
+        match self.enter_epoch(who.join.epoch, &who.sources) {
+            true => self.join(*who.join, who.answer),
+            false => later([who]),
         }
     }
 
     /// The API server has not shown everything in time: nobody knows who is right, so whoever waits calls again.
     pub(super) fn give_up_looking(&mut self) {
-        self.look_until = None;
+        self.looks.until = None;
         self.source.forget_look();
+        let waiting = std::mem::take(&mut self.looks.waiting);
+        let next = std::mem::take(&mut self.looks.next);
         tracing::warn!(
-            proxies = self.waiting.len(),
+            proxies = waiting.len() + next.len(),
             "objects could not be looked at again in time"
         );
-        for Waiting { answer, .. } in self.waiting.drain(..) {
-            let _ = answer.send(Err(NotNow::Later)); // It may have gone meanwhile.
-        }
+        later(waiting.into_iter().chain(next));
+    }
+}
+
+/// These are to call again.
+fn later(who: impl IntoIterator<Item = Waiting>) {
+    for Waiting { answer, .. } in who {
+        let _ = answer.send(Err(NotNow::Later)); // It may have gone meanwhile.
     }
 }
 
@@ -126,22 +232,32 @@ pub(super) async fn over(until: Option<tokio::time::Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
     use std::sync::Arc;
+    use std::time::SystemTime;
 
-    use tokio::sync::watch;
+    use tokio::sync::{oneshot, watch};
     use weft_certs::bundle::TrustBundles;
     use weft_model::identity::TrustDomain;
 
-    use super::super::{Buckets, CompileTimes, Hub, Objects, Thread};
+    use super::super::{CompileTimes, Hub, Objects, Thread};
     use super::*;
+    use crate::cluster::Shown;
     use crate::epoch::Epoch;
     use crate::index::{Index, Settings};
-    use crate::manifests;
+    use crate::manifests::{self, Snapshot};
     use crate::serve::cache::Facts;
+    use crate::serve::hub::Who;
+    use crate::source::News;
 
-    fn thread(state: &Path, objects: &Path) -> Thread {
+    /// A desk that is not served, so that what it does can be seen.
+    pub(in super::super) fn thread(state: &Path, objects: &Path) -> Thread {
+        let settings = manifests::Settings::control(&[objects.to_owned()], false, None);
+        thread_of(state, Objects::directories(settings).unwrap())
+    }
+
+    fn thread_of(state: &Path, source: Objects) -> Thread {
         let trust_domain = TrustDomain::new("test.weft.internal").unwrap();
         let index = Index::new(Settings {
             trust_domain: trust_domain.clone(),
@@ -156,18 +272,20 @@ mod tests {
             discovery_wait: Duration::from_secs(1),
             bundles: Arc::new(TrustBundles::new([]).unwrap()),
         };
-        let settings = manifests::Settings::control(&[objects.to_owned()], false, None);
         Thread {
             hub: Hub::new(index, facts, Epoch::open(state).unwrap(), 64),
-            source: Objects::directories(settings).unwrap(),
+            source,
             times: Arc::new(CompileTimes::default()),
             tell: watch::Sender::new(1),
             stir: watch::Sender::new(1),
-            looks: Buckets::new(LOOKS, 1),
-            waiting: Vec::new(),
-            look_until: None,
+            looks: Looks::new(),
+            owed: None,
             not_kept: None,
         }
+    }
+
+    fn pod(name: &str) -> index::Name {
+        index::Name::new("shop", name)
     }
 
     #[test]
@@ -178,15 +296,114 @@ mod tests {
         let mut thread = thread(&kept, objects.path());
         std::fs::remove_dir_all(&kept).unwrap();
         let now = Instant::now();
-        assert!(matches!(thread.settle_epoch(5, &[], now), Err(NotNow::Later)));
+        let web = pod("web-1");
+        assert!(matches!(thread.settle_epoch(&web, 5, &[], now), Err(NotNow::Later)));
         std::fs::create_dir(&kept).unwrap();
         assert!(
-            matches!(thread.settle_epoch(5, &[], now), Err(NotNow::Later)),
+            matches!(thread.settle_epoch(&web, 5, &[], now), Err(NotNow::Later)),
             "not yet"
         );
-        assert!(thread.settle_epoch(1, &[], now).is_ok(), "it knows nothing newer");
+        assert!(thread.settle_epoch(&web, 1, &[], now).is_ok(), "it knows nothing newer");
         thread.not_kept = None;
-        assert!(thread.settle_epoch(5, &[], now).is_ok());
+        assert!(thread.settle_epoch(&web, 5, &[], now).is_ok());
         assert_eq!(thread.hub.epoch.current(), 5);
+    }
+
+    #[test]
+    fn a_pod_that_says_a_new_epoch_again_and_again_is_not_believed() {
+        let (state, objects) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut thread = thread(state.path(), objects.path());
+        let mut now = Instant::now();
+        let mut raise = |name: &str, now: Instant| {
+            let next = thread.hub.epoch.current() + 1;
+            thread.settle_epoch(&pod(name), next, &[], now).is_ok()
+        };
+        let raised = (0..60).filter(|_| {
+            now += Duration::from_secs(1);
+            raise("liar", now)
+        });
+        assert_eq!(raised.count(), 3);
+        // What it says takes nothing from others.
+        assert!(raise("web-1", now));
+    }
+
+    /// All that an API server has, when it was last looked at.
+    fn all(version: u64) -> News {
+        News::All {
+            snapshot: Snapshot::default(),
+            lists: [("HTTPRoute".to_owned(), version)].into(),
+            older: false,
+        }
+    }
+
+    type Heard = oneshot::Receiver<Result<(u64, Arc<crate::serve::hub::Outlet>), NotNow>>;
+
+    /// A proxy that holds what was made of a route of this version.
+    fn calls(thread: &mut Thread, name: &str, version: u64, now: Instant) -> Heard {
+        let (answer, heard) = oneshot::channel();
+        let who = Who {
+            pod: pod(name),
+            uid: String::new(),
+            build: String::new(),
+            features: Vec::new(),
+            since: SystemTime::UNIX_EPOCH,
+        };
+        let join = Join {
+            who,
+            epoch: thread.hub.epoch.current(),
+            held: Vec::new(),
+            targets: Vec::new(),
+        };
+        let source = Source {
+            object: "HTTPRoute shop/r".to_owned(),
+            uid: "uid-r".to_owned(),
+            resource_version: version,
+        };
+        let (join, sources) = (Box::new(join), vec![source]);
+        thread.meet(Waiting { join, sources, answer }, now);
+        heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn proxies_that_come_while_we_look_wait_for_one_look_more() {
+        let state = tempfile::tempdir().unwrap();
+        let shown = Arc::new(Shown::new(&[]));
+        let mut thread = thread_of(state.path(), Objects::cluster(shown));
+        thread.take(all(10));
+        let now = Instant::now();
+        let mut first = calls(&mut thread, "web-0", 20, now);
+        let mut others: Vec<Heard> = (1..30)
+            .map(|n| calls(&mut thread, &format!("web-{n}"), 30, now))
+            .collect();
+        assert_eq!((thread.looks.waiting.len(), thread.looks.next.len()), (1, 29));
+
+        thread.take(all(20));
+        assert!(first.try_recv().unwrap().is_ok());
+        assert!(others[0].try_recv().is_err(), "it waits for the next look");
+        assert!(thread.looks.until().is_some());
+        thread.take(all(30));
+        assert!(others.iter_mut().all(|other| other.try_recv().unwrap().is_ok()));
+        assert!(thread.looks.until().is_none());
+        assert_eq!(thread.hub.epoch.current(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_pod_does_not_have_everything_read_again_and_again() {
+        let state = tempfile::tempdir().unwrap();
+        let shown = Arc::new(Shown::new(&[]));
+        let looks = shown.looks();
+        let mut thread = thread_of(state.path(), Objects::cluster(shown));
+        thread.take(all(10));
+        let mut now = Instant::now();
+        for _ in 0..120 {
+            now += Duration::from_secs(1);
+            drop(calls(&mut thread, "liar", u64::MAX, now));
+            thread.take(all(10));
+        }
+        assert_eq!(*looks.borrow(), 4, "three at once, and one each minute");
+        assert_eq!(thread.hub.epoch.current(), 5);
+        let mut honest = calls(&mut thread, "web-1", 20, now);
+        thread.take(all(20));
+        assert!(honest.try_recv().unwrap().is_ok());
     }
 }

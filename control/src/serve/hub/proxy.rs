@@ -1,7 +1,7 @@
 //! A proxy, as the hub knows it: what it needs, what it has, what it would not take.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -82,26 +82,22 @@ pub(crate) struct Outlet {
     pub(super) urgent: AtomicBool,
     /// Another stream of the same pod has come, and this one is to end.
     pub(crate) replaced: CancellationToken,
-    pub(super) epoch: AtomicU64,
 }
 
 impl Outlet {
     pub(super) fn new(has: HashMap<Name, Hash>, epoch: u64) -> Self {
+        let mut outbox = Outbox::new(has);
+        outbox.enter(epoch);
         Self {
-            outbox: Mutex::new(Outbox::new(has)),
+            outbox: Mutex::new(outbox),
             wake: Notify::new(),
             urgent: AtomicBool::new(false),
             replaced: CancellationToken::new(),
-            epoch: AtomicU64::new(epoch),
         }
     }
 
     pub(crate) fn outbox(&self) -> MutexGuard<'_, Outbox> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
     }
 
     /// Whether what waits is an answer that somebody waits for.
@@ -155,10 +151,11 @@ impl Proxy {
         (!same).then_some(reason)
     }
 
-    /// Puts what these are now into the outbox, all at once.
-    pub(super) fn push<'a>(&mut self, entries: impl Iterator<Item = (Name, &'a Entry)>) {
+    /// Puts what these are now into the outbox, all at once, to be said in this epoch.
+    pub(super) fn push<'a>(&mut self, epoch: u64, entries: impl Iterator<Item = (Name, &'a Entry)>) {
         let outlet = self.outlet.clone();
         let mut outbox = outlet.outbox();
+        outbox.enter(epoch);
         for (name, entry) in entries {
             if let Some(reason) = self.holds(&name, entry) {
                 outbox.hold(name, reason.clone());

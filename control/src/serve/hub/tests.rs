@@ -248,6 +248,25 @@ fn acknowledge(hub: &mut Hub, id: ProxyId, outlet: &Outlet) {
     hub.settle(id, settled.collect());
 }
 
+#[test]
+fn a_new_epoch_is_told_after_what_is_older_and_says_again_what_was_refused() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let (id, outlet) = join(&mut hub, &["10.96.0.7:80"]);
+    acknowledge(&mut hub, id, &outlet);
+    // A store was restored, and proxies refuse what is older, as the epoch is the same.
+    change(&mut hub, slice(1, &["10.244.1.1"]));
+    let (sent, before) = outlet.outbox().take(usize::MAX).remove(0);
+    outlet.outbox().refused(&sent.name, 1, sent.hash.unwrap(), before);
+    hub.begin_epoch(1).unwrap();
+    assert_eq!(outlet.outbox().epoch(), 1, "what waits is not of the new one");
+    hub.tell_epoch();
+    let mut outbox = outlet.outbox();
+    assert_eq!(outbox.epoch(), 2);
+    let again: Vec<Name> = outbox.take(usize::MAX).into_iter().map(|(sent, _)| sent.name).collect();
+    assert_eq!(again, [sent.name]);
+}
+
 fn route(version: u64, header: &str) -> Arc<Object> {
     let set = json!([{"name": "mark", "value": header}]);
     let filter = json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": set}});

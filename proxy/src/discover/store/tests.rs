@@ -376,6 +376,23 @@ fn a_hello_says_what_is_held_and_followed() {
 }
 
 #[test]
+fn a_hello_says_of_what_came_in_an_earlier_epoch_only_that_it_is_held() {
+    let mut store = told();
+    // A store was restored: what is the same as before is not sent again.
+    let older = says("eps", &endpoints(&[("reviews-2", 2)]), 3);
+    assert_eq!(apply(&mut store, batch(2, 2, vec![older])), []);
+    let hello = store.hello(discovery::Pod::default(), "", Instant::now());
+    assert_eq!((hello.epoch, hello.held.len()), (2, 5));
+    let versions = hello.held.iter().map(|held| held.version.as_ref().unwrap());
+    assert!(versions.clone().all(|version| version.hash.len() == 16));
+    let sources: Vec<u64> = versions
+        .flat_map(|version| &version.sources)
+        .map(|source| source.resource_version)
+        .collect();
+    assert_eq!(sources, [3]);
+}
+
+#[test]
 fn a_hello_does_not_claim_negative_answers_that_are_too_old() {
     let mut store = told();
     follow(&mut store, "10.0.0.1:80").unwrap();
