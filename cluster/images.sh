@@ -84,6 +84,8 @@ write() { # NAME ARGS…
   local out=$TARGET/image/$1.tar
   mkdir -p "$TARGET/image"
   cluster/image.py --out "$out" --name "weft.dev/$1:$VERSION" "${@:2}"
+  # Who is root by sudo makes the next one as themselves.
+  [ -z "${SUDO_UID:-}" ] || chown "$SUDO_UID:${SUDO_GID:-}" "$TARGET/image" "$out"
   realpath "$out"
 }
 

@@ -22,7 +22,10 @@ up() {
     hold_cluster
     if is_up; then
       free_machine
-      # With what it has: Weft was perhaps given values that are to stay.
+      # It is not the holder's, and would end with it.
+      [ -z "${HELD:-}" ] || die "$NAME is up already; a cluster that is held is one of its own"
+      # What a start was cut short of. Else with what it has: Weft was perhaps given values that are to stay.
+      [ ! -e "$STATE/half" ] || put_on
       say "$NAME is up already, with $NODES nodes; \`./x cluster weft\` puts this tree's Weft on it"
       print_kubeconfig
       return
@@ -38,6 +41,7 @@ up() {
   local number
   for number in $(seq "$NODES"); do start_node "$number"; done
   await_cluster "$began"
+  : >"$STATE/half"
   : >"$STATE/up"
   # One that is held ends with its holder also when that is ended now.
   [ -n "${HELD:-}" ] || trap - EXIT
@@ -50,6 +54,7 @@ up() {
 put_on() {
   [ -z "$WANT_CRDS" ] || use_crds "$WANT_CRDS"
   [ -z "$WANT_WEFT" ] || use_weft
+  rm -f "$STATE/half"
 }
 
 # After a failure: nothing stays.
@@ -242,6 +247,8 @@ await_cluster() { # BEGAN
   watch "$STATE/relay.log" "the relay to the API server"
   wait_for "the relay to the API server" test -s "$STATE/relay.port"
   write_kubeconfig "$STATE/kubeconfig" admin "127.0.0.1:$(cat "$STATE/relay.port")"
+  # Who is root by sudo goes on as themselves.
+  [ -z "${SUDO_UID:-}" ] || chown "$SUDO_UID:${SUDO_GID:-}" "$STATE/kubeconfig"
   wait_for "the API server" kubectl_ get --raw /readyz
   say "the API server is ready ($((SECONDS - $1)) s)"
   render 1 manifests/coredns.yaml >"$STATE/coredns.yaml"

@@ -31,7 +31,8 @@ use crate::wait::WaitArgs;
   weft down
   weft completion bash                       # or zsh, fish
 
-Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests, 75 not ready in time; of `weft exec`: the command's."
+Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests, 75 not ready in time, 79 of
+`weft check`: something is wrong; of `weft exec`: the command's."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -380,6 +381,14 @@ pub(crate) fn mesh_name(name: &str) -> Result<String, String> {
     }
 }
 
+/// Reads the name of a namespace, whosever it is.
+pub(crate) fn namespace(name: &str) -> Result<String, String> {
+    match weft_control::objects::names::is_label(name) {
+        true => Ok(name.to_owned()),
+        false => Err("a namespace has 1 to 63 characters of a-z, 0-9 and '-'".to_owned()),
+    }
+}
+
 fn lifetime(value: &str) -> Result<String, String> {
     // The control plane takes it as it is written here, and would refuse it only once it starts.
     weft_control::leaf_lifetime(value).map(|_| value.to_owned())
@@ -441,6 +450,16 @@ mod tests {
         for wrong in ["", ":", "80:", ":0", "80:0", "0", "70000", "a:b", "1:2:3"] {
             assert!(ports(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_route_is_waited_for_in_any_namespace_though_weft_itself_is_not_put_into_each() {
+        for namespace in ["default", "kube-system", "shop"] {
+            let waits = Cli::try_parse_from(["weft", "wait", "-n", namespace, "httproute/web"]);
+            assert!(waits.is_ok(), "{namespace}: {waits:?}");
+        }
+        assert!(Cli::try_parse_from(["weft", "wait", "-n", "Shop", "httproute/web"]).is_err());
+        assert!(Cli::try_parse_from(["weft", "check", "-n", "default"]).is_err());
     }
 
     #[test]

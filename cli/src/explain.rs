@@ -20,7 +20,6 @@ use weft_local::client::Client;
 use weft_local::cluster::offline::Offline;
 use weft_local::manifest::{DEFAULT_NAMESPACE, Workload};
 use weft_local::source::{Source, Sources};
-use weft_local::up::DEFAULT_MESH;
 use weft_model::destination::Target;
 use weft_model::filter::Scheme;
 use weft_model::identity::TrustDomain;
@@ -224,12 +223,12 @@ fn tell_errors(paper: &Offline) {
 }
 
 fn offline(args: &ExplainArgs) -> Result<Index> {
-    let name = args.target.name.as_deref().unwrap_or(DEFAULT_MESH);
-    let paper = paper::read(&args.paths, name)?;
+    let name = target::name(&args.target)?;
+    let paper = paper::read(&args.paths, &name)?;
     tell_errors(&paper);
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new(&format!("{name}.weft.internal"))?,
-        cluster: name.to_owned(),
+        cluster: name,
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
         inside: [up::PODS, up::SERVICES]
             .concat()

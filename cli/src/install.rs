@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use weft_daemon::exit;
 
-use crate::paper;
+use crate::{args, paper};
 
 mod chart;
 mod parse;
@@ -62,15 +62,12 @@ pub(crate) struct ValuesArgs {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// Reads the name of a namespace.
+/// Reads the name of a namespace for Weft itself.
 pub(crate) fn namespace(name: &str) -> Result<String, String> {
     if name == "default" || name.starts_with("kube-") {
         return Err("Weft needs a namespace of its own, and this one is the cluster's".to_owned());
     }
-    match weft_control::objects::names::is_label(name) {
-        true => Ok(name.to_owned()),
-        false => Err("a namespace has 1 to 63 characters of a-z, 0-9 and '-'".to_owned()),
-    }
+    args::namespace(name)
 }
 
 /// Prints the objects.

@@ -1,7 +1,8 @@
 //! `weft`: the people's tool, and every role of the mesh in one binary.
 //!
-//! In: arguments, and the name by which it was called. Out: an exit code (0, 1, 64 usage, 65 bad data; of `weft exec`: the
-//! command's). The order of the questions below matters: the hidden stages come before anything could start a thread.
+//! In: arguments, and the name by which it was called. Out: an exit code (0, 1, 64 usage, 65 bad data, 75 too late, 79 findings;
+//! of `weft exec`: the command's). The order of the questions below matters: the hidden stages come before anything could start
+//! a thread.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -56,6 +56,14 @@ impl Mesh {
         }
     }
 
+    /// Adds to `status` the pods beyond the scope that may have called into it: only the callers' proxies have counted that.
+    pub(crate) async fn add_callers(&self, scope: &Scope, status: &mut Value) {
+        // A mesh on this machine tells of all of its pods anyway.
+        if let (Self::Cluster(cluster), Some(namespace)) = (self, scope.namespace()) {
+            cluster.add_callers(namespace, status).await;
+        }
+    }
+
     /// The namespace that is meant where none is named.
     pub(crate) fn namespace<'a>(&'a self, named: Option<&'a str>) -> &'a str {
         match (named, self) {

@@ -29,7 +29,7 @@ type PortKey = (usize, usize);
 /// Asks the proxies in `status`, and adds `detected` to each port of its services. Returns the pods whose proxies did not
 /// answer.
 pub(crate) async fn add(mesh: &Mesh, status: &mut Value) -> Vec<String> {
-    let asked = scrape::each(&scrape::pods(status), async |pod, _| ask(mesh, pod).await).await;
+    let asked = scrape::each(mesh, &scrape::pods(status), async |pod, _| ask(mesh, pod).await).await;
     let (mut answers, mut unheard) = (Vec::new(), Vec::new());
     for (pod, answer) in asked {
         match answer {

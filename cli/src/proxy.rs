@@ -45,7 +45,7 @@ async fn all(args: ProxyListArgs) -> Result<ExitCode> {
     }
     let (left, silent) = scrape::expiries(&mesh, &status).await;
     if !silent.is_empty() {
-        eprintln!("weft proxy list: no metrics from {}", silent.join(", "));
+        eprintln!("weft proxy list: no metrics from {}", scrape::few(&silent));
     }
     let proxies = proxies(&status, &left);
     if let ([], Some(namespace)) = (&proxies[..], scope.namespace()) {

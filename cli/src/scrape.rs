@@ -18,9 +18,13 @@ const EXPIRY: &str = "weft_leaf_expiry_seconds ";
 /// Proxies asked at once.
 const AT_ONCE: usize = 16;
 /// A proxy that does not answer in this time is not waited for: what the others say is worth more.
-const ONE: Duration = Duration::from_secs(3);
+const NEAR: Duration = Duration::from_secs(3);
+/// The same of one on a cluster, to which the API server has to make a way first.
+const FAR: Duration = Duration::from_secs(10);
 /// All of them have this time.
 const ALL: Duration = Duration::from_secs(30);
+/// As many pods are named in one line.
+const NAMED: usize = 5;
 
 /// What the proxies of a mesh have counted.
 #[derive(Debug, Default)]
@@ -78,7 +82,7 @@ pub(crate) async fn traffic(mesh: &Mesh, status: &Value, window: Option<Duration
 /// answer.
 pub(crate) async fn expiries(mesh: &Mesh, status: &Value) -> (BTreeMap<String, f64>, Vec<String>) {
     let pods = pods(status);
-    let answers = each(&pods, async |pod, _| expiry(&metrics(mesh, pod).await?)).await;
+    let answers = each(mesh, &pods, async |pod, _| expiry(&metrics(mesh, pod).await?)).await;
     let (mut left, mut silent) = (BTreeMap::new(), Vec::new());
     for (pod, answer) in answers {
         match answer {
@@ -117,10 +121,23 @@ pub(crate) fn pods(status: &Value) -> Vec<(String, f64)> {
 
 /// Asks the proxies of these pods, some at once. `None`: no answer in the time that one has, or all have.
 pub(crate) async fn each<T>(
+    mesh: &Mesh,
     pods: &[(String, f64)],
     ask: impl AsyncFn(&str, f64) -> Option<T>,
 ) -> Vec<(String, Option<T>)> {
-    within(pods, ask, ONE, ALL).await
+    let one = match mesh {
+        Mesh::Local(_) => NEAR,
+        Mesh::Cluster(_) => FAR,
+    };
+    within(pods, ask, one, ALL).await
+}
+
+/// Names for one line: of many the first, and how many more there are.
+pub(crate) fn few(names: &[String]) -> String {
+    match names.split_at_checked(NAMED) {
+        Some((first, rest)) if !rest.is_empty() => format!("{} and {} more", first.join(", "), rest.len()),
+        _ => names.join(", "),
+    }
 }
 
 async fn within<T>(
@@ -142,7 +159,7 @@ async fn within<T>(
 }
 
 async fn ask_all(mesh: &Mesh, pods: &[(String, f64)]) -> BTreeMap<String, Option<Counted>> {
-    let answers = each(pods, async |pod, age| ask(mesh, pod, age).await).await;
+    let answers = each(mesh, pods, async |pod, age| ask(mesh, pod, age).await).await;
     answers.into_iter().collect()
 }
 
@@ -187,6 +204,14 @@ mod tests {
             .map(|(pod, _)| pod)
             .collect();
         assert_eq!(well, ["shop/well"]);
+    }
+
+    #[test]
+    fn of_many_names_the_first_are_told_and_how_many_more_there_are() {
+        let names: Vec<String> = (1..=7).map(|n| format!("p{n}")).collect();
+        assert_eq!(few(&names), "p1, p2, p3, p4, p5 and 2 more");
+        assert_eq!(few(&names[..5]), "p1, p2, p3, p4, p5");
+        assert_eq!(few(&[]), "");
     }
 
     #[test]

@@ -22,12 +22,13 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
     let mesh = target::mesh(&args.target).await?;
     let scope = mesh.scope(args.namespace.as_deref(), args.all_namespaces);
     let mut status = mesh.status(&scope).await?;
+    mesh.add_callers(&scope, &mut status).await;
     for missing in list(&status["missing"]).iter().filter_map(Value::as_str) {
         eprintln!("weft status: {missing}");
     }
     let unheard = protocols::add(&mesh, &mut status).await;
     if !unheard.is_empty() {
-        eprintln!("weft status: no protocols from {}", unheard.join(", "));
+        eprintln!("weft status: no protocols from {}", scrape::few(&unheard));
     }
     let is_for_people = matches!(args.output, Output::Text | Output::Wide);
     let traffic = match is_for_people || args.window.is_some() {
@@ -108,7 +109,7 @@ fn told(traffic: &Traffic, namespace: Option<&str>) -> Table {
         }
     }
     if !traffic.silent.is_empty() {
-        eprintln!("weft status: no metrics from {}", traffic.silent.join(", "));
+        eprintln!("weft status: no metrics from {}", scrape::few(&traffic.silent));
     }
     table
 }

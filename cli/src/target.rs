@@ -110,14 +110,25 @@ fn choose<E>(
     }
 }
 
+/// The mesh on this machine that `WEFT_MESH` names.
+fn variable() -> Result<Option<String>> {
+    match std::env::var("WEFT_MESH") {
+        Ok(name) if !name.is_empty() => args::mesh_name(&name)
+            .map(Some)
+            .map_err(|why| anyhow::anyhow!("WEFT_MESH: {why}")),
+        _ => Ok(None),
+    }
+}
+
+/// What a mesh of manifests alone is called: as it would be if it ran on this machine.
+pub(crate) fn name(args: &TargetArgs) -> Result<String> {
+    let named = args.name.clone().map_or_else(variable, |name| Ok(Some(name)))?;
+    Ok(named.unwrap_or_else(|| DEFAULT_MESH.to_owned()))
+}
+
 /// The mesh that is meant. Says on standard error which one it took, where it could have been another.
 pub(crate) async fn mesh(args: &TargetArgs) -> Result<Mesh> {
-    let variable = match std::env::var("WEFT_MESH") {
-        Ok(name) if !name.is_empty() => {
-            Some(args::mesh_name(&name).map_err(|why| anyhow::anyhow!("WEFT_MESH: {why}"))?)
-        }
-        _ => None,
-    };
+    let variable = variable()?;
     let asked = Asked {
         cluster: args.way.is_given(),
         name: args.name.as_deref(),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use weft_control::objects::{Problem, Severity};
+use weft_control::objects::{ObjectRef, Problem, Severity};
 use weft_daemon::exit;
 use weft_local::cluster::offline::Offline;
 use weft_local::cluster::{is_fatal, problem};
@@ -51,8 +51,14 @@ pub(crate) struct ValidateArgs {
 /// Checks manifests. Findings go to standard output: they are what was asked for.
 pub(crate) async fn main(args: ValidateArgs) -> Result<ExitCode> {
     let offline = !args.paths.paths.is_empty() && !target::means_cluster(&args.target.way);
+    if offline && args.namespace.is_some() {
+        eprintln!(
+            "weft validate: -n goes with a cluster (--context, --kubeconfig); manifests alone name their namespaces themselves"
+        );
+        return Ok(ExitCode::from(exit::USAGE));
+    }
     let read = match offline {
-        true => paper::read(&args.paths, weft_local::up::DEFAULT_MESH),
+        true => paper::read(&args.paths, &target::name(&args.target)?),
         false => match target::mesh(&args.target).await? {
             Mesh::Local(_) => {
                 eprintln!("weft validate: give what to check: -f DIR, -f FILE or -f -; or a cluster, by --context");
@@ -92,20 +98,22 @@ async fn on_cluster(mesh: &Mesh, args: &ValidateArgs) -> Result<Result<Offline>>
         mesh.scope(args.namespace.as_deref(), args.all_namespaces),
         args.paths.paths.is_empty(),
     ) {
-        let within = |problem: &Problem| {
-            problem
-                .object
-                .as_ref()
-                .is_some_and(|object| object.namespace == namespace)
-        };
-        paper.problems.retain(within);
+        let within = |object: &ObjectRef| is_within(&namespace, object);
+        paper
+            .problems
+            .retain(|problem| problem.object.as_ref().is_some_and(within));
         paper.read = paper
             .finished
             .iter()
-            .filter(|object| object.namespace == namespace)
+            .filter(|object| within(&object.reference()))
             .count();
     }
     Ok(Ok(paper))
+}
+
+/// What is in a namespace, and the Namespace itself: what its annotations say is about all that is in it.
+fn is_within(namespace: &str, object: &ObjectRef) -> bool {
+    object.namespace == namespace || (object.kind == "Namespace" && object.name == namespace)
 }
 
 fn count(paper: &Offline, severity: Severity) -> usize {
@@ -207,6 +215,19 @@ mod tests {
         assert_eq!(paper.problems.len(), 1, "{:?}", paper.problems);
         assert!(paper.problems[0].message.contains("written twice"));
         assert_eq!(paper.problems[0].file.as_deref(), Some(file.path()));
+    }
+
+    #[test]
+    fn a_namespace_is_within_itself_and_so_is_what_is_in_it() {
+        let named = |kind: &str, namespace: &str, name: &str| ObjectRef {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        assert!(is_within("shop", &named("Namespace", "", "shop")));
+        assert!(is_within("shop", &named("Service", "shop", "web")));
+        assert!(!is_within("shop", &named("Namespace", "", "edge")));
+        assert!(!is_within("shop", &named("Node", "", "shop")));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_daemon::exit;
 
+use crate::args;
+use crate::cluster::api;
 use crate::table::clean;
 use crate::target::{self, WayArgs};
 
@@ -68,7 +70,7 @@ pub(crate) struct WaitArgs {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = patience)]
     timeout: Duration,
     /// The object's namespace. [default: the context's]
-    #[arg(short, long, value_name = "NAMESPACE", value_parser = crate::install::namespace)]
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = args::namespace)]
     namespace: Option<String>,
     #[command(flatten)]
     way: WayArgs,
@@ -160,6 +162,8 @@ pub(crate) async fn main(args: WaitArgs) -> Result<ExitCode> {
 /// Where one object is listed and watched.
 struct Place {
     list: String,
+    /// What allows to.
+    role: String,
 }
 
 impl Place {
@@ -170,11 +174,12 @@ impl Place {
             list: format!(
                 "/apis/{group}/{version}/namespaces/{namespace}/{plural}?fieldSelector=metadata.name%3D{name}"
             ),
+            role: format!("a Role in {namespace} that allows `list` and `watch` on {plural}.{group}"),
         }
     }
 
     fn watch(&self, version: &str) -> String {
-        let Self { list } = self;
+        let list = &self.list;
         let seconds = WATCH.as_secs();
         format!("{list}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}")
     }
@@ -202,6 +207,8 @@ async fn wait(client: &Client, place: &Place, what: What, deadline: Instant, mis
         let list = match answered.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into()))) {
             Ok(list) => list,
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Waited::NoKind),
+            Err(kube::Error::Api(status)) if status.code == 401 => bail!("{}", api::UNKNOWN),
+            Err(kube::Error::Api(status)) if status.code == 403 => bail!("{} (fix: {})", status.message, place.role),
             Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
                 bail!("the API server refused: {} {}", status.code, status.message)
             }

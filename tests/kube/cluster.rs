@@ -1,4 +1,4 @@
-//! The cluster is a real one: nodes, scheduling, Services, names.
+//! The cluster that `./x cluster` makes is a real one: nodes, scheduling, Services, names.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ fn shop(cluster: &Cluster) -> Namespace<'_> {
 
 #[test]
 fn two_nodes_are_ready_in_two_regions() {
-    let nodes = Cluster::shared().nodes();
+    let nodes = Cluster::made().nodes();
     let ready = |node: &&Value| {
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
         conditions
@@ -45,7 +45,7 @@ fn two_nodes_are_ready_in_two_regions() {
 
 #[test]
 fn the_shop_runs_on_every_node_and_answers_by_its_services_names() {
-    let namespace = shop(Cluster::shared());
+    let namespace = shop(Cluster::made());
     let node = |pod: &Value| pod["spec"]["nodeName"].clone().to_string();
     let nodes: BTreeSet<String> = namespace.pods("app=web").iter().map(node).collect();
     assert_eq!(nodes.len(), 2, "web is on {nodes:?}");
@@ -67,7 +67,7 @@ fn the_shop_runs_on_every_node_and_answers_by_its_services_names() {
 
 #[test]
 fn a_pod_of_one_node_reaches_one_of_another_by_both_families() {
-    let namespace = shop(Cluster::shared());
+    let namespace = shop(Cluster::made());
     for pod in namespace.pods("app=web") {
         let addresses = pod["status"]["podIPs"].as_array().cloned().unwrap_or_default();
         assert_eq!(addresses.len(), 2, "{addresses:?}");

@@ -19,6 +19,9 @@ spec:
     spec: {containers: [{name: ratings, image: SHOP_IMAGE, command: [ratings]}]}
 ";
 
+/// With what is there only where it is asked for: more replicas, and a policy in a meshed namespace.
+const VALUES: &str = "control.replicas=2,injector.replicas=2,networkPolicy.egressNamespaces={shop}";
+
 /// `weft ARGS` against the cluster.
 fn weft(cluster: &Cluster, args: &[&str]) -> Output {
     let mut command = Command::new(weft_bin());
@@ -61,7 +64,24 @@ fn everything(cluster: &Cluster) -> BTreeSet<String> {
         "--ignore-not-found",
     ];
     let listed = cluster.kubectl(args);
-    listed.lines().map(str::to_owned).collect()
+    let objects = listed
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    // Every rollout of the app makes others of these.
+    objects
+        .filter(|object| !object.starts_with("Pod shop ") && !object.starts_with("ReplicaSet shop "))
+        .collect()
+}
+
+/// The pods of the app that are not on their way out, and have a proxy.
+fn meshed(cluster: &Cluster) -> Vec<String> {
+    let pods = cluster.get(["-n", "shop", "pods"]);
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    pods.iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .filter(|pod| pod["spec"]["initContainers"].to_string().contains("weft-proxy"))
+        .map(|pod| pod["metadata"]["name"].to_string())
+        .collect()
 }
 
 #[track_caller]
@@ -80,9 +100,14 @@ fn an_installation_is_well_says_what_is_not_and_goes_without_a_trace() {
         &["--nodes", "1", "--bare", "--crds", "standard"],
         &["weft", "shop"],
     );
+    // It is there before Weft, and stays: what Weft leaves in a meshed namespace would be seen.
+    let app = APP.replace("SHOP_IMAGE", &image("shop"));
+    cluster.kubectl(["create", "namespace", "shop"]);
+    cluster.apply(&["-n", "shop"], &app);
+    rolled_out(&cluster, "shop", "deployment/ratings");
     let before = everything(&cluster);
 
-    let printed = weft(&cluster, &["install"]);
+    let printed = weft(&cluster, &["install", "--set", VALUES]);
     cluster.apply(&["--server-side"], &String::from_utf8_lossy(&printed.stdout));
     for deployment in ["deployment/weft-control", "deployment/weft-injector"] {
         rolled_out(&cluster, OWN, deployment);
@@ -91,10 +116,6 @@ fn an_installation_is_well_says_what_is_not_and_goes_without_a_trace() {
     until("a new installation is well", well, || wrong(&cluster).join("\n"));
 
     // A pod from before the label has no proxy, and that is told; the command that is told with it helps.
-    let app = APP.replace("SHOP_IMAGE", &image("shop"));
-    cluster.kubectl(["create", "namespace", "shop"]);
-    cluster.apply(&["-n", "shop"], &app);
-    rolled_out(&cluster, "shop", "deployment/ratings");
     cluster.kubectl(["label", "namespace", "shop", "weft.dev/inject=enabled"]);
     let told = || {
         wrong(&cluster)
@@ -108,11 +129,12 @@ fn an_installation_is_well_says_what_is_not_and_goes_without_a_trace() {
     cluster.kubectl(["-n", "shop", "rollout", "restart", "deployment", "ratings"]);
     rolled_out(&cluster, "shop", "deployment/ratings");
     until("a meshed namespace is well", well, || wrong(&cluster).join("\n"));
+    assert_eq!(meshed(&cluster).len(), 1);
 
     cluster.kubectl(["label", "namespaces", "--all", "weft.dev/inject-"]);
     cluster.kubectl(["-n", "shop", "rollout", "restart", "deployment", "ratings"]);
     rolled_out(&cluster, "shop", "deployment/ratings");
-    cluster.kubectl(["delete", "namespace", "shop"]);
+    assert_eq!(meshed(&cluster), Vec::<String>::new());
     let printed = weft(&cluster, &["uninstall"]);
     let names = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(names.path(), &printed.stdout).expect("a file");

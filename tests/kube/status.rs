@@ -70,7 +70,7 @@ fn every_kind_of_route_and_our_own_kinds_say_what_became_of_them() {
     let (world, _there) = (world(), together());
     let namespace = world.cluster.namespace(&[]);
     namespace.apply(SERVICE);
-    for kind in ["HTTPRoute", "GRPCRoute", "TLSRoute"] {
+    for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"] {
         let hosts = if kind == "TLSRoute" {
             "\n  hostnames: [a.example]"
         } else {

@@ -62,10 +62,20 @@ impl Cluster {
     #[track_caller]
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| match std::env::var("USE_EXISTING_CLUSTER").as_deref() {
-            Ok("1" | "true") => Self::existing(),
-            _ => Self::own(),
+        SHARED.get_or_init(|| match is_existing() {
+            true => Self::existing(),
+            false => Self::own(),
         })
+    }
+
+    /// One that `./x cluster` has made, of two nodes: the shared one, unless that is somebody's.
+    #[track_caller]
+    pub fn made() -> &'static Self {
+        static MADE: OnceLock<Cluster> = OnceLock::new();
+        match is_existing() {
+            true => MADE.get_or_init(Self::own),
+            false => Self::shared(),
+        }
     }
 
     fn existing() -> Self {
@@ -185,6 +195,10 @@ impl Cluster {
     pub fn nodes(&self) -> Vec<Value> {
         self.get(["nodes"])["items"].as_array().cloned().unwrap_or_default()
     }
+}
+
+fn is_existing() -> bool {
+    matches!(std::env::var("USE_EXISTING_CLUSTER").as_deref(), Ok("1" | "true"))
 }
 
 /// Waits, bounded, until something is so; `now` is what is told if it never is.

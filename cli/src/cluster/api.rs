@@ -16,6 +16,8 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Pages of one list, of 500 objects each.
 const PAGES_MAX: usize = 400;
+/// What is told where the API server takes nobody's word for who asks (401): a token or a certificate has ended.
+pub(crate) const UNKNOWN: &str = "the API server does not know who you are (fix: renew the credentials of the context)";
 
 /// What came of a question.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,15 +74,7 @@ impl Api {
     async fn ask(&self, path: &str, request: Request<Vec<u8>>) -> Result<Answer> {
         let answered = timeout(PATIENCE, self.client.request::<Value>(request)).await;
         let answered = answered.with_context(|| format!("the API server did not answer {path} within {PATIENCE:?}"))?;
-        match answered {
-            Ok(value) => Ok(Answer::Is(value)),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Answer::Missing),
-            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
-                Ok(Answer::Forbidden(status.message.clone()))
-            }
-            Err(kube::Error::Api(status)) => bail!("the API server refused {path}: {} {}", status.code, status.message),
-            Err(error) => Err(error).with_context(|| format!("asking the API server for {path}")),
-        }
+        answer(path, answered)
     }
 
     /// All objects of a list, which may have a query.
@@ -120,6 +114,20 @@ impl Api {
     }
 }
 
+fn answer(path: &str, answered: kube::Result<Value>) -> Result<Answer> {
+    match answered {
+        Ok(value) => Ok(Answer::Is(value)),
+        Err(kube::Error::Api(status)) => match status.code {
+            404 => Ok(Answer::Missing),
+            // No permission would help who is nobody.
+            401 => bail!("{UNKNOWN}"),
+            403 => Ok(Answer::Forbidden(status.message.clone())),
+            code => bail!("the API server refused {path}: {code} {}", status.message),
+        },
+        Err(error) => Err(error).with_context(|| format!("asking the API server for {path}")),
+    }
+}
+
 /// How far a clock is ahead that showed `date` somewhen between two moments of ours. The header has whole seconds.
 fn ahead(date: &str, before: SystemTime, after: SystemTime) -> Option<i64> {
     let theirs = OffsetDateTime::parse(&date.replace("GMT", "+0000"), &Rfc2822)
@@ -136,6 +144,18 @@ fn ahead(date: &str, before: SystemTime, after: SystemTime) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_that_have_ended_are_told_apart_from_a_permission_that_is_missing() {
+        let refused = |code: u16| {
+            let status = kube::core::Status::failure("no", "No").with_code(code);
+            answer("/api/v1/pods", Err(kube::Error::Api(status.boxed())))
+        };
+        assert_eq!(refused(401).unwrap_err().to_string(), UNKNOWN);
+        assert_eq!(refused(403).unwrap(), Answer::Forbidden("no".to_owned()));
+        assert_eq!(refused(404).unwrap(), Answer::Missing);
+        assert!(refused(409).unwrap_err().to_string().contains("409 no"));
+    }
 
     #[test]
     fn a_clock_is_ahead_by_what_the_answer_took_too_little_to_explain() {

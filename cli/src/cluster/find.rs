@@ -28,11 +28,16 @@ impl Cluster {
     }
 }
 
-/// The pod that is meant, of those of a namespace.
+/// The pod that is meant, of those of a namespace. One that ends is meant only by its whole name: it drains, and what it says
+/// of that is asked for.
 fn meant<'a>(namespace: &str, pod: &str, pods: &'a [Value]) -> Result<&'a Value> {
+    let exact = ["pod/", "pods/"]
+        .iter()
+        .find_map(|kind| pod.strip_prefix(kind))
+        .unwrap_or(pod);
     let live: Vec<&Value> = pods
         .iter()
-        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null() || pod["metadata"]["name"] == exact)
         .collect();
     let candidates: Vec<Candidate<'_>> = live
         .iter()
@@ -129,6 +134,8 @@ mod tests {
         assert_eq!(found("deploy/web").unwrap(), "web-5d8-b");
         assert_eq!(found("sts/db").unwrap(), "db-0");
         assert_eq!(found("pod/db-0").unwrap(), "db-0");
+        assert_eq!(found("web-5d8-c").unwrap(), "web-5d8-c");
+        assert_eq!(found("pod/web-5d8-c").unwrap(), "web-5d8-c");
         assert!(found("db").unwrap_err().to_string().contains("may be any of"));
         let missing = found("deploy/wbe").unwrap_err().to_string();
         assert!(

@@ -10,6 +10,7 @@ use kube::{Api, Error};
 use tokio::time::timeout;
 
 use super::Cluster;
+use super::api::UNKNOWN;
 use crate::http;
 
 /// From the request to a connection into the pod.
@@ -54,7 +55,7 @@ fn refused(error: Error, namespace: &str, pod: &str) -> anyhow::Error {
         _ => 0,
     };
     match status {
-        401 => anyhow!("the API server does not know who you are (fix: renew the credentials of the context)"),
+        401 => anyhow!(UNKNOWN),
         403 => anyhow!(
             "you may not forward ports of the pod {namespace}/{pod} (fix: a Role in {namespace} that allows `get` and \
              `create` on pods/portforward)"

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use weft_local::api::Target;
 
 use super::Cluster;
+use super::api::UNKNOWN;
 
 /// The beginning of a log is waited for so long. What follows may take its time.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -54,6 +55,7 @@ impl Cluster {
             .map_err(|_| anyhow!("the API server did not begin the log of {namespace}/{pod} within {PATIENCE:?}"))?;
         match begun {
             Ok(body) => Ok(Log { body: Box::new(body) }),
+            Err(kube::Error::Api(status)) if status.code == 401 => bail!("{UNKNOWN}"),
             Err(kube::Error::Api(status)) if status.code == 403 => {
                 bail!(
                     "{} (fix: a Role in {namespace} that allows `get` on pods/log)",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use weft_control::index::Settings;
 use weft_control::objects::Object;
@@ -19,7 +20,10 @@ use super::pods::{self, is_meshed, list, word};
 use super::services;
 use super::{Cluster, JOBS, NAMESPACES, NODES, PODS, SERVICES, control};
 use crate::mesh::Scope;
+use crate::scrape::few;
 
+/// Namespaces whose pods are asked for at once.
+const AT_ONCE: usize = 8;
 /// Kinds of routes, which may declare what a port speaks.
 pub(super) const ROUTES: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
 
@@ -79,6 +83,40 @@ impl Cluster {
         }
         all["missing"] = json!(missing);
         Ok(all)
+    }
+
+    /// Adds, to the `pods` of a state that was asked for one namespace, those with a proxy in all others: whoever calls across
+    /// namespaces counts it there. The control plane knows where there are any.
+    pub(crate) async fn add_callers(&self, namespace: &str, status: &mut Value) {
+        const WHAT: &str = "no traffic of callers in other namespaces";
+        let mut missing = Vec::new();
+        if status["control"]["answers"] == false {
+            missing.push(format!("{WHAT}: the control plane does not say where they are"));
+        }
+        let others = others(namespace, status);
+        let asked = others.iter().map(|other| self.list(&PODS, Some(other)));
+        let asked: Vec<Result<Vec<Value>>> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+        let mut pods = Vec::new();
+        let mut refused: Vec<(&str, anyhow::Error)> = Vec::new();
+        for (other, found) in others.iter().zip(asked) {
+            match found {
+                Ok(found) => pods.extend(found.into_iter().filter(is_meshed)),
+                Err(why) => refused.push((other, why)),
+            }
+        }
+        if let Some((_, why)) = refused.first() {
+            let names: Vec<String> = refused.iter().map(|(other, _)| (*other).to_owned()).collect();
+            missing.push(format!("{WHAT} ({}): {why:#}", few(&names)));
+        }
+        let pods: Vec<Value> = pods.iter().map(|pod| pods::pod(pod, list(&status["nodes"]))).collect();
+        for (field, more) in [
+            ("pods", pods),
+            ("missing", missing.into_iter().map(Value::from).collect()),
+        ] {
+            if let Some(all) = status[field].as_array_mut() {
+                all.extend(more);
+            }
+        }
     }
 
     /// The Namespace of this name, if there is one.
@@ -153,6 +191,14 @@ fn meshed(namespaces: &[Value], pods: &[Value]) -> BTreeSet<String> {
     labelled.chain(having).map(|name| word(name).to_owned()).collect()
 }
 
+/// The namespaces with proxies, but for one.
+fn others(namespace: &str, status: &Value) -> BTreeSet<String> {
+    let all = list(&status["proxies"]).iter().map(|proxy| word(&proxy["namespace"]));
+    all.filter(|other| !other.is_empty() && *other != namespace)
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Where each proxy is.
 fn add_nodes(all: &mut Value) {
     let pods = all["pods"].take();
@@ -164,4 +210,17 @@ fn add_nodes(all: &mut Value) {
             .map_or(Value::Null, |pod| pod["node"].clone());
     }
     all["pods"] = pods;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_looked_for_where_there_are_proxies_and_not_twice_in_the_namespace_that_is_asked_for() {
+        let proxies =
+            json!([{"namespace": "shop"}, {"namespace": "edge"}, {"namespace": "edge"}, {"namespace": "ops"}]);
+        let found = others("shop", &json!({"proxies": proxies}));
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["edge", "ops"]);
+    }
 }

@@ -38,7 +38,7 @@ pub(super) fn print(kubernetes: bool) -> Result<()> {
 }
 
 /// Without nodes, which a cluster has, and with the image, which `weft up` needs none of. A pod that names its node is put
-/// into the west, as that node is.
+/// into the west, as that node is. Where pods are to be they only prefer: they run where no node is labelled so, too.
 fn for_cluster(text: &str) -> Result<Vec<Value>> {
     let read = weft_control::manifests::values(text);
     let mut objects = read.map_err(|(line, why)| anyhow!("line {line}: {why}"))?;
@@ -54,6 +54,9 @@ fn for_cluster(text: &str) -> Result<Vec<Value>> {
         if spec.remove("nodeName").is_some() {
             spec.insert("nodeSelector".to_owned(), json!({REGION: "west"}));
         }
+        if let Some(selector) = spec.remove("nodeSelector") {
+            spec.insert("affinity".to_owned(), preferring(&selector));
+        }
         let containers = spec.get_mut("containers").and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             container["image"] = json!(IMAGE);
@@ -62,9 +65,27 @@ fn for_cluster(text: &str) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
+/// The affinity of a pod that would rather be on nodes with these labels.
+fn preferring(labels: &Value) -> Value {
+    let labels = labels.as_object().into_iter().flatten();
+    let expressions: Vec<Value> = labels
+        .map(|(key, value)| json!({"key": key, "operator": "In", "values": [value]}))
+        .collect();
+    let term = json!({"weight": 100, "preference": {"matchExpressions": expressions}});
+    json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}})
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_a_cluster_without_such_places_every_pod_runs_all_the_same() {
+        let all: Vec<Value> = ALL.iter().flat_map(|(_, text)| for_cluster(text).unwrap()).collect();
+        let text = serde_json::to_string(&all).unwrap();
+        assert!(!text.contains("nodeSelector") && !text.contains("required"), "{text}");
+        assert_eq!(text.matches("nodeAffinity").count(), 7, "{text}");
+    }
 
     #[test]
     fn for_a_cluster_every_container_has_its_image_and_no_pod_names_a_node() {

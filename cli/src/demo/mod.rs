@@ -44,7 +44,7 @@ pub(crate) struct DemoArgs {
     /// Print the manifests and end.
     #[arg(long)]
     print_manifests: bool,
-    /// Print them for a Kubernetes cluster with nodes in the regions west and east, with the image of `./x image shop`.
+    /// Print them for a Kubernetes cluster, where pods prefer nodes in the regions west and east, with the image of `./x image shop`.
     #[arg(long, requires = "print_manifests")]
     kubernetes: bool,
 }

@@ -223,7 +223,7 @@ impl Place<'_> {
         let name = self.name(&kind)?;
         let namespace = match (scope, self.document.value.pointer("/metadata/namespace")) {
             (Scope::Cluster, _) => String::new(),
-            (Scope::Namespaced, None | Some(Value::Null)) => "default".to_owned(),
+            (Scope::Namespaced, None | Some(Value::Null)) => kinds.namespace().to_owned(),
             (Scope::Namespaced, Some(Value::String(namespace))) if is_label(namespace) => namespace.clone(),
             (Scope::Namespaced, Some(_)) => {
                 return Err(self.problem(

@@ -14,6 +14,8 @@ pub const EXPERIMENTAL_GROUP: &str = "gateway.networking.x-k8s.io";
 #[derive(Clone, Debug)]
 pub struct Kinds {
     known: Vec<Kind>,
+    /// Where objects are that name no namespace.
+    namespace: String,
 }
 
 #[derive(Clone, Debug)]
@@ -59,7 +61,21 @@ pub enum Standing {
 impl Kinds {
     /// No kinds at all.
     pub fn none() -> Self {
-        Self { known: Vec::new() }
+        Self {
+            known: Vec::new(),
+            namespace: "default".to_owned(),
+        }
+    }
+
+    /// Puts objects that name no namespace into this one, and not into `default`.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// The kinds that the control plane acts on. Kinds that only `local` acts on are left to it silently.

@@ -30,13 +30,13 @@ pub fn read(
     let only_there = sources.places.is_empty();
     let written = match only_there {
         true => Snapshot::default(),
-        false => gather(sources, stdin, &kinds())?,
+        false => gather(sources, stdin, &kinds().within(namespace))?,
     };
     let mut all: BTreeMap<ObjectRef, Arc<Object>> =
         there.into_iter().map(|object| (object.reference(), object)).collect();
     let mut files = BTreeSet::new();
     for object in written.objects {
-        let object = applied(&object, namespace, &all);
+        let object = applied(&object, &all);
         files.insert(object.reference());
         all.insert(object.reference(), Arc::new(object));
     }
@@ -58,12 +58,9 @@ pub fn read(
     })
 }
 
-/// An object of a file as it would be once it was applied: in its namespace, and as old as the one that is there.
-fn applied(object: &Object, namespace: &str, there: &BTreeMap<ObjectRef, Arc<Object>>) -> Object {
+/// An object of a file as it would be once it was applied: as old as the one that is there.
+fn applied(object: &Object, there: &BTreeMap<ObjectRef, Arc<Object>>) -> Object {
     let mut object = object.clone();
-    if !object.namespace.is_empty() && object.raw["metadata"]["namespace"].is_null() {
-        namespace.clone_into(&mut object.namespace);
-    }
     if let Some(before) = there.get(&object.reference()) {
         object.uid.clone_from(&before.uid);
         let created = &before.raw["metadata"]["creationTimestamp"];
@@ -143,6 +140,16 @@ mod tests {
                 vec!["HTTPRoute shop/old spec.rules[0].backendRefs[0].name".to_owned()]
             )
         );
+    }
+
+    #[test]
+    fn what_is_written_twice_and_what_is_wrong_with_a_file_is_told_in_the_namespace_where_it_would_be_applied() {
+        let web = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n";
+        let named = |namespace: &str| web.replace("{name: web}", &format!("{{name: web, namespace: {namespace}}}"));
+        let (_, said) = beside(&format!("{web}---\n{}", named("shop")), &[]);
+        assert_eq!(said, ["Service shop/web metadata.name"]);
+        let (read, said) = beside(&format!("{web}---\n{}", named("default")), &[]);
+        assert_eq!((read, said), (2, Vec::new()));
     }
 
     #[test]
