@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use weft_control::manifests;
 use weft_daemon::exit;
 use weft_injector::patch::{Decision, INJECT_LABEL, Skip, inject, warnings};
+use weft_injector::review::is_exempt;
 use weft_injector::security;
 use weft_injector::settings::{InjectSettings, SidecarArgs};
 
@@ -158,6 +159,8 @@ struct Namespaces {
     labels: Map<String, Value>,
     annotations: Map<String, Value>,
     default: String,
+    /// Weft's own.
+    own: String,
 }
 
 impl Namespaces {
@@ -179,6 +182,7 @@ impl Namespaces {
             labels: map(&args.namespace_label),
             annotations: map(&args.namespace_annotation),
             default: args.namespace.clone(),
+            own: args.sidecar.control_namespace.clone(),
         }
     }
 
@@ -251,7 +255,14 @@ fn injected(object: &mut Value, namespaces: &Namespaces, settings: &InjectSettin
         say("has no pods, left as it is");
         return false;
     };
-    let namespace = namespaces.of(object);
+    let (own, namespace) = (&namespaces.own, namespaces.of(object));
+    if let Some(exempt) = namespace["metadata"]["name"]
+        .as_str()
+        .filter(|name| is_exempt(name, own))
+    {
+        say(&format!("left as it is: pods of {exempt} are never meshed"));
+        return false;
+    }
     let Some(template) = object.pointer_mut(place) else {
         say(&format!(
             "{}: is missing",
@@ -401,6 +412,25 @@ mod tests {
             &["--namespace-label", "pod-security.kubernetes.io/enforce=baseline"],
         );
         assert!(report.lines[0].contains("NET_ADMIN"), "{:?}", report.lines);
+    }
+
+    #[test]
+    fn what_is_in_a_namespace_that_is_never_meshed_stays_as_it_is() {
+        let of = |namespace: &str| WEB.replace("namespace: shop", &format!("namespace: {namespace}"));
+        for (text, flags) in [
+            (of("kube-system"), &[][..]),
+            (of("weft-system"), &[]),
+            (of("mesh"), &["--control-namespace", "mesh"]),
+        ] {
+            let (out, report) = run(&text, flags);
+            assert!(out == text && !report.refused, "{out}");
+            assert!(report.lines[0].contains("never meshed"), "{:?}", report.lines);
+        }
+        assert!(
+            run(&of("weft-system"), &["--control-namespace", "mesh"])
+                .0
+                .contains("weft-proxy")
+        );
     }
 
     #[test]

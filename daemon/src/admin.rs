@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 server for people, probes and scrapers, on TCP and unix sockets.
 //!
 //! Routes are plain functions from a request, whose body has been read, to a response. Everything about a connection is
-//! bounded: how many there are, how long headers, a body and an answer may take, and how large they are.
+//! bounded: how many there are, over all and from one address, how long headers, a body and an answer may take, and how large they are.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::addresses::Addresses;
 use crate::listen;
 
 /// A request with its whole body.
@@ -40,6 +41,8 @@ pub type Response = http::Response<Bytes>;
 pub struct Limits {
     /// Connections at once, over all listeners. Others wait in the kernel.
     pub connections: usize,
+    /// Connections at once of one address. Others are closed: who waits in the kernel waits before the kubelet's probes.
+    pub per_address: usize,
     /// Time for the headers of a request, and so for an idle connection.
     pub headers: Duration,
     /// Time for the body of a request.
@@ -54,8 +57,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 128,
-            headers: Duration::from_secs(5),
-            body: Duration::from_secs(5),
+            per_address: 16,
+            headers: Duration::from_secs(2),
+            body: Duration::from_secs(2),
             answer: Duration::from_secs(30),
             body_bytes: 64 * 1024,
         }
@@ -187,9 +191,10 @@ impl Admin {
     pub async fn serve(self, listeners: Vec<Listener>) -> Infallible {
         let admin = Arc::new(self);
         let slots = Arc::new(Semaphore::new(admin.limits.connections));
+        let addresses = Addresses::new(admin.limits.per_address);
         let mut loops = JoinSet::new();
         for listener in listeners {
-            loops.spawn(accept(admin.clone(), listener, slots.clone()));
+            loops.spawn(accept(admin.clone(), listener, slots.clone(), addresses.clone()));
         }
         // The loops never end by themselves; one that panicked is reported by the panic hook.
         while loops.join_next().await.is_some() {}
@@ -378,7 +383,7 @@ fn covers(route: &str, path: &str) -> bool {
     }
 }
 
-async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>) {
+async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>, addresses: Addresses<()>) {
     let mut connections = JoinSet::new();
     loop {
         // Ended ones are forgotten here, so the set never outgrows the slots.
@@ -399,13 +404,21 @@ async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>) {
                 continue;
             }
         };
+        let place = match &stream {
+            Stream::Tcp(_, from) => addresses.take(from.ip()).map(Some),
+            Stream::Unix(_) => Some(None),
+        };
+        let Some(place) = place else {
+            tracing::debug!("an address has too many admin connections");
+            continue;
+        };
         let admin = admin.clone();
         connections.spawn(async move {
             match stream {
                 Stream::Tcp(io, from) => serve_connection(admin, io, Caller::Tcp(from)).await,
                 Stream::Unix(io) => serve_connection(admin, io, Caller::Unix).await,
             }
-            drop(slot);
+            drop((slot, place));
         });
     }
 }

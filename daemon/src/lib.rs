@@ -3,6 +3,7 @@
 //! | module | what it gives |
 //! |---|---|
 //! | [`settings`] | how durations and lists are written in flags and `WEFT_*` variables |
+//! | [`addresses`] | how many connections each address has |
 //! | [`listen`] | TCP listeners for both families |
 //! | [`log`] | events to stderr, as text or JSON, switchable at run time, never waited for |
 //! | [`admin`] | a small HTTP server on TCP and unix sockets, for people, probes and scrapers |
@@ -16,6 +17,7 @@
 pub mod exit;
 pub mod settings;
 
+pub mod addresses;
 pub mod admin;
 pub mod listen;
 pub mod log;

@@ -60,9 +60,45 @@ pub fn duration(value: &str) -> Result<Duration, SettingError> {
     if value.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
+/// Reads where a collector of traces is, OTLP/gRPC without TLS: its `host:port`.
+pub fn collector(value: &str) -> Result<String, SettingError> {
+    let wrong = || SettingError {
+        value: value.to_owned(),
+        wanted: "a collector of OTLP/gRPC without TLS: http://HOST:PORT, as in http://collector:4317",
+    };
+    let uri: http::Uri = value.parse().map_err(|_| wrong())?;
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+    if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(wrong());
+    }
+    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(4317)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_collector_is_plain_http_with_a_host() {
+        for (value, address) in [
+            ("http://collector:4317", "collector:4317"),
+            ("http://[fd00::1]:4317/", "[fd00::1]:4317"),
+            ("http://10.0.0.1", "10.0.0.1:4317"),
+        ] {
+            assert_eq!(collector(value).as_deref(), Ok(address));
+        }
+        for wrong in [
+            "",
+            "collector:4317",
+            "https://collector:4317",
+            "http://",
+            "http://c:4317/v1/traces",
+            "http://c:4317?x",
+        ] {
+            let error = collector(wrong).unwrap_err().to_string();
+            assert!(error.contains("http://collector:4317"), "{error}");
+        }
+    }
 
     #[track_caller]
     fn check(value: &str, want: Option<u64>) {

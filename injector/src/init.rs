@@ -195,7 +195,8 @@ fn apply(tool: &str, rules: impl Fn(bool) -> String) -> Result<()> {
     let output = child.wait_with_output()?;
     ensure!(
         output.status.success(),
-        "{restore} failed: {}; the pod needs NET_ADMIN and NET_RAW in its init container",
+        "{restore} failed: {}; the pod needs NET_ADMIN and NET_RAW in its init container, and the node's kernel nat for IPv4, \
+         and for IPv6 where pods have it (modprobe ip6table_nat)",
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())

@@ -9,6 +9,7 @@ use crate::probes::Originals;
 use crate::redirect::{ADMIN_PORT, INBOUND_PORT, LOCAL_ADMIN_PORT, OUTBOUND_PORT, PROXY_UID};
 use crate::settings::InjectSettings;
 use crate::sidecar::{self, Sidecar};
+pub use crate::tuned::is_strict;
 use crate::tuned::{self, Tuned};
 
 /// Sidecars of other meshes: two redirects in one pod would fight.
@@ -110,19 +111,25 @@ fn obstacle(pod: &Value) -> Option<String> {
     let is_marked = [VERSION_ANNOTATION, SIDECAR_ANNOTATION]
         .iter()
         .all(|mark| marks.get(mark).is_some());
-    // Marks alone are written easily, and what is named like ours would be taken away.
-    let was_injected = is_marked && is_whole(spec);
+    // Marks alone are written easily, and what is named like ours would be taken away. A copy may have lost them: `kubectl debug
+    // --copy-to` keeps the containers, and no annotation.
+    let was_injected = is_whole(spec) && (is_marked || runs_weft(spec));
     if let Some((path, name)) = taken(spec).filter(|_| !was_injected) {
-        return Some(format!("{path}: the name {name} is that of Weft's own; take another"));
+        return Some(format!(
+            "{path}: the name {name} is that of Weft's own; take another, or remove all of Weft's from a copy of a meshed pod"
+        ));
     }
     for (path, container) in containers(spec) {
         if sidecar::is_ours(&container["name"]) {
             continue;
         }
-        let uid = container["securityContext"].get("runAsUser").unwrap_or(pod_uid);
+        let (path_of_uid, uid) = match container["securityContext"].get("runAsUser") {
+            Some(uid) => (path.as_str(), uid),
+            None => ("spec", pod_uid),
+        };
         if *uid == json!(PROXY_UID) {
             return Some(format!(
-                "{path}.securityContext.runAsUser: {PROXY_UID} is the proxy's own uid; take another"
+                "{path_of_uid}.securityContext.runAsUser: {PROXY_UID} is the proxy's own uid; take another"
             ));
         }
         let ports = container["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -257,6 +264,16 @@ fn is_whole(spec: &Value) -> bool {
         .iter()
         .all(|name| has("initContainers", name))
         && sidecar::VOLUMES.iter().all(|name| has("volumes", name))
+}
+
+/// Whether the containers of our names do what ours do.
+fn runs_weft(spec: &Value) -> bool {
+    let runs = |name: &str, role: &str| {
+        let mut all = spec["initContainers"].as_array().into_iter().flatten();
+        all.any(|container| container["name"] == name && container["args"][0] == role)
+    };
+    let is_told = |variable: &Value| variable["name"] == "WEFT_CONTROL_ADDRESS";
+    runs(sidecar::INIT, "init") && runs(sidecar::PROXY, "proxy") && proxy_env(spec).iter().any(is_told)
 }
 
 /// Leaves our containers as they are, but for the app's probes, and for what the proxy has no use for. They come first again

@@ -142,8 +142,12 @@ fn moved(
     before: Option<&Value>,
 ) -> Result<Option<Value>, String> {
     let is_ours = |get: &Value| get["path"] == ours && get["port"] == ADMIN_PORT;
-    if action.get("httpGet").is_some_and(is_ours) {
+    if action.get("httpGet").is_some_and(is_ours) && before.is_some() {
         return Ok(before.cloned());
+    }
+    // Of a container that was renamed, say, or whose sidecar was taken away by hand: the proxy would ask itself.
+    if action.get("httpGet").is_some_and(asks_a_proxy) {
+        return Err("httpGet: asks the sidecar, and nothing is left of the app's own; write that one".to_owned());
     }
     let is_kind = |kind: &&&str| action.get(**kind).is_some_and(Value::is_object);
     let Some(kind) = kinds.iter().find(is_kind) else {
@@ -169,6 +173,13 @@ fn moved(
         json!({"path": ours, "port": ADMIN_PORT, "scheme": "HTTP"}),
     );
     Ok(Some(json!({ *kind: original })))
+}
+
+/// Whether an action is one that was rewritten.
+fn asks_a_proxy(get: &Value) -> bool {
+    let path = get["path"].as_str().unwrap_or_default();
+    let is_local = get["host"].as_str().is_none_or(str::is_empty);
+    is_local && get["port"] == ADMIN_PORT && (path.starts_with("/probe/") || path.starts_with("/hook/"))
 }
 
 /// The field of an action that is not of the proxy's type, and that type. The API server refuses the same in a pod, but would

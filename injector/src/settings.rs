@@ -1,6 +1,7 @@
 //! What injection is set up with: the same for every pod of a cluster.
 
 use clap::Args;
+use weft_daemon::settings::{self, SettingError};
 
 use crate::annotations::{self, Tune};
 use crate::redirect::{Exempt, PROXY_UID};
@@ -105,16 +106,18 @@ pub struct SidecarArgs {
         env = "WEFT_PROXY_LOG",
         value_name = "FILTER",
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        value_parser = filter
     )]
     pub proxy_log: String,
-    /// Where proxies send traces: an OTLP/gRPC endpoint. [default: nowhere]
+    /// Where proxies send traces: an OTLP/gRPC endpoint without TLS, http://HOST:PORT. [default: nowhere]
     #[arg(
         long,
         env = "OTEL_EXPORTER_OTLP_ENDPOINT",
         value_name = "URL",
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        value_parser = collector
     )]
     pub otlp_endpoint: String,
     /// The share of new traces that proxies keep, from 0 to 1. [default: 1]
@@ -177,5 +180,62 @@ fn share(text: &str) -> Result<String, String> {
     match text.is_empty() || Tune::TraceSampling.check(text).is_ok() {
         true => Ok(text.to_owned()),
         false => Err("a share is a number from 0 to 1".to_owned()),
+    }
+}
+
+/// What a proxy does not start with is refused here: so that it is the injector which does not start, and its roll-out stops,
+/// and not every pod that it would inject.
+fn filter(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => Ok(String::new()),
+        false => match Tune::LogLevel.check(text.trim()) {
+            Ok(()) => Ok(text.to_owned()),
+            Err(wanted) => Err(format!("it must be {wanted}")),
+        },
+    }
+}
+
+fn collector(text: &str) -> Result<String, SettingError> {
+    match text.trim() {
+        "" => Ok(String::new()),
+        url => settings::collector(url).map(|_| url.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Typed {
+        #[command(flatten)]
+        sidecar: SidecarArgs,
+    }
+
+    #[test]
+    fn what_a_proxy_could_not_start_with_is_refused_before_there_is_a_proxy() {
+        let typed = |flag: &str, value: &str| Typed::try_parse_from(["weft", flag, value]);
+        for (flag, good, bad) in [
+            ("--otlp-endpoint", "http://otel.obs:4317", "https://otel.obs:4317"),
+            ("--otlp-endpoint", "", "http://otel:4318/v1/traces"),
+            ("--proxy-log", "weft_proxy=debug,info", "nonsense=="),
+            ("--proxy-log", "", "info,weft_proxy=loud"),
+            ("--trace-sampling", "0.5", "5"),
+            ("--proxy-cpu-limit", "500m", "much"),
+        ] {
+            assert!(typed(flag, good).is_ok(), "{flag} {good}");
+            assert!(typed(flag, bad).is_err(), "{flag} {bad}");
+        }
+        let settings = typed("--otlp-endpoint", "http://otel.obs:4317")
+            .unwrap()
+            .sidecar
+            .settings();
+        let (name, url) = &settings.proxy_env[0];
+        assert_eq!(
+            (name.as_str(), url.as_str()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel.obs:4317")
+        );
     }
 }

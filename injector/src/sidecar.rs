@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::redirect::{ADMIN_PORT, Exempt, PROXY_UID};
+use crate::redirect::{ADMIN_PORT, Exempt, INBOUND_PORT, LOCAL_ADMIN_PORT, OUTBOUND_PORT, PROXY_UID};
 use crate::settings::{InjectSettings, Resources};
 use crate::tuned::Tuned;
 
@@ -166,6 +166,15 @@ fn environment(settings: &InjectSettings, tuned: &Tuned, workload: &str) -> Vec<
         value("WEFT_TOKEN_FILE", &format!("{TOKEN_DIR}/token")),
         value("WEFT_STATE_DIR", STATE_DIR),
     ];
+    // The kubelet sets WEFT_ADMIN_PORT=tcp://… for a Service named weft-admin (enableServiceLinks); what a container says counts
+    // before that.
+    let ports = [
+        ("WEFT_OUTBOUND_PORT", OUTBOUND_PORT),
+        ("WEFT_INBOUND_PORT", INBOUND_PORT),
+        ("WEFT_ADMIN_PORT", ADMIN_PORT),
+        ("WEFT_LOCAL_ADMIN_PORT", LOCAL_ADMIN_PORT),
+    ];
+    env.extend(ports.map(|(name, port)| value(name, &port.to_string())));
     if let Exempt::Mark(mark) = settings.exempt {
         env.push(value("WEFT_MARK", &mark.to_string()));
     }

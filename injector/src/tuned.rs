@@ -1,5 +1,7 @@
 //! What the annotations of a pod and of its Namespace say about the sidecar.
 
+use std::num::NonZeroU16;
+
 use serde_json::Value;
 
 use crate::annotations::{self, Tune};
@@ -73,7 +75,7 @@ impl Tuned {
 /// What a pod's author should know although nothing is refused.
 pub(crate) fn warnings(pod: &Value, namespace: &Value) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(ports) = text(Tune::SkipInboundPorts, pod, namespace) {
+    if let Some(ports) = skipped_inbound(pod, namespace) {
         warnings.push(format!(
             "{}: ports {ports} take connections past the proxy: no mutual TLS, no policy, no metrics",
             Tune::SkipInboundPorts.key()
@@ -89,7 +91,13 @@ pub(crate) fn warnings(pod: &Value, namespace: &Value) -> Vec<String> {
 
 /// Whether ports of the pod take connections past the proxy.
 pub(crate) fn skips_inbound(pod: &Value, namespace: &Value) -> bool {
-    text(Tune::SkipInboundPorts, pod, namespace).is_some()
+    skipped_inbound(pod, namespace).is_some()
+}
+
+/// The ports as they are written. An empty list, by which a pod takes back its Namespace's, is none.
+fn skipped_inbound(pod: &Value, namespace: &Value) -> Option<String> {
+    let is_some = |ports: &String| annotations::list::<NonZeroU16>(ports).is_none_or(|ports| !ports.is_empty());
+    text(Tune::SkipInboundPorts, pod, namespace).filter(is_some)
 }
 
 fn text(tune: Tune, pod: &Value, namespace: &Value) -> Option<String> {
@@ -99,7 +107,7 @@ fn text(tune: Tune, pod: &Value, namespace: &Value) -> Option<String> {
 }
 
 /// As the control plane reads it: a pod only tightens what its Namespace says, and what can't be read is strict.
-fn is_strict(pod: &Value, namespace: &Value) -> bool {
+pub fn is_strict(pod: &Value, namespace: &Value) -> bool {
     let key = Tune::Inbound.key();
     [pod, namespace]
         .iter()

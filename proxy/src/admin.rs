@@ -114,7 +114,11 @@ fn only_get() -> Response {
 fn probed(finding: Finding) -> Response {
     match finding {
         Finding::Well(status) => admin::text(status, "well\n"),
-        Finding::Ill(status, reason) => admin::text(status, format!("{reason}\n")),
+        Finding::Ill(status, reason) => {
+            // It may quote the app: that is for who may read logs, and not for whoever reaches the port.
+            tracing::debug!(%status, reason, "a probe found the app ill");
+            admin::text(status, "ill\n")
+        }
         Finding::Unknown => admin::text(StatusCode::NOT_FOUND, "there is no such probe\n"),
     }
 }

@@ -23,14 +23,14 @@ use tokio::task::LocalSet;
 use weft_daemon::admin::Listener;
 use weft_daemon::ready::{Gate, Ready};
 use weft_daemon::signal::Signals;
-use weft_daemon::{exit, log};
+use weft_daemon::{exit, log, settings};
 
 use crate::accept::bind;
 use crate::config::Settings;
 use crate::connect::Dialer;
 use crate::discover::{self, View};
 use crate::observe::access::{self, Access, AccessLog, Switch};
-use crate::observe::export::{Exporter, collector};
+use crate::observe::export::Exporter;
 use crate::observe::metrics::{Metrics, Registry};
 use crate::observe::trace::{Sampler, Tracer, Tracing};
 use crate::observe::verdicts::{Seen, Verdicts};
@@ -109,28 +109,35 @@ fn mean(settings: &Settings) -> Result<Meant, Vec<String>> {
     let mut mistakes = Vec::new();
     let address = settings.pod_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
     let dialer = Dialer::new(settings);
-    let probes = Probes::new(&settings.probes, address, dialer).map_err(|error| error.to_string());
+    let probes = Probes::new(&settings.probes.0, address, dialer).map_err(|error| error.to_string());
     let hooks = Hooks::new(&settings.hooks.0, address, dialer).map_err(|error| error.to_string());
     let sampler = Sampler::parse(&settings.traces_sampler, &settings.traces_sampler_arg);
-    let wanted = settings
-        .otlp_endpoint
-        .as_deref()
-        .filter(|endpoint| !endpoint.is_empty());
-    let collector = wanted.map(collector).transpose();
     if settings.workers == 0 {
         mistakes.push("WEFT_WORKERS 0 must be at least 1".to_owned());
     }
-    match (probes, hooks, sampler, collector) {
-        (Ok(probes), Ok(hooks), Ok(sampler), Ok(collector)) if mistakes.is_empty() => Ok(Meant {
+    match (probes, hooks, sampler) {
+        (Ok(probes), Ok(hooks), Ok(sampler)) if mistakes.is_empty() => Ok(Meant {
             probes,
             hooks,
             sampler,
-            collector,
+            collector: traced(settings.otlp_endpoint.as_deref().unwrap_or_default()),
         }),
-        (probes, hooks, sampler, collector) => {
-            let wrong = [probes.err(), hooks.err(), sampler.err(), collector.err()];
+        (probes, hooks, sampler) => {
+            let wrong = [probes.err(), hooks.err(), sampler.err()];
             mistakes.extend(wrong.into_iter().flatten());
             Err(mistakes)
+        }
+    }
+}
+
+/// Where traces go. No pod is worth less than its traces: a proxy that can't read it goes without them, and says so.
+fn traced(endpoint: &str) -> Option<String> {
+    let collector = Some(endpoint).filter(|endpoint| !endpoint.is_empty())?;
+    match settings::collector(collector) {
+        Ok(collector) => Some(collector),
+        Err(error) => {
+            tracing::warn!(%error, "OTEL_EXPORTER_OTLP_ENDPOINT can't be read, so there are no traces");
+            None
         }
     }
 }

@@ -81,8 +81,8 @@ pub struct Settings {
     #[arg(long, env = "WEFT_MARK", value_name = "N")]
     pub mark: Option<u32>,
     /// The app's own probes, as JSON: `{"<container>": {"readiness": {…}}}`.
-    #[arg(long, env = "WEFT_PROBES", value_name = "JSON", default_value = "{}")]
-    pub probes: String,
+    #[arg(long, env = "WEFT_PROBES", value_name = "JSON", default_value = "{}", value_parser = masked)]
+    pub probes: Masked,
     /// The app's own lifecycle hooks over HTTP, as JSON: `{"token": "…", "hooks": {"<container>": {"preStop": {…}}}}`.
     #[arg(long, env = "WEFT_HOOKS", value_name = "JSON", default_value = "{}", value_parser = masked)]
     pub hooks: Masked,
@@ -212,6 +212,14 @@ mod tests {
                 .to_string()
                 .contains("on or off")
         );
+    }
+
+    #[test]
+    fn what_probes_and_hooks_send_is_not_shown() {
+        let typed = "weft-proxy --pod-ips 10.0.0.1 --probes {\"bearer\":{}} --hooks {\"bearer\":{}}";
+        let settings = Settings::try_parse_from(typed.split(' ')).unwrap();
+        assert!(settings.probes.0.contains("bearer"));
+        assert!(!format!("{settings:?}").contains("bearer"));
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 mod grpc;
 mod hook;
+mod redirect;
 mod tls;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -24,12 +26,16 @@ pub use hook::Hooks;
 /// How much of an answer is read: the status line is in the first bytes.
 const ANSWER_MAX: usize = 4096;
 
+/// Who asks: as the kubelet of the oldest version that there may be, since apps know a probe by that.
+const USER_AGENT: &str = concat!("kube-probe/1.29 weft/", env!("CARGO_PKG_VERSION"));
+
 /// The app's own probes.
 #[derive(Debug)]
 pub struct Probes {
     probes: HashMap<String, HashMap<String, Probe>>,
     address: IpAddr,
     dialer: Dialer,
+    user_agent: &'static str,
 }
 
 /// Why the settings' probes cannot be used.
@@ -108,6 +114,7 @@ impl Probes {
             probes,
             address,
             dialer,
+            user_agent: USER_AGENT,
         })
     }
 
@@ -165,8 +172,22 @@ impl Probes {
         }
     }
 
-    /// The status that the app answers with, once `rest` bytes more are read, or all. The error: a status and the reason.
+    /// The status that the app answers with in the end, once `rest` bytes more are read, or all. The error: a status and the
+    /// reason.
     async fn get(&self, get: &HttpGet, rest: usize) -> Result<StatusCode, (StatusCode, String)> {
+        let mut get = Cow::Borrowed(get);
+        for _ in 0..redirect::ASKED_MAX {
+            let Answered { status, location } = self.get_once(&get, rest).await?;
+            match location.and_then(|location| redirect::next(&get, self.address, &location)) {
+                Some(next) => get = Cow::Owned(next),
+                None => return Ok(status),
+            }
+        }
+        let reason = format!("the app redirects more than {} times", redirect::ASKED_MAX);
+        Err((StatusCode::BAD_GATEWAY, reason))
+    }
+
+    async fn get_once(&self, get: &HttpGet, rest: usize) -> Result<Answered, (StatusCode, String)> {
         let dialled = self.dial(get.port).await;
         let mut stream = dialled.map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason))?;
         let head = self.head(get);
@@ -209,7 +230,7 @@ impl Probes {
         }
         let mut head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
         if named("user-agent").is_none() {
-            head.push_str(concat!("user-agent: weft-probe/", env!("CARGO_PKG_VERSION"), "\r\n"));
+            head.push_str(&format!("user-agent: {}\r\n", self.user_agent));
         }
         if named("accept").is_none() {
             head.push_str("accept: */*\r\n");
@@ -235,16 +256,24 @@ impl Probes {
     }
 }
 
+/// What the app answered.
+struct Answered {
+    status: StatusCode,
+    /// Where it points to, if that is what the status says.
+    location: Option<String>,
+}
+
 async fn exchange(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     head: &str,
     rest: usize,
-) -> std::io::Result<StatusCode> {
+) -> std::io::Result<Answered> {
     stream.write_all(head.as_bytes()).await?;
     let (mut buffer, mut read) = ([0; ANSWER_MAX], 0);
     loop {
         let count = stream.read(&mut buffer[read..]).await?;
         read += count;
+        let is_last = count == 0 || read == ANSWER_MAX;
         let mut headers = [httparse::EMPTY_HEADER; 0];
         let mut response = httparse::Response::new(&mut headers);
         // The headers do not matter, so having no room for them is no error once the status is known.
@@ -254,6 +283,14 @@ async fn exchange(
         {
             let invalid = |_| std::io::Error::from(std::io::ErrorKind::InvalidData);
             let status = StatusCode::from_u16(code).map_err(invalid)?;
+            let mut location = None;
+            if redirect::leads_on(status) {
+                match find_location(&buffer[..read]) {
+                    // It stands in the rest of the head, as far as that is read.
+                    None if !is_last => continue,
+                    found => location = found.flatten(),
+                }
+            }
             let mut left = rest;
             while left > 0 {
                 match stream.read(&mut buffer).await {
@@ -262,10 +299,26 @@ async fn exchange(
                     _ => break,
                 }
             }
-            return Ok(status);
+            return Ok(Answered { status, location });
         }
-        if parsed.is_err() || count == 0 || read == ANSWER_MAX {
+        if parsed.is_err() || is_last {
             return Err(std::io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+/// The header `Location` of a head. `None`: the head is not all there yet.
+fn find_location(head: &[u8]) -> Option<Option<String>> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    match response.parse(head) {
+        Ok(httparse::Status::Partial) => None,
+        // What can't be read leads nowhere.
+        Err(_) => Some(None),
+        Ok(httparse::Status::Complete(_)) => {
+            let mut all = response.headers.iter();
+            let header = all.find(|header| header.name.eq_ignore_ascii_case("location"));
+            Some(header.and_then(|header| std::str::from_utf8(header.value).ok().map(str::to_owned)))
         }
     }
 }

@@ -35,7 +35,7 @@ const VALUES: [&str; 16] = [
      injector.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
     "injector.failurePolicy=Ignore,injector.timeoutSeconds=3,injector.resources.limits.memory=512Mi",
     "networkPolicy.own=true,networkPolicy.egressNamespaces={shop,stage-2},networkPolicy.collectorPort=4318,\
-     networkPolicy.collectorNamespace=observability,traces.endpoint=https://collector:4318",
+     networkPolicy.collectorNamespace=observability,traces.endpoint=http://collector:4318",
 ];
 
 /// Values that are wrong: mistyped, of another type, or out of bounds.
@@ -47,7 +47,7 @@ const WRONG: [&str; 12] = [
     "image.pullPolicy=Sometimes",
     "authority.supplied=perhaps",
     "networks.inside={10.0.0.0}",
-    "traces.endpoint=jaeger",
+    "traces.endpoint=https://jaeger:4317",
     "traces.sampling=2",
     "leafLifetime=forever",
     "proxy.resources.limits.memory=64MB",

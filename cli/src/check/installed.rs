@@ -186,16 +186,21 @@ fn webhook(seen: &Seen) -> Vec<Finding> {
         findings.push(note(
             at,
             what,
-            "weft install --set injector.failurePolicy=Fail | kubectl apply --server-side -f -",
+            install(&seen.namespace, " --set injector.failurePolicy=Fail"),
         ));
     }
     for service in ["weft-control", "weft-injector"] {
         let key = format!("endpoints of {service}");
-        let slices = seen
+        let answer = seen
             .own
             .iter()
             .find(|(name, _)| **name == key)
-            .and_then(|(_, answer)| answer.object());
+            .map(|(_, answer)| answer);
+        if let Some(Answer::Forbidden(_)) = answer {
+            findings.extend(unread(answer, &format!("EndpointSlices of {service}"), ""));
+            continue;
+        }
+        let slices = answer.and_then(Answer::object);
         let slices = slices.and_then(|list| list["items"].as_array()).into_iter().flatten();
         let mut endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
         if !endpoints.any(|endpoint| endpoint["conditions"]["ready"] != false) {
@@ -416,6 +421,15 @@ mod tests {
         check(
             |seen| *own(seen, "endpoints of weft-injector") = json!({"items": []}),
             "no endpoint that is ready",
+        );
+        check(
+            |seen| {
+                drop(
+                    seen.own
+                        .insert("endpoints of weft-injector", Answer::Forbidden("no".into())),
+                );
+            },
+            "EndpointSlices of weft-injector: you may not read it",
         );
         check(|seen| *own(seen, "Secret weft-webhook") = secret(3), "ends in 7");
         check(|seen| *own(seen, "Secret weft-webhook") = secret(-1), "has ended");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use weft_injector::annotations::{INJECT_LABEL, Tune, VERSION_ANNOTATION};
+use weft_injector::patch::is_strict;
 use weft_injector::review::is_exempt;
 use weft_injector::security;
 use weft_injector::sidecar::{INIT, PROXY};
@@ -38,6 +39,7 @@ pub(super) fn check(seen: &Seen, report: &mut Report) {
         labels.push(note("Namespaces", format!("you may not list them: {why}"), ""));
     }
     let count = match meshed.len() {
+        0 if seen.namespaces.object().is_none() => "which namespaces are labelled for the mesh".to_owned(),
         1 => "1 namespace is labelled for the mesh".to_owned(),
         many => format!("{many} namespaces are labelled for the mesh"),
     };
@@ -57,6 +59,7 @@ pub(super) fn check(seen: &Seen, report: &mut Report) {
     );
     report.tell("their pods have their proxies", each(bare));
     report.tell("no port of those is left out", each(left_out));
+    report.tell("what comes from outside is not refused", each(outside));
     report.tell("the redirect is in place in those", each(redirect));
     report.tell(format!("those proxies are of this version, {VERSION}"), each(versions));
 }
@@ -115,28 +118,100 @@ fn trust(seen: &Seen, of: &Meshed) -> Vec<Finding> {
 }
 
 fn egress(seen: &Seen, of: &Meshed) -> Vec<Finding> {
-    let policies: Vec<&Value> = items(&of.policies).filter(|policy| is_of_egress(policy)).collect();
-    // One that picks some pods only allows and denies for those.
-    let of_all = |policy: &&&Value| is_empty(&policy["spec"]["podSelector"]);
-    let denies = policies.iter().find(of_all).or(policies.first());
-    let allowed = policies
-        .iter()
-        .filter(of_all)
-        .any(|policy| allows(policy, &seen.namespace));
-    match denies {
-        Some(denies) if !allowed => vec![wrong(
+    if let Answer::Forbidden(why) = &of.policies {
+        let what = format!("you may not list its NetworkPolicies: {why}");
+        return vec![note(format!("Namespace {}", of.name), what, "")];
+    }
+    match denies_all(of, &seen.namespace) {
+        None => denies_some(of, &seen.namespace),
+        Some(denies) => vec![wrong(
             format!("Namespace {}", of.name),
             format!(
                 "NetworkPolicy {} denies egress, and none lets all pods reach port {CONTROL_PORT} of weft-control",
-                denies["metadata"]["name"].as_str().unwrap_or_default()
+                name(denies)
             ),
             install(
                 &seen.namespace,
-                &format!(" --set 'networkPolicy.egressNamespaces={{{}}}'", of.name),
+                &format!(" --set 'networkPolicy.egressNamespaces={{{}}}'", fenced(seen).join(",")),
             ),
         )],
-        _ => Vec::new(),
     }
+}
+
+/// Namespaces for which the chart has a policy, or should have one: a list that is given replaces the one before.
+fn fenced(seen: &Seen) -> Vec<&str> {
+    let has_ours = |of: &Meshed| items(&of.policies).any(is_ours);
+    let lacks = |of: &Meshed| label(of) == Some("enabled") && denies_all(of, &seen.namespace).is_some();
+    let all = seen.meshed.iter().filter(|of| !is_exempt(&of.name, &seen.namespace));
+    all.filter(|of| has_ours(of) || lacks(of))
+        .map(|of| of.name.as_str())
+        .collect()
+}
+
+/// Whether the chart has made this policy.
+fn is_ours(policy: &Value) -> bool {
+    policy["metadata"]["name"] == "weft-egress" && policy["metadata"]["labels"]["app.kubernetes.io/part-of"] == "weft"
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn of_egress(of: &Meshed) -> impl Iterator<Item = &Value> {
+    items(&of.policies).filter(|policy| is_of_egress(policy))
+}
+
+/// A policy that denies egress to all pods, where none lets all of them reach the control plane. Only there the chart's own is
+/// offered: it is one of all pods, and denies egress itself where nothing else did.
+fn denies_all<'a>(of: &'a Meshed, own: &str) -> Option<&'a Value> {
+    let of_all = || of_egress(of).filter(|policy| is_empty(&policy["spec"]["podSelector"]));
+    of_all().next().filter(|_| !of_all().any(|policy| allows(policy, own)))
+}
+
+/// Policies of some pods: they allow and deny for those alone.
+fn denies_some(of: &Meshed, own: &str) -> Vec<Finding> {
+    let mut cut_off: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in items(&of.pods).filter(|pod| runs(pod) && is_redirected(pod)) {
+        let picks = |policy: &&Value| selects(&policy["spec"]["podSelector"], &pod["metadata"]["labels"]);
+        let of_pod = || of_egress(of).filter(picks);
+        if let Some(denies) = of_pod().next().filter(|_| !of_pod().any(|policy| allows(policy, own))) {
+            *cut_off.entry(name(denies)).or_default() += 1;
+        }
+    }
+    let told = |(policy, count): (&str, usize)| {
+        wrong(
+            format!("NetworkPolicy {}/{policy}", of.name),
+            format!(
+                "denies egress to {count} of its pods, and none lets them reach port {CONTROL_PORT} of weft-control"
+            ),
+            format!("let it allow TCP port {CONTROL_PORT} of pods of Namespace {own}, and DNS"),
+        )
+    };
+    cut_off.into_iter().map(told).collect()
+}
+
+/// Whether pods with these labels are picked.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let wanted = selector["matchLabels"].as_object().into_iter().flatten();
+    let expressions = selector["matchExpressions"].as_array().into_iter().flatten();
+    let holds = |expression: &Value| {
+        let label = &labels[expression["key"].as_str().unwrap_or_default()];
+        let values = expression["values"].as_array();
+        let is_listed = values.is_some_and(|values| values.contains(label));
+        match expression["operator"].as_str() {
+            Some("In") => is_listed,
+            Some("NotIn") => !is_listed,
+            Some("Exists") => !label.is_null(),
+            Some("DoesNotExist") => label.is_null(),
+            _ => false,
+        }
+    };
+    wanted.into_iter().all(|(key, value)| labels[key] == *value) && expressions.into_iter().all(holds)
+}
+
+/// Whether a pod has a proxy, or is to have one.
+fn is_redirected(pod: &Value) -> bool {
+    container(pod, PROXY).is_some() || !(is_opted_out(pod) || is_of_node(pod))
 }
 
 fn is_of_egress(policy: &Value) -> bool {
@@ -209,21 +284,29 @@ fn runs(pod: &Value) -> bool {
     !ended && pod["metadata"]["deletionTimestamp"].is_null()
 }
 
+fn is_opted_out(pod: &Value) -> bool {
+    pod["metadata"]["labels"][INJECT_LABEL] == "disabled"
+}
+
+/// Whether it is on its node's own network, or mirrors what the node's kubelet has started.
+fn is_of_node(pod: &Value) -> bool {
+    pod["spec"]["hostNetwork"] == true || !pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null()
+}
+
 fn named(of: &Meshed, pod: &Value) -> String {
-    format!(
-        "Pod {}/{}",
-        of.name,
-        pod["metadata"]["name"].as_str().unwrap_or_default()
-    )
+    format!("Pod {}/{}", of.name, name(pod))
 }
 
 /// Who made a pod, and how it is made anew.
 fn anew(of: &Meshed, pod: &Value) -> String {
     let owner = &pod["metadata"]["ownerReferences"][0];
     let name = owner["name"].as_str().unwrap_or_default();
+    let hash = pod["metadata"]["labels"]["pod-template-hash"].as_str();
+    let deployment = hash.and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'));
     match owner["kind"].as_str() {
-        Some("ReplicaSet") => {
-            let deployment = name.rsplit_once('-').map_or(name, |(deployment, _)| deployment);
+        // One that belongs to no Deployment makes no other pod before this one is gone.
+        Some("ReplicaSet") if deployment.is_some() => {
+            let deployment = deployment.unwrap_or_default();
             format!("kubectl -n {} rollout restart deployment {deployment}", of.name)
         }
         Some(kind @ ("StatefulSet" | "DaemonSet")) => {
@@ -247,18 +330,14 @@ fn bare(_: &Seen, of: &Meshed) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for pod in items(&of.pods).filter(|pod| runs(pod) && container(pod, PROXY).is_none()) {
-        let metadata = &pod["metadata"];
-        let opted_out = metadata["labels"][INJECT_LABEL] == "disabled";
-        let of_node =
-            pod["spec"]["hostNetwork"] == true || !metadata["annotations"]["kubernetes.io/config.mirror"].is_null();
         let at = named(of, pod);
-        if opted_out {
+        if is_opted_out(pod) {
             findings.push(note(
                 at,
                 format!("is left out of the mesh by its label {INJECT_LABEL}"),
                 "",
             ));
-        } else if of_node {
+        } else if is_of_node(pod) {
             findings.push(note(at, "is on its node's own network, where there is no redirect", ""));
         } else {
             findings.push(wrong(
@@ -273,7 +352,6 @@ fn bare(_: &Seen, of: &Meshed) -> Vec<Finding> {
 
 /// Ports that take plaintext past the proxy, as the pod was made: what its annotation says now does not matter.
 fn left_out(_: &Seen, of: &Meshed) -> Vec<Finding> {
-    let strict = of.namespace["metadata"]["annotations"][Tune::Inbound.key()] == "strict";
     let mut findings = Vec::new();
     for pod in items(&of.pods).filter(|pod| runs(pod)) {
         let args = container(pod, INIT).and_then(|init| init["args"].as_array());
@@ -282,10 +360,10 @@ fn left_out(_: &Seen, of: &Meshed) -> Vec<Finding> {
             continue;
         };
         let what = format!("takes connections to {ports} without its proxy: no mutual TLS, no policy");
-        let finding = match strict {
+        let finding = match is_strict(pod, &of.namespace) {
             true => wrong(
                 named(of, pod),
-                format!("{what}, though its Namespace is strict"),
+                format!("{what}, though it is strict"),
                 format!("remove {} and {}", Tune::SkipInboundPorts.key(), anew(of, pod)),
             ),
             false => note(named(of, pod), what, ""),
@@ -293,6 +371,23 @@ fn left_out(_: &Seen, of: &Meshed) -> Vec<Finding> {
         findings.push(finding);
     }
     findings
+}
+
+/// A strict namespace to which traffic from outside of the cluster is led: whoever hands it on must be in the mesh.
+fn outside(_: &Seen, of: &Meshed) -> Vec<Finding> {
+    if !is_strict(&Value::Null, &of.namespace) {
+        return Vec::new();
+    }
+    let is_open = |service: &&Value| matches!(service["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer"));
+    let services = items(&of.services).filter(is_open).map(|each| ("Service", each));
+    let ingresses = items(&of.ingresses).map(|each| ("Ingress", each));
+    let told = |(kind, object): (&str, &Value)| {
+        let at = format!("{kind} {}/{}", of.name, name(object));
+        let what = "leads here from outside, and this Namespace is strict: what comes without a proxy gets 403";
+        let ingress = "an ingress controller that hands it on must be in the mesh, its own Namespace permissive";
+        note(at, what, format!("{ingress}: docs/services.md, From outside"))
+    };
+    services.chain(ingresses).map(told).collect()
 }
 
 fn redirect(seen: &Seen, of: &Meshed) -> Vec<Finding> {

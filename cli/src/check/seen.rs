@@ -99,11 +99,14 @@ pub(super) struct Seen {
 }
 
 /// What is in a labelled namespace.
+#[derive(Clone)]
 pub(super) struct Meshed {
     pub(super) name: String,
     pub(super) namespace: Value,
     pub(super) pods: Answer,
     pub(super) policies: Answer,
+    pub(super) services: Answer,
+    pub(super) ingresses: Answer,
     pub(super) trust: Answer,
 }
 
@@ -213,10 +216,12 @@ async fn meshed(api: &Api, seen: &mut Seen) -> Result<()> {
         }
         let name = namespace["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let core = format!("/api/v1/namespaces/{name}");
-        let policies = format!("/apis/networking.k8s.io/v1/namespaces/{name}/networkpolicies");
+        let networking = format!("/apis/networking.k8s.io/v1/namespaces/{name}");
         seen.meshed.push(Meshed {
             pods: api.list(&format!("{core}/pods")).await?,
-            policies: api.list(&policies).await?,
+            policies: api.list(&format!("{networking}/networkpolicies")).await?,
+            services: api.list(&format!("{core}/services")).await?,
+            ingresses: api.list(&format!("{networking}/ingresses")).await?,
             trust: api.get(&format!("{core}/configmaps/weft-trust")).await?,
             name,
             namespace,

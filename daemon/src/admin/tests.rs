@@ -7,8 +7,13 @@ use tokio::net::{TcpStream, UnixStream};
 const SHORT: Duration = Duration::from_millis(200);
 
 fn admin() -> Admin {
+    admin_of(100)
+}
+
+fn admin_of(per_address: usize) -> Admin {
     let limits = Limits {
         connections: 4,
+        per_address,
         headers: SHORT,
         body: SHORT,
         answer: SHORT,
@@ -146,6 +151,33 @@ async fn callers_that_never_read_or_never_speak_do_not_keep_others_out() {
     )
     .await;
     check(&answer.unwrap(), "200", "live\n");
+}
+
+#[tokio::test]
+async fn an_address_with_too_many_connections_keeps_no_other_out() {
+    let listeners = [
+        Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap(),
+        Listener::tcp("[::1]:0".parse().unwrap()).await.unwrap(),
+    ];
+    let [v4, v6] = [0, 1].map(|at: usize| listeners[at].address().unwrap());
+    let mut patient = admin_of(2);
+    patient.limits.headers = Duration::from_secs(600);
+    tokio::spawn(patient.serve(listeners.into()));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(TcpStream::connect(v4).await.unwrap());
+    }
+    // The rest is closed at once, and waits for nothing.
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(v4).await.unwrap();
+        let closed = timeout(Duration::from_secs(20), stream.read_u8()).await.unwrap();
+        assert!(closed.is_err(), "{closed:?}");
+    }
+    let answer = timeout(
+        Duration::from_secs(20),
+        exchange(v6, "GET /live HTTP/1.1\r\nhost: x\r\n\r\n"),
+    );
+    check(&answer.await.unwrap(), "200", "live\n");
 }
 
 #[tokio::test]

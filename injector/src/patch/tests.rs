@@ -115,7 +115,7 @@ fn what_cannot_be_redirected_is_refused_by_field() {
     refused(&with(&|pod| affine(pod, &[&["windows"]])), "spec.affinity");
     refused(
         &with(&|pod| pod["spec"]["securityContext"] = json!({"runAsUser": 1882})),
-        "spec.initContainers[0]",
+        "spec.securityContext.runAsUser",
     );
     refused(
         &with(&|pod| pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1882})),
@@ -468,6 +468,7 @@ fn names_of_ours_and_mirrors_are_told_apart() {
         .as_object_mut()
         .unwrap()
         .remove("weft.dev/sidecar");
+    marked["spec"]["initContainers"][1]["env"] = json!([]);
     refused(&marked, "spec.initContainers[0]");
     let mut mirror = pod();
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
@@ -489,4 +490,49 @@ fn probes_that_no_variable_holds_are_refused() {
     let mut large = pod();
     large["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"] = json!("/".repeat(200_000));
     refused(&large, "WEFT_PROBES");
+}
+
+#[test]
+fn a_copy_of_a_meshed_pod_that_has_lost_its_annotations_gets_its_sidecar_anew() {
+    let meshed = injected(&pod());
+    // As `kubectl debug --copy-to` makes it, by its profile `general`.
+    let mut copy = meshed.clone();
+    copy["metadata"] = json!({"name": "copy"});
+    let app = copy["spec"]["containers"][0].as_object_mut().unwrap();
+    app.remove("readinessProbe");
+    let after = injected(&copy);
+    let names = |pod: &Value, list: &str| {
+        let items = pod["spec"][list].as_array().unwrap().iter();
+        items.map(|item| item["name"].clone()).collect::<Vec<_>>()
+    };
+    for list in ["initContainers", "containers", "volumes"] {
+        assert_eq!(names(&after, list), names(&meshed, list), "{list}");
+    }
+    assert_eq!(variable(&after, "WEFT_PROBES").as_deref(), Some("{}"));
+    assert_eq!(injected(&after), after);
+
+    // What is only named like ours is somebody else's.
+    copy["spec"]["initContainers"][1]["args"] = json!(["serve"]);
+    refused(&copy, "spec.initContainers[0]: the name");
+}
+
+#[test]
+fn a_probe_that_asks_a_sidecar_which_is_gone_is_refused() {
+    let mut stripped = injected(&pod());
+    stripped["spec"]["initContainers"].as_array_mut().unwrap().drain(..2);
+    stripped["spec"].as_object_mut().unwrap().remove("volumes");
+    refused(&stripped, "readinessProbe.httpGet: asks the sidecar");
+}
+
+#[test]
+fn variables_that_the_kubelet_makes_of_services_do_not_move_the_proxys_ports() {
+    let pod = injected(&pod());
+    for (name, port) in [
+        ("WEFT_OUTBOUND_PORT", "15001"),
+        ("WEFT_INBOUND_PORT", "15006"),
+        ("WEFT_ADMIN_PORT", "15020"),
+        ("WEFT_LOCAL_ADMIN_PORT", "15021"),
+    ] {
+        assert_eq!(variable(&pod, name).as_deref(), Some(port), "{name}");
+    }
 }

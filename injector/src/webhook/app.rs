@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use weft_daemon::admin::{self, Admin, Listener};
-use weft_daemon::drain::Drain;
+use weft_daemon::admin::{self, Admin, Listener, Response};
+use weft_daemon::drain::{Drain, Tasks};
 use weft_daemon::listen;
 use weft_daemon::log::Switch;
 use weft_daemon::ready::Ready;
@@ -34,7 +34,10 @@ impl App {
         let client = Client::try_default().await.context("finding the API server")?;
         let ready = Ready::new();
         let metrics = Arc::new(Metrics::default());
-        let admin = serve_admin(&settings, &ready, &metrics, log).await?;
+        let (drain, tasks) = Drain::new();
+        let (reviews, certificate) = (tasks.named("listener"), tasks.named("certificate"));
+        let parts = [reviews.clone(), certificate.clone()];
+        let admin = serve_admin(&settings, &ready, &metrics, log, parts).await?;
 
         let listening = ready.gate("listener");
         let (serving, tls) = watch::channel(None);
@@ -45,7 +48,6 @@ impl App {
         let listener = listen::tcp(settings.listen)
             .await
             .with_context(|| format!("listening on {}", settings.listen))?;
-        let (drain, tasks) = Drain::new();
         let webhook = Arc::new(Webhook::new(
             settings.sidecar.settings(),
             settings.sidecar.control_namespace.clone(),
@@ -58,13 +60,11 @@ impl App {
         };
         let linger = settings.drain * 3 / 4;
         tracing::info!(address = %settings.listen, admin = %settings.admin, image = webhook.settings.image, "serving");
-        tasks
-            .named("listener")
-            .spawn(serve::serve(webhook, listener, tls, bounds, linger, tasks.clone()));
+        reviews.spawn(serve::serve(webhook, listener, tls, bounds, linger, tasks.clone()));
         listening.open();
         let keeper = Keeper::new(client, &settings, serving, gates, metrics);
-        let kept = tasks.named("certificate");
-        tasks.named("certificate").spawn(async move {
+        let kept = certificate.clone();
+        certificate.spawn(async move {
             tokio::select! {
                 () = kept.draining() => {}
                 () = keeper.keep() => {}
@@ -100,18 +100,33 @@ fn fetch(client: Client) -> Fetch {
     })
 }
 
-async fn serve_admin(settings: &Settings, ready: &Ready, metrics: &Arc<Metrics>, log: Switch) -> Result<JoinSet<()>> {
+/// `parts`: tasks without which nothing is left to do but to begin anew.
+async fn serve_admin(
+    settings: &Settings,
+    ready: &Ready,
+    metrics: &Arc<Metrics>,
+    log: Switch,
+    parts: [Tasks; 2],
+) -> Result<JoinSet<()>> {
     let listener = Listener::tcp(settings.admin)
         .await
         .with_context(|| format!("listening on {}", settings.admin))?;
     let (ready, metrics) = (ready.clone(), metrics.clone());
     let routes = Admin::new()
-        .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
+        .get("/live", move |_| live(&parts))
         .get("/ready", move |_| ready.response())
         .get("/metrics", move |_| metrics.text(&log).response());
     let mut serving = JoinSet::new();
     serving.spawn(async move { match routes.serve(vec![listener]).await {} });
     Ok(serving)
+}
+
+/// Whether each part still runs, until all of them are to end. One that panicked is not begun again but by the kubelet.
+fn live(parts: &[Tasks]) -> Response {
+    match parts.iter().all(|part| part.running() > 0 || part.is_draining()) {
+        true => admin::text(StatusCode::OK, "live\n"),
+        false => admin::text(StatusCode::SERVICE_UNAVAILABLE, "a part has ended\n"),
+    }
 }
 
 #[cfg(test)]
@@ -134,5 +149,19 @@ mod tests {
             "{said}"
         );
         assert!(!said.contains("Status"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn it_is_not_alive_without_one_of_its_parts() {
+        let (drain, tasks) = Drain::new();
+        let parts = [tasks.named("a"), tasks.named("b")];
+        parts[0].spawn(std::future::pending());
+        let b = parts[1].spawn(std::future::pending());
+        assert_eq!(live(&parts).status(), StatusCode::OK);
+        b.abort();
+        assert!(b.await.is_err());
+        assert_eq!(live(&parts).status(), StatusCode::SERVICE_UNAVAILABLE);
+        drain.begin();
+        assert_eq!(live(&parts).status(), StatusCode::OK);
     }
 }

@@ -261,16 +261,24 @@ where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     let only = WatchParams::default().fields(&format!("metadata.name={name}"));
+    let mut told = false;
     loop {
-        // Any version will do: a round reads what is there now.
-        if let Ok(events) = api.watch_metadata(&only, "0").await {
-            // It ends, or fails, after some minutes at the latest.
-            let _ = events
-                .try_for_each(|_| async {
-                    wake.notify_one();
-                    Ok(())
-                })
-                .await;
+        // Any version will do: a round reads what is there now. It ends after some minutes at the latest.
+        let watched = async {
+            let woken = |_| async {
+                wake.notify_one();
+                Ok(())
+            };
+            api.watch_metadata(&only, "0").await?.try_for_each(woken).await
+        };
+        match watched.await {
+            Ok(()) => told = false,
+            // Without the right to watch it fails for ever: once is enough.
+            Err(error) if !told => {
+                tracing::warn!(name, %error, pause = ?PAUSE_MAX, "watching failed, so changes are only seen now and then");
+                told = true;
+            }
+            Err(_) => {}
         }
         sleep(PAUSE_MAX / 4).await;
     }

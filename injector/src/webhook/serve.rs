@@ -6,11 +6,10 @@
 //! bytes and the values of a body, and of all bodies that are held at once. What is counted is what has arrived, and never
 //! what was announced.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use weft_daemon::addresses::Addresses;
 use weft_daemon::drain::Tasks;
 
 use super::metrics::Metrics;
@@ -81,7 +81,7 @@ pub(super) async fn serve(
     tasks: Tasks,
 ) {
     let slots = Arc::new(Semaphore::new(bounds.connections));
-    let addresses = Addresses::new(bounds.per_address);
+    let addresses = Addresses::<Large>::new(bounds.per_address);
     let connections = tasks.named("reviews");
     let ending = async {
         tasks.draining().await;
@@ -112,7 +112,7 @@ pub(super) async fn serve(
         };
         let webhook = webhook.clone();
         connections.spawn(async move {
-            match timeout(WHOLE, connection(webhook, stream, config, place.large.clone())).await {
+            match timeout(WHOLE, connection(webhook, stream, config, place.shared.clone())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, %from, "a connection failed"),
                 Err(_) => tracing::debug!(%from, "a connection took too long"),
@@ -135,12 +135,12 @@ async fn connection(
     webhook: Arc<Webhook>,
     stream: TcpStream,
     config: Arc<ServerConfig>,
-    of_address: Arc<Semaphore>,
+    of_address: Arc<Large>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = timeout(ARRIVAL, TlsAcceptor::from(config).accept(stream)).await??;
     let service = service_fn(move |request| {
         let (webhook, of_address) = (webhook.clone(), of_address.clone());
-        async move { Ok::<_, Infallible>(webhook.answer(request, &of_address).await) }
+        async move { Ok::<_, Infallible>(webhook.answer(request, &of_address.0).await) }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -318,68 +318,13 @@ fn with_type(status: StatusCode, media_type: &'static str, body: Bytes) -> Respo
     response
 }
 
-/// How many connections there are from each address. Of IPv6, from each /64: whoever has one address there has them all.
-#[derive(Clone, Debug)]
-struct Addresses {
-    /// Only locked to count.
-    counts: Arc<Mutex<HashMap<IpAddr, Count>>>,
-    most: usize,
-}
-
-/// The connections of an address, and the larger bodies that it may still send.
-type Count = (usize, Arc<Semaphore>);
-
-/// One connection of an address, as long as it lives.
+/// The larger bodies that an address may still send.
 #[derive(Debug)]
-struct Place {
-    of: Addresses,
-    address: IpAddr,
-    large: Arc<Semaphore>,
-}
+struct Large(Semaphore);
 
-impl Addresses {
-    fn new(most: usize) -> Self {
-        Self {
-            counts: Arc::default(),
-            most,
-        }
-    }
-
-    fn take(&self, address: IpAddr) -> Option<Place> {
-        let address = shared(address);
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, large) = counts
-            .entry(address)
-            .or_insert_with(|| (0, Arc::new(Semaphore::new(LARGE_PER_ADDRESS))));
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            of: self.clone(),
-            address,
-            large: large.clone(),
-        })
-    }
-}
-
-/// What an address is counted by.
-fn shared(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address => address,
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.of.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((count, _)) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
+impl Default for Large {
+    fn default() -> Self {
+        Self(Semaphore::new(LARGE_PER_ADDRESS))
     }
 }
 

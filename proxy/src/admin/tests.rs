@@ -133,7 +133,8 @@ async fn metrics_tell_of_the_process_and_the_configuration() {
 #[tokio::test]
 async fn a_probe_of_a_dead_app_fails_and_an_unknown_one_is_not_found() {
     let proxy = proxy().await;
-    assert_eq!(ask(proxy.public, "GET", "/probe/web/readiness").await.0, 503);
+    let (status, body) = ask(proxy.public, "GET", "/probe/web/readiness").await;
+    assert_eq!((status, body.as_str()), (503, "ill\n"), "and not why");
     assert_eq!(ask(proxy.public, "GET", "/probe/web/liveness").await.0, 404);
 }
 

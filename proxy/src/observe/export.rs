@@ -47,20 +47,8 @@ pub struct Exporter {
     abandoned: Counter,
 }
 
-/// The collector's `host:port` of an OTLP endpoint. Errors say what would be right.
-pub fn collector(endpoint: &str) -> Result<String, String> {
-    let wrong =
-        || format!("OTEL_EXPORTER_OTLP_ENDPOINT {endpoint:?} must be http://HOST:PORT, as in http://collector:4317");
-    let uri: http::Uri = endpoint.parse().map_err(|_| wrong())?;
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
-    if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err(wrong());
-    }
-    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(4317)))
-}
-
 impl Exporter {
-    /// `collector`: as [`collector`] gives it.
+    /// `collector`: as [`weft_daemon::settings::collector`] gives it.
     pub fn new(
         collector: String,
         settings: &Settings,

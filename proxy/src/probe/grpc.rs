@@ -77,7 +77,7 @@ async fn call(send: SendRequest<Bytes>, authority: &str, service: &str) -> Resul
         .uri(format!("http://{authority}{CHECK}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .header("user-agent", concat!("weft-probe/", env!("CARGO_PKG_VERSION")))
+        .header("user-agent", super::USER_AGENT)
         .body(())
         .map_err(malformed)?;
     let mut send = send.ready().await?;

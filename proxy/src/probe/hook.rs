@@ -17,6 +17,8 @@ use crate::connect::Dialer;
 
 /// A hook ends with its pod's grace period at the latest; the kubelet then goes, and this bound is for a kubelet that does not.
 const BOUND: Duration = Duration::from_secs(3600);
+/// Who asks, as the kubelet says it of hooks.
+const USER_AGENT: &str = concat!("kube-lifecycle/1.29 weft/", env!("CARGO_PKG_VERSION"));
 /// How much of the app's answer is waited for, as the kubelet does: an app may act while it answers.
 const REST: usize = 10 * 1024;
 
@@ -48,6 +50,7 @@ impl Hooks {
                 probes: kept.hooks,
                 address,
                 dialer,
+                user_agent: USER_AGENT,
             },
         })
     }
@@ -110,7 +113,11 @@ mod tests {
         });
         let done = hooks.run(&format!("/hook/{TOKEN}/web/preStop")).await;
         assert_eq!(done, Some(Ok(StatusCode::INTERNAL_SERVER_ERROR)));
-        assert!(app.await.unwrap().starts_with("GET /bye HTTP/1.1"));
+        let asked = app.await.unwrap();
+        assert!(
+            asked.starts_with("GET /bye HTTP/1.1") && asked.contains("user-agent: kube-lifecycle/"),
+            "{asked}"
+        );
     }
 
     #[tokio::test]

@@ -48,6 +48,60 @@ async fn an_app_that_is_well_is_well() {
         "{asked}"
     );
     assert!(asked.contains("\r\nX-Probe: yes\r\n"), "{asked}");
+    assert!(asked.contains("\r\nuser-agent: kube-probe/"), "{asked}");
+}
+
+/// An app that answers one request after the other, each with the next of these. Gives what it was asked for.
+async fn app_of(answers: Vec<String>) -> (Probes, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut text = Vec::new();
+            while !text.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut text).await.unwrap() > 0);
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let text = String::from_utf8(text).unwrap();
+            asked.push(text.split(' ').nth(1).unwrap().to_owned());
+        }
+        asked
+    });
+    let get = format!(r#"{{"port": {port}, "path": "/healthz"}}"#);
+    (
+        probes(&format!(r#"{{"web": {{"readiness": {{"httpGet": {get}}}}}}}"#)),
+        asked,
+    )
+}
+
+fn redirect_to(place: &str) -> String {
+    format!("HTTP/1.1 302 Found\r\nserver: x\r\nlocation: {place}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn what_counts_is_the_end_of_redirects_that_stay_on_the_host() {
+    let answers = vec![redirect_to("/status"), "HTTP/1.1 500 Oh\r\n\r\n".to_owned()];
+    let (probes, asked) = app_of(answers).await;
+    let finding = probes.run("/probe/web/readiness").await;
+    assert!(
+        matches!(finding, Finding::Ill(StatusCode::INTERNAL_SERVER_ERROR, _)),
+        "{finding:?}"
+    );
+    assert_eq!(asked.await.unwrap(), ["/healthz", "/status"]);
+
+    let (probes, _) = app_of(vec![redirect_to("https://login.test/")]).await;
+    let finding = probes.run("/probe/web/readiness").await;
+    assert_eq!(finding, Finding::Well(StatusCode::FOUND));
+
+    let (probes, asked) = app_of(vec![redirect_to("/healthz"); 10]).await;
+    let finding = probes.run("/probe/web/readiness").await;
+    assert!(
+        matches!(&finding, Finding::Ill(StatusCode::BAD_GATEWAY, reason) if reason.contains("more than 10 times")),
+        "{finding:?}"
+    );
+    assert_eq!(asked.await.unwrap().len(), 10);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use super::*;
 fn pod(name: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut pod = json!({
         "metadata": {
-            "name": name, "annotations": {VERSION_ANNOTATION: VERSION}, "labels": {"app": "web"},
+            "name": name, "annotations": {VERSION_ANNOTATION: VERSION}, "labels": {"app": "web", "pod-template-hash": "6d4cf56db6"},
             "ownerReferences": [{"kind": "ReplicaSet", "name": "web-6d4cf56db6"}],
         },
         "spec": {"initContainers": [{"name": INIT}, {"name": PROXY}], "containers": [{"name": "app"}]},
@@ -31,12 +31,19 @@ fn shop(pods: Vec<Value>, policies: Vec<Value>) -> Meshed {
         namespace: json!({"metadata": {"name": "shop", "labels": {INJECT_LABEL: "enabled"}}}),
         pods: Answer::Is(pods.into()),
         policies: Answer::Is(policies.into()),
+        services: Answer::Is(json!([])),
+        ingresses: Answer::Is(json!([])),
         trust: Answer::Is(json!({"data": data})),
     }
 }
 
 #[track_caller]
 fn check(shop: Meshed, wrong: &[&str]) {
+    check_all(vec![shop], Answer::Is(json!([])), wrong);
+}
+
+#[track_caller]
+fn check_all(meshed: Vec<Meshed>, namespaces: Answer, wrong: &[&str]) {
     let seen = Seen {
         namespace: "weft-system".to_owned(),
         now: SystemTime::UNIX_EPOCH,
@@ -45,8 +52,8 @@ fn check(shop: Meshed, wrong: &[&str]) {
         crds: BTreeMap::new(),
         access: Vec::new(),
         own: BTreeMap::new(),
-        namespaces: Answer::Is(json!([])),
-        meshed: vec![shop],
+        namespaces,
+        meshed,
     };
     let mut report = Report::default();
     super::check(&seen, &mut report);
@@ -84,6 +91,14 @@ fn a_pod_without_its_proxy_is_named_with_what_makes_it_anew() {
     check(
         shop(vec![pod("web-1", bare)], vec![]),
         &["kubectl -n shop rollout restart deployment web"],
+    );
+    let of_no_deployment = |pod: &mut Value| {
+        bare(pod);
+        pod["metadata"]["labels"] = json!({"app": "web"});
+    };
+    check(
+        shop(vec![pod("web-1", of_no_deployment)], vec![]),
+        &["kubectl -n shop delete pod web-1"],
     );
     let left_out = |pod: &mut Value| {
         bare(pod);
@@ -198,4 +213,82 @@ fn denied_egress_is_told_unless_the_control_plane_is_allowed() {
     check(shop(vec![], vec![denied(), beside]), &["denies egress"]);
     let of_some = policy(json!({"matchLabels": {"app": "web"}}), json!([{}]));
     check(shop(vec![], vec![denied(), of_some]), &["denies egress"]);
+}
+
+#[test]
+fn a_policy_of_some_pods_is_named_and_the_charts_policy_of_all_pods_is_not_offered() {
+    let of_web = |egress: Value| policy(json!({"matchLabels": {"app": "web"}}), egress);
+    let web = || vec![pod("web-1", |_| {}), pod("web-2", |_| {})];
+    check(shop(web(), vec![of_web(json!([{}]))]), &[]);
+    check(
+        shop(web(), vec![of_web(json!([{"ports": [{"port": 443}]}]))]),
+        &["denies egress to 2 of its pods, and none lets them reach port 15012"],
+    );
+    let also = policy(
+        json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "db"]}]}),
+        json!([{"ports": [{"port": 15012}]}]),
+    );
+    check(shop(web(), vec![of_web(json!([])), also]), &[]);
+    let another = policy(
+        json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}),
+        json!([]),
+    );
+    check(shop(web(), vec![another]), &[]);
+    let unmeshed = pod("web-1", |pod| {
+        pod["spec"]["initContainers"] = json!([]);
+        pod["spec"]["hostNetwork"] = json!(true);
+    });
+    check(
+        shop(vec![unmeshed], vec![of_web(json!([]))]),
+        &["its node's own network"],
+    );
+}
+
+#[test]
+fn the_fix_names_all_namespaces_that_need_the_charts_policy_or_have_it() {
+    let denied = || policy(json!({}), json!([]));
+    let mut fenced = policy(json!({}), json!([{"ports": [{"port": 15012}]}]));
+    fenced["metadata"] = json!({"name": "weft-egress", "labels": {"app.kubernetes.io/part-of": "weft"}});
+    let named = |name: &str, policies: Vec<Value>| Meshed {
+        name: name.to_owned(),
+        ..shop(vec![], policies)
+    };
+    let all = vec![
+        named("shop", vec![denied()]),
+        named("open", vec![]),
+        named("bank", vec![denied()]),
+        named("till", vec![denied(), fenced]),
+    ];
+    let fix = "--set 'networkPolicy.egressNamespaces={shop,bank,till}'";
+    check_all(all, Answer::Is(json!([])), &[fix, fix]);
+}
+
+#[test]
+fn what_may_not_be_read_is_not_called_well() {
+    let mut unread = shop(vec![], vec![]);
+    unread.policies = Answer::Forbidden("no".to_owned());
+    check(unread, &["you may not list its NetworkPolicies"]);
+    check_all(
+        vec![],
+        Answer::Forbidden("no".to_owned()),
+        &["which namespaces are labelled"],
+    );
+}
+
+#[test]
+fn a_strict_namespace_that_the_outside_is_led_to_is_told() {
+    let mut strict = shop(vec![], vec![]);
+    let services = json!([
+        {"metadata": {"name": "inside"}, "spec": {"type": "ClusterIP"}},
+        {"metadata": {"name": "web"}, "spec": {"type": "NodePort"}},
+    ]);
+    strict.services = Answer::Is(services);
+    strict.ingresses = Answer::Is(json!([{"metadata": {"name": "front"}}]));
+    strict.namespace["metadata"]["annotations"] = json!({"config.weft.dev/inbound": "strict"});
+    let permissive = Meshed {
+        namespace: shop(vec![], vec![]).namespace,
+        ..strict.clone()
+    };
+    check(permissive, &[]);
+    check(strict, &["Service shop/web", "Ingress shop/front"]);
 }

@@ -345,27 +345,3 @@ async fn what_cannot_be_taken_out_at_the_end_is_counted() {
     exporter.run(async {}).await;
     assert_eq!(count(&registry, "weft_traces_dropped_total{reason=\"shutdown\"}"), 2);
 }
-
-#[test]
-fn an_endpoint_is_plain_http_with_a_host() {
-    assert_eq!(
-        super::collector("http://collector:4317").as_deref(),
-        Ok("collector:4317")
-    );
-    assert_eq!(
-        super::collector("http://[fd00::1]:4317/").as_deref(),
-        Ok("[fd00::1]:4317")
-    );
-    assert_eq!(super::collector("http://10.0.0.1").as_deref(), Ok("10.0.0.1:4317"));
-    for wrong in [
-        "",
-        "collector:4317",
-        "https://collector:4317",
-        "http://",
-        "http://c:4317/v1/traces",
-        "http://c:4317?x",
-    ] {
-        let error = super::collector(wrong).unwrap_err();
-        assert!(error.contains("http://collector:4317"), "{error}");
-    }
-}
