@@ -118,24 +118,7 @@ async fn metrics(sources: Sources) -> Response {
     sources.metrics.write(&mut text);
     write_cluster(&mut text, &sources);
     write_compile_times(&mut text, &sources.times);
-    let left = sources
-        .issuer
-        .credential()
-        .not_after()
-        .duration_since(SystemTime::now())
-        .unwrap_or_default();
-    text.gauge("weft_leaf_expiry_seconds", "Seconds until the own certificate ends.")
-        .sample(&[], left.as_secs());
-    let authority = sources.issuer.authority();
-    let left = authority
-        .not_after()
-        .duration_since(SystemTime::now())
-        .unwrap_or_default();
-    text.gauge(
-        "weft_authority_expiry_seconds",
-        "Seconds until the certificate that issues all others ends.",
-    )
-    .sample(&[], left.as_secs());
+    write_expiries(&mut text, &sources.issuer);
     text.counter("weft_panics_total", "Panics that cost a task.")
         .sample(&[], log::panics());
     text.counter(
@@ -144,6 +127,17 @@ async fn metrics(sources: Sources) -> Response {
     )
     .sample(&[], sources.log.dropped());
     text.response()
+}
+
+fn write_expiries(text: &mut Text, issuer: &Issuer) {
+    let left = |end: SystemTime| end.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+    text.gauge("weft_leaf_expiry_seconds", "Seconds until the own certificate ends.")
+        .sample(&[], left(issuer.credential().not_after()));
+    text.gauge(
+        "weft_authority_expiry_seconds",
+        "Seconds until the certificate that issues all others ends.",
+    )
+    .sample(&[], left(issuer.authority().not_after()));
 }
 
 fn write_cluster(text: &mut Text, sources: &Sources) {

@@ -139,29 +139,20 @@ impl App {
             }
         }
         known.open();
-        let tokens = match &cluster {
-            Some(cluster) => Tokens::Reviews(Reviews::new(cluster.api.clone())),
-            None => Tokens::Keys(TokenKeys::new(
-                settings.token_jwks.clone(),
-                settings.token_issuer.clone(),
-            )),
-        };
+        let tokens = tokens(&settings, cluster.as_ref());
         let control_namespace = settings.control_namespace.clone();
         let address = serve_proxies(settings, desk, issuer.clone(), tokens, metrics, &tasks).await?;
         serving.open();
         if let Some(duties) = &duties {
             duties.serving();
         }
-        tasks.named("certificates").spawn({
-            let (tasks, cluster) = (tasks.clone(), cluster.clone());
-            async move {
-                tokio::select! {
-                    () = tasks.draining() => {}
-                    () = issuer.keep_renewed() => {}
-                    () = follow_authority(cluster, &control_namespace, &issuer) => {}
-                }
-            }
-        });
+        let certificates = tasks.named("certificates");
+        certificates.spawn(keep_certificates(
+            cluster,
+            control_namespace,
+            issuer,
+            certificates.clone(),
+        ));
         tracing::info!(%address, %admin, "serving");
         let rest = Rest {
             #[cfg(test)]
@@ -203,11 +194,29 @@ async fn open_issuer(
     issuer.map_err(StartError::Issuer)
 }
 
-/// What is renewed of the authority while this runs, for ever.
-async fn follow_authority(cluster: Option<Cluster>, namespace: &str, issuer: &Issuer) {
+/// What tokens are checked with.
+fn tokens(settings: &Settings, cluster: Option<&Cluster>) -> Tokens {
     match cluster {
-        Some(cluster) => cluster.follow_authority(namespace, issuer).await,
-        None => std::future::pending().await,
+        Some(cluster) => Tokens::Reviews(Reviews::new(cluster.api.clone())),
+        None => Tokens::Keys(TokenKeys::new(
+            settings.token_jwks.clone(),
+            settings.token_issuer.clone(),
+        )),
+    }
+}
+
+/// Renews the own certificate, and goes on with a renewed authority, until tasks drain.
+async fn keep_certificates(cluster: Option<Cluster>, namespace: String, issuer: Arc<Issuer>, tasks: Tasks) {
+    let authority = async {
+        match cluster {
+            Some(cluster) => cluster.follow_authority(&namespace, &issuer).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = tasks.draining() => {}
+        () = issuer.keep_renewed() => {}
+        () = authority => {}
     }
 }
 

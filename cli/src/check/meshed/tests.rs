@@ -148,7 +148,7 @@ fn what_keeps_a_proxy_from_running_is_told() {
 #[test]
 fn what_is_wrong_with_a_namespace_is_told_with_the_command_that_mends_it() {
     let mut refused = shop(vec![], vec![]);
-    refused.namespace["metadata"]["labels"][POD_SECURITY] = json!("baseline");
+    refused.namespace["metadata"]["labels"][weft_model::pod_security::ENFORCE_LABEL] = json!("baseline");
     check(refused, &["refuses NET_ADMIN"]);
 
     let mut mistyped = shop(vec![], vec![]);
