@@ -35,6 +35,7 @@ up() {
   fi
   trap 'abandon' EXIT
   claim
+  enough_room
   make_wire
   free_machine
   make_pki
@@ -48,6 +49,13 @@ up() {
   put_on
   say "$NAME is up: $NODES nodes, $((SECONDS - began)) s"
   print_kubeconfig
+}
+
+# Where the disk is nearly full the kubelets evict every pod, and images can't be unpacked.
+enough_room() {
+  local free
+  free=$(df --output=avail -BM "$CLUSTERS" | tail -n 1 | tr -dc '0-9')
+  [ "$free" -ge "$ROOM" ] || die "$CLUSTERS has $free MiB left on its disk, and a cluster needs $ROOM: make room, or name another directory by WEFT_CLUSTERS"
 }
 
 # What is wanted beside the cluster itself.
