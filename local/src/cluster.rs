@@ -93,6 +93,8 @@ pub struct Cluster {
     /// How often things were compared, and after which time all pods had the rules for service addresses that came of it.
     round: u64,
     settled: watch::Sender<u64>,
+    /// Some running pod does not have them yet.
+    rules_due: bool,
     trust: Option<Arc<Files>>,
     order: u64,
     /// How far Jobs are.
@@ -196,6 +198,7 @@ impl Cluster {
             table: Arc::default(),
             round: 0,
             settled: watch::Sender::new(0),
+            rules_due: false,
             trust: None,
             order: 0,
             jobs: BTreeMap::new(),

@@ -274,6 +274,7 @@ impl Cluster {
         let udp = Arc::new(self.table.udp());
         let v6 = self.parts.net.gateway_v6().is_some();
         let mut settled = true;
+        self.rules_due = false;
         for record in self.records.values_mut() {
             let wanted = if record.meshed { &udp } else { &self.table };
             let (Some(net), Stage::Running(_)) = (&record.net, &record.stage) else {
@@ -282,6 +283,8 @@ impl Cluster {
             let late = record.rules.retry.is_none_or(|retry| now >= retry);
             let current = record.rules.applied.as_ref().is_some_and(|applied| applied == wanted);
             settled &= current;
+            // Where they failed it is told, and nobody waits for the next try.
+            self.rules_due |= !current && record.rules.retry.is_none();
             if record.rules.busy || current || !late {
                 continue;
             }

@@ -160,7 +160,9 @@ impl Cluster {
         let lasting = |record: &&Record| !record.is_of_a_job();
         let unsteady = self.pods().filter(counts).filter(lasting).filter_map(steady_at).max();
         let control = self.records.values().any(|record| record.system && record.ready());
-        self.telling.ready = control && ready == all;
+        // At first a call to a Service that has just got its pods must not be refused for want of rules.
+        let routed = self.telling.was_ready || !self.rules_due;
+        self.telling.ready = control && ready == all && routed;
         if !self.telling.was_ready && !self.ending {
             self.tell_refused();
         }
@@ -181,7 +183,7 @@ impl Cluster {
             }
             false => {
                 self.telling.told_ready = false;
-                if !self.ending {
+                if !self.ending && routed {
                     self.tell_waiting(now, all);
                 }
             }
