@@ -258,6 +258,16 @@ impl Index {
         })
     }
 
+    /// Whether a pod of a namespace that has not ended runs as this account.
+    pub(crate) fn runs(&self, namespace: &str, account: &str) -> bool {
+        let pods = self.pods.range(Name::new(namespace, "")..);
+        let mut pods = pods.take_while(|(name, _)| name.namespace == namespace);
+        pods.any(|(_, kept)| {
+            kept.form()
+                .is_some_and(|pod| !pod.finished && pod.service_account == account)
+        })
+    }
+
     /// The pods that are part of the mesh and have not ended, with their names.
     pub fn meshed_pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
         let forms = self.pods.iter().filter_map(|(name, kept)| Some((name, kept.form()?)));

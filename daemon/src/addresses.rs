@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts connections by address. Of IPv6, by /64: whoever has one address there has them all.
+/// Counts connections by address.
 #[derive(Clone, Debug)]
 pub struct Addresses<T> {
     counts: Arc<Mutex<Counts<T>>>,
     most: usize,
+    /// Bits of an IPv6 address that tell one caller from another.
+    v6: u32,
 }
 
 /// The connections of each address, and what they share. Only locked to count.
@@ -24,17 +26,27 @@ pub struct Place<T> {
 }
 
 impl<T: Default> Addresses<T> {
-    /// `most`: the connections that one address may have.
+    /// `most`: the connections that one address may have; of IPv6, one /64: whoever has one address there has them all.
     pub fn new(most: usize) -> Self {
         Self {
             counts: Arc::default(),
             most,
+            v6: 64,
+        }
+    }
+
+    /// The same by whole addresses: for what only the cluster's own pods and nodes reach. A pod has one, and its node's, from
+    /// which the kubelet asks, is of the same /64.
+    pub fn of_hosts(most: usize) -> Self {
+        Self {
+            v6: 128,
+            ..Self::new(most)
         }
     }
 
     /// A place for one connection more. `None`: its address has too many.
     pub fn take(&self, address: IpAddr) -> Option<Place<T>> {
-        let address = network(address);
+        let address = network(address, self.v6);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, shared) = counts.entry(address).or_default();
         if *count >= self.most {
@@ -61,10 +73,13 @@ impl<T> Drop for Place<T> {
     }
 }
 
-/// What an address is counted by.
-fn network(address: IpAddr) -> IpAddr {
+/// What an address is counted by: of IPv6, so many bits.
+fn network(address: IpAddr, v6: u32) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            let rest = u128::MAX.checked_shr(v6).unwrap_or(0);
+            Ipv6Addr::from_bits(address.to_bits() & !rest).into()
+        }
         address => address,
     }
 }
@@ -88,7 +103,10 @@ mod tests {
 
     #[test]
     fn addresses_of_one_v6_network_are_one_and_mapped_ones_are_those_of_v4() {
-        let of = |address: &str| network(address.parse().unwrap());
+        let of = |address: &str| network(address.parse().unwrap(), 64);
+        let host = |address: &str| network(address.parse().unwrap(), 128);
+        assert_ne!(host("2001:db8::1"), host("2001:db8::2"));
+        assert_eq!(host("2001:db8::1"), host("2001:db8::1"));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));

@@ -56,7 +56,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 128,
+            connections: 512,
             per_address: 16,
             headers: Duration::from_secs(2),
             body: Duration::from_secs(2),
@@ -191,7 +191,7 @@ impl Admin {
     pub async fn serve(self, listeners: Vec<Listener>) -> Infallible {
         let admin = Arc::new(self);
         let slots = Arc::new(Semaphore::new(admin.limits.connections));
-        let addresses = Addresses::new(admin.limits.per_address);
+        let addresses = Addresses::of_hosts(admin.limits.per_address);
         let mut loops = JoinSet::new();
         for listener in listeners {
             loops.spawn(accept(admin.clone(), listener, slots.clone(), addresses.clone()));

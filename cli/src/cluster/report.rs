@@ -27,6 +27,9 @@ const AT_ONCE: usize = 8;
 /// Kinds of routes, which may declare what a port speaks.
 pub(super) const ROUTES: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
 
+/// Callers of other namespaces that are asked: each takes a way through the API server.
+const CALLERS_MAX: usize = 200;
+
 impl Cluster {
     /// The state of everything in a scope; of all namespaces that are in the mesh, or have a pod that is. What could not be
     /// found out, and is not the most of it, is told in `missing`.
@@ -107,6 +110,13 @@ impl Cluster {
         if let Some((_, why)) = refused.first() {
             let names: Vec<String> = refused.iter().map(|(other, _)| (*other).to_owned()).collect();
             missing.push(format!("{WHAT} ({}): {why:#}", few(&names)));
+        }
+        if pods.len() > CALLERS_MAX {
+            missing.push(format!(
+                "{WHAT}: there are {} with a proxy; -A asks them all",
+                pods.len()
+            ));
+            pods.clear();
         }
         let pods: Vec<Value> = pods.iter().map(|pod| pods::pod(pod, list(&status["nodes"]))).collect();
         for (field, more) in [

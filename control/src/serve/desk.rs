@@ -105,6 +105,11 @@ enum Question {
         address: IpAddr,
         answer: oneshot::Sender<Option<(String, PodFacts)>>,
     },
+    Runs {
+        namespace: String,
+        account: String,
+        answer: oneshot::Sender<bool>,
+    },
     Join {
         join: Box<Join>,
         sources: Vec<Source>,
@@ -196,6 +201,17 @@ impl Desk {
     /// The pod at an address, with its namespace.
     pub(crate) async fn pod_at(&self, address: IpAddr) -> Result<Option<(String, PodFacts)>, Closed> {
         self.ask(|answer| Question::PodAt { address, answer }).await
+    }
+
+    /// Whether a pod that has not ended runs as this account.
+    pub(crate) async fn runs(&self, namespace: &str, account: &str) -> Result<bool, Closed> {
+        let (namespace, account) = (namespace.to_owned(), account.to_owned());
+        self.ask(|answer| Question::Runs {
+            namespace,
+            account,
+            answer,
+        })
+        .await
     }
 
     /// Waits for a pod to be as `fits` wants it: `Ok` ends the wait, `Err` goes on until the time is over and is then the
@@ -420,6 +436,11 @@ impl Thread {
                 let facts = name.and_then(|name| Some((pod_facts(hub, &name.namespace, &name.name)?, name.namespace)));
                 drop(answer.send(facts.map(|(facts, namespace)| (namespace, facts))));
             }
+            Question::Runs {
+                namespace,
+                account,
+                answer,
+            } => drop(answer.send(hub.index.runs(&namespace, &account))),
             Question::Join { join, sources, answer } => self.meet(Waiting { join, sources, answer }, Instant::now()),
             Question::Leave(id) => hub.leave(id),
             Question::Subscribe { id, targets, answer } => drop(answer.send(hub.subscribe(id, targets))),

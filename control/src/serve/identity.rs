@@ -241,6 +241,13 @@ impl Identities {
         if fits {
             return Ok(());
         }
+        let known = self.desk.runs(identity.namespace(), identity.service_account()).await;
+        if !known.map_err(|error| Refusal::new(Outcome::Overloaded, error.to_string()))? {
+            return Err(Refusal::new(
+                Outcome::PodUnknown,
+                format!("no pod of {identity} is known"),
+            ));
+        }
         let refusal = Refusal::new(
             Outcome::AddressMismatch,
             format!("no pod of {identity} is known at {address}"),
