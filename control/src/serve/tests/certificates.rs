@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use tonic::{Code, Status};
+use weft_certs::credential::Credential;
 use weft_certs::csr;
 use weft_certs::key::Key;
 use weft_certs::token::{AUDIENCE, Signer};
@@ -194,6 +195,34 @@ async fn a_leaf_renews_itself_while_no_token_can_be_checked_if_the_operator_lets
         }
         mesh.stop().await;
     }
+}
+
+/// What comes of a renewal by the leaf alone, from 127.0.0.1, at a control plane that begins with what there is.
+async fn renewed(mesh: &mut Mesh, leaf: &Credential, check: AddressCheck) -> Result<(), Status> {
+    mesh.settings.address_check = check;
+    mesh.start().await;
+    let renewed = mesh.issue(mesh.caller(leaf).await, String::new()).await;
+    mesh.stop().await;
+    renewed.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_leaf_alone_renews_only_at_a_pod_of_its_account() {
+    let mut mesh = Mesh::running().await;
+    let web = mesh.web().await;
+    mesh.stop().await;
+    mesh.settings.token_jwks = None;
+    renewed(&mut mesh, &web, AddressCheck::Enforce).await.unwrap();
+
+    // Its pod is elsewhere: whoever calls has its leaf and key, and is none of its account.
+    mesh.pod("web-1", "web", "127.0.0.9", 61);
+    let status = renewed(&mut mesh, &web, AddressCheck::Enforce).await.unwrap_err();
+    refused(&status, Code::PermissionDenied, "address-mismatch");
+    renewed(&mut mesh, &web, AddressCheck::Warn).await.unwrap();
+
+    mesh.delete("Pod", "web-1");
+    let status = renewed(&mut mesh, &web, AddressCheck::Warn).await.unwrap_err();
+    refused(&status, Code::PermissionDenied, "pod-unknown");
 }
 
 #[tokio::test]
