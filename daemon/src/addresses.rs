@@ -35,7 +35,7 @@ impl<T: Default> Addresses<T> {
         }
     }
 
-    /// The same by whole addresses: for what only the cluster's own pods and nodes reach. A pod has one, and its node's, from
+    /// The same by whole addresses: for what mostly the cluster's own pods and nodes reach. A pod has one, and its node's, from
     /// which the kubelet asks, is of the same /64.
     pub fn of_hosts(most: usize) -> Self {
         Self {

@@ -1,7 +1,10 @@
 //! A small HTTP/1.1 server for people, probes and scrapers, on TCP and unix sockets.
 //!
 //! Routes are plain functions from a request, whose body has been read, to a response. Everything about a connection is
-//! bounded: how many there are, over all and from one address, how long headers, a body and an answer may take, and how large they are.
+//! bounded: how many there are, over all and from one address, how long headers, a body and an answer may take, how large they
+//! are, and how much of large answers is held for those who are slow to read them.
+
+mod callers;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -28,8 +31,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::addresses::Addresses;
 use crate::listen;
+use callers::{Callers, Held};
 
 /// A request with its whole body.
 pub type Request = http::Request<Bytes>;
@@ -51,6 +54,8 @@ pub struct Limits {
     pub answer: Duration,
     /// Bytes of a request's body.
     pub body_bytes: usize,
+    /// Bytes of large answers that are held while they are read; of one address half as many. Who asks beyond is told to ask again.
+    pub large: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +67,7 @@ impl Default for Limits {
             body: Duration::from_secs(2),
             answer: Duration::from_secs(30),
             body_bytes: 64 * 1024,
+            large: 64 << 20,
         }
     }
 }
@@ -191,10 +197,10 @@ impl Admin {
     pub async fn serve(self, listeners: Vec<Listener>) -> Infallible {
         let admin = Arc::new(self);
         let slots = Arc::new(Semaphore::new(admin.limits.connections));
-        let addresses = Addresses::of_hosts(admin.limits.per_address);
+        let callers = Arc::new(Callers::new(&admin.limits));
         let mut loops = JoinSet::new();
         for listener in listeners {
-            loops.spawn(accept(admin.clone(), listener, slots.clone(), addresses.clone()));
+            loops.spawn(accept(admin.clone(), listener, slots.clone(), callers.clone()));
         }
         // The loops never end by themselves; one that panicked is reported by the panic hook.
         while loops.join_next().await.is_some() {}
@@ -383,7 +389,7 @@ fn covers(route: &str, path: &str) -> bool {
     }
 }
 
-async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>, addresses: Addresses<()>) {
+async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>, callers: Arc<Callers>) {
     let mut connections = JoinSet::new();
     loop {
         // Ended ones are forgotten here, so the set never outgrows the slots.
@@ -405,18 +411,19 @@ async fn accept(admin: Arc<Admin>, listener: Listener, slots: Arc<Semaphore>, ad
             }
         };
         let place = match &stream {
-            Stream::Tcp(_, from) => addresses.take(from.ip()).map(Some),
+            Stream::Tcp(_, from) => callers.take(from.ip()).map(Some),
             Stream::Unix(_) => Some(None),
         };
         let Some(place) = place else {
-            tracing::debug!("an address has too many admin connections");
+            tracing::debug!("an address, or its network, has too many admin connections");
             continue;
         };
-        let admin = admin.clone();
+        let of_address = place.as_ref().map(|(host, _)| host.shared.clone()).unwrap_or_default();
+        let (admin, holds) = (admin.clone(), (callers.clone(), of_address));
         connections.spawn(async move {
             match stream {
-                Stream::Tcp(io, from) => serve_connection(admin, io, Caller::Tcp(from)).await,
-                Stream::Unix(io) => serve_connection(admin, io, Caller::Unix).await,
+                Stream::Tcp(io, from) => serve_connection(admin, holds, io, Caller::Tcp(from)).await,
+                Stream::Unix(io) => serve_connection(admin, holds, io, Caller::Unix).await,
             }
             drop((slot, place));
         });
@@ -428,15 +435,25 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-async fn serve_connection(admin: Arc<Admin>, io: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
+/// `holds`: what counts large answers, and those of the caller's address.
+async fn serve_connection(
+    admin: Arc<Admin>,
+    holds: (Arc<Callers>, Arc<Held>),
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    caller: Caller,
+) {
     let limits = admin.limits;
     let patient = Arc::new(AtomicBool::new(false));
     let answering = patient.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let (admin, patient) = (admin.clone(), answering.clone());
+        let (callers, of_address) = holds.clone();
         request.extensions_mut().insert(caller);
         async move {
             let response = admin.handle(request, &patient).await;
+            let response = callers
+                .hold(response, &of_address)
+                .unwrap_or_else(|| text(StatusCode::SERVICE_UNAVAILABLE, "too much is being read; ask again\n"));
             match response.extensions().get::<HangUp>() {
                 None => Ok(response.map(Full::new)),
                 Some(HangUp) => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),

@@ -18,6 +18,7 @@ fn admin_of(per_address: usize) -> Admin {
         body: SHORT,
         answer: SHORT,
         body_bytes: 1024,
+        large: usize::MAX,
     };
     Admin::with_limits(limits)
         .get("/live", |_| text(StatusCode::OK, "live\n"))
@@ -178,6 +179,25 @@ async fn an_address_with_too_many_connections_keeps_no_other_out() {
         exchange(v6, "GET /live HTTP/1.1\r\nhost: x\r\n\r\n"),
     );
     check(&answer.await.unwrap(), "200", "live\n");
+}
+
+#[tokio::test]
+async fn answers_that_are_not_read_bound_how_many_large_ones_there_are_and_no_small_one() {
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.address().unwrap();
+    let mut admin = admin();
+    (admin.limits.large, admin.limits.answer) = (40 << 20, Duration::from_secs(600));
+    tokio::spawn(admin.serve(vec![listener]));
+    let big = "GET /big HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut held = TcpStream::connect(address).await.unwrap();
+    held.write_all(big.as_bytes()).await.unwrap();
+    held.read_u8().await.unwrap();
+    check(&exchange(address, big).await, "503", "ask again\n");
+    let live = exchange(address, "GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    check(&live, "200", "live\n");
+    let mut rest = Vec::new();
+    held.read_to_end(&mut rest).await.unwrap();
+    check(&exchange(address, big).await, "200", "x");
 }
 
 #[tokio::test]
