@@ -40,7 +40,8 @@ use crate::serve::{Listeners, Phase, serve};
 use crate::worker::{Observe, Origins, Worker};
 use crate::{admin, discover::Beliefs};
 
-/// File descriptors that are not for connections: listeners, the control plane, admin, files.
+/// File descriptors that are not for connections: listeners, the control plane, files, and of admin what there is where nobody
+/// floods it. Where somebody does, its servers and the workers wait out a lack of descriptors.
 const RESERVED_FILES: u64 = 64;
 /// What the last spans and threads may take once it is over.
 const LAST: Duration = Duration::from_secs(3);
