@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use weft_daemon::drain::Tasks;
 use weft_model::name::ObjectRef;
 
-use super::api::{Api, Fault};
+use super::api::{Api, CALL, Fault};
 use super::conditions;
 use super::kinds::Kind;
 use super::pause::Pause;
@@ -39,7 +39,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(300);
 /// An object whose status the API server failed to take, where it did take others, is tried again after this.
 const RETRY: Duration = Duration::from_secs(30);
-/// Objects that are written in one round; the others come in the next.
+/// Objects that are written in one round, if they take no longer than one write may; the others come in the next.
 const ROUND: usize = 64;
 /// Rounds that follow on each other begin so far apart.
 const SPACING: Duration = Duration::from_millis(500);
@@ -84,7 +84,7 @@ pub(super) struct Statuses {
     led: Option<Instant>,
     kinds: Vec<Kind>,
     known: BTreeMap<ObjectRef, Known>,
-    /// The last object that was written: a round begins behind it, so that none waits for ever.
+    /// The last object that was tried: a round begins behind it, so that none waits for ever.
     last: Option<ObjectRef>,
 }
 
@@ -242,19 +242,12 @@ impl Statuses {
         self.gather(&mut verdicts);
         let (due, mut next) = self.due(&verdicts.of);
         next = self.reader.next().map_or(next, |heard| next.min(heard));
-        let last_tried = due.get(WRITERS - 1).map(|due| due.object.reference());
-        let mut writes = futures_util::stream::iter(due.into_iter().map(|due| write(&self.api, &self.kinds, due)))
-            .buffer_unordered(WRITERS);
-        let mut done = Vec::new();
-        while let Some(of) = writes.next().await {
-            done.push(of);
-            if done.len() == WRITERS && away(done.iter().map(|(_, result)| result)).is_some() {
-                // If it is these alone that take so long, the next round begins behind them.
-                self.last = last_tried;
-                break;
-            }
+        let names: Vec<ObjectRef> = due.iter().map(|due| due.object.reference()).collect();
+        let done = in_a_round(due, |due| write(&self.api, &self.kinds, due)).await;
+        self.last = names[..done.len()].last().cloned();
+        if done.len() < names.len() {
+            next = next.min(SPACING);
         }
-        drop(writes);
         if let Some(fault) = away(done.iter().map(|(_, result)| result)) {
             if first {
                 tracing::warn!(error = %fault, "statuses wait for the API server");
@@ -313,7 +306,6 @@ impl Statuses {
             all.truncate(ROUND);
             next = next.min(SPACING);
         }
-        self.last = all.last().map(|due| due.object.reference());
         (all, next)
     }
 
@@ -411,6 +403,18 @@ fn away<'a, T: 'a>(results: impl Iterator<Item = &'a Result<T, Fault>>) -> Optio
     faults.collect::<Option<Vec<_>>>()?.first().copied()
 }
 
+/// Does it for each of these in turn, some at once. None is begun after the time that one may take: what hangs, though others
+/// do not, must not keep verdicts from being looked at for as long as all of it would. Returns what came of those that were begun.
+async fn in_a_round<T, F: Future>(due: Vec<T>, act: impl FnMut(T) -> F) -> Vec<F::Output> {
+    let until = Instant::now() + CALL;
+    let begun = due.into_iter().take_while(|_| Instant::now() < until);
+    // The stream takes the next one when there is room for it.
+    futures_util::stream::iter(begun.map(act))
+        .buffer_unordered(WRITERS)
+        .collect()
+        .await
+}
+
 async fn write(api: &Api, kinds: &[Kind], due: Due) -> (Due, Result<Value, Fault>) {
     let object = &due.object;
     let path = kinds.iter().find_map(|kind| kind.status_of(object));
@@ -458,6 +462,24 @@ mod tests {
         assert!(!is_away(vec![gone(), Ok(())]));
         assert!(!is_away(vec![of_webhook(), of_webhook()]), "it answers");
         assert!(!is_away(Vec::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_of_writes_that_hang_ends_after_twice_the_time_of_one_also_where_others_are_well() {
+        let of = async |well: &[usize]| {
+            let begun = Instant::now();
+            let done = in_a_round((0..ROUND).collect(), |due| match well.contains(&due) {
+                true => sleep(Duration::from_millis(10)),
+                false => sleep(CALL),
+            });
+            let done = done.await.len();
+            assert!(begun.elapsed() < CALL * 2, "{:?}", begun.elapsed());
+            done
+        };
+        assert_eq!(of(&[]).await, WRITERS);
+        assert_eq!(of(&[3]).await, WRITERS + 1, "another took the place of what was quick");
+        let all: Vec<usize> = (0..ROUND).collect();
+        assert_eq!(of(&all).await, ROUND);
     }
 
     #[tokio::test(start_paused = true)]
