@@ -41,6 +41,11 @@ pub(super) fn is_meshed(pod: &Value) -> bool {
     containers.any(|container| container["name"] == PROXY)
 }
 
+/// Whether its containers have ended for good.
+pub(super) fn has_ended(pod: &Value) -> bool {
+    matches!(word(&pod["status"]["phase"]), "Succeeded" | "Failed")
+}
+
 /// What is wrong with it, if something is.
 pub(super) fn trouble(pod: &Value) -> Option<String> {
     let status = &pod["status"];

@@ -16,7 +16,7 @@ use weft_model::identity::TrustDomain;
 
 use super::api::Answer;
 use super::objects::object;
-use super::pods::{self, is_meshed, list, word};
+use super::pods::{self, has_ended, is_meshed, list, word};
 use super::services;
 use super::{Cluster, JOBS, NAMESPACES, NODES, PODS, SERVICES, control};
 use crate::mesh::Scope;
@@ -29,6 +29,8 @@ pub(super) const ROUTES: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLS
 
 /// Callers of other namespaces that are asked: each takes a way through the API server.
 const CALLERS_MAX: usize = 200;
+/// What is missing where they are not.
+const UNASKED: &str = "no traffic, and no protocols as they saw them, of callers in other namespaces";
 
 impl Cluster {
     /// The state of everything in a scope; of all namespaces that are in the mesh, or have a pod that is. What could not be
@@ -91,32 +93,27 @@ impl Cluster {
     /// Adds, to the `pods` of a state that was asked for one namespace, those with a proxy in all others: whoever calls across
     /// namespaces counts it there. The control plane knows where there are any.
     pub(crate) async fn add_callers(&self, namespace: &str, status: &mut Value) {
-        const WHAT: &str = "no traffic of callers in other namespaces";
         let mut missing = Vec::new();
-        if status["control"]["answers"] == false {
-            missing.push(format!("{WHAT}: the control plane does not say where they are"));
-        }
-        let others = others(namespace, status);
+        let others = match others(namespace, status) {
+            Ok(others) => others,
+            Err(why) => {
+                missing.push(format!("{UNASKED}: {why}"));
+                BTreeSet::new()
+            }
+        };
         let asked = others.iter().map(|other| self.list(&PODS, Some(other)));
         let asked: Vec<Result<Vec<Value>>> = stream::iter(asked).buffered(AT_ONCE).collect().await;
         let mut pods = Vec::new();
         let mut refused: Vec<(&str, anyhow::Error)> = Vec::new();
         for (other, found) in others.iter().zip(asked) {
             match found {
-                Ok(found) => pods.extend(found.into_iter().filter(is_meshed)),
+                Ok(found) => pods.extend(found.into_iter().filter(|pod| is_meshed(pod) && !has_ended(pod))),
                 Err(why) => refused.push((other, why)),
             }
         }
         if let Some((_, why)) = refused.first() {
             let names: Vec<String> = refused.iter().map(|(other, _)| (*other).to_owned()).collect();
-            missing.push(format!("{WHAT} ({}): {why:#}", few(&names)));
-        }
-        if pods.len() > CALLERS_MAX {
-            missing.push(format!(
-                "{WHAT}: there are {} with a proxy; -A asks them all",
-                pods.len()
-            ));
-            pods.clear();
+            missing.push(format!("{UNASKED} ({}): {why:#}", few(&names)));
         }
         let pods: Vec<Value> = pods.iter().map(|pod| pods::pod(pod, list(&status["nodes"]))).collect();
         for (field, more) in [
@@ -201,12 +198,21 @@ fn meshed(namespaces: &[Value], pods: &[Value]) -> BTreeSet<String> {
     labelled.chain(having).map(|name| word(name).to_owned()).collect()
 }
 
-/// The namespaces with proxies, but for one.
-fn others(namespace: &str, status: &Value) -> BTreeSet<String> {
-    let all = list(&status["proxies"]).iter().map(|proxy| word(&proxy["namespace"]));
-    all.filter(|other| !other.is_empty() && *other != namespace)
-        .map(str::to_owned)
-        .collect()
+/// The namespaces with proxies, but for one. `Err`: why their pods are not asked.
+fn others(namespace: &str, status: &Value) -> Result<BTreeSet<String>, String> {
+    if status["control"]["answers"] == false {
+        return Err("the control plane does not say where they are".to_owned());
+    }
+    let elsewhere = |proxy: &&Value| !["", namespace].contains(&word(&proxy["namespace"]));
+    let all = || list(&status["proxies"]).iter().filter(elsewhere);
+    // Pods that ended may be many more than those that run.
+    let there = all().filter(|proxy| proxy["connected"] == true).count();
+    if there > CALLERS_MAX {
+        return Err(format!(
+            "{there} proxies are connected there; -A asks them all, and needs `list` in all namespaces"
+        ));
+    }
+    Ok(all().map(|proxy| word(&proxy["namespace"]).to_owned()).collect())
 }
 
 /// Where each proxy is.
@@ -230,7 +236,23 @@ mod tests {
     fn callers_are_looked_for_where_there_are_proxies_and_not_twice_in_the_namespace_that_is_asked_for() {
         let proxies =
             json!([{"namespace": "shop"}, {"namespace": "edge"}, {"namespace": "edge"}, {"namespace": "ops"}]);
-        let found = others("shop", &json!({"proxies": proxies}));
+        let found = others("shop", &json!({"proxies": proxies})).unwrap();
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["edge", "ops"]);
+        let why = others("shop", &json!({"proxies": [], "control": {"answers": false}})).unwrap_err();
+        assert!(why.contains("does not say"), "{why}");
+    }
+
+    #[test]
+    fn callers_are_asked_where_so_many_run_however_many_ended_or_are_in_the_namespace_itself() {
+        let of = |connected: usize| {
+            let proxy = |namespace, connected| json!({"namespace": namespace, "connected": connected});
+            let own = vec![proxy("shop", true); CALLERS_MAX];
+            let ended = vec![proxy("batch", false); CALLERS_MAX];
+            let proxies = [own, ended, vec![proxy("edge", true); connected]].concat();
+            others("shop", &json!({"proxies": proxies}))
+        };
+        assert_eq!(of(CALLERS_MAX), Ok(["batch", "edge"].map(str::to_owned).into()));
+        let why = of(CALLERS_MAX + 1).unwrap_err();
+        assert!(why.starts_with("201 proxies are connected there; -A"), "{why}");
     }
 }
