@@ -75,28 +75,24 @@ struct Path<'a> {
     plural: &'a str,
 }
 
-const PODS: Path<'_> = Path {
-    root: "/api/v1",
-    plural: "pods",
-};
-const SERVICES: Path<'_> = Path {
-    root: "/api/v1",
-    plural: "services",
-};
-const NODES: Path<'_> = Path {
-    root: "/api/v1",
-    plural: "nodes",
-};
-const NAMESPACES: Path<'_> = Path {
-    root: "/api/v1",
-    plural: "namespaces",
-};
+const PODS: Path<'_> = Path::core("pods");
+const SERVICES: Path<'_> = Path::core("services");
+const NODES: Path<'_> = Path::core("nodes");
+const NAMESPACES: Path<'_> = Path::core("namespaces");
 const JOBS: Path<'_> = Path {
     root: "/apis/batch/v1",
     plural: "jobs",
 };
 
-impl Path<'_> {
+impl<'a> Path<'a> {
+    /// Of the API's core.
+    const fn core(plural: &'a str) -> Self {
+        Self {
+            root: "/api/v1",
+            plural,
+        }
+    }
+
     fn within(&self, namespace: Option<&str>) -> String {
         let Self { root, plural } = self;
         match namespace {
