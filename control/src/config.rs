@@ -76,10 +76,12 @@ pub struct Settings {
         default_value = "https://kubernetes.default.svc.cluster.local"
     )]
     pub token_issuer: String,
-    /// What happens when a caller's address is not that of its pod, which its token names or its stream. `warn` is for networks that masquerade.
+    /// What happens when a caller's address is not that of its pod, which its token names or its stream. `warn` is for networks that
+    /// masquerade; who renews without a token needs a running pod of its account all the same.
     #[arg(long, env = "WEFT_ADDRESS_CHECK", value_name = "WHAT", default_value = "enforce")]
     pub address_check: AddressCheck,
-    /// Whether a leaf may be renewed with itself alone. It never is while tokens can be checked.
+    /// Whether a leaf may be renewed with itself alone. It never is while tokens can be checked. While they cannot, and addresses are
+    /// only warned of, a stolen one is renewed from anywhere for as long as a pod of its account runs: `never` is against that.
     #[arg(
         long,
         env = "WEFT_RENEW_BY_LEAF",
@@ -133,7 +135,8 @@ pub enum AddressCheck {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RenewByLeaf {
     /// While no token can be checked (no key set could be read; the API server is away, or does not let the control plane
-    /// review tokens): availability over one check. A pod of the leaf's account must be at the caller's address.
+    /// review tokens): availability over one check. A pod of the leaf's account must be at the caller's address; where that
+    /// is only warned of, be anywhere.
     Unverifiable,
     /// Never: without a token no leaf, whatever is away.
     Never,
