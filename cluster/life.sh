@@ -262,7 +262,7 @@ await_cluster() { # BEGAN
   render 1 manifests/coredns.yaml >"$STATE/coredns.yaml"
   wait_for "CoreDNS's objects" kubectl_ apply -f "$STATE/coredns.yaml"
   wait_for "nodes to be ready" kubectl_ wait --for=condition=Ready --timeout=2s "${nodes[@]}"
-  say "${#nodes[@]} nodes are ready ($((SECONDS - $1)) s)"
+  say "nodes that are ready: ${#nodes[@]} ($((SECONDS - $1)) s)"
   wait_for "CoreDNS" kubectl_ -n kube-system rollout status deployment/coredns --timeout=2s
 }
 
