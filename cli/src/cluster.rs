@@ -13,6 +13,7 @@
 
 use anyhow::{Result, bail};
 use serde_json::Value;
+use weft_control::objects::near::near;
 
 pub(crate) mod api;
 mod control;
@@ -50,6 +51,36 @@ impl Cluster {
     /// Requests to its API server.
     pub(crate) fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// What is said of a namespace that is not there. `None`: it is, or who asks may not know.
+    pub(crate) async fn no_namespace(&self, name: &str) -> Option<String> {
+        let path = NAMESPACES.within(None);
+        // Whatever else is wrong is told of what is asked for.
+        let Ok(Answer::Missing) = self.api.get(&format!("{path}/{name}")).await else {
+            return None;
+        };
+        let all = self.api.list(&path).await;
+        let names = all.iter().filter_map(Answer::object).flat_map(pods::list);
+        let near = near(name, names.map(|namespace| pods::word(&namespace["metadata"]["name"])));
+        let context = &self.context;
+        Some(match near {
+            Some(near) => {
+                format!("the cluster of the context {context} has no namespace {name} (did you mean {near}?)")
+            }
+            None => format!("the cluster of the context {context} has no namespace {name}"),
+        })
+    }
+
+    /// That a namespace is there, as far as who asks may know.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(crate) async fn expect_namespace(&self, name: &str) -> Result<()> {
+        match self.no_namespace(name).await {
+            Some(said) => bail!(said),
+            None => Ok(()),
+        }
     }
 
     /// All objects of a kind in a namespace, or in all of them. `path`: `/api/v1/pods`.

@@ -202,6 +202,10 @@ fn held(now: &Snapshot, acting: Vec<Value>) -> Vec<Arc<Object>> {
 /// What a cluster's control plane reads, with manifests as if they were applied. An object that is refused is not looked at: which
 /// form of it acts, only proxies know.
 async fn on_cluster(cluster: &Cluster, args: &ExplainArgs, namespace: &str) -> Result<Index> {
+    // Manifests may bring it along.
+    if args.paths.paths.is_empty() {
+        cluster.expect_namespace(namespace).await?;
+    }
     let knowledge = cluster.knowledge().await?;
     let mut index = Index::new(knowledge.settings.clone());
     let paper = paper::beside(&args.paths, namespace, knowledge)?;

@@ -73,6 +73,14 @@ impl Mesh {
         }
     }
 
+    /// What is said of a namespace that a cluster does not have at all. Of a mesh on this machine its lists say enough.
+    pub(crate) async fn no_namespace(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Local(_) => None,
+            Self::Cluster(cluster) => cluster.no_namespace(name).await,
+        }
+    }
+
     /// The pod that is meant, and a container of it: the one that is named, else the one that this kind of mesh takes.
     pub(crate) async fn find(&self, meant: &MeshPodArgs, container: Option<&str>) -> Result<Target> {
         let target = self.target(meant, container);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use weft_injector::annotations::INJECT_LABEL;
 use weft_injector::sidecar::PROXY;
 
 use crate::args::{Output, ProxyConfigArgs, ProxyListArgs, ProxyVerb};
@@ -49,7 +50,8 @@ async fn all(args: ProxyListArgs) -> Result<ExitCode> {
     }
     let proxies = proxies(&status, &left);
     if let ([], Some(namespace)) = (&proxies[..], scope.namespace()) {
-        eprintln!("weft proxy list: no pod of the namespace {namespace} has a proxy (-A shows all namespaces)");
+        let said = mesh.no_namespace(namespace).await.unwrap_or_else(|| none_in(namespace));
+        eprintln!("weft proxy list: {said}");
     }
     let text = match args.output {
         Output::Json => format!("{:#}\n", json!({"proxies": proxies})),
@@ -59,6 +61,13 @@ async fn all(args: ProxyListArgs) -> Result<ExitCode> {
     };
     paper::print(&text);
     Ok(ExitCode::SUCCESS)
+}
+
+fn none_in(namespace: &str) -> String {
+    format!(
+        "no pod of the namespace {namespace} has a proxy (fix: label the namespace {INJECT_LABEL}=enabled and restart its pods; -A \
+         shows all namespaces)"
+    )
 }
 
 /// The pods with a proxy, as the control plane knows them and as they are, and those that it knows of pods that are gone. What

@@ -48,6 +48,7 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
     }
     if let Some(namespace) = scope.namespace() {
         if let (true, Some(said)) = (is_for_people, nothing_in(namespace, &status)) {
+            let said = mesh.no_namespace(namespace).await.unwrap_or(said);
             eprintln!("weft status: {said}");
         }
         let keep = |items: &mut Value| {

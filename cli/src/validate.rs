@@ -31,7 +31,7 @@ use crate::yaml;
   weft validate --context staging -n shop -f new-route.yaml
   weft validate --context staging -A
 
-Exit codes: 0 no errors, 1 the cluster cannot be asked, 64 wrong usage, 65 errors were found.")]
+Exit codes: 0 no errors, 1 the cluster cannot be asked or has no such namespace, 64 wrong usage, 65 errors were found.")]
 pub(crate) struct ValidateArgs {
     #[command(flatten)]
     pub(crate) paths: PathArgs,
@@ -88,8 +88,12 @@ async fn on_cluster(mesh: &Mesh, args: &ValidateArgs) -> Result<Result<Offline>>
     let Mesh::Cluster(cluster) = mesh else {
         bail!("it is no cluster");
     };
-    let knowledge = cluster.knowledge().await?;
     let namespace = mesh.namespace(args.namespace.as_deref());
+    // Manifests may bring it along.
+    if args.paths.paths.is_empty() && !args.all_namespaces {
+        cluster.expect_namespace(namespace).await?;
+    }
+    let knowledge = cluster.knowledge().await?;
     let mut paper = match paper::beside(&args.paths, namespace, knowledge) {
         Ok(paper) => paper,
         Err(error) => return Ok(Err(error)),
@@ -202,6 +206,18 @@ mod tests {
         assert!(said["fix"].as_str().unwrap().contains("GEP-2257"));
         assert_eq!(said["severity"], "error");
         assert!(as_text(&paper).ends_with("2 objects: 1 error, 0 warnings, 0 notices\n"));
+    }
+
+    #[test]
+    fn a_mistyped_name_of_a_service_is_told_with_the_one_that_was_meant() {
+        let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  parentRefs: \
+                     [{group: '', kind: Service, name: revews}]\n  rules:\n    - backendRefs: [{name: review, port: 80}]\n";
+        let text = as_text(&check(&format!("{GOOD}{route}")));
+        assert_eq!(
+            text.matches("(fix: did you mean reviews? Else name a").count(),
+            2,
+            "{text}"
+        );
     }
 
     #[test]

@@ -12,17 +12,18 @@ use kube::Client;
 use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use weft_control::objects::near::near;
 use weft_daemon::exit;
 
 use crate::args;
-use crate::cluster::api;
+use crate::cluster::api::{self, Answer};
 use crate::table::clean;
 use crate::target::{self, WayArgs};
 
 /// Whose conditions count.
 const CONTROLLER: &str = "weft.dev/mesh";
 /// The kinds that have them: what people write (beside the kind itself), group, plural, and versions, the best first.
-const KINDS: [(&str, &str, &str, &[&str]); 7] = [
+pub(crate) const KINDS: [(&str, &str, &str, &[&str]); 7] = [
     ("httproute", GATEWAY, "httproutes", &["v1"]),
     ("grpcroute", GATEWAY, "grpcroutes", &["v1"]),
     ("tcproute", GATEWAY, "tcproutes", &["v1", "v1alpha2"]),
@@ -148,6 +149,13 @@ pub(crate) async fn main(args: WaitArgs) -> Result<ExitCode> {
         match waited.with_context(|| name.clone())? {
             Waited::So => return Ok(ExitCode::from(exit::OK)),
             Waited::NoKind => {}
+            Waited::NoObject => {
+                if let Some(said) = cluster.no_namespace(namespace).await {
+                    bail!("{name}: {said}");
+                }
+                let there = cluster.api().list(&place.all).await;
+                bail!("{name}: {}", none(&args.object.name, there.ok()));
+            }
             Waited::TooLate => {
                 let (what, patience) = (args.what.condition(), args.timeout);
                 eprintln!("weft wait: {name} is not {what} within {patience:?}: {missing}");
@@ -159,9 +167,25 @@ pub(crate) async fn main(args: WaitArgs) -> Result<ExitCode> {
     bail!("the API server has no {plural}.{group}: `weft check` says how to install what is missing")
 }
 
+/// What is said where there is none of a name, and what there is.
+fn none(name: &str, there: Option<Answer>) -> String {
+    let there = there
+        .iter()
+        .filter_map(Answer::object)
+        .filter_map(Value::as_array)
+        .flatten();
+    let names = there.filter_map(|object| object["metadata"]["name"].as_str());
+    match near(name, names) {
+        Some(near) => format!("there is none of that name (did you mean {near}?)"),
+        None => "there is none of that name".to_owned(),
+    }
+}
+
 /// Where one object is listed and watched.
 struct Place {
     list: String,
+    /// Where all objects of the kind are, beside it.
+    all: String,
     /// What allows to.
     role: String,
 }
@@ -170,10 +194,10 @@ impl Place {
     fn new(of: &Wanted, version: &str, namespace: &str) -> Self {
         let (_, group, plural, _) = KINDS[of.kind];
         let name = &of.name;
+        let all = format!("/apis/{group}/{version}/namespaces/{namespace}/{plural}");
         Self {
-            list: format!(
-                "/apis/{group}/{version}/namespaces/{namespace}/{plural}?fieldSelector=metadata.name%3D{name}"
-            ),
+            list: format!("{all}?fieldSelector=metadata.name%3D{name}"),
+            all,
             role: format!("a Role in {namespace} that allows `list` and `watch` on {plural}.{group}"),
         }
     }
@@ -192,6 +216,8 @@ enum Waited {
     So,
     /// The API server does not serve this version of the kind.
     NoKind,
+    /// There is no object of that name.
+    NoObject,
     /// The time is over.
     TooLate,
 }
@@ -228,7 +254,7 @@ async fn wait(client: &Client, place: &Place, what: What, deadline: Instant, mis
         };
         looked = true;
         let Some(object) = list["items"].get(0) else {
-            bail!("there is none of that name");
+            return Ok(Waited::NoObject);
         };
         *missing = Missing::of(object, what)?;
         if missing.is_nothing() {
@@ -475,6 +501,14 @@ mod tests {
         assert!(began.elapsed() < ANSWER / 2, "{:?}", began.elapsed());
         drop(listener);
         assert!(look_at(address).await.is_err());
+    }
+
+    #[test]
+    fn a_mistyped_name_is_told_with_the_one_that_was_meant() {
+        let there = || Some(Answer::Is(json!([{"metadata": {"name": "reviews"}}])));
+        assert!(none("review", there()).ends_with("(did you mean reviews?)"));
+        assert_eq!(none("web", there()), "there is none of that name");
+        assert_eq!(none("review", None), "there is none of that name");
     }
 
     #[test]

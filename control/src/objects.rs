@@ -20,7 +20,7 @@ pub mod decode;
 pub mod filter;
 pub mod kinds;
 pub mod names;
-pub(crate) mod near;
+pub mod near;
 pub mod pod;
 pub mod problem;
 pub mod route;

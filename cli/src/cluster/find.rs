@@ -18,6 +18,9 @@ impl Cluster {
     pub(crate) async fn find(&self, target: &Target) -> Result<(String, String, String)> {
         let namespace = &target.namespace;
         let pods = self.list(&PODS, Some(namespace)).await?;
+        if pods.is_empty() {
+            self.expect_namespace(namespace).await?;
+        }
         let found = meant(namespace, &target.pod, &pods)?;
         let container = container(found, target.container.as_deref())?;
         Ok((

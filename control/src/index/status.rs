@@ -2,6 +2,7 @@
 
 use weft_model::inbound::Mode;
 
+use super::backend::BackendKind;
 use super::doubts::{self, Doubt};
 use super::kept::{Kept, Refusal};
 use super::spelling;
@@ -277,13 +278,15 @@ fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
             false => "its share of the requests is answered with 500",
         };
         let message = format!("{}: {lost}", unresolved.message);
-        let fix = match unresolved.reason {
-            "InvalidKind" if unresolved.message.starts_with("ServiceSubset ") => {
-                "write group: weft.dev beside kind: ServiceSubset"
+        let exists = "name a Service or a ServiceSubset that exists, and a port of it";
+        let fix = match (&backend.kind, unresolved.reason) {
+            (_, "InvalidKind") if unresolved.message.starts_with("ServiceSubset ") => {
+                "write group: weft.dev beside kind: ServiceSubset".to_owned()
             }
-            _ => "name a Service or a ServiceSubset that exists, and a port of it",
+            (BackendKind::Subset, _) => spelling::or_near(exists, &backend.name, &index.subsets),
+            _ => spelling::or_near(exists, &backend.name, &index.services),
         };
-        report.problem(Severity::Warning, &field, message, fix);
+        report.problem(Severity::Warning, &field, message, &fix);
     }
     if resolved {
         report.condition(
@@ -355,10 +358,14 @@ fn attached(index: &Index, route: &super::Route, report: &mut Report<'_>) -> Vec
         let said = report.said(ConditionType::Accepted, false, why.reason, &field, why.message.clone());
         unattached.push((parent.field.clone(), said));
         let fix = match why.reason {
-            "UnsupportedProtocol" => "name another port, or change what the port is declared as",
-            _ => "name a Service that exists, and a port of it",
+            "UnsupportedProtocol" => "name another port, or change what the port is declared as".to_owned(),
+            _ => spelling::or_near(
+                "name a Service that exists, and a port of it",
+                &parent.service,
+                &index.services,
+            ),
         };
-        report.problem(Severity::Warning, &field, why.message, fix);
+        report.problem(Severity::Warning, &field, why.message, &fix);
     }
     unattached
 }
@@ -393,7 +400,7 @@ fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
                     Severity::Warning,
                     "spec.service",
                     message,
-                    "name a Service of this namespace",
+                    &spelling::or_near("name a Service of this namespace", &subset.service, &index.services),
                 );
             }
         }

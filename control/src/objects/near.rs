@@ -1,7 +1,7 @@
 //! Which word was meant by one that is not known.
 
 /// The known word that a mistyped one most likely meant: one edit away, or one for each five letters.
-pub(crate) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
     let distance = |known: &str| strsim::osa_distance(&lower, &known.to_ascii_lowercase());
     let scored = known.into_iter().map(|known| (distance(known), known));
