@@ -3,7 +3,7 @@
 //! | file | what happens there |
 //! |---|---|
 //! | `seen` | everything that is looked at, read once |
-//! | `cluster`, `installed`, `meshed` | what is right and what is not, from what was seen (pure) |
+//! | `cluster`, `installed`, `meshed`, `halfway` | what is right and what is not, from what was seen (pure) |
 //! | `finding` | how that is told |
 
 use std::process::ExitCode;
@@ -17,17 +17,20 @@ use crate::target::{self, WayArgs};
 
 mod cluster;
 mod finding;
+mod halfway;
 mod installed;
 mod meshed;
 mod seen;
 
 use finding::Report;
+use installed::Installed;
 
 /// Check whether a cluster is ready for Weft, and whether Weft is well on it.
 ///
 /// With --pre before an installation: the API server's version and clock, your permissions, Gateway API's CRDs. Without: the
 /// same but for permissions, and Weft's own CRDs and Deployments, its permissions, the webhook with its certificate, the root,
-/// and meshed namespaces with their pods. It only reads.
+/// meshed namespaces with their pods, and what is in the mesh by half: pods that have a proxy though their namespace is not
+/// labelled, and namespaces that are set up for the mesh and not labelled. It only reads.
 ///
 /// A line begins with ✓ where all is well, with ✗ where something is wrong, and with ! where something is worth knowing. Each
 /// ✗ and ! says what it is, where, and what to do.
@@ -66,8 +69,15 @@ pub(crate) async fn main(args: CheckArgs) -> Result<ExitCode> {
     cluster::check(&seen, &mut report);
     if args.pre {
         cluster::permissions(&seen, &mut report);
-    } else if installed::check(&seen, &mut report) {
-        meshed::check(&seen, &mut report);
+    } else {
+        match installed::check(&seen, &mut report) {
+            Installed::Here => {
+                meshed::check(&seen, &mut report);
+                halfway::check(&seen, &mut report);
+            }
+            Installed::Elsewhere => {}
+            Installed::Nowhere => halfway::left_behind(&seen, &mut report),
+        }
     }
     match args.output {
         Format::Json => paper::print(&format!("{:#}\n", report.json())),

@@ -21,13 +21,15 @@ use crate::{paper, yaml};
 /// refused meanwhile. What lies in meshed namespaces, the ConfigMaps weft-trust and perhaps a NetworkPolicy, is found by its
 /// label: only the cluster knows where.
 ///
-/// Pods that run go on with their proxies, and keep their certificates as long as those live. Take the label off their
-/// namespaces and restart them, before or after: they start without a proxy.
+/// First take the label off the namespaces, and restart what runs there: it starts without a proxy. `weft check` names the pods that
+/// still have one, of all namespaces, with what makes each anew. One that keeps its proxy beyond the uninstallation breaks: that
+/// learns of no new address, and its certificate ends.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kubectl annotate namespaces --all config.weft.dev/inbound-  # at once: who has no proxy any more is still served
   kubectl label namespaces -l weft.dev/inject weft.dev/inject-  # new pods start without a proxy
-  kubectl rollout restart deployment -n shop                 # and those that run, too
+  kubectl rollout restart deployment,statefulset,daemonset -n shop  # and those that run, too: in each of those namespaces
+  weft check                                                 # pods that still have one, of all namespaces, and what to do
   weft uninstall | kubectl delete --ignore-not-found -f -
   kubectl delete configmaps,networkpolicies -A -l app.kubernetes.io/part-of=weft
 

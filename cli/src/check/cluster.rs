@@ -176,23 +176,16 @@ pub(super) fn denied(seen: &Seen, who: &str, fix: &str) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use serde_json::json;
 
     use super::*;
 
     fn seen(crds: &[(&'static str, Answer)]) -> Seen {
         Seen {
-            namespace: "weft-system".to_owned(),
-            now: SystemTime::UNIX_EPOCH,
             version: json!({"gitVersion": "v1.36.4"}),
             ahead: Some(0),
             crds: crds.iter().cloned().collect(),
-            access: Vec::new(),
-            own: std::collections::BTreeMap::new(),
-            namespaces: Answer::Missing,
-            meshed: Vec::new(),
+            ..Seen::nothing("weft-system")
         }
     }
 

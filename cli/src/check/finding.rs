@@ -80,9 +80,12 @@ impl Report {
                 false => sign("!", 33),
             };
             let _ = writeln!(out, "{mark} {}", clean(check));
-            for finding in findings.iter().take(MANY) {
+            let told = &findings[..findings.len().min(MANY)];
+            for (i, finding) in told.iter().enumerate() {
                 let _ = writeln!(out, "    {}: {}", clean(&finding.at), clean(&finding.what));
-                if !finding.fix.is_empty() {
+                // What mends several, one after the other, stands behind the last of them.
+                let is_next = told.get(i + 1).is_some_and(|next| next.fix == finding.fix);
+                if !finding.fix.is_empty() && !is_next {
                     let _ = writeln!(out, "      fix: {}", clean(&finding.fix));
                 }
             }
@@ -156,6 +159,25 @@ mod tests {
             (&json["well"], &json["checks"][2]["well"]),
             (&json!(false), &json!(false))
         );
+    }
+
+    #[test]
+    fn what_mends_several_is_told_once() {
+        let mut report = Report::default();
+        let findings = vec![
+            wrong("CRD a", "is missing", "apply"),
+            wrong("CRD b", "is missing", "apply"),
+            note("c", "is old", "renew"),
+        ];
+        report.tell("CRDs", findings);
+        let text = report.text(false);
+        assert!(
+            text.contains(
+                "CRD a: is missing\n    CRD b: is missing\n      fix: apply\n    c: is old\n      fix: renew\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(report.json()["findings"][0]["fix"], "apply");
     }
 
     #[test]

@@ -30,8 +30,19 @@ pub(super) fn install(namespace: &str, value: &str) -> String {
     )
 }
 
+/// Where the cluster's Weft is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Installed {
+    /// In the namespace that was asked for, or a part of it.
+    Here,
+    /// In another one.
+    Elsewhere,
+    /// There is none.
+    Nowhere,
+}
+
 /// Our CRDs, Deployments, what they may do, the webhook, the root. Says whether there is anything.
-pub(super) fn check(seen: &Seen, report: &mut Report) -> bool {
+pub(super) fn check(seen: &Seen, report: &mut Report) -> Installed {
     let hook = seen.own.get("webhook").and_then(Answer::object);
     let elsewhere = hook.and_then(|hook| hook["webhooks"][0]["clientConfig"]["service"]["namespace"].as_str());
     if let Some(other) = elsewhere.filter(|other| *other != seen.namespace) {
@@ -41,14 +52,14 @@ pub(super) fn check(seen: &Seen, report: &mut Report) -> bool {
             "Weft is installed",
             vec![wrong(at, what, format!("weft check -n {other}"))],
         );
-        return false;
+        return Installed::Elsewhere;
     }
     let parts = ["Deployment weft-control", "Deployment weft-injector", "webhook"];
     if parts.iter().all(|part| seen.own.get(part) == Some(&Answer::Missing)) {
         let at = format!("Namespace {}", seen.namespace);
         let what = "nothing of Weft is there; another namespace is given by -n";
         report.tell("Weft is installed", vec![wrong(at, what, install(&seen.namespace, ""))]);
-        return false;
+        return Installed::Nowhere;
     }
     report.tell("Weft's CRDs", crds(seen));
     report.tell(format!("Weft's own namespace, {}", seen.namespace), namespace(seen));
@@ -57,10 +68,15 @@ pub(super) fn check(seen: &Seen, report: &mut Report) -> bool {
     }
     let account = denied(seen, "ServiceAccounts of Weft", &install(&seen.namespace, ""));
     report.tell("what Weft's own ServiceAccounts need, they may do", account);
-    report.tell("the webhook", webhook(seen));
-    let (title, findings) = root(seen);
-    report.tell(title, findings);
-    true
+    // What those make is not there before they ran once: to tell of it beside their image would hide what is wrong.
+    if imageless(seen, "weft-injector").is_none() {
+        report.tell("the webhook", webhook(seen));
+    }
+    if imageless(seen, "weft-control").is_none() {
+        let (title, findings) = root(seen);
+        report.tell(title, findings);
+    }
+    Installed::Here
 }
 
 /// What to say of an object that could not be read.
@@ -143,7 +159,13 @@ fn deployment(seen: &Seen, name: &'static str) -> Vec<Finding> {
         seen.namespace
     );
     if ready < wanted || wanted == 0 {
-        findings.push(wrong(&at, format!("{ready} of {wanted} pods are ready"), look.clone()));
+        let count = format!("{ready} of {wanted} pods are ready");
+        let (what, fix) = match (imageless(seen, name), waits(seen, name)) {
+            (Some((reason, image)), _) => (format!("{count}: {reason}, the image {image} is not to be had"), load()),
+            (None, Some((reason, _))) => (format!("{count}: {reason}"), look.clone()),
+            (None, None) => (count, look.clone()),
+        };
+        findings.push(wrong(&at, what, fix));
     } else if number("/status/updatedReplicas") < wanted {
         findings.push(note(&at, "a roll-out is under way", look));
     }
@@ -157,6 +179,46 @@ fn deployment(seen: &Seen, name: &'static str) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// What a pod of a Deployment waits for without any of them being ready, and its image.
+fn waits<'a>(seen: &'a Seen, name: &str) -> Option<(&'a str, &'a str)> {
+    let of = |object: &'a Value, path: &str| object.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let pods = seen.own.get("pods").and_then(Answer::object)?;
+    let pods = of(pods, "/items").filter(|pod| {
+        let component = pod["metadata"]["labels"]["app.kubernetes.io/component"].as_str();
+        component == name.strip_prefix("weft-")
+    });
+    let mut containers = pods.flat_map(|pod| of(pod, "/status/containerStatuses"));
+    containers.find_map(|container| {
+        let reason = container["state"]["waiting"]["reason"].as_str();
+        let reason = reason.filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))?;
+        Some((reason, container["image"].as_str().unwrap_or_default()))
+    })
+}
+
+/// The same, where none of its pods is ready and it is the image that is missing.
+fn imageless<'a>(seen: &'a Seen, name: &str) -> Option<(&'a str, &'a str)> {
+    let reasons = [
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+    ];
+    let deployment = seen
+        .own
+        .iter()
+        .find(|(key, _)| key.strip_prefix("Deployment ") == Some(name));
+    let deployment = deployment.and_then(|(_, answer)| answer.object())?;
+    let is_ready = deployment["status"]["readyReplicas"].as_u64() > Some(0);
+    waits(seen, name).filter(|(reason, _)| !is_ready && reasons.contains(reason))
+}
+
+/// How the image comes to the nodes.
+fn load() -> String {
+    "load it on every node (`./x image` makes target/image/weft.tar, for `kind load image-archive` or `ctr -n k8s.io images \
+     import`), or push it to a registry and install with --set image.repository=REPOSITORY"
+        .to_owned()
 }
 
 fn webhook(seen: &Seen) -> Vec<Finding> {
@@ -198,6 +260,9 @@ fn webhook(seen: &Seen) -> Vec<Finding> {
             .map(|(_, answer)| answer);
         if let Some(Answer::Forbidden(_)) = answer {
             findings.extend(unread(answer, &format!("EndpointSlices of {service}"), ""));
+            continue;
+        }
+        if imageless(seen, service).is_some() {
             continue;
         }
         let slices = answer.and_then(Answer::object);
@@ -316,8 +381,6 @@ fn first_end(pem: &[u8]) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde_json::json;
 
     use super::*;
@@ -350,18 +413,11 @@ mod tests {
             ("Secret weft-authority", secret(3650)),
         ];
         Seen {
-            namespace: "weft-system".to_owned(),
-            now: SystemTime::now(),
-            version: json!({}),
-            ahead: None,
-            crds: BTreeMap::new(),
-            access: Vec::new(),
             own: own
                 .into_iter()
                 .map(|(name, object)| (name, Answer::Is(object)))
                 .collect(),
-            namespaces: Answer::Missing,
-            meshed: Vec::new(),
+            ..Seen::nothing("weft-system")
         }
     }
 
@@ -397,6 +453,54 @@ mod tests {
             Some(Answer::Is(value)) => value,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn an_image_that_no_node_has_is_named_and_what_follows_from_it_is_not_told() {
+        let mut seen = seen();
+        let pod = |component: &str, reason: &str| {
+            let state = json!({"waiting": {"reason": reason}});
+            json!({"metadata": {"labels": {"app.kubernetes.io/component": component}},
+                "status": {"containerStatuses": [{"image": "weft.dev/weft:0.1", "state": state}]}})
+        };
+        let pods = json!({"items": [pod("control", "ImagePullBackOff"), pod("injector", "ErrImagePull")]});
+        seen.own.insert("pods", Answer::Is(pods));
+        for key in ["Deployment weft-control", "Deployment weft-injector"] {
+            own(&mut seen, key)["status"] = json!({});
+        }
+        let crd = json!({"metadata": {"labels": {"app.kubernetes.io/version": VERSION}}});
+        for name in super::super::seen::CRDS {
+            seen.crds.insert(name, Answer::Is(crd.clone()));
+        }
+        // As they are before an injector and a control plane ran once.
+        own(&mut seen, "webhook")["webhooks"][0]["clientConfig"]["caBundle"] = json!("");
+        for made in ["Secret weft-webhook", "Secret weft-authority"] {
+            seen.own.insert(made, Answer::Missing);
+        }
+        let said = |seen: &Seen| {
+            let mut report = Report::default();
+            assert_eq!(super::check(seen, &mut report), Installed::Here);
+            report.json()["findings"].as_array().unwrap().clone()
+        };
+        let findings = said(&seen);
+        assert_eq!(findings.len(), 2, "{findings:#?}");
+        let control = findings[0].to_string();
+        for part in [
+            "0 of 1 pods are ready: ImagePullBackOff",
+            "weft.dev/weft:0.1",
+            "kind load image-archive",
+        ] {
+            assert!(control.contains(part), "{part:?} is not in {control}");
+        }
+        seen.own.insert(
+            "pods",
+            Answer::Is(json!({"items": [pod("control", "CrashLoopBackOff")]})),
+        );
+        let findings = said(&seen);
+        assert!(
+            findings.len() > 2 && findings[0]["what"].to_string().contains("CrashLoopBackOff"),
+            "{findings:#?}"
+        );
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn mislabelled(of: &Meshed) -> Option<Finding> {
     })
 }
 
-fn items(answer: &Answer) -> impl Iterator<Item = &Value> {
+pub(super) fn items(answer: &Answer) -> impl Iterator<Item = &Value> {
     answer.object().and_then(Value::as_array).into_iter().flatten()
 }
 
@@ -153,7 +153,7 @@ fn is_ours(policy: &Value) -> bool {
     policy["metadata"]["name"] == "weft-egress" && policy["metadata"]["labels"]["app.kubernetes.io/part-of"] == "weft"
 }
 
-fn name(object: &Value) -> &str {
+pub(super) fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
@@ -279,7 +279,7 @@ fn container<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     all.find(|container| container["name"] == name)
 }
 
-fn runs(pod: &Value) -> bool {
+pub(super) fn runs(pod: &Value) -> bool {
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     !ended && pod["metadata"]["deletionTimestamp"].is_null()
 }
@@ -297,25 +297,24 @@ fn named(of: &Meshed, pod: &Value) -> String {
     format!("Pod {}/{}", of.name, name(pod))
 }
 
-/// Who made a pod, and how it is made anew.
-fn anew(of: &Meshed, pod: &Value) -> String {
+/// How a pod is made anew, which depends on who made it.
+pub(super) fn anew(namespace: &str, pod: &Value) -> String {
     let owner = &pod["metadata"]["ownerReferences"][0];
-    let name = owner["name"].as_str().unwrap_or_default();
+    let (name, own) = (owner["name"].as_str().unwrap_or_default(), name(pod));
     let hash = pod["metadata"]["labels"]["pod-template-hash"].as_str();
     let deployment = hash.and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'));
     match owner["kind"].as_str() {
         // One that belongs to no Deployment makes no other pod before this one is gone.
         Some("ReplicaSet") if deployment.is_some() => {
             let deployment = deployment.unwrap_or_default();
-            format!("kubectl -n {} rollout restart deployment {deployment}", of.name)
+            format!("kubectl -n {namespace} rollout restart deployment {deployment}")
         }
         Some(kind @ ("StatefulSet" | "DaemonSet")) => {
-            format!("kubectl -n {} rollout restart {} {name}", of.name, kind.to_lowercase())
+            format!("kubectl -n {namespace} rollout restart {} {name}", kind.to_lowercase())
         }
-        _ => format!(
-            "make it anew: kubectl -n {} delete pod {}",
-            of.name,
-            pod["metadata"]["name"].as_str().unwrap_or_default()
+        Some(kind) => format!("kubectl -n {namespace} delete pod {own}, which its {kind} {name} makes anew"),
+        None => format!(
+            "kubectl -n {namespace} delete pod {own}, and apply its manifest again: no controller makes it anew"
         ),
     }
 }
@@ -343,7 +342,7 @@ fn bare(_: &Seen, of: &Meshed) -> Vec<Finding> {
             findings.push(wrong(
                 at,
                 "has no proxy: it began before the label, or while the webhook was away",
-                anew(of, pod),
+                anew(&of.name, pod),
             ));
         }
     }
@@ -364,7 +363,7 @@ fn left_out(_: &Seen, of: &Meshed) -> Vec<Finding> {
             true => wrong(
                 named(of, pod),
                 format!("{what}, though it is strict"),
-                format!("remove {} and {}", Tune::SkipInboundPorts.key(), anew(of, pod)),
+                format!("remove {} and {}", Tune::SkipInboundPorts.key(), anew(&of.name, pod)),
             ),
             false => note(named(of, pod), what, ""),
         };
@@ -432,7 +431,7 @@ fn versions(_: &Seen, of: &Meshed) -> Vec<Finding> {
             .as_str()
             .unwrap_or("of no version");
         if version != VERSION {
-            others.entry(version).or_insert_with(|| (0, anew(of, pod))).0 += 1;
+            others.entry(version).or_insert_with(|| (0, anew(&of.name, pod))).0 += 1;
         }
     }
     let told = |(version, (count, fix)): (&str, (usize, String))| {

@@ -6,8 +6,10 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde_json::{Value, json};
 use weft_injector::annotations::INJECT_LABEL;
+use weft_injector::sidecar::PROXY;
 
 use crate::cluster::api::{Answer, Api};
+use crate::wait::KINDS;
 
 /// The CRDs that matter: of the Gateway API, of MCS, ours.
 pub(super) const CRDS: [&str; 8] = [
@@ -96,6 +98,29 @@ pub(super) struct Seen {
     pub(super) namespaces: Answer,
     /// What is in those with a label of ours.
     pub(super) meshed: Vec<Meshed>,
+    /// The pods of all Namespaces that have a proxy.
+    pub(super) proxied: Answer,
+    /// Routes, subsets and policies of all Namespaces, by the plural of their kind.
+    pub(super) written: BTreeMap<&'static str, Answer>,
+}
+
+impl Seen {
+    /// A cluster of which nothing was looked at yet.
+    pub(super) fn nothing(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            now: SystemTime::now(),
+            version: Value::Null,
+            ahead: None,
+            crds: BTreeMap::new(),
+            access: Vec::new(),
+            own: BTreeMap::new(),
+            namespaces: Answer::Missing,
+            meshed: Vec::new(),
+            proxied: Answer::Missing,
+            written: BTreeMap::new(),
+        }
+    }
 }
 
 /// What is in a labelled namespace.
@@ -114,15 +139,9 @@ pub(super) struct Meshed {
 pub(super) async fn look(api: &Api, namespace: &str, pre: bool) -> Result<Seen> {
     let (version, ahead) = api.version().await?;
     let mut seen = Seen {
-        namespace: namespace.to_owned(),
-        now: SystemTime::now(),
         version,
         ahead,
-        crds: BTreeMap::new(),
-        access: Vec::new(),
-        own: BTreeMap::new(),
-        namespaces: Answer::Missing,
-        meshed: Vec::new(),
+        ..Seen::nothing(namespace)
     };
     for name in CRDS {
         let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
@@ -152,7 +171,29 @@ pub(super) async fn look(api: &Api, namespace: &str, pre: bool) -> Result<Seen> 
     }
     own(api, &mut seen).await?;
     meshed(api, &mut seen).await?;
+    seen.proxied = match api.list("/api/v1/pods").await? {
+        Answer::Is(Value::Array(pods)) => Answer::Is(pods.into_iter().filter(is_proxied).collect()),
+        other => other,
+    };
+    for (_, group, plural, versions) in KINDS {
+        for version in versions {
+            let answer = api.list(&format!("/apis/{group}/{version}/{plural}")).await?;
+            let is_missing = answer == Answer::Missing;
+            seen.written.insert(plural, answer);
+            if !is_missing {
+                break;
+            }
+        }
+    }
     Ok(seen)
+}
+
+fn is_proxied(pod: &Value) -> bool {
+    let lists = ["initContainers", "containers"];
+    let mut all = lists
+        .iter()
+        .flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
+    all.any(|container| container["name"] == PROXY)
 }
 
 async fn allowed(api: &Api, resource: &str, object: &Value) -> Result<Option<bool>> {
@@ -173,6 +214,10 @@ async fn own(api: &Api, seen: &mut Seen) -> Result<()> {
         ("Namespace", core.clone()),
         ("Deployment weft-control", format!("{apps}/weft-control")),
         ("Deployment weft-injector", format!("{apps}/weft-injector")),
+        (
+            "pods",
+            format!("{core}/pods?labelSelector=app.kubernetes.io/name%3Dweft"),
+        ),
         ("webhook", format!("{webhooks}/weft-injector")),
         ("Secret weft-webhook", format!("{core}/secrets/weft-webhook")),
         ("Secret weft-authority", format!("{core}/secrets/weft-authority")),

@@ -1,6 +1,3 @@
-use std::collections::BTreeMap;
-use std::time::SystemTime;
-
 use serde_json::json;
 
 use super::*;
@@ -45,15 +42,9 @@ fn check(shop: Meshed, wrong: &[&str]) {
 #[track_caller]
 fn check_all(meshed: Vec<Meshed>, namespaces: Answer, wrong: &[&str]) {
     let seen = Seen {
-        namespace: "weft-system".to_owned(),
-        now: SystemTime::UNIX_EPOCH,
-        version: json!({}),
-        ahead: None,
-        crds: BTreeMap::new(),
-        access: Vec::new(),
-        own: BTreeMap::new(),
         namespaces,
         meshed,
+        ..Seen::nothing("weft-system")
     };
     let mut report = Report::default();
     super::check(&seen, &mut report);
@@ -98,7 +89,15 @@ fn a_pod_without_its_proxy_is_named_with_what_makes_it_anew() {
     };
     check(
         shop(vec![pod("web-1", of_no_deployment)], vec![]),
-        &["kubectl -n shop delete pod web-1"],
+        &["kubectl -n shop delete pod web-1, which its ReplicaSet web-6d4cf56db6 makes anew"],
+    );
+    let of_nobody = |pod: &mut Value| {
+        bare(pod);
+        pod["metadata"]["ownerReferences"] = Value::Null;
+    };
+    check(
+        shop(vec![pod("web-1", of_nobody)], vec![]),
+        &["kubectl -n shop delete pod web-1, and apply its manifest again: no controller makes it anew"],
     );
     let left_out = |pod: &mut Value| {
         bare(pod);
