@@ -13,6 +13,19 @@ use crate::args::Cli;
 /// The name under which `kubectl` finds it: `kubectl weft`.
 const PLUGIN: &str = "kubectl-weft";
 
+/// Verbs about meshes on this machine, which a plugin of `kubectl` does not have.
+pub(crate) const OF_MACHINE: [&str; 6] = ["up", "demo", "down", "exec", "access-log", "port-forward"];
+/// What its help ends with.
+const PLUGIN_HELP: &str = "Examples:
+  weft status -A                             # what runs, and which proxies have which configuration
+  weft proxy config -n shop deploy/web       # what one of them knows
+  weft wait -n shop httproute/reviews        # until every proxy that needs it decides by it
+  weft route explain -n shop --from deploy/web http://reviews/
+  weft check                                 # whether Weft is well
+
+Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests, 75 not ready in time, 79 of
+`weft check`: something is wrong.";
+
 static NAME: OnceLock<String> = OnceLock::new();
 
 /// The name in the first argument, which is kept for [`as_plugin`].
@@ -51,11 +64,10 @@ fn plugin(command: Command) -> Command {
     // A word of another program is none of ours: `sudo weft up`, and not `new-weft up`.
     let ours = Regex::new(&format!(r"(^|[^\w-])weft ({})\b", verbs.join("|"))).expect("verbs have letters and - only");
     // As a plugin it is none of the mesh's roles.
-    let command = ["control", "init", "injector"]
-        .into_iter()
-        .fold(command, |command, role| {
-            command.mut_subcommand(role, |role| role.hide(true))
-        });
+    let hidden = ["control", "init", "injector"].into_iter().chain(OF_MACHINE);
+    let command = hidden.fold(command.after_help(PLUGIN_HELP), |command, verb| {
+        command.mut_subcommand(verb, |verb| verb.hide(true))
+    });
     spoken(command.bin_name("kubectl weft"), &ours)
 }
 
@@ -118,6 +130,12 @@ mod tests {
         assert!(whole.contains("Usage: kubectl weft <COMMAND>"), "{whole}");
         assert!(whole.contains("  kubectl weft status "), "{whole}");
         assert!(!whole.contains("Role:"), "{whole}");
+        for verb in OF_MACHINE {
+            assert!(
+                !whole.contains(&format!("\n  {verb} ")) && !whole.contains(&format!("weft {verb} ")),
+                "{whole}"
+            );
+        }
         let status = help(&mut plugin(Cli::command()), &["kubectl-weft", "status"]);
         assert!(status.contains("Usage: kubectl weft status"), "{status}");
         assert!(status.contains("\n  kubectl weft status -n shop -o wide\n"), "{status}");

@@ -115,7 +115,29 @@ impl Role {
     }
 }
 
+/// How what a verb does for meshes on this machine is done where a plugin of `kubectl` was called, which is about clusters.
+fn of_machine(verb: &Verb) -> Option<&'static str> {
+    match verb {
+        Verb::Up(_) => Some("`weft up`"),
+        Verb::Demo(_) => Some("`weft demo`"),
+        Verb::Down(_) => Some("`weft down`"),
+        Verb::Exec(_) => Some(EXEC),
+        Verb::AccessLog(_) => Some(ACCESS_LOG),
+        Verb::PortForward(_) => Some(PORT_FORWARD),
+        _ => None,
+    }
+}
+
+// How it is done on a cluster.
+const EXEC: &str = "kubectl exec";
+const ACCESS_LOG: &str = "the annotation config.weft.dev/access-log and a restart of the pod";
+const PORT_FORWARD: &str = "kubectl port-forward";
+
 fn run(cli: Cli) -> ExitCode {
+    if let Some(how) = of_machine(&cli.verb).filter(|_| called::as_plugin()) {
+        eprintln!("weft: kubectl weft is about clusters, and this about meshes on this machine (fix: {how})");
+        return ExitCode::from(exit::USAGE);
+    }
     let done = match cli.verb {
         Verb::Up(args) => return up::main(args),
         Verb::Demo(args) => demo::main(&args),
@@ -124,14 +146,11 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Route(args) => asking(explain::main(args)),
         Verb::Down(args) => asking(down::main(args)),
         Verb::Status(args) => asking(status::main(args)),
-        Verb::Exec(args) => asking(on_machine(exec::main(args), "kubectl exec")),
+        Verb::Exec(args) => asking(on_machine(exec::main(args), EXEC)),
         Verb::Logs(args) => asking(logs::main(args)),
         Verb::Proxy(args) => asking(proxy::main(args.verb)),
-        Verb::AccessLog(args) => asking(on_machine(
-            access_log::main(args),
-            "the annotation config.weft.dev/access-log and a restart of the pod",
-        )),
-        Verb::PortForward(args) => asking(on_machine(forward::main(args), "kubectl port-forward")),
+        Verb::AccessLog(args) => asking(on_machine(access_log::main(args), ACCESS_LOG)),
+        Verb::PortForward(args) => asking(on_machine(forward::main(args), PORT_FORWARD)),
         Verb::Install(args) => install::main(&args),
         Verb::Uninstall(args) => uninstall::main(&args),
         Verb::Check(args) => asking(check::main(args)),
@@ -161,7 +180,7 @@ fn asking(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Resul
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::*;
 
@@ -188,6 +207,31 @@ mod tests {
     fn a_plugin_of_kubectl_is_no_role() {
         for line in ["proxy", "proxy --help", "proxy list", "control", "init", "injector"] {
             check(&format!("kubectl-weft {line}"), None);
+        }
+    }
+
+    #[test]
+    fn what_is_about_meshes_on_this_machine_is_hidden_from_a_plugin_of_kubectl_and_refused() {
+        let meant = |line: &str| of_machine(&Cli::try_parse_from(line.split(' ')).unwrap().verb);
+        for line in [
+            "weft up -f x",
+            "weft demo",
+            "weft down",
+            "weft exec web -- ls",
+            "weft access-log web",
+            "weft port-forward web 80",
+        ] {
+            let verb = line.split(' ').nth(1).unwrap();
+            assert!(meant(line).is_some() && called::OF_MACHINE.contains(&verb), "{line}");
+        }
+        for line in [
+            "weft status",
+            "weft check",
+            "weft logs web",
+            "weft proxy list",
+            "weft install",
+        ] {
+            assert_eq!(meant(line), None, "{line}");
         }
     }
 

@@ -63,6 +63,8 @@ struct Asked<'a> {
     variable: Option<&'a str>,
     /// Called as a plugin of `kubectl`.
     plugin: bool,
+    /// `KUBECONFIG` is set.
+    kubeconfig: bool,
 }
 
 /// What was decided.
@@ -97,6 +99,8 @@ fn choose<E>(
                 "asking the mesh {DEFAULT_MESH:?} on this machine; a cluster by --context {context}"
             )),
         ),
+        // Who has set the variable means a cluster, and knows which.
+        (false, Ok(Some(_))) if asked.kubeconfig => (Choice::Cluster, None),
         (false, Ok(Some(context))) => (
             Choice::Cluster,
             Some(format!(
@@ -134,6 +138,7 @@ pub(crate) async fn mesh(args: &TargetArgs) -> Result<Mesh> {
         name: args.name.as_deref(),
         variable: variable.as_deref(),
         plugin: called::as_plugin(),
+        kubeconfig: std::env::var_os("KUBECONFIG").is_some_and(|list| !list.is_empty()),
     };
     let way = Way::new(&args.way);
     let (choice, line) = choose(asked, is_running, || way.as_ref().map(Way::current));
@@ -263,6 +268,17 @@ mod tests {
         check(Asked::default(), false, Some("prod"), Choice::Cluster, true);
         check(Asked::default(), true, None, named(DEFAULT_MESH), false);
         check(Asked::default(), false, None, named(DEFAULT_MESH), false);
+    }
+
+    #[test]
+    fn a_kubeconfig_of_the_variable_needs_no_word_unless_a_mesh_runs_here() {
+        let asked = Asked {
+            kubeconfig: true,
+            ..Asked::default()
+        };
+        check(asked, false, Some("prod"), Choice::Cluster, false);
+        check(asked, true, Some("prod"), named(DEFAULT_MESH), true);
+        check(asked, false, None, named(DEFAULT_MESH), false);
     }
 
     #[test]
