@@ -17,14 +17,14 @@ const PLUGIN: &str = "kubectl-weft";
 pub(crate) const OF_MACHINE: [&str; 6] = ["up", "demo", "down", "exec", "access-log", "port-forward"];
 /// What its help ends with.
 const PLUGIN_HELP: &str = "Examples:
-  weft status -A                             # what runs, and which proxies have which configuration
+  weft status -A                             # what runs, and which proxies know what
   weft proxy config -n shop deploy/web       # what one of them knows
   weft wait -n shop httproute/reviews        # until every proxy that needs it decides by it
   weft route explain -n shop --from deploy/web http://reviews/
   weft check                                 # whether Weft is well
 
-Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests, 75 not ready in time, 79 of
-`weft check`: something is wrong.";
+Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests, 75 not ready in time,
+79 of `weft check`: something is wrong.";
 
 static NAME: OnceLock<String> = OnceLock::new();
 

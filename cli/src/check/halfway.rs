@@ -30,7 +30,7 @@ pub(super) fn check(seen: &Seen, report: &mut Report) {
         .into_iter()
         .map(|(at, fix)| note(at, what, format!("to be without: {fix}")));
     report.tell(
-        "no pod beside theirs has a proxy",
+        "pods of other namespaces have no proxy",
         unread(seen).chain(findings).collect(),
     );
 }
