@@ -17,6 +17,7 @@ pub mod cluster;
 #[cfg(test)]
 mod crd;
 pub mod decode;
+pub mod duration;
 pub mod filter;
 pub mod kinds;
 pub mod names;
