@@ -78,9 +78,9 @@ pub(crate) struct MeshArgs {
 /// Run Kubernetes manifests as a mesh on this machine.
 ///
 /// Namespace, Node, ServiceAccount, Pod, Deployment, StatefulSet, DaemonSet, Job, Service, ConfigMap, Secret, HTTPRoute,
-/// GRPCRoute, TCPRoute, TLSRoute, ServiceSubset and TrafficPolicy are understood (docs/manifests.md has the fields); `image` is
-/// not used: containers run programs of this machine. Files are watched, and the running mesh follows; standard input is read
-/// once. Nothing of this machine's network is touched.
+/// GRPCRoute, TCPRoute, TLSRoute, ServiceSubset, TrafficPolicy, ClusterPeer and ServiceExport are understood (docs/manifests.md
+/// has the fields); `image` is not used: containers run programs of this machine. Files are watched, and the running mesh
+/// follows; standard input is read once. Nothing of this machine's network is touched.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft up -f ./shop

@@ -40,7 +40,7 @@ pub(crate) struct UninstallArgs {
     /// Weft's own namespace.
     #[arg(short, long, value_name = "NAMESPACE", default_value = "weft-system", value_parser = install::namespace)]
     pub(crate) namespace: String,
-    /// Delete the CustomResourceDefinitions, too, and with them every ServiceSubset and TrafficPolicy.
+    /// Delete the CustomResourceDefinitions, too, and with them every ServiceSubset, TrafficPolicy and ClusterPeer.
     #[arg(long, value_name = "WHETHER", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) crds: bool,
     /// Leave the Secret with the authority, and so the Namespace: a mesh that is installed again has the same root.

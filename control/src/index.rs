@@ -14,6 +14,8 @@ use weft_model::endpoint::Place;
 use weft_model::identity::TrustDomain;
 
 use crate::manifests::{Changes, Snapshot};
+use crate::objects::mcs::{ServiceExport, ServiceImport};
+use crate::objects::peer::Peer;
 use crate::objects::pod::Pod;
 use crate::objects::service::{EndpointSlice, Service};
 use crate::objects::{Object, ObjectRef, Origin, Problem};
@@ -22,6 +24,7 @@ mod backend;
 mod declared;
 mod doubts;
 mod effect;
+mod federation;
 mod filter;
 mod kept;
 mod links;
@@ -90,6 +93,14 @@ pub enum Topic {
     Pod(Name),
     /// What counts as inside the mesh.
     Networks,
+    /// The ClusterPeers.
+    Peers,
+    /// A ServiceExport.
+    Export(Name),
+    /// Which ServiceExports there are.
+    Exports,
+    /// A ServiceImport.
+    Import(Name),
 }
 
 /// What changed: whatever depends on one of these topics is to be compiled again.
@@ -127,6 +138,8 @@ pub enum ConditionType {
     ResolvedRefs,
     /// Parts of it are ignored.
     PartiallyInvalid,
+    /// Of a ServiceExport: what it exports is there (KEP-1645).
+    Valid,
 }
 
 /// An object's conditions.
@@ -192,6 +205,14 @@ pub struct Index {
     pub(crate) policies: BTreeMap<ObjectRef, Kept<Policy>>,
     /// By Service, HTTPRoute or GRPCRoute.
     pub(crate) policies_by_target: Links<ObjectRef, ObjectRef>,
+    /// By the name of the peer's cluster.
+    pub(crate) peers: BTreeMap<String, Kept<Peer>>,
+    /// By the trust domain of their last valid form.
+    peers_by_domain: Links<TrustDomain, String>,
+    /// By Service.
+    pub(crate) exports: BTreeMap<Name, Kept<ServiceExport>>,
+    /// By Service.
+    pub(crate) imports: BTreeMap<Name, Kept<ServiceImport>>,
 }
 
 impl Index {
@@ -218,6 +239,10 @@ impl Index {
             subsets: BTreeMap::new(),
             policies: BTreeMap::new(),
             policies_by_target: Links::default(),
+            peers: BTreeMap::new(),
+            peers_by_domain: Links::default(),
+            exports: BTreeMap::new(),
+            imports: BTreeMap::new(),
         }
     }
 
@@ -279,20 +304,23 @@ impl Index {
         status::statuses(self, true)
     }
 
-    /// The same of routes, subsets and policies only: of many fewer objects.
+    /// The same of routes, subsets, policies, peers and exports only: of many fewer objects.
     pub(crate) fn written_statuses(&self) -> Vec<ObjectStatus> {
         status::statuses(self, false)
     }
 
-    /// A route, subset or policy as it was last written, whether it is valid or not.
+    /// A route, subset, policy, peer or export as it was last written, whether it is valid or not.
     pub(crate) fn written(&self, name: &ObjectRef) -> Option<&Arc<Object>> {
         let of_routes = self.routes.get(name).map(|kept| &kept.object);
         let policy = || self.policies.get(name).map(|kept| &kept.object);
-        let subset = || {
-            let of = (name.kind == "ServiceSubset").then(|| Name::new(name.namespace.as_str(), name.name.as_str()))?;
-            self.subsets.get(&of).map(|kept| &kept.object)
+        let of = || Name::new(name.namespace.as_str(), name.name.as_str());
+        let named = || match name.kind.as_str() {
+            "ServiceSubset" => self.subsets.get(&of()).map(|kept| &kept.object),
+            "ClusterPeer" => self.peers.get(&name.name).map(|kept| &kept.object),
+            "ServiceExport" => self.exports.get(&of()).map(|kept| &kept.object),
+            _ => None,
         };
-        of_routes.or_else(policy).or_else(subset)
+        of_routes.or_else(policy).or_else(named)
     }
 
     /// What is wrong with objects, as far as one can tell from all of them, in order of file and line.
@@ -363,12 +391,13 @@ impl fmt::Display for Name {
 }
 
 impl ConditionType {
-    /// `Accepted`, `ResolvedRefs` or `PartiallyInvalid`.
+    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid` or `Valid`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",
             Self::ResolvedRefs => "ResolvedRefs",
             Self::PartiallyInvalid => "PartiallyInvalid",
+            Self::Valid => "Valid",
         }
     }
 }

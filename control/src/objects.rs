@@ -19,9 +19,12 @@ mod crd;
 pub mod decode;
 pub mod duration;
 pub mod filter;
+pub mod host_port;
 pub mod kinds;
+pub mod mcs;
 pub mod names;
 pub mod near;
+pub mod peer;
 pub mod pod;
 pub mod problem;
 pub mod route;
@@ -29,7 +32,7 @@ pub mod service;
 mod strangers;
 pub mod weft;
 
-pub use decode::{DecodeError, Decoded, decode};
+pub use decode::{DecodeError, Decoded, FieldError, decode};
 pub use kinds::{Kinds, Scope, Standing};
 pub use problem::{Problem, Severity};
 

@@ -8,7 +8,6 @@ use time::format_description::well_known::Rfc3339;
 use weft_model::name::ObjectRef;
 
 use crate::cluster::{DutiesStatus, KindStatus};
-use crate::index::ConditionType;
 use crate::objects::Severity;
 use crate::serve::hub::{Hub, Proxy};
 
@@ -178,12 +177,7 @@ impl Hub {
 
     /// Numbers, for scrapers.
     pub(crate) fn figures(&self) -> Figures {
-        let not_accepted = |status: &crate::index::ObjectStatus| {
-            status
-                .conditions
-                .iter()
-                .any(|condition| condition.r#type == ConditionType::Accepted && !condition.status)
-        };
+        let not_accepted = |status: &crate::index::ObjectStatus| !applied::is_accepted(&status.conditions);
         Figures {
             epoch: self.epoch.current(),
             connected: self.proxies.len(),

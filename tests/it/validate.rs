@@ -14,7 +14,8 @@ const INVALID: &str = include_str!("../data/invalid.yaml");
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
 /// All that `weft up` acts on.
-const KINDS: [&str; 20] = [
+const KINDS: [&str; 23] = [
+    "ClusterPeer",
     "ConfigMap",
     "DaemonSet",
     "Deployment",
@@ -29,6 +30,8 @@ const KINDS: [&str; 20] = [
     "Secret",
     "Service",
     "ServiceAccount",
+    "ServiceExport",
+    "ServiceImport",
     "ServiceSubset",
     "StatefulSet",
     "TCPRoute",

@@ -64,7 +64,11 @@ fn with_kinds(cluster: &Cluster) -> Namespace<'_> {
     APPLIED.get_or_init(|| {
         let crds = chart("weft-crds").join("templates");
         cluster.kubectl(["apply", "--server-side", "-f", &crds.to_string_lossy()]);
-        let names = ["crd/servicesubsets.weft.dev", "crd/trafficpolicies.weft.dev"];
+        let names = [
+            "crd/servicesubsets.weft.dev",
+            "crd/trafficpolicies.weft.dev",
+            "crd/clusterpeers.weft.dev",
+        ];
         cluster.kubectl(
             ["wait", "--for=condition=Established", "--timeout=30s"]
                 .iter()
@@ -102,10 +106,10 @@ fn every_example_of_our_kinds_is_taken_by_an_api_server() {
 #[test]
 fn what_the_index_refuses_of_our_kinds_an_api_server_refuses_too() {
     let namespace = with_kinds(Cluster::shared());
-    let known = ["kind: ServiceSubset\n", "kind: TrafficPolicy\n"];
+    let known = ["kind: ServiceSubset\n", "kind: TrafficPolicy\n", "kind: ClusterPeer\n"];
     let mut wrong = ours(INVALID);
     wrong.retain(|document| known.iter().any(|kind| document.contains(kind)));
-    assert!(wrong.len() >= 16, "{} documents", wrong.len());
+    assert!(wrong.len() >= 28, "{} documents", wrong.len());
     for document in wrong {
         let (taken, said) = dry_run(&namespace, document);
         assert!(

@@ -12,7 +12,7 @@ use crate::cluster::api::{Answer, Api};
 use crate::wait::KINDS;
 
 /// The CRDs that matter: of the Gateway API, of MCS, ours.
-pub(super) const CRDS: [&str; 8] = [
+pub(super) const CRDS: [&str; 9] = [
     "httproutes.gateway.networking.k8s.io",
     "grpcroutes.gateway.networking.k8s.io",
     "tcproutes.gateway.networking.k8s.io",
@@ -21,6 +21,7 @@ pub(super) const CRDS: [&str; 8] = [
     "serviceimports.multicluster.x-k8s.io",
     "servicesubsets.weft.dev",
     "trafficpolicies.weft.dev",
+    "clusterpeers.weft.dev",
 ];
 /// What an installation makes, as reviews of access name it: verb, group, resource, and whether in Weft's own namespace.
 const INSTALLS: [(&str, &str, &str, bool); 14] = [

@@ -28,7 +28,7 @@ macro_rules! chart {
 }
 
 /// Our kinds.
-pub(crate) const CRDS: Chart = chart!("weft-crds": "servicesubsets.yaml", "trafficpolicies.yaml");
+pub(crate) const CRDS: Chart = chart!("weft-crds": "clusterpeers.yaml", "servicesubsets.yaml", "trafficpolicies.yaml");
 
 /// Everything else, in the order in which an API server wants it.
 pub(crate) const WEFT: Chart = chart!("weft":

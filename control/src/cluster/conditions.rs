@@ -2,7 +2,7 @@
 //! status to write comes out, or nothing where all is said already. So what a write of ours causes is no other write.
 //!
 //! Routes have a list of parents, each with a controller and its conditions (GEP-1294, RouteParentStatus); policies of the
-//! Gateway API have a list of ancestors (GEP-713); our own kinds have conditions. Entries of other controllers, and conditions
+//! Gateway API have a list of ancestors (GEP-713); our own kinds and ServiceExports have conditions. Entries of other controllers, and conditions
 //! of types that are not ours, stay as they are and where they are.
 
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ use crate::status::applied::{Holders, Verdict, is_accepted};
 /// The controller that entries of ours name.
 pub(crate) const CONTROLLER: &str = "weft.dev/mesh";
 /// The types of conditions that are ours.
-const OURS: [&str; 4] = ["Accepted", "ResolvedRefs", "PartiallyInvalid", "Applied"];
+const OURS: [&str; 5] = ["Accepted", "ResolvedRefs", "PartiallyInvalid", "Valid", "Applied"];
 /// The limits of the CustomResourceDefinitions: conditions of one list, parents of a route, ancestors of a policy.
 const CONDITIONS_MAX: usize = 8;
 const PARENTS_MAX: usize = 32;
@@ -250,7 +250,10 @@ pub(super) fn document(object: &Object, version: u64, status: &Value) -> Value {
         ("namespace", object.namespace.as_str()),
         ("uid", object.uid.as_str()),
     ] {
-        metadata.insert(field.to_owned(), value.into());
+        // An object without a namespace must not name one.
+        if !value.is_empty() {
+            metadata.insert(field.to_owned(), value.into());
+        }
     }
     // Lists of parents are written as a whole (listType atomic), so only over the one that was read.
     metadata.insert("resourceVersion".to_owned(), version.to_string().into());

@@ -83,7 +83,10 @@ impl Kind {
         let (_, version) = object.api_version.split_once('/')?;
         let (root, plural) = (self.api_version(version), self.plural());
         let (namespace, name) = (&object.namespace, &object.name);
-        same.then(|| format!("/apis/{root}/namespaces/{namespace}/{plural}/{name}/status"))
+        same.then(|| match self.namespaced {
+            true => format!("/apis/{root}/namespaces/{namespace}/{plural}/{name}/status"),
+            false => format!("/apis/{root}/{plural}/{name}/status"),
+        })
     }
 
     /// The path of its CustomResourceDefinition.
@@ -153,9 +156,39 @@ mod tests {
             ("EndpointSlice", "v1", "/apis/discovery.k8s.io/v1/endpointslices"),
             ("HTTPRoute", "v1", "/apis/gateway.networking.k8s.io/v1/httproutes"),
             ("TrafficPolicy", "v1alpha1", "/apis/weft.dev/v1alpha1/trafficpolicies"),
+            ("ClusterPeer", "v1alpha1", "/apis/weft.dev/v1alpha1/clusterpeers"),
+            (
+                "ServiceExport",
+                "v1beta1",
+                "/apis/multicluster.x-k8s.io/v1beta1/serviceexports",
+            ),
         ] {
             assert_eq!(kind(name).path(version), path);
         }
+    }
+
+    #[test]
+    fn the_status_of_an_object_is_below_it_with_a_namespace_or_without() {
+        let object = |kind: &str, api_version: &str, namespace: &str| Object {
+            api_version: api_version.to_owned(),
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: "b".to_owned(),
+            uid: "u".to_owned(),
+            resource_version: 1,
+            generation: 1,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            raw: Value::Null,
+            origin: None,
+        };
+        let peer = object("ClusterPeer", "weft.dev/v1alpha1", "");
+        let path = "/apis/weft.dev/v1alpha1/clusterpeers/b/status";
+        assert_eq!(kind("ClusterPeer").status_of(&peer).as_deref(), Some(path));
+        let export = object("ServiceExport", "multicluster.x-k8s.io/v1alpha1", "shop");
+        let path = "/apis/multicluster.x-k8s.io/v1alpha1/namespaces/shop/serviceexports/b/status";
+        assert_eq!(kind("ServiceExport").status_of(&export).as_deref(), Some(path));
+        assert_eq!(kind("ServiceExport").status_of(&peer), None);
     }
 
     #[test]

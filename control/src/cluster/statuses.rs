@@ -1,5 +1,6 @@
-//! The status of routes, subsets and policies, kept by the replica that leads: what [`conditions`](super::conditions) says is
-//! to be there and is not. Each object is written for itself, by server-side apply over the version that was read.
+//! The status of routes, subsets, policies, peers and exports, kept by the replica that leads: what
+//! [`conditions`](super::conditions) says is to be there and is not. Each object is written for itself, by server-side apply
+//! over the version that was read.
 //!
 //! What bounds it: changes are gathered, the desk is left alone for a while after each answer, so many objects are written in
 //! a round, and one whose proxies are about to acknowledge it waits for them a moment.

@@ -10,6 +10,7 @@ use super::{Condition, ConditionType, Index, Name, ObjectStatus, ParentStatus};
 use crate::objects::cluster::{INBOUND_ANNOTATION, inbound_mode};
 use crate::objects::{Object, Problem, Severity};
 
+mod federation;
 mod opaque;
 mod parents;
 
@@ -65,10 +66,14 @@ fn reports(index: &Index, all: bool) -> Vec<Report<'_>> {
         reports.extend(index.pods.values().map(|kept| pod(index, kept)));
         reports.extend(index.services.values().map(service));
         reports.extend(index.slices.values().map(plain));
+        reports.extend(index.imports.values().map(plain));
     }
     reports.extend(index.routes.values().map(|kept| route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
     reports.extend(index.policies.values().map(|kept| policy(index, kept)));
+    reports.extend(index.peers.values().map(|kept| federation::peer(index, kept)));
+    let exports = index.exports.iter();
+    reports.extend(exports.map(|(name, kept)| federation::export(index, name, kept)));
     reports
 }
 
@@ -129,6 +134,11 @@ impl<'a> Report<'a> {
 
     /// Accepted=False for an object that is refused. Returns whether it is.
     fn refused<T>(&mut self, kept: &Kept<T>) -> bool {
+        self.refused_as(ConditionType::Accepted, kept)
+    }
+
+    /// The same, said by another condition.
+    fn refused_as<T>(&mut self, r#type: ConditionType, kept: &Kept<T>) -> bool {
         let Some(Refusal {
             reason, field, message, ..
         }) = kept.refusals.first()
@@ -144,13 +154,7 @@ impl<'a> Report<'a> {
             (None, true) => "proxies keep what they have of it".to_owned(),
             (None, false) => "it does not act".to_owned(),
         };
-        self.condition(
-            ConditionType::Accepted,
-            false,
-            reason,
-            field,
-            format!("{message}{more}; {acts}"),
-        );
+        self.condition(r#type, false, reason, field, format!("{message}{more}; {acts}"));
         for Refusal {
             field, message, fix, ..
         } in &kept.refusals

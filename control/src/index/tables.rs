@@ -32,6 +32,9 @@ impl Index {
         all.extend(self.routes.keys().cloned());
         all.extend(self.subsets.keys().map(named("ServiceSubset")));
         all.extend(self.policies.keys().cloned());
+        all.extend(self.peers.keys().map(cluster("ClusterPeer")));
+        all.extend(self.exports.keys().map(named("ServiceExport")));
+        all.extend(self.imports.keys().map(named("ServiceImport")));
         all
     }
 
@@ -54,6 +57,9 @@ impl Index {
             "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(reference, object, changed),
             "ServiceSubset" => self.subset(name, object, changed),
             "TrafficPolicy" | "XBackendTrafficPolicy" => self.policy(reference, object, changed),
+            "ClusterPeer" => self.peer_change(&reference.name, object, changed),
+            "ServiceExport" => self.export_change(name, object, changed),
+            "ServiceImport" => self.import_change(name, object, changed),
             _ => {}
         }
     }

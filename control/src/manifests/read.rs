@@ -550,7 +550,7 @@ mod tests {
         ] {
             assert_eq!(of(api, kind), [], "{kind}");
         }
-        for kind in ["AccessPolicy", "EgressPolicy", "ClusterPeer", "Nonsense"] {
+        for kind in ["AccessPolicy", "EgressPolicy", "ClusterLink", "Nonsense"] {
             assert_eq!(of("weft.dev/v1alpha1", kind)[0].0, Severity::Error, "{kind}");
         }
         for (api, kind) in [

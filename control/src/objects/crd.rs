@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use weft_model::traffic::Balance;
 
 use super::decode::Skip;
+use super::peer::ClusterPeer;
 use super::weft::{ServiceSubset, TrafficPolicy};
 
 /// A duration (GEP-2257).
@@ -23,6 +24,26 @@ pub(super) const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([
 pub(super) const PLACE: &str = "^[A-Za-z0-9._-]{1,63}$";
 /// The same, or nothing.
 pub(super) const PLACE_OR_NONE: &str = "^[A-Za-z0-9._-]{0,63}$";
+/// A trust domain: DNS labels, of which the last is no number.
+pub(super) const TRUST_DOMAIN: &str = concat!(
+    r"^([a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?\.)*",
+    "([0-9]*[a-z_]([-a-z0-9_]*[a-z0-9_])?|[0-9]+-[-a-z0-9_]*[a-z0-9_])$"
+);
+/// A SPIFFE ID of a mesh.
+pub(super) const IDENTITY: &str = "^spiffe://[-a-z0-9._]{1,90}/ns/[-A-Za-z0-9._]{1,253}/sa/[-A-Za-z0-9._]{1,253}$";
+/// A DNS name that does not end with a number, an IPv4 address, or an IPv6 address in brackets; and a port.
+pub(super) const HOST_PORT: &str = concat!(
+    r"^(([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)*([0-9][-0-9]*)?[a-z]([-a-z0-9]*[a-z0-9])?",
+    r"|((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
+    r"|\[[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40}\])",
+    ":([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
+);
+/// An https URL without a user and without a fragment.
+pub(super) const HTTPS: &str = r"^https://[^/?#@\s]+([/?][^#\s]*)?$";
+/// How a text of certificates begins.
+pub(super) const PEM: &str = r"^\s*-----BEGIN CERTIFICATE-----";
+/// The name of a namespace, or all of them.
+pub(super) const NAMESPACE_OR_ALL: &str = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
 /// Statuses of gRPC that can be retried, as a list of CEL.
 const GRPC: &str = "['CANCELLED', 'UNKNOWN', 'INVALID_ARGUMENT', 'DEADLINE_EXCEEDED', 'NOT_FOUND', 'ALREADY_EXISTS', \
                     'PERMISSION_DENIED', 'RESOURCE_EXHAUSTED', 'FAILED_PRECONDITION', 'ABORTED', 'OUT_OF_RANGE', \
@@ -141,6 +162,43 @@ pub(super) fn distribution(schema: &mut Schema) {
     );
 }
 
+/// An API server takes DNS subdomains as names; a cluster's is one label of one.
+pub(super) fn peer_name(schema: &mut Schema) {
+    rule(
+        schema,
+        "size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')",
+        "metadata.name is the cluster's name: at most 63 of a-z, 0-9 and '-' (RFC 1123)",
+    );
+}
+
+pub(super) fn peer(schema: &mut Schema) {
+    rule(
+        schema,
+        "!has(self.controlPlane) || self.controlPlane.startsWith('spiffe://' + self.trustDomain + '/')",
+        "controlPlane must be of the trustDomain: spiffe://<trustDomain>/ns/weft-system/sa/weft-control",
+    );
+}
+
+pub(super) fn at_most_a_month(schema: &mut Schema) {
+    let rule_of = "duration(self) <= duration('720h')";
+    rule(schema, rule_of, "keepFor must be at most 720h");
+}
+
+pub(super) fn no_key(schema: &mut Schema) {
+    rule(
+        schema,
+        "!self.contains('PRIVATE KEY')",
+        "roots holds a private key, which is nobody's but the peer's: remove it, and give the peer another root",
+    );
+}
+
+pub(super) fn selection(schema: &mut Schema) {
+    if let Some(labels) = schema.pointer_mut("/properties/labels") {
+        labels["maxProperties"] = json!(16);
+        labels["additionalProperties"]["maxLength"] = json!(63);
+    }
+}
+
 impl JsonSchema for Skip {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Skip".into()
@@ -188,7 +246,10 @@ fn structural(schema: Value) -> Value {
         let some = types.iter().find(|one| *one != "null").cloned();
         fields.insert("type".to_owned(), some.unwrap_or_default());
     }
-    if fields.get("format").is_some_and(|format| format == "uint32") {
+    if fields
+        .get("format")
+        .is_some_and(|format| format == "uint32" || format == "uint64")
+    {
         fields.remove("format");
     }
     if let Some(Value::String(text)) = fields.get_mut("description") {
@@ -239,10 +300,33 @@ fn status() -> Value {
     })
 }
 
+/// The same of a peer, with what is known of the link.
+fn peer_status() -> Value {
+    let mut status = status();
+    let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
+    status["properties"]["conditions"]["description"] = "Accepted: whether it acts. Applied: whether every proxy that \
+        needs it has acknowledged it. Connected: whether the peer answers."
+        .into();
+    status["properties"]["trustBundle"] = json!({
+        "type": "object",
+        "description": "The newest trust bundle that is known of the peer.",
+        "properties": {
+            "sequence": count("Its sequence number."),
+            "roots": {"type": "string", "maxLength": 65536, "description": "The CA certificates, as PEM text."},
+        },
+    });
+    status["properties"]["imported"] = count("Services that are taken from the peer.");
+    status["properties"]["exported"] = count("Services that the peer is told of.");
+    let heard = "When the peer was last heard of.";
+    status["properties"]["lastHeard"] = json!({"type": "string", "format": "date-time", "description": heard});
+    status
+}
+
 /// A kind of ours: its names, and what `kubectl get` shows.
 struct Kind {
     kind: &'static str,
     plural: &'static str,
+    scope: &'static str,
     schema: Value,
     columns: Value,
 }
@@ -265,13 +349,36 @@ fn schema_of<T: JsonSchema>() -> Value {
     schema
 }
 
-fn kinds() -> [Kind; 2] {
-    let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
+fn peers() -> Kind {
+    let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
+    let mut schema = schema_of::<ClusterPeer>();
+    schema["properties"]["status"] = peer_status();
+    Kind {
+        kind: "ClusterPeer",
+        plural: "clusterpeers",
+        scope: "Cluster",
+        schema,
+        columns: json!([
+            column("Trust Domain", ".spec.trustDomain"),
+            column("Network", ".spec.network"),
+            condition_column("Connected"),
+            age()
+        ]),
+    }
+}
+
+fn age() -> Value {
+    json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
+}
+
+fn kinds() -> [Kind; 3] {
     let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
     [
+        peers(),
         Kind {
             kind: "ServiceSubset",
             plural: "servicesubsets",
+            scope: "Namespaced",
             schema: schema_of::<ServiceSubset>(),
             columns: json!([
                 column("Service", ".spec.service"),
@@ -279,12 +386,13 @@ fn kinds() -> [Kind; 2] {
                 column("Regions", ".spec.regions"),
                 condition_column("Accepted"),
                 condition_column("Applied"),
-                age
+                age()
             ]),
         },
         Kind {
             kind: "TrafficPolicy",
             plural: "trafficpolicies",
+            scope: "Namespaced",
             schema: schema_of::<TrafficPolicy>(),
             columns: json!([
                 // Of a list a column shows one entry.
@@ -293,7 +401,7 @@ fn kinds() -> [Kind; 2] {
                 column("Balancer", ".spec.balancer"),
                 condition_column("Accepted"),
                 condition_column("Applied"),
-                age
+                age()
             ]),
         },
     ]
@@ -314,7 +422,7 @@ fn definition(of: Kind) -> Value {
         },
         "spec": {
             "group": super::kinds::WEFT_GROUP,
-            "scope": "Namespaced",
+            "scope": of.scope,
             "names": {
                 "kind": of.kind, "listKind": format!("{}List", of.kind), "plural": of.plural,
                 "singular": of.kind.to_lowercase(), "categories": ["weft"],
@@ -372,4 +480,36 @@ fn every_field_of_a_schema_has_its_meaning() {
         look(&kind.schema, "", &mut wanting);
         assert!(wanting.is_empty(), "{}: {wanting:?}", kind.kind);
     }
+}
+
+#[test]
+fn what_the_patterns_take_is_what_the_index_takes() {
+    use super::host_port::tests::{BAD, GOOD};
+
+    let takes = |pattern: &str, text: &str| regex::Regex::new(pattern).unwrap().is_match(text);
+    assert!(GOOD.iter().all(|text| takes(HOST_PORT, text)));
+    for text in BAD {
+        assert!(!takes(HOST_PORT, text), "{text:?}");
+    }
+    for (text, good) in [
+        ("a", true),
+        ("mesh.weft.internal", true),
+        ("0123456789ab.weft.internal", true),
+        ("a_b", true),
+        ("1-a", true),
+        ("a.1-2", true),
+        ("a.1", false),
+        ("1", false),
+        ("A", false),
+        ("a..b", false),
+        ("-a", false),
+        ("a-", false),
+    ] {
+        assert_eq!(takes(TRUST_DOMAIN, text), good, "{text:?}");
+        assert_eq!(weft_model::identity::TrustDomain::new(text).is_ok(), good, "{text:?}");
+    }
+    assert!(takes(IDENTITY, "spiffe://a/ns/weft-system/sa/weft-control"));
+    assert!(!takes(IDENTITY, "spiffe://a/ns/weft-system/sa/") && !takes(IDENTITY, "https://a/ns/b/sa/c"));
+    assert!(takes(HTTPS, "https://a:8443/b?c") && !takes(HTTPS, "http://a/") && !takes(HTTPS, "https://u@a/"));
+    assert!(takes(NAMESPACE_OR_ALL, "*") && takes(NAMESPACE_OR_ALL, "shop") && !takes(NAMESPACE_OR_ALL, "sh*p"));
 }

@@ -50,6 +50,25 @@ impl DecodeError {
     }
 }
 
+/// What is wrong with a field, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field; empty: the object as a whole.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// What would be right.
+    pub fix: String,
+}
+
+impl From<DecodeError> for FieldError {
+    fn from(error: DecodeError) -> Self {
+        let fix = error.fix().to_owned();
+        let DecodeError { field, message } = error;
+        Self { field, message, fix }
+    }
+}
+
 /// A field whose content does not matter here, but which is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skip;

@@ -10,6 +10,9 @@ pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 /// The API group of the Gateway API's experiments.
 pub const EXPERIMENTAL_GROUP: &str = "gateway.networking.x-k8s.io";
 
+/// The API group of the Multi-Cluster Services API (KEP-1645).
+pub const MULTICLUSTER_GROUP: &str = "multicluster.x-k8s.io";
+
 /// The kinds that a reader of manifests understands. Start from [`Kinds::control`] and add.
 #[derive(Clone, Debug)]
 pub struct Kinds {
@@ -101,6 +104,19 @@ impl Kinds {
                 EXPERIMENTAL_GROUP,
                 "XBackendTrafficPolicy",
                 &["v1alpha1"],
+                Scope::Namespaced,
+            )
+            .with(WEFT_GROUP, "ClusterPeer", &["v1alpha1"], Scope::Cluster)
+            .with(
+                MULTICLUSTER_GROUP,
+                "ServiceExport",
+                &["v1beta1", "v1alpha1"],
+                Scope::Namespaced,
+            )
+            .with(
+                MULTICLUSTER_GROUP,
+                "ServiceImport",
+                &["v1beta1", "v1alpha1"],
                 Scope::Namespaced,
             )
             .elsewhere("", "ServiceAccount")

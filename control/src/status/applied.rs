@@ -78,7 +78,7 @@ pub(super) struct Need {
 pub(crate) type Applied = (bool, &'static str, String);
 
 impl Hub {
-    /// What is to be said of routes, subsets and policies.
+    /// What is to be said of routes, subsets, policies, peers and exports.
     pub(crate) fn verdicts(&self) -> Verdicts {
         let statuses = self.index.written_statuses();
         let needs = self.needs(&statuses);
@@ -190,7 +190,7 @@ fn mark(index: &Index, name: &ObjectRef) -> Option<u64> {
 /// Reads what an [`ObjectRef`] is printed as.
 fn object_of(text: &str) -> Option<ObjectRef> {
     let (kind, name) = text.split_once(' ')?;
-    let (namespace, name) = name.split_once('/')?;
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     Some(ObjectRef {
         kind: kind.to_owned(),
         namespace: namespace.to_owned(),
@@ -298,9 +298,10 @@ impl Holders {
 
 /// Whether these say that the object acts as written.
 pub(crate) fn is_accepted(conditions: &[index::Condition]) -> bool {
+    let says_so = |of: &index::Condition| matches!(of.r#type, ConditionType::Accepted | ConditionType::Valid);
     conditions
         .iter()
-        .all(|condition| condition.r#type != ConditionType::Accepted || condition.status)
+        .all(|condition| !says_so(condition) || condition.status)
 }
 
 pub(super) fn condition((applied, reason, message): Applied) -> ConditionStatus {
@@ -370,12 +371,14 @@ mod tests {
 
     #[test]
     fn what_a_reference_is_printed_as_is_read() {
-        let name = ObjectRef {
-            kind: "HTTPRoute".to_owned(),
-            namespace: "shop".to_owned(),
-            name: "web.example".to_owned(),
-        };
-        assert_eq!(object_of(&name.to_string()), Some(name));
-        assert_eq!(object_of("Namespace shop"), None);
+        for (kind, namespace, name) in [("HTTPRoute", "shop", "web.example"), ("ClusterPeer", "", "west")] {
+            let name = ObjectRef {
+                kind: kind.to_owned(),
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            };
+            assert_eq!(object_of(&name.to_string()), Some(name));
+        }
+        assert_eq!(object_of("shop"), None);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
+use weft_control::objects::names::{LABEL_VALUE_MAX, is_label_value};
 use weft_control::objects::{Object, Problem, Severity};
 
 use super::check::Mistake;
@@ -13,8 +14,6 @@ use super::raw::Container;
 use super::{Desired, Key, Template, resources};
 use crate::cluster::system;
 
-/// A label's value is no longer (API reference, `metadata.labels`).
-const LABEL_MAX: usize = 63;
 /// Where labels are, and what pods or objects are chosen by.
 const LABELS: [&str; 5] = [
     "metadata.labels",
@@ -35,20 +34,13 @@ pub(super) fn labels(object: &Object) -> Vec<Problem> {
                 continue;
             };
             let fix = format!(
-                "take letters, digits, '-', '_' and '.', at most {LABEL_MAX}; first and last a letter or a digit"
+                "take letters, digits, '-', '_' and '.', at most {LABEL_VALUE_MAX}; first and last a letter or a digit"
             );
             let message = format!("{value:?} is no value of a label");
             problems.push(object.problem(Severity::Error, &format!("{place}[{key}]"), message, fix));
         }
     }
     problems
-}
-
-fn is_label_value(value: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let outer = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
-    let bytes = value.as_bytes();
-    value.len() <= LABEL_MAX && bytes.iter().all(|b| inner(*b)) && outer(bytes.first()) && outer(bytes.last())
 }
 
 /// Of a container: quantities that are none.

@@ -1,0 +1,157 @@
+//! What clusters share: ClusterPeers, ServiceExports and ServiceImports in their tables, and which of them act.
+
+use std::sync::Arc;
+
+use super::kept::{Formed, Refusal, guarded};
+use super::route::age;
+use super::{Changed, Index, Kept, Name, Settings, Topic};
+use crate::objects::mcs::{ServiceExport, ServiceImport};
+use crate::objects::peer::Peer;
+use crate::objects::{FieldError, Object};
+
+/// Why nothing is exported though a ServiceExport says so, in words of the Multi-Cluster Services API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unexported {
+    /// `NoService` or `InvalidServiceType`.
+    pub(super) reason: &'static str,
+    /// For people.
+    pub(super) message: String,
+    /// What would be right.
+    pub(super) fix: &'static str,
+}
+
+impl Index {
+    /// The peers that act, by the names of their clusters.
+    pub fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
+        let names = self.peers.keys();
+        names.filter_map(|name| Some((name.as_str(), self.peer(name)?)))
+    }
+
+    /// The peer of this name, if it acts: it is, or was, valid, and no older one has its trust domain.
+    pub fn peer(&self, cluster: &str) -> Option<&Peer> {
+        let peer = self.peers.get(cluster)?.form()?;
+        self.rival(cluster).is_none().then_some(peer)
+    }
+
+    /// What is exported: of each ServiceExport that acts the name, which is the Service's too.
+    pub fn exports(&self) -> impl Iterator<Item = (&Name, &ServiceExport)> {
+        let names = self.exports.keys();
+        names.filter_map(|name| Some((name, self.export(name)?)))
+    }
+
+    /// The export of a Service, if it has one and can be exported.
+    pub fn export(&self, service: &Name) -> Option<&ServiceExport> {
+        let export = self.exports.get(service)?.form()?;
+        self.unexported(service).is_none().then_some(export)
+    }
+
+    /// The peer that acts instead of this one: it has the same trust domain, of which only one cluster can be known.
+    pub(super) fn rival(&self, cluster: &str) -> Option<&str> {
+        let domain = &self.peers.get(cluster)?.form()?.trust_domain;
+        let same = self.peers_by_domain.of(domain);
+        let acts = same.min_by_key(|name| self.peers.get(*name).map(|kept| age(&kept.object)))?;
+        (acts != cluster).then_some(acts.as_str())
+    }
+
+    /// Why a ServiceExport exports nothing.
+    pub(super) fn unexported(&self, service: &Name) -> Option<Unexported> {
+        let reason = "NoService";
+        let Some(kept) = self.services.get(service) else {
+            let message = format!("there is no Service {service}");
+            let fix = "a ServiceExport has the namespace and the name of the Service that it exports";
+            return Some(Unexported { reason, message, fix });
+        };
+        let Some(form) = kept.form() else {
+            let message = format!("the Service {service} is invalid");
+            let fix = "mend the Service";
+            return Some(Unexported { reason, message, fix });
+        };
+        form.external.then(|| Unexported {
+            reason: "InvalidServiceType",
+            message: format!("the Service {service} is of type ExternalName, which has nothing to export"),
+            fix: "write the same ExternalName Service in the other cluster, as KEP-1645 has it",
+        })
+    }
+
+    pub(super) fn peer_change(&mut self, name: &str, object: Option<&Arc<Object>>, changed: &mut Changed) {
+        let old = self.peers.remove(name);
+        if let Some(peer) = old.as_ref().and_then(Kept::form) {
+            self.peers_by_domain.unlink(&peer.trust_domain, &peer.cluster);
+        }
+        if let Some(object) = object {
+            let formed = guarded(object, |object| read_peer(object, &self.settings));
+            let kept = Kept::new(Arc::clone(object), formed, old, self.initial);
+            if let Some(peer) = kept.form() {
+                self.peers_by_domain.link(&peer.trust_domain, name.to_owned());
+            }
+            self.peers.insert(name.to_owned(), kept);
+        }
+        changed.topics.insert(Topic::Peers);
+    }
+
+    pub(super) fn export_change(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
+        let old = self.exports.remove(&name);
+        let was = old.as_ref().is_some_and(|kept| kept.form().is_some());
+        if let Some(object) = object {
+            let formed = guarded(object, |object| {
+                ServiceExport::of(object).map_err(|error| vec![error.into()])
+            });
+            let kept = Kept::new(Arc::clone(object), formed, old, self.initial);
+            self.exports.insert(name.clone(), kept);
+        }
+        let is = self.exports.get(&name).is_some_and(|kept| kept.form().is_some());
+        if was != is {
+            changed.topics.insert(Topic::Exports);
+        }
+        changed.topics.insert(Topic::Export(name));
+    }
+
+    pub(super) fn import_change(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
+        let old = self.imports.remove(&name);
+        if let Some(object) = object {
+            let read = |object: &Object| match ServiceImport::of(object) {
+                Ok(import) => Ok((import, Vec::new())),
+                Err(error) => Err(vec![error.into()]),
+            };
+            let kept = Kept::new(Arc::clone(object), guarded(object, read), old, self.initial);
+            self.imports.insert(name.clone(), kept);
+        }
+        changed.topics.insert(Topic::Import(name));
+    }
+}
+
+/// Reads a ClusterPeer. This cluster is none of its own peers, and no other can have its trust domain: neither could tell the
+/// other's identities from its own.
+fn read_peer(object: &Object, settings: &Settings) -> Formed<Peer> {
+    let Settings {
+        trust_domain, cluster, ..
+    } = settings;
+    let refusals = |all: Vec<FieldError>| all.into_iter().map(Refusal::from).collect::<Vec<_>>();
+    let (peer, unknown) = Peer::of(object).map_err(refusals)?;
+    let mut refused = Vec::new();
+    if peer.cluster == *cluster {
+        let message =
+            format!("the ClusterPeer {cluster} has the name of this cluster, {cluster}: a peer is another one");
+        let fix = "the name of the other cluster; one of two clusters of one name needs another name";
+        refused.push(Refusal::value("metadata.name", message, fix));
+    }
+    if peer.trust_domain == *trust_domain {
+        let name = &peer.cluster;
+        let message = format!("the peer {name} has the trust domain of this cluster, {cluster}: {trust_domain}");
+        let fix = "give one of the two another trust domain, with a root of its own";
+        refused.push(Refusal::value("spec.trustDomain", message, fix));
+    }
+    match refused.is_empty() {
+        true => Ok((peer, unknown)),
+        false => Err(refused),
+    }
+}
+
+impl From<FieldError> for Refusal {
+    fn from(FieldError { field, message, fix }: FieldError) -> Self {
+        Self::value(field, message, fix)
+    }
+}
+
+#[cfg(test)]
+mod tests;
