@@ -8,6 +8,7 @@
 //! | `source` | the one or the other |
 //! | [`index`] | objects by what they mean for each other (pure) |
 //! | [`compile`] | index in, resources out (pure) |
+//! | [`federation`] | what exports of several clusters come to, and the objects that an import becomes (pure) |
 //! | [`explain`] | where a request would go, and why (pure) |
 //! | `serve` | certificates and streams out, to proxies |
 //! | `authority` | the mesh's root, and the control plane's own certificate |
@@ -25,6 +26,8 @@ mod source;
 pub mod index;
 
 pub mod compile;
+
+pub mod federation;
 
 pub mod explain;
 
