@@ -70,6 +70,7 @@ const NO_SETTINGS: &[&str] = &[
     // The image, and labels that are written and not read.
     "weft.dev/weft",
     "weft.dev/shop",
+    "weft.dev/import",
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/part-of",
 ];

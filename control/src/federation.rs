@@ -1,7 +1,11 @@
-//! Services that clusters share: what several exports of one come to (pure).
+//! Services that clusters share: what several exports of one come to, and the objects that an import becomes (pure).
 //!
-//! In: what each cluster says of its own Service ([`exported`]). Out: one ServiceImport, and what each exporter is told
-//! ([`merge`](mod@merge)), as KEP-1645 has them. The link to a peer joins both: it says what is exported, and merges what comes.
+//! In: what each cluster says of its own Service ([`exported`]). Out: one ServiceImport, what each exporter is told
+//! ([`merge`](mod@merge)), and the Services through which it is called ([`derived`]), as KEP-1645 has them.
+//!
+//! It is joined in two places: by the link to a peer, which says [`exported`] there and merges what comes from it, and by the
+//! replica that leads, which applies what is derived beside the statuses that it writes.
 
+pub mod derived;
 pub mod exported;
 pub mod merge;
