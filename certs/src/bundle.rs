@@ -146,7 +146,7 @@ impl Bundle {
 }
 
 /// A root as a trust anchor. webpki takes any certificate for one, so what a root must be is checked here.
-fn anchor(root: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, &'static str> {
+pub(crate) fn anchor(root: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, &'static str> {
     if root.len() > ROOT_BYTES_MAX {
         return Err("the certificate is larger than 16 KiB");
     }

@@ -8,6 +8,7 @@
 //! | [`csr`] | requests: only their key is ever taken |
 //! | [`authority`] | issues leaves: the identity comes from the caller, never from the request |
 //! | [`bundle`] | trust bundles by trust domain: never merged, never going back |
+//! | [`spiffe`] | a bundle as a JWK Set, as SPIFFE bundle endpoints serve it |
 //! | [`verify`] | who is on the other side: the chain against the bundle of its own trust domain, and one SPIFFE ID |
 //! | [`credential`] | a leaf, its key and the bundles, as TLS configurations |
 //! | [`store`] | a credential on a tmpfs, so that a restart needs no control plane |
@@ -25,6 +26,7 @@ mod file;
 pub mod key;
 pub mod renew;
 mod seen;
+pub mod spiffe;
 pub mod store;
 pub mod token;
 pub mod verify;
