@@ -36,8 +36,11 @@ pub struct Place {
 pub struct Endpoint {
     /// What it is known by.
     pub key: EndpointKey,
-    /// Where to dial.
+    /// Where to dial, unless it is behind gateways.
     pub address: SocketAddr,
+    /// The gateways of its network, where ours does not reach it: one of these is dialled instead, with the same SNI, ALPN and
+    /// expected identity. Never empty. `None`: `address` is dialled.
+    pub gateways: Option<Arc<[SocketAddr]>>,
     /// The identity that must be found there. `None`: discovery positively says that there is none, so plaintext.
     pub identity: Option<Identity>,
     /// The pod's namespace.

@@ -25,6 +25,9 @@ pub const TIMEOUTS: &str = "timeouts/1";
 /// Retries after a response, with a budget.
 pub const RETRY: &str = "retry/1";
 
+/// Endpoints behind the gateways of another network.
+pub const GATEWAYS: &str = "gateways/1";
+
 /// All that this build honours.
 pub const SUPPORTED: &[&str] = &[
     HTTP_ROUTES,

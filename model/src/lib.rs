@@ -10,6 +10,7 @@
 //! | [`Lookup`](destination::Lookup) | what is there: a port of a Service, a pod, nothing of the mesh, or a port that does not exist |
 //! | [`Service`](destination::Service) | one port of a Service as one client sees it: protocol, routes, endpoints, locality |
 //! | [`Endpoint`](endpoint::Endpoint) | one port of one pod: address, the identity to expect there, place, version |
+//! | [`Sni`](sni::Sni) | what an SNI name between proxies asks for: one endpoint of one Service, or a pod |
 //! | [`EndpointKey`](endpoint::EndpointKey) | what an endpoint is known by everywhere: never its address |
 //! | [`Route`](route::Rules) | which backends a request may go to, by match and weight |
 //! | [`Streams`](stream::Streams) | which backends an opaque stream may go to, by server name and weight |

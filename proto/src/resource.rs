@@ -113,8 +113,12 @@ impl Body {
 
     /// The features that a proxy needs to honour it, in order. Policies carry their own lists.
     pub fn requires(&self) -> Vec<String> {
-        let Self::Service(service) = self else {
-            return Vec::new();
+        let service = match self {
+            Self::Service(service) => service,
+            Self::Endpoints(set) if set.endpoints.iter().any(|endpoint| endpoint.gateways.is_some()) => {
+                return vec![feature::GATEWAYS.to_owned()];
+            }
+            _ => return Vec::new(),
         };
         let mut features = BTreeSet::new();
         needs_of_places(&service.locality, service.balance, &mut features);

@@ -7,6 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub const BODY_MAX: usize = 8 << 20;
 /// The most endpoints in a set.
 pub const ENDPOINTS_MAX: usize = 16_384;
+/// The most groups of gateways that a set's endpoints are behind: one for each network.
+pub const GATEWAY_GROUPS_MAX: usize = 64;
+/// The most gateways of one network.
+pub const GATEWAYS_MAX: usize = 16;
 /// The most rules of a Service's port (Gateway API allows 16 rules of 8 matches per route).
 pub const RULES_MAX: usize = 4096;
 /// The most conditions on headers, and on query parameters, of a rule.

@@ -21,7 +21,7 @@ pub fn decode(wire: discovery::Lookup) -> Result<Lookup, FieldError> {
         Wire::Service(key) => Lookup::Service(field::key("service", key)?),
         Wire::Direct(direct) => {
             let endpoint = field::required("endpoint", direct.endpoint)
-                .and_then(|wire| endpoints::decode_endpoint(wire).map_err(|error| error.within("endpoint")))
+                .and_then(|wire| endpoints::decode_endpoint(wire, &[]).map_err(|error| error.within("endpoint")))
                 .map_err(|error| error.within("direct"))?;
             let protocol = protocol(direct.protocol).map_err(|error| error.within("direct"))?;
             Lookup::Direct {
@@ -56,7 +56,10 @@ pub fn encode(lookup: &Lookup) -> discovery::Lookup {
     let (result, ttl_seconds) = match lookup {
         Lookup::Service(key) => (Wire::Service(key.clone()), 0),
         Lookup::Direct { endpoint, protocol } => {
-            let endpoint = Some(endpoints::encode_endpoint(endpoint));
+            // A pod addressed directly is in our own network. One that is not is refused by whoever reads this: at its
+            // address there is somebody else.
+            let gateway = u32::from(endpoint.gateways.is_some());
+            let endpoint = Some(endpoints::encode_endpoint(endpoint, gateway));
             let protocol = protocol_to_wire(*protocol) as i32;
             (Wire::Direct(discovery::Direct { endpoint, protocol }), 0)
         }

@@ -223,6 +223,7 @@ fn a_service_requires_what_it_uses() {
     service.locality.failover = vec!["us".to_owned()];
     service.balance = Balance::Random;
     let mut all = feature::SUPPORTED.to_vec();
+    all.retain(|feature| *feature != feature::GATEWAYS);
     all.sort_unstable();
     assert_eq!(Body::Service(service.clone()).requires(), all);
     service.rules = None;
@@ -232,6 +233,17 @@ fn a_service_requires_what_it_uses() {
     assert_eq!(Body::Service(service.clone()).requires(), [feature::LOCALITY]);
     service.locality = Locality::default();
     assert!(Body::Service(service).requires().is_empty());
+}
+
+#[test]
+fn a_set_requires_gateways_where_one_of_its_endpoints_is_behind_any() {
+    let mut set = endpoints::decode(fields::endpoint_set()).unwrap();
+    assert!(set.endpoints.len() > 1);
+    assert_eq!(Body::Endpoints(set.clone()).requires(), [feature::GATEWAYS]);
+    for endpoint in &mut set.endpoints {
+        std::sync::Arc::make_mut(endpoint).gateways = None;
+    }
+    assert!(Body::Endpoints(set).requires().is_empty());
 }
 
 #[test]

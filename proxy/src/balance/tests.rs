@@ -20,6 +20,7 @@ fn endpoint(id: u64, zone: &str, draining: bool) -> Arc<Endpoint> {
             port: 80,
         },
         address: ([127, 0, 0, 1], 80).into(),
+        gateways: None,
         identity: None,
         namespace: "shop".into(),
         pod: format!("pod-{id}"),

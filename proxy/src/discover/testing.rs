@@ -43,6 +43,7 @@ pub(crate) fn endpoint(pod: &str, last: u8) -> Endpoint {
             port: 9080,
         },
         address: SocketAddr::from(([10, 244, 0, last], 9080)),
+        gateways: None,
         identity: Some(identity("shop", "reviews")),
         namespace: "shop".into(),
         pod: pod.into(),

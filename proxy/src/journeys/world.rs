@@ -168,6 +168,7 @@ impl World {
                 port: 8080,
             },
             address: inbound,
+            gateways: None,
             identity: service_account.map(|name| self.identity(name)),
             namespace: "shop".into(),
             pod: format!("pod-{id}"),

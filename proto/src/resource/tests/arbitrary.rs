@@ -115,6 +115,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
                     port: address.port(),
                 },
                 address,
+                gateways: None,
                 identity,
                 namespace,
                 pod,
@@ -127,21 +128,29 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         )
 }
 
+/// An endpoint of another network, behind one of so many groups of gateways.
+fn endpoint_behind(groups: Vec<Arc<[SocketAddr]>>) -> impl Strategy<Value = Endpoint> {
+    (endpoint(), option::of(prop::sample::select(groups))).prop_map(|(endpoint, gateways)| Endpoint {
+        gateways: gateways.filter(|_| endpoint.identity.is_some()),
+        ..endpoint
+    })
+}
+
+fn endpoints() -> impl Strategy<Value = Vec<Arc<Endpoint>>> {
+    let groups = vec(vec(address(), 1..4).prop_map(Arc::from), 1..4);
+    groups.prop_flat_map(|groups| vec(endpoint_behind(groups).prop_map(Arc::new), 0..8))
+}
+
 pub(super) fn endpoint_set() -> impl Strategy<Value = EndpointSet> {
-    (
-        name(),
-        name(),
-        port(),
-        name_or_empty(),
-        vec(endpoint().prop_map(Arc::new), 0..5),
-    )
-        .prop_map(|(namespace, service, port, subset, endpoints)| EndpointSet {
+    (name(), name(), port(), name_or_empty(), endpoints()).prop_map(|(namespace, service, port, subset, endpoints)| {
+        EndpointSet {
             namespace,
             service,
             port,
             subset,
             endpoints,
-        })
+        }
+    })
 }
 
 fn ttl() -> impl Strategy<Value = Duration> {

@@ -272,26 +272,57 @@ fn endpoint() -> discovery::Endpoint {
     }
 }
 
+fn decode_endpoint(wire: discovery::Endpoint) -> Result<weft_model::endpoint::Endpoint, FieldError> {
+    endpoints::decode_endpoint(wire, &[])
+}
+
+fn gateway(last: u8) -> discovery::Address {
+    discovery::Address {
+        ip: vec![192, 0, 2, last].into(),
+        port: 15_443,
+    }
+}
+
+/// Two endpoints, of which the second is behind the second of two groups.
+pub(super) fn endpoint_set() -> discovery::EndpointSet {
+    let behind = discovery::Endpoint {
+        id: 8,
+        gateway: 2,
+        ..endpoint()
+    };
+    discovery::EndpointSet {
+        namespace: "shop".to_owned(),
+        service: "reviews".to_owned(),
+        port: 80,
+        endpoints: vec![endpoint(), behind],
+        gateways: vec![
+            discovery::GatewayGroup {
+                addresses: vec![gateway(1)],
+            },
+            discovery::GatewayGroup {
+                addresses: vec![gateway(2), gateway(3)],
+            },
+        ],
+        ..Default::default()
+    }
+}
+
+#[track_caller]
+fn set_error(want: &str, change: impl FnOnce(&mut discovery::EndpointSet)) {
+    let mut set = endpoint_set();
+    change(&mut set);
+    let error = endpoints::decode(set).unwrap_err();
+    assert_eq!(error.field, want, "{error}");
+}
+
 #[track_caller]
 fn endpoint_error(want: &str, change: impl FnOnce(&mut discovery::Endpoint)) {
-    let mut second = endpoint();
-    change(&mut second);
-    let endpoints = vec![endpoint(), second];
-    let (namespace, service) = ("shop".to_owned(), "reviews".to_owned());
-    let set = discovery::EndpointSet {
-        namespace,
-        service,
-        port: 80,
-        endpoints,
-        ..Default::default()
-    };
-    let error = endpoints::decode(set).unwrap_err();
-    assert_eq!(error.field, format!("endpoints[1].{want}"), "{error}");
+    set_error(&format!("endpoints[1].{want}"), |set| change(&mut set.endpoints[1]));
 }
 
 #[test]
 fn the_fields_of_an_endpoint_are_checked() {
-    assert!(endpoints::decode_endpoint(endpoint()).is_ok());
+    assert!(decode_endpoint(endpoint()).is_ok());
     endpoint_error("ip", |endpoint| endpoint.ip = vec![10, 0, 1].into());
     endpoint_error("ip", |endpoint| endpoint.ip = Bytes::new());
     endpoint_error("ip", |endpoint| endpoint.ip = vec![0, 0, 0, 0].into());
@@ -306,11 +337,50 @@ fn the_fields_of_an_endpoint_are_checked() {
 }
 
 #[test]
+fn an_endpoint_has_the_gateways_of_its_group() {
+    let set = endpoints::decode(endpoint_set()).unwrap();
+    let gateways = |at: usize| set.endpoints[at].gateways.as_deref();
+    assert_eq!(gateways(0), None);
+    let want = [([192, 0, 2, 2], 15_443).into(), ([192, 0, 2, 3], 15_443).into()];
+    assert_eq!(gateways(1), Some(&want[..]));
+}
+
+#[test]
+fn the_gateways_of_a_set_are_checked() {
+    set_error("gateways", |set| set.gateways = vec![set.gateways[0].clone(); 65]);
+    set_error("gateways[1].addresses", |set| set.gateways[1].addresses.clear());
+    set_error("gateways[1].addresses", |set| {
+        set.gateways[1].addresses = vec![gateway(1); 17]
+    });
+    set_error("gateways[1].addresses[1].ip", |set| {
+        set.gateways[1].addresses[1].ip = vec![192, 0, 2].into();
+    });
+    set_error("gateways[1].addresses[1].ip", |set| {
+        set.gateways[1].addresses[1].ip = vec![0, 0, 0, 0].into();
+    });
+    set_error("gateways[1].addresses[1].port", |set| {
+        set.gateways[1].addresses[1].port = 0
+    });
+    endpoint_error("gateway", |endpoint| endpoint.gateway = 3);
+    endpoint_error("gateway", |endpoint| endpoint.gateway = u32::MAX);
+    set_error("endpoints[1].gateway", |set| set.gateways.clear());
+}
+
+#[test]
+fn plaintext_never_goes_through_a_gateway() {
+    endpoint_error("identity", |endpoint| endpoint.identity.clear());
+    let mut set = endpoint_set();
+    set.endpoints[1].identity.clear();
+    set.endpoints[1].gateway = 0;
+    assert!(endpoints::decode(set).is_ok(), "what is refused is the two together");
+}
+
+#[test]
 fn an_identity_that_cannot_be_read_is_never_plaintext() {
     let mut wire = endpoint();
     wire.identity.clear();
     assert_eq!(
-        endpoints::decode_endpoint(wire).unwrap().identity,
+        decode_endpoint(wire).unwrap().identity,
         None,
         "only an empty one says so"
     );
@@ -331,10 +401,7 @@ fn a_v4_address_in_v6_clothes_is_one_address() {
     let mut wire = endpoint();
     let mapped = std::net::Ipv4Addr::new(10, 244, 1, 7).to_ipv6_mapped();
     wire.ip = mapped.octets().to_vec().into();
-    assert_eq!(
-        endpoints::decode_endpoint(wire).unwrap().address,
-        ([10, 244, 1, 7], 8080).into()
-    );
+    assert_eq!(decode_endpoint(wire).unwrap().address, ([10, 244, 1, 7], 8080).into());
 }
 
 #[test]
@@ -362,6 +429,22 @@ fn the_fields_of_a_lookup_are_checked() {
     assert_eq!(read(direct(Some(endpoint()), 17)).unwrap_err(), "direct.protocol");
     let odd = discovery::Endpoint { port: 0, ..endpoint() };
     assert_eq!(read(direct(Some(odd), 1)).unwrap_err(), "direct.endpoint.port");
+    let behind = discovery::Endpoint {
+        gateway: 1,
+        ..endpoint()
+    };
+    assert_eq!(read(direct(Some(behind), 1)).unwrap_err(), "direct.endpoint.gateway");
+}
+
+#[test]
+fn a_pod_addressed_directly_is_never_dialled_beside_its_gateways() {
+    let mut endpoint = decode_endpoint(endpoint()).unwrap();
+    endpoint.gateways = Some([([192, 0, 2, 1], 15_443).into()].into());
+    let wire = lookup::encode(&weft_model::destination::Lookup::Direct {
+        endpoint: Arc::new(endpoint),
+        protocol: Protocol::Undeclared,
+    });
+    assert_eq!(lookup::decode(wire).unwrap_err().field, "direct.endpoint.gateway");
 }
 
 #[test]
