@@ -8,6 +8,7 @@
 //!                                                                └→ http: admit each request → pool → forward → the app
 //! outbound  accept → origin → discover → detect ─┬→ balance → connect (mtls) → answer → forward/tcp → peer
 //!                                                └→ http: route → terms → balance → pool or connect (mtls) → forward → peer
+//! gateway   accept → mtls (the ClientHello) → table → connect → forward/tcp → the peer's inbound side, in another network
 //!           observe counts and traces all of it; identity feeds mtls; discover feeds admit, route and balance
 //! ```
 //!
@@ -50,7 +51,8 @@ pub mod pool;
 pub mod observe;
 pub mod outcome;
 
-// The two stories, and who tells them.
+// The two stories, the gateway's own, and who tells them.
+pub mod gateway;
 pub mod inbound;
 pub mod outbound;
 pub mod serve;

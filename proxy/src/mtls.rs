@@ -124,30 +124,41 @@ pub async fn hello(io: &mut Io, silence: Duration, whole: Duration) -> io::Resul
         Begins::Silent => Hello::Silent,
         Begins::Ended => Hello::Ended,
         Begins::Plaintext => Hello::Plaintext,
-        Begins::Tls(None) => Hello::Foreign,
-        Begins::Tls(Some(accepted)) => sort(&accepted),
+        // It stopped in the middle: whatever it is, it is not the mesh.
+        Begins::Late if begins_tls(io.ahead()) != Some(true) => Hello::Plaintext,
+        Begins::Late | Begins::Broken => Hello::Foreign,
+        Begins::Tls(accepted) if is_mesh(&accepted) => Hello::Mesh,
+        Begins::Tls(_) => Hello::Foreign,
     })
 }
 
 /// The server name that the ClientHello of a stream asks for, without taking a byte; bounded as [`hello`] is. `None`: there is
 /// none. Cancel safe.
 pub async fn server_name(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Option<String>> {
-    let Begins::Tls(Some(accepted)) = begins(io, silence, whole).await? else {
+    let Begins::Tls(accepted) = begins(io, silence, whole).await? else {
         return Ok(None);
     };
     Ok(accepted.client_hello().server_name().map(str::to_owned))
 }
 
-/// What a stream begins with.
-enum Begins {
+/// What a stream begins with, as read.
+pub(crate) enum Begins {
+    /// Nothing, for as long as was allowed.
     Silent,
+    /// The other side ended without a byte.
     Ended,
+    /// No TLS.
     Plaintext,
-    /// `None`: a ClientHello that is broken, too long or does not come in time.
-    Tls(Option<Box<Accepted>>),
+    /// It stopped before it could be told, for as long as was allowed.
+    Late,
+    /// A ClientHello that is broken, too long or cut short.
+    Broken,
+    /// A ClientHello, whole.
+    Tls(Box<Accepted>),
 }
 
-async fn begins(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Begins> {
+/// Reads what a stream begins with, as [`hello`] does, without taking a byte. Cancel safe.
+pub(crate) async fn begins(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<Begins> {
     if io.ahead().is_empty() {
         let Ok(read) = timeout(silence, io.read_ahead(HELLO_MAX)).await else {
             return Ok(Begins::Silent);
@@ -163,20 +174,21 @@ async fn begins(io: &mut Io, silence: Duration, whole: Duration) -> io::Result<B
         match begins_tls(io.ahead()) {
             Some(false) => return Ok(Begins::Plaintext),
             Some(true) => match feed(&mut acceptor, io.ahead(), &mut fed) {
-                Fed::Whole(accepted) => return Ok(Begins::Tls(Some(accepted))),
+                Fed::Whole(accepted) => return Ok(Begins::Tls(accepted)),
                 Fed::Part => {}
-                Fed::Broken => return Ok(Begins::Tls(None)),
+                Fed::Broken => return Ok(Begins::Broken),
             },
             None => {}
         }
         if io.ahead().len() >= HELLO_MAX {
-            return Ok(Begins::Tls(None));
+            return Ok(Begins::Broken);
         }
-        let read = timeout_at(deadline, io.read_ahead(HELLO_MAX)).await.unwrap_or(Ok(0))?;
-        if read == 0 {
-            // It ended or stopped in the middle: whatever it is, it is not the mesh.
+        let Ok(read) = timeout_at(deadline, io.read_ahead(HELLO_MAX)).await else {
+            return Ok(Begins::Late);
+        };
+        if read? == 0 {
             return Ok(match begins_tls(io.ahead()) {
-                Some(true) => Begins::Tls(None),
+                Some(true) => Begins::Broken,
                 _ => Begins::Plaintext,
             });
         }
@@ -222,12 +234,12 @@ fn feed(acceptor: &mut Acceptor, bytes: &[u8], fed: &mut usize) -> Fed {
     }
 }
 
-fn sort(accepted: &Accepted) -> Hello {
-    let is_mesh = accepted
+/// Whether a ClientHello offers a token of the mesh.
+pub(crate) fn is_mesh(accepted: &Accepted) -> bool {
+    accepted
         .client_hello()
         .alpn()
-        .is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()));
-    if is_mesh { Hello::Mesh } else { Hello::Foreign }
+        .is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()))
 }
 
 /// Terminates mutual TLS on a plain stream whose ClientHello, read ahead, is the mesh's. Not cancel safe.

@@ -127,6 +127,12 @@ families! {
     MIRRORS = "weft_mirrors_total", Kind::Counter, "requests",
         &["destination_namespace", "destination_service", "outcome"], Service,
         "Copies of requests for a mirror's Service, by outcome: sent (and answered), failed, or dropped (too many under way, a body that is too large or did not end, or no such backend).";
+    GATEWAY_CONNECTIONS = "weft_gateway_connections_total", Kind::Counter, "connections", &["reason"], Process,
+        "Connections that other clusters' proxies opened to an east-west gateway, by what became of them: passed (on to the endpoint), idle (passed, then cut because it carried nothing for too long), closed (by the client, before it had said what it wants), or why it was refused: malformed, no-sni, not-exported, not-mesh, timeout, unreachable (the endpoint), too-many.";
+    GATEWAY_OPEN = "weft_gateway_connections_open", Kind::Gauge(Merge::Sum), "connections", &[], Process,
+        "Connections to an east-west gateway that are open now.";
+    GATEWAY_BYTES = "weft_gateway_bytes_total", Kind::Counter, "bytes", &["direction"], Process,
+        "Bytes that an east-west gateway has passed on: up from the side that dialled, down back to it.";
     LEAF_EXPIRY = "weft_leaf_expiry_seconds", Kind::Gauge(Merge::Max), "seconds", &[], Process,
         "Seconds until the proxy's own certificate ends. 0: it has none that is valid.";
     CONFIG_AGE = "weft_config_age_seconds", Kind::Gauge(Merge::Max), "seconds", &[], Process,

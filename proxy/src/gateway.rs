@@ -1,0 +1,201 @@
+//! Gateway: the door of a network that others do not reach.
+//!
+//! In: connections of other clusters' proxies. Out: the same bytes, at exactly the endpoint that the client chose. What is
+//! looked at is the ClientHello, and nothing of it is answered here: TLS is between the two pods, and so are identity and
+//! policy. No key is here that could open it. The rooms come in this order: accept, [`bounds`], mtls (the ClientHello),
+//! [`table`], connect, forward. What is not the mesh's, or not exported, is closed without a byte, and counted ([`tally`]).
+
+pub mod bounds;
+pub mod table;
+pub mod tally;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+use weft_model::sni;
+
+use crate::accept::{Slots, accept};
+use crate::connect::Dialer;
+use crate::forward::tcp::pump;
+use crate::io::Io;
+use crate::mtls::{self, Begins};
+use crate::observe::metrics::{Direction, Metrics, Registry};
+use crate::refuse;
+use crate::serve::Phase;
+
+use bounds::{Bounds, Limits, Seat};
+use table::Table;
+use tally::{Fate, Tally};
+
+/// The port that other clusters dial.
+pub const PORT: u16 = 15_443;
+
+/// One worker of a gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    table: watch::Receiver<Arc<Table>>,
+    dialer: Dialer,
+    limits: Limits,
+    bounds: Rc<Bounds>,
+    tally: Tally,
+    metrics: Rc<Metrics>,
+}
+
+/// A connection that is not passed on.
+#[derive(Debug)]
+struct Refused {
+    fate: Fate,
+    /// What it asked for.
+    name: Option<String>,
+}
+
+impl Gateway {
+    /// For one worker, called on its thread. `table`: where connections may go, as it changes; the dialer's handshake
+    /// timeout is how long a ClientHello may take.
+    pub fn new(
+        table: watch::Receiver<Arc<Table>>,
+        dialer: Dialer,
+        limits: Limits,
+        registry: &Arc<Registry>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            table,
+            dialer,
+            limits,
+            bounds: Bounds::new(limits),
+            tally: Tally::new(registry),
+            metrics: Rc::new(Metrics::new(registry)),
+        })
+    }
+
+    /// Passes connections on until the process ends: once it drains no more are accepted, and this is over when none is
+    /// left. To be run within a `LocalSet`: what is still open when the process has ended is dropped with that.
+    pub async fn serve(self: Rc<Self>, listeners: Vec<TcpListener>, mut phase: watch::Receiver<Phase>) {
+        // One more than there is room for, so that those who come then are refused and try another gateway, instead of
+        // waiting in the kernel.
+        let slots = Slots::new(
+            self.limits.connections.saturating_add(1),
+            Direction::Inbound,
+            self.metrics.clone(),
+        );
+        for listener in listeners {
+            spawn_local(self.clone().listen(listener, slots.clone(), phase.clone()));
+        }
+        // An error says that whoever decides is gone: then it is over as well.
+        let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+        tokio::select! {
+            () = slots.all_free() => {}
+            _ = phase.wait_for(|phase| *phase >= Phase::Ended) => {}
+        }
+    }
+
+    /// Accepts as long as the process does not drain.
+    async fn listen(self: Rc<Self>, listener: TcpListener, slots: Rc<Slots>, mut phase: watch::Receiver<Phase>) {
+        let each = |socket: TcpStream, client: SocketAddr, slot| {
+            let Some(seat) = self.bounds.seat(client.ip()) else {
+                self.tally.refused(Fate::TooMany, client, None);
+                return refuse::close(&Io::plain(socket));
+            };
+            let gateway = self.clone();
+            spawn_local(async move {
+                let _slot = slot;
+                gateway.connection(socket, client, seat).await;
+            });
+        };
+        tokio::select! {
+            () = accept(&listener, &slots, each) => {}
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
+        }
+    }
+
+    /// Serves one connection to its end.
+    async fn connection(&self, socket: TcpStream, client: SocketAddr, _seat: Seat) {
+        let _open = self.tally.open();
+        let mut io = Io::plain(socket);
+        // Boxed: it is over once bytes are passed on, for as long as that lasts.
+        match Box::pin(self.lead(&mut io)).await {
+            Ok(endpoint) => self.pass(io, endpoint).await,
+            Err(Refused { fate, name }) => {
+                self.tally.refused(fate, client, name.as_deref());
+                refuse::close(&io);
+            }
+        }
+    }
+
+    /// The connection to the endpoint that a client asks for. Nothing of the client's has been sent there.
+    async fn lead(&self, io: &mut Io) -> Result<Io, Refused> {
+        let name = self.name(io).await?;
+        let refused = |fate| Refused {
+            fate,
+            name: Some(name.clone()),
+        };
+        let Some(sni) = sni::parse(&name) else {
+            return Err(refused(Fate::Malformed));
+        };
+        let found = self.table.borrow().find(&sni);
+        let Some(to) = found else {
+            return Err(refused(Fate::NotExported));
+        };
+        let Some(_dial) = self.bounds.dial() else {
+            return Err(refused(Fate::TooMany));
+        };
+        let dialled = self.dialer.tcp(to, None).await;
+        dialled.map(Io::plain).map_err(|_| refused(Fate::Unreachable))
+    }
+
+    /// The name that the mesh's ClientHello asks for. It stays read ahead.
+    async fn name(&self, io: &mut Io) -> Result<String, Refused> {
+        let within = self.dialer.handshake_timeout;
+        let fate = match mtls::begins(io, within, within).await {
+            Ok(Begins::Tls(accepted)) if mtls::is_mesh(&accepted) => match accepted.client_hello().server_name() {
+                Some(name) => return Ok(name.to_owned()),
+                None => Fate::NoSni,
+            },
+            Ok(Begins::Tls(_) | Begins::Plaintext) => Fate::NotMesh,
+            Ok(Begins::Broken) => Fate::Malformed,
+            Ok(Begins::Silent | Begins::Late) => Fate::Timeout,
+            Ok(Begins::Ended) | Err(_) => Fate::Closed,
+        };
+        Err(Refused { fate, name: None })
+    }
+
+    /// Passes bytes on, both ways, until both sides have ended or neither has said anything for too long.
+    async fn pass(&self, client: Io, endpoint: Io) {
+        self.tally.count(Fate::Passed);
+        let moved = Cell::new(Instant::now());
+        let pumped = pump(client, endpoint, |flow, bytes| {
+            moved.set(Instant::now());
+            self.tally.moved(flow, bytes);
+        });
+        tokio::select! {
+            // Biased: what moves is looked at before the clock.
+            biased;
+            outcome = pumped => {
+                let (up, down, ended) = (outcome.up, outcome.down, outcome.ended);
+                tracing::debug!(up, down, ?ended, "connection through the gateway ended");
+            }
+            () = silence(&moved, self.limits.idle) => self.tally.count(Fate::Idle),
+        }
+    }
+}
+
+/// Waits until nothing has moved for so long. Cancel safe.
+async fn silence(moved: &Cell<Instant>, idle: Duration) {
+    loop {
+        let due = moved.get() + idle;
+        if Instant::now() >= due {
+            return;
+        }
+        sleep_until(due).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

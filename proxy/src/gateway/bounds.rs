@@ -1,0 +1,174 @@
+//! Gateway: how much of it others may take.
+//!
+//! In: who dials. Out: a place for the connection, and another one for as long as its endpoint is dialled; or that there are
+//! too many already.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What one worker of a gateway holds at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections: each takes two files.
+    pub connections: usize,
+    /// Of these, from one source: an IPv4 address, or a /64 of IPv6. Another cluster's pods may all come from one address.
+    pub per_source: usize,
+    /// Endpoints that are being dialled.
+    pub dials: usize,
+    /// How long a connection may carry nothing either way.
+    pub idle: Duration,
+}
+
+/// What is taken.
+#[derive(Debug)]
+pub struct Bounds {
+    limits: Limits,
+    open: Cell<usize>,
+    dials: Cell<usize>,
+    sources: RefCell<HashMap<IpAddr, usize>>,
+}
+
+/// A connection's place. Given back when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    bounds: Rc<Bounds>,
+    source: IpAddr,
+}
+
+/// A dial's place. Given back when dropped.
+#[derive(Debug)]
+pub struct Dial<'a>(&'a Bounds);
+
+impl Bounds {
+    /// All free.
+    pub fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Self {
+            limits,
+            open: Cell::new(0),
+            dials: Cell::new(0),
+            sources: RefCell::default(),
+        })
+    }
+
+    /// A place for a connection. `None`: there are too many, in all or from there.
+    pub fn seat(self: &Rc<Self>, client: IpAddr) -> Option<Seat> {
+        if self.open.get() >= self.limits.connections {
+            return None;
+        }
+        let source = source(client);
+        let mut sources = self.sources.borrow_mut();
+        let taken = sources.entry(source).or_insert(0);
+        // The first one is counted whatever the limit, so that an entry never stands for nothing.
+        if *taken >= self.limits.per_source.max(1) {
+            return None;
+        }
+        *taken += 1;
+        self.open.set(self.open.get() + 1);
+        Some(Seat {
+            bounds: self.clone(),
+            source,
+        })
+    }
+
+    /// A place for a dial. `None`: too many are under way.
+    pub fn dial(&self) -> Option<Dial<'_>> {
+        (self.dials.get() < self.limits.dials).then(|| {
+            self.dials.set(self.dials.get() + 1);
+            Dial(self)
+        })
+    }
+}
+
+/// What connections are counted together by.
+fn source(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        // Whoever has one address of a network of IPv6 has them all (RFC 4291 section 2.5.1).
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let bounds = &self.bounds;
+        bounds.open.set(bounds.open.get() - 1);
+        let mut sources = bounds.sources.borrow_mut();
+        match sources.get_mut(&self.source) {
+            Some(taken) if *taken > 1 => *taken -= 1,
+            _ => drop(sources.remove(&self.source)),
+        }
+    }
+}
+
+impl Drop for Dial<'_> {
+    fn drop(&mut self) {
+        self.0.dials.set(self.0.dials.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        connections: 5,
+        per_source: 2,
+        dials: 1,
+        idle: Duration::from_secs(60),
+    };
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_source_takes_its_share_and_leaves_the_rest_to_others() {
+        let bounds = Bounds::new(LIMITS);
+        let one = bounds.seat(ip("192.0.2.1")).unwrap();
+        let _two = bounds.seat(ip("::ffff:192.0.2.1")).unwrap();
+        assert!(bounds.seat(ip("192.0.2.1")).is_none());
+        let _other = bounds.seat(ip("192.0.2.2")).unwrap();
+        drop(one);
+        assert!(bounds.seat(ip("192.0.2.1")).is_some());
+    }
+
+    #[test]
+    fn all_sources_together_take_no_more_than_there_is_and_are_forgotten() {
+        let bounds = Bounds::new(LIMITS);
+        let seats: Vec<Seat> = (1..=5)
+            .map(|n| bounds.seat(IpAddr::from([192, 0, 2, n])).unwrap())
+            .collect();
+        assert!(bounds.seat(ip("192.0.2.6")).is_none());
+        assert_eq!(
+            bounds.sources.borrow().len(),
+            5,
+            "who was refused leaves nothing behind"
+        );
+        drop(seats);
+        assert!(bounds.sources.borrow().is_empty());
+        assert_eq!(bounds.open.get(), 0);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_source() {
+        let bounds = Bounds::new(LIMITS);
+        let _seats = (
+            bounds.seat(ip("2001:db8::1")).unwrap(),
+            bounds.seat(ip("2001:db8::2:3")).unwrap(),
+        );
+        assert!(bounds.seat(ip("2001:db8::ffff:4")).is_none());
+        assert!(bounds.seat(ip("2001:db8:0:1::1")).is_some());
+    }
+
+    #[test]
+    fn dials_have_places_of_their_own() {
+        let bounds = Bounds::new(LIMITS);
+        let dial = bounds.dial().unwrap();
+        assert!(bounds.dial().is_none());
+        drop(dial);
+        assert!(bounds.dial().is_some());
+    }
+}
