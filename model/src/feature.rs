@@ -40,6 +40,7 @@ pub const SUPPORTED: &[&str] = &[
     BALANCE,
     BACKEND_TRAFFIC,
     STREAMS,
+    GATEWAYS,
 ];
 
 /// The features of `requires` that this build lacks.

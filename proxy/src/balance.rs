@@ -2,16 +2,18 @@
 //!
 //! In: a set of endpoints, where this pod runs, and how earlier attempts went. Out: one endpoint: a tier drawn by share
 //! ([`tiers`]), the better of two at random within it ([`p2c`]) by latency and load ([`ewma`]), leaving out what cannot be
-//! connected to ([`health`]). All of it belongs to one worker. What is known of an endpoint is kept by its key, so it
-//! survives changes of the sets that it is in.
+//! connected to ([`health`]), also because none of the gateways that it is behind can be ([`gateways`]). All of it belongs to
+//! one worker. What is known of an endpoint is kept by its key, so it survives changes of the sets that it is in.
 
 pub mod ewma;
+pub mod gateways;
 pub mod health;
 pub mod p2c;
 pub mod tiers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use weft_model::sni;
 use weft_model::traffic::Balance;
 
 use crate::balance::ewma::Ewma;
+use crate::balance::gateways::{Due, Gateway, Gateways};
 use crate::balance::health::{Failure, Health};
 use crate::balance::p2c::{Chance, choose};
 use crate::balance::tiers::{Seen, Tiers};
@@ -56,6 +59,7 @@ pub struct Endpoints {
     changes: Cell<u64>,
     loads: RefCell<HashMap<EndpointKey, Weak<Load>>>,
     remotes: RefCell<HashMap<RemoteKey, Weak<Remote>>>,
+    gateways: RefCell<HashMap<SocketAddr, Weak<Gateway>>>,
 }
 
 /// An endpoint, and the namespace and name of the Service that leads there (empty for a pod addressed directly): its SNI.
@@ -78,6 +82,8 @@ pub struct Remote {
     pub endpoint: Arc<Endpoint>,
     /// The name that the handshake sends. `None`: plaintext, or a name that cannot be sent.
     pub sni: Option<ServerName<'static>>,
+    /// What is dialled instead of its address. `None`: it is in our own network.
+    pub gateways: Option<Gateways>,
     /// Its connections.
     pub pool: Rc<Pool>,
     service: Option<ServicePort>,
@@ -145,6 +151,7 @@ impl Endpoints {
             changes: Cell::new(0),
             loads: RefCell::default(),
             remotes: RefCell::default(),
+            gateways: RefCell::default(),
         })
     }
 
@@ -152,6 +159,9 @@ impl Endpoints {
     pub fn sweep(&self) {
         self.loads.borrow_mut().retain(|_, load| load.strong_count() > 0);
         self.remotes.borrow_mut().retain(|_, remote| remote.strong_count() > 0);
+        self.gateways
+            .borrow_mut()
+            .retain(|_, gateway| gateway.strong_count() > 0);
     }
 
     /// The endpoint as this worker knows it; `fair`: what a new one is taken to cost.
@@ -165,10 +175,12 @@ impl Endpoints {
         {
             return known.clone();
         }
-        // Connections lead to an address and an identity: where either is another, they are not for the new endpoint.
+        // Connections lead to an address and an identity: where either is another, they are not for the new endpoint. Through
+        // which gateway they do is all the same.
         let same = known.filter(|k| k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity);
         let remote = Rc::new(Remote {
             sni: sni_of(endpoint, service),
+            gateways: endpoint.gateways.as_deref().map(|addresses| self.gateways(addresses)),
             pool: same.map_or_else(|| self.pools.open(), |known| known.pool.clone()),
             service: service.cloned(),
             load: self.load(endpoint.key, fair),
@@ -240,7 +252,7 @@ impl Remote {
 
     /// Whether it may be chosen.
     pub fn is_well(&self) -> bool {
-        self.load.health.is_well()
+        self.load.health.is_well() && !self.is_cut_off()
     }
 
     /// The metrics of traffic there under a rule's path template. Resolved once.
@@ -388,20 +400,27 @@ impl Balancer {
         self.balance == balance && self.locality == *locality
     }
 
-    /// An endpoint whose ejection has lasted long enough. The caller connects to it once, and says how that went.
-    pub fn due_for_probe(&self, now: Instant) -> Option<Rc<Remote>> {
+    /// What is due to be tried again. The caller connects to it once, and says how that went.
+    pub fn due_for_probe(&self, now: Instant) -> Option<Due> {
         // Asked with every request, so it looks only now and then.
         let look_at = self.probe_at.get()?;
         if now < look_at {
             return None;
         }
         self.probe_at.set(Some(now + PROBE_LOOK));
-        let mut ill = self
-            .members
-            .iter()
-            .map(|(_, remote)| remote)
-            .filter(|remote| !remote.is_well());
-        ill.find(|remote| remote.load.health.take_probe(now)).cloned()
+        let ill = || {
+            let members = self.members.iter().map(|(_, remote)| remote);
+            members.filter(|remote| !remote.is_well())
+        };
+        let endpoint = ill().find(|remote| remote.load.health.take_probe(now));
+        match endpoint {
+            Some(remote) => Some(Due::Endpoint(remote.clone())),
+            None => gateways::due(
+                ill().filter(|remote| remote.load.health.is_well()),
+                &self.endpoints.chance,
+                now,
+            ),
+        }
     }
 
     /// Says that an endpoint could not be tried, for a reason that says nothing of it.

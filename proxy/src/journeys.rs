@@ -8,6 +8,7 @@ mod cut_short;
 mod deadlines;
 mod filters;
 mod forgeries;
+mod gateways;
 mod held;
 mod http;
 mod http2;

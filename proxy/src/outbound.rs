@@ -11,6 +11,7 @@ mod mirrors;
 pub mod reach;
 pub mod requests;
 pub mod streams;
+mod through;
 mod tries;
 
 use std::net::SocketAddr;

@@ -208,10 +208,12 @@ impl Worker {
         self.view.applied(generation);
     }
 
-    /// Whether an endpoint is this very pod.
+    /// Whether an endpoint is this very pod. One behind a gateway never is: in another network the same address, namespace and
+    /// name may be another pod's.
     pub fn is_self(&self, endpoint: &Endpoint) -> bool {
         let settings = &self.settings;
-        settings.pod_ips.contains(&endpoint.address.ip())
+        endpoint.gateways.is_none()
+            && settings.pod_ips.contains(&endpoint.address.ip())
             && endpoint.pod == settings.pod_name
             && endpoint.namespace == settings.pod_namespace
     }

@@ -187,6 +187,13 @@ async fn a_lost_zone_is_counted_as_spilled_although_nothing_of_it_is_left() {
     assert!(line.contains("absent") && line.ends_with(" 1"), "{line}");
 }
 
+fn due_endpoint(balancer: &Balancer) -> Option<Rc<Remote>> {
+    match balancer.due_for_probe(Instant::now())? {
+        Due::Endpoint(remote) => Some(remote),
+        Due::Gateway(_, gateway) => panic!("{gateway:?}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_ejected_endpoint_is_probed_once_and_comes_back() {
     let known = endpoints();
@@ -196,7 +203,7 @@ async fn an_ejected_endpoint_is_probed_once_and_comes_back() {
     assert_eq!(hits(&balancer, 3)[0], 0);
     assert!(balancer.due_for_probe(Instant::now()).is_none(), "not at once");
     advance(Duration::from_secs(1)).await;
-    let probed = balancer.due_for_probe(Instant::now()).expect("after the back-off");
+    let probed = due_endpoint(&balancer).expect("after the back-off");
     assert_eq!(probed.endpoint.key.id.0, 0);
     advance(Duration::from_secs(1)).await;
     assert!(
@@ -214,7 +221,7 @@ async fn a_probe_that_could_not_be_made_is_made_later() {
     refused(&balancer, 0);
     assert_eq!(hits(&balancer, 3)[0], 0);
     advance(Duration::from_secs(1)).await;
-    let probed = balancer.due_for_probe(Instant::now()).expect("after the back-off");
+    let probed = due_endpoint(&balancer).expect("after the back-off");
     balancer.untried(&probed, Instant::now());
     assert!(!probed.is_well(), "nothing was learnt");
     advance(Duration::from_secs(1)).await;
@@ -432,4 +439,69 @@ async fn beyond_the_own_region_the_failovers_order_counts() {
     assert_eq!(hits(&balancer, 3), [0, 0, 10_000]);
     refused(&balancer, 2);
     assert_eq!(hits(&balancer, 3), [0, 10_000, 0]);
+}
+
+/// An endpoint behind gateways of these ports.
+fn behind(id: u64, gateways: &[u16]) -> Arc<Endpoint> {
+    let address = |port: &u16| SocketAddr::from(([192, 0, 2, 1], *port));
+    Arc::new(Endpoint {
+        gateways: Some(gateways.iter().map(address).collect()),
+        ..Endpoint::clone(&endpoint(id, "a", false))
+    })
+}
+
+fn gateway(balancer: &Balancer, place: usize) -> Rc<Gateway> {
+    let gateways = balancer.members[place].1.gateways.as_ref().unwrap();
+    gateways.pick(&[], &balancer.endpoints.chance).unwrap()
+}
+
+fn gone(balancer: &Balancer, gateway: &Gateway) {
+    let endpoints = &balancer.endpoints;
+    endpoints.gateway_failed(gateway, Failure::Proof, Reason::ConnectFailed, Instant::now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_behind_gateways_that_are_gone_is_left_alone_until_one_is_back() {
+    let known = endpoints();
+    let members = vec![
+        behind(0, &[1, 2]),
+        behind(1, &[2, 1]),
+        behind(2, &[3]),
+        endpoint(3, "a", false),
+    ];
+    let balancer = balancer(&known, members, None);
+    assert!(hits(&balancer, 4).iter().all(|n| *n > 1_000));
+    let first = gateway(&balancer, 0);
+    gone(&balancer, &first);
+    assert!(hits(&balancer, 4).iter().all(|n| *n > 1_000), "the other is there");
+    let second = gateway(&balancer, 1);
+    assert!(!Rc::ptr_eq(&first, &second), "the one that is well");
+    gone(&balancer, &second);
+    let hit = hits(&balancer, 4);
+    assert_eq!(hit[..2], [0, 0]);
+    assert!(hit[2] > 1_000 && hit[3] > 1_000);
+    assert!(balancer.due_for_probe(Instant::now()).is_none(), "not at once");
+    advance(Duration::from_secs(1)).await;
+    let Some(Due::Gateway(remote, due)) = balancer.due_for_probe(Instant::now()) else {
+        panic!("a gateway is due");
+    };
+    assert!(remote.endpoint.key.id.0 < 2);
+    known.gateway_connected(&due, Instant::now());
+    assert!(hits(&balancer, 4).iter().all(|n| *n > 1_000), "all at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_a_gateway_survives_changes_of_the_set_and_is_forgotten_with_it() {
+    let known = endpoints();
+    let before = balancer(&known, vec![behind(0, &[1]), endpoint(1, "a", false)], None);
+    gone(&before, &gateway(&before, 0));
+    let after = balancer(&known, vec![behind(2, &[1]), endpoint(1, "a", false)], Some(&before));
+    drop(before);
+    known.sweep();
+    let picked = (0..100).all(|_| after.pick(&[], Instant::now()).unwrap().remote.endpoint.key.id.0 == 1);
+    assert!(picked, "another endpoint behind the same gateway");
+    assert_eq!(known.gateways.borrow().len(), 1);
+    drop(after);
+    known.sweep();
+    assert!(known.gateways.borrow().is_empty());
 }

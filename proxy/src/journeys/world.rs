@@ -101,8 +101,12 @@ impl World {
         Self { authority, bundles }
     }
 
+    pub(super) fn trust_domain(&self) -> TrustDomain {
+        self.authority.trust_domain().clone()
+    }
+
     pub(super) fn identity(&self, service_account: &str) -> Identity {
-        Identity::new(self.authority.trust_domain().clone(), "shop", service_account).unwrap()
+        Identity::new(self.trust_domain(), "shop", service_account).unwrap()
     }
 
     pub(super) fn credential(&self, service_account: &str) -> Arc<Credential> {
@@ -255,6 +259,15 @@ impl Told {
         let bundles = Arc::new(TrustBundles::new([bundle]).unwrap());
         let credential = self.state.credential.take().unwrap();
         self.state.credential = Some(Arc::new(credential.with_bundles(bundles, generation)));
+    }
+
+    /// Has the pod know the roots of these worlds, each of its own trust domain.
+    pub(super) fn know(&mut self, worlds: &[&World]) -> &mut Self {
+        let bundles = worlds.iter().map(|world| world.authority.bundle(1));
+        let bundles = Arc::new(TrustBundles::new(bundles).unwrap());
+        let credential = self.state.credential.take().unwrap();
+        self.state.credential = Some(Arc::new(credential.with_bundles(bundles, 1)));
+        self
     }
 
     /// Handshakes may take so long that a busy machine is no reason for one to fail.

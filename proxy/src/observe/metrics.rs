@@ -134,6 +134,15 @@ impl Metrics {
             .add(1);
     }
 
+    /// Counts a connection through a gateway of another network. `failed`: why it did not come to be. Rare, so it looks its
+    /// counter up.
+    pub fn went_through(&self, service: &ServicePort, failed: Option<Reason>) {
+        let outcome = failed.map_or("connected", Reason::code);
+        self.writer
+            .counter(&table::GATEWAY_DIALS, &[&service.namespace, &service.name, outcome])
+            .add(1);
+    }
+
     /// Counts another try that a rule has made. Rare, so it looks its counter up.
     pub fn retried(&self, service: &ServicePort, cause: Cause) {
         let reason = match cause {

@@ -127,6 +127,9 @@ families! {
     MIRRORS = "weft_mirrors_total", Kind::Counter, "requests",
         &["destination_namespace", "destination_service", "outcome"], Service,
         "Copies of requests for a mirror's Service, by outcome: sent (and answered), failed, or dropped (too many under way, a body that is too large or did not end, or no such backend).";
+    GATEWAY_DIALS = "weft_gateway_dials_total", Kind::Counter, "connections",
+        &["destination_namespace", "destination_service", "outcome"], Service,
+        "Connections through gateways of other networks, each gateway that was tried, by outcome: connected, or a reason code.";
     GATEWAY_CONNECTIONS = "weft_gateway_connections_total", Kind::Counter, "connections", &["reason"], Process,
         "Connections that other clusters' proxies opened to an east-west gateway, by what became of them: passed (on to the endpoint), idle (passed, then cut because it carried nothing for too long), closed (by the client, before it had said what it wants), or why it was refused: malformed, no-sni, not-exported, not-mesh, timeout, unreachable (the endpoint), too-many.";
     GATEWAY_OPEN = "weft_gateway_connections_open", Kind::Gauge(Merge::Sum), "connections", &[], Process,
