@@ -53,6 +53,7 @@ impl Asked {
             grpc: self.grpc,
             labels,
             peer,
+            gateway: false,
         }
     }
 

@@ -149,7 +149,10 @@ fn endpoints(config: &Value) -> Table {
             table.row([
                 word(&set["set"]),
                 format!("{}/{}", word(&endpoint["namespace"]), word(&endpoint["pod"])),
-                word(&endpoint["address"]),
+                match endpoint["behind_gateways"] == true {
+                    true => format!("{} behind gateways", word(&endpoint["address"])),
+                    false => word(&endpoint["address"]),
+                },
                 if identity.is_empty() {
                     "none: plaintext".to_owned()
                 } else {
@@ -195,7 +198,9 @@ mod tests {
             "services": [{"service": "shop/db:80", "protocol": "http", "rules": {"rules": [1, 2]}, "streams": null,
                 "balancer": "PeakEwma", "version": {"hash": "0123456789"}}],
             "endpoints": [{"set": "shop/db:80", "endpoints": [{"namespace": "shop", "pod": "db-0", "address": "10.1.0.1:80",
-                "identity": null, "place": {}, "draining": true}]}],
+                "identity": null, "place": {}, "draining": true},
+                {"namespace": "shop", "pod": "db-9", "address": "10.1.0.1:80", "identity": "spiffe://other/ns/shop/sa/db",
+                "place": {}, "draining": false, "behind_gateways": true, "gateways": ["192.0.2.1:15443"]}]}],
             "notes": [],
         });
         let text = text(&config, None);
@@ -209,6 +214,7 @@ mod tests {
             "01234567",
             "none: plaintext",
             "shop/db-0",
+            "10.1.0.1:80 behind gateways",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }

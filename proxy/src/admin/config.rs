@@ -302,11 +302,15 @@ fn endpoint(there: &Endpoint, view: View) -> Value {
         "version": there.version,
         "place": place(&there.place),
         "draining": there.draining,
+        "behind_gateways": there.gateways.is_some(),
     });
-    view.with(
-        value,
-        || json!({ "id": there.key.id.to_string(), "address": there.address.to_string() }),
-    )
+    view.with(value, || {
+        json!({
+            "id": there.key.id.to_string(),
+            "address": there.address.to_string(),
+            "gateways": strings(there.gateways.as_deref().unwrap_or_default()),
+        })
+    })
 }
 
 fn place(place: &Place) -> Value {

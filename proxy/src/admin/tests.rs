@@ -3,12 +3,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_daemon::admin::Listener;
 use weft_model::inbound::Mode;
+use weft_proto::resource::Body;
 
 use super::*;
 use crate::config::Settings;
@@ -270,6 +271,25 @@ fn the_full_view_has_addresses_ids_versions_and_names() {
     assert_eq!(shown["services"][0]["rules"][0]["route"], "HTTPRoute shop/reviews");
     assert_eq!(shown["inbound"]["version"]["sources"][0]["resource_version"], 1);
     assert_eq!(shown["inbound"]["mode"], "strict");
+}
+
+#[test]
+fn both_views_say_what_is_behind_gateways_and_the_full_one_by_which() {
+    let mut store = told(&["10.96.0.7:80"], 1, 5, 1, ["reviews-1", "reviews-2"]);
+    let Body::Endpoints(mut set) = endpoints(&[("reviews-1", 1), ("reviews-2", 2)]) else {
+        panic!("a set")
+    };
+    Arc::make_mut(&mut set.endpoints[1]).gateways = Some([([192, 0, 2, 1], 15_443).into()].into());
+    let changed = says("eps-1", &Body::Endpoints(set), 6);
+    assert_eq!(store.apply(batch(2, 1, vec![changed]), Instant::now()).refused, []);
+    for by_names in [false, true] {
+        let shown = config::state(store.state(), by_names);
+        let members = &shown["endpoints"][0]["endpoints"];
+        assert_eq!(members[0]["behind_gateways"], false);
+        assert_eq!(members[1]["behind_gateways"], true);
+        let gateways = &members[1]["gateways"];
+        assert_eq!(*gateways == json!(["192.0.2.1:15443"]), !by_names, "{gateways}");
+    }
 }
 
 #[test]

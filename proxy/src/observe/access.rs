@@ -69,6 +69,8 @@ pub struct Entry {
     /// The endpoint's pod: `namespace/name`.
     endpoint: Option<Box<str>>,
     peer: Option<SocketAddr>,
+    /// That is an address of another network, which a gateway leads to.
+    gateway: bool,
     source: Option<Identity>,
     destination: Option<Identity>,
     trace: Option<Context>,
@@ -145,6 +147,7 @@ impl AccessLog {
             rule: None,
             endpoint: None,
             peer: None,
+            gateway: false,
             source,
             destination,
             trace: None,
@@ -207,6 +210,7 @@ impl Entry {
         self.tries += 1;
         self.endpoint = Some(format!("{}/{}", endpoint.namespace, endpoint.pod).into());
         self.peer = Some(endpoint.address);
+        self.gateway = endpoint.gateways.is_some();
         self.destination.clone_from(&endpoint.identity);
     }
 

@@ -67,6 +67,8 @@ pub struct What<'a> {
     pub labels: &'a Labels,
     /// The address of the other side: the caller's on a server span, the endpoint's on a client span.
     pub peer: Option<SocketAddr>,
+    /// Whether that is an address of another network, which a gateway leads to.
+    pub gateway: bool,
 }
 
 /// How a request ended.
@@ -116,6 +118,7 @@ pub struct Finished {
     pub(super) rpc_method: Option<Box<str>>,
     pub(super) labels: Labels,
     pub(super) peer: Option<SocketAddr>,
+    pub(super) gateway: bool,
     pub(super) resend: u32,
     pub(super) outcome: Outcome,
     pub(super) cancelled: bool,
@@ -263,6 +266,7 @@ impl Tracer {
             rpc_method: what.grpc.then(|| rpc_method(what.path).unwrap_or("_OTHER").into()),
             labels: what.labels.clone(),
             peer: what.peer,
+            gateway: what.gateway,
             resend,
             outcome: Outcome::default(),
             cancelled: true,

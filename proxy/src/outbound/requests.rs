@@ -15,7 +15,7 @@ use crate::http::exchange::Exchange;
 use crate::http::server::RequestService;
 use crate::inbound;
 use crate::observe::metrics::{Direction, Series};
-use crate::observe::trace::{Begun, Outcome, Span};
+use crate::observe::trace::{Begun, Outcome, Span, What};
 use crate::outbound::attempt::{Attempt, Failed, learn};
 use crate::outbound::mirrors;
 use crate::outbound::reach::probe;
@@ -199,7 +199,10 @@ impl Requests {
             .series(&worker.metrics, tables.inbound().map(|own| &**own), &choice.template);
         // Nothing of the moment is kept while the request lasts.
         drop(tables);
-        let what = asked.what(series.labels(), &choice.template, Some(endpoint.address));
+        let what = What {
+            gateway: endpoint.gateways.is_some(),
+            ..asked.what(series.labels(), &choice.template, Some(endpoint.address))
+        };
         let span = worker.tracer.client(begun, &what, before);
         worker.tracer.carry(begun, span.as_ref(), exchange.headers_mut());
         exchange.note(|entry| {

@@ -78,6 +78,7 @@ fn full(log: &Rc<AccessLog>) -> Line {
         // As a socket of both families has it.
         entry.peer = Some("[::ffff:10.244.0.7]:9080".parse().unwrap());
         entry.destination = Some(identity("ratings"));
+        entry.gateway = true;
         entry.tries = 2;
         entry.trace = Context::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         let outcome = Outcome {
@@ -128,6 +129,7 @@ fn a_line_says_all_that_is_known_of_a_request_and_no_query() {
         "weft.route.object": "GRPCRoute shop/ratings",
         "weft.route.rule": "3",
         "weft.endpoint.pod": "shop/ratings-1",
+        "weft.gateway": true,
         "weft.tries": 2,
         "weft.source.identity": "spiffe://demo.weft.internal/ns/shop/sa/web",
         "weft.destination.identity": "spiffe://demo.weft.internal/ns/shop/sa/ratings",

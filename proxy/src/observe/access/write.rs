@@ -69,6 +69,10 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("weft.route.object", "the route: kind, namespace and name"),
     ("weft.route.rule", "its rule's name, else its place from 0"),
     ("weft.endpoint.pod", "the pod that was chosen last, `namespace/name`"),
+    (
+        "weft.gateway",
+        "`true` where that is in another network, and a gateway leads there",
+    ),
     ("weft.tries", "tries at endpoints"),
     ("weft.source.identity", "the caller's verified identity"),
     (
@@ -180,6 +184,7 @@ pub(crate) fn describe(entry: &Entry) -> Value {
         say("weft.route.rule", json!(name));
     }
     say("weft.endpoint.pod", json!(entry.endpoint));
+    say("weft.gateway", json!(entry.gateway.then_some(true)));
     say("weft.tries", json!((entry.tries > 0).then_some(entry.tries)));
     say(
         "weft.source.identity",

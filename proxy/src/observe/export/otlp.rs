@@ -230,6 +230,9 @@ fn attributes(finished: &Finished) -> Vec<KeyValue> {
                 attributes.text("network.peer.address", &peer.ip().to_canonical().to_string());
                 attributes.number("network.peer.port", Some(i64::from(peer.port())));
             }
+            if finished.gateway {
+                attributes.put("weft.gateway", Value::BoolValue(true));
+            }
             attributes.number(
                 "http.request.resend_count",
                 (finished.resend > 0).then(|| i64::from(finished.resend)),

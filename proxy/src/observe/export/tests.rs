@@ -75,6 +75,7 @@ fn request(tracer: &Tracer, status: u16, grpc_status: Option<u16>) {
         grpc: grpc_status.is_some(),
         labels: &labels,
         peer: Some(([10, 244, 0, 7], 9080).into()),
+        gateway: true,
     };
     let begun = tracer.begin(&HeaderMap::new());
     let outcome = Outcome {
@@ -176,6 +177,8 @@ async fn spans_reach_the_collector_in_opentelemetrys_words() {
         (Some(9080), Some(1))
     );
     assert_eq!(text(&client.attributes, "network.peer.address"), Some("10.244.0.7"));
+    let through = |span: &Span| span.attributes.iter().any(|attribute| attribute.key == "weft.gateway");
+    assert_eq!((through(server), through(client)), (false, true));
     let code = |span: &Span| span.status.as_ref().unwrap().code;
     assert_eq!(
         (code(server), code(client)),

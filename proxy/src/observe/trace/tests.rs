@@ -43,6 +43,7 @@ fn what<'a>(labels: &'a Labels, path: &'a str, route: &'a str, grpc: bool) -> Wh
         grpc,
         labels,
         peer: None,
+        gateway: false,
     }
 }
 
