@@ -12,8 +12,10 @@ use crate::demo::DemoArgs;
 use crate::explain::RouteArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallArgs;
+use crate::link::LinkArgs;
 use crate::target::TargetArgs;
 use crate::uninstall::UninstallArgs;
+use crate::up::clusters::Places;
 use crate::validate::ValidateArgs;
 use crate::wait::WaitArgs;
 
@@ -59,6 +61,8 @@ pub(crate) enum Verb {
     Wait(WaitArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
+    #[command(hide = true)]
+    Link(LinkArgs),
     /// Role: the control plane (see `weft control --help`).
     Control(RoleArgs),
     /// Role: redirects a pod's traffic to its proxy (see `weft init --help`).
@@ -81,6 +85,11 @@ pub(crate) struct MeshArgs {
 /// GRPCRoute, TCPRoute, TLSRoute, ServiceSubset, TrafficPolicy, ClusterPeer and ServiceExport are understood (docs/manifests.md
 /// has the fields); `image` is not used: containers run programs of this machine. Files are watched, and the running mesh
 /// follows; standard input is read once. Nothing of this machine's network is touched.
+///
+/// With --cluster it is several clusters: each with a control plane, a root, a trust domain (NAME.weft.internal), networks and
+/// a state directory of its own, and each a mesh of its name to the other commands (`weft status --name NAME`). Their nodes have
+/// addresses on a common wire (`nodeAddresses` of `weft status -o json`), by which pods of the others reach Services of type
+/// LoadBalancer, and the control plane. They end together.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft up -f ./shop
@@ -89,29 +98,37 @@ pub(crate) struct MeshArgs {
   weft up -f ./shop --name second --pod-cidr 10.245.0.0/16
   OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317 weft up -f ./shop    # traces to a collector on this machine
   weft up -f ./shop --detach && weft status && weft down
+  weft up --cluster east -f ./east --cluster west -f ./west
+  weft up --cluster east -f ./east --cluster west -f ./west --flat    # pods reach each other's addresses, too
 
 Exit codes: 0 the mesh ended as it was asked to, 1 it could not start or failed, 64 wrong usage, 130 a second signal ended it at
 once. With --detach: 0 it is ready, 75 it is not ready within 120 s and goes on in the background; else as above.")]
 pub(crate) struct UpArgs {
-    /// Manifests: a directory (its files *.yaml, *.yml and *.json), a file, or - for standard input. Repeatable.
-    #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
-    pub(crate) manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) places: Places,
+    /// Of several clusters, route the networks of pods to each other. Without it only the nodes reach each other, and pods of
+    /// one cluster those of another only by what its node serves.
+    #[arg(long, requires = "cluster", conflicts_with = "overlapping_networks")]
+    pub(crate) flat: bool,
+    /// Give several clusters the same addresses of pods and Services, instead of ranges of their own.
+    #[arg(long, requires = "cluster")]
+    pub(crate) overlapping_networks: bool,
     /// Read the subdirectories of directories, too.
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
     #[command(flatten)]
     pub(crate) mesh: MeshArgs,
-    /// Leave the mesh running in the background, and return when it is ready. `weft down` ends it.
+    /// Leave the mesh running in the background, and return when it is ready. `weft down` ends it; of several clusters, all.
     #[arg(long)]
     pub(crate) detach: bool,
     /// The addresses of pods; once for IPv4, once for IPv6. [default: 10.244.0.0/16 and fd00:10:244::/64]
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', conflicts_with = "cluster")]
     pub(crate) pod_cidr: Vec<IpNet>,
     /// The addresses of Services; once for IPv4, once for IPv6. [default: 10.96.0.0/16 and fd00:10:96::/112]
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', conflicts_with = "cluster")]
     pub(crate) service_cidr: Vec<IpNet>,
     /// The trust domain of the mesh's identities. [default: NAME.weft.internal]
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "cluster")]
     pub(crate) trust_domain: Option<String>,
     /// How long certificates live, such as 24h or 10s. Proxies renew after two thirds. [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
@@ -374,11 +391,24 @@ pub(crate) fn mesh_name(name: &str) -> Result<String, String> {
     if name.is_empty() && unset() {
         return Ok(weft_local::up::DEFAULT_MESH.to_owned());
     }
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    match (1..=40).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('-') && !name.ends_with('-') {
+    match is_name(name) {
         true => Ok(name.to_owned()),
         false => Err("a mesh's name has 1 to 40 characters of a-z, 0-9 and '-'".to_owned()),
     }
+}
+
+/// Reads the name of one of several clusters.
+pub(crate) fn cluster_name(name: &str) -> Result<String, String> {
+    match is_name(name) {
+        true => Ok(name.to_owned()),
+        false => Err("a cluster's name has 1 to 40 characters of a-z, 0-9 and '-'".to_owned()),
+    }
+}
+
+/// Whether it can be part of a path and of a trust domain.
+fn is_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=40).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 /// Reads the name of a namespace, whosever it is.

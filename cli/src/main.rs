@@ -24,6 +24,7 @@ mod generate;
 mod http;
 mod inject;
 mod install;
+mod link;
 mod logs;
 mod mesh;
 mod paper;
@@ -50,8 +51,13 @@ use target::on_machine;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    let supervisors: [(&str, weft_local::sandbox::Supervisor); 1] =
-        [(weft_local::up::SUPERVISOR, weft_local::up::supervise)];
+    let supervisors: [(&str, weft_local::sandbox::Supervisor); 2] = [
+        (weft_local::up::SUPERVISOR, weft_local::up::supervise),
+        (
+            weft_local::up::clusters::SUPERVISOR,
+            weft_local::up::clusters::supervise,
+        ),
+    ];
     if let Some(code) = weft_local::stage::main(std::env::args_os(), &supervisors) {
         return code;
     }
@@ -155,6 +161,7 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Uninstall(args) => uninstall::main(&args),
         Verb::Check(args) => asking(check::main(args)),
         Verb::Wait(args) => asking(wait::main(args)),
+        Verb::Link(args) => asking(link::main(args)),
         Verb::Completion(args) => generate::completion(&args),
         Verb::Man(args) => generate::man(&args),
         // Taken by their names before the arguments were read, but of a plugin of `kubectl`.

@@ -44,6 +44,8 @@ const NO_SETTINGS: &[&str] = &[
     "WEFT_INBOUND",
     "WEFT_GROUP",
     "WEFT_SERVICES",
+    "WEFT_WIRE",
+    "WEFT_CUTS",
     "WEFT_STAGE_",
     "WEFT_STAGE_0",
     "WEFT_STAGE_1",
@@ -198,7 +200,7 @@ fn verbs(page: &mut String, command: &Command, name: &str) {
     const ROLES: [&str; 4] = ["control", "init", "injector", "help"];
     for verb in command
         .get_subcommands()
-        .filter(|verb| !ROLES.contains(&verb.get_name()))
+        .filter(|verb| !ROLES.contains(&verb.get_name()) && !verb.is_hide_set())
     {
         let name = format!("{name} {}", verb.get_name());
         if listed(verb).next().is_some() {

@@ -1,5 +1,7 @@
 //! `weft up`.
 
+pub(crate) mod clusters;
+
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,6 +18,7 @@ use weft_local::source::{Source, Sources};
 use weft_local::state::StateDir;
 use weft_local::up::{self, Settings};
 
+use self::clusters::{Networks, Places};
 use crate::args::UpArgs;
 use crate::demo::tied;
 
@@ -50,18 +53,18 @@ pub(crate) const COLLECTOR: [Variable; 2] = [
 /// Tells a process that it is the one that was left in the background.
 const DETACHED: &str = "WEFT_DETACHED";
 
-/// Runs a mesh until it ends. No thread exists yet.
+/// Runs a mesh until it ends, or several clusters. No thread exists yet.
 pub(crate) fn main(args: UpArgs) -> ExitCode {
     let detach = args.detach && std::env::var_os(DETACHED).is_none();
-    match settings(args) {
-        Ok(settings) if detach => match in_the_background(&settings) {
+    match settings(&args) {
+        Ok(all) if detach => match in_the_background(&all) {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("weft up: {error:#}");
                 ExitCode::from(exit::FAILURE)
             }
         },
-        Ok(settings) => in_the_foreground(&settings),
+        Ok(all) => in_the_foreground(&all),
         Err(error) => {
             eprintln!("weft up: {error:#}");
             ExitCode::from(exit::USAGE)
@@ -69,7 +72,7 @@ pub(crate) fn main(args: UpArgs) -> ExitCode {
     }
 }
 
-fn in_the_foreground(settings: &Settings) -> ExitCode {
+fn in_the_foreground(all: &[Settings]) -> ExitCode {
     let tie = match tied::to_parent(|variable| std::env::var_os(variable)) {
         Ok(tie) => tie,
         Err(error) => {
@@ -77,18 +80,42 @@ fn in_the_foreground(settings: &Settings) -> ExitCode {
             return ExitCode::from(exit::FAILURE);
         }
     };
-    let code = up::run(settings);
+    let code = up::run(all);
     if let Some(tie) = tie {
         tie.clean_up();
     }
     code
 }
 
-fn settings(args: UpArgs) -> Result<Settings> {
-    let name = args.mesh.name;
-    let state = StateDir::of(&name, |variable| std::env::var_os(variable));
-    let manifests = sources(&args.manifests, args.recursive, &state.stdin())?;
-    let stdin = standard_input(&args.manifests)?;
+/// The settings of the one mesh, or of each of several clusters.
+fn settings(args: &UpArgs) -> Result<Vec<Settings>> {
+    match &args.places {
+        Places::One(paths) => {
+            let name = &args.mesh.name;
+            let trust_domain = args.trust_domain.clone();
+            let settings = mesh(args, name, paths, networks(args)?)?;
+            Ok(vec![Settings {
+                trust_domain: trust_domain.unwrap_or(settings.trust_domain),
+                ..settings
+            }])
+        }
+        Places::Several(clusters) => {
+            let names: Vec<String> = clusters.iter().map(|(name, _)| name.clone()).collect();
+            let among = clusters::among(&names, args.flat, args.overlapping_networks);
+            let each = clusters.iter().zip(among);
+            let each = each.map(|((name, paths), (among, networks))| -> Result<Settings> {
+                Ok(Settings {
+                    among: Some(among),
+                    ..mesh(args, name, paths, networks)?
+                })
+            });
+            each.collect()
+        }
+    }
+}
+
+/// The networks of a mesh that is alone.
+fn networks(args: &UpArgs) -> Result<Networks> {
     let (pods_v4, pods_v6) = ranges(&args.pod_cidr, PODS, "--pod-cidr")?;
     let (services_v4, services_v6) = ranges(&args.service_cidr, SERVICES, "--service-cidr")?;
     let overlap4 = pods_v4.contains(&services_v4) || services_v4.contains(&pods_v4);
@@ -103,17 +130,25 @@ fn settings(args: UpArgs) -> Result<Settings> {
         services_v6.prefix_len() <= 123,
         "--service-cidr {services_v6} is too small: take at most /123"
     );
+    Ok(Networks {
+        pods: (pods_v4, pods_v6),
+        services: (services_v4, services_v6),
+    })
+}
+
+fn mesh(args: &UpArgs, name: &str, paths: &[PathBuf], networks: Networks) -> Result<Settings> {
+    let state = StateDir::of(name, |variable| std::env::var_os(variable));
     Ok(Settings {
+        manifests: sources(paths, args.recursive, &state.stdin())?,
+        stdin: standard_input(paths)?,
         state,
-        trust_domain: args.trust_domain.unwrap_or_else(|| format!("{name}.weft.internal")),
-        mesh: name,
-        manifests,
-        stdin,
-        pods_v4,
-        pods_v6,
-        services_v4,
-        services_v6,
-        leaf_lifetime: args.leaf_lifetime,
+        trust_domain: format!("{name}.weft.internal"),
+        mesh: name.to_owned(),
+        pods_v4: networks.pods.0,
+        pods_v6: networks.pods.1,
+        services_v4: networks.services.0,
+        services_v6: networks.services.1,
+        leaf_lifetime: args.leaf_lifetime.clone(),
         collector: collector()?,
         env: environment(),
         detached: args.detach,
@@ -122,6 +157,7 @@ fn settings(args: UpArgs) -> Result<Settings> {
             .chain(&["weft-proxy", "weft-control"])
             .map(|name| (*name).to_owned())
             .collect(),
+        among: None,
     })
 }
 
@@ -242,15 +278,21 @@ fn environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Starts the same command again in the background, and waits until its mesh is ready.
-fn in_the_background(settings: &Settings) -> Result<ExitCode> {
+/// Starts the same command again in the background, and waits until its meshes are ready.
+fn in_the_background(all: &[Settings]) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let client = Client::new(&settings.mesh, settings.state.clone());
-    // Else it would be taken for the one that is started.
-    ensure!(runtime.block_on(client.status()).is_err(), up::already(&settings.mesh));
-    settings.state.make()?;
-    let path = settings.state.path().join("up.log");
+    let clients = all
+        .iter()
+        .map(|settings| Client::new(&settings.mesh, settings.state.clone()));
+    let clients: Vec<Client> = clients.collect();
+    for (settings, client) in all.iter().zip(&clients) {
+        // Else it would be taken for the one that is started.
+        ensure!(runtime.block_on(client.status()).is_err(), up::already(&settings.mesh));
+        settings.state.make()?;
+    }
+    let first = all.first().context("there is nothing to start")?;
+    let path = first.state.path().join("up.log");
     let log = std::fs::File::create(&path).with_context(|| format!("making {}", path.display()))?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
@@ -262,24 +304,24 @@ fn in_the_background(settings: &Settings) -> Result<ExitCode> {
         .spawn()
         .context("starting the mesh")?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that has ended already says why below.
-        let _ = stdin.write_all(&settings.stdin);
+        // At most one of them reads it. One that has ended already says why below.
+        let _ = all.iter().try_for_each(|settings| stdin.write_all(&settings.stdin));
     }
+    let is_ready = |client: &Client| {
+        runtime
+            .block_on(client.status())
+            .is_ok_and(|status| status["ready"] == true)
+    };
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             eprint!("{}", said(&path));
             return Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)));
         }
-        let ready = runtime
-            .block_on(client.status())
-            .is_ok_and(|status| status["ready"] == true);
-        if ready {
+        if clients.iter().all(is_ready) {
             print!("{}", said(&path));
-            println!(
-                "mesh {} runs in the background; end it with `weft down --name {}`",
-                settings.mesh, settings.mesh
-            );
+            let (name, what) = (&first.mesh, run_on(all));
+            println!("{what} in the background; end it with `weft down --name {name}`");
             return Ok(ExitCode::SUCCESS);
         }
         if began.elapsed() > READY_PATIENCE {
@@ -288,6 +330,15 @@ fn in_the_background(settings: &Settings) -> Result<ExitCode> {
             return Ok(ExitCode::from(exit::TIMEOUT));
         }
         std::thread::sleep(POLL);
+    }
+}
+
+/// Who runs on.
+fn run_on(all: &[Settings]) -> String {
+    let names: Vec<&str> = all.iter().map(|settings| settings.mesh.as_str()).collect();
+    match names[..] {
+        [one] => format!("mesh {one} runs"),
+        _ => format!("the meshes {} run", names.join(", ")),
     }
 }
 

@@ -28,6 +28,7 @@ pub mod beside;
 mod build;
 mod convergence;
 mod jobs;
+mod node;
 pub mod offline;
 mod publish;
 mod record;
@@ -47,6 +48,7 @@ pub use tell::{Late, NEWS, News, Report, Waiting};
 
 use addresses::ServiceAddresses;
 use jobs::JobRun;
+use node::NodeSide;
 use record::Event;
 use tell::Telling;
 
@@ -90,6 +92,7 @@ pub struct Cluster {
     records: BTreeMap<String, Record>,
     cluster_ips: BTreeMap<Key, Vec<std::net::IpAddr>>,
     table: Arc<Table>,
+    node: NodeSide,
     /// How often things were compared, and after which time all pods had the rules for service addresses that came of it.
     round: u64,
     settled: watch::Sender<u64>,
@@ -185,10 +188,10 @@ impl Cluster {
     pub fn new(parts: Parts, tasks: &Tasks) -> (Self, Handle, mpsc::Receiver<Request>) {
         let (sender, requests) = mpsc::channel(QUEUE);
         let cluster = Self {
+            reader: Reader::new(!parts.net.on_wire().is_empty()),
             parts,
             tasks: tasks.named("pods"),
             events: mpsc::channel(QUEUE),
-            reader: Reader::default(),
             desired: Desired::default(),
             read_problems: Vec::new(),
             problems: Vec::new(),
@@ -196,6 +199,7 @@ impl Cluster {
             records: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             table: Arc::default(),
+            node: NodeSide::default(),
             round: 0,
             settled: watch::Sender::new(0),
             rules_due: false,
@@ -303,7 +307,11 @@ impl Cluster {
             .filter_map(|(key, job)| self.jobs.get(key)?.due(job));
         records
             .chain(available)
-            .chain(jobs.chain(self.telling.due).map(|due| due.max(soon)))
+            .chain(
+                jobs.chain(self.telling.due)
+                    .chain(self.node.due())
+                    .map(|due| due.max(soon)),
+            )
             .min()
             .unwrap_or(now + Duration::from_secs(60))
     }

@@ -19,6 +19,7 @@ pub mod stage;
 
 mod container;
 mod ids;
+mod iptables;
 mod mounts;
 mod probe;
 mod relay;

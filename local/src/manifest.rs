@@ -99,6 +99,8 @@ pub struct Desired {
 #[derive(Debug, Default)]
 pub struct Reader {
     last: Desired,
+    /// Services of type LoadBalancer are served to other clusters.
+    balances: bool,
 }
 
 /// The namespace that is always there.
@@ -161,6 +163,14 @@ impl Desired {
 }
 
 impl Reader {
+    /// One for a cluster among several, if `balances`: there Services of type LoadBalancer are reached from the others.
+    pub fn new(balances: bool) -> Self {
+        Self {
+            balances,
+            ..Self::default()
+        }
+    }
+
     /// Reads all objects of the user's directory. Kinds that only the control plane acts on are passed over.
     pub fn read(&mut self, objects: &[Arc<Object>]) -> (Desired, Vec<Problem>) {
         let mut problems = Vec::new();
@@ -184,6 +194,10 @@ impl Reader {
         together::check(&mut desired, &self.last, &mut problems);
         problems.extend(adrift::leave_out(objects, &mut desired));
         problems.extend(doubts::selections(objects, &desired));
+        if !self.balances {
+            let unserved = desired.services.values().filter(|service| service.load_balancer);
+            problems.extend(unserved.map(|service| service::acts_as_cluster_ip(&service.object, "LoadBalancer")));
+        }
         self.last = desired.clone();
         (desired, problems)
     }

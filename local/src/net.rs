@@ -5,6 +5,8 @@
 
 mod addresses;
 mod links;
+pub mod router;
+pub mod wire;
 
 use std::fs::File;
 use std::io;
@@ -18,6 +20,7 @@ use tokio::sync::oneshot;
 
 use self::addresses::Pool;
 use self::links::Netlink;
+use self::wire::WireEnd;
 use crate::mounts::Context;
 
 /// The bridge's name on the node's side.
@@ -32,6 +35,8 @@ pub struct NetSettings {
     pub v6: Option<Ipv6Net>,
     /// More addresses of the node's side, such as the DNS server's service address; pods reach them through the node.
     pub node_addresses: Vec<IpAddr>,
+    /// The node's place on the wire between several clusters, which is plugged in already; `None` if it is alone.
+    pub wire: Option<WireEnd>,
 }
 
 /// The bridge and the addresses given out. Cheap to clone.
@@ -91,6 +96,9 @@ impl Net {
                 .map(|ip| (*ip, if ip.is_ipv4() { 32 } else { 128 })),
         );
         let bridge = netlink.bridge(BRIDGE, &addresses).await?;
+        if let Some(wire) = &settings.wire {
+            wire.join(&netlink, &settings, pool.gateway()).await?;
+        }
         let shared = Shared {
             settings,
             netlink,
@@ -110,6 +118,14 @@ impl Net {
     /// The node's own address on the bridge, IPv6; `None` if the mesh has none.
     pub fn gateway_v6(&self) -> Option<Ipv6Addr> {
         self.gateway().v6
+    }
+
+    /// The node's own addresses on the wire between clusters; none if it is alone.
+    pub fn on_wire(&self) -> Vec<IpAddr> {
+        let settings = &self.shared.settings;
+        let wire = settings.wire.as_ref();
+        wire.map(|wire| wire.addresses(settings.v6.is_some()))
+            .unwrap_or_default()
     }
 
     fn gateway(&self) -> PodAddresses {
@@ -148,7 +164,7 @@ impl Net {
         let shared = &self.shared;
         shared
             .netlink
-            .veth(shared.bridge, &format!("pod{index}"), "eth0", &namespace)
+            .veth(Some(shared.bridge), &format!("pod{index}"), "eth0", &namespace)
             .await?;
         let prefixes = (
             shared.settings.v4.prefix_len(),

@@ -15,6 +15,7 @@ mod mode;
 mod room;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use self::control::{AsyncControl, Control, Message};
 use crate::relay;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub keep: Vec<PathBuf>,
     /// The one address of the host that [`Outside::relay`] reaches.
     pub relay: Option<SocketAddr>,
+    /// It is made inside another sandbox, whose rights are from here; its network is joined to something of that one.
+    pub within: Option<Mode>,
 }
 
 /// The exit code of [`Sandbox::run`] where a second signal ended everything at once.
@@ -82,13 +85,25 @@ impl Sandbox {
     /// # Errors
     /// What the machine lacks, in one line with its fix.
     pub fn enter(settings: &Settings) -> Result<Self, SandboxError> {
+        Self::enter_wired(settings, |_| Ok(()))
+    }
+
+    /// The same for one [within](Settings::within) another: `wire` gets its network namespace while nothing runs there yet.
+    ///
+    /// # Errors
+    /// The same, and those of `wire`.
+    pub fn enter_wired(
+        settings: &Settings,
+        mut wire: impl FnMut(File) -> io::Result<()>,
+    ) -> Result<Self, SandboxError> {
+        let choices = settings.within.clone().map_or_else(Mode::choices, |mode| vec![mode]);
         let mut refused = None;
-        for mode in Mode::choices() {
+        for mode in choices {
             let mode = match (mode, refused.take()) {
                 (Mode::Single { .. }, Some(why)) => Mode::Single { why },
                 (mode, _) => mode,
             };
-            match Self::enter_as(settings, mode)? {
+            match Self::enter_as(settings, mode, &mut wire)? {
                 Ok(sandbox) => return Ok(sandbox),
                 Err(why) => refused = Some(why.to_string()),
             }
@@ -98,7 +113,11 @@ impl Sandbox {
     }
 
     /// The same in one mode. The inner error: the maps of its user namespace can't be written.
-    fn enter_as(settings: &Settings, mode: Mode) -> Result<io::Result<Self>, SandboxError> {
+    fn enter_as(
+        settings: &Settings,
+        mode: Mode,
+        wire: &mut impl FnMut(File) -> io::Result<()>,
+    ) -> Result<io::Result<Self>, SandboxError> {
         let step = |step| move |source| SandboxError::Step { step, source };
         let (outside, inside) = Control::pair().map_err(step("making a socket pair"))?;
         let mut command = Command::new("/proc/self/exe");
@@ -123,6 +142,13 @@ impl Sandbox {
                     let told = sandbox.control.send(&Message::Mapped);
                     told.map_err(step("answering the sandbox"))?;
                 }
+                Some(Message::Unwired) => {
+                    let namespace = File::open(format!("/proc/{}/ns/net", sandbox.room.id()));
+                    let namespace = namespace.map_err(step("opening its network namespace"))?;
+                    wire(namespace).map_err(step("joining its network to the others"))?;
+                    let told = sandbox.control.send(&Message::Wired);
+                    told.map_err(step("answering the sandbox"))?;
+                }
                 Some(Message::Failed(message)) => return Err(SandboxError::Inside { message }),
                 _ => {
                     let message = "it ended before it was ready".into();
@@ -145,23 +171,27 @@ impl Sandbox {
     /// Serves the sandbox until it ends: the relay, and SIGINT, SIGTERM and SIGHUP, which ask the supervisor to stop (a
     /// second one ends everything at once). Returns the supervisor's exit code.
     pub fn run(mut self) -> ExitCode {
+        let stop = Notify::new();
         let served = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .and_then(|runtime| runtime.block_on(self.serve()));
-        match served {
-            Ok(true) => match self.room.wait() {
-                Ok(status) => {
-                    let code = u8::try_from(status.code().unwrap_or(1)).unwrap_or(1);
-                    if code == KILLED {
-                        eprintln!("weft: the mesh was killed; the next start clears away what is left of it");
+            .and_then(|runtime| {
+                runtime.block_on(async {
+                    tokio::select! {
+                        served = self.serve(&stop) => served.map(|()| true),
+                        twice = asked_twice(&stop) => twice.map(|()| false),
                     }
-                    ExitCode::from(code)
+                })
+            });
+        match served.and_then(|ended| ended.then(|| self.code()).transpose()) {
+            Ok(Some(code)) => {
+                if code == KILLED {
+                    eprintln!("weft: the mesh was killed; the next start clears away what is left of it");
                 }
-                Err(_) => ExitCode::FAILURE,
-            },
+                ExitCode::from(code)
+            }
             // Dropping ends it.
-            Ok(false) => ExitCode::from(ASKED_TWICE),
+            Ok(None) => ExitCode::from(ASKED_TWICE),
             Err(error) => {
                 eprintln!("weft: serving the sandbox: {error}");
                 ExitCode::FAILURE
@@ -169,43 +199,57 @@ impl Sandbox {
         }
     }
 
-    /// Whether the sandbox has ended by itself (rather than being asked twice).
-    async fn serve(&self) -> io::Result<bool> {
+    /// Serves the sandbox until it ends by itself. Each time that `stop` is notified, its supervisor is asked to stop.
+    pub(crate) async fn serve(&self, stop: &Notify) -> io::Result<()> {
         let control = self.control.to_async()?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
         let mut relays = tokio::task::JoinSet::new();
-        let mut asked = false;
         loop {
-            let signalled = tokio::select! {
-                message = control.receive() => {
-                    match message? {
-                        None => return Ok(true),
-                        Some(Message::Relay(listener)) => {
-                            let listener = std::net::TcpListener::from(listener);
-                            listener.set_nonblocking(true)?;
-                            let listener = tokio::net::TcpListener::from_std(listener)?;
-                            if let Some(target) = self.relay && relays.is_empty() {
-                                relays.spawn(relay::serve(listener, target));
-                            }
+            tokio::select! {
+                message = control.receive() => match message? {
+                    None => return Ok(()),
+                    Some(Message::Relay(listener)) => {
+                        let listener = std::net::TcpListener::from(listener);
+                        listener.set_nonblocking(true)?;
+                        let listener = tokio::net::TcpListener::from_std(listener)?;
+                        if let Some(target) = self.relay && relays.is_empty() {
+                            relays.spawn(relay::serve(listener, target));
                         }
-                        Some(_) => {}
                     }
-                    continue;
+                    Some(_) => {}
+                },
+                () = stop.notified() => {
+                    // Already gone is what was wanted; the loop will see it.
+                    let _ = control.get().send(&Message::Stop);
                 }
-                _ = interrupt.recv() => true,
-                _ = terminate.recv() => true,
-                // The terminal is gone: nobody is there to ask a second time.
-                _ = hangup.recv() => false,
-            };
-            if asked && signalled {
-                return Ok(false);
             }
-            asked = true;
-            // Already gone is what was wanted; the loop will see it.
-            let _ = control.get().send(&Message::Stop);
         }
+    }
+
+    /// The supervisor's exit code, once the sandbox has ended.
+    pub(crate) fn code(&mut self) -> io::Result<u8> {
+        let status = self.room.wait()?;
+        Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
+    }
+}
+
+/// Turns signals into notifications of `stop`, until a second one wants more than that.
+async fn asked_twice(stop: &Notify) -> io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut asked = false;
+    loop {
+        let signalled = tokio::select! {
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+            // The terminal is gone: nobody is there to ask a second time.
+            _ = hangup.recv() => false,
+        };
+        if asked && signalled {
+            return Ok(());
+        }
+        asked = true;
+        stop.notify_one();
     }
 }
 

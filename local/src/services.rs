@@ -1,17 +1,18 @@
-//! Service addresses for pods outside the mesh: what kube-proxy does, as rules in the pod's own network namespace.
+//! Service addresses for pods outside the mesh: what kube-proxy does, as rules in the pod's own network namespace; and
+//! load balancers' addresses, as rules in the node's.
 //!
 //! In: Services with their endpoints. Out: text for `iptables-restore --noflush`, which replaces our chains as a whole, so
 //! that a connection sees the old rules or the new ones, and no rule piles up. A pod of the mesh gets rules for UDP only:
 //! its TCP goes to the proxy.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 
+use crate::iptables::restore;
 use crate::manifest::Service;
 use crate::manifest::raw::Protocol;
-use crate::net::PodNet;
+use crate::net::{PodNet, on_thread};
 use crate::slices::{Endpoint, backends};
 
 /// The chain with the translations (table nat), and that with the refusals (table filter).
@@ -63,6 +64,14 @@ impl Table {
         table
     }
 
+    fn work(&self, place: Place, jumps: bool, v6: bool) -> Vec<(&'static str, String)> {
+        let mut work = vec![("iptables-restore", self.v4.text(place, jumps))];
+        if v6 {
+            work.push(("ip6tables-restore", self.v6.text(place, jumps)));
+        }
+        work
+    }
+
     /// The part that a pod of the mesh needs.
     pub fn udp(&self) -> Self {
         let udp = |rules: &Rules| Rules {
@@ -80,9 +89,28 @@ impl Table {
     }
 }
 
+/// Whose packets rules are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A pod's own.
+    Pod,
+    /// Those that reach the node from elsewhere.
+    Node,
+}
+
+impl Place {
+    /// The built-in chains, of translations and of refusals.
+    const fn chains(self) -> [&'static str; 2] {
+        match self {
+            Self::Pod => ["OUTPUT", "OUTPUT"],
+            Self::Node => ["PREROUTING", "INPUT"],
+        }
+    }
+}
+
 impl Rules {
     /// Text for `iptables-restore --noflush`. `jumps`: the built-in chains don't have their jump to ours yet.
-    pub fn text(&self, jumps: bool) -> String {
+    pub fn text(&self, place: Place, jumps: bool) -> String {
         let mut nat = String::new();
         let mut filter = String::new();
         for port in &self.ports {
@@ -91,12 +119,13 @@ impl Rules {
                 port.refuse(&mut filter);
             }
         }
-        let jump = if jumps {
-            format!("-A OUTPUT -j {CHAIN}\n")
-        } else {
-            String::new()
-        };
-        format!("*nat\n:{CHAIN} - [0:0]\n{jump}{nat}COMMIT\n*filter\n:{CHAIN} - [0:0]\n{jump}{filter}COMMIT\n")
+        let [nat_jump, filter_jump] = place.chains().map(|chain| match jumps {
+            true => format!("-A {chain} -j {CHAIN}\n"),
+            false => String::new(),
+        });
+        format!(
+            "*nat\n:{CHAIN} - [0:0]\n{nat_jump}{nat}COMMIT\n*filter\n:{CHAIN} - [0:0]\n{filter_jump}{filter}COMMIT\n"
+        )
     }
 
     /// Whether it says nothing.
@@ -149,39 +178,18 @@ impl Port {
 /// # Errors
 /// The tool can't be run, or refused the rules.
 pub async fn apply(net: &PodNet, table: &Table, jumps: bool, v6: bool) -> io::Result<()> {
-    let mut work = vec![("iptables-restore", table.v4.text(jumps))];
-    if v6 {
-        work.push(("ip6tables-restore", table.v6.text(jumps)));
-    }
+    let work = table.work(Place::Pod, jumps, v6);
     net.run(move || work.iter().try_for_each(|(tool, rules)| restore(tool, rules)))
         .await
 }
 
-fn restore(tool: &str, rules: &str) -> io::Result<()> {
-    let mut command = Command::new(tool);
-    command
-        .env("PATH", search_path())
-        .args(["--noflush", "--wait", "5"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(rules.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("{tool}: {}", said.trim())));
-    }
-    Ok(())
-}
-
-/// PATH, with the directories of administrators' tools, which that of a user lacks on Debian.
-pub fn search_path() -> std::ffi::OsString {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
-    path
+/// The same on the node.
+///
+/// # Errors
+/// The same.
+pub async fn apply_on_node(table: &Table, jumps: bool, v6: bool) -> io::Result<()> {
+    let work = table.work(Place::Node, jumps, v6);
+    on_thread(move || work.iter().try_for_each(|(tool, rules)| restore(tool, rules))).await
 }
 
 #[cfg(test)]
@@ -199,7 +207,7 @@ mod tests {
     }
 
     fn lines(rules: &Rules, jumps: bool) -> Vec<String> {
-        rules.text(jumps).lines().map(str::to_owned).collect()
+        rules.text(Place::Pod, jumps).lines().map(str::to_owned).collect()
     }
 
     #[test]
@@ -239,7 +247,7 @@ mod tests {
                 port("fd00::20", Protocol::Udp, &[]),
             ],
         };
-        let text = rules.text(false);
+        let text = rules.text(Place::Pod, false);
         assert!(text.contains("-d 10.96.0.20/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset\n"));
         assert!(
             text.contains("-d fd00::20/128 -p udp -m udp --dport 80 -j REJECT --reject-with icmp6-port-unreachable\n")
@@ -249,7 +257,14 @@ mod tests {
 
     #[test]
     fn a_second_time_adds_no_second_jump() {
-        assert!(!Rules::default().text(false).contains("OUTPUT"));
+        assert!(!Rules::default().text(Place::Pod, false).contains("OUTPUT"));
+    }
+
+    #[test]
+    fn on_the_node_they_are_for_what_comes_from_elsewhere() {
+        let text = Rules::default().text(Place::Node, true);
+        assert!(text.contains("-A PREROUTING -j WEFT_SERVICES\n"), "{text}");
+        assert!(!text.contains("OUTPUT"), "{text}");
     }
 
     #[test]
@@ -257,7 +272,11 @@ mod tests {
         let rules = Rules {
             ports: vec![port("fd00::20", Protocol::Tcp, &[("fd00::5", 8080)])],
         };
-        assert!(rules.text(false).contains("--to-destination [fd00::5]:8080\n"));
+        assert!(
+            rules
+                .text(Place::Pod, false)
+                .contains("--to-destination [fd00::5]:8080\n")
+        );
     }
 
     #[test]
@@ -273,6 +292,6 @@ mod tests {
             v6: Rules::default(),
         }
         .udp();
-        assert!(!udp.v4.text(true).contains("tcp") && udp.v4.text(true).contains("-p udp"));
+        assert!(!udp.v4.text(Place::Pod, true).contains("tcp") && udp.v4.text(Place::Pod, true).contains("-p udp"));
     }
 }

@@ -111,6 +111,11 @@ impl StateDir {
         self.path.join("api.sock")
     }
 
+    /// Where the links of a cluster among several are cut and healed.
+    pub fn links(&self) -> PathBuf {
+        self.path.join("links.sock")
+    }
+
     /// Held by a running mesh.
     pub fn lock(&self) -> PathBuf {
         self.path.join("lock")

@@ -1,7 +1,8 @@
-//! `weft up`: a mesh from manifests, from its first process to its last.
+//! `weft up`: a mesh from manifests, from its first process to its last; or several, as clusters beside each other.
 //!
 //! In (outside): [`Settings`], before any thread exists. Out: the exit code, when the mesh has ended. Inside the sandbox
 //! [`supervise`] puts the parts together: manifests, network, names, control plane, pods, and the socket to ask them.
+//! Of several clusters each has a sandbox of its own within the one of [`clusters`], where the wire between them lies.
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -12,17 +13,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use weft_daemon::exit;
 
-use crate::sandbox::{self, Sandbox};
-use crate::services;
+use crate::iptables::search_path;
+use crate::sandbox::{self, Mode, Sandbox};
 use crate::source::Sources;
 use crate::state::StateDir;
 use crate::volumes;
 
 mod assemble;
+pub mod clusters;
+pub mod links;
 mod tell;
 
 pub use assemble::supervise;
@@ -65,6 +68,31 @@ pub struct Settings {
     pub aliases: Vec<String>,
     /// It runs in the background, where no Ctrl-C reaches it.
     pub detached: bool,
+    /// Its place among several clusters; none if it is alone.
+    pub among: Option<Among>,
+}
+
+/// A cluster's place among several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Among {
+    /// Which one it is, from 0.
+    pub number: u8,
+    /// The names of all, in order.
+    pub names: Vec<String>,
+    /// The network that its pods are in: pods of clusters that name the same one reach each other as they are.
+    pub network: String,
+    /// Networks of other clusters' pods that are reached so.
+    pub flat: Vec<IpNet>,
+}
+
+impl Settings {
+    /// What a line begins with that could as well be of another cluster.
+    fn prefix(&self) -> String {
+        match &self.among {
+            Some(_) => format!("[{}] ", self.mesh),
+            None => String::new(),
+        }
+    }
 }
 
 /// Tools that a mesh needs on this machine.
@@ -77,9 +105,10 @@ const TOOLS: [&str; 4] = [
 /// `weft status` and `weft down` look at the lock for a moment.
 const LOCK_TRIES: u32 = 20;
 
-/// Runs a mesh until it ends. Call it from the main thread, before any other thread exists.
-pub fn run(settings: &Settings) -> ExitCode {
-    match start(settings) {
+/// Runs a mesh until it ends, or several clusters until the first of them does. Call it from the main thread, before any
+/// other thread exists.
+pub fn run(all: &[Settings]) -> ExitCode {
+    match start(all) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("weft up: {error:#}");
@@ -88,8 +117,23 @@ pub fn run(settings: &Settings) -> ExitCode {
     }
 }
 
-fn start(settings: &Settings) -> Result<ExitCode> {
-    missing_tools(&services::search_path())?;
+fn start(all: &[Settings]) -> Result<ExitCode> {
+    missing_tools(&search_path())?;
+    let locks = all.iter().map(prepare).collect::<Result<Vec<File>>>()?;
+    let supervisor = match all {
+        [_] => SUPERVISOR,
+        _ => clusters::SUPERVISOR,
+    };
+    let relay = all.first().and_then(|settings| settings.collector);
+    let code = Sandbox::enter(&room(all, supervisor, relay, None)?)?.run();
+    for (settings, lock) in all.iter().zip(locks) {
+        clean_up(settings, lock, code);
+    }
+    Ok(code)
+}
+
+/// Makes what a mesh needs outside of its sandbox. Returns its lock.
+fn prepare(settings: &Settings) -> Result<File> {
     settings.state.make()?;
     let lock = lock(settings)?;
     settings.manifests.keep_stdin(&settings.stdin)?;
@@ -97,28 +141,47 @@ fn start(settings: &Settings) -> Result<ExitCode> {
     if sandbox::is_root() {
         settings.manifests.readable()?;
     }
-    let arguments = vec![OsString::from(serde_json::to_string(settings)?)];
+    Ok(lock)
+}
+
+/// The sandbox for meshes: of one, or around those of several.
+fn room(
+    all: &[Settings],
+    supervisor: &str,
+    relay: Option<SocketAddr>,
+    within: Option<Mode>,
+) -> Result<sandbox::Settings> {
     let under_run = |path: &&Path| path.starts_with("/run") || path.starts_with("/var/run");
-    let places = settings.manifests.places.iter().map(|place| place.directory.as_path());
-    let keep = std::iter::once(settings.state.base())
-        .chain(places)
-        .filter(under_run)
-        .map(Path::to_owned);
-    let sandbox = sandbox::Settings {
+    let places = all.iter().flat_map(|settings| {
+        let places = settings.manifests.places.iter().map(|place| place.directory.as_path());
+        std::iter::once(settings.state.base()).chain(places)
+    });
+    let mut keep: Vec<_> = places.filter(under_run).map(Path::to_owned).collect();
+    keep.sort();
+    keep.dedup();
+    let arguments = all
+        .iter()
+        .map(|settings| -> Result<OsString> { Ok(serde_json::to_string(settings)?.into()) });
+    Ok(sandbox::Settings {
         hostname: "weft".to_owned(),
-        supervisor: SUPERVISOR.to_owned(),
-        arguments,
-        aliases: settings.aliases.clone(),
+        supervisor: supervisor.to_owned(),
+        arguments: arguments.collect::<Result<_>>()?,
+        aliases: all.first().map(|settings| settings.aliases.clone()).unwrap_or_default(),
         programs: Vec::new(),
-        keep: keep.collect(),
-        relay: settings.collector,
-    };
-    let code = Sandbox::enter(&sandbox)?.run();
+        keep,
+        relay,
+        within,
+    })
+}
+
+/// Removes what is left of a mesh outside of its sandbox, and says so.
+fn clean_up(settings: &Settings, lock: File, code: ExitCode) {
     // What came by standard input, and what pods kept, is gone with the mesh; a socket that answers nobody would only puzzle.
     let _ = fs::remove_dir_all(settings.state.stdin());
     let volumes = settings.state.volumes();
     let left = volumes::remove_all(&volumes).err();
     let _ = fs::remove_file(settings.state.socket());
+    let _ = fs::remove_file(settings.state.links());
     drop(lock);
     // A second signal ends all at once, which is an end as well.
     if code == ExitCode::SUCCESS || code == ExitCode::from(sandbox::ASKED_TWICE) {
@@ -127,7 +190,7 @@ fn start(settings: &Settings) -> Result<ExitCode> {
         let also = match left {
             None => String::new(),
             Some(error) => format!(
-                ", and what pods kept in {} ({error}): the next `weft up --name {name}` removes it",
+                ", and what pods kept in {} ({error}): the next mesh of this name removes it",
                 volumes.display()
             ),
         };
@@ -137,7 +200,6 @@ fn start(settings: &Settings) -> Result<ExitCode> {
             "mesh {name} ended: nothing of it is left but its logs and keys{also}"
         );
     }
-    Ok(code)
 }
 
 fn missing_tools(path: &std::ffi::OsStr) -> Result<()> {
@@ -171,7 +233,7 @@ fn lock(settings: &Settings) -> Result<File> {
 
 /// What is said to whoever starts a mesh that runs.
 pub fn already(name: &str) -> String {
-    format!("a mesh named {name} is already running: end it with `weft down --name {name}`, or take another --name")
+    format!("a mesh named {name} is already running: end it with `weft down --name {name}`, or take another name")
 }
 
 #[cfg(test)]

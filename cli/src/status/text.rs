@@ -42,10 +42,15 @@ pub(crate) fn text(status: &Value, (title, traffic): (&str, Table), width: Optio
         unknown if unknown.is_empty() => unknown,
         known => format!(" · trust domain {known}"),
     };
+    // Of several clusters on one machine: by which the others reach it.
+    let node = match list(&status["nodeAddresses"]).first() {
+        Some(address) => format!(" · node {}", word(address)),
+        None => String::new(),
+    };
     // A String takes all that is written to it, here and below.
     let _ = writeln!(
         out,
-        "{place}{trust_domain} · control plane {}{}",
+        "{place}{trust_domain}{node} · control plane {}{}",
         clean(state.trim_end()),
         who(control)
     );
@@ -406,6 +411,18 @@ mod tests {
             plain(&silent),
             "context staging · control plane not ready: no such Service\n"
         );
+    }
+
+    #[test]
+    fn one_of_several_clusters_says_where_the_others_reach_it() {
+        let control = json!({"ready": true, "answers": true, "pid": 7});
+        let beside = json!({"mesh": "east", "nodeAddresses": ["172.30.0.1", "fd00:172:30::1"], "control": control});
+        assert_eq!(
+            plain(&beside),
+            "mesh east · node 172.30.0.1 · control plane ready (pid 7)\n"
+        );
+        let alone = json!({"mesh": "east", "control": control});
+        assert_eq!(plain(&alone), "mesh east · control plane ready (pid 7)\n");
     }
 
     #[test]

@@ -140,6 +140,7 @@ mod tests {
             objects: "/state/objects".into(),
             control: "/state/control".into(),
             flags: vec![],
+            federated: false,
             env: vec![],
             dns: vec![],
             node: vec![],

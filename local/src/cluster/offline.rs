@@ -141,6 +141,7 @@ fn system(addresses: &ServiceAddresses) -> System {
         control: PathBuf::new(),
         user: 0,
         flags: Vec::new(),
+        federated: false,
         env: Vec::new(),
         dns: addresses.dns(),
         node: Vec::new(),

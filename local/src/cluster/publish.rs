@@ -37,6 +37,7 @@ impl Cluster {
         self.cluster_ips = ips;
         let behind = self.endpoints();
         self.rules(&behind);
+        self.balance(&behind);
         self.names(&behind);
         let objects = self.objects(&behind);
         if let Err(error) = self.parts.store.sync(objects) {
@@ -157,7 +158,7 @@ impl Cluster {
             self.desired
                 .services
                 .iter()
-                .map(|(key, service)| finished(service, self.addresses(key))),
+                .map(|(key, service)| self.service(key, service)),
         );
         let pods = self.records.values().filter(|record| !record.status.ended);
         let mut pods: Vec<&Record> = pods.collect();
@@ -172,6 +173,16 @@ impl Cluster {
         }));
         objects.extend(self.parts.system.dns_slices());
         objects
+    }
+
+    /// A Service with its status.
+    fn service(&self, key: &Key, service: &Service) -> Value {
+        let mut object = finished(service, self.addresses(key));
+        if let Some(addresses) = self.node.addresses(key) {
+            let ingress: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+            object["status"] = json!({"loadBalancer": {"ingress": ingress}});
+        }
+        object
     }
 
     /// A pod with its status.

@@ -117,6 +117,8 @@ pub(super) enum Event {
     Gone(String),
     /// Rules are in place, or can't be.
     Rules(String, std::io::Result<()>, Arc<Table>),
+    /// The same on the node.
+    NodeRules(std::io::Result<()>, Arc<Table>),
 }
 
 /// Why a pod was not started.

@@ -25,6 +25,7 @@ impl Cluster {
                 }
             }
             Event::Gone(uid) => drop(self.records.remove(&uid)),
+            Event::NodeRules(applied, table) => self.node.applied(applied, table),
             Event::Rules(uid, applied, table) => {
                 let Some(record) = self.records.get_mut(&uid) else {
                     return;
@@ -273,8 +274,8 @@ impl Cluster {
         let now = Instant::now();
         let udp = Arc::new(self.table.udp());
         let v6 = self.parts.net.gateway_v6().is_some();
-        let mut settled = true;
         self.rules_due = false;
+        let mut settled = self.apply_node_rules();
         for record in self.records.values_mut() {
             let wanted = if record.meshed { &udp } else { &self.table };
             let (Some(net), Stage::Running(_)) = (&record.net, &record.stage) else {

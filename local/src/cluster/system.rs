@@ -18,6 +18,10 @@ pub const NAMESPACE: &str = "weft-system";
 pub const CONTROL: &str = "weft-control";
 /// The uid of the control plane where root starts it.
 pub const CONTROL_UID: u32 = 1883;
+/// The Service by which other clusters reach the control plane, at the node's addresses.
+pub const FEDERATION_SERVICE: &str = "weft-federation";
+/// Its port.
+pub const FEDERATION_PORT: u16 = 15013;
 /// The Service of the mesh's names.
 pub const DNS_SERVICE: &str = "weft-dns";
 /// The control plane's port for proxies, and its admin port.
@@ -38,6 +42,8 @@ pub struct System {
     pub control: PathBuf,
     /// The control plane's flags besides its directories.
     pub flags: Vec<String>,
+    /// There are other clusters beside.
+    pub federated: bool,
     /// Its environment.
     pub env: Vec<(String, String)>,
     /// The addresses of the DNS server's Service.
@@ -90,6 +96,16 @@ impl System {
             },
         });
         let mut raw = vec![named("Namespace", NAMESPACE), account, control, dns, self.pod()];
+        if self.federated {
+            raw.push(json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": FEDERATION_SERVICE, "namespace": NAMESPACE},
+                "spec": {
+                    "type": "LoadBalancer", "selector": {"app": CONTROL}, "ipFamilyPolicy": "PreferDualStack",
+                    "ports": [{"name": "grpc-federation", "port": FEDERATION_PORT}],
+                },
+            }));
+        }
         if !nodes {
             raw.push(named("Node", ONLY_NODE));
         }

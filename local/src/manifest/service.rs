@@ -21,6 +21,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its address.
     pub address: Address,
+    /// Whether it is of type LoadBalancer.
+    pub load_balancer: bool,
     /// Whether pods that are not ready count as ready.
     pub publish_not_ready: bool,
     /// The families of its addresses, the first being the one that it prefers.
@@ -110,15 +112,8 @@ impl Service {
     pub fn read(object: &Arc<Object>, problems: &mut Vec<Problem>) -> Option<Self> {
         match read(object) {
             Ok(service) => {
-                let kind = object
-                    .raw
-                    .pointer("/spec/type")
-                    .and_then(|kind| kind.as_str())
-                    .unwrap_or("ClusterIP");
-                if !matches!(kind, "ClusterIP" | "ExternalName") {
-                    let message = format!("a Service of type {kind} acts as one of type ClusterIP here");
-                    let fix = "from this machine, reach its pods with `weft port-forward`";
-                    problems.push(object.problem(Severity::Notice, "spec.type", message, fix));
+                if object.raw.pointer("/spec/type").and_then(|kind| kind.as_str()) == Some("NodePort") {
+                    problems.push(acts_as_cluster_ip(object, "NodePort"));
                 }
                 Some(service)
             }
@@ -128,6 +123,13 @@ impl Service {
             }
         }
     }
+}
+
+/// What is said of a Service that nothing but pods can reach.
+pub(super) fn acts_as_cluster_ip(object: &Object, kind: &str) -> Problem {
+    let message = format!("a Service of type {kind} acts as one of type ClusterIP here");
+    let fix = "from this machine, reach its pods with `weft port-forward`";
+    object.problem(Severity::Notice, "spec.type", message, fix)
 }
 
 type Wrong = (String, String, &'static str);
@@ -159,6 +161,7 @@ fn read(object: &Arc<Object>) -> Result<Service, Wrong> {
         selector: raw.selector,
         ports,
         address,
+        load_balancer: raw.r#type == "LoadBalancer",
         publish_not_ready: raw.publish_not_ready_addresses,
         families,
         one_family_will_do: raw.ip_family_policy.as_deref() == Some("PreferDualStack"),

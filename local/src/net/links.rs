@@ -7,9 +7,10 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use futures_util::TryStreamExt;
+use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth};
-use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
@@ -26,6 +27,23 @@ const BRIDGE_ADDRESS: [u8; 6] = [0x02, b'w', b'e', b'f', b't', 0x00];
 pub(crate) struct Netlink {
     handle: Handle,
     connection: JoinHandle<()>,
+}
+
+/// A way to a network through a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Where it leads.
+    pub(crate) to: IpNet,
+    /// The next hop, at the link's other end; none if that end is meant itself.
+    pub(crate) by: Option<IpAddr>,
+}
+
+impl Way {
+    /// Whether both are of one family, and of one that the machine has.
+    pub(crate) fn is_sound(&self, v6: bool) -> bool {
+        let to_v4 = self.to.addr().is_ipv4();
+        (v6 || to_v4) && self.by.is_none_or(|by| by.is_ipv4() == to_v4)
+    }
 }
 
 impl Drop for Netlink {
@@ -65,43 +83,62 @@ impl Netlink {
         for (ip, prefix) in addresses {
             self.address(index, *ip, *prefix).await?;
         }
-        // Other addresses are answered at once ("no route") rather than never.
-        let unreachable = RouteMessageBuilder::<Ipv4Addr>::new()
-            .kind(RouteType::Unreachable)
-            .build();
-        self.handle
-            .route()
-            .add(unreachable)
-            .execute()
-            .await
-            .map_err(kernel)
-            .context("the node's default route")?;
-        if addresses.iter().any(|(ip, _)| ip.is_ipv6()) {
-            let unreachable = RouteMessageBuilder::<Ipv6Addr>::new()
-                .kind(RouteType::Unreachable)
-                .build();
-            self.handle
-                .route()
-                .add(unreachable)
-                .execute()
-                .await
-                .map_err(kernel)
-                .context("the node's default route")?;
-        }
+        self.nowhere(addresses.iter().any(|(ip, _)| ip.is_ipv6())).await?;
         Ok(index)
     }
 
-    /// Makes a pair of links: `outer` here, joined to the bridge, and `inner` in `namespace`.
-    pub(crate) async fn veth(&self, bridge: u32, outer: &str, inner: &str, namespace: &File) -> io::Result<()> {
+    /// Has addresses that nothing else leads to answered at once ("no route") rather than never.
+    pub(crate) async fn nowhere(&self, v6: bool) -> io::Result<()> {
+        let mut routes = vec![
+            RouteMessageBuilder::<Ipv4Addr>::new()
+                .kind(RouteType::Unreachable)
+                .build(),
+        ];
+        if v6 {
+            let unreachable = RouteMessageBuilder::<Ipv6Addr>::new().kind(RouteType::Unreachable);
+            routes.push(unreachable.build());
+        }
+        for route in routes {
+            let added = self.handle.route().add(route).execute().await;
+            added.map_err(kernel).context("the node's default route")?;
+        }
+        Ok(())
+    }
+
+    /// Brings a link up with these addresses, each of them alone on it, and leads these ways through it.
+    pub(crate) async fn wire(&self, link: &str, addresses: &[IpAddr], ways: &[Way]) -> io::Result<()> {
+        let index = self.up(link).await?;
+        for ip in addresses {
+            self.address(index, *ip, if ip.is_ipv4() { 32 } else { 128 }).await?;
+        }
+        for way in ways {
+            let step = format!("the route to {}", way.to);
+            let route = RouteMessageBuilder::<IpAddr>::new().output_interface(index);
+            let route = route.destination_prefix(way.to.network(), way.to.prefix_len());
+            let route = route.map_err(io::Error::other).context(&step)?;
+            let route = match way.by {
+                // No network of the link has it.
+                Some(by) => route.gateway(by).map_err(io::Error::other).context(&step)?.onlink(),
+                None => route.scope(RouteScope::Link),
+            };
+            let added = self.handle.route().add(route.build()).execute().await;
+            added.map_err(kernel).context(&step)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a pair of links: `outer` here, joined to the bridge if there is one, and `inner` in `namespace`.
+    pub(crate) async fn veth(&self, bridge: Option<u32>, outer: &str, inner: &str, namespace: &File) -> io::Result<()> {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name(inner)
             .setns_by_fd(namespace.as_raw_fd())
             .build();
-        let pair = LinkVeth::new(outer, inner)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .controller(bridge)
-            .up()
-            .build();
+        let pair = LinkVeth::new(outer, inner).set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+        let pair = match bridge {
+            Some(bridge) => pair.controller(bridge),
+            None => pair,
+        };
+        let pair = pair.up().build();
         let step = format!("making the link {outer}");
         let made = self.handle.link().add(pair.clone()).execute().await.map_err(kernel);
         match made {
@@ -160,7 +197,8 @@ impl Netlink {
         Ok(())
     }
 
-    async fn up(&self, name: &str) -> io::Result<u32> {
+    /// Brings a link up. Returns its index.
+    pub(crate) async fn up(&self, name: &str) -> io::Result<u32> {
         let index = self.index(name).await?;
         let up = LinkUnspec::new_with_index(index).up().build();
         self.handle
@@ -220,6 +258,15 @@ pub(crate) fn node_settings() -> io::Result<()> {
         set("ipv6/icmp/ratelimit", "0")?;
     }
     Ok(())
+}
+
+/// Lets the IPv6 addresses of a link be used at once, or, as `default`, those of all links that are made later. For the
+/// calling thread's network namespace.
+pub(crate) fn at_once(link: &str) -> io::Result<()> {
+    match has_v6() {
+        true => set(&format!("ipv6/conf/{link}/accept_dad"), "0"),
+        false => Ok(()),
+    }
 }
 
 /// Settings of a pod, for the calling thread's network namespace.

@@ -30,6 +30,10 @@ pub(crate) enum Message {
     Unmapped,
     /// Outside to inside: the maps are written.
     Mapped,
+    /// Inside to outside: the room has its network namespace, in which there is nothing yet.
+    Unwired,
+    /// Outside to inside: it is joined to what it is to be joined to.
+    Wired,
     /// Outside to inside: end in good order.
     Stop,
 }
@@ -60,6 +64,8 @@ impl Control {
             Message::Relay(fd) => (b'L', "", Some([fd.as_fd()])),
             Message::Unmapped => (b'U', "", None),
             Message::Mapped => (b'M', "", None),
+            Message::Unwired => (b'N', "", None),
+            Message::Wired => (b'W', "", None),
             Message::Stop => (b'S', "", None),
         };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -101,6 +107,8 @@ impl Control {
             (b'L', Some(fd)) => Ok(Some(Message::Relay(fd))),
             (b'U', _) => Ok(Some(Message::Unmapped)),
             (b'M', _) => Ok(Some(Message::Mapped)),
+            (b'N', _) => Ok(Some(Message::Unwired)),
+            (b'W', _) => Ok(Some(Message::Wired)),
             (b'S', _) => Ok(Some(Message::Stop)),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,

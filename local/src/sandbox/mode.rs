@@ -14,8 +14,8 @@ use nix::unistd::{getegid, geteuid};
 use rustix::thread::{CapabilitySet, capabilities, no_new_privs};
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::search_path;
 use crate::mounts::Context;
-use crate::services::search_path;
 
 /// Where a sandbox gets the rights to make its namespaces from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

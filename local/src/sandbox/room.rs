@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::errno::Errno;
@@ -36,10 +36,14 @@ pub(crate) fn room() -> ExitCode {
     let started = (|| {
         let (settings, mode): (Settings, Mode) = stage::attached().context("reading its settings")?;
         die_with_parent(&control)?;
-        if mode != Mode::Root {
+        // Within another room the user namespace is that one's.
+        if settings.within.is_none() && mode != Mode::Root {
             enter_user_namespace(&control, &mode)?;
         }
         unshare(NAMESPACES).map_err(|error| explain_unshare(&mode, error))?;
+        if settings.within.is_some() {
+            await_wire(&control)?;
+        }
         let mut command = Command::new("/proc/self/exe");
         let stdin = control
             .as_fd()
@@ -163,6 +167,15 @@ fn enter_user_namespace(control: &Control, mode: &Mode) -> io::Result<()> {
     die_with_parent(control)
 }
 
+/// Waits until the outside has joined the new network namespace to its own.
+fn await_wire(control: &Control) -> io::Result<()> {
+    control.send(&Message::Unwired).context("asking for a wire")?;
+    match control.receive().context("waiting for a wire")? {
+        Some(Message::Wired) => Ok(()),
+        _ => Err(io::Error::other("the outside is gone")),
+    }
+}
+
 fn explain_unshare(mode: &Mode, error: Errno) -> io::Error {
     if *mode != Mode::Root && matches!(error, Errno::EPERM | Errno::EACCES) {
         return mode::explain("making namespaces in a user namespace", error);
@@ -191,6 +204,11 @@ fn prepare_mounts(settings: &Settings) -> io::Result<()> {
         })
         .collect::<io::Result<_>>()?;
     let program = this_program()?;
+    let host_proc = match settings.within {
+        Some(_) => Path::new(HOST_PROC),
+        None => Path::new("/proc"),
+    };
+    let host_proc = std::fs::File::open(host_proc).context("the host's /proc")?;
     let others: Vec<_> = settings
         .programs
         .iter()
@@ -224,7 +242,8 @@ fn prepare_mounts(settings: &Settings) -> io::Result<()> {
         std::fs::create_dir_all(path).context(&format!("making {}", path.display()))?;
         mounts::bind(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())), path)?;
     }
-    mounts::bind_recursive(Path::new("/proc"), Path::new(HOST_PROC))?;
+    let host_proc = PathBuf::from(format!("/proc/self/fd/{}", host_proc.as_raw_fd()));
+    mounts::bind_recursive(&host_proc, Path::new(HOST_PROC))?;
     mounts::proc(Path::new("/proc"))
 }
 

@@ -1,7 +1,7 @@
 //! Inside the sandbox: the parts of a mesh, put together, and taken apart again.
 
 use std::fs;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,11 +22,12 @@ use super::tell::counted;
 use super::{Settings, tell};
 use crate::api::Server;
 use crate::cluster::addresses::ServiceAddresses;
-use crate::cluster::system::{ADMIN_SOCKET, CONTROL, CONTROL_UID, KEY_SET, NAMESPACE, System};
+use crate::cluster::system::{ADMIN_SOCKET, CONTROL, CONTROL_UID, FEDERATION_PORT, KEY_SET, NAMESPACE, System};
 use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, Review, combined, is_fatal};
 use crate::dns;
 use crate::ids::Ids;
 use crate::manifest::{self, Files, Reader};
+use crate::net::wire::WireEnd;
 use crate::net::{Net, NetSettings};
 use crate::objects::Store;
 use crate::runtime::{Backoff, Runtime, Settings as RuntimeSettings};
@@ -65,7 +66,7 @@ pub fn supervise(inside: Inside) -> ExitCode {
         .enable_all()
         .build()
         .context("starting the runtime");
-    let kept = settings.state.volumes();
+    let (kept, prefix) = (settings.state.volumes(), settings.prefix());
     let ran = ran.and_then(|runtime| runtime.block_on(serve(settings, inside)));
     // Here, and not outside: of a user namespace's other users the files are nobody else's to remove. Whoever still writes is
     // about to be killed, and what it leaves is named there.
@@ -73,7 +74,7 @@ pub fn supervise(inside: Inside) -> ExitCode {
     match ran {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("weft up: {error:#}");
+            eprintln!("{prefix}weft up: {error:#}");
             ExitCode::from(exit::FAILURE)
         }
     }
@@ -85,21 +86,25 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
     let outside = inside.listen().context("listening to the outside")?;
     let manifests = open_manifests(&settings.manifests)?;
     let mut review = review(&settings)?;
-    let problems = check(&mut review, &manifests);
+    let problems = check(&mut review, &manifests, settings.among.is_some());
     if problems.iter().any(is_fatal) {
+        let prefix = settings.prefix();
         for problem in &problems {
-            eprintln!("{}: {problem}", problem.severity);
+            eprintln!("{prefix}{}: {problem}", problem.severity);
         }
         let errors = problems.iter().filter(|problem| is_fatal(problem)).count();
         eprintln!(
-            "weft up: {} in {}; nothing was started",
+            "{prefix}weft up: {} in {}; nothing was started",
             counted(errors, "error"),
             settings.manifests
         );
         return Ok(ExitCode::from(exit::DATA));
     }
     println!("mesh {}: manifests from {}", settings.mesh, settings.manifests);
-    println!("its rights are from: {mode}");
+    // Of several clusters it is told once.
+    if settings.among.is_none() {
+        println!("its rights are from: {mode}");
+    }
 
     let (drain, tasks) = Drain::new();
     let down = Arc::new(Notify::new());
@@ -118,7 +123,7 @@ async fn serve(settings: Settings, inside: Inside) -> Result<ExitCode> {
         () = outside.stop_requested() => {}
         () = down.notified() => {}
         Ok(why) = refused => {
-            eprintln!("weft up: {why}");
+            eprintln!("{}weft up: {why}", settings.prefix());
             code = ExitCode::from(exit::USAGE);
         }
         _ = ended => anyhow::bail!("the cluster's task ended by itself"),
@@ -165,9 +170,9 @@ fn review(settings: &Settings) -> Result<Review> {
 }
 
 /// Everything that is wrong with the manifests before the start: files, our kinds, and the control plane's.
-fn check(review: &mut Review, manifests: &Manifests) -> Vec<Problem> {
+fn check(review: &mut Review, manifests: &Manifests, among: bool) -> Vec<Problem> {
     let snapshot = manifests.snapshot();
-    let (desired, found) = Reader::default().read(&snapshot.objects);
+    let (desired, found) = Reader::new(among).read(&snapshot.objects);
     let refused = review.problems(&snapshot.objects, desired.workloads());
     combined([snapshot.problems.to_vec(), found, refused].concat())
 }
@@ -194,6 +199,7 @@ async fn assemble(
 
     let tokens = Arc::new(Tokens::open(&state.keys()).context("opening the key for tokens")?);
     let system = system(settings, &addresses, node)?;
+    let on_wire = net.on_wire();
     control_directory(&system, &tokens.key_set())?;
     empty(&state.logs())?;
     let runtime = Runtime::new(runtime_settings(settings)).context("preparing the runtime")?;
@@ -223,7 +229,7 @@ async fn assemble(
     feed(handle.clone(), manifests, system.control.clone(), tasks).await;
     let server = Server {
         cluster: handle.clone(),
-        about: about(settings, mode),
+        about: about(settings, mode, &on_wire),
         control: system.control.join(ADMIN_SOCKET),
         system: Arc::new(system),
         down,
@@ -243,10 +249,15 @@ async fn network(settings: &Settings) -> Result<(Net, ServiceAddresses)> {
         v4: settings.pods_v4,
         v6: Some(settings.pods_v6),
         node_addresses: addresses.dns(),
+        wire: settings.among.as_ref().map(|among| WireEnd {
+            number: among.number,
+            flat: among.flat.clone(),
+        }),
     };
     let net = Net::new(wanted).await.context("making the mesh's network")?;
     if net.gateway_v6().is_none() {
-        eprintln!("notice: IPv6 is switched off on this machine; the mesh has IPv4 only");
+        let prefix = settings.prefix();
+        eprintln!("{prefix}notice: IPv6 is switched off on this machine; the mesh has IPv4 only");
         addresses.without_v6();
     }
     Ok((net, addresses))
@@ -266,16 +277,29 @@ fn runtime_settings(settings: &Settings) -> RuntimeSettings {
     }
 }
 
-fn about(settings: &Settings, mode: &Mode) -> serde_json::Value {
-    json!({
+/// `on_wire`: the addresses by which other clusters reach this one's node.
+fn about(settings: &Settings, mode: &Mode, on_wire: &[IpAddr]) -> serde_json::Value {
+    let mut about = json!({
         "mesh": settings.mesh, "mode": mode.name(), "trustDomain": settings.trust_domain, "manifests": settings.manifests.to_string(), "sources": settings.manifests,
         "state": settings.state.path(),
         "podNetworks": [settings.pods_v4.to_string(), settings.pods_v6.to_string()],
         "serviceNetworks": [settings.services_v4.to_string(), settings.services_v6.to_string()],
-    })
+    });
+    if let Some(among) = &settings.among {
+        let endpoints = on_wire
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, FEDERATION_PORT).to_string());
+        about["clusters"] = json!(among.names);
+        about["network"] = json!(among.network);
+        about["nodeAddresses"] = json!(on_wire);
+        about["federationEndpoints"] = json!(endpoints.collect::<Vec<_>>());
+    }
+    about
 }
 
-fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) -> Result<System> {
+/// The control plane's arguments besides its directories: the one place where they are put together, so those of its
+/// federation listener (at [`FEDERATION_PORT`]) and of its network ([`super::Among::network`]) belong here, too.
+fn control_arguments(settings: &Settings) -> Vec<String> {
     let networks = [
         settings.pods_v4.to_string(),
         settings.pods_v6.to_string(),
@@ -295,6 +319,10 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) 
             .iter()
             .map(|lifetime| format!("--leaf-lifetime={lifetime}")),
     );
+    flags
+}
+
+fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) -> Result<System> {
     // Without root it is the user's own process: it can read what the user can, and what it leaves the user can remove.
     let is_host = Ids::here().context("reading which users there are")?.are_all();
     Ok(System {
@@ -302,7 +330,8 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) 
         manifests: settings.manifests.clone(),
         objects: settings.state.objects(),
         control: settings.state.control(),
-        flags,
+        flags: control_arguments(settings),
+        federated: settings.among.is_some(),
         env: settings
             .env
             .iter()

@@ -22,7 +22,9 @@ pub(super) async fn tell(
 ) {
     let mut refused = Some(refused);
     let mut teller = Teller {
-        live: io::stdout().is_terminal(),
+        prefix: settings.prefix(),
+        // In place there is room for one.
+        live: settings.among.is_none() && io::stdout().is_terminal(),
         open: false,
         first: true,
     };
@@ -207,15 +209,17 @@ fn hints(settings: &Settings) -> String {
         Some(path) => format!(", or edit {}", path.display()),
         None => String::new(),
     };
-    let end = if settings.detached {
-        ""
-    } else {
-        " Ctrl-C ends the mesh."
+    let end = match (settings.detached, &settings.among) {
+        (true, _) => "",
+        (false, None) => " Ctrl-C ends the mesh.",
+        (false, Some(_)) => " Ctrl-C ends all clusters.",
     };
     format!("Try `weft status{}`{edit}.{end}", name(settings))
 }
 
 struct Teller {
+    /// What each line begins with.
+    prefix: String,
     /// Standard output is a terminal.
     live: bool,
     /// The cursor stands behind a line in place.
@@ -228,13 +232,18 @@ impl Teller {
     fn line(&mut self, text: &str) {
         self.clear();
         // Nobody may be reading any more.
-        let _ = writeln!(io::stdout(), "{text}");
+        let _ = io::stdout().write_all(self.lines(text).as_bytes());
     }
 
     fn aside(&mut self, text: &str) {
         self.clear();
         // As above.
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = io::stderr().write_all(self.lines(text).as_bytes());
+    }
+
+    /// The text by lines, each with its prefix, to be written at once: other clusters write to the same place.
+    fn lines(&self, text: &str) -> String {
+        text.lines().map(|line| format!("{}{line}\n", self.prefix)).collect()
     }
 
     fn progress(&mut self, text: &str) {
@@ -263,6 +272,18 @@ mod tests {
             [0, 1, 2].map(|n| counted(n, "error")),
             ["0 errors", "1 error", "2 errors"]
         );
+    }
+
+    #[test]
+    fn of_several_clusters_every_line_says_whose_it_is() {
+        let teller = |prefix: &str| Teller {
+            prefix: prefix.to_owned(),
+            live: false,
+            open: false,
+            first: true,
+        };
+        assert_eq!(teller("[a] ").lines("one\n  two"), "[a] one\n[a]   two\n");
+        assert_eq!(teller("").lines("one"), "one\n");
     }
 
     #[test]

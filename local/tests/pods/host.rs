@@ -36,6 +36,7 @@ pub(crate) fn main(words: &[String]) -> ExitCode {
         programs: Vec::new(),
         keep: vec![dir.path().to_owned()],
         relay: outside.as_ref().and_then(|listener| listener.local_addr().ok()),
+        within: None,
     };
     let sandbox = match Sandbox::enter(&settings) {
         Ok(sandbox) => sandbox,

@@ -54,6 +54,7 @@ pub(crate) fn supervise(inside: Inside) -> ExitCode {
             v4: "10.244.0.0/16".parse()?,
             v6: Some("fd00:10:244::/64".parse()?),
             node_addresses: vec!["10.96.0.10".parse()?],
+            wire: None,
         })
         .await?;
         let backoff = Backoff {
