@@ -320,8 +320,7 @@ fn in_the_background(all: &[Settings]) -> Result<ExitCode> {
         }
         if clients.iter().all(is_ready) {
             print!("{}", said(&path));
-            let (name, what) = (&first.mesh, run_on(all));
-            println!("{what} in the background; end it with `weft down --name {name}`");
+            println!("{}", run_on(all, &first.mesh));
             return Ok(ExitCode::SUCCESS);
         }
         if began.elapsed() > READY_PATIENCE {
@@ -333,12 +332,15 @@ fn in_the_background(all: &[Settings]) -> Result<ExitCode> {
     }
 }
 
-/// Who runs on.
-fn run_on(all: &[Settings]) -> String {
+/// Who runs on, and how that is ended.
+fn run_on(all: &[Settings], first: &str) -> String {
     let names: Vec<&str> = all.iter().map(|settings| settings.mesh.as_str()).collect();
     match names[..] {
-        [one] => format!("mesh {one} runs"),
-        _ => format!("the meshes {} run", names.join(", ")),
+        [one] => format!("mesh {one} runs in the background; end it with `weft down --name {one}`"),
+        _ => format!(
+            "the meshes {} run in the background; end them with `weft down --name {first}`",
+            names.join(", ")
+        ),
     }
 }
 

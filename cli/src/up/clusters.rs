@@ -100,7 +100,7 @@ fn group(clusters: Vec<(usize, String)>, files: Vec<(usize, PathBuf)>) -> Result
     if !(2..=MOST).contains(&clusters.len()) {
         let count = clusters.len();
         return Err(format!(
-            "{count} --cluster is not 2 to {MOST} of them: a mesh that is alone takes --name"
+            "--cluster is for 2 to {MOST} clusters, not {count}: a mesh that is alone takes --name"
         ));
     }
     let mut ends = clusters.iter().skip(1).map(|(at, _)| *at).chain([usize::MAX]);
