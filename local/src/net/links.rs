@@ -256,12 +256,14 @@ pub(crate) fn node_settings() -> io::Result<()> {
         set("ipv6/conf/default/disable_ipv6", "0")?;
         set("ipv6/conf/all/forwarding", "1")?;
         set("ipv6/icmp/ratelimit", "0")?;
+        // Else the node could not ask for its neighbours during a link's first second, and what it forwards would be lost.
+        at_once("default")?;
     }
     Ok(())
 }
 
-/// Lets the IPv6 addresses of a link be used at once, or, as `default`, those of all links that are made later. For the
-/// calling thread's network namespace.
+/// Lets the IPv6 addresses of a link, also those that the kernel gives it, be used without looking for duplicates; as
+/// `default`, those of all links that are made later. For the calling thread's network namespace.
 pub(crate) fn at_once(link: &str) -> io::Result<()> {
     match has_v6() {
         true => set(&format!("ipv6/conf/{link}/accept_dad"), "0"),

@@ -35,7 +35,6 @@ impl Router {
     /// The kernel's answer, with the step that failed.
     pub async fn new() -> io::Result<Self> {
         links::node_settings()?;
-        links::at_once("default")?;
         let netlink = Netlink::open().context("opening netlink")?;
         let v6 = links::has_v6();
         netlink.up("lo").await?;
