@@ -1,6 +1,7 @@
 //! The end-to-end tests, one module per promise.
 
 mod access_log;
+mod clusters;
 mod conformance;
 mod cost;
 mod failures;

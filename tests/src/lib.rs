@@ -5,6 +5,7 @@
 //! namespaces, iptables, TLS, and peers from Debian's packages. Without root, or without a peer, a test fails and says so.
 
 pub mod capture;
+pub mod clusters;
 pub mod collector;
 pub mod diff;
 pub mod edits;
@@ -18,5 +19,6 @@ pub mod shop;
 pub mod user;
 pub mod websocket;
 
+pub use clusters::Clusters;
 pub use mesh::{Background, Mesh, MeshBuilder, Tally};
 pub use user::User;

@@ -1,0 +1,254 @@
+//! Several clusters under test, of one `weft up`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::host::until;
+use crate::mesh::weft_bin;
+use crate::user::User;
+
+/// Clusters that have not ended by then never will.
+const END_TIME: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Says what clusters start with.
+pub struct ClustersBuilder {
+    clusters: Vec<(String, String)>,
+    args: Vec<String>,
+    user: Option<User>,
+    wait: bool,
+}
+
+/// Running clusters. Dropping them ends them.
+pub struct Clusters {
+    /// Each cluster's name as tests call it, and as it is.
+    names: Vec<(String, String)>,
+    dir: TempDir,
+    child: Child,
+    user: Option<User>,
+}
+
+impl ClustersBuilder {
+    /// A cluster with these manifests.
+    #[must_use]
+    pub fn cluster(mut self, name: &str, manifests: &str) -> Self {
+        self.clusters.push((name.to_owned(), manifests.to_owned()));
+        self
+    }
+
+    /// An argument of `weft up`.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// As somebody who is not root.
+    #[must_use]
+    pub fn run_by(mut self, user: User) -> Self {
+        self.user = Some(user);
+        self
+    }
+
+    /// Don't wait until every cluster is ready.
+    #[must_use]
+    pub fn without_waiting(mut self) -> Self {
+        self.wait = false;
+        self
+    }
+
+    /// Starts the clusters.
+    #[track_caller]
+    pub fn up(self) -> Clusters {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = tempfile::Builder::new()
+            .prefix("weft-test-")
+            .tempdir()
+            .expect("a temporary directory");
+        let log = fs::File::create(dir.path().join("up.log")).expect("the log");
+        if let Some(user) = &self.user {
+            user.give(dir.path());
+        }
+        let mut weft = command(self.user.as_ref(), &dir);
+        weft.arg("up").args(&self.args);
+        let mut names = Vec::new();
+        for (short, manifests) in &self.clusters {
+            // Processes are found by it.
+            let name = format!("{short}-{}-{count}", std::process::id());
+            let place = dir.path().join(format!("manifests-{short}"));
+            fs::create_dir(&place).expect("the directory of manifests");
+            fs::write(place.join("all.yaml"), manifests).expect("the manifests");
+            weft.args(["--cluster", &name, "-f"]).arg(place);
+            names.push((short.clone(), name));
+        }
+        let child = weft
+            .stdout(log.try_clone().expect("the log"))
+            .stderr(log)
+            .spawn()
+            .expect("weft up starts");
+        let clusters = Clusters {
+            names,
+            dir,
+            child,
+            user: self.user,
+        };
+        if self.wait {
+            clusters.ready();
+        }
+        clusters
+    }
+}
+
+fn command(user: Option<&User>, dir: &TempDir) -> Command {
+    let mut weft = user.map_or_else(|| Command::new(weft_bin()), User::weft);
+    weft.env("XDG_STATE_HOME", dir.path().join("state"))
+        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .stdin(Stdio::null());
+    weft
+}
+
+impl Clusters {
+    /// Begins a story.
+    #[must_use]
+    pub fn builder() -> ClustersBuilder {
+        ClustersBuilder {
+            clusters: vec![],
+            args: vec![],
+            user: None,
+            wait: true,
+        }
+    }
+
+    /// The pid of `weft up`.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
+    }
+
+    /// What a cluster is really called.
+    #[track_caller]
+    pub fn name(&self, cluster: &str) -> &str {
+        let found = self.names.iter().find(|(short, _)| short == cluster);
+        &found.expect("a cluster of this name").1
+    }
+
+    /// What `weft up` has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// The state directory of a cluster.
+    pub fn state(&self, cluster: &str) -> PathBuf {
+        self.dir.path().join("state/weft").join(self.name(cluster))
+    }
+
+    #[track_caller]
+    fn ready(&self) {
+        for (short, _) in &self.names {
+            until(&format!("{short} is ready: {}", self.log()), || {
+                self.try_status(short).is_some_and(|status| status["ready"] == true)
+            });
+        }
+    }
+
+    fn try_status(&self, cluster: &str) -> Option<Value> {
+        let output = self.weft(cluster, "status", &["-o", "json"]);
+        let read = || serde_json::from_slice(&output.stdout).expect("status is JSON");
+        output.status.success().then(read)
+    }
+
+    /// `weft status -o json` of a cluster.
+    #[track_caller]
+    pub fn status(&self, cluster: &str) -> Value {
+        self.try_status(cluster)
+            .unwrap_or_else(|| panic!("no status:\n{}", self.log()))
+    }
+
+    /// `weft VERB --name CLUSTER ARGS`.
+    pub fn weft(&self, cluster: &str, verb: &str, args: &[&str]) -> Output {
+        let mut weft = command(self.user.as_ref(), &self.dir);
+        weft.args([verb, "--name", self.name(cluster)]).args(args);
+        weft.output().expect("weft runs")
+    }
+
+    /// `weft link VERB FROM TO`, which must succeed.
+    #[track_caller]
+    pub fn link(&self, verb: &str, from: &str, to: &str, options: &[&str]) {
+        let output = self.try_link(verb, from, self.name(to), options);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{verb} {from} {to}: {said}");
+    }
+
+    /// The same, however it ends. `to` is taken as it is.
+    pub fn try_link(&self, verb: &str, from: &str, to: &str, options: &[&str]) -> Output {
+        let mut weft = command(self.user.as_ref(), &self.dir);
+        weft.args(["link", verb, self.name(from), to]).args(options);
+        weft.output().expect("weft runs")
+    }
+
+    /// Runs a command in a pod of the namespace `default`.
+    pub fn exec(&self, cluster: &str, pod: &str, command: &[&str]) -> Output {
+        self.weft(cluster, "exec", &[&[pod, "--"], command].concat())
+    }
+
+    /// The addresses of a pod, IPv4 first.
+    #[track_caller]
+    pub fn addresses(&self, cluster: &str, pod: &str) -> Vec<String> {
+        let status = self.status(cluster);
+        let pods = status["pods"].as_array().expect("pods").iter();
+        let mut found = pods.filter(|one| one["name"] == pod);
+        strings(&found.next().expect("the pod")["addresses"])
+    }
+
+    /// The addresses of a cluster's node on the wire, IPv4 first.
+    #[track_caller]
+    pub fn nodes(&self, cluster: &str) -> Vec<String> {
+        strings(&self.status(cluster)["nodeAddresses"])
+    }
+
+    /// Waits until `weft up` has ended: its exit code, and what it said.
+    #[track_caller]
+    pub fn ended(mut self) -> (Option<i32>, String) {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child") {
+                return (status.code(), self.log());
+            }
+            assert!(began.elapsed() < END_TIME, "weft up goes on:\n{}", self.log());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Ends the clusters as Ctrl-C would.
+    #[track_caller]
+    pub fn end(self) -> (Option<i32>, String) {
+        kill(self.pid(), Signal::SIGINT).expect("weft up runs");
+        self.ended()
+    }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(|one| Some(one.as_str()?.to_owned())).collect()
+}
+
+impl Drop for Clusters {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // It may end just now.
+            let _ = kill(self.pid(), Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- weft up said:\n{}", self.log());
+        }
+    }
+}
