@@ -1,7 +1,11 @@
 //! Compiles the .proto files without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["weft/discovery/v1/discovery.proto", "weft/identity/v1/identity.proto"];
+    let files = [
+        "weft/discovery/v1/discovery.proto",
+        "weft/identity/v1/identity.proto",
+        "weft/federation/v1/federation.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }
@@ -9,6 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")
+        // The same content is the same bytes.
+        .btree_map(".")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -143,6 +143,7 @@ async fn running(client: &Client) -> Result<Index> {
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new(&trust_domain)?,
         cluster: text("mesh").unwrap_or_default(),
+        network: text("mesh").unwrap_or_default(),
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
         inside: ["podNetworks", "serviceNetworks"]
             .iter()
@@ -232,7 +233,8 @@ fn offline(args: &ExplainArgs) -> Result<Index> {
     tell_errors(&paper);
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new(&format!("{name}.weft.internal"))?,
-        cluster: name,
+        cluster: name.clone(),
+        network: name,
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
         inside: [up::PODS, up::SERVICES]
             .concat()

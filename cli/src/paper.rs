@@ -31,6 +31,7 @@ pub(crate) fn read(PathArgs { paths, recursive }: &PathArgs, mesh: &str) -> Resu
     let settings = weft_control::index::Settings {
         trust_domain: TrustDomain::new(&format!("{mesh}.weft.internal")).context("the mesh's name")?,
         cluster: mesh.to_owned(),
+        network: mesh.to_owned(),
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
         inside: Vec::new(),
         outside: Vec::new(),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use serde_json::json;
@@ -17,6 +17,9 @@ use crate::authority::Issuer;
 use crate::cluster::{self, Duties, Shown};
 use crate::serve::desk::{COMPILE_BUCKETS, CompileTimes, Desk};
 use crate::serve::metrics::Metrics;
+
+/// Whoever waits for other imports asks again after so long.
+const IMPORTS_WAIT: Duration = Duration::from_secs(20);
 
 /// Where the answers come from.
 #[derive(Clone)]
@@ -36,6 +39,7 @@ pub(crate) struct Sources {
 /// The routes.
 pub(crate) fn routes(sources: &Sources) -> Admin {
     let (for_status, for_metrics, ready) = (sources.clone(), sources.clone(), sources.ready.clone());
+    let for_imports = sources.clone();
     Admin::new()
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
         .get("/ready", move |_| ready.response())
@@ -43,16 +47,17 @@ pub(crate) fn routes(sources: &Sources) -> Admin {
             let mesh_only = admin::query(&request, "view") == Some("mesh");
             status(for_status.clone(), admin::is_local(&request), mesh_only)
         })
+        .get_async("/imports", move |request| {
+            let known = admin::query(&request, "known").unwrap_or_default().to_owned();
+            imports(for_imports.clone(), admin::is_local(&request), known)
+        })
         .get_async("/metrics", move |_| metrics(for_metrics.clone()))
 }
 
 /// `mesh_only`: what the mesh is called, without its objects and proxies.
 async fn status(sources: Sources, local: bool, mesh_only: bool) -> Response {
     if !local {
-        return admin::text(
-            StatusCode::FORBIDDEN,
-            "only from this machine: by the unix socket, or from loopback\n",
-        );
+        return not_here();
     }
     match sources.desk.status().await {
         Ok(status) if mesh_only => {
@@ -66,6 +71,24 @@ async fn status(sources: Sources, local: bool, mesh_only: bool) -> Response {
         }
         Err(closed) => admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
     }
+}
+
+/// What is imported, for whoever plays the API server: once it is another than what is known there, or after a while.
+async fn imports(sources: Sources, local: bool, known: String) -> Response {
+    if !local {
+        return not_here();
+    }
+    match sources.desk.imports(&known, IMPORTS_WAIT).await {
+        Ok(imports) => admin::json(StatusCode::OK, &imports),
+        Err(closed) => admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
+    }
+}
+
+fn not_here() -> Response {
+    admin::text(
+        StatusCode::FORBIDDEN,
+        "only from this machine: by the unix socket, or from loopback\n",
+    )
 }
 
 async fn metrics(sources: Sources) -> Response {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 use weft_daemon::admin::Listener;
 use weft_daemon::drain::{Drain, Tasks};
 use weft_daemon::log::Switch;
@@ -26,12 +27,13 @@ use crate::config::Settings;
 use crate::epoch::{Epoch, EpochError};
 use crate::index::{self, Index};
 use crate::manifests::{self, OpenError};
+use crate::peering;
 use crate::serve::cache::Facts;
 use crate::serve::desk::{CompileTimes, Desk, DeskEnd};
-use crate::serve::discovery::{self, Discovery, DiscoveryServer};
+use crate::serve::discovery::{self, Callers, Discovery, DiscoveryServer, FederationServer};
 use crate::serve::hub::Hub;
 use crate::serve::identity::{self, Identities, REQUEST_MAX};
-use crate::serve::listen::{self, Connection};
+use crate::serve::listen::{self, Connection, Door};
 use crate::serve::metrics::Metrics;
 use crate::serve::tokens::{TokenKeys, Tokens};
 use crate::source::Source;
@@ -42,6 +44,8 @@ const TRUST_DOMAIN: &str = "local.weft.internal";
 const CLUSTER_DOMAIN: &str = "cluster.local";
 /// A proxy that is gone without a word is noticed after twice this.
 const PING: Duration = Duration::from_secs(15);
+/// Connections of other clusters: a few for each replica of each peer.
+const PEER_CONNECTIONS: usize = 1024;
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +92,9 @@ pub(crate) struct Rest {
     /// Where admin listens.
     #[cfg(test)]
     pub(crate) admin: SocketAddr,
+    /// Where other clusters call.
+    #[cfg(test)]
+    pub(crate) federation: Option<SocketAddr>,
     /// Serves admin.
     _admin: JoinSet<()>,
     /// Ends the desk.
@@ -141,6 +148,7 @@ impl App {
         known.open();
         let tokens = tokens(&settings, cluster.as_ref());
         let control_namespace = settings.control_namespace.clone();
+        let federation = federate(&settings, &desk, &issuer, &metrics, &tasks).await?;
         let address = serve_proxies(settings, desk, issuer.clone(), tokens, metrics, &tasks).await?;
         serving.open();
         if let Some(duties) = &duties {
@@ -153,12 +161,14 @@ impl App {
             issuer,
             certificates.clone(),
         ));
-        tracing::info!(%address, %admin, "serving");
+        tracing::info!(%address, %admin, ?federation, "serving");
         let rest = Rest {
             #[cfg(test)]
             address,
             #[cfg(test)]
             admin,
+            #[cfg(test)]
+            federation,
             _admin: admin_tasks,
             _end: end.drop_guard(),
         };
@@ -252,6 +262,7 @@ fn open_desk(
     let index = Index::new(index::Settings {
         trust_domain: issuer.trust_domain().clone(),
         cluster: settings.cluster.clone(),
+        network: settings.network().to_owned(),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         inside: settings.networks.clone(),
         outside: settings.outside.clone(),
@@ -261,6 +272,10 @@ fn open_desk(
         cluster: settings.cluster.clone(),
         discovery_wait: settings.discovery_wait,
         bundles: issuer.bundles().clone(),
+        network: settings.network().to_owned(),
+        gateways: settings.gateways.clone(),
+        federation_endpoints: settings.federation_endpoints.clone(),
+        control_plane: issuer.credential().identity().clone(),
     };
     let hub = Hub::new(index, facts, epoch, settings.subscriptions);
     let directories = || {
@@ -304,7 +319,7 @@ async fn serve_proxies(
         connections: settings.connections,
         per_address: settings.connections_per_address,
     };
-    let connections = listen::connections(listener, issuer.clone(), limits, metrics.clone(), tasks);
+    let connections = listen::connections(listener, Door::Proxies, issuer.clone(), limits, metrics.clone(), tasks);
 
     let rules = identity::Rules {
         address_check: settings.address_check,
@@ -313,33 +328,87 @@ async fn serve_proxies(
     };
     let identities = Identities::new(desk.clone(), issuer.clone(), tokens, rules, metrics.clone());
     let rules = discovery::Rules {
+        control_namespace: settings.control_namespace.clone(),
         ack_wait: settings.ack_wait,
         pod_wait: settings.pod_wait,
         targets_max: settings.subscriptions,
         address_check: settings.address_check,
     };
-    let discovery = Discovery::new(desk, issuer.trust_domain().clone(), metrics, tasks, rules);
-    tasks
-        .named("server")
-        .spawn(serve(connections, identities, discovery, tasks.clone()));
+    let callers = Callers::Pods(issuer.trust_domain().clone());
+    let discovery = Discovery::new(desk, callers, metrics, tasks, rules);
+    let router = server(PING)
+        .add_service(IdentityServer::new(identities).max_decoding_message_size(REQUEST_MAX))
+        .add_service(DiscoveryServer(Arc::new(discovery)));
+    tasks.named("server").spawn(serve(connections, router, tasks.clone()));
     Ok(address)
 }
 
-async fn serve(
-    connections: tokio::sync::mpsc::Receiver<io::Result<Connection>>,
-    identities: Identities,
-    discovery: Discovery,
-    tasks: Tasks,
-) {
-    let served = Server::builder()
+/// Links with other clusters: they follow what is exported here, where that is listened for, and this one what they export.
+async fn federate(
+    settings: &Settings,
+    desk: &Desk,
+    issuer: &Arc<Issuer>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<Option<SocketAddr>, StartError> {
+    let address = match settings.federation_listen {
+        Some(at) => Some(serve_peers(at, settings, desk, issuer, metrics, tasks).await?),
+        None => None,
+    };
+    let links = peering::Links {
+        cluster: settings.cluster.clone(),
+        desk: desk.clone(),
+        issuer: issuer.clone(),
+        kept: peering::Kept::of(&settings.state_dir),
+    };
+    links.begin(tasks).await;
+    Ok(address)
+}
+
+/// Listens for other clusters, which follow what is exported to them.
+async fn serve_peers(
+    at: SocketAddr,
+    settings: &Settings,
+    desk: &Desk,
+    issuer: &Arc<Issuer>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<SocketAddr, StartError> {
+    let failed = |error| StartError::Listen(at.to_string(), error);
+    let listener = weft_daemon::listen::tcp(at).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let limits = listen::Limits {
+        connections: PEER_CONNECTIONS,
+        per_address: settings.connections_per_address,
+    };
+    let connections = listen::connections(listener, Door::Clusters, issuer.clone(), limits, metrics.clone(), tasks);
+    let rules = discovery::Rules {
+        control_namespace: settings.control_namespace.clone(),
+        ack_wait: settings.ack_wait,
+        pod_wait: settings.pod_wait,
+        targets_max: settings.subscriptions,
+        address_check: settings.address_check,
+    };
+    let discovery = Discovery::new(desk.clone(), Callers::Peers, metrics.clone(), tasks, rules);
+    let router = server(peering::PING).add_service(FederationServer(Arc::new(discovery)));
+    tasks
+        .named("federation")
+        .spawn(serve(connections, router, tasks.clone()));
+    Ok(address)
+}
+
+fn server(ping: Duration) -> Server {
+    Server::builder()
         .max_concurrent_streams(16)
-        .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PING))
+        .http2_keepalive_interval(Some(ping))
+        .http2_keepalive_timeout(Some(ping))
         .http2_max_header_list_size(16 * 1024)
         .initial_stream_window_size(64 * 1024)
         .initial_connection_window_size(1024 * 1024)
-        .add_service(IdentityServer::new(identities).max_decoding_message_size(REQUEST_MAX))
-        .add_service(DiscoveryServer(Arc::new(discovery)))
+}
+
+async fn serve(connections: tokio::sync::mpsc::Receiver<io::Result<Connection>>, router: Router, tasks: Tasks) {
+    let served = router
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { tasks.draining().await })
         .await;
     if let Err(error) = served {

@@ -21,9 +21,22 @@ pub(crate) struct Issuer {
     /// Locked to copy it in and out.
     authority: RwLock<Arc<Authority>>,
     identity: Identity,
+    /// Our own trust domain's.
     bundles: Arc<TrustBundles>,
+    /// Locked to copy it in and out.
+    foreign: RwLock<Foreign>,
     lifetime: Duration,
     credential: watch::Sender<Arc<Credential>>,
+}
+
+/// Other clusters, whom our own identity is shown to.
+#[derive(Clone)]
+struct Foreign {
+    bundles: Arc<TrustBundles>,
+    /// Our own with theirs, for whoever is to trust both.
+    all: Arc<TrustBundles>,
+    /// The last that was made, and of which generation of ours.
+    credential: Option<(u64, Arc<Credential>)>,
 }
 
 /// Why there is no issuer, or no leaf.
@@ -78,11 +91,17 @@ impl Issuer {
         let identity = Identity::control_plane(trust_domain.clone(), namespace).map_err(IssuerError::Identity)?;
         let bundles = Arc::new(TrustBundles::new([authority.bundle(1)]).map_err(IssuerError::Bundle)?);
         let first = own_leaf(&authority, &identity, &bundles, lifetime, 1)?;
+        let foreign = RwLock::new(Foreign {
+            bundles: Arc::default(),
+            all: bundles.clone(),
+            credential: None,
+        });
         let credential = watch::Sender::new(Arc::new(first));
         Ok(Self {
             authority: RwLock::new(Arc::new(authority)),
             identity,
             bundles,
+            foreign,
             lifetime,
             credential,
         })
@@ -147,9 +166,40 @@ impl Issuer {
         Renewal::Taken
     }
 
-    /// Whom callers are to trust.
+    /// Our own roots.
     pub(crate) fn bundles(&self) -> &Arc<TrustBundles> {
         &self.bundles
+    }
+
+    /// Whom proxies are to trust: ourselves, and the peers, each for its own trust domain.
+    pub(crate) fn all_bundles(&self) -> Arc<TrustBundles> {
+        self.foreign.read().unwrap_or_else(PoisonError::into_inner).all.clone()
+    }
+
+    /// Trusts these other clusters from now on, and no others.
+    pub(crate) fn link(&self, bundles: &TrustBundles) -> Result<(), BundleError> {
+        let all = TrustBundles::new(self.bundles.iter().chain(bundles.iter()).cloned())?;
+        *self.foreign.write().unwrap_or_else(PoisonError::into_inner) = Foreign {
+            bundles: Arc::new(bundles.clone()),
+            all: Arc::new(all),
+            credential: None,
+        };
+        Ok(())
+    }
+
+    /// What is shown to other clusters now: our own leaf. Only their control planes' identities are proved by it, not those of
+    /// our own trust domain.
+    pub(crate) fn federation(&self) -> Arc<Credential> {
+        let own = self.credential();
+        let mut foreign = self.foreign.write().unwrap_or_else(PoisonError::into_inner);
+        match &foreign.credential {
+            Some((generation, credential)) if *generation == own.generation() => credential.clone(),
+            _ => {
+                let credential = Arc::new(own.with_bundles(foreign.bundles.clone(), own.generation()));
+                foreign.credential = Some((own.generation(), credential.clone()));
+                credential
+            }
+        }
     }
 
     /// Whose certificates it issues.

@@ -12,18 +12,22 @@ use weft_model::destination::{Lookup, Protocol, Service, Target};
 use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
 use weft_model::version::Source;
+use weft_proto::resource::{Export, Exported};
 
 use crate::index::{Index, Name, Settings, Topic};
 use crate::manifests::Snapshot;
+use crate::objects::peer::Selection;
 use crate::objects::{Object, Problem};
 
 mod endpoints;
+mod exports;
 mod inbound;
 mod key;
 pub(crate) mod ledger;
 mod lookup;
 pub(crate) mod policies;
 mod ports;
+mod remote;
 mod rules;
 mod service;
 mod streams;
@@ -89,6 +93,26 @@ pub fn declared(index: &Index, namespace: &str, service: &str, port: u16, annota
 /// What a pod accepts. `None`: it is not known.
 pub fn inbound(index: &Index, namespace: &str, pod: &str) -> Option<Compiled<Inbound>> {
     inbound::inbound(index, &Name::new(namespace, pod))
+}
+
+/// The Services that are exported to a peer, of those that it imports.
+pub(crate) fn exports_to(index: &Index, cluster: &str, imports: &[Selection]) -> Compiled<Vec<Name>> {
+    exports::to_peer(index, cluster, imports)
+}
+
+/// The ports of exported Services that a gateway passes connections to: keys of what is [`exported`].
+pub(crate) fn passed(index: &Index) -> Compiled<Vec<String>> {
+    exports::passed(index)
+}
+
+/// An exported Service. `None`: it is not exported (any more).
+pub(crate) fn export(index: &Index, name: &Name) -> Option<Compiled<Export>> {
+    exports::export(index, name)
+}
+
+/// The endpoints of this cluster behind a port of an exported Service. `None`: there is none (any more).
+pub(crate) fn exported(index: &Index, name: &Name, port: u16) -> Option<Compiled<Exported>> {
+    exports::exported(index, name, port)
 }
 
 /// What counts as inside the mesh.

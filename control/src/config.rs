@@ -35,6 +35,17 @@ pub struct Settings {
     /// Where identity and discovery listen.
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDR:PORT", default_value_t = any(15012))]
     pub listen: SocketAddr,
+    /// Where the control planes of other clusters call, usually port 15013. Without it, none can follow what is exported here.
+    #[arg(long, env = "WEFT_FEDERATION_LISTEN", value_name = "ADDR:PORT")]
+    pub federation_listen: Option<SocketAddr>,
+    /// Where other clusters reach that, for their ClusterPeers: host:port. Separated by commas.
+    #[arg(
+        long,
+        env = "WEFT_FEDERATION_ENDPOINTS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub federation_endpoints: Vec<String>,
     /// Where /status, /metrics, /ready and /live listen.
     #[arg(long, env = "WEFT_ADMIN", value_name = "ADDR:PORT", default_value_t = any(15014))]
     pub admin: SocketAddr,
@@ -49,6 +60,13 @@ pub struct Settings {
     /// This cluster's name.
     #[arg(long, env = "WEFT_CLUSTER", value_name = "NAME", default_value = "local")]
     pub cluster: String,
+    /// The network that this cluster's pods are in: pods of clusters that name the same one reach each other directly. Without
+    /// it the cluster's name, and a network of its own.
+    #[arg(long, env = "WEFT_NETWORK", value_name = "NAME")]
+    pub network: Option<String>,
+    /// This cluster's east-west gateways, as others reach them: host:port. Separated by commas.
+    #[arg(long, env = "WEFT_GATEWAYS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub gateways: Vec<String>,
     /// The namespace of the control plane itself: part of the identity that proxies require of it.
     #[arg(
         long,
@@ -140,6 +158,13 @@ pub enum RenewByLeaf {
     Unverifiable,
     /// Never: without a token no leaf, whatever is away.
     Never,
+}
+
+impl Settings {
+    /// The network that this cluster's pods are in.
+    pub(crate) fn network(&self) -> &str {
+        self.network.as_deref().unwrap_or(&self.cluster)
+    }
 }
 
 fn any(port: u16) -> SocketAddr {

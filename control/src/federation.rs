@@ -9,3 +9,4 @@
 pub mod derived;
 pub mod exported;
 pub mod merge;
+pub(crate) mod said;

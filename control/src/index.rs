@@ -26,12 +26,14 @@ mod doubts;
 mod effect;
 mod federation;
 mod filter;
+mod judge;
 mod kept;
 mod links;
 mod matches;
 mod opaque;
 mod patience;
 mod policy;
+mod remote;
 mod resolve;
 mod route;
 mod spelling;
@@ -49,6 +51,7 @@ pub(crate) use links::Links;
 pub(crate) use matches::Rank;
 pub(crate) use patience::Limits;
 pub(crate) use policy::{Part, Policy};
+pub(crate) use remote::Remote;
 pub(crate) use resolve::takes_routes;
 pub(crate) use route::{About, Route, Rule, Weighted, age};
 pub(crate) use subset::Subset;
@@ -60,6 +63,8 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// The cluster's name.
     pub cluster: String,
+    /// The network that its pods are in: clusters that name the same one reach each other's pods directly.
+    pub network: String,
     /// The suffix of the names of Services: `cluster.local`.
     pub cluster_domain: String,
     /// The mesh's own networks, inside beside the private ranges. Whatever is there is a Pod, a Service or written in an
@@ -213,6 +218,10 @@ pub struct Index {
     pub(crate) exports: BTreeMap<Name, Kept<ServiceExport>>,
     /// By Service.
     pub(crate) imports: BTreeMap<Name, Kept<ServiceImport>>,
+    /// What other clusters say, by their names.
+    remotes: BTreeMap<String, Remote>,
+    /// By address of a pod that ours reach directly: cluster, Service and port.
+    remotes_by_ip: Links<IpAddr, (String, Name, u16)>,
 }
 
 impl Index {
@@ -243,6 +252,8 @@ impl Index {
             peers_by_domain: Links::default(),
             exports: BTreeMap::new(),
             imports: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            remotes_by_ip: Links::default(),
         }
     }
 
@@ -362,6 +373,11 @@ impl Index {
             && !within(&self.settings.outside)
             && self.nodes_by_ip.of(&ip).next().is_none()
             && self.slices_by_ip.of(&ip).next().is_none()
+    }
+
+    /// Whether an address is a node's.
+    pub(crate) fn is_of_node(&self, ip: IpAddr) -> bool {
+        self.nodes_by_ip.of(&ip).next().is_some()
     }
 
     /// Where a node is. A node that is not known is nowhere, but in this cluster.

@@ -10,7 +10,8 @@
 //! | [`compile`] | index in, resources out (pure) |
 //! | [`federation`] | what exports of several clusters come to, and the objects that an import becomes (pure) |
 //! | [`explain`] | where a request would go, and why (pure) |
-//! | `serve` | certificates and streams out, to proxies |
+//! | `serve` | certificates and streams out, to proxies and to other clusters |
+//! | `peering` | what other clusters export, followed |
 //! | `authority` | the mesh's root, and the control plane's own certificate |
 //! | `epoch` | within which resources never get older |
 //! | `status`, `admin` | what is told to people and scrapers |
@@ -34,6 +35,8 @@ pub mod explain;
 mod authority;
 mod epoch;
 mod serve;
+
+mod peering;
 
 mod admin;
 mod status;

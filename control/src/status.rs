@@ -12,8 +12,12 @@ use crate::objects::Severity;
 use crate::serve::hub::{Hub, Proxy};
 
 pub(crate) mod applied;
+mod imports;
+mod peers;
 
 use applied::Holders;
+pub(crate) use imports::Imports;
+pub(crate) use peers::PeerStatus;
 
 /// The version of this program.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -27,6 +31,8 @@ pub(crate) struct Status {
     pub(crate) proxies: Vec<ProxyStatus>,
     pub(crate) objects: Vec<ObjectStatus>,
     pub(crate) problems: Vec<ProblemStatus>,
+    /// Other clusters.
+    pub(crate) peers: Vec<PeerStatus>,
     /// Kind by kind, where objects come from an API server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<Vec<KindStatus>>,
@@ -45,6 +51,24 @@ pub(crate) struct MeshStatus {
     /// As they were set.
     pub(crate) inside: Vec<String>,
     pub(crate) outside: Vec<String>,
+    /// What other clusters need to know of this one.
+    pub(crate) federation: FederationStatus,
+}
+
+/// What another cluster's ClusterPeer says of this one.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FederationStatus {
+    pub(crate) cluster: String,
+    pub(crate) trust_domain: String,
+    pub(crate) control_plane: String,
+    pub(crate) network: String,
+    /// Where other clusters reach us, as it was set.
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) gateways: Vec<String>,
+    pub(crate) bundle_sequence: u64,
+    /// PEM.
+    pub(crate) roots: String,
 }
 
 /// One proxy, connected or not.
@@ -144,12 +168,15 @@ impl Hub {
     pub(crate) fn status(&mut self) -> Status {
         let index = &self.index;
         self.gone.retain(|proxy| {
-            index
-                .pod(&proxy.who.pod.namespace, &proxy.who.pod.name)
-                .is_some_and(|pod| pod.uid == proxy.who.uid)
+            let pod = proxy
+                .who
+                .subject
+                .pod()
+                .and_then(|pod| index.pod(&pod.namespace, &pod.name));
+            pod.is_some_and(|pod| pod.uid == proxy.who.uid)
         });
-        let connected = self.proxies.values().map(|proxy| self.proxy_status(proxy, true));
-        let gone = self.gone.iter().map(|proxy| self.proxy_status(proxy, false));
+        let connected = self.proxies.values().filter_map(|proxy| self.proxy_status(proxy, true));
+        let gone = self.gone.iter().filter_map(|proxy| self.proxy_status(proxy, false));
         let mut proxies: Vec<ProxyStatus> = connected.chain(gone).collect();
         proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
         Status {
@@ -159,6 +186,7 @@ impl Hub {
             proxies,
             objects: self.object_statuses(),
             problems: self.problem_statuses(),
+            peers: self.peer_statuses(),
             source: None,
             cluster: None,
         }
@@ -172,6 +200,7 @@ impl Hub {
             cluster_domain: settings.cluster_domain.clone(),
             inside: settings.inside.iter().map(ToString::to_string).collect(),
             outside: settings.outside.iter().map(ToString::to_string).collect(),
+            federation: self.federation_status(),
         }
     }
 
@@ -180,7 +209,11 @@ impl Hub {
         let not_accepted = |status: &crate::index::ObjectStatus| !applied::is_accepted(&status.conditions);
         Figures {
             epoch: self.epoch.current(),
-            connected: self.proxies.len(),
+            connected: self
+                .proxies
+                .values()
+                .filter(|proxy| proxy.who.subject.pod().is_some())
+                .count(),
             resources: self.cache.entries().count(),
             subscriptions: self.proxies.values().map(|proxy| proxy.needs.len()).sum(),
             waiting: self.proxies.values().map(|proxy| proxy.outlet.outbox().waiting()).sum(),
@@ -195,7 +228,8 @@ impl Hub {
         }
     }
 
-    fn proxy_status(&self, proxy: &Proxy, connected: bool) -> ProxyStatus {
+    fn proxy_status(&self, proxy: &Proxy, connected: bool) -> Option<ProxyStatus> {
+        let pod = proxy.who.subject.pod()?;
         let resources = proxy.needs.iter().filter_map(|(name, item)| {
             let acked = proxy.acked.get(name);
             let current = self
@@ -217,9 +251,9 @@ impl Hub {
             field: refused.field.clone(),
             reason: refused.reason.clone(),
         });
-        ProxyStatus {
-            namespace: proxy.who.pod.namespace.clone(),
-            pod: proxy.who.pod.name.clone(),
+        Some(ProxyStatus {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
             uid: proxy.who.uid.clone(),
             build: proxy.who.build.clone(),
             features: proxy.who.features.clone(),
@@ -227,7 +261,7 @@ impl Hub {
             since: rfc3339(proxy.who.since),
             resources: resources.collect(),
             refusals: refusals.collect(),
-        }
+        })
     }
 
     fn object_statuses(&self) -> Vec<ObjectStatus> {

@@ -41,12 +41,12 @@ pub struct Share {
 /// How close traffic is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prefer {
-    /// Same zone, then same region, then the rest.
+    /// Same zone, then same region, then the rest, then other clusters.
     #[default]
     Zone,
-    /// Same region, then the rest.
+    /// Same region, then the rest, then other clusters.
     Region,
-    /// No preference.
+    /// No preference among the own cluster's; then other clusters.
     None,
 }
 
@@ -77,20 +77,38 @@ impl Locality {
         if let Some(shares) = self.distribution(here) {
             return Tier(index(shares, |share| share.has(there)));
         }
-        let same_region = !here.region.is_empty() && here.region == there.region && here.cluster == there.cluster;
-        let same_zone = same_region && !here.zone.is_empty() && here.zone == there.zone;
-        let elsewhere = || index(&self.failover, |region| *region == there.region);
+        let own_cluster = here.cluster == there.cluster;
+        let own_region = !here.region.is_empty() && here.region == there.region;
+        let own_zone = own_region && !here.zone.is_empty() && here.zone == there.zone;
+        let (near, elsewhere) = (own_cluster && own_region, || {
+            self.elsewhere(own_cluster, own_region, there)
+        });
         Tier(match self.prefer {
-            Prefer::None => 0,
-            Prefer::Region if same_region => 0,
+            Prefer::None if own_cluster => 0,
+            Prefer::None => 1,
+            Prefer::Region if near => 0,
             Prefer::Region => elsewhere().saturating_add(1),
-            Prefer::Zone if same_zone => 0,
-            Prefer::Zone if same_region => 1,
+            Prefer::Zone if near && own_zone => 0,
+            Prefer::Zone if near => 1,
             Prefer::Zone => elsewhere().saturating_add(2),
         })
     }
 
-    /// The farthest tier that an endpoint can be in for a client at `here`.
+    /// How far away an endpoint is that is not in the caller's own region of its own cluster. Other clusters stand behind the
+    /// own one. Where an order of regions is given, that comes first: another cluster's endpoints in the caller's region, then
+    /// each region of the list, then all others, and of each the own cluster's first.
+    fn elsewhere(&self, own_cluster: bool, own_region: bool, there: &Place) -> u8 {
+        let listed = index(&self.failover, |region| *region == there.region);
+        match (self.failover.is_empty(), own_cluster, own_region) {
+            (true, true, _) => 0,
+            (true, false, true) => 1,
+            (true, false, false) => 2,
+            (false, false, true) => 0,
+            (false, own_cluster, _) => listed.saturating_mul(2).saturating_add(if own_cluster { 1 } else { 2 }),
+        }
+    }
+
+    /// The farthest tier that an endpoint of the own cluster can be in for a client at `here`.
     pub fn farthest(&self, here: &Place) -> Tier {
         let near = match (self.distribution(here), self.prefer) {
             (Some(shares), _) => return Tier(index(shares, |_| false)),
@@ -98,7 +116,8 @@ impl Locality {
             (None, Prefer::Region) => 1,
             (None, Prefer::Zone) => 2,
         };
-        Tier(index(&self.failover, |_| false).saturating_add(near))
+        let unlisted = Place::default();
+        Tier(self.elsewhere(true, false, &unlisted).saturating_add(near))
     }
 
     /// The shares of places for a client at `here`, where they are weighed and not preferred.

@@ -14,6 +14,7 @@
 //! | [`inbound`] | what a pod accepts, and its policies |
 //! | [`bundles`] | trust bundles |
 //! | [`mesh`] | networks and defaults |
+//! | [`federation`] | what clusters export to each other |
 
 use std::collections::BTreeSet;
 
@@ -36,6 +37,7 @@ pub mod name;
 
 pub mod bundles;
 pub mod endpoints;
+pub mod federation;
 pub mod inbound;
 pub mod lookup;
 pub mod mesh;
@@ -46,6 +48,7 @@ mod stream;
 mod traffic;
 
 pub use bundles::TrustRoots;
+pub use federation::{Cluster, Export, Exported};
 pub use field::FieldError;
 pub use mesh::Mesh;
 pub use name::{Kind, Name};
@@ -65,6 +68,14 @@ pub enum Body {
     Bundles(Vec<TrustRoots>),
     /// The mesh's networks and defaults.
     Mesh(Mesh),
+    /// What a cluster says of itself.
+    Cluster(Cluster),
+    /// A Service that a cluster exports.
+    Export(Export),
+    /// The endpoints behind a port of it.
+    Exported(Exported),
+    /// What a gateway passes: keys of [`Body::Exported`].
+    Gateway(Vec<String>),
 }
 
 /// A body as it travels: encoded once, sent to many.
@@ -108,6 +119,10 @@ impl Body {
             Self::Inbound(_) => Kind::Inbound,
             Self::Bundles(_) => Kind::Bundles,
             Self::Mesh(_) => Kind::Mesh,
+            Self::Cluster(_) => Kind::Cluster,
+            Self::Export(_) => Kind::Export,
+            Self::Exported(_) => Kind::Exported,
+            Self::Gateway(_) => Kind::Gateway,
         }
     }
 
@@ -196,6 +211,10 @@ pub fn decode(kind: Kind, body: &[u8]) -> Result<Body, FieldError> {
         Kind::Inbound => Body::Inbound(inbound::decode(message(body)?)),
         Kind::Bundles => Body::Bundles(bundles::decode(message(body)?)?),
         Kind::Mesh => Body::Mesh(mesh::decode(message(body)?)?),
+        Kind::Cluster => Body::Cluster(federation::decode_cluster(message(body)?)?),
+        Kind::Export => Body::Export(federation::decode_export(message(body)?)?),
+        Kind::Exported => Body::Exported(federation::decode_exported(message(body)?)?),
+        Kind::Gateway => Body::Gateway(federation::decode_gateway(message(body)?)?),
     })
 }
 
@@ -208,6 +227,13 @@ pub fn encode(body: &Body) -> Encoded {
         Body::Inbound(inbound) => inbound::encode(inbound).encode_to_vec(),
         Body::Bundles(bundles) => bundles::encode(bundles).encode_to_vec(),
         Body::Mesh(mesh) => mesh::encode(mesh).encode_to_vec(),
+        Body::Cluster(cluster) => federation::encode_cluster(cluster).encode_to_vec(),
+        Body::Export(export) => federation::encode_export(export).encode_to_vec(),
+        Body::Exported(exported) => federation::encode_exported(exported).encode_to_vec(),
+        Body::Gateway(exported) => discovery::Gateway {
+            exported: exported.clone(),
+        }
+        .encode_to_vec(),
     };
     let hash = hash(&bytes);
     Encoded {

@@ -29,6 +29,9 @@ use crate::accept::bind;
 use crate::config::Settings;
 use crate::connect::Dialer;
 use crate::discover::{self, View};
+use crate::gateway::Gateway;
+use crate::gateway::bounds::Limits;
+use crate::gateway::table::Table;
 use crate::observe::access::{self, Access, AccessLog, Switch};
 use crate::observe::export::Exporter;
 use crate::observe::metrics::{Metrics, Registry};
@@ -43,6 +46,11 @@ use crate::{admin, discover::Beliefs};
 /// File descriptors that are not for connections: listeners, the control plane, files, and of admin what there is where nobody
 /// floods it. Where somebody does, its servers and the workers wait out a lack of descriptors.
 const RESERVED_FILES: u64 = 64;
+/// Endpoints that one worker of a gateway dials at a time.
+const DIALS: usize = 1024;
+/// How long a connection through a gateway may carry nothing: kept ones of proxies are idle for less, and streams of apps may
+/// be for long.
+const GATEWAY_IDLE: Duration = Duration::from_secs(24 * 3600);
 /// What the last spans and threads may take once it is over.
 const LAST: Duration = Duration::from_secs(3);
 
@@ -332,6 +340,13 @@ async fn work(crew: Crew) -> io::Result<()> {
         seen: Seen::new(verdicts),
     };
     drop(access);
+    if settings.gateway {
+        let listeners = vec![dual(settings.gateway_port)?];
+        // An error says that nobody waits any more.
+        let _ = listening.send(()).await;
+        gateway(&settings, &view, listeners, slots, &registry, phase).await;
+        return Ok(());
+    }
     let origins = Origins {
         inbound: Origin::Socket,
         outbound: Origin::Socket,
@@ -361,13 +376,50 @@ async fn complete(view: &View) {
     }
 }
 
+/// A gateway's part of a worker: what may be passed on follows what the control plane says.
+async fn gateway(
+    settings: &Settings,
+    view: &View,
+    listeners: Vec<TcpListener>,
+    slots: usize,
+    registry: &Arc<Registry>,
+    phase: watch::Receiver<Phase>,
+) {
+    let first = view.state();
+    let (tables, table) = watch::channel(Arc::new(Table::of(&first)));
+    let limits = Limits {
+        connections: slots,
+        // Another cluster's pods may all come from one address.
+        per_source: slots,
+        dials: DIALS,
+        idle: GATEWAY_IDLE,
+    };
+    let gateway = Gateway::new(table, Dialer::new(settings), limits, registry);
+    let follow = async {
+        let mut state = first;
+        loop {
+            view.applied(state.generation);
+            state = view.newer(state.generation).await;
+            tables.send_replace(Arc::new(Table::of(&state)));
+        }
+    };
+    tokio::select! {
+        () = gateway.serve(listeners, phase) => {}
+        () = follow => {}
+    }
+}
+
 fn inbound(settings: &Settings) -> io::Result<Vec<TcpListener>> {
-    let dual = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, settings.inbound_port)));
-    let listener = dual.or_else(|error| match no_v6(&error) {
-        true => bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.inbound_port))),
+    Ok(vec![dual(settings.inbound_port)?])
+}
+
+/// Listens on both families, or on v4 where there is no other.
+fn dual(port: u16) -> io::Result<TcpListener> {
+    let dual = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    dual.or_else(|error| match no_v6(&error) {
+        true => bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
         false => Err(error),
-    });
-    Ok(vec![listener?])
+    })
 }
 
 fn outbound(settings: &Settings) -> io::Result<Vec<TcpListener>> {

@@ -321,6 +321,7 @@ impl Balancer {
         };
         let members: Vec<_> = set.endpoints.iter().map(member).collect();
         let nearest = members.iter().map(|(tier, _)| *tier).min();
+        let last = members.iter().map(|(tier, _)| *tier).max();
         let weighed = locality.distribution(here).is_some();
         let home = nearest
             .into_iter()
@@ -334,7 +335,13 @@ impl Balancer {
             service,
             endpoints: endpoints.clone(),
             // Metrics of an earlier preference must not go on saying what was.
-            farthest: Cell::new(locality.farthest(here).max(before.unwrap_or(FARTHEST))),
+            // Of other clusters, what there is.
+            farthest: Cell::new(
+                locality
+                    .farthest(here)
+                    .max(before.unwrap_or(FARTHEST))
+                    .max(last.unwrap_or(FARTHEST)),
+            ),
             turn: Cell::new(endpoints.chance.below(members.len())),
             locality,
             balance,

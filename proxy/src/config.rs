@@ -77,6 +77,14 @@ pub struct Settings {
     )]
     pub state_dir: PathBuf,
 
+    /// Be an east-west gateway, in the place of a sidecar: pass connections of other clusters' proxies on to what is exported,
+    /// by their SNI and unopened. `weft gateway` is this.
+    #[arg(long, env = "WEFT_GATEWAY")]
+    pub gateway: bool,
+    /// Port on which a gateway listens.
+    #[arg(long, env = "WEFT_GATEWAY_PORT", value_name = "PORT", default_value_t = 15443)]
+    pub gateway_port: u16,
+
     /// The packet mark (SO_MARK) of every socket that the proxy opens. Unset: the redirect rules exempt the proxy's uid.
     #[arg(long, env = "WEFT_MARK", value_name = "N")]
     pub mark: Option<u32>,

@@ -79,9 +79,7 @@ pub fn start(settings: &Settings, registry: &Arc<Registry>, ready: &Ready) -> (B
     let (mut store, confirmed) = restored(settings);
     let current = stored_credential(settings, &mut store);
     gates.certificate.set(store.state().credential.is_some());
-    gates
-        .configuration
-        .set(store.state().inbound.is_some() && store.state().mesh.held.is_some());
+    gates.configuration.set(store.state().is_configured());
     let writer = registry.writer();
     let meters = BeliefMeters {
         leaf_expiry: writer.gauge(&table::LEAF_EXPIRY, &[]),
@@ -190,7 +188,13 @@ impl Beliefs {
 
 /// A store with the last good configuration, if there is one, and when the control plane confirmed it last.
 fn restored(settings: &Settings) -> (Store, Option<SystemTime>) {
-    let fresh = || Store::new(settings.discovery_wait, settings.subscriptions);
+    let fresh = || {
+        let store = Store::new(settings.discovery_wait, settings.subscriptions);
+        match settings.gateway {
+            true => store.of_gateway(),
+            false => store,
+        }
+    };
     let mut store = fresh();
     match snapshot::load(&settings.state_dir, &mut store, Instant::now(), SystemTime::now()) {
         Ok(confirmed) => (store, confirmed),

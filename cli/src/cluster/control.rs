@@ -72,6 +72,16 @@ impl Cluster {
         Ok(all)
     }
 
+    /// What the control plane says of this cluster for others, and of its links to them.
+    ///
+    /// # Errors
+    /// There is none, or it may not be looked for.
+    pub(crate) async fn links(&self) -> Result<Value> {
+        let mut all = self.control("/status").await?;
+        all["federation"] = all["mesh"]["federation"].take();
+        Ok(all)
+    }
+
     /// The pods behind its Service.
     async fn replicas(&self) -> Result<Vec<Value>> {
         let namespace = &self.control_namespace;
@@ -102,9 +112,11 @@ impl Cluster {
 }
 
 /// What several replicas say, as if one said it: proxies of all of them, once each; objects with all who need them. What an
-/// object is worth every replica knows by itself, from the same objects; who has acknowledged it only all together.
+/// object is worth every replica knows by itself, from the same objects; who has acknowledged it only all together. Each has a
+/// link of its own to every peer, of which the one that is the most wrong is told.
 pub(super) fn union(statuses: Vec<Value>) -> Value {
     let mut all = json!({"epoch": null, "build": null, "mesh": null, "problems": []});
+    let mut peers: BTreeMap<String, Value> = BTreeMap::new();
     let mut proxies: BTreeMap<(String, String, String), Value> = BTreeMap::new();
     let mut objects: BTreeMap<(String, String, String), Value> = BTreeMap::new();
     for mut status in statuses {
@@ -131,6 +143,12 @@ pub(super) fn union(statuses: Vec<Value>) -> Value {
                 None => drop(objects.insert(key, object)),
             }
         }
+        for peer in taken(&mut status["peers"]) {
+            match peers.get_mut(&word(&peer["cluster"])) {
+                Some(known) => join(known, peer),
+                None => drop(peers.insert(word(&peer["cluster"]), peer)),
+            }
+        }
         for problem in taken(&mut status["problems"]) {
             if let Some(known) = all["problems"].as_array_mut().filter(|known| !known.contains(&problem)) {
                 known.push(problem);
@@ -141,7 +159,30 @@ pub(super) fn union(statuses: Vec<Value>) -> Value {
     all["routes"] = objects.values().filter(is_route).cloned().collect();
     all["objects"] = objects.into_values().collect();
     all["proxies"] = proxies.into_values().collect();
+    all["peers"] = peers.into_values().collect();
     all
+}
+
+/// Adds what another replica says of a peer. The peer's own replicas follow one or the other of ours.
+fn join(known: &mut Value, mut other: Value) {
+    let rank = |peer: &Value| match peer["link"]["state"].as_str() {
+        Some("Connected") => 0,
+        Some("Stale") => 2,
+        Some("Forgotten") => 3,
+        _ => 1,
+    };
+    if rank(&other) > rank(known) {
+        std::mem::swap(known, &mut other);
+    }
+    let more = taken(&mut other["followers"]);
+    if let Some(followers) = known["followers"].as_array_mut() {
+        followers.extend(more);
+    }
+    for refused in taken(&mut other["refused"]) {
+        if let Some(all) = known["refused"].as_array_mut().filter(|all| !all.contains(&refused)) {
+            all.push(refused);
+        }
+    }
 }
 
 /// Adds who needs an object at another replica.
@@ -249,6 +290,27 @@ mod tests {
         ] {
             assert_eq!((together(one, two), together(two, one)), (is.to_owned(), is.to_owned()));
         }
+    }
+
+    #[test]
+    fn of_several_links_to_a_peer_the_most_wrong_is_told_with_the_followers_of_all_replicas() {
+        let of = |state: &str, follower: &str| {
+            json!({"peers": [{
+                "cluster": "west", "link": {"state": state}, "followers": [{"build": follower}],
+                "refused": [{"object": "Export shop/db"}],
+            }]})
+        };
+        let (good, bad) = (of("Connected", "a"), of("Stale", "b"));
+        for both in [[good.clone(), bad.clone()], [bad, good.clone()]] {
+            let all = union(both.to_vec());
+            let peers = all["peers"].as_array().unwrap();
+            assert_eq!(peers.len(), 1, "{all:#}");
+            assert_eq!(peers[0]["link"]["state"], "Stale");
+            assert_eq!(peers[0]["followers"].as_array().unwrap().len(), 2);
+            assert_eq!(peers[0]["refused"].as_array().unwrap().len(), 1);
+        }
+        let all = union(vec![good.clone(), good]);
+        assert_eq!(all["peers"][0]["link"]["state"], "Connected");
     }
 
     #[test]

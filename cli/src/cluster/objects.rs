@@ -91,6 +91,7 @@ impl Cluster {
         Ok(Settings {
             trust_domain: TrustDomain::new(word(&mesh["trustDomain"])).context("the control plane's trust domain")?,
             cluster: word(&mesh["cluster"]).to_owned(),
+            network: word(&mesh["federation"]["network"]).to_owned(),
             cluster_domain: word(&mesh["clusterDomain"]).to_owned(),
             inside: networks("inside"),
             outside: networks("outside"),

@@ -70,6 +70,7 @@ impl Cluster {
         let mut all = said.unwrap_or_else(|error| self.silent(&error));
         all["context"] = json!(self.context);
         all["trustDomain"] = all["mesh"]["trustDomain"].clone();
+        all["federation"] = all["mesh"]["federation"].take();
         all["mesh"] = all["mesh"]["cluster"].clone();
         all["pods"] = pods.iter().filter(is_shown).map(|pod| pods::pod(pod, &nodes)).collect();
         let told = |service: &Value| {
@@ -164,6 +165,7 @@ impl Declared {
         let mut review = Review::new(Settings {
             trust_domain: TrustDomain::new("cluster.local").expect("a constant"),
             cluster: String::new(),
+            network: String::new(),
             cluster_domain: "cluster.local".to_owned(),
             inside: Vec::new(),
             outside: Vec::new(),

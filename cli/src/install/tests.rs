@@ -62,7 +62,7 @@ fn what_is_printed_is_everything_once() {
     );
     assert!(names.contains("\"CustomResourceDefinition\"/\"trafficpolicies.weft.dev\""));
     let without = objects(&["--crds=false", "--create-namespace=false"]);
-    assert_eq!(without.len(), all.len() - 3);
+    assert_eq!(without.len(), all.len() - 4);
 }
 
 #[test]

@@ -8,9 +8,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
 use weft_model::identity::Identity;
 
-use super::Compiled;
 use super::key::SetKey;
 use super::ledger::{Ledger, source_of};
+use super::{Compiled, remote};
+use crate::federation::derived::UNNAMED;
 use crate::index::{Index, Name, Subset, Topic};
 use crate::objects::pod::Pod;
 use crate::objects::service::SliceEndpoint;
@@ -19,9 +20,12 @@ use crate::objects::{Object, service::Service};
 /// What a proxy takes in one set.
 const ENDPOINTS_MAX: usize = 16_384;
 
-/// An endpoint, and whether its address is its pod's first: a pod of two families has one key.
-struct Found {
-    endpoint: Endpoint,
+/// An endpoint, and what a slice says of it beside.
+pub(super) struct Found {
+    pub(super) endpoint: Endpoint,
+    /// Of a headless Service: the pod's host name, or empty.
+    pub(super) hostname: String,
+    /// Whether its address is its pod's first: a pod of two families has one key.
     primary: bool,
 }
 
@@ -34,9 +38,17 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
         subset,
     } = key;
     ledger.topics([Topic::Service(name.clone()), Topic::Endpoints(name.clone())]);
+    // What is behind an import is behind the Service that it is of, also for those who pass it on by that name.
+    let import = index.import_behind(name);
+    let of = import.as_ref().unwrap_or(name);
+    ledger.topics([
+        Topic::Service(of.clone()),
+        Topic::Endpoints(of.clone()),
+        Topic::Export(of.clone()),
+    ]);
     let empty = EndpointSet {
-        namespace: name.namespace.clone(),
-        service: name.name.clone(),
+        namespace: of.namespace.clone(),
+        service: of.name.clone(),
         port: *port,
         subset: subset.clone().unwrap_or_default(),
         endpoints: Vec::new(),
@@ -61,14 +73,40 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
         return kept.hold().map(|_| ledger.close(empty));
     };
     ledger.source(object);
-    let port_name = &service.port(*port)?.name;
-    let found = members(index, name, service, port_name, subset, &mut ledger);
-    let mut endpoints: Vec<Arc<Endpoint>> = found.into_values().map(|found| Arc::new(found.endpoint)).collect();
+    let port_name = match &service.port(*port)?.name {
+        name if import.is_some() && name.starts_with(UNNAMED) => "",
+        name => name.as_str(),
+    };
+    // Of this cluster, an import has what is exported.
+    let local = match &import {
+        None => Some(service),
+        Some(of) => index.exported(of).and_then(|_| index.services.get(of)?.form()),
+    };
+    let found = local.map(|service| members(index, of, service, port_name, subset, &mut ledger));
+    let found = found.unwrap_or_default();
+    let mut all: BTreeMap<EndpointKey, Endpoint> =
+        found.into_iter().map(|(key, found)| (key, found.endpoint)).collect();
+    for endpoint in remote::members(index, of, port_name, subset, &mut ledger) {
+        // What this cluster says of a key counts, whatever another one does; and others get the room that it leaves.
+        if all.len() >= ENDPOINTS_MAX && !all.contains_key(&endpoint.key) {
+            tracing::error!(service = %name, limit = ENDPOINTS_MAX, "endpoints of other clusters left out");
+            break;
+        }
+        all.entry(endpoint.key).or_insert(endpoint);
+    }
+    let mut endpoints: Vec<Arc<Endpoint>> = all.into_values().map(Arc::new).collect();
     if endpoints.len() > ENDPOINTS_MAX {
         tracing::error!(service = %name, endpoints = endpoints.len(), limit = ENDPOINTS_MAX, "endpoints left out");
         endpoints.truncate(ENDPOINTS_MAX);
     }
     Some(ledger.close(EndpointSet { endpoints, ..empty }))
+}
+
+/// The endpoints of this cluster behind a port of a Service, in order of key.
+pub(super) fn local(index: &Index, name: &Name, service: &Service, port_name: &str, ledger: &mut Ledger) -> Vec<Found> {
+    members(index, name, service, port_name, None, ledger)
+        .into_values()
+        .collect()
 }
 
 fn members(
@@ -142,6 +180,7 @@ fn member(
         let wanted = subset.is_none_or(|subset| subset.has(&labels, &endpoint.place.region));
         return wanted.then_some(Found {
             endpoint,
+            hostname: String::new(),
             primary: true,
         });
     };
@@ -159,6 +198,7 @@ fn member(
     let endpoint = of_pod(index, object, pod, address, draining, ledger)?;
     Some(Found {
         endpoint,
+        hostname: written.hostname.clone(),
         primary: pod.ips.first().is_some_and(|ip| ip.to_canonical() == address.ip()),
     })
 }

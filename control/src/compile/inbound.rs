@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use weft_model::identity::TrustDomain;
 use weft_model::inbound::{Inbound, InboundPort, Mode, Workload};
 use weft_model::network::Networks;
 
 use super::endpoints::{place, word};
 use super::ledger::Ledger;
-use super::{Compiled, MeshNetworks, ports};
+use super::ports::PodPort;
+use super::{Compiled, MeshNetworks, exports, ports, remote};
 use crate::index::{Index, Name, Topic};
 use crate::objects::pod::Pod;
 
@@ -25,17 +27,17 @@ pub(super) fn inbound(index: &Index, name: &Name) -> Option<Compiled<Inbound>> {
     if let Some(namespace) = index.namespaces.get(&name.namespace) {
         ledger.source(namespace);
     }
-    let ports = ports::of_pod(index, name, pod, &mut ledger)
-        .into_iter()
-        .map(|(port, declared)| InboundPort {
-            port,
-            protocol: declared.protocol,
-            foreign: Vec::new(),
-            services: declared.services.into_iter().collect(),
-        });
+    let declared = ports::of_pod(index, name, pod, &mut ledger);
+    let ports = declared.into_iter().map(|(port, declared)| InboundPort {
+        port,
+        protocol: declared.protocol,
+        foreign: foreign(index, name, &declared, &mut ledger),
+        services: declared.services.into_iter().collect(),
+    });
+    let ports = ports.collect();
     let inbound = Inbound {
         mode: mode(index, name, pod),
-        ports: ports.collect(),
+        ports,
         policies: Vec::new(),
         workload: Workload {
             namespace: name.namespace.clone(),
@@ -46,6 +48,18 @@ pub(super) fn inbound(index: &Index, name: &Name) -> Option<Compiled<Inbound>> {
         },
     };
     Some(ledger.close(inbound))
+}
+
+/// Whose workloads may call a port of a pod: those of the peers to which a Service is exported that leads there.
+fn foreign(index: &Index, pod: &Name, port: &PodPort, ledger: &mut Ledger) -> Vec<TrustDomain> {
+    let services = port
+        .services
+        .iter()
+        .map(|service| Name::new(pod.namespace.as_str(), service.as_str()));
+    let told: BTreeSet<TrustDomain> = services
+        .flat_map(|service| exports::told(index, &service, ledger))
+        .collect();
+    told.into_iter().collect()
 }
 
 /// A pod may only tighten; what cannot be understood is strict.
@@ -65,7 +79,9 @@ pub(super) fn networks(index: &Index) -> Compiled<MeshNetworks> {
         .pods_by_ip
         .keys()
         .chain(index.services_by_ip.keys())
-        .map(IpAddr::to_canonical);
+        .copied()
+        .chain(remote::addresses(index))
+        .map(|ip| ip.to_canonical());
     let seen: BTreeSet<IpAddr> = seen.filter(|ip| !built_in.contains(*ip)).collect();
     let mut inside: Vec<IpNet> = aggregated(&seen);
     inside.extend(index.settings.inside.iter().map(IpNet::trunc));

@@ -9,7 +9,7 @@ use weft_model::name::ServicePort;
 
 use super::key::ServiceKey;
 use super::ledger::Ledger;
-use super::{Compiled, endpoints, ports};
+use super::{Compiled, endpoints, ports, remote};
 use crate::index::{Index, Kept, Name, Topic};
 
 /// How long a negative answer may be used. A proxy that is subscribed hears of a change at once; this bounds what one
@@ -50,8 +50,14 @@ fn at_address(index: &Index, address: SocketAddr, client: &str, ledger: &mut Led
     if let Some(lookup) = service.and_then(|name| at_service(index, name, port, client, ledger)) {
         return Some(lookup);
     }
-    match index.pod_at(ip) {
-        Some(name) => Some(direct(index, name, address, ledger)),
+    if let Some(name) = index.pod_at(ip) {
+        return Some(direct(index, name, address, ledger));
+    }
+    match remote::at(index, address, ledger) {
+        Some((endpoint, protocol)) => Some(Lookup::Direct {
+            endpoint: Arc::new(endpoint),
+            protocol,
+        }),
         // Perhaps a pod that is new, and that we have not heard of: whoever calls waits for that, and plaintext is not sent.
         None if index.expects(ip) => None,
         None => Some(OUTSIDE),

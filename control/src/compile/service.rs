@@ -26,8 +26,9 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
     ledger.topic(Topic::Service(name.clone()));
     let kept = index.services.get(name)?;
     ledger.hold(kept.hold());
+    let import = index.import_behind(name);
     let mut value = Service {
-        port: rules::service_port(name, *port),
+        port: rules::service_port(import.as_ref().unwrap_or(name), *port),
         protocol: Protocol::Undeclared,
         rules: None,
         streams: None,

@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod explained;
+mod federation;
 mod filters;
 mod holds;
 mod inbound;
@@ -48,6 +49,7 @@ fn settings() -> Settings {
     Settings {
         trust_domain: TrustDomain::new("td").unwrap(),
         cluster: "one".to_owned(),
+        network: "one".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         inside: Vec::new(),
         outside: Vec::new(),

@@ -28,6 +28,7 @@ fn explained(shop: &str, target: &str) -> Explanation {
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new("td").unwrap(),
         cluster: "one".to_owned(),
+        network: "c".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         inside: vec!["10.96.0.0/16".parse().unwrap()],
         outside: Vec::new(),

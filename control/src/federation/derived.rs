@@ -12,11 +12,16 @@ use serde_json::{Value, json};
 
 use super::merge::{ImportType, IpFamily, Merged, Port, SessionAffinity};
 use crate::index::Name;
+use crate::objects::Object;
 
 /// The label that names the imported Service, on Services and EndpointSlices derived from it (KEP-1645).
 pub const SERVICE_NAME_LABEL: &str = "multicluster.kubernetes.io/service-name";
+/// How the names of derived Services begin.
+const DERIVED: &str = "weft-import-";
 /// The label of every object that is here only because of an import.
 pub const IMPORT_LABEL: &str = "weft.dev/import";
+/// How a port of a derived Service is called that has no name where it is exported, if it needs one here.
+pub(crate) const UNNAMED: &str = "unnamed";
 /// Domains whose labels and annotations mean something to controllers here.
 const RESERVED: [&str; 4] = ["kubernetes.io", "k8s.io", "x-k8s.io", "weft.dev"];
 /// The form of a ServiceImport.
@@ -38,7 +43,19 @@ pub enum Ready {
 pub fn derived_name(service: &Name) -> String {
     let hash = digest(&SHA256, service.to_string().as_bytes());
     let hex: String = hash.as_ref()[..5].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("weft-import-{hex}")
+    format!("{DERIVED}{hex}")
+}
+
+/// Whether an object is here only because of an import.
+pub(crate) fn is_import(object: &Object) -> bool {
+    object.labels.get(IMPORT_LABEL).is_some_and(|value| value == "true")
+}
+
+/// The Service that a derived Service is of. `None`: it is none.
+pub(crate) fn imported(service: &Object) -> Option<Name> {
+    let of = service.labels.get(SERVICE_NAME_LABEL)?;
+    let of = Name::new(service.namespace.as_str(), of.as_str());
+    (is_import(service) && service.name == derived_name(&of)).then_some(of)
 }
 
 /// The ServiceImport of a Service. `ips`: the addresses of its derived Service; none where it is headless, or has none yet.
@@ -145,9 +162,9 @@ fn named_port(of: &Port, needs_name: bool, all: &[Port]) -> Value {
     if needs_name && of.name.is_empty() {
         let name = |i: usize| {
             if i == 0 {
-                "unnamed".to_owned()
+                UNNAMED.to_owned()
             } else {
-                format!("unnamed-{i}")
+                format!("{UNNAMED}-{i}")
             }
         };
         let free = |name: &String| all.iter().all(|other| other.name != *name);

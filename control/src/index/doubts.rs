@@ -122,6 +122,7 @@ spec: {clusterIP: 10.96.0.1, ports: [{name: one, port: 80, appProtocol: PROTOCOL
         let mut index = Index::new(Settings {
             trust_domain: TrustDomain::new("td").unwrap(),
             cluster: "one".to_owned(),
+            network: "c".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             inside: Vec::new(),
             outside: Vec::new(),

@@ -1,5 +1,6 @@
 //! What clusters share: ClusterPeers, ServiceExports and ServiceImports in their tables, and which of them act.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::kept::{Formed, Refusal, guarded};
@@ -75,6 +76,7 @@ impl Index {
 
     pub(super) fn peer_change(&mut self, name: &str, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let old = self.peers.remove(name);
+        let before = old.as_ref().and_then(Kept::form).map(|peer| peer.trust_domain.clone());
         if let Some(peer) = old.as_ref().and_then(Kept::form) {
             self.peers_by_domain.unlink(&peer.trust_domain, &peer.cluster);
         }
@@ -85,6 +87,25 @@ impl Index {
                 self.peers_by_domain.link(&peer.trust_domain, name.to_owned());
             }
             self.peers.insert(name.to_owned(), kept);
+        }
+        let domain = self
+            .peers
+            .get(name)
+            .and_then(Kept::form)
+            .map(|peer| peer.trust_domain.clone());
+        match domain.is_some() && domain == before {
+            true => self.touch_remote(name, changed),
+            // What it has said was of a trust domain that is not its own any more.
+            false => changed.topics.extend(self.drop_remote(name).topics),
+        }
+        // Others of the same trust domain may act by now, or not any more.
+        let rivals = before
+            .iter()
+            .chain(&domain)
+            .flat_map(|domain| self.peers_by_domain.of(domain));
+        let rivals: BTreeSet<String> = rivals.filter(|rival| *rival != name).cloned().collect();
+        for rival in rivals {
+            self.touch_remote(&rival, changed);
         }
         changed.topics.insert(Topic::Peers);
     }

@@ -183,7 +183,7 @@ pub struct Peer {
 }
 
 /// Services, by namespace and label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Selection {
     /// `None`: all.
     namespaces: Option<BTreeSet<String>>,
@@ -191,6 +191,25 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Services of these namespaces, where `*` is all of them, that have all these labels.
+    pub(crate) fn new(namespaces: BTreeSet<String>, labels: BTreeMap<String, String>) -> Self {
+        let namespaces = (!namespaces.contains("*")).then_some(namespaces);
+        Self { namespaces, labels }
+    }
+
+    /// The namespaces; `*` is all of them.
+    pub(crate) fn namespaces(&self) -> Vec<String> {
+        let all = || vec!["*".to_owned()];
+        self.namespaces
+            .as_ref()
+            .map_or_else(all, |names| names.iter().cloned().collect())
+    }
+
+    /// The labels that a Service has to have.
+    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
     /// Whether a Service of this namespace with these labels is meant.
     pub fn takes(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         self.namespaces.as_ref().is_none_or(|names| names.contains(namespace))

@@ -79,6 +79,8 @@ pub struct SliceEndpoint {
     pub node: String,
     /// The zone, or empty.
     pub zone: String,
+    /// Its host name before a headless Service, or empty.
+    pub hostname: String,
 }
 
 /// Names a pod.
@@ -160,6 +162,8 @@ struct RawEndpoint {
     node_name: String,
     #[serde(default)]
     zone: String,
+    #[serde(default)]
+    hostname: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -342,6 +346,7 @@ fn slice_endpoint(raw: RawEndpoint, namespace: &str) -> Option<SliceEndpoint> {
         target_ref,
         node_name,
         zone,
+        hostname,
     } = raw;
     // API reference: an unknown `ready` counts as ready, an unknown `serving` as `ready`.
     let ready = conditions.ready.unwrap_or(true);
@@ -364,5 +369,6 @@ fn slice_endpoint(raw: RawEndpoint, namespace: &str) -> Option<SliceEndpoint> {
         pod,
         node: node_name,
         zone,
+        hostname,
     })
 }

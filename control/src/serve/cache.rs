@@ -11,13 +11,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use weft_certs::bundle::TrustBundles;
 use weft_model::destination::{Lookup, Service, Target};
-use weft_model::identity::TrustDomain;
+use weft_model::identity::{Identity, TrustDomain};
 use weft_model::name::ObjectRef;
 use weft_model::version::Version;
 use weft_proto::resource::bundles::TrustRoots;
-use weft_proto::resource::name::{BUNDLES, INBOUND, MESH};
-use weft_proto::resource::{self, Body, Kind, Mesh};
+use weft_proto::resource::federation::{ExportedPort, Transport};
+use weft_proto::resource::name::exported;
+use weft_proto::resource::name::{BUNDLES, CLUSTER, GATEWAY, INBOUND, MESH};
+use weft_proto::resource::{self, Body, Cluster, Kind, Mesh};
 
+use super::hub::Follower;
 use super::wire::{Made, Name};
 use crate::compile::{self, Compiled};
 use crate::index::{self, Index, Topic};
@@ -37,6 +40,14 @@ pub(crate) enum Item {
     Mesh,
     /// The trust bundles.
     Bundles,
+    /// What our cluster says of itself to a peer, and which Services are exported to it.
+    Cluster(Arc<Follower>),
+    /// What our gateways pass.
+    Gateway,
+    /// An exported Service.
+    Export(index::Name),
+    /// The endpoints behind a port of it, by key.
+    Exported(Arc<str>),
 }
 
 /// What the index does not know.
@@ -45,7 +56,15 @@ pub(crate) struct Facts {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) cluster: String,
     pub(crate) discovery_wait: Duration,
+    /// Our own trust domain's.
     pub(crate) bundles: Arc<TrustBundles>,
+    /// The network that our pods are in.
+    pub(crate) network: String,
+    /// Our east-west gateways, as others reach them.
+    pub(crate) gateways: Vec<String>,
+    /// Where other clusters reach the control plane, and who it is.
+    pub(crate) federation_endpoints: Vec<String>,
+    pub(crate) control_plane: Identity,
 }
 
 /// Number of a connected proxy, never used twice.
@@ -92,6 +111,10 @@ impl Item {
             Self::Inbound(_) => Name::new(Kind::Inbound, INBOUND),
             Self::Mesh => Name::new(Kind::Mesh, MESH),
             Self::Bundles => Name::new(Kind::Bundles, BUNDLES),
+            Self::Cluster(_) => Name::new(Kind::Cluster, CLUSTER),
+            Self::Gateway => Name::new(Kind::Gateway, GATEWAY),
+            Self::Export(name) => Name::new(Kind::Export, name.to_string()),
+            Self::Exported(key) => Name::new(Kind::Exported, key.clone()),
         }
     }
 
@@ -100,7 +123,12 @@ impl Item {
         match name.kind {
             Kind::Service => Some(Self::Service(name.key.clone())),
             Kind::Endpoints => Some(Self::Endpoints(name.key.clone())),
-            Kind::Lookup | Kind::Inbound | Kind::Bundles | Kind::Mesh => None,
+            Kind::Export => {
+                let (namespace, name) = name.key.split_once('/')?;
+                Some(Self::Export(index::Name::new(namespace, name)))
+            }
+            Kind::Exported => Some(Self::Exported(name.key.clone())),
+            Kind::Lookup | Kind::Inbound | Kind::Bundles | Kind::Mesh | Kind::Cluster | Kind::Gateway => None,
         }
     }
 }
@@ -218,16 +246,22 @@ fn guarded(item: &Item, old: Option<&Entry>, make: impl FnOnce() -> Entry) -> En
 fn own_topics(item: &Item) -> BTreeSet<Topic> {
     match item {
         Item::Lookup(Target::Address(address), _) => BTreeSet::from([Topic::Address(address.ip().to_canonical())]),
-        Item::Service(key) | Item::Endpoints(key) => {
+        Item::Service(key) | Item::Endpoints(key) | Item::Exported(key) => {
             let name = key.rsplit_once(':').and_then(|(name, _)| name.split_once('/'));
             let name = name.map(|(namespace, name)| index::Name::new(namespace, name));
             name.into_iter()
-                .flat_map(|name| [Topic::Service(name.clone()), Topic::Endpoints(name)])
+                .flat_map(|name| {
+                    let (service, endpoints) = (Topic::Service(name.clone()), Topic::Endpoints(name.clone()));
+                    [service, endpoints, Topic::Export(name)]
+                })
                 .collect()
         }
         Item::Inbound(pod) => BTreeSet::from([Topic::Pod(pod.clone())]),
         Item::Mesh => BTreeSet::from([Topic::Networks]),
-        Item::Lookup(Target::Host { .. }, _) | Item::Bundles => BTreeSet::new(),
+        Item::Export(name) => BTreeSet::from([Topic::Export(name.clone()), Topic::Service(name.clone())]),
+        Item::Cluster(_) | Item::Gateway => BTreeSet::from([Topic::Exports, Topic::Peers]),
+        Item::Bundles => BTreeSet::from([Topic::Peers]),
+        Item::Lookup(Target::Host { .. }, _) => BTreeSet::new(),
     }
 }
 
@@ -273,21 +307,77 @@ fn make(item: &Item, index: &Index, facts: &Facts) -> Entry {
             })
         }),
         Item::Bundles => {
-            let (sources, hold, topics) = (Vec::new(), None, BTreeSet::new());
-            let value = trust_roots(&facts.bundles);
-            entry(
-                item,
-                Compiled {
-                    value,
-                    sources,
-                    hold,
-                    topics,
-                },
-                Vec::new(),
-                Body::Bundles,
-            )
+            let compiled = Compiled {
+                value: trust_roots(facts.bundles.iter().chain(index.foreign_bundles())),
+                sources: Vec::new(),
+                hold: None,
+                topics: BTreeSet::from([Topic::Peers]),
+            };
+            entry(item, compiled, Vec::new(), Body::Bundles)
         }
+        Item::Cluster(follower) => make_cluster(item, follower, index, facts),
+        Item::Gateway | Item::Export(_) | Item::Exported(_) => make_shared(item, index).unwrap_or_else(|| Entry {
+            topics: own_topics(item),
+            ..Entry::default()
+        }),
     }
+}
+
+/// What is exported. `None`: there is no such thing (any more).
+fn make_shared(item: &Item, index: &Index) -> Option<Entry> {
+    Some(match item {
+        Item::Gateway => {
+            let compiled = compile::passed(index);
+            let keys = compiled.value.iter();
+            let refers = keys.map(|key| Name::new(Kind::Exported, key.as_str())).collect();
+            entry(item, compiled, refers, Body::Gateway)
+        }
+        Item::Export(name) => {
+            let compiled = compile::export(index, name)?;
+            let key = |port: &ExportedPort| Name::new(Kind::Exported, format!("{name}:{}", port.port));
+            let tcp = compiled
+                .value
+                .ports
+                .iter()
+                .filter(|port| port.transport == Transport::Tcp);
+            let refers = tcp.map(key).collect();
+            entry(item, compiled, refers, Body::Export)
+        }
+        Item::Exported(key) => {
+            let (namespace, service, port) = exported(key)?;
+            let compiled = compile::exported(index, &index::Name::new(namespace, service), port?)?;
+            entry(item, compiled, Vec::new(), Body::Exported)
+        }
+        _ => return None,
+    })
+}
+
+/// What our cluster says of itself to a peer. It refers to what is exported to that peer.
+fn make_cluster(item: &Item, follower: &Follower, index: &Index, facts: &Facts) -> Entry {
+    let compiled = compile::exports_to(index, &follower.cluster, &follower.imports);
+    let refers = compiled
+        .value
+        .iter()
+        .map(|name| Name::new(Kind::Export, name.to_string()))
+        .collect();
+    let own = facts.bundles.get(&facts.trust_domain);
+    let Some(bundle) = trust_roots(own.into_iter()).pop() else {
+        return Entry::default();
+    };
+    let cluster = Cluster {
+        name: facts.cluster.clone(),
+        network: facts.network.clone(),
+        gateways: facts.gateways.clone(),
+        pod_networks: index.pod_networks(),
+        bundle,
+    };
+    let compiled = Compiled {
+        value: cluster,
+        sources: compiled.sources,
+        hold: compiled.hold,
+        topics: compiled.topics,
+    };
+    entry(item, compiled, refers, Body::Cluster)
 }
 
 fn make_lookup(item: &Item, compiled: Compiled<Option<Lookup>>) -> Entry {
@@ -333,14 +423,14 @@ fn entry<T>(item: &Item, compiled: Compiled<T>, refers: Vec<Name>, body: impl Fn
     }
 }
 
-/// The bundles, as they travel.
-pub(crate) fn trust_roots(bundles: &TrustBundles) -> Vec<TrustRoots> {
+/// Bundles, as they travel.
+pub(crate) fn trust_roots<'a>(bundles: impl Iterator<Item = &'a weft_certs::bundle::Bundle>) -> Vec<TrustRoots> {
     let roots = |bundle: &weft_certs::bundle::Bundle| TrustRoots {
         trust_domain: bundle.trust_domain().clone(),
         roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root)).collect(),
         sequence: bundle.sequence(),
     };
-    bundles.iter().map(roots).collect()
+    bundles.map(roots).collect()
 }
 
 fn service_refers(service: &Service) -> Vec<Name> {

@@ -4,7 +4,7 @@
 //! another.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -14,14 +14,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weft_model::destination::Target;
 use weft_model::version::Source;
+use weft_proto::discovery;
+use weft_proto::resource::{self, FieldError, Update};
 
 use super::cache::ProxyId;
-use super::hub::{Hub, Join, Outlet, Settled};
+use super::hub::{Hub, Join, LinkState, Linked, Outlet, Settled};
+use super::outbox::Hash;
 use crate::authority::Chain;
 use crate::manifests::{OpenError, Snapshot};
+use crate::objects::peer::Peer;
 use crate::source::{Look, News, Source as Objects};
 use crate::status::applied::Verdicts;
-use crate::status::{Figures, Status};
+use crate::status::{Figures, Imports, Status};
 
 mod look;
 mod owed;
@@ -47,6 +51,7 @@ pub(crate) struct Desk {
     changed: watch::Receiver<u64>,
     /// Rises with all that may change a verdict: objects, and what proxies need and have.
     stirred: watch::Receiver<u64>,
+    linked: watch::Receiver<Arc<Linked>>,
 }
 
 /// The desk does not answer: the process is ending.
@@ -131,9 +136,42 @@ enum Question {
         settled: Vec<Settled>,
         answer: oneshot::Sender<()>,
     },
+    Peer {
+        cluster: String,
+        instance: String,
+        answer: oneshot::Sender<Option<(Peer, usize)>>,
+    },
+    Hear {
+        cluster: String,
+        updates: Vec<Update>,
+        unread: Vec<(resource::Name, FieldError)>,
+        answer: oneshot::Sender<Vec<(resource::Name, FieldError)>>,
+    },
+    Held {
+        cluster: String,
+        answer: oneshot::Sender<Vec<(resource::Name, Hash)>>,
+    },
+    Forget(String),
+    Gateways {
+        cluster: String,
+        addresses: Vec<SocketAddr>,
+    },
+    Said {
+        cluster: String,
+        answer: oneshot::Sender<Vec<discovery::Resource>>,
+    },
+    LinkOf {
+        cluster: String,
+        answer: oneshot::Sender<Option<LinkState>>,
+    },
+    Link {
+        cluster: String,
+        state: LinkState,
+    },
     Status(oneshot::Sender<Status>),
     Verdicts(oneshot::Sender<Verdicts>),
     Figures(oneshot::Sender<Figures>),
+    Imports(oneshot::Sender<Imports>),
 }
 
 impl Desk {
@@ -155,12 +193,14 @@ impl Desk {
         let (questions, asked) = mpsc::channel(QUEUE);
         let (tell, changed) = watch::channel(1);
         let (stir, stirred) = watch::channel(1);
+        let (link, linked) = watch::channel(Arc::new(hub.linked()));
         let thread = Thread {
             hub,
             source,
             times,
             tell,
             stir,
+            link,
             looks: Looks::new(),
             owed: None,
             not_kept: None,
@@ -183,6 +223,7 @@ impl Desk {
             questions,
             changed,
             stirred,
+            linked,
         };
         Ok((desk, ended))
     }
@@ -274,6 +315,74 @@ impl Desk {
         self.ask(|answer| Question::Settle { id, settled, answer }).await
     }
 
+    /// The peer of this name, if it acts, and how many of its replicas follow us beside this one.
+    pub(crate) async fn peer(&self, cluster: &str, instance: &str) -> Result<Option<(Peer, usize)>, Closed> {
+        let (cluster, instance) = (cluster.to_owned(), instance.to_owned());
+        self.ask(|answer| Question::Peer {
+            cluster,
+            instance,
+            answer,
+        })
+        .await
+    }
+
+    /// A peer says what it exports; some of it could not be read. Returns what was refused beside that.
+    pub(crate) async fn hear(
+        &self,
+        cluster: &str,
+        updates: Vec<Update>,
+        unread: Vec<(resource::Name, FieldError)>,
+    ) -> Result<Vec<(resource::Name, FieldError)>, Closed> {
+        let cluster = cluster.to_owned();
+        self.ask(|answer| Question::Hear {
+            cluster,
+            updates,
+            unread,
+            answer,
+        })
+        .await
+    }
+
+    /// What is held of a peer, to go on from there.
+    pub(crate) async fn held(&self, cluster: &str) -> Result<Vec<(resource::Name, Hash)>, Closed> {
+        let cluster = cluster.to_owned();
+        self.ask(|answer| Question::Held { cluster, answer }).await
+    }
+
+    /// The addresses of a peer's gateways are these now.
+    pub(crate) async fn set_gateways(&self, cluster: &str, addresses: Vec<SocketAddr>) -> Result<(), Closed> {
+        let cluster = cluster.to_owned();
+        self.tell(Question::Gateways { cluster, addresses }).await
+    }
+
+    /// What a peer has said counts no more.
+    pub(crate) async fn forget(&self, cluster: &str) -> Result<(), Closed> {
+        self.tell(Question::Forget(cluster.to_owned())).await
+    }
+
+    /// All that is held of what a peer has said, as it would say it.
+    pub(crate) async fn said(&self, cluster: &str) -> Result<Vec<discovery::Resource>, Closed> {
+        let cluster = cluster.to_owned();
+        self.ask(|answer| Question::Said { cluster, answer }).await
+    }
+
+    /// How the link to a peer was, when that was last told.
+    pub(crate) async fn link_of(&self, cluster: &str) -> Result<Option<LinkState>, Closed> {
+        let cluster = cluster.to_owned();
+        self.ask(|answer| Question::LinkOf { cluster, answer }).await
+    }
+
+    /// How the link to a peer is.
+    pub(crate) async fn link(&self, cluster: &str, state: LinkState) -> Result<(), Closed> {
+        let cluster = cluster.to_owned();
+        self.tell(Question::Link { cluster, state }).await
+    }
+
+    /// The peers, and whom their identities are proved by, as they change.
+    pub(crate) fn linked(&self) -> watch::Receiver<Arc<Linked>> {
+        self.linked.clone()
+    }
+
     /// Everything, for people.
     pub(crate) async fn status(&self) -> Result<Status, Closed> {
         self.ask(Question::Status).await
@@ -287,6 +396,24 @@ impl Desk {
     /// Rises with all that may change a verdict.
     pub(crate) fn stirred(&self) -> watch::Receiver<u64> {
         self.stirred.clone()
+    }
+
+    /// What is imported, once it is another than it was, or after so long.
+    pub(crate) async fn imports(&self, known: &str, patience: Duration) -> Result<Imports, Closed> {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            let imports = self.ask(Question::Imports).await?;
+            if imports.version != known {
+                return Ok(imports);
+            }
+            match tokio::time::timeout_at(deadline, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Closed),
+                Err(_) => return Ok(imports),
+            }
+        }
     }
 
     /// Numbers, for scrapers.
@@ -325,6 +452,7 @@ struct Thread {
     times: Arc<CompileTimes>,
     tell: watch::Sender<u64>,
     stir: watch::Sender<u64>,
+    link: watch::Sender<Arc<Linked>>,
     /// Proxies that are ahead of us, and the look that they wait for.
     looks: Looks,
     /// An epoch that has to begin, and could not be kept so far.
@@ -402,9 +530,26 @@ impl Thread {
         self.changed();
     }
 
-    fn changed(&self) {
+    fn changed(&mut self) {
+        self.relink();
         self.tell.send_modify(|changes| *changes += 1);
         self.stirred();
+    }
+
+    /// Tells of the peers, where they have changed; those that follow what is exported to them begin anew.
+    fn relink(&mut self) {
+        if !std::mem::take(&mut self.hub.peers_changed) {
+            return;
+        }
+        let linked = self.hub.linked();
+        self.hub.drop_followers(&self.link.borrow(), &linked);
+        self.link.send_if_modified(|before| {
+            let differs = **before != linked;
+            if differs {
+                *before = Arc::new(linked);
+            }
+            differs
+        });
     }
 
     fn stirred(&self) {
@@ -450,9 +595,42 @@ impl Thread {
                 hub.settle(id, settled);
                 let _ = answer.send(());
             }
+            Question::Peer {
+                cluster,
+                instance,
+                answer,
+            } => {
+                let peer = hub.index.peer(&cluster).cloned();
+                drop(answer.send(peer.map(|peer| (peer, hub.followers(&cluster, &instance)))));
+            }
+            Question::Hear {
+                cluster,
+                updates,
+                unread,
+                answer,
+            } => {
+                let started = Instant::now();
+                let refused = hub.hear(&cluster, updates, &unread);
+                self.times.observe(started.elapsed());
+                self.changed();
+                drop(answer.send(refused));
+            }
+            Question::Held { cluster, answer } => drop(answer.send(hub.held(&cluster))),
+            Question::Forget(cluster) => {
+                hub.forget(&cluster);
+                self.changed();
+            }
+            Question::Gateways { cluster, addresses } => {
+                hub.set_gateways(&cluster, &addresses);
+                self.changed();
+            }
+            Question::Said { cluster, answer } => drop(answer.send(hub.index.said(&cluster))),
+            Question::LinkOf { cluster, answer } => drop(answer.send(hub.links.get(&cluster).cloned())),
+            Question::Link { cluster, state } => hub.link(cluster, state),
             Question::Status(answer) => drop(answer.send(hub.status())),
             Question::Verdicts(answer) => drop(answer.send(hub.verdicts())),
             Question::Figures(answer) => drop(answer.send(hub.figures())),
+            Question::Imports(answer) => drop(answer.send(hub.imports())),
         }
     }
 

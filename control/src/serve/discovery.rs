@@ -1,4 +1,4 @@
-//! Discovery: one stream per proxy.
+//! Discovery: one stream per proxy. And federation, which is the same for the control planes of other clusters.
 //!
 //! A stream begins with Hello. Who may have what follows from the caller's certificate and from the pod that it names,
 //! which must run as the certificate's service account and have the caller's address. Then one batch is in flight at a time: the next is made from what
@@ -30,12 +30,12 @@ use super::outbox::{Hash, Sent};
 use super::rate::{Buckets, Rate};
 use super::wire::{Batch, FromControl, Name};
 use crate::config::AddressCheck;
-use crate::index;
 
 mod hello;
+mod peer;
 mod server;
 
-pub(crate) use server::DiscoveryServer;
+pub(crate) use server::{DiscoveryServer, FederationServer};
 
 /// The largest message of a proxy: a Hello that holds a few thousand resources with their sources.
 const MESSAGE_MAX: usize = 8 << 20;
@@ -63,20 +63,31 @@ const STREAMS: Rate = Rate {
 /// Pods that are told apart at a time.
 const PODS: usize = 16 * 1024;
 
+/// Who calls.
+#[derive(Clone, Debug)]
+pub(crate) enum Callers {
+    /// Proxies of pods, with certificates of this trust domain.
+    Pods(TrustDomain),
+    /// Control planes of other clusters, each with the one that its ClusterPeer names.
+    Peers,
+}
+
 /// The service.
 pub(crate) struct Discovery {
     pub(crate) desk: Desk,
-    pub(crate) trust_domain: TrustDomain,
+    pub(crate) callers: Callers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: Tasks,
     pub(crate) rules: Rules,
     hellos: Mutex<Buckets<IpAddr>>,
-    streams: Mutex<Buckets<(IpAddr, index::Name)>>,
+    streams: Mutex<Buckets<(IpAddr, String)>>,
 }
 
 /// What the operator has decided.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
+    /// Our own namespace, in which gateways are.
+    pub(crate) control_namespace: String,
     pub(crate) ack_wait: Duration,
     pub(crate) pod_wait: Duration,
     pub(crate) targets_max: usize,
@@ -124,38 +135,36 @@ impl From<NotNow> for End {
 }
 
 impl Discovery {
-    pub(crate) fn new(
-        desk: Desk,
-        trust_domain: TrustDomain,
-        metrics: Arc<Metrics>,
-        tasks: &Tasks,
-        rules: Rules,
-    ) -> Self {
+    pub(crate) fn new(desk: Desk, callers: Callers, metrics: Arc<Metrics>, tasks: &Tasks, rules: Rules) -> Self {
         let hellos = Mutex::new(Buckets::new(HELLOS, PODS));
         let streams = Mutex::new(Buckets::new(STREAMS, PODS));
         Self {
             desk,
-            trust_domain,
             metrics,
-            tasks: tasks.named("discovery streams"),
+            tasks: tasks.named(match callers {
+                Callers::Pods(_) => "discovery streams",
+                Callers::Peers => "federation streams",
+            }),
+            callers,
             rules,
             hellos,
             streams,
         }
     }
 
-    /// Begins a stream. Callers without a certificate of this mesh do not get so far.
+    /// Begins a stream. Callers without a certificate do not get so far, nor proxies of other meshes. Whether a peer is the
+    /// one that it says follows from its Hello.
     fn open(self: Arc<Self>, request: Request<Streaming<FromProxy>>) -> Result<Response<Answers>, Status> {
         let peer = super::peer(request.extensions())?;
-        let leaf = match &peer.leaf {
-            None => Err((
+        let leaf = match (&peer.leaf, &self.callers) {
+            (None, _) => Err((
                 Code::Unauthenticated,
-                "discovery needs a certificate of the mesh".to_owned(),
+                "this needs a certificate, and none was shown".to_owned(),
             )),
-            Some(leaf) if *leaf.identity.trust_domain() != self.trust_domain => {
+            (Some(leaf), Callers::Pods(own)) if leaf.identity.trust_domain() != own => {
                 Err((Code::PermissionDenied, format!("{} is not of this mesh", leaf.identity)))
             }
-            Some(leaf) => Ok(leaf.clone()),
+            (Some(leaf), _) => Ok(leaf.clone()),
         };
         let leaf = leaf.map_err(|(code, message)| {
             self.metrics.stream_ended(Ended::Refused);
@@ -178,8 +187,8 @@ impl Discovery {
         limited(&self.hellos, address, "this address")
     }
 
-    fn may_open(&self, address: IpAddr, pod: &index::Name) -> Result<(), End> {
-        limited(&self.streams, (address, pod.clone()), "this pod")
+    fn may_open(&self, address: IpAddr, who: &str) -> Result<(), End> {
+        limited(&self.streams, (address, who.to_owned()), who)
     }
 }
 
@@ -219,7 +228,9 @@ impl Stream {
         tracing::debug!(address = %self.peer.address, identity = %self.leaf.identity, reason = why.word(), "a discovery stream ended");
         let Some(status) = status else { return };
         // One that does not read is not told.
-        let told = self.out.try_send(Err(status)).is_ok() && why != Ended::Stalled;
+        // A peer whose stream was ended proves anew who it is.
+        let again = why == Ended::Replaced && matches!(self.discovery.callers, Callers::Peers);
+        let told = self.out.try_send(Err(status)).is_ok() && why != Ended::Stalled && !again;
         if !told || timeout(FAREWELL, self.out.closed()).await.is_err() {
             self.peer.cut();
         }
@@ -248,13 +259,13 @@ impl Stream {
             Ok(hello) => hello,
             Err(end) => return end,
         };
-        let pod = join.who.pod.clone();
+        let who = join.who.subject.clone();
         let (id, outlet) = match self.discovery.desk.join(join, sources).await {
             Ok(Ok(joined)) => joined,
             Ok(Err(not_now)) => return not_now.into(),
             Err(closed) => return closed.into(),
         };
-        tracing::info!(pod = %pod, address = %self.peer.address, "a proxy has connected");
+        tracing::info!(%who, address = %self.peer.address, "connected");
         let leaving = Leaving {
             desk: self.discovery.desk.clone(),
             tasks: self.discovery.tasks.clone(),
@@ -264,7 +275,7 @@ impl Stream {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        tracing::info!(pod = %pod, reason = end.why.word(), "a proxy has disconnected");
+        tracing::info!(%who, reason = end.why.word(), "disconnected");
         drop(leaving);
         end
     }
@@ -358,7 +369,11 @@ impl Stream {
     ) -> Result<(), End> {
         let desk = &self.discovery.desk;
         let limit = self.discovery.rules.targets_max;
+        let of_peers = matches!(self.discovery.callers, Callers::Peers);
         match message.message {
+            Some(Message::Subscribe(_) | Message::Unsubscribe(_) | Message::Refresh(_)) if of_peers => {
+                return Err(End::broken("what is exported comes without being asked"));
+            }
             Some(Message::Subscribe(subscribe)) => {
                 let left_out = desk.subscribe(id, read_targets(subscribe.targets, limit)?).await?;
                 if left_out > 0 {

@@ -15,17 +15,18 @@ use super::ages::Ages;
 use super::cache::{Cache, Difference, Facts, Item, ProxyId};
 use super::outbox::{Hash, Outbox};
 use super::wire::Name;
-use crate::compile;
 use crate::epoch::{Epoch, EpochError};
-use crate::index::{Changed, Index};
+use crate::index::{Changed, Index, Topic};
 use crate::manifests::{Changes, Snapshot};
 use crate::objects::Problem;
 use crate::status::applied::decided;
 
+mod links;
 mod proxy;
 
+pub(crate) use links::{Faults, Link, LinkState, Linked};
 use proxy::blame;
-pub(crate) use proxy::{Join, Outlet, Proxy, Refused, Settled, Who};
+pub(crate) use proxy::{Follower, Join, Outlet, Proxy, Refused, Settled, Subject, Who};
 
 /// Proxies that are gone but still told of in status.
 const GONE_MAX: usize = 1024;
@@ -48,6 +49,12 @@ pub(crate) struct Hub {
     pub(crate) epoch: Epoch,
     /// What is wrong with files.
     pub(crate) file_problems: Arc<[Problem]>,
+    /// Peers may be others than when this was last looked at.
+    pub(crate) peers_changed: bool,
+    /// How the links to peers are.
+    pub(crate) links: BTreeMap<String, LinkState>,
+    /// What peers have said that they may not.
+    pub(crate) faults: BTreeMap<String, Faults>,
     facts: Facts,
     ages: Ages,
     next: ProxyId,
@@ -64,6 +71,9 @@ impl Hub {
             gone: VecDeque::new(),
             epoch,
             file_problems: Arc::default(),
+            peers_changed: false,
+            links: BTreeMap::new(),
+            faults: BTreeMap::new(),
             facts,
             ages: Ages::default(),
             next: 1,
@@ -130,16 +140,14 @@ impl Hub {
     pub(crate) fn join(&mut self, join: Join) -> (ProxyId, Arc<Outlet>) {
         let id = self.next;
         self.next += 1;
-        let same = |proxy: &Proxy| proxy.who.pod == join.who.pod;
+        let same = |proxy: &Proxy| proxy.who.subject.is_same(&join.who.subject);
         let replaced = self.proxies.iter().find(|(_, proxy)| same(proxy)).map(|(id, _)| *id);
         if let Some(replaced) = replaced {
             self.leave(replaced);
         }
         self.gone.retain(|proxy| !same(proxy));
-        // What it says that it holds may be kept current for it, so views of other namespaces are not believed.
-        let namespace = &join.who.pod.namespace;
-        let may_hold = |name: &Name| name.kind != Kind::Service || compile::is_in_view(&name.key, namespace);
-        let held = join.held.into_iter().filter(|(name, _)| may_hold(name));
+        let subject = &join.who.subject;
+        let held = join.held.into_iter().filter(|(name, _)| subject.may_hold(name));
         let has: HashMap<Name, Hash> = held.take(self.targets_max.saturating_mul(HELD_PER_TARGET)).collect();
         let outlet = Arc::new(Outlet::new(has.clone(), self.epoch.current()));
         let proxy = Proxy {
@@ -162,6 +170,7 @@ impl Hub {
         let Some(mut proxy) = self.proxies.remove(&id) else {
             return;
         };
+        let is_pod = proxy.who.subject.pod().is_some();
         proxy.decided = decided(&proxy, &self.index, &self.cache);
         for item in proxy.needs.values() {
             self.cache.unsubscribe(item, id);
@@ -171,7 +180,9 @@ impl Hub {
         proxy.targets.clear();
         *proxy.outlet.outbox() = Outbox::default();
         proxy.outlet.replaced.cancel();
-        self.gone.push_back(proxy);
+        if is_pod {
+            self.gone.push_back(proxy);
+        }
         if self.gone.len() > GONE_MAX {
             self.gone.pop_front();
         }
@@ -242,7 +253,8 @@ impl Hub {
             };
             let entry = proxy.needs.get(&name).and_then(|item| self.cache.get(item));
             let object = entry.map_or_else(|| name.to_string(), |entry| blame(entry, &name, &field));
-            tracing::warn!(pod = %proxy.who.pod, resource = %name, object, field, reason, "a proxy refused a resource");
+            let who = &proxy.who.subject;
+            tracing::warn!(%who, resource = %name, object, field, reason, "a resource was refused");
             proxy.refusals.insert(
                 name,
                 Refused {
@@ -261,6 +273,7 @@ impl Hub {
 
     /// Makes again what depends on what changed, and tells those who need it.
     fn spread(&mut self, changed: &Changed) {
+        self.peers_changed |= changed.topics.contains(&Topic::Peers);
         let epoch = self.epoch.current();
         let mut touched: BTreeMap<ProxyId, (Vec<Item>, bool)> = BTreeMap::new();
         for item in self.cache.affected(&changed.topics) {
@@ -277,10 +290,7 @@ impl Hub {
         for (id, (items, rewire)) in touched {
             if rewire {
                 // All kinds that can have changed: what has not is not sent.
-                self.follow(
-                    id,
-                    &BTreeSet::from([Kind::Lookup, Kind::Service, Kind::Endpoints, Kind::Inbound, Kind::Mesh]),
-                );
+                self.follow(id, &BTreeSet::from(Kind::ALL));
                 continue;
             }
             let Some(proxy) = self.proxies.get_mut(&id) else {
@@ -309,7 +319,8 @@ impl Hub {
             return;
         };
         let mut needs = proxy.reach(id, index, cache, facts);
-        if proxy.keeps_old(&needs, cache) {
+        // Of a peer nothing is kept beside what it is told: what it may know of is said by its ClusterPeer, and not by it.
+        if proxy.who.subject.pod().is_some() && proxy.keeps_old(&needs, cache) {
             let old = proxy.acked.keys().filter(|name| !needs.contains_key(*name));
             let old = old
                 .filter_map(|name| Some((name.clone(), Item::referred(name)?)))

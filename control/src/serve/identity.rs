@@ -294,7 +294,7 @@ impl Identities {
                 .iter()
                 .map(|der| bytes::Bytes::copy_from_slice(der))
                 .collect(),
-            bundles: to_identity(&trust_roots(self.issuer.bundles())),
+            bundles: to_identity(&trust_roots(self.issuer.all_bundles().iter())),
             valid_for_ms: millis(leaf.not_after.duration_since(now).unwrap_or_default()),
             now_unix_ms: millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
         })

@@ -41,6 +41,15 @@ pub(crate) struct Limits {
     pub(crate) per_address: usize,
 }
 
+/// For whom a port is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Door {
+    /// Proxies of our own mesh.
+    Proxies,
+    /// Control planes of other clusters.
+    Clusters,
+}
+
 /// Who calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -123,6 +132,7 @@ impl Drop for Call {
 /// Accepts until the tasks drain. Gives connections in order of their handshakes.
 pub(crate) fn connections(
     listener: TcpListener,
+    door: Door,
     issuer: Arc<Issuer>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -133,6 +143,7 @@ pub(crate) fn connections(
     tasks.named("accept").spawn(accept(
         listener,
         Accepted {
+            door,
             issuer,
             metrics,
             out,
@@ -147,6 +158,7 @@ pub(crate) fn connections(
 /// What a handshake needs.
 #[derive(Clone)]
 struct Accepted {
+    door: Door,
     issuer: Arc<Issuer>,
     metrics: Arc<Metrics>,
     out: mpsc::Sender<io::Result<Connection>>,
@@ -204,7 +216,11 @@ impl Accepted {
     ) -> Option<Arc<Shared>> {
         // A batch is a few packets that somebody waits for. Without it everything still works.
         let _ = tcp.set_nodelay(true);
-        let config = self.issuer.credential().server_config_optional(&[b"h2"]);
+        let credential = match self.door {
+            Door::Proxies => self.issuer.credential(),
+            Door::Clusters => self.issuer.federation(),
+        };
+        let config = credential.server_config_optional(&[b"h2"]);
         let io = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(tcp)).await {
             Ok(Ok(io)) => io,
             Ok(Err(error)) => {

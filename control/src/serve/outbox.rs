@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use weft_proto::resource::Kind;
 
 use super::wire::{self, Made, Name};
 
@@ -196,6 +197,10 @@ impl Outbox {
             let Change::Set(made) = &self.pending[name] else {
                 continue;
             };
+            if matches!(name.kind, Kind::Cluster | Kind::Gateway) {
+                // It refers to all that there is, and nothing of that needs it: each part of it counts alone.
+                continue;
+            }
             for referred in made
                 .refers
                 .iter()
@@ -240,7 +245,6 @@ impl Outbox {
 mod tests {
     use super::*;
     use weft_model::version::Version;
-    use weft_proto::resource::Kind;
 
     fn made(kind: Kind, key: &str, content: u8, refers: &[&Name]) -> Arc<Made> {
         let version = Version {

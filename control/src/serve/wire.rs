@@ -75,6 +75,10 @@ impl Name {
             Kind::Service => 3,
             Kind::Lookup => 4,
             Kind::Inbound => 5,
+            Kind::Exported => 6,
+            Kind::Export => 7,
+            Kind::Cluster => 8,
+            Kind::Gateway => 9,
         }
     }
 }

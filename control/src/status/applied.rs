@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weft_model::name::ObjectRef;
+use weft_proto::resource::Kind;
 
 use super::ConditionStatus;
 use crate::index::{self, ConditionType, Index};
@@ -92,7 +93,7 @@ impl Hub {
         };
         Verdicts {
             of: statuses.into_iter().filter_map(verdict).collect(),
-            connected: self.proxies.values().map(|proxy| proxy.who.pod.to_string()).collect(),
+            connected: self.proxies.values().filter_map(pod_name).collect(),
         }
     }
 
@@ -105,6 +106,13 @@ impl Hub {
         let mut needs: BTreeMap<String, Need> = BTreeMap::new();
         for entry in self.cache.entries() {
             let Some(made) = &entry.made else { continue };
+            if matches!(
+                made.name.kind,
+                Kind::Cluster | Kind::Export | Kind::Exported | Kind::Gateway
+            ) {
+                // What other clusters do with it is for them to say.
+                continue;
+            }
             let late = |id: &ProxyId| {
                 let proxy = self.proxies.get(id)?;
                 let decides = proxy.acked.get(&made.name) == Some(&made.version.hash);
@@ -128,7 +136,7 @@ impl Hub {
                 let now = wanted.get(object).and_then(|name| mark(&self.index, name));
                 if now.is_some_and(|now| now > *held) {
                     let need = needs.entry(object.clone()).or_default();
-                    need.apart.insert(proxy.who.pod.to_string());
+                    need.apart.extend(pod_name(proxy));
                 }
             }
         }
@@ -137,7 +145,7 @@ impl Hub {
 
     /// The same by name, bounded. Those apart are all named: another replica may know better of them.
     pub(super) fn holders(&self, need: &Need) -> Holders {
-        let name = |id: &ProxyId| Some(self.proxies.get(id)?.who.pod.to_string());
+        let name = |id: &ProxyId| pod_name(self.proxies.get(id)?);
         let refusal = |(id, refused): (&ProxyId, &Option<String>)| {
             let refused = refused.as_deref()?;
             Some(format!("{} refused {refused}", name(id)?))
@@ -200,9 +208,17 @@ fn object_of(text: &str) -> Option<ObjectRef> {
 
 /// Whether the pod of a proxy that is not connected is still there, and runs.
 fn is_there(index: &Index, proxy: &Proxy) -> bool {
-    index
-        .pod(&proxy.who.pod.namespace, &proxy.who.pod.name)
-        .is_some_and(|entry| entry.uid == proxy.who.uid && !entry.pod.finished)
+    let pod = proxy
+        .who
+        .subject
+        .pod()
+        .and_then(|pod| index.pod(&pod.namespace, &pod.name));
+    pod.is_some_and(|entry| entry.uid == proxy.who.uid && !entry.pod.finished)
+}
+
+/// The name of a proxy's pod.
+fn pod_name(proxy: &Proxy) -> Option<String> {
+    proxy.who.subject.pod().map(ToString::to_string)
 }
 
 fn refusal(field: &str, reason: &str) -> String {

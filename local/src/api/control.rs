@@ -61,6 +61,8 @@ pub(super) fn merge(about: &Value, cluster: Value, control: Option<Value>, syste
     all["routes"] = json!(routes);
     all["objects"] = objects;
     all["proxies"] = control["proxies"].take();
+    all["peers"] = control["peers"].take();
+    all["federation"] = control["mesh"]["federation"].take();
     if all["control"].is_object() {
         all["control"]["answers"] = json!(answered);
         for field in ["epoch", "build"] {
@@ -141,6 +143,7 @@ mod tests {
             control: "/state/control".into(),
             flags: vec![],
             federated: false,
+            gateways: false,
             env: vec![],
             dns: vec![],
             node: vec![],
@@ -157,6 +160,7 @@ mod tests {
                 {"kind": "Service", "name": "reviews"},
             ],
             "proxies": [{"pod": "web-1"}],
+            "peers": [{"cluster": "west"}], "mesh": {"federation": {"network": "wire"}},
             "problems": [seen, {"message": "another"}],
         });
         let cluster = json!({
@@ -172,6 +176,11 @@ mod tests {
             json!({"pid": 7, "answers": true, "epoch": 2, "build": "b"})
         );
         assert_eq!(all["proxies"][0]["pod"], "web-1");
+        assert_eq!(
+            (&all["peers"][0]["cluster"], &all["federation"]["network"]),
+            (&json!("west"), &json!("wire"))
+        );
+        assert_eq!(all["mesh"], "shop", "the mesh is told by its name");
     }
 
     #[test]

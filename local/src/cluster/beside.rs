@@ -109,6 +109,7 @@ mod tests {
         let settings = Settings {
             trust_domain: TrustDomain::new("td").unwrap(),
             cluster: "one".to_owned(),
+            network: "one".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             inside: Vec::new(),
             outside: Vec::new(),

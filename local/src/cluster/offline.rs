@@ -142,6 +142,7 @@ fn system(addresses: &ServiceAddresses) -> System {
         user: 0,
         flags: Vec::new(),
         federated: false,
+        gateways: false,
         env: Vec::new(),
         dns: addresses.dns(),
         node: Vec::new(),
@@ -383,6 +384,7 @@ mod tests {
         let settings = IndexSettings {
             trust_domain: weft_model::identity::TrustDomain::new("td").unwrap(),
             cluster: "one".to_owned(),
+            network: "one".to_owned(),
             cluster_domain: crate::dns::DOMAIN.to_owned(),
             inside: Vec::new(),
             outside: Vec::new(),

@@ -174,6 +174,7 @@ mod tests {
         Review::new(Settings {
             trust_domain: weft_model::identity::TrustDomain::new("test.weft.internal").unwrap(),
             cluster: "test".to_owned(),
+            network: "test".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             inside: vec![],
             outside: vec![],

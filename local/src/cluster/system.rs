@@ -22,6 +22,12 @@ pub const CONTROL_UID: u32 = 1883;
 pub const FEDERATION_SERVICE: &str = "weft-federation";
 /// Its port.
 pub const FEDERATION_PORT: u16 = 15013;
+/// The east-west gateways: their Service, and their service account.
+pub const GATEWAY: &str = "weft-gateway";
+/// The port on which they are reached.
+pub const GATEWAY_PORT: u16 = 15443;
+/// So many, so that one may go.
+const GATEWAYS: u8 = 2;
 /// The Service of the mesh's names.
 pub const DNS_SERVICE: &str = "weft-dns";
 /// The control plane's port for proxies, and its admin port.
@@ -44,6 +50,8 @@ pub struct System {
     pub flags: Vec<String>,
     /// There are other clusters beside.
     pub federated: bool,
+    /// Whether other clusters reach this one's pods through gateways only.
+    pub gateways: bool,
     /// Its environment.
     pub env: Vec<(String, String)>,
     /// The addresses of the DNS server's Service.
@@ -105,6 +113,9 @@ impl System {
                     "ports": [{"name": "grpc-federation", "port": FEDERATION_PORT}],
                 },
             }));
+        }
+        if self.gateways {
+            raw.extend(gateways());
         }
         if !nodes {
             raw.push(named("Node", ONLY_NODE));
@@ -251,5 +262,59 @@ pub(super) fn object(raw: Value) -> Arc<Object> {
         annotations: BTreeMap::new(),
         origin: None,
         raw,
+    })
+}
+
+/// The gateways, with their Service and who they are: pods as any others, whose identity the control plane knows.
+fn gateways() -> Vec<Value> {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": GATEWAY, "namespace": NAMESPACE}});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": GATEWAY, "namespace": NAMESPACE},
+        "spec": {
+            "type": "LoadBalancer", "selector": {"app": GATEWAY}, "ipFamilyPolicy": "PreferDualStack",
+            "ports": [{"name": "tls", "port": GATEWAY_PORT}],
+        },
+    });
+    let pods = (1..=GATEWAYS).map(gateway);
+    [account, service].into_iter().chain(pods).collect()
+}
+
+fn gateway(number: u8) -> Value {
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let control = format!("{CONTROL}.{NAMESPACE}.svc.{}:15012", crate::dns::DOMAIN);
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": format!("{GATEWAY}-{number}"), "namespace": NAMESPACE, "labels": {"app": GATEWAY}},
+        "spec": {
+            "serviceAccountName": GATEWAY,
+            "terminationGracePeriodSeconds": 5,
+            "containers": [{
+                "name": GATEWAY,
+                "command": ["weft", "gateway"],
+                "env": [
+                    field("WEFT_POD_NAME", "metadata.name"),
+                    field("WEFT_POD_NAMESPACE", "metadata.namespace"),
+                    field("WEFT_POD_UID", "metadata.uid"),
+                    field("WEFT_POD_IPS", "status.podIPs"),
+                    field("WEFT_SERVICE_ACCOUNT", "spec.serviceAccountName"),
+                    {"name": "WEFT_CONTROL_ADDRESS", "value": control},
+                ],
+                "ports": [{"name": "tls", "containerPort": GATEWAY_PORT}],
+                "readinessProbe": {"httpGet": {"path": "/ready", "port": 15020}, "periodSeconds": 1},
+                "volumeMounts": [
+                    {"name": "token", "mountPath": "/var/run/secrets/weft", "readOnly": true},
+                    {"name": "trust", "mountPath": "/var/run/weft/trust", "readOnly": true},
+                    {"name": "state", "mountPath": "/var/run/weft/state"},
+                ],
+            }],
+            "volumes": [
+                {"name": "token", "projected": {"sources": [
+                    {"serviceAccountToken": {"audience": "weft", "expirationSeconds": 3600, "path": "token"}}]}},
+                {"name": "trust", "configMap": {"name": "weft-trust"}},
+                {"name": "state", "emptyDir": {"medium": "Memory"}},
+            ],
+        },
     })
 }

@@ -22,7 +22,9 @@ use super::tell::counted;
 use super::{Settings, tell};
 use crate::api::Server;
 use crate::cluster::addresses::ServiceAddresses;
-use crate::cluster::system::{ADMIN_SOCKET, CONTROL, CONTROL_UID, FEDERATION_PORT, KEY_SET, NAMESPACE, System};
+use crate::cluster::system::{
+    ADMIN_SOCKET, CONTROL, CONTROL_UID, FEDERATION_PORT, GATEWAY_PORT, KEY_SET, NAMESPACE, System,
+};
 use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, Review, combined, is_fatal};
 use crate::dns;
 use crate::ids::Ids;
@@ -163,6 +165,7 @@ fn review(settings: &Settings) -> Result<Review> {
     Ok(Review::new(weft_control::index::Settings {
         trust_domain,
         cluster: settings.mesh.clone(),
+        network: settings.mesh.clone(),
         cluster_domain: dns::DOMAIN.to_owned(),
         inside: Vec::new(),
         outside: Vec::new(),
@@ -198,8 +201,8 @@ async fn assemble(
     let collector = relay(settings, outside, &node)?;
 
     let tokens = Arc::new(Tokens::open(&state.keys()).context("opening the key for tokens")?);
-    let system = system(settings, &addresses, node)?;
     let on_wire = net.on_wire();
+    let system = system(settings, &addresses, node, &on_wire)?;
     control_directory(&system, &tokens.key_set())?;
     empty(&state.logs())?;
     let runtime = Runtime::new(runtime_settings(settings)).context("preparing the runtime")?;
@@ -297,9 +300,8 @@ fn about(settings: &Settings, mode: &Mode, on_wire: &[IpAddr]) -> serde_json::Va
     about
 }
 
-/// The control plane's arguments besides its directories: the one place where they are put together, so those of its
-/// federation listener (at [`FEDERATION_PORT`]) and of its network ([`super::Among::network`]) belong here, too.
-fn control_arguments(settings: &Settings) -> Vec<String> {
+/// The control plane's arguments besides its directories.
+fn control_arguments(settings: &Settings, on_wire: &[IpAddr]) -> Vec<String> {
     let networks = [
         settings.pods_v4.to_string(),
         settings.pods_v6.to_string(),
@@ -312,6 +314,18 @@ fn control_arguments(settings: &Settings) -> Vec<String> {
         format!("--control-namespace={NAMESPACE}"),
         format!("--networks={}", networks.join(",")),
     ];
+    if let Some(among) = &settings.among {
+        let at = |port: u16| {
+            let all = on_wire.iter().map(|ip| SocketAddr::new(*ip, port).to_string());
+            all.collect::<Vec<_>>().join(",")
+        };
+        flags.push(format!("--network={}", among.network));
+        flags.push(format!("--federation-listen=[::]:{FEDERATION_PORT}"));
+        flags.push(format!("--federation-endpoints={}", at(FEDERATION_PORT)));
+        if among.flat.is_empty() {
+            flags.push(format!("--gateways={}", at(GATEWAY_PORT)));
+        }
+    }
     flags.extend(settings.manifests.recursive.then(|| "--recursive".to_owned()));
     flags.extend(
         settings
@@ -322,7 +336,7 @@ fn control_arguments(settings: &Settings) -> Vec<String> {
     flags
 }
 
-fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) -> Result<System> {
+fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>, on_wire: &[IpAddr]) -> Result<System> {
     // Without root it is the user's own process: it can read what the user can, and what it leaves the user can remove.
     let is_host = Ids::here().context("reading which users there are")?.are_all();
     Ok(System {
@@ -330,8 +344,9 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>) 
         manifests: settings.manifests.clone(),
         objects: settings.state.objects(),
         control: settings.state.control(),
-        flags: control_arguments(settings),
+        flags: control_arguments(settings, on_wire),
         federated: settings.among.is_some(),
+        gateways: settings.among.as_ref().is_some_and(|among| among.flat.is_empty()),
         env: settings
             .env
             .iter()

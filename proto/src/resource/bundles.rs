@@ -32,13 +32,17 @@ pub fn decode(wire: discovery::Bundles) -> Result<Vec<TrustRoots>, FieldError> {
 
 /// Writes bundles.
 pub fn encode(bundles: &[TrustRoots]) -> discovery::Bundles {
-    let bundle = |bundle: &TrustRoots| discovery::Bundle {
+    discovery::Bundles {
+        bundles: bundles.iter().map(encode_one).collect(),
+    }
+}
+
+/// Writes a bundle.
+pub(crate) fn encode_one(bundle: &TrustRoots) -> discovery::Bundle {
+    discovery::Bundle {
         trust_domain: bundle.trust_domain.to_string(),
         roots: bundle.roots.clone(),
         sequence: bundle.sequence,
-    };
-    discovery::Bundles {
-        bundles: bundles.iter().map(bundle).collect(),
     }
 }
 
@@ -60,7 +64,7 @@ pub fn to_identity(bundles: &[TrustRoots]) -> Vec<identity::TrustBundle> {
     bundles.iter().map(bundle).collect()
 }
 
-fn roots(trust_domain: String, roots: Vec<Bytes>, sequence: u64) -> Result<TrustRoots, FieldError> {
+pub(crate) fn roots(trust_domain: String, roots: Vec<Bytes>, sequence: u64) -> Result<TrustRoots, FieldError> {
     let trust_domain = TrustDomain::new(&trust_domain)
         .map_err(|error| FieldError::new("trust_domain", format!("is none: {error}")))?;
     if roots.is_empty() {

@@ -1,5 +1,6 @@
 //! Errors that name the field, and the limits that all fields keep.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -43,6 +44,18 @@ pub const NETWORKS_MAX: usize = 16_384;
 pub const SOURCES_MAX: usize = 32_768;
 /// The longest name of an object, in bytes (Kubernetes).
 pub const NAME_MAX: usize = 253;
+/// The longest label of a DNS name, in bytes.
+pub const LABEL_MAX: usize = 63;
+/// Labels: so many, and the longest value of one (Kubernetes allows 63 bytes).
+pub(crate) const LABELS: (usize, usize) = (LABELS_MAX, LABEL_MAX);
+/// The most labels of a pod or an export, and annotations of the latter.
+pub const LABELS_MAX: usize = 64;
+/// The same of exported annotations.
+pub(crate) const ANNOTATIONS: (usize, usize) = (LABELS_MAX, VALUE_MAX);
+/// The most selections of a list, and namespaces of one.
+pub const SELECTIONS_MAX: usize = 64;
+/// The most ports of exported Services of a cluster.
+pub const EXPORTED_MAX: usize = 65_536;
 /// The longest key of a resource.
 pub const KEY_MAX: usize = 1024;
 /// The longest path, header value or query parameter to match.
@@ -185,6 +198,40 @@ pub(crate) fn name(field: &str, name: String) -> Result<String, FieldError> {
         return Err(FieldError::new(field, reason));
     }
     Ok(name)
+}
+
+/// A name of one DNS label, as those of Services and namespaces are (RFC 1123).
+pub(crate) fn label(field: &str, text: String) -> Result<String, FieldError> {
+    match name(field, text) {
+        Ok(text) if text.len() <= LABEL_MAX && !text.contains('.') => Ok(text),
+        Ok(text) => {
+            let reason = format!("must be a DNS label of 1 to {LABEL_MAX} characters, and is {text:?}");
+            Err(FieldError::new(field, reason))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Labels or annotations: so many, each with a key and a value of so many bytes.
+pub(crate) fn labels(
+    field: &str,
+    labels: BTreeMap<String, String>,
+    (count, value): (usize, usize),
+) -> Result<BTreeMap<String, String>, FieldError> {
+    at_most(field, labels.len(), count)?;
+    for (key, text) in &labels {
+        // A prefix of 253, a slash and a name of 63 (Kubernetes).
+        let fits =
+            !key.is_empty() && key.len() <= NAME_MAX + 1 + LABEL_MAX && key.bytes().all(|b| b.is_ascii_graphic());
+        if !fits {
+            return Err(FieldError::new(
+                field,
+                format!("has the key {:?}, which is none", words(key.clone())),
+            ));
+        }
+        at_most(&format!("{field}[{key}]"), text.len(), value)?;
+    }
+    Ok(labels)
 }
 
 /// A name, or nothing.

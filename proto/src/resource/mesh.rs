@@ -72,7 +72,7 @@ pub fn encode(mesh: &Mesh) -> discovery::Mesh {
 }
 
 /// A network, or a single address.
-fn network(text: String) -> Result<IpNet, FieldError> {
+pub(crate) fn network(text: String) -> Result<IpNet, FieldError> {
     let address = || text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address));
     text.parse()
         .ok()

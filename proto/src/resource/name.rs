@@ -14,6 +14,10 @@ pub const INBOUND: &str = "inbound";
 pub const BUNDLES: &str = "bundles";
 /// The key of the mesh's networks and defaults.
 pub const MESH: &str = "mesh";
+/// The key of what a cluster says of itself.
+pub const CLUSTER: &str = "cluster";
+/// The key of what a gateway passes.
+pub const GATEWAY: &str = "gateway";
 
 /// What a resource is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +34,14 @@ pub enum Kind {
     Bundles,
     /// The mesh's networks and defaults.
     Mesh,
+    /// What a cluster says of itself to another.
+    Cluster,
+    /// A Service that a cluster exports.
+    Export,
+    /// The endpoints behind a port of it.
+    Exported,
+    /// What a gateway passes.
+    Gateway,
 }
 
 /// Names a resource.
@@ -43,13 +55,17 @@ pub struct Name {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Lookup,
         Self::Service,
         Self::Endpoints,
         Self::Inbound,
         Self::Bundles,
         Self::Mesh,
+        Self::Cluster,
+        Self::Export,
+        Self::Exported,
+        Self::Gateway,
     ];
 
     /// The wire's number.
@@ -61,6 +77,10 @@ impl Kind {
             Self::Inbound => discovery::Kind::Inbound,
             Self::Bundles => discovery::Kind::Bundles,
             Self::Mesh => discovery::Kind::Mesh,
+            Self::Cluster => discovery::Kind::Cluster,
+            Self::Export => discovery::Kind::Export,
+            Self::Exported => discovery::Kind::Exported,
+            Self::Gateway => discovery::Kind::Gateway,
         }
     }
 
@@ -81,6 +101,10 @@ impl Kind {
             Self::Inbound => "inbound",
             Self::Bundles => "bundles",
             Self::Mesh => "mesh",
+            Self::Cluster => "cluster",
+            Self::Export => "export",
+            Self::Exported => "exported",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -126,6 +150,10 @@ impl Name {
             Kind::Inbound => key == INBOUND,
             Kind::Bundles => key == BUNDLES,
             Kind::Mesh => key == MESH,
+            Kind::Cluster => key == CLUSTER,
+            Kind::Gateway => key == GATEWAY,
+            Kind::Export => exported(&key).is_some_and(|(_, _, port)| port.is_none()),
+            Kind::Exported => exported(&key).is_some_and(|(_, _, port)| port.is_some()),
             Kind::Service | Kind::Endpoints => true,
         };
         if !fits {
@@ -136,6 +164,20 @@ impl Name {
         }
         Ok(Self { kind, key })
     }
+}
+
+/// Reads the key of an export, `shop/reviews`, or of the endpoints behind a port of it, `shop/reviews:80`.
+pub fn exported(key: &str) -> Option<(&str, &str, Option<u16>)> {
+    let (namespace, rest) = key.split_once('/')?;
+    let (service, port) = match rest.split_once(':') {
+        None => (rest, None),
+        Some((service, text)) => (
+            service,
+            Some(text.parse().ok().filter(|port: &u16| port.to_string() == text)?),
+        ),
+    };
+    let label = |text: &str| field::label("", text.to_owned()).is_ok();
+    (label(namespace) && label(service) && port != Some(0)).then_some((namespace, service, port))
 }
 
 /// Writes a version.

@@ -7,6 +7,7 @@ use weft_model::locality::Prefer;
 use super::*;
 
 mod arbitrary;
+mod federation;
 mod fields;
 mod skew;
 

@@ -284,9 +284,7 @@ impl Client {
     fn publish(&self) {
         let state = self.store.state();
         self.gates.certificate.set(state.credential.is_some());
-        self.gates
-            .configuration
-            .set(state.inbound.is_some() && state.mesh.held.is_some());
+        self.gates.configuration.set(state.is_configured());
         self.shared.followed.store(self.store.followed(), Ordering::Relaxed);
         self.shared.states.send_replace(Arc::new(state.clone()));
     }

@@ -17,8 +17,9 @@ use weft_model::inbound::Inbound;
 use weft_model::version::Version;
 use weft_proto::discovery;
 use weft_proto::discovery::resource::State as Said;
-use weft_proto::resource::name::{BUNDLES, INBOUND, MESH};
-use weft_proto::resource::{self, Body, Change, FieldError, Kind, Name, TrustRoots};
+use weft_proto::resource::field::EXPORTED_MAX;
+use weft_proto::resource::name::{BUNDLES, GATEWAY, INBOUND, MESH};
+use weft_proto::resource::{self, Body, Change, Exported, FieldError, Kind, Name, TrustRoots};
 
 use super::state::{Found, Held, Mesh, Note, Wire};
 use super::store::Store;
@@ -33,6 +34,8 @@ pub(super) struct Staged {
     services: BTreeMap<String, Held<Service>>,
     endpoints: BTreeMap<String, Held<EndpointSet>>,
     inbound: Option<Held<Inbound>>,
+    gateway: Option<Held<Vec<String>>>,
+    exported: BTreeMap<String, Held<Exported>>,
     mesh: Option<Held<resource::Mesh>>,
     pub(super) bundles: Option<Held<TrustBundles>>,
     removed: Vec<Name>,
@@ -112,7 +115,7 @@ impl Store {
         match update.change {
             Change::Hold(reason) => staged.held.push((name, reason)),
             // Without them nothing could be decided, so nothing would be safe.
-            Change::Removed if matches!(name.kind, Kind::Inbound | Kind::Bundles | Kind::Mesh) => {
+            Change::Removed if is_one_of_its_kind(name.kind) => {
                 return Err(FieldError::new("removed", "this cannot be taken away, only replaced"));
             }
             Change::Removed => staged.removed.push(name),
@@ -132,6 +135,9 @@ impl Store {
 
     /// Nothing that is received grows without a bound.
     fn check_room(&self, staged: &Staged, name: &Name) -> Result<(), FieldError> {
+        if name.kind == Kind::Exported {
+            return self.check_room_to_pass(staged, name);
+        }
         let is_new = matches!(name.kind, Kind::Service | Kind::Endpoints) && self.wire(name).is_none();
         let here = self.state.services.len() + self.state.endpoints.len();
         let coming = staged.services.len() + staged.endpoints.len();
@@ -140,6 +146,15 @@ impl Store {
                 "name",
                 "is one more than the proxy may hold (WEFT_SUBSCRIPTIONS)",
             ));
+        }
+        Ok(())
+    }
+
+    fn check_room_to_pass(&self, staged: &Staged, name: &Name) -> Result<(), FieldError> {
+        let here = self.state.passes.as_ref().map_or(0, |passes| passes.exported.len());
+        if self.wire(name).is_none() && here + staged.exported.len() >= EXPORTED_MAX {
+            let reason = format!("is one more than a gateway takes: {EXPORTED_MAX}");
+            return Err(FieldError::new("name", reason));
         }
         Ok(())
     }
@@ -192,6 +207,18 @@ impl Store {
                     value: Arc::new(mesh),
                     wire,
                 })
+            }
+            Body::Gateway(keys) if self.state.passes.is_some() => {
+                let value = Arc::new(keys);
+                staged.gateway = Some(Held { value, wire });
+            }
+            Body::Exported(exported) if self.state.passes.is_some() => {
+                let value = Arc::new(exported);
+                staged.exported.insert(key, Held { value, wire });
+            }
+            Body::Cluster(_) | Body::Export(_) | Body::Exported(_) | Body::Gateway(_) => {
+                let reason = "is for other clusters and gateways, and not for this proxy";
+                return Err(FieldError::new("name.kind", reason));
             }
         }
         Ok(())
@@ -265,22 +292,8 @@ impl Store {
             self.good(Kind::Service, &key);
             replace(&mut self.state.services, key, held);
         }
-        for (target, lookup) in staged.lookups {
-            self.good(Kind::Lookup, &target.to_string());
-            // The answer to a question that was taken back meanwhile.
-            let Some(follow) = self.follows.get(&target) else {
-                continue;
-            };
-            let used = follow.used.clone();
-            self.state.lookups.insert(
-                target,
-                Found {
-                    lookup,
-                    heard: now,
-                    used,
-                },
-            );
-        }
+        self.settle_lookups(staged.lookups, now);
+        self.settle_passes(staged.gateway, staged.exported);
         if let Some(inbound) = staged.inbound {
             self.good(Kind::Inbound, INBOUND);
             self.state.inbound = Some(inbound);
@@ -314,6 +327,10 @@ impl Store {
             self.state.notes.remove(&name);
             match (name.kind, name.key.parse::<Target>()) {
                 (Kind::Lookup, Ok(target)) => drop(self.state.lookups.remove(&target)),
+                (Kind::Exported, _) => {
+                    let passes = self.state.passes.as_mut();
+                    passes.map(|passes| passes.exported.remove(&name.key));
+                }
                 _ => _ = self.doomed.insert(name),
             }
         }
@@ -322,12 +339,47 @@ impl Store {
                 continue;
             };
             // Bounded: only what is held has a note, beside the few kinds of which there is one each.
-            if self.wire(&name).is_some() || matches!(name.kind, Kind::Inbound | Kind::Bundles | Kind::Mesh) {
+            if self.wire(&name).is_some() || is_one_of_its_kind(name.kind) {
                 self.state.notes.insert(name, Note::of(&refused.error));
             }
         }
         self.sweep();
         staged.refused
+    }
+
+    fn settle_lookups(&mut self, lookups: BTreeMap<Target, Held<Lookup>>, now: Instant) {
+        for (target, lookup) in lookups {
+            self.good(Kind::Lookup, &target.to_string());
+            // The answer to a question that was taken back meanwhile.
+            let Some(follow) = self.follows.get(&target) else {
+                continue;
+            };
+            let used = follow.used.clone();
+            self.state.lookups.insert(
+                target,
+                Found {
+                    lookup,
+                    heard: now,
+                    used,
+                },
+            );
+        }
+    }
+
+    /// What a gateway passes. It reads the keys with what they lead to, so whatever comes first leads nowhere by itself.
+    fn settle_passes(&mut self, gateway: Option<Held<Vec<String>>>, exported: BTreeMap<String, Held<Exported>>) {
+        for (key, held) in exported {
+            self.good(Kind::Exported, &key);
+            if let Some(passes) = &mut self.state.passes {
+                replace(&mut passes.exported, key, held);
+            }
+        }
+        if let Some(gateway) = gateway {
+            self.good(Kind::Gateway, GATEWAY);
+            if let Some(passes) = &mut self.state.passes {
+                passes.gateway = Some(gateway);
+            }
+        }
     }
 
     /// Takes away what the control plane removed and nothing refers to (any more).
@@ -412,6 +464,11 @@ pub(crate) fn roots(bundles: Vec<TrustRoots>) -> Result<Vec<Bundle>, FieldError>
             .map_err(|error| FieldError::new("roots", error.to_string()).within_element("bundles", index))
     };
     bundles.into_iter().enumerate().map(bundle).collect()
+}
+
+/// Whether there is one of this kind, which can only be replaced: without it nothing could be decided.
+fn is_one_of_its_kind(kind: Kind) -> bool {
+    matches!(kind, Kind::Inbound | Kind::Bundles | Kind::Mesh | Kind::Gateway)
 }
 
 /// Puts a resource in place. One with the same content keeps its value, so that whoever compares pointers sees no change.

@@ -18,7 +18,7 @@ use weft_model::endpoint::EndpointSet;
 use weft_model::inbound::Inbound;
 use weft_model::network::Networks;
 use weft_model::version::Version;
-use weft_proto::resource::{self, FieldError, Name};
+use weft_proto::resource::{self, Exported, FieldError, Name};
 
 /// Everything that the proxy decides by, at one moment.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct State {
     pub endpoints: HashMap<String, Held<EndpointSet>>,
     /// What this pod accepts. `None`: not known yet, and then the proxy is not ready.
     pub inbound: Option<Held<Inbound>>,
+    /// Of an east-west gateway: what it passes. `None`: this is a sidecar.
+    pub passes: Option<Passes>,
     /// The mesh's networks and names.
     pub mesh: Mesh,
     /// The trust bundles as the stream said them last, with their version.
@@ -43,6 +45,15 @@ pub struct State {
     pub credential: Option<Arc<Credential>>,
     /// What was refused, or is held because its source is invalid: for people.
     pub notes: BTreeMap<Name, Note>,
+}
+
+/// What an east-west gateway passes.
+#[derive(Clone, Debug, Default)]
+pub struct Passes {
+    /// The keys of what is exported. `None`: not known yet.
+    pub gateway: Option<Held<Vec<String>>>,
+    /// The endpoints behind ports of exported Services, by resource key.
+    pub exported: HashMap<String, Held<Exported>>,
 }
 
 /// Why a resource is older than its source.
@@ -119,9 +130,18 @@ impl State {
         self.inbound.as_ref().map(|held| &held.value)
     }
 
-    /// Whether traffic can be served by this: who we are, what we accept and what is inside the mesh are all known.
+    /// Whether traffic can be served by this: who we are, and what we do.
     pub fn is_complete(&self) -> bool {
-        self.credential.is_some() && self.inbound.is_some() && self.mesh.held.is_some()
+        self.credential.is_some() && self.is_configured()
+    }
+
+    /// Whether the control plane has said what we do: what we accept and what is inside the mesh, or what we pass.
+    pub fn is_configured(&self) -> bool {
+        let knows = match &self.passes {
+            Some(passes) => passes.gateway.is_some(),
+            None => self.inbound.is_some(),
+        };
+        knows && self.mesh.held.is_some()
     }
 }
 

@@ -15,11 +15,11 @@ use weft_model::destination::Target;
 use weft_model::network::Networks;
 use weft_model::reason::Reason;
 use weft_proto::discovery;
-use weft_proto::resource::name::{BUNDLES, INBOUND, MESH, held_to_wire, target_to_wire};
+use weft_proto::resource::name::{BUNDLES, GATEWAY, INBOUND, MESH, held_to_wire, target_to_wire};
 use weft_proto::resource::{self, Kind, Name};
 
 use super::stage::{Refused, Staged};
-use super::state::{Found, Mesh, Note, State, Used, Wire};
+use super::state::{Found, Mesh, Note, Passes, State, Used, Wire};
 
 /// A destination that was used, or asked for, this recently is not given up for another.
 const IDLE: Duration = Duration::from_secs(60);
@@ -102,6 +102,13 @@ impl NotTaken {
 }
 
 impl Store {
+    /// Of an east-west gateway, which is told what to pass.
+    #[must_use]
+    pub(crate) fn of_gateway(mut self) -> Self {
+        self.state.passes = Some(Passes::default());
+        self
+    }
+
     /// Knows nothing yet. `wait`: how long connections wait for discovery until the control plane says otherwise; `limit`:
     /// how many destinations are followed at once.
     pub(crate) fn new(wait: Duration, limit: usize) -> Self {
@@ -117,6 +124,7 @@ impl Store {
             services: HashMap::new(),
             endpoints: HashMap::new(),
             inbound: None,
+            passes: None,
             mesh,
             bundles: None,
             credential: None,
@@ -221,6 +229,8 @@ impl Store {
             epoch: self.state.epoch,
             held: held.collect(),
             targets: targets.into_iter().map(target_to_wire).collect(),
+            peer: None,
+            gateway: self.state.passes.is_some(),
         }
     }
 
@@ -348,8 +358,18 @@ impl Store {
             .held
             .iter()
             .map(move |held| (named(Kind::Mesh, MESH.into()), &held.wire));
+        let passes = state.passes.iter();
+        let gateway = passes
+            .clone()
+            .flat_map(|passes| &passes.gateway)
+            .map(move |held| (named(Kind::Gateway, GATEWAY.into()), &held.wire));
+        let exported = passes
+            .flat_map(|passes| &passes.exported)
+            .map(move |(key, held)| (named(Kind::Exported, key.clone()), &held.wire));
         bundles
             .chain(mesh)
+            .chain(exported)
+            .chain(gateway)
             .chain(inbound)
             .chain(endpoints)
             .chain(services)
@@ -369,6 +389,9 @@ impl Store {
             Kind::Inbound => self.state.inbound.as_ref().map(|held| &held.wire),
             Kind::Bundles => self.state.bundles.as_ref().map(|held| &held.wire),
             Kind::Mesh => self.state.mesh.held.as_ref().map(|held| &held.wire),
+            Kind::Exported => self.state.passes.as_ref()?.exported.get(key).map(|held| &held.wire),
+            Kind::Gateway => self.state.passes.as_ref()?.gateway.as_ref().map(|held| &held.wire),
+            Kind::Cluster | Kind::Export => None,
         }
     }
 

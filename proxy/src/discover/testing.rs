@@ -20,6 +20,7 @@ use weft_model::route::{Backend, Match, PathMatch, RetryBudget, Rule, Rules, Tim
 use weft_model::traffic::Balance;
 use weft_model::version::Source;
 use weft_proto::discovery::{self, Batch, Resource};
+use weft_proto::resource::federation::{Exported, ExportedEndpoint};
 use weft_proto::resource::{self, Body, Kind, Mesh, Name, TrustRoots};
 
 pub(crate) const DOMAIN: &str = "demo.weft.internal";
@@ -255,4 +256,19 @@ pub(crate) fn credential(authority: &Authority, who: &Identity, life: Duration, 
     let leaf = authority.issue(key.public(), who, life, SystemTime::now()).unwrap();
     let trust = TrustBundles::new([authority.bundle(sequence)]).unwrap();
     Credential::new(leaf.chain, key, Arc::new(trust), 0).unwrap()
+}
+
+/// What is exported: one port of reviews, with these pods.
+pub(crate) fn exported(pods: &[(&str, u8)]) -> Body {
+    let one = |(pod, last): &(&str, u8)| ExportedEndpoint {
+        endpoint: endpoint(pod, *last),
+        hostname: String::new(),
+        labels: Default::default(),
+    };
+    Body::Exported(Exported {
+        namespace: "shop".to_owned(),
+        service: "reviews".to_owned(),
+        port: 80,
+        endpoints: pods.iter().map(one).collect(),
+    })
 }

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use weft_model::endpoint::{Endpoint, EndpointKey, EndpointSet};
 use weft_model::identity::TrustDomain;
 use weft_model::sni::Sni;
+use weft_proto::resource::Exported;
+
+use crate::discover::State;
 
 /// The endpoints of all exported Services.
 #[derive(Debug)]
@@ -28,6 +31,28 @@ struct Behind {
 }
 
 impl Table {
+    /// Of what the control plane says that a gateway passes. Before it says who we are: nothing.
+    pub fn of(state: &State) -> Self {
+        let own = state.mesh.held.as_ref().map(|held| held.value.trust_domain.clone());
+        let passes = state.passes.iter();
+        let keys = passes
+            .clone()
+            .flat_map(|passes| &passes.gateway)
+            .flat_map(|held| held.value.iter());
+        let exported = passes.flat_map(|passes| {
+            let keys = keys.clone();
+            keys.filter_map(|key| passes.exported.get(key))
+        });
+        let sets: Vec<EndpointSet> = exported.map(|held| set(&held.value)).collect();
+        match own {
+            Some(trust_domain) => Self::new(trust_domain, &sets),
+            None => Self {
+                trust_domain: TrustDomain::new("none").expect("a constant"),
+                endpoints: HashMap::new(),
+            },
+        }
+    }
+
     /// Of what is exported. Only what is our own, and here, is taken up: an endpoint with an identity of our trust domain
     /// that is not itself behind gateways. The rest is passed over, so that nobody is led on from here to a third network.
     pub fn new<'a>(trust_domain: TrustDomain, exported: impl IntoIterator<Item = &'a EndpointSet>) -> Self {
@@ -71,6 +96,17 @@ impl Table {
         behind
             .find(|known| known.is_of(namespace, service))
             .map(|known| known.address)
+    }
+}
+
+fn set(exported: &Exported) -> EndpointSet {
+    let endpoints = exported.endpoints.iter().map(|one| Arc::new(one.endpoint.clone()));
+    EndpointSet {
+        namespace: exported.namespace.clone(),
+        service: exported.service.clone(),
+        port: exported.port,
+        subset: String::new(),
+        endpoints: endpoints.collect(),
     }
 }
 

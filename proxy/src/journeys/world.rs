@@ -148,6 +148,7 @@ impl World {
                 services: HashMap::new(),
                 endpoints: HashMap::new(),
                 inbound: Some(held(inbound)),
+                passes: None,
                 mesh: Mesh {
                     networks: Arc::new(Networks::default()),
                     discovery_wait: Duration::from_millis(200),

@@ -228,3 +228,25 @@ fn a_disk_that_is_full_leaves_the_old_one() {
     assert!(save(directory.path(), &told(), SystemTime::now()).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), good);
 }
+
+#[test]
+fn what_a_gateway_passes_is_so_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let gateway = || store().of_gateway();
+    let mut before = gateway();
+    let passes = weft_proto::resource::Body::Gateway(vec!["shop/reviews:80".to_owned()]);
+    let resources = vec![
+        says("shop/reviews:80", &exported(&[("reviews-1", 1)]), 5),
+        says("gateway", &passes, 5),
+        says("mesh", &mesh(), 1),
+    ];
+    assert_eq!(before.apply(batch(1, 1, resources), Instant::now()).refused, []);
+    save(directory.path(), &before, SystemTime::now()).unwrap();
+    let mut after = gateway();
+    load(directory.path(), &mut after, Instant::now(), SystemTime::now()).unwrap();
+    let passes = after.state().passes.as_ref().unwrap();
+    assert_eq!(passes.exported["shop/reviews:80"].value.endpoints.len(), 1);
+    assert!(after.state().is_configured());
+    // As a sidecar it takes nothing of it, and begins anew.
+    assert!(load(directory.path(), &mut store(), Instant::now(), SystemTime::now()).is_err());
+}

@@ -54,6 +54,7 @@ fn verdict(of: &Arc<Object>) -> Verdict {
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new("test.weft.internal").unwrap(),
         cluster: "c".to_owned(),
+        network: "c".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         inside: Vec::new(),
         outside: Vec::new(),

@@ -21,6 +21,7 @@ impl World {
     fn new(yaml: &str) -> Self {
         let index = Index::new(Settings {
             trust_domain: TrustDomain::new("one.example").unwrap(),
+            network: "c".to_owned(),
             cluster: "one".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             inside: Vec::new(),

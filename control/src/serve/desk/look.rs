@@ -6,8 +6,7 @@ use weft_model::version::Source;
 
 use super::{Joined, NotNow, Thread};
 use crate::authority::Chain;
-use crate::index;
-use crate::serve::hub::Join;
+use crate::serve::hub::{Join, Subject};
 use crate::serve::rate::{Buckets, Rate};
 
 /// All objects are read again, and a new epoch may begin, so often because of what proxies say.
@@ -32,7 +31,7 @@ const LOOKERS: usize = 64;
 /// Looks at everything that proxies wait for, and how often one may begin.
 pub(super) struct Looks {
     rate: Buckets<()>,
-    of_pod: Buckets<index::Name>,
+    of_pod: Buckets<Subject>,
     /// Those that the look which is under way was begun for.
     waiting: Vec<Waiting>,
     /// Those that came since: of what they hold it may have been too early. The next one is for all of them.
@@ -75,10 +74,10 @@ impl Looks {
     }
 
     /// Whether a pod may have its word acted on now. `joins`: it waits for a look that others have as well.
-    fn take(&mut self, pod: &index::Name, joins: bool, now: Instant) -> Result<(), NotNow> {
+    fn take(&mut self, who: &Subject, joins: bool, now: Instant) -> Result<(), NotNow> {
         let full = self.waiting.len() + self.next.len() >= LOOKERS;
         // What there is none of for anybody costs nobody anything.
-        let may = !full && (joins || self.rate.has(&(), now)) && self.of_pod.take(pod.clone(), now).is_ok();
+        let may = !full && (joins || self.rate.has(&(), now)) && self.of_pod.take(who.clone(), now).is_ok();
         match may && (joins || self.rate.take((), now).is_ok()) {
             true => Ok(()),
             false => Err(NotNow::Later),
@@ -89,7 +88,7 @@ impl Looks {
 impl Thread {
     /// A proxy is here: it joins, or waits for a look, or hears that it is to call again.
     pub(super) fn meet(&mut self, who: Waiting, now: Instant) {
-        match self.settle_epoch(&who.join.who.pod, who.join.epoch, &who.sources, now) {
+        match self.settle_epoch(&who.join.who.subject, who.join.epoch, &who.sources, now) {
             Ok(Settling::Settled) => self.join(*who.join, who.answer),
             Ok(Settling::Looking) => self.looks.waiting.push(who),
             Ok(Settling::LookingOnceMore) => self.looks.next.push(who),
@@ -101,13 +100,7 @@ impl Thread {
     /// older too (a state directory or an API server that was restored), a new epoch begins. All proxies together make us do
     /// so only so often, and each pod: one that lies must neither keep the desk busy nor take the turn of others. After a true
     /// restore the first epoch serves them all.
-    fn settle_epoch(
-        &mut self,
-        pod: &index::Name,
-        epoch: u64,
-        held: &[Source],
-        now: Instant,
-    ) -> Result<Settling, NotNow> {
+    fn settle_epoch(&mut self, who: &Subject, epoch: u64, held: &[Source], now: Instant) -> Result<Settling, NotNow> {
         let current = self.hub.epoch.current();
         if !self.hub.epoch.plausible(epoch) {
             tracing::warn!(seen = epoch, current, "a proxy says an epoch that it cannot have seen");
@@ -115,12 +108,12 @@ impl Thread {
         }
         if let Some(source) = self.hub.behind(epoch, held) {
             let under_way = self.looks.until.is_some();
-            self.looks.take(pod, under_way, now)?;
+            self.looks.take(who, under_way, now)?;
             if under_way {
                 return Ok(Settling::LookingOnceMore);
             }
             tracing::warn!(
-                %pod,
+                %who,
                 object = source.object,
                 resource_version = source.resource_version,
                 "a proxy is ahead of us: looking again"
@@ -130,7 +123,7 @@ impl Thread {
             }
         } else if epoch > current {
             // That is kept before it counts.
-            self.looks.take(pod, false, now)?;
+            self.looks.take(who, false, now)?;
         }
         match self.enter_epoch(epoch, held) {
             true => Ok(Settling::Settled),
@@ -245,7 +238,7 @@ pub(super) mod tests {
     use super::*;
     use crate::cluster::Shown;
     use crate::epoch::Epoch;
-    use crate::index::{Index, Settings};
+    use crate::index::{self, Index, Settings};
     use crate::manifests::{self, Snapshot};
     use crate::serve::cache::Facts;
     use crate::serve::hub::Who;
@@ -262,6 +255,7 @@ pub(super) mod tests {
         let index = Index::new(Settings {
             trust_domain: trust_domain.clone(),
             cluster: "c".to_owned(),
+            network: "c".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             inside: Vec::new(),
             outside: Vec::new(),
@@ -271,6 +265,10 @@ pub(super) mod tests {
             cluster: "c".to_owned(),
             discovery_wait: Duration::from_secs(1),
             bundles: Arc::new(TrustBundles::new([]).unwrap()),
+            network: "c".to_owned(),
+            gateways: Vec::new(),
+            federation_endpoints: Vec::new(),
+            control_plane: "spiffe://td/ns/weft-system/sa/weft-control".parse().unwrap(),
         };
         Thread {
             hub: Hub::new(index, facts, Epoch::open(state).unwrap(), 64),
@@ -278,14 +276,15 @@ pub(super) mod tests {
             times: Arc::new(CompileTimes::default()),
             tell: watch::Sender::new(1),
             stir: watch::Sender::new(1),
+            link: watch::Sender::default(),
             looks: Looks::new(),
             owed: None,
             not_kept: None,
         }
     }
 
-    fn pod(name: &str) -> index::Name {
-        index::Name::new("shop", name)
+    fn pod(name: &str) -> Subject {
+        Subject::Pod(index::Name::new("shop", name))
     }
 
     #[test]
@@ -342,11 +341,12 @@ pub(super) mod tests {
     fn calls(thread: &mut Thread, name: &str, version: u64, now: Instant) -> Heard {
         let (answer, heard) = oneshot::channel();
         let who = Who {
-            pod: pod(name),
+            subject: pod(name),
             uid: String::new(),
             build: String::new(),
             features: Vec::new(),
             since: SystemTime::UNIX_EPOCH,
+            skew_ms: None,
         };
         let join = Join {
             who,

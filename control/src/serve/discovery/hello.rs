@@ -7,21 +7,23 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use weft_model::identity::Identity;
 use weft_model::version::Source;
-use weft_proto::discovery::{FromProxy, from_proxy::Message};
+use weft_proto::discovery::{FromProxy, Hello, from_proxy::Message};
 use weft_proto::resource::name;
 
-use super::{Discovery, End, Stream, read_targets, unread};
+use super::{Callers, Discovery, End, Stream, read_targets, unread};
 use crate::config::AddressCheck;
 use crate::index;
 use crate::serve::desk::PodFacts;
-use crate::serve::hub::{Join, Who};
+use crate::serve::hub::{Join, Subject, Who};
 use crate::serve::metrics::Ended;
 use crate::serve::wire::Name;
 
 /// A caller that opens a stream says Hello at once.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
+/// The service account of east-west gateways, in our own namespace.
+const GATEWAY_ACCOUNT: &str = "weft-gateway";
 /// Names of features and builds that are kept for status.
-const WORDS_MAX: usize = 64;
+pub(super) const WORDS_MAX: usize = 64;
 const WORD_MAX: usize = 128;
 
 impl Stream {
@@ -42,15 +44,22 @@ impl Stream {
             Ok(Err(status)) => return Err(unread(&status)),
             Err(_) => return Err(End::broken("no Hello came")),
         };
+        self.discovery.may_call(self.peer.address.ip())?;
+        match self.discovery.callers {
+            Callers::Pods(_) => self.pod_joins(hello).await,
+            Callers::Peers => Ok((self.peer_joins(hello).await?, Vec::new())),
+        }
+    }
+
+    /// Whether the pod that a Hello names may join, and as what.
+    async fn pod_joins(&self, hello: Hello) -> Result<(Join, Vec<Source>), End> {
         let claimed = hello.pod.unwrap_or_default();
         let pod = index::Name {
             namespace: claimed.namespace,
             name: claimed.name,
         };
-        let address = self.peer.address.ip();
-        self.discovery.may_call(address)?;
         self.check_pod(&pod, &claimed.uid).await?;
-        self.discovery.may_open(address, &pod)?;
+        self.discovery.may_open(self.peer.address.ip(), &pod.to_string())?;
         let mut held = HashMap::with_capacity(hello.held.len());
         let mut sources = Vec::new();
         for one in hello.held {
@@ -62,18 +71,16 @@ impl Stream {
             sources.extend(version.sources);
         }
         let targets = read_targets(hello.targets, self.discovery.rules.targets_max)?;
-        let word = |word: String| {
-            word.chars()
-                .filter(|c| !c.is_control())
-                .take(WORD_MAX)
-                .collect::<String>()
-        };
         let who = Who {
-            pod,
+            subject: match hello.gateway {
+                true => self.gateway(pod)?,
+                false => Subject::Pod(pod),
+            },
             uid: claimed.uid,
             build: word(hello.build),
             features: hello.features.into_iter().take(WORDS_MAX).map(word).collect(),
             since: SystemTime::now(),
+            skew_ms: None,
         };
         Ok((
             Join {
@@ -84,6 +91,18 @@ impl Stream {
             },
             sources,
         ))
+    }
+
+    /// A pod as a gateway: one of our own namespace that runs as the gateways' service account.
+    fn gateway(&self, pod: index::Name) -> Result<Subject, End> {
+        let identity = &self.leaf.identity;
+        let own = &self.discovery.rules.control_namespace;
+        if (identity.namespace(), identity.service_account()) == (own.as_str(), GATEWAY_ACCOUNT) {
+            return Ok(Subject::Gateway(pod));
+        }
+        Err(End::refused(&format!(
+            "{identity} is none of a gateway: that is the service account {GATEWAY_ACCOUNT} of the namespace {own}"
+        )))
     }
 
     /// The pod must exist, with this uid, run as the service account of the certificate, and have the caller's address: pods of
@@ -113,6 +132,11 @@ impl Stream {
             Err(Misfit::Address(message) | Misfit::Pod(message)) => Err(End::refused(&message)),
         }
     }
+}
+
+/// A word for people.
+pub(super) fn word(word: String) -> String {
+    word.chars().filter(|c| !c.is_control()).take(WORD_MAX).collect()
 }
 
 /// Why a pod is not the caller's.

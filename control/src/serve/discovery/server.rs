@@ -17,8 +17,16 @@ use crate::serve::wire::FromControl;
 #[derive(Clone)]
 pub(crate) struct DiscoveryServer(pub(crate) Arc<Discovery>);
 
+/// The same for the control planes of other clusters.
+#[derive(Clone)]
+pub(crate) struct FederationServer(pub(crate) Arc<Discovery>);
+
 impl NamedService for DiscoveryServer {
     const NAME: &'static str = "weft.discovery.v1.Discovery";
+}
+
+impl NamedService for FederationServer {
+    const NAME: &'static str = "weft.federation.v1.Federation";
 }
 
 impl tonic::codegen::Service<http::Request<tonic::body::Body>> for DiscoveryServer {
@@ -31,16 +39,36 @@ impl tonic::codegen::Service<http::Request<tonic::body::Body>> for DiscoveryServ
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let discover = Discover(self.0.clone());
-        Box::pin(async move {
-            if request.uri().path() != "/weft.discovery.v1.Discovery/Discover" {
-                return Ok(Status::unimplemented("discovery has one method: Discover").into_http());
-            }
-            let codec = tonic_prost::ProstCodec::<FromControl, FromProxy>::default();
-            let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
-            Ok(grpc.streaming(discover, request).await)
-        })
+        Box::pin(follow(self.0.clone(), "/weft.discovery.v1.Discovery/Discover", request))
     }
+}
+
+impl tonic::codegen::Service<http::Request<tonic::body::Body>> for FederationServer {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(follow(self.0.clone(), "/weft.federation.v1.Federation/Follow", request))
+    }
+}
+
+/// Answers a call of the one method that there is.
+async fn follow(
+    discovery: Arc<Discovery>,
+    method: &'static str,
+    request: http::Request<tonic::body::Body>,
+) -> Result<http::Response<tonic::body::Body>, Infallible> {
+    if request.uri().path() != method {
+        return Ok(Status::unimplemented(format!("there is one method here: {method}")).into_http());
+    }
+    let codec = tonic_prost::ProstCodec::<FromControl, FromProxy>::default();
+    let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
+    Ok(grpc.streaming(Discover(discovery), request).await)
 }
 
 struct Discover(Arc<Discovery>);

@@ -1,6 +1,8 @@
-//! A proxy, as the hub knows it: what it needs, what it has, what it would not take.
+//! A subscriber, as the hub knows it: what it needs, what it has, what it would not take. A pod's proxy; or the control plane
+//! of another cluster, which follows what is exported to it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -10,19 +12,45 @@ use tokio_util::sync::CancellationToken;
 use weft_model::destination::Target;
 use weft_proto::resource::Kind;
 
+use crate::compile;
 use crate::index::{self, Index};
+use crate::objects::peer::Selection;
 use crate::serve::cache::{Cache, Entry, Facts, Item, ProxyId};
 use crate::serve::outbox::{Hash, Outbox};
 use crate::serve::wire::{Made, Name};
 
+/// Who subscribes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    /// The proxy of a pod.
+    Pod(index::Name),
+    /// An east-west gateway, which is a pod of our own namespace.
+    Gateway(index::Name),
+    /// A replica of the control plane of another cluster.
+    Peer(Arc<Follower>),
+}
+
+/// A replica of a peer's control plane, and what its cluster imports.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Follower {
+    /// Its cluster, as our ClusterPeer calls it.
+    pub(crate) cluster: String,
+    /// Which of its replicas.
+    pub(crate) instance: String,
+    pub(crate) imports: Vec<Selection>,
+}
+
 /// Who a proxy is.
 #[derive(Clone, Debug)]
 pub(crate) struct Who {
-    pub(crate) pod: index::Name,
+    pub(crate) subject: Subject,
+    /// Of a pod.
     pub(crate) uid: String,
     pub(crate) build: String,
     pub(crate) features: Vec<String>,
     pub(crate) since: SystemTime,
+    /// How far the clock of another cluster is ahead of ours, in milliseconds, as it came with its first message.
+    pub(crate) skew_ms: Option<i64>,
 }
 
 /// A proxy's first word.
@@ -84,6 +112,57 @@ pub(crate) struct Outlet {
     pub(crate) replaced: CancellationToken,
 }
 
+impl Subject {
+    /// The pod, where it is one's proxy or a gateway's.
+    pub(crate) fn pod(&self) -> Option<&index::Name> {
+        match self {
+            Self::Pod(pod) | Self::Gateway(pod) => Some(pod),
+            Self::Peer(_) => None,
+        }
+    }
+
+    /// Whether a new stream of this one takes the place of the other's.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Peer(one), Self::Peer(other)) => (&one.cluster, &one.instance) == (&other.cluster, &other.instance),
+            (one, other) => one.pod().is_some() && one.pod() == other.pod(),
+        }
+    }
+
+    /// Whether it may say that it holds this: what it says is kept current for it.
+    pub(super) fn may_hold(&self, name: &Name) -> bool {
+        let of_pods = matches!(
+            name.kind,
+            Kind::Lookup | Kind::Endpoints | Kind::Inbound | Kind::Bundles | Kind::Mesh
+        );
+        match self {
+            // Views of other namespaces are not believed.
+            Self::Pod(pod) if name.kind == Kind::Service => compile::is_in_view(&name.key, &pod.namespace),
+            Self::Pod(_) => of_pods,
+            Self::Gateway(_) => matches!(name.kind, Kind::Gateway | Kind::Exported | Kind::Bundles | Kind::Mesh),
+            Self::Peer(_) => matches!(name.kind, Kind::Cluster | Kind::Export | Kind::Exported),
+        }
+    }
+
+    /// What it needs without asking.
+    fn roots(&self) -> Vec<Item> {
+        match self {
+            Self::Pod(pod) => vec![Item::Bundles, Item::Mesh, Item::Inbound(pod.clone())],
+            Self::Gateway(_) => vec![Item::Bundles, Item::Mesh, Item::Gateway],
+            Self::Peer(follower) => vec![Item::Cluster(follower.clone())],
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(pod) | Self::Gateway(pod) => pod.fmt(f),
+            Self::Peer(follower) => write!(f, "cluster {}", follower.cluster),
+        }
+    }
+}
+
 impl Outlet {
     pub(super) fn new(has: HashMap<Name, Hash>, epoch: u64) -> Self {
         let mut outbox = Outbox::new(has);
@@ -114,13 +193,12 @@ impl Outlet {
 impl Proxy {
     /// All that it needs, as things are now, subscribed to.
     pub(super) fn reach(&self, id: ProxyId, index: &Index, cache: &mut Cache, facts: &Facts) -> BTreeMap<Name, Item> {
-        let namespace: Arc<str> = self.who.pod.namespace.as_str().into();
-        let mut open = vec![Item::Bundles, Item::Mesh, Item::Inbound(self.who.pod.clone())];
-        open.extend(
-            self.targets
-                .iter()
-                .map(|target| Item::Lookup(target.clone(), namespace.clone())),
-        );
+        let mut open = self.who.subject.roots();
+        if let Subject::Pod(pod) = &self.who.subject {
+            let namespace: Arc<str> = pod.namespace.as_str().into();
+            let lookup = |target: &Target| Item::Lookup(target.clone(), namespace.clone());
+            open.extend(self.targets.iter().map(lookup));
+        }
         let mut needs = BTreeMap::new();
         while let Some(item) = open.pop() {
             let name = item.name();
@@ -210,7 +288,9 @@ pub(super) fn blame(entry: &Entry, name: &Name, field: &str) -> String {
     let kind = match name.kind {
         Kind::Lookup | Kind::Service | Kind::Endpoints => "Service ",
         Kind::Inbound => "Pod ",
-        Kind::Bundles | Kind::Mesh => "",
+        Kind::Export => "ServiceExport ",
+        Kind::Exported => "Service ",
+        Kind::Bundles | Kind::Mesh | Kind::Cluster | Kind::Gateway => "",
     };
     let own = sources.iter().find(|source| source.object.starts_with(kind));
     own.or(sources.first())

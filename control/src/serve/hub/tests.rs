@@ -66,6 +66,7 @@ fn hub(state: &std::path::Path) -> Hub {
     let index = Index::new(Settings {
         trust_domain: trust_domain.clone(),
         cluster: "c".to_owned(),
+        network: "c".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         inside: vec!["10.244.0.0/16".parse().unwrap()],
         outside: Vec::new(),
@@ -76,6 +77,10 @@ fn hub(state: &std::path::Path) -> Hub {
         cluster: "c".to_owned(),
         discovery_wait: Duration::from_secs(3),
         bundles,
+        network: "c".to_owned(),
+        gateways: Vec::new(),
+        federation_endpoints: Vec::new(),
+        control_plane: "spiffe://td/ns/weft-system/sa/weft-control".parse().unwrap(),
     };
     let mut hub = Hub::new(index, facts, Epoch::open(state).unwrap(), 3);
     let service = json!({"spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "selector": {"app": "reviews"},
@@ -94,11 +99,12 @@ fn join(hub: &mut Hub, targets: &[&str]) -> (ProxyId, Arc<Outlet>) {
 
 fn join_with(hub: &mut Hub, targets: &[&str], held: Vec<(Name, Hash)>) -> (ProxyId, Arc<Outlet>) {
     let who = Who {
-        pod: index::Name::new("shop", "web-1"),
+        subject: Subject::Pod(index::Name::new("shop", "web-1")),
         uid: "uid-web-1".to_owned(),
         build: String::new(),
         features: Vec::new(),
         since: SystemTime::UNIX_EPOCH,
+        skew_ms: None,
     };
     hub.join(Join {
         who,

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
+use weft_certs::authority::Authority;
 use weft_certs::bundle::{Bundle, TrustBundles};
 use weft_certs::credential::{Credential, bootstrap_client_config};
 use weft_certs::csr;
@@ -48,6 +49,8 @@ pub(super) struct Mesh {
     pub(super) directory: TempDir,
     pub(super) signer: Signer,
     pub(super) settings: Settings,
+    /// The first three bytes of its pods' addresses.
+    pods: &'static str,
     running: Option<(Drain, Rest)>,
 }
 
@@ -67,6 +70,11 @@ pub(super) struct Proxy {
 impl Mesh {
     /// A mesh with the pods web-1 (service account web), reviews-1 and reviews-2, and the Service reviews.
     pub(super) fn new() -> Self {
+        Self::of("local", "10.244.0")
+    }
+
+    /// The same, of a cluster of this name, whose trust domain follows from it, and whose pods have such addresses.
+    pub(super) fn of(cluster: &str, pods: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         for name in ["objects", "user"] {
@@ -76,6 +84,10 @@ impl Mesh {
         std::fs::write(path("jwks.json"), signer.jwks().to_json()).unwrap();
         let text = |name: &str| path(name).to_str().unwrap().to_owned();
         let (user, objects, state, jwks) = (text("user"), text("objects"), text("state"), text("jwks.json"));
+        let trust_domain = match cluster {
+            "local" => TRUST_DOMAIN.to_owned(),
+            cluster => format!("{cluster}.weft.internal"),
+        };
         let flags = [
             "weft-control",
             "--manifests",
@@ -90,8 +102,14 @@ impl Mesh {
             "127.0.0.1:0",
             "--admin",
             "127.0.0.1:0",
+            "--federation-listen",
+            "127.0.0.1:0",
             "--trust-domain",
-            TRUST_DOMAIN,
+            &trust_domain,
+            "--cluster",
+            cluster,
+            "--network",
+            "wire",
             "--token-issuer",
             ISSUER,
             "--pod-wait",
@@ -104,6 +122,7 @@ impl Mesh {
             directory,
             signer,
             settings,
+            pods,
             running: None,
         };
         mesh.object(&json!({
@@ -111,8 +130,8 @@ impl Mesh {
             "metadata": {"name": "shop", "uid": "uid-shop", "resourceVersion": "9"},
         }));
         mesh.pod("web-1", "web", "127.0.0.1", 10);
-        mesh.pod("reviews-1", "reviews", "10.244.0.11", 11);
-        mesh.pod("reviews-2", "reviews", "10.244.0.12", 12);
+        mesh.pod("reviews-1", "reviews", &format!("{pods}.11"), 11);
+        mesh.pod("reviews-2", "reviews", &format!("{pods}.12"), 12);
         mesh.slice(&["reviews-1", "reviews-2"], 13);
         mesh.service("reviews", "10.96.0.7");
         mesh
@@ -181,7 +200,7 @@ impl Mesh {
     pub(super) fn slice(&self, pods: &[&str], version: u64) {
         let endpoint = |pod: &&str| {
             json!({
-                "addresses": [format!("10.244.0.1{}", pod.rsplit('-').next().unwrap())],
+                "addresses": [format!("{}.1{}", self.pods, pod.rsplit('-').next().unwrap())],
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "nodeName": "node-1",
                 "targetRef": {"kind": "Pod", "namespace": "shop", "name": pod, "uid": format!("uid-{pod}")},
@@ -222,19 +241,27 @@ impl Mesh {
 
     fn bundles(&self) -> Arc<TrustBundles> {
         let pem = std::fs::read(self.path("state/trust/roots.pem")).unwrap();
-        let trust_domain = TrustDomain::new(TRUST_DOMAIN).unwrap();
-        Arc::new(TrustBundles::new([Bundle::from_pem(trust_domain, &pem, 1).unwrap()]).unwrap())
+        Arc::new(TrustBundles::new([Bundle::from_pem(self.trust_domain(), &pem, 1).unwrap()]).unwrap())
     }
 
-    fn control_plane() -> Identity {
-        Identity::control_plane(TrustDomain::new(TRUST_DOMAIN).unwrap(), "weft-system").unwrap()
+    pub(super) fn trust_domain(&self) -> TrustDomain {
+        self.settings.trust_domain.clone().unwrap()
+    }
+
+    fn control_plane(&self) -> Identity {
+        Identity::control_plane(self.trust_domain(), "weft-system").unwrap()
+    }
+
+    /// Where other clusters call.
+    pub(super) fn federation(&self) -> SocketAddr {
+        self.rest().federation.unwrap()
     }
 
     /// A connection that shows no certificate.
     pub(super) async fn stranger(&self) -> Caller {
         dial(
             self.rest().address,
-            bootstrap_client_config(self.bundles(), &Self::control_plane(), &[b"h2"]),
+            bootstrap_client_config(self.bundles(), &self.control_plane(), &[b"h2"]),
         )
         .await
     }
@@ -243,9 +270,31 @@ impl Mesh {
     pub(super) async fn caller(&self, credential: &Credential) -> Caller {
         dial(
             self.rest().address,
-            credential.client_config_expecting(&Self::control_plane(), &[b"h2"]),
+            credential.client_config_expecting(&self.control_plane(), &[b"h2"]),
         )
         .await
+    }
+
+    /// The same at another port.
+    pub(super) async fn caller_at(&self, address: SocketAddr, credential: &Credential) -> Caller {
+        let trusts = credential.with_bundles(self.bundles(), 1);
+        dial(address, trusts.client_config_expecting(&self.control_plane(), &[b"h2"])).await
+    }
+
+    /// A certificate of the control plane itself: whoever has the authority's key can make one.
+    pub(super) fn control(&self) -> Credential {
+        self.credential_of(&self.control_plane())
+    }
+
+    /// A certificate of anybody.
+    pub(super) fn credential_of(&self, identity: &Identity) -> Credential {
+        let state = self.path("state/authority");
+        let authority = Authority::load_or_create(&state, &self.trust_domain(), SystemTime::now()).unwrap();
+        let key = Key::generate().unwrap();
+        let leaf = authority
+            .issue(key.public(), identity, Duration::from_secs(60), SystemTime::now())
+            .unwrap();
+        Credential::new(leaf.chain, key, self.bundles(), 1).unwrap()
     }
 
     /// A token as the kubelet would project it into a pod.
@@ -408,6 +457,8 @@ pub(super) fn hello(pod: &str, targets: &[&str]) -> Hello {
         epoch: 0,
         held: Vec::new(),
         targets: targets.iter().map(|address| target_to_wire(&target(address))).collect(),
+        peer: None,
+        gateway: false,
     }
 }
 

@@ -497,3 +497,54 @@ impl From<TrustRootsOf<'_>> for weft_proto::resource::TrustRoots {
         }
     }
 }
+
+const EXPORTED: &str = "shop/reviews:80";
+
+/// What a gateway is told to pass.
+fn to_pass(pods: &[(&str, u8)], resource_version: u64) -> Vec<discovery::Resource> {
+    let gateway = Body::Gateway(vec![EXPORTED.to_owned()]);
+    vec![
+        says(EXPORTED, &exported(pods), resource_version),
+        says("gateway", &gateway, resource_version),
+    ]
+}
+
+#[test]
+fn a_gateway_knows_what_to_pass_and_is_complete_without_an_inbound_side() {
+    let mut store = store().of_gateway();
+    assert!(store.hello(discovery::Pod::default(), "", Instant::now()).gateway);
+    assert!(!store.state().is_configured());
+    let mut resources = to_pass(&[("reviews-1", 1), ("reviews-2", 2)], 5);
+    resources.push(says("mesh", &mesh(), 1));
+    assert_eq!(apply(&mut store, batch(1, 1, resources)), []);
+    assert!(
+        store.state().is_configured() && !store.state().is_complete(),
+        "no credential yet"
+    );
+    let passes = |store: &Store| {
+        let passes = store.state().passes.clone().unwrap();
+        let exported = passes
+            .exported
+            .get(EXPORTED)
+            .map_or(0, |held| held.value.endpoints.len());
+        (passes.gateway.unwrap().value.len(), exported)
+    };
+    assert_eq!(passes(&store), (1, 2));
+    assert_eq!(
+        apply(&mut store, batch(2, 1, vec![removed(Kind::Exported, EXPORTED)])),
+        []
+    );
+    assert_eq!(passes(&store), (1, 0));
+    // What it passes can be emptied, and not taken away.
+    let removed = vec![removed(Kind::Gateway, "gateway")];
+    assert_eq!(apply(&mut store, batch(3, 1, removed)), refused("gateway", "removed"));
+}
+
+#[test]
+fn a_sidecar_is_not_told_what_a_gateway_passes() {
+    let mut store = told();
+    let refused = apply(&mut store, batch(2, 1, to_pass(&[("reviews-1", 1)], 5)));
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(refused.iter().all(|(_, field)| field == "name.kind"));
+    assert!(store.state().passes.is_none());
+}

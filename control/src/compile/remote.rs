@@ -1,0 +1,81 @@
+//! What other clusters export, behind the Services of this one: a Service of the same namespace and name is the same Service
+//! (namespace sameness, KEP-1645).
+
+use std::net::{IpAddr, SocketAddr};
+
+use weft_model::destination::Protocol;
+use weft_model::endpoint::{Endpoint, EndpointKey};
+
+use super::ledger::Ledger;
+use crate::index::{Index, Name, Subset};
+
+/// The endpoints of other clusters behind a port of a Service, by its name, as every EndpointSlice has it.
+pub(super) fn members<'a>(
+    index: &'a Index,
+    name: &'a Name,
+    port_name: &'a str,
+    subset: Option<&'a Subset>,
+    ledger: &mut Ledger,
+) -> Vec<Endpoint> {
+    let mut all = Vec::new();
+    for (object, peer, remote) in index.remotes() {
+        let Some(export) = remote.export_of(peer, name) else {
+            continue;
+        };
+        // Of the peer's own objects nothing is a source: their ages are those of another store.
+        ledger.source(object);
+        let Some(port) = export.ports.iter().find(|port| port.name == port_name) else {
+            continue;
+        };
+        let exported = remote.exported.get(&(name.clone(), port.port));
+        let wanted = exported
+            .into_iter()
+            .flat_map(|exported| &exported.endpoints)
+            .filter(|one| subset.is_none_or(|subset| subset.has(&one.labels, &one.endpoint.place.region)));
+        let gateways = match index.is_flat(peer) {
+            true => None,
+            // Without one there is no way there.
+            false => match index.gateways_of(&peer.cluster) {
+                Some(gateways) => Some(gateways.clone()),
+                None => continue,
+            },
+        };
+        all.extend(wanted.map(|one| Endpoint {
+            gateways: gateways.clone(),
+            ..one.endpoint.clone()
+        }));
+    }
+    all
+}
+
+/// The endpoint of another cluster at an address that pods of this one reach, with what is declared of its port.
+pub(super) fn at(index: &Index, address: SocketAddr, ledger: &mut Ledger) -> Option<(Endpoint, Protocol)> {
+    if index.is_of_node(address.ip()) || index.slices_by_ip.of(&address.ip()).next().is_some() {
+        return None;
+    }
+    let (cluster, name, number) = index.remote_at(address.ip())?;
+    let (object, peer, remote) = index.heard_of(cluster)?;
+    let export = remote.export_of(peer, name)?;
+    let exported = remote.exported.get(&(name.clone(), number))?;
+    let one = exported
+        .endpoints
+        .iter()
+        .find(|one| one.endpoint.address.ip() == address.ip())?;
+    ledger.source(object);
+    let is_its = one.endpoint.address == address;
+    let declared = export.ports.iter().find(|port| port.port == number && is_its);
+    let endpoint = Endpoint {
+        key: EndpointKey {
+            port: address.port(),
+            ..one.endpoint.key
+        },
+        address,
+        ..one.endpoint.clone()
+    };
+    Some((endpoint, declared.map_or(Protocol::Undeclared, |port| port.protocol)))
+}
+
+/// The addresses of other clusters' endpoints that pods of this one dial.
+pub(super) fn addresses(index: &Index) -> impl Iterator<Item = IpAddr> {
+    index.remote_addresses()
+}

@@ -1,0 +1,221 @@
+//! What a peer may say: of its own objects only, of what we import only, and only so much. Whatever it says beside that is
+//! refused, object by object, with the field and the reason.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
+use weft_certs::bundle::Bundle;
+use weft_proto::resource::field::FieldError;
+use weft_proto::resource::name::exported;
+use weft_proto::resource::{self, Change, Cluster, Export, Exported, Kind, Update};
+
+use super::remote::is_system;
+use super::{Index, Name, Remote};
+use crate::objects::peer::Peer;
+
+/// Services that are taken from one peer.
+const EXPORTS_MAX: usize = 10_000;
+/// Endpoints that are taken from one peer, over all Services.
+const ENDPOINTS_MAX: usize = 100_000;
+/// Bytes of all that is held of one peer, as it travels: 100,000 endpoints with their labels have about half as many. Less than
+/// is read back from a state directory.
+const BYTES_MAX: usize = 60 << 20;
+
+/// Judges what one peer says.
+pub(super) struct Judge<'a> {
+    pub(super) index: &'a Index,
+    pub(super) peer: &'a Peer,
+    /// Where our own pods are.
+    pub(super) own: &'a [IpNet],
+}
+
+/// In which order the parts of a batch are taken in.
+pub(super) fn rank(update: &Update) -> u8 {
+    match (&update.change, update.name.kind) {
+        (Change::Removed, _) => 0,
+        (_, Kind::Cluster) => 1,
+        (_, Kind::Export) => 2,
+        _ => 3,
+    }
+}
+
+impl Judge<'_> {
+    /// What the peer says of itself. Returns its bundle where that is news.
+    pub(super) fn cluster(&self, said: &Cluster, remote: &Remote) -> Result<Option<Bundle>, FieldError> {
+        let peer = self.peer;
+        if said.name != peer.cluster {
+            let reason = format!("is {:?}, and the ClusterPeer is {:?}", said.name, peer.cluster);
+            return Err(FieldError::new("name", reason));
+        }
+        if said.bundle.trust_domain != peer.trust_domain {
+            let reason = format!(
+                "is {}, and the peer's is {}",
+                said.bundle.trust_domain, peer.trust_domain
+            );
+            return Err(FieldError::new("trust_domain", reason));
+        }
+        let roots = said.bundle.roots.iter().map(|root| CertificateDer::from(root.to_vec()));
+        let bundle = Bundle::new(peer.trust_domain.clone(), roots, said.bundle.sequence)
+            .map_err(|error| FieldError::new("bundle.roots", error.to_string()))?;
+        let known = remote
+            .bundle
+            .as_ref()
+            .filter(|known| known.trust_domain() == bundle.trust_domain());
+        let held = match known {
+            Some(known) if known.sequence() > peer.bundle.sequence() => known,
+            _ => &peer.bundle,
+        };
+        if bundle.sequence() < held.sequence() {
+            let reason = format!(
+                "is {}, and {} is held: it never goes back",
+                bundle.sequence(),
+                held.sequence()
+            );
+            return Err(FieldError::new("bundle.sequence", reason));
+        }
+        if bundle.sequence() == held.sequence() && bundle.roots() != held.roots() {
+            let reason = format!("is {} as before, and the roots are others", bundle.sequence());
+            return Err(FieldError::new("bundle.sequence", reason));
+        }
+        Ok((bundle.sequence() > held.sequence()).then_some(bundle))
+    }
+
+    /// Whether there is room for a resource of so many bytes.
+    pub(super) fn size(&self, name: &resource::Name, size: usize, remote: &Remote) -> Result<(), FieldError> {
+        if remote.bytes_beside(name) + size > BYTES_MAX {
+            let reason = format!("{} MiB of one peer are held, and no more", BYTES_MAX >> 20);
+            return Err(FieldError::new("", reason));
+        }
+        Ok(())
+    }
+
+    /// Whether any of the endpoints has an address that no pod of another cluster can have.
+    pub(super) fn refuses_any(&self, exported: &Exported) -> bool {
+        let mut addresses = exported.endpoints.iter().map(|one| one.endpoint.address.ip());
+        addresses.any(|ip| self.refuses_address(ip).is_some())
+    }
+
+    /// A Service that the peer exports.
+    pub(super) fn export(&self, name: &resource::Name, said: &Export, remote: &Remote) -> Result<Name, FieldError> {
+        let service = Name::new(said.namespace.as_str(), said.name.as_str());
+        if name.key != service.to_string() {
+            return Err(FieldError::new(
+                "name",
+                format!("is not that of the resource: {}", name.key),
+            ));
+        }
+        if is_system(&said.namespace) {
+            let reason = format!("{} is each cluster's own: nothing of it is shared", said.namespace);
+            return Err(FieldError::new("namespace", reason));
+        }
+        if !self.peer.is_imported(&said.namespace, &said.labels) {
+            return Err(not_imported(&service, &self.peer.cluster));
+        }
+        if remote.exports.len() >= EXPORTS_MAX && !remote.exports.contains_key(&service) {
+            let reason = format!("{EXPORTS_MAX} Services of one peer are taken, and no more");
+            return Err(FieldError::new("", reason));
+        }
+        Ok(service)
+    }
+
+    /// The endpoints behind a port of such a Service.
+    pub(super) fn exported(
+        &self,
+        name: &resource::Name,
+        said: &Exported,
+        remote: &Remote,
+    ) -> Result<(Name, u16), FieldError> {
+        let service = Name::new(said.namespace.as_str(), said.service.as_str());
+        if exported(&name.key) != Some((&said.namespace, &said.service, Some(said.port))) {
+            return Err(FieldError::new(
+                "service",
+                format!("is not that of the resource: {}", name.key),
+            ));
+        }
+        let Some(export) = remote.export_of(self.peer, &service) else {
+            return Err(not_imported(&service, &self.peer.cluster));
+        };
+        if !export.ports.iter().any(|port| port.port == said.port) {
+            let reason = format!("is {}, which {service} does not export", said.port);
+            return Err(FieldError::new("port", reason));
+        }
+        let key = (service, said.port);
+        let before = remote.exported.get(&key).map_or(0, |before| before.endpoints.len());
+        if remote.endpoints() - before + said.endpoints.len() > ENDPOINTS_MAX {
+            let reason = format!("{ENDPOINTS_MAX} endpoints of one peer are taken, and no more");
+            return Err(FieldError::new("endpoints", reason));
+        }
+        for (at, one) in said.endpoints.iter().enumerate() {
+            self.endpoint(&said.namespace, &one.endpoint)
+                .map_err(|error| error.within_element("endpoints", at))?;
+        }
+        Ok(key)
+    }
+
+    fn endpoint(&self, namespace: &str, endpoint: &weft_model::endpoint::Endpoint) -> Result<(), FieldError> {
+        let peer = self.peer;
+        let wrong = |field: &str, reason: String| Err(FieldError::new(format!("endpoint.{field}"), reason));
+        let Some(identity) = &endpoint.identity else {
+            return wrong(
+                "identity",
+                "is missing: plaintext does not go between clusters".to_owned(),
+            );
+        };
+        if *identity.trust_domain() != peer.trust_domain {
+            return wrong(
+                "identity",
+                format!("is {identity}, and the peer's trust domain is {}", peer.trust_domain),
+            );
+        }
+        if identity.namespace() != namespace || endpoint.namespace != namespace {
+            return wrong("namespace", format!("is not {namespace}, which the Service is of"));
+        }
+        if endpoint.place.cluster != peer.cluster {
+            let reason = format!("is {:?}, and the peer is {:?}", endpoint.place.cluster, peer.cluster);
+            return wrong("cluster", reason);
+        }
+        match self.refuses_address(endpoint.address.ip()) {
+            Some(reason) => wrong("ip", format!("is {}, {reason}", endpoint.address.ip())),
+            None => Ok(()),
+        }
+    }
+
+    /// Why no pod of another cluster can have an address.
+    fn refuses_address(&self, ip: IpAddr) -> Option<String> {
+        let ip = ip.to_canonical();
+        if is_of_a_machine_itself(ip) {
+            return Some("which never leaves a machine or its link".to_owned());
+        }
+        if !self.index.is_flat(self.peer) {
+            // It is only the gateway's business, and may well be one of ours: networks overlap.
+            return None;
+        }
+        let networks = self.index.settings.inside.iter();
+        if let Some(network) = networks.chain(self.own).find(|network: &&IpNet| network.contains(&ip)) {
+            return Some(format!("which is in this cluster's own network {network}"));
+        }
+        let index = self.index;
+        let is_ours = index.pod_at(ip).is_some() || index.services_by_ip.of(&ip).next().is_some();
+        if is_ours || index.is_of_node(ip) || index.slices_by_ip.of(&ip).next().is_some() {
+            return Some("which is one of this cluster's own".to_owned());
+        }
+        None
+    }
+}
+
+fn not_imported(service: &Name, cluster: &str) -> FieldError {
+    let reason =
+        format!("{service} is not imported: no entry of imports of ClusterPeer {cluster} takes it, with its labels");
+    FieldError::new("namespace", reason)
+}
+
+/// Loopback, link-local and the like.
+fn is_of_a_machine_itself(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast() || ip.octets()[0] == 0
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    }
+}

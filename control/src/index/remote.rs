@@ -1,0 +1,440 @@
+//! What other clusters export, as far as we take it: kept by peer, and never mixed with our own.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_certs::bundle::Bundle;
+use weft_model::network::Networks;
+use weft_proto::discovery;
+use weft_proto::resource::field::FieldError;
+use weft_proto::resource::{self, Body, Change, Cluster, Export, Exported, Kind, Update};
+
+use super::judge::{self, Judge};
+use super::{Changed, Index, Name, Topic};
+use crate::federation::merge::{self, Merged};
+use crate::federation::{derived, exported, said};
+use crate::objects::Object;
+use crate::objects::mcs::ServiceExport;
+use crate::objects::peer::Peer;
+
+/// What one peer has told us.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remote {
+    /// What it says of itself.
+    pub(crate) cluster: Option<Cluster>,
+    /// The bundle of its trust domain that it told last, where that is newer than what its object says.
+    pub(crate) bundle: Option<Bundle>,
+    pub(crate) exports: BTreeMap<Name, Export>,
+    /// By Service and port.
+    pub(crate) exported: BTreeMap<(Name, u16), Exported>,
+    /// The addresses of its gateways, as our ClusterPeer names them. `None`: none is known.
+    gateways: Option<Arc<[SocketAddr]>>,
+    /// Endpoints over all Services, and bytes of all that is held, by resource.
+    endpoints: usize,
+    sizes: BTreeMap<resource::Name, usize>,
+    bytes: usize,
+    /// The versions of all this, to go on with where a stream ended.
+    pub(crate) held: BTreeMap<resource::Name, [u8; 16]>,
+}
+
+impl Remote {
+    /// An export that we import.
+    pub(crate) fn export_of(&self, peer: &Peer, name: &Name) -> Option<&Export> {
+        let export = self.exports.get(name)?;
+        (!is_system(&name.namespace) && peer.is_imported(&name.namespace, &export.labels)).then_some(export)
+    }
+
+    /// All that is said of the addresses behind a Service.
+    fn touch_addresses(&self, service: &Name, changed: &mut Changed) {
+        let of = self.exported.iter().filter(|((name, _), _)| name == service);
+        of.flat_map(|(_, exported)| addresses(exported))
+            .for_each(|ip| touch_address(ip, changed));
+    }
+
+    fn body(&self, name: &resource::Name) -> Option<Body> {
+        if name.kind == Kind::Cluster {
+            return self.cluster.clone().map(Body::Cluster);
+        }
+        let (namespace, service, port) = resource::name::exported(&name.key)?;
+        let service = Name::new(namespace, service);
+        match port {
+            None => self.exports.get(&service).cloned().map(Body::Export),
+            Some(port) => self.exported.get(&(service, port)).cloned().map(Body::Exported),
+        }
+    }
+
+    /// How many endpoints there are, over all Services.
+    pub(crate) fn endpoints(&self) -> usize {
+        self.endpoints
+    }
+
+    /// How many bytes are held beside those of a resource.
+    pub(super) fn bytes_beside(&self, name: &resource::Name) -> usize {
+        self.bytes - self.sizes.get(name).copied().unwrap_or_default()
+    }
+}
+
+impl Index {
+    /// Takes in what a peer says. What it may not say is refused, each resource alone; whatever else came with it counts.
+    pub(crate) fn hear(
+        &mut self,
+        cluster: &str,
+        mut updates: Vec<Update>,
+    ) -> (Vec<(resource::Name, FieldError)>, Changed) {
+        let mut changed = Changed::default();
+        if self.peer(cluster).is_none() {
+            let stranger = || FieldError::new("", "no ClusterPeer that acts names this cluster");
+            return (
+                updates.into_iter().map(|update| (update.name, stranger())).collect(),
+                changed,
+            );
+        }
+        let mut remote = self.remotes.remove(cluster).unwrap_or_default();
+        let own = self.pod_networks();
+        let mut refused = Vec::new();
+        // What is gone makes room; and an export comes before what is behind it.
+        updates.sort_by_key(judge::rank);
+        for update in updates {
+            let name = update.name.clone();
+            if let Err(error) = self.hear_one((cluster, &own), &mut remote, update, &mut changed) {
+                // Not the last good: a peer that breaks a limit, or speaks of what is not its own, loses that object.
+                self.lose(cluster, &mut remote, &name, &mut changed);
+                refused.push((name, error));
+            }
+        }
+        self.remotes.insert(cluster.to_owned(), remote);
+        (refused, changed)
+    }
+
+    fn hear_one(
+        &mut self,
+        (cluster, own): (&str, &[IpNet]),
+        remote: &mut Remote,
+        update: Update,
+        changed: &mut Changed,
+    ) -> Result<(), FieldError> {
+        let Update { name, version, change } = update;
+        let body = match change {
+            // What its source was is still the best that is known.
+            Change::Hold(_) => return Ok(()),
+            Change::Removed => {
+                self.lose(cluster, remote, &name, changed);
+                return Ok(());
+            }
+            Change::Body(body) => *body,
+        };
+        let peer = self.peer(cluster);
+        let peer = peer.ok_or_else(|| FieldError::new("", "no ClusterPeer that acts names this cluster"))?;
+        let judge = Judge { index: self, peer, own };
+        let size = resource::encode(&body).bytes.len();
+        judge.size(&name, size, remote)?;
+        match body {
+            Body::Cluster(said) => {
+                if let Some(bundle) = judge.cluster(&said, remote)? {
+                    remote.bundle = Some(bundle);
+                    changed.topics.insert(Topic::Peers);
+                }
+                remote.cluster = Some(said);
+            }
+            Body::Export(said) => {
+                let service = judge.export(&name, &said, remote)?;
+                remote.touch_addresses(&service, changed);
+                changed.topics.insert(Topic::Endpoints(service.clone()));
+                remote.exports.insert(service, said);
+            }
+            Body::Exported(said) => {
+                let key = judge.exported(&name, &said, remote)?;
+                let is_flat = self.is_flat(peer);
+                self.lose(cluster, remote, &name, changed);
+                if is_flat {
+                    self.link_remote(cluster, &key, &said, changed);
+                }
+                changed.topics.insert(Topic::Endpoints(key.0.clone()));
+                remote.endpoints += said.endpoints.len();
+                remote.exported.insert(key, said);
+            }
+            _ => {
+                let reason = format!("{} is not for other clusters to say", name.kind);
+                return Err(FieldError::new("name.kind", reason));
+            }
+        }
+        remote.bytes = remote.bytes_beside(&name) + size;
+        remote.sizes.insert(name.clone(), size);
+        remote.held.insert(name, version.hash);
+        Ok(())
+    }
+
+    /// Forgets one thing that a peer said.
+    fn lose(&mut self, cluster: &str, remote: &mut Remote, name: &resource::Name, changed: &mut Changed) {
+        remote.held.remove(name);
+        remote.bytes -= remote.sizes.remove(name).unwrap_or_default();
+        let Some((namespace, service, port)) = resource::name::exported(&name.key) else {
+            return;
+        };
+        let service = Name::new(namespace, service);
+        match (name.kind, port) {
+            (Kind::Export, None) => {
+                remote.touch_addresses(&service, changed);
+                remote.exports.remove(&service);
+            }
+            (Kind::Exported, Some(port)) => {
+                let key = (service.clone(), port);
+                if let Some(gone) = remote.exported.remove(&key) {
+                    remote.endpoints -= gone.endpoints.len();
+                    self.unlink_remote(cluster, &key, &gone, changed);
+                }
+            }
+            _ => return,
+        }
+        changed.topics.insert(Topic::Endpoints(service));
+    }
+
+    /// A peer's endpoints are not known any more: the link was broken for too long. Who it is stays: its newest roots, and
+    /// where its gateways are.
+    pub(crate) fn forget(&mut self, cluster: &str) -> Changed {
+        let kept = self.remotes.get(cluster).map(|remote| Remote {
+            bundle: remote.bundle.clone(),
+            gateways: remote.gateways.clone(),
+            ..Remote::default()
+        });
+        let changed = self.drop_remote(cluster);
+        if let Some(kept) = kept {
+            self.remotes.insert(cluster.to_owned(), kept);
+        }
+        changed
+    }
+
+    /// Nothing of a peer is known any more: its object is gone, or is another's.
+    pub(super) fn drop_remote(&mut self, cluster: &str) -> Changed {
+        let mut changed = Changed::default();
+        if let Some(remote) = self.remotes.remove(cluster) {
+            for (key, exported) in &remote.exported {
+                self.unlink_remote(cluster, key, exported, &mut changed);
+            }
+            let services = remote
+                .exports
+                .keys()
+                .chain(remote.exported.keys().map(|(name, _)| name));
+            changed.topics.extend(services.cloned().map(Topic::Endpoints));
+            changed.topics.insert(Topic::Peers);
+        }
+        changed
+    }
+
+    /// After a change of a ClusterPeer: what it told may be imported by now, or not any more, or be reached another way.
+    pub(super) fn touch_remote(&mut self, cluster: &str, changed: &mut Changed) {
+        let Some(remote) = self.remotes.remove(cluster) else {
+            return;
+        };
+        let mut remote = remote;
+        let is_flat = self.peer(cluster).is_some_and(|peer| self.is_flat(peer));
+        let own = self.pod_networks();
+        let wrong: Vec<resource::Name> = match self.peer(cluster) {
+            // What only gateways have dialled so far is dialled here from now on.
+            Some(peer) if is_flat => {
+                let judge = Judge {
+                    index: self,
+                    peer,
+                    own: &own,
+                };
+                let wrong = remote
+                    .exported
+                    .iter()
+                    .filter(|(_, exported)| judge.refuses_any(exported));
+                let name = |(name, port): &(Name, u16)| resource::Name::new(Kind::Exported, format!("{name}:{port}"));
+                wrong.map(|(key, _)| name(key)).collect()
+            }
+            _ => Vec::new(),
+        };
+        for name in wrong {
+            self.lose(cluster, &mut remote, &name, changed);
+        }
+        for (key, exported) in &remote.exported {
+            self.unlink_remote(cluster, key, exported, changed);
+            if is_flat {
+                self.link_remote(cluster, key, exported, changed);
+            }
+        }
+        changed
+            .topics
+            .extend(remote.exports.keys().cloned().map(Topic::Endpoints));
+        self.remotes.insert(cluster.to_owned(), remote);
+    }
+
+    /// All that is held of what a peer has said, as it would say it.
+    pub(crate) fn said(&self, cluster: &str) -> Vec<discovery::Resource> {
+        let Some(remote) = self.remotes.get(cluster) else {
+            return Vec::new();
+        };
+        let said = remote.held.keys().filter_map(|name| {
+            let body = remote.body(name)?;
+            Some(resource::to_wire(
+                name,
+                Vec::new(),
+                body.requires(),
+                &resource::encode(&body),
+            ))
+        });
+        said.collect()
+    }
+
+    /// The peers that act and have told us something, by name.
+    pub(crate) fn remotes(&self) -> impl Iterator<Item = (&Arc<Object>, &Peer, &Remote)> {
+        self.remotes.keys().filter_map(|cluster| self.heard_of(cluster))
+    }
+
+    /// One of them.
+    pub(crate) fn heard_of(&self, cluster: &str) -> Option<(&Arc<Object>, &Peer, &Remote)> {
+        let remote = self.remotes.get(cluster)?;
+        let peer = self.peer(cluster)?;
+        let (object, _) = self.peers.get(cluster)?.valid.as_ref()?;
+        Some((object, peer, remote))
+    }
+
+    /// An export that acts: its object, the Service's, and what it says.
+    pub(crate) fn exported(&self, name: &Name) -> Option<(&Arc<Object>, &Arc<Object>, &ServiceExport)> {
+        let export = self.export(name).filter(|_| !is_system(&name.namespace))?;
+        let (object, _) = self.exports.get(name)?.valid.as_ref()?;
+        let (service, _) = self.services.get(name)?.valid.as_ref()?;
+        Some((object, service, export))
+    }
+
+    /// The bundles of the peers' trust domains: each the newest that is known.
+    pub(crate) fn foreign_bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.peers().map(|(_, peer)| self.bundle_of(peer))
+    }
+
+    /// The newest bundle of a peer's trust domain.
+    pub(crate) fn bundle_of<'a>(&'a self, peer: &'a Peer) -> &'a Bundle {
+        let told = self
+            .remotes
+            .get(&peer.cluster)
+            .and_then(|remote| remote.bundle.as_ref());
+        // The trust domain of the object may be another by now.
+        let told = told.filter(|told| *told.trust_domain() == peer.trust_domain);
+        match told {
+            Some(told) if told.sequence() > peer.bundle.sequence() => told,
+            _ => &peer.bundle,
+        }
+    }
+
+    /// The Service's port that an address of another cluster is behind: of pods that ours reach directly.
+    pub(crate) fn remote_at(&self, ip: IpAddr) -> Option<(&str, &Name, u16)> {
+        let (cluster, name, port) = self.remotes_by_ip.of(&ip).next()?;
+        Some((cluster, name, *port))
+    }
+
+    /// The addresses of other clusters' pods that ours reach directly.
+    pub(crate) fn remote_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.remotes_by_ip.keys().copied()
+    }
+
+    /// What this cluster exports of a Service.
+    pub(crate) fn own_export(&self, name: &Name) -> Option<merge::Export> {
+        let (_, service, export) = self.exported(name)?;
+        exported::export(&self.settings.cluster, service, export).ok()
+    }
+
+    /// What the exports of one Service come to: of this cluster, and of the peers that it is imported from.
+    pub(crate) fn merged(&self, name: &Name) -> Option<Merged> {
+        let peers = self.remotes().filter_map(|(_, peer, remote)| {
+            let export = remote.export_of(peer, name)?;
+            Some(said::by_peer(&peer.cluster, export))
+        });
+        let all: Vec<merge::Export> = self.own_export(name).into_iter().chain(peers).collect();
+        merge::merge(&all)
+    }
+
+    /// Whether this cluster has a Service of this name, other than for an import.
+    pub(crate) fn has_own(&self, name: &Name) -> bool {
+        self.services
+            .get(name)
+            .is_some_and(|kept| !derived::is_import(&kept.object))
+    }
+
+    /// The Service that a Service is derived from an import of.
+    pub(crate) fn import_behind(&self, service: &Name) -> Option<Name> {
+        let (object, _) = self.services.get(service)?.valid.as_ref()?;
+        derived::imported(object)
+    }
+
+    /// The addresses of a peer's gateways are these now.
+    pub(crate) fn set_gateways(&mut self, cluster: &str, addresses: &[SocketAddr]) -> Changed {
+        let mut changed = Changed::default();
+        if self.peer(cluster).is_none() {
+            return changed;
+        }
+        let remote = self.remotes.entry(cluster.to_owned()).or_default();
+        let addresses: Option<Arc<[SocketAddr]>> = (!addresses.is_empty()).then(|| addresses.into());
+        if remote.gateways != addresses {
+            remote.gateways = addresses;
+            changed
+                .topics
+                .extend(remote.exports.keys().cloned().map(Topic::Endpoints));
+        }
+        changed
+    }
+
+    /// The addresses of a peer's gateways. `None`: none is known.
+    pub(crate) fn gateways_of(&self, cluster: &str) -> Option<&Arc<[SocketAddr]>> {
+        self.remotes.get(cluster)?.gateways.as_ref()
+    }
+
+    /// Whether the pods of a peer are in our own network.
+    pub(crate) fn is_flat(&self, peer: &Peer) -> bool {
+        peer.network == self.settings.network
+    }
+
+    /// Where our pods are: what the nodes have, else the settings' own.
+    pub(crate) fn pod_networks(&self) -> Vec<IpNet> {
+        let of_nodes = self.nodes.values().flat_map(|(object, _)| node_networks(object));
+        IpNet::aggregate(&of_nodes.collect::<Vec<IpNet>>())
+    }
+
+    fn link_remote(&mut self, cluster: &str, key: &(Name, u16), exported: &Exported, changed: &mut Changed) {
+        for ip in addresses(exported) {
+            self.remotes_by_ip.link(&ip, (cluster.to_owned(), key.0.clone(), key.1));
+            touch_address(ip, changed);
+        }
+    }
+
+    fn unlink_remote(&mut self, cluster: &str, key: &(Name, u16), exported: &Exported, changed: &mut Changed) {
+        let to = (cluster.to_owned(), key.0.clone(), key.1);
+        for ip in addresses(exported) {
+            self.remotes_by_ip.unlink(&ip, &to);
+            touch_address(ip, changed);
+        }
+    }
+}
+
+/// Whether a namespace is each cluster's own: the mesh's, and those of Kubernetes itself. Nothing of it is shared, whatever a
+/// selection of all namespaces says.
+pub(crate) fn is_system(namespace: &str) -> bool {
+    namespace == "weft-system" || namespace.starts_with("kube-")
+}
+
+fn addresses(exported: &Exported) -> impl Iterator<Item = IpAddr> {
+    exported
+        .endpoints
+        .iter()
+        .map(|one| one.endpoint.address.ip().to_canonical())
+}
+
+fn touch_address(ip: IpAddr, changed: &mut Changed) {
+    changed.topics.insert(Topic::Address(ip));
+    if !Networks::default().contains(ip) {
+        changed.topics.insert(Topic::Networks);
+    }
+}
+
+fn node_networks(node: &Object) -> Vec<IpNet> {
+    let one = node.raw.pointer("/spec/podCIDR").into_iter();
+    let many = node.raw.pointer("/spec/podCIDRs").and_then(|all| all.as_array());
+    let all = one.chain(many.into_iter().flatten());
+    all.filter_map(|text| text.as_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,524 @@
+//! What a peer may say, and what comes of what it may not.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use weft_certs::authority::Authority;
+use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, Place};
+use weft_model::identity::TrustDomain;
+use weft_model::version::{Source, Version};
+use weft_proto::resource::bundles::TrustRoots;
+use weft_proto::resource::federation::{ExportedEndpoint, ExportedPort};
+use weft_proto::resource::name::CLUSTER;
+
+use super::*;
+use crate::index::Settings;
+use crate::manifests::Snapshot;
+
+fn object(kind: &str, name: &str, rest: &Value) -> Arc<Object> {
+    let mut raw = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
+    raw.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    Arc::new(Object {
+        api_version: "v1".to_owned(),
+        kind: kind.to_owned(),
+        namespace: if kind == "ClusterPeer" || kind == "Node" {
+            String::new()
+        } else {
+            "shop".to_owned()
+        },
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        resource_version: 1,
+        generation: 0,
+        labels: raw
+            .pointer("/metadata/labels")
+            .map(|all| serde_json::from_value(all.clone()).unwrap())
+            .unwrap_or_default(),
+        annotations: BTreeMap::new(),
+        raw,
+        origin: None,
+    })
+}
+
+fn domain(name: &str) -> TrustDomain {
+    TrustDomain::new(name).unwrap()
+}
+
+struct World {
+    index: Index,
+    authority: Authority,
+}
+
+/// A cluster `b` that imports from the cluster `a` what is of the namespace shop, with the label `team: x`.
+fn world(network: &str) -> World {
+    let mut index = Index::new(Settings {
+        trust_domain: domain("b"),
+        cluster: "b".to_owned(),
+        network: "wire".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        inside: vec!["10.96.0.0/16".parse().unwrap()],
+        outside: Vec::new(),
+    });
+    let authority = Authority::create(domain("a"), SystemTime::now()).unwrap();
+    let peer = json!({"apiVersion": "weft.dev/v1alpha1", "spec": {
+        "trustDomain": "a",
+        "trustBundle": {"sequence": 5, "roots": authority.bundle(5).to_pem()},
+        "endpoints": ["a.example:15013"],
+        "network": network,
+        "imports": [{"namespaces": ["shop"], "labels": {"team": "x"}}],
+    }});
+    let node = json!({"spec": {"podCIDR": "10.244.0.0/24"}, "status": {"addresses": [
+        {"type": "InternalIP", "address": "192.0.2.1"}]}});
+    let pod = json!({"spec": {"containers": [{"name": "app"}]}, "status": {"phase": "Running", "podIP": "10.1.0.5"}});
+    let slice = json!({"metadata": {"name": "kubernetes", "namespace": "shop", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4", "ports": [{"name": "https", "port": 6443}],
+        "endpoints": [{"addresses": ["192.0.2.9"], "conditions": {"ready": true}}]});
+    index.replace(&Snapshot {
+        objects: vec![
+            object("ClusterPeer", "a", &peer),
+            object("Node", "node-1", &node),
+            object("Pod", "web-1", &pod),
+            object("EndpointSlice", "kubernetes", &slice),
+        ],
+        ..Snapshot::default()
+    });
+    assert!(index.peer("a").is_some());
+    World { index, authority }
+}
+
+fn export(name: &str) -> Export {
+    Export {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        headless: false,
+        ports: vec![ExportedPort {
+            name: "http".to_owned(),
+            port: 80,
+            app_protocol: String::new(),
+            protocol: weft_model::destination::Protocol::Http,
+            transport: weft_proto::resource::federation::Transport::Tcp,
+        }],
+        created_ms: 1,
+        affinity_seconds: None,
+        ip_families: Vec::new(),
+        internal_traffic_policy: String::new(),
+        traffic_distribution: String::new(),
+        labels: BTreeMap::from([("team".to_owned(), "x".to_owned())]),
+        annotations: BTreeMap::new(),
+    }
+}
+
+fn endpoint(ip: &str) -> ExportedEndpoint {
+    ExportedEndpoint {
+        endpoint: Endpoint {
+            key: EndpointKey {
+                id: EndpointId(7),
+                port: 8080,
+            },
+            address: format!("{ip}:8080").parse().unwrap(),
+            identity: Some("spiffe://a/ns/shop/sa/reviews".parse().unwrap()),
+            namespace: "shop".to_owned(),
+            pod: "reviews-1".to_owned(),
+            workload: "reviews".to_owned(),
+            version: "v1".to_owned(),
+            place: Place {
+                region: "eu".to_owned(),
+                zone: "eu-1".to_owned(),
+                cluster: "a".to_owned(),
+            },
+            draining: false,
+            gateways: None,
+            source: Source {
+                object: "Pod shop/reviews-1".to_owned(),
+                uid: "u".to_owned(),
+                resource_version: 1,
+            },
+        },
+        hostname: String::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn behind(endpoints: Vec<ExportedEndpoint>) -> Exported {
+    Exported {
+        namespace: "shop".to_owned(),
+        service: "reviews".to_owned(),
+        port: 80,
+        endpoints,
+    }
+}
+
+fn cluster(world: &World, sequence: u64) -> Cluster {
+    let roots = world.authority.bundle(sequence);
+    Cluster {
+        name: "a".to_owned(),
+        network: "wire".to_owned(),
+        gateways: Vec::new(),
+        pod_networks: Vec::new(),
+        bundle: TrustRoots {
+            trust_domain: domain("a"),
+            roots: roots.roots().iter().map(|root| root.to_vec().into()).collect(),
+            sequence,
+        },
+    }
+}
+
+fn update(kind: Kind, key: &str, body: Body) -> Update {
+    Update {
+        name: resource::Name::new(kind, key),
+        version: Version {
+            hash: [1; 16],
+            sources: Vec::new(),
+        },
+        change: Change::Body(Box::new(body)),
+    }
+}
+
+fn of_export(said: Export) -> Update {
+    update(
+        Kind::Export,
+        &format!("{}/{}", said.namespace, said.name),
+        Body::Export(said),
+    )
+}
+
+fn of_exported(said: Exported) -> Update {
+    let key = format!("{}/{}:{}", said.namespace, said.service, said.port);
+    update(Kind::Exported, &key, Body::Exported(said))
+}
+
+fn of_cluster(said: Cluster) -> Update {
+    update(Kind::Cluster, CLUSTER, Body::Cluster(said))
+}
+
+#[test]
+fn what_is_the_peers_own_and_imported_is_taken_whatever_comes_first() {
+    let mut world = world("wire");
+    let said = vec![
+        of_exported(behind(vec![endpoint("10.245.0.1")])),
+        of_export(export("reviews")),
+        of_cluster(cluster(&world, 6)),
+    ];
+    let (refused, changed) = world.index.hear("a", said);
+    assert!(refused.is_empty(), "{refused:?}");
+    let topics = [
+        Topic::Peers,
+        Topic::Endpoints(Name::new("shop", "reviews")),
+        Topic::Address("10.245.0.1".parse().unwrap()),
+    ];
+    assert!(topics.iter().all(|topic| changed.topics.contains(topic)), "{changed:?}");
+    let (_, peer, remote) = world.index.heard_of("a").unwrap();
+    assert_eq!((remote.exports.len(), remote.endpoints(), remote.held.len()), (1, 1, 3));
+    assert_eq!(world.index.bundle_of(peer).sequence(), 6);
+    assert!(world.index.remote_at("10.245.0.1".parse().unwrap()).is_some());
+
+    let changed = world.index.forget("a");
+    assert!(topics.iter().all(|topic| changed.topics.contains(topic)), "{changed:?}");
+    let (_, peer, remote) = world.index.heard_of("a").unwrap();
+    assert_eq!((remote.exports.len(), remote.endpoints(), remote.held.len()), (0, 0, 0));
+    assert!(world.index.remote_addresses().next().is_none());
+    assert_eq!(world.index.bundle_of(peer).sequence(), 6, "who it is stays");
+}
+
+#[test]
+fn what_only_gateways_dialled_is_judged_when_networks_become_one() {
+    let mut world = world("elsewhere");
+    let said = vec![
+        of_export(export("reviews")),
+        of_exported(behind(vec![endpoint("10.1.0.5")])),
+    ];
+    assert!(world.index.hear("a", said).0.is_empty());
+    let (object, _, _) = world.index.heard_of("a").unwrap();
+    let mut flat = Object::clone(object);
+    flat.raw["spec"]["network"] = json!("wire");
+    world.index.apply(&crate::manifests::Changes {
+        upserts: vec![Arc::new(flat)],
+        ..Default::default()
+    });
+    let (_, _, remote) = world.index.heard_of("a").unwrap();
+    assert_eq!(
+        (remote.endpoints(), remote.held.len()),
+        (0, 1),
+        "that address is one of ours"
+    );
+    assert!(world.index.remote_addresses().next().is_none());
+}
+
+#[test]
+fn a_peer_takes_no_more_room_than_it_has() {
+    let mut world = world("wire");
+    let long = |n: u32| {
+        let value = |k: u32| (format!("k{k}"), "x".repeat(4000));
+        Export {
+            annotations: (0..64).map(value).collect(),
+            ..export(&format!("s{n}"))
+        }
+    };
+    let (refused, _) = world.index.hear("a", (0..300).map(|n| of_export(long(n))).collect());
+    let (_, _, remote) = world.index.heard_of("a").unwrap();
+    assert!(!refused.is_empty() && remote.exports.len() + refused.len() == 300);
+    // What goes makes room.
+    let gone = |n: u32| Update {
+        name: resource::Name::new(Kind::Export, format!("shop/s{n}")),
+        version: Version::default(),
+        change: Change::Removed,
+    };
+    let (refused, _) = world.index.hear("a", vec![of_export(long(299)), gone(0)]);
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+/// What a peer says beside an export of reviews, and the field that it is refused for.
+#[track_caller]
+fn refused(network: &str, said: impl FnOnce(&World) -> Update, field: &str) {
+    let mut world = world(network);
+    let said = said(&world);
+    let name = said.name.clone();
+    let (refused, _) = world.index.hear("a", vec![of_export(export("reviews")), said]);
+    let of: Vec<_> = refused
+        .iter()
+        .map(|(name, error)| (name, error.field.as_str()))
+        .collect();
+    assert_eq!(of, [(&name, field)], "{refused:?}");
+    let (_, _, remote) = world.index.heard_of("a").unwrap();
+    assert!(!remote.held.contains_key(&name) && remote.endpoints() == 0);
+    assert!(world.index.remote_addresses().next().is_none());
+}
+
+#[track_caller]
+fn refused_endpoint(change: impl FnOnce(&mut ExportedEndpoint), field: &str) {
+    let mut wrong = endpoint("10.245.0.2");
+    change(&mut wrong);
+    let said = |_: &World| of_exported(behind(vec![endpoint("10.245.0.1"), wrong]));
+    refused("wire", said, &format!("endpoints[1].endpoint.{field}"));
+}
+
+#[test]
+fn endpoints_that_are_not_the_peers_own_are_refused() {
+    refused_endpoint(|one| one.endpoint.identity = None, "identity");
+    let identities = [
+        "spiffe://b/ns/shop/sa/reviews",
+        "spiffe://c/ns/shop/sa/reviews",
+        "spiffe://a.b/ns/shop/sa/reviews",
+    ];
+    for identity in identities {
+        refused_endpoint(
+            |one| one.endpoint.identity = Some(identity.parse().unwrap()),
+            "identity",
+        );
+    }
+    let other = "spiffe://a/ns/weft-system/sa/weft-control";
+    refused_endpoint(|one| one.endpoint.identity = Some(other.parse().unwrap()), "namespace");
+    refused_endpoint(|one| one.endpoint.namespace = "other".to_owned(), "namespace");
+    for cluster in ["b", "c", ""] {
+        refused_endpoint(|one| one.endpoint.place.cluster = cluster.to_owned(), "cluster");
+    }
+}
+
+#[test]
+fn endpoints_at_addresses_of_our_own_or_of_a_machine_itself_are_refused() {
+    for ip in [
+        "127.0.0.1",
+        "127.1.2.3",
+        "169.254.169.254",
+        "0.1.2.3",
+        "255.255.255.255",
+        "[::1]",
+        "[fe80::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:169.254.1.1]",
+    ] {
+        refused_endpoint(|one| one.endpoint.address = format!("{ip}:8080").parse().unwrap(), "ip");
+        let mut wrong = endpoint("10.245.0.2");
+        wrong.endpoint.address = format!("{ip}:8080").parse().unwrap();
+        refused(
+            "elsewhere",
+            |_| of_exported(behind(vec![wrong])),
+            "endpoints[0].endpoint.ip",
+        );
+    }
+    // A Service's, one of a node's pods, a pod of ours, a node, the API server.
+    for ip in [
+        "10.96.0.1",
+        "10.244.0.77",
+        "10.1.0.5",
+        "192.0.2.1",
+        "192.0.2.9",
+        "[::ffff:10.1.0.5]",
+    ] {
+        refused_endpoint(|one| one.endpoint.address = format!("{ip}:8080").parse().unwrap(), "ip");
+    }
+}
+
+#[test]
+fn an_address_that_only_a_gateway_dials_may_be_one_of_ours() {
+    let mut world = world("elsewhere");
+    let said = vec![
+        of_export(export("reviews")),
+        of_exported(behind(vec![endpoint("10.1.0.5")])),
+    ];
+    let (refused, _) = world.index.hear("a", said);
+    assert!(refused.is_empty(), "{refused:?}");
+    assert!(world.index.remote_addresses().next().is_none(), "nobody here dials it");
+}
+
+#[test]
+fn services_that_are_not_imported_or_not_what_they_are_called_are_refused() {
+    let named = |name: &str, namespace: &str| Export {
+        namespace: namespace.to_owned(),
+        ..export(name)
+    };
+    refused("wire", |_| of_export(named("reviews", "kube-system")), "namespace");
+    let unlabelled = Export {
+        labels: BTreeMap::new(),
+        ..export("ratings")
+    };
+    refused("wire", |_| of_export(unlabelled), "namespace");
+    for system in ["kube-system", "kube-public", "weft-system"] {
+        refused("wire", |_| of_export(named("dns", system)), "namespace");
+    }
+    refused(
+        "wire",
+        |_| update(Kind::Export, "shop/ratings", Body::Export(export("other"))),
+        "name",
+    );
+    let of = |service: &str, port| Exported {
+        service: service.to_owned(),
+        port,
+        ..behind(Vec::new())
+    };
+    refused("wire", |_| of_exported(of("ratings", 80)), "namespace");
+    refused("wire", |_| of_exported(of("reviews", 81)), "port");
+    let other = update(Kind::Exported, "shop/reviews:80", Body::Exported(of("ratings", 80)));
+    refused("wire", |_| other, "service");
+}
+
+#[test]
+fn a_service_whose_labels_end_its_import_loses_its_endpoints() {
+    let mut world = world("wire");
+    let said = vec![
+        of_export(export("reviews")),
+        of_exported(behind(vec![endpoint("10.245.0.1")])),
+    ];
+    assert!(world.index.hear("a", said).0.is_empty());
+    let unlabelled = Export {
+        labels: BTreeMap::new(),
+        ..export("reviews")
+    };
+    let (refused, _) = world.index.hear("a", vec![of_export(unlabelled)]);
+    assert_eq!(refused.len(), 1);
+    let (_, peer, remote) = world.index.heard_of("a").unwrap();
+    assert!(remote.export_of(peer, &Name::new("shop", "reviews")).is_none());
+}
+
+#[test]
+fn what_is_not_for_a_peer_to_say_is_refused() {
+    let bundles = |world: &World| update(Kind::Bundles, "bundles", Body::Bundles(vec![cluster(world, 9).bundle]));
+    refused("wire", bundles, "name.kind");
+    let set = weft_model::endpoint::EndpointSet {
+        namespace: "shop".to_owned(),
+        service: "reviews".to_owned(),
+        port: 80,
+        subset: String::new(),
+        endpoints: Vec::new(),
+    };
+    refused(
+        "wire",
+        |_| update(Kind::Endpoints, "shop/reviews:80", Body::Endpoints(set)),
+        "name.kind",
+    );
+}
+
+#[test]
+fn a_bundle_is_of_the_peers_own_trust_domain_and_never_goes_back() {
+    let of = |change: fn(&mut Cluster, &World)| {
+        move |world: &World| {
+            let mut said = cluster(world, 6);
+            change(&mut said, world);
+            of_cluster(said)
+        }
+    };
+    refused("wire", of(|said, _| said.name = "b".to_owned()), "name");
+    refused(
+        "wire",
+        of(|said, _| said.bundle.trust_domain = domain("b")),
+        "trust_domain",
+    );
+    refused(
+        "wire",
+        of(|said, _| said.bundle.trust_domain = domain("c")),
+        "trust_domain",
+    );
+    refused(
+        "wire",
+        of(|said, _| said.bundle.roots = vec![vec![1, 2, 3].into()]),
+        "bundle.roots",
+    );
+    refused("wire", of(|said, _| said.bundle.sequence = 4), "bundle.sequence");
+    let another = |said: &mut Cluster, _: &World| {
+        let other = Authority::create(domain("a"), SystemTime::now()).unwrap();
+        said.bundle.roots = vec![other.root().to_vec().into()];
+        said.bundle.sequence = 5;
+    };
+    refused("wire", of(another), "bundle.sequence");
+    // Nor behind what the channel itself has said.
+    let mut world = world("wire");
+    let newer = of_cluster(cluster(&world, 9));
+    assert!(world.index.hear("a", vec![newer]).0.is_empty());
+    let older = of_cluster(cluster(&world, 8));
+    let (refused, _) = world.index.hear("a", vec![older]);
+    assert_eq!(refused[0].1.field, "bundle.sequence");
+    let (_, peer, _) = world.index.heard_of("a").unwrap();
+    assert_eq!(world.index.bundle_of(peer).sequence(), 9);
+}
+
+#[test]
+fn more_than_the_limits_is_refused_and_takes_no_room() {
+    let mut world = world("wire");
+    let many = (0..10_001).map(|n| of_export(export(&format!("s{n}"))));
+    let (refused, _) = world.index.hear("a", many.collect());
+    assert_eq!(refused.len(), 1);
+    assert_eq!(world.index.heard_of("a").unwrap().2.exports.len(), 10_000);
+
+    let mut world = self::world("wire");
+    let each = |n: u32| {
+        let mut one = endpoint(&std::net::Ipv4Addr::from_bits(0x0b00_0000 + n).to_string());
+        one.endpoint.key.id = EndpointId(u64::from(n));
+        one
+    };
+    for service in 0..8_u32 {
+        let name = format!("s{service}");
+        let said = Exported {
+            service: name.clone(),
+            ..behind((0..16_000).map(|n| each(service * 16_000 + n)).collect())
+        };
+        let (refused, _) = world.index.hear("a", vec![of_export(export(&name)), of_exported(said)]);
+        assert_eq!(refused.len(), usize::from(service >= 6), "{service}");
+    }
+    assert_eq!(world.index.heard_of("a").unwrap().2.endpoints(), 96_000);
+}
+
+#[test]
+fn a_stranger_is_not_heard() {
+    let mut world = world("wire");
+    let (refused, changed) = world.index.hear("c", vec![of_export(export("reviews"))]);
+    assert_eq!(refused.len(), 1);
+    assert!(world.index.heard_of("c").is_none() && changed.topics.is_empty());
+}
+
+#[test]
+fn what_was_refused_takes_the_place_of_nothing_else() {
+    let mut world = world("wire");
+    let said = vec![
+        of_export(export("reviews")),
+        of_exported(behind(vec![endpoint("10.245.0.1")])),
+    ];
+    assert!(world.index.hear("a", said).0.is_empty());
+    let (refused, _) = world
+        .index
+        .hear("a", vec![of_exported(behind(vec![endpoint("127.0.0.1")]))]);
+    assert_eq!(refused.len(), 1);
+    let (_, _, remote) = world.index.heard_of("a").unwrap();
+    assert_eq!(remote.endpoints(), 0, "it loses that object");
+    assert_eq!(remote.exports.len(), 1, "and only that");
+}

@@ -1,0 +1,122 @@
+//! Other clusters: each peer is called, and what it exports is followed.
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | [`link`] | one peer: connect, say what is held, take in what comes, acknowledge; again, for ever |
+//! | [`gateways`] | where a peer's gateways are |
+//! | [`dial`] | a connection to a peer's control plane, and whom to expect there |
+//! | [`kept`] | what a peer has said, for when this process begins anew while the link is broken |
+//!
+//! What a peer may say is judged where it is taken in (`index/judge.rs`); how the links are is kept by the hub, for status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+use weft_certs::bundle::Bundle;
+use weft_daemon::drain::Tasks;
+
+use crate::authority::Issuer;
+use crate::objects::peer::Peer;
+use crate::serve::desk::Desk;
+use crate::serve::hub::Linked;
+
+mod dial;
+mod gateways;
+mod kept;
+mod link;
+
+pub(crate) use kept::Kept;
+
+/// How often a silent connection between control planes is asked whether the other side is still there, and how long that may
+/// take: a cut that swallows packets is noticed after twice this.
+pub(crate) const PING: Duration = Duration::from_secs(2);
+
+/// A link that runs, and what it was begun with.
+struct Running {
+    peer: Peer,
+    bundle: Bundle,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// Follows all peers as they come and go.
+pub(crate) struct Links {
+    /// Our own cluster's name.
+    pub(crate) cluster: String,
+    pub(crate) desk: Desk,
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) kept: Kept,
+}
+
+/// Proxies are served when the peers have been heard, or after this.
+const FIRST: Duration = Duration::from_secs(3);
+
+impl Links {
+    /// Takes in what the peers had said before this process began, and begins to follow them. Returns when all of them were
+    /// heard, or soon after: a proxy must not be told that their endpoints are gone, only because they are not known yet.
+    pub(crate) async fn begin(self, tasks: &Tasks) {
+        let (heard, mut hears) = watch::channel(0_usize);
+        let linked = self.desk.linked().borrow().clone();
+        for peer in linked.peers.values() {
+            link::restore(&self.desk, &self.kept, peer).await;
+        }
+        tasks.named("links").spawn(self.follow(heard, tasks.clone()));
+        let all = hears.wait_for(|heard| *heard >= linked.peers.len());
+        // Late or not: what comes later reaches proxies as any change does.
+        let _ = timeout(FIRST, all).await;
+    }
+
+    async fn follow(self, heard: watch::Sender<usize>, tasks: Tasks) {
+        let links = async {
+            let mut linked = self.desk.linked();
+            let mut running: BTreeMap<String, Running> = BTreeMap::new();
+            loop {
+                let now = linked.borrow_and_update().clone();
+                if let Err(error) = self.issuer.link(&now.bundles) {
+                    tracing::error!(%error, "the peers' trust bundles are not taken");
+                }
+                self.adjust(&now, &mut running, &heard);
+                if linked.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = tasks.draining() => {}
+            () = links => {}
+        }
+    }
+
+    /// Ends the links of peers that are gone or others by now, and begins those that are missing.
+    fn adjust(&self, now: &Linked, running: &mut BTreeMap<String, Running>, heard: &watch::Sender<usize>) {
+        // Of a cluster that is no peer any more nothing stays, should one of its name come again.
+        let gone = running.keys().filter(|name| !now.peers.contains_key(*name));
+        gone.for_each(|name| self.kept.remove(name));
+        running.retain(|name, link| {
+            let bundle = now.bundles.get(&link.peer.trust_domain);
+            now.peers.get(name) == Some(&link.peer) && bundle == Some(&link.bundle)
+        });
+        for (name, peer) in &now.peers {
+            let Some(bundle) = now
+                .bundles
+                .get(&peer.trust_domain)
+                .filter(|_| !running.contains_key(name))
+            else {
+                continue;
+            };
+            let link = link::Link::new(self, peer, heard.clone());
+            let link = Running {
+                peer: peer.clone(),
+                bundle: bundle.clone(),
+                _tasks: [
+                    AbortOnDropHandle::new(tokio::spawn(link.run())),
+                    AbortOnDropHandle::new(tokio::spawn(gateways::follow(peer.clone(), self.desk.clone()))),
+                ],
+            };
+            running.insert(name.clone(), link);
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! One peer: its control plane is called, and what it exports is taken in as it changes. A link that breaks is begun anew, for
+//! ever; what was heard stays for as long as the ClusterPeer says.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use weft_model::version::Version;
+use weft_proto::discovery::{self, FromProxy, from_control, from_proxy::Message};
+use weft_proto::federation::federation_client::FederationClient;
+use weft_proto::resource::{self, Change, FieldError, Update, name};
+
+use super::dial::Fault;
+use super::kept::{Kept, Said};
+use super::{Links, dial};
+use crate::authority::{Chain, Issuer};
+use crate::objects::peer::{Peer, Selection};
+use crate::serve::desk::{Closed, Desk};
+use crate::serve::hub::{self, LinkState};
+
+/// The largest batch that is read.
+const BATCH_MAX: usize = 64 << 20;
+/// How long a peer may take to open the stream.
+const OPEN: Duration = Duration::from_secs(5);
+/// The first and the longest pause before the next attempt; half of it is random. A link heals within two seconds.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// Batches of one peer are taken in no faster than this, and bytes: it waits for each acknowledgement.
+const BATCH_SPACING: Duration = Duration::from_millis(10);
+const BYTES_PER_SECOND: f64 = (32 << 20) as f64;
+/// What was heard is kept when nothing more has come for so long; a peer that is silent for longer is heard of all the same.
+const KEEP: Duration = Duration::from_secs(1);
+const KEEP_LATEST: Duration = Duration::from_secs(10);
+const TOUCH: Duration = Duration::from_secs(10);
+
+/// One link.
+pub(super) struct Link {
+    /// Our own cluster's name.
+    cluster: String,
+    /// Which of our replicas this is.
+    instance: String,
+    peer: Peer,
+    desk: Desk,
+    issuer: Arc<Issuer>,
+    kept: Kept,
+    state: LinkState,
+    /// Counted up when the peer is heard for the first time.
+    heard: Option<watch::Sender<usize>>,
+    /// Since when what was heard is not kept.
+    unkept: Option<Instant>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Dial(#[from] dial::DialError),
+    #[error("the peer does not open the stream in time")]
+    Slow,
+    #[error("the peer ended the stream: {}: {}", .0.code(), .0.message())]
+    Status(Box<tonic::Status>),
+    #[error("the peer does not take this cluster's certificate: {0}")]
+    Untrusted(String),
+    #[error("the peer ended the stream")]
+    Gone,
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}
+
+impl Link {
+    pub(super) fn new(links: &Links, peer: &Peer, heard: watch::Sender<usize>) -> Self {
+        let Links {
+            cluster,
+            desk,
+            issuer,
+            kept,
+        } = links;
+        Self {
+            cluster: cluster.clone(),
+            instance: format!("{:016x}", rand::random::<u64>()),
+            peer: peer.clone(),
+            desk: desk.clone(),
+            issuer: issuer.clone(),
+            kept: kept.clone(),
+            heard: Some(heard),
+            unkept: None,
+            state: LinkState {
+                state: hub::Link::Connecting,
+                since: SystemTime::now(),
+                endpoint: String::new(),
+                fault: "",
+                reason: String::new(),
+                heard: None,
+            },
+        }
+    }
+
+    /// Follows the peer, for ever.
+    pub(super) async fn run(mut self) {
+        let mut pause = PAUSE_MIN;
+        match self.desk.link_of(&self.peer.cluster).await {
+            // It goes on from where another task, or another process, has left it.
+            Ok(Some(before)) if before.state != hub::Link::Connected => self.state = before,
+            Ok(Some(before)) => {
+                self.state = LinkState {
+                    state: hub::Link::Stale,
+                    heard: Some(SystemTime::now()),
+                    ..before
+                }
+            }
+            Ok(None) => {}
+            Err(_) => return,
+        }
+        for at in (0..self.peer.endpoints.len()).cycle() {
+            let ended = match self.follow(at).await {
+                Ok(never) => match never {},
+                Err(Ended::Closed(_)) => return,
+                Err(ended) => ended,
+            };
+            let connected = self.state.state == hub::Link::Connected;
+            if connected {
+                self.state.heard = Some(SystemTime::now());
+            }
+            self.keep().await;
+            let next = self.broken();
+            if next == hub::Link::Forgotten && self.state.state != next {
+                self.kept.remove(&self.peer.cluster);
+                if self.desk.forget(&self.peer.cluster).await.is_err() {
+                    return;
+                }
+            }
+            let reason = Chain(&ended).to_string();
+            if connected || self.state.reason != reason {
+                tracing::warn!(peer = self.peer.cluster, reason, "the link is broken");
+            }
+            if self.tell(next, ended.word(), reason).await.is_err() {
+                return;
+            }
+            pause = if connected {
+                PAUSE_MIN
+            } else {
+                (pause * 2).min(PAUSE_MAX)
+            };
+            sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        }
+    }
+
+    /// What state a link is in that is not connected.
+    fn broken(&self) -> hub::Link {
+        let silent = self.state.heard.map(|heard| heard.elapsed().unwrap_or_default());
+        match silent {
+            None => hub::Link::Connecting,
+            Some(silent) if silent < self.peer.keep_for => hub::Link::Stale,
+            Some(_) => hub::Link::Forgotten,
+        }
+    }
+
+    /// Keeps what was heard, if it is not kept yet.
+    async fn keep(&mut self) {
+        if self.unkept.take().is_none() {
+            return;
+        }
+        let Ok(resources) = self.desk.said(&self.peer.cluster).await else {
+            return;
+        };
+        self.file(move |kept, cluster| kept.write(cluster, &Said { resources }))
+            .await;
+    }
+
+    /// Does something with the file in which it is kept.
+    async fn file(&self, work: impl FnOnce(&Kept, &str) -> io::Result<()> + Send + 'static) {
+        let (kept, cluster) = (self.kept.clone(), self.peer.cluster.clone());
+        let done = tokio::task::spawn_blocking(move || work(&kept, &cluster)).await;
+        if let Err(error) = done.map_err(io::Error::other).and_then(|done| done) {
+            tracing::warn!(peer = self.peer.cluster, %error, "what a peer says could not be kept");
+        }
+    }
+
+    /// Tells of another state.
+    async fn tell(&mut self, state: hub::Link, fault: &'static str, reason: String) -> Result<(), Closed> {
+        if self.state.state != state {
+            self.state.since = SystemTime::now();
+        }
+        self.state.state = state;
+        (self.state.fault, self.state.reason) = (fault, reason);
+        self.desk.link(&self.peer.cluster, self.state.clone()).await
+    }
+
+    /// One stream, from its beginning to its end.
+    async fn follow(&mut self, at: usize) -> Result<std::convert::Infallible, Ended> {
+        let endpoint = self.peer.endpoints[at].clone();
+        self.state.endpoint = endpoint.to_string();
+        let tls = self
+            .issuer
+            .federation()
+            .client_config_expecting(&self.peer.control_plane, &[b"h2"]);
+        let fault = Fault::default();
+        let channel = dial::channel(&endpoint, tls, &fault)
+            .await
+            .map_err(|error| refused(error.into(), &fault))?;
+        let (say, said) = mpsc::channel(2);
+        let hello = message(Message::Hello(self.hello().await?));
+        let messages = tokio_stream::once(hello).chain(ReceiverStream::new(said));
+        let mut client = FederationClient::new(channel).max_decoding_message_size(BATCH_MAX);
+        let mut stream = match timeout(OPEN, client.follow(messages)).await {
+            Err(_) => return Err(Ended::Slow),
+            Ok(Err(status)) => return Err(refused(status.into(), &fault)),
+            Ok(Ok(response)) => response.into_inner(),
+        };
+        loop {
+            if self.unkept.is_some_and(|since| since.elapsed() > KEEP_LATEST) {
+                self.keep().await;
+            }
+            let first = self.state.state != hub::Link::Connected;
+            let wait = match self.unkept {
+                _ if first => OPEN,
+                Some(_) => KEEP,
+                None => TOUCH,
+            };
+            let batch = match timeout(wait, next(&mut stream)).await {
+                Ok(batch) => batch?,
+                // The first batch comes in any case, if only to say that there is nothing.
+                Err(_) if first => return Err(Ended::Slow),
+                Err(_) if self.unkept.is_some() => {
+                    self.keep().await;
+                    continue;
+                }
+                Err(_) => {
+                    self.file(Kept::touch).await;
+                    self.state.heard = Some(SystemTime::now());
+                    self.tell(hub::Link::Connected, "", String::new()).await?;
+                    continue;
+                }
+            };
+            // The first batch comes in any case: it says that the peer takes us.
+            self.state.heard = Some(SystemTime::now());
+            if self.state.state != hub::Link::Connected {
+                tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
+                self.tell(hub::Link::Connected, "", String::new()).await?;
+            }
+            let bytes = size(&batch);
+            let ack = self.take(batch).await?;
+            self.unkept.get_or_insert_with(Instant::now);
+            if let Some(heard) = self.heard.take() {
+                heard.send_modify(|count| *count += 1);
+            }
+            sleep(BATCH_SPACING.max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))).await;
+            if say.send(message(Message::Ack(ack))).await.is_err() {
+                return Err(Ended::Gone);
+            }
+        }
+    }
+
+    /// Who we are, and what we have.
+    async fn hello(&self) -> Result<discovery::Hello, Closed> {
+        let held = self.desk.held(&self.peer.cluster).await?;
+        let held = held.into_iter().map(|(name, hash)| {
+            let sources = Vec::new();
+            name::held_to_wire(&name, &Version { hash, sources })
+        });
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let peer = discovery::Peer {
+            cluster: self.cluster.clone(),
+            imports: self.peer.imports.iter().map(selection).collect(),
+            now_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            instance: self.instance.clone(),
+        };
+        Ok(discovery::Hello {
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            features: weft_model::feature::SUPPORTED
+                .iter()
+                .map(|&feature| feature.to_owned())
+                .collect(),
+            held: held.collect(),
+            peer: Some(peer),
+            ..discovery::Hello::default()
+        })
+    }
+
+    /// Takes a batch in. What cannot be read, or may not be said, is refused, and not kept either.
+    async fn take(&self, batch: discovery::Batch) -> Result<discovery::Ack, Closed> {
+        let mut refusals = Vec::new();
+        let mut updates = Vec::new();
+        let mut unread = Vec::new();
+        let mut versions = std::collections::BTreeMap::new();
+        for wire in batch.resources {
+            let version = wire.version.clone();
+            match resource::from_wire(wire) {
+                Ok(update) => {
+                    versions.insert(update.name.clone(), version);
+                    updates.push(update);
+                }
+                Err(refusal) => {
+                    if let Ok(name) = name::Name::from_wire(refusal.name.clone()) {
+                        updates.push(gone(name.clone()));
+                        unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
+                    }
+                    refusals.push(*refusal);
+                }
+            }
+        }
+        for (name, error) in self.desk.hear(&self.peer.cluster, updates, unread).await? {
+            let version = versions.get(&name).cloned().flatten();
+            refusals.push(resource::refusal(Some(name.to_wire()), version, error));
+        }
+        Ok(discovery::Ack {
+            nonce: batch.nonce,
+            refusals,
+        })
+    }
+}
+
+impl Ended {
+    /// In one word: what would have to be mended.
+    fn word(&self) -> &'static str {
+        use dial::DialError;
+        match self {
+            Self::Dial(DialError::Resolve(..)) => "name",
+            Self::Dial(DialError::Connect(..)) => "port",
+            Self::Dial(DialError::Stranger(..)) => "identity",
+            Self::Dial(DialError::Tls(..)) => "tls",
+            Self::Dial(DialError::Speak(..)) => "protocol",
+            Self::Untrusted(_) => "refused",
+            Self::Slow => "slow",
+            Self::Status(status) => match status.code() {
+                tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => "refused",
+                tonic::Code::Unimplemented | tonic::Code::InvalidArgument => "version",
+                _ => "stream",
+            },
+            Self::Gone | Self::Closed(_) => "ended",
+        }
+    }
+}
+
+impl From<tonic::Status> for Ended {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// The same end, or what TLS has said of it.
+fn refused(ended: Ended, fault: &Fault) -> Ended {
+    fault.said().map_or(ended, Ended::Untrusted)
+}
+
+fn message(message: Message) -> FromProxy {
+    FromProxy { message: Some(message) }
+}
+
+async fn next(stream: &mut Streaming<discovery::FromControl>) -> Result<discovery::Batch, Ended> {
+    loop {
+        match stream.message().await? {
+            Some(discovery::FromControl {
+                message: Some(from_control::Message::Batch(batch)),
+            }) => return Ok(batch),
+            // Something of a newer version, which this one does not know.
+            Some(_) => {}
+            None => return Err(Ended::Gone),
+        }
+    }
+}
+
+/// Takes in what a peer had said before this process began.
+pub(super) async fn restore(desk: &Desk, kept: &Kept, peer: &Peer) {
+    let cluster = peer.cluster.as_str();
+    let Some((heard, said)) = kept.read(cluster) else {
+        return;
+    };
+    if heard.elapsed().unwrap_or_default() >= peer.keep_for {
+        return kept.remove(cluster);
+    }
+    let updates = said
+        .resources
+        .into_iter()
+        .filter_map(|wire| resource::from_wire(wire).ok());
+    let refused = desk.hear(cluster, updates.collect(), Vec::new()).await;
+    let state = LinkState {
+        state: hub::Link::Stale,
+        since: heard,
+        endpoint: String::new(),
+        fault: "",
+        reason: "not connected since this control plane began".to_owned(),
+        heard: Some(heard),
+    };
+    // If the desk has ended, so does the process.
+    if refused.is_ok() && desk.link(cluster, state).await.is_ok() {
+        tracing::info!(peer = cluster, "what a peer had said is known again");
+    }
+}
+
+fn selection(imports: &Selection) -> discovery::Selection {
+    discovery::Selection {
+        namespaces: imports.namespaces(),
+        labels: imports.labels().clone(),
+    }
+}
+
+/// About how large a batch is.
+fn size(batch: &discovery::Batch) -> usize {
+    let body = |resource: &discovery::Resource| match &resource.state {
+        Some(discovery::resource::State::Body(body)) => body.len(),
+        _ => 64,
+    };
+    batch.resources.iter().map(body).sum()
+}
+
+fn gone(name: name::Name) -> Update {
+    Update {
+        name,
+        version: Version::default(),
+        change: Change::Removed,
+    }
+}

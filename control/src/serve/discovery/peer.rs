@@ -1,0 +1,91 @@
+//! The first message of a federation stream: which cluster calls, what it imports, and what it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tonic::Code;
+use weft_proto::discovery::{self, Hello};
+use weft_proto::resource::field::SELECTIONS_MAX;
+use weft_proto::resource::name;
+
+use super::hello::{WORDS_MAX, word};
+use super::{End, Stream};
+use crate::objects::peer::Selection;
+use crate::serve::hub::{Follower, Join, Subject, Who};
+use crate::serve::metrics::Ended;
+use crate::serve::wire::Name;
+
+/// Replicas of one cluster's control plane that may follow at a time.
+const FOLLOWERS_MAX: usize = 16;
+
+impl Stream {
+    /// Whether the cluster that a Hello names may follow, and as what. Its control plane must be the one that the ClusterPeer of
+    /// that name says: the certificate was verified by the roots of its own trust domain, and proves that.
+    pub(super) async fn peer_joins(&self, hello: Hello) -> Result<Join, End> {
+        let caller = hello.peer.ok_or_else(|| End::broken("Hello names no peer"))?;
+        let identity = &self.leaf.identity;
+        let cluster = word(caller.cluster);
+        let instance = word(caller.instance);
+        let peer = self.discovery.desk.peer(&cluster, &instance).await?;
+        let Some((peer, others)) = peer.filter(|(peer, _)| peer.control_plane == *identity) else {
+            // Which clusters are peers is none of a stranger's business.
+            let message = format!("{identity} is not the control plane that a ClusterPeer {cluster} names here");
+            return Err(End::refused(&message));
+        };
+        if others >= FOLLOWERS_MAX {
+            let message = format!("{others} replicas of cluster {cluster} follow, and no more may");
+            return Err(End::new(Ended::Refused, Code::ResourceExhausted, &message));
+        }
+        self.discovery
+            .may_open(self.peer.address.ip(), &format!("cluster {cluster} {instance}"))?;
+        let mut held = BTreeMap::new();
+        for one in hello.held {
+            // A resource of a kind that we do not know is of no concern to us.
+            if let Ok((name, version)) = name::held_from_wire(one) {
+                held.insert(Name::from(name), version.hash);
+            }
+        }
+        let follower = Follower {
+            cluster: peer.cluster.clone(),
+            instance,
+            imports: selections(caller.imports)?,
+        };
+        let who = Who {
+            subject: Subject::Peer(Arc::new(follower)),
+            uid: String::new(),
+            build: word(hello.build),
+            features: hello.features.into_iter().take(WORDS_MAX).map(word).collect(),
+            since: SystemTime::now(),
+            skew_ms: skew(caller.now_unix_ms),
+        };
+        Ok(Join {
+            who,
+            // Ours is none of another cluster's business, and it does not raise it.
+            epoch: 0,
+            held: held.into_iter().collect(),
+            targets: Vec::new(),
+        })
+    }
+}
+
+/// How far a clock is ahead of ours, in milliseconds.
+fn skew(now_unix_ms: u64) -> Option<i64> {
+    let ours = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?
+        .as_millis();
+    i64::try_from(now_unix_ms).ok()?.checked_sub(i64::try_from(ours).ok()?)
+}
+
+fn selections(wire: Vec<discovery::Selection>) -> Result<Vec<Selection>, End> {
+    if wire.len() > SELECTIONS_MAX || wire.iter().any(|one| one.namespaces.len() > SELECTIONS_MAX) {
+        let message = format!("imports: {SELECTIONS_MAX} entries, each of so many namespaces, are the limit");
+        return Err(End::broken(&message));
+    }
+    let read = |one: discovery::Selection| {
+        let namespaces: BTreeSet<String> = one.namespaces.into_iter().collect();
+        Selection::new(namespaces, one.labels.into_iter().take(SELECTIONS_MAX).collect())
+    };
+    Ok(wire.into_iter().map(read).collect())
+}

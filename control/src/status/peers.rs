@@ -1,0 +1,228 @@
+//! What is told of other clusters: how the link to each is, what is taken from it, what it is told of, and who follows.
+
+use ipnet::IpNet;
+use serde::Serialize;
+use weft_certs::bundle::Bundle;
+use weft_proto::resource::{Cluster, Kind};
+
+use super::{FederationStatus, RefusalStatus, rfc3339};
+use crate::index::Remote;
+use crate::objects::peer::Peer;
+use crate::serve::hub::{Hub, Subject};
+
+/// One peer.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PeerStatus {
+    pub(crate) cluster: String,
+    pub(crate) trust_domain: String,
+    pub(crate) control_plane: String,
+    pub(crate) network: String,
+    /// Whether its pods are in our network, and dialled directly.
+    pub(crate) flat: bool,
+    /// Its federation endpoints and gateways, as its ClusterPeer has them.
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) gateways: Vec<String>,
+    /// How many entries its `imports` has: without any, nothing is taken from it.
+    pub(crate) imports: usize,
+    /// What it says of itself, once it is heard.
+    pub(crate) said: Option<SaidStatus>,
+    /// Networks of its pods that overlap with those of ours, where both are to be one.
+    pub(crate) overlaps: Vec<String>,
+    /// The number of the newest bundle that is known of it.
+    pub(crate) bundle_sequence: u64,
+    /// The link by which its exports come.
+    pub(crate) link: LinkStatus,
+    pub(crate) imported: Vec<ImportedStatus>,
+    /// What it said that it may not, where it has not said anything better since; at most a few.
+    pub(crate) refused: Vec<RefusalStatus>,
+    /// How often it did, since this process began.
+    pub(crate) refused_total: u64,
+    /// The replicas of its control plane that follow us.
+    pub(crate) followers: Vec<FollowerStatus>,
+}
+
+/// What a peer says of itself.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SaidStatus {
+    pub(crate) network: String,
+    pub(crate) gateways: Vec<String>,
+    pub(crate) pod_networks: Vec<String>,
+}
+
+/// How the link to a peer is.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LinkStatus {
+    /// `Connecting`, `Connected`, `Stale` or `Forgotten`.
+    pub(crate) state: &'static str,
+    pub(crate) since: Option<String>,
+    pub(crate) endpoint: String,
+    /// Why it is not connected: `name`, `port`, `identity`, `tls`, `protocol`, `slow`, `refused`, `version`, `stream`, `ended`,
+    /// or empty; and the same for people.
+    pub(crate) fault: &'static str,
+    pub(crate) reason: String,
+    pub(crate) heard: Option<String>,
+}
+
+/// A Service that is taken from a peer.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ImportedStatus {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) endpoints: usize,
+}
+
+/// A replica of a peer's control plane that follows us.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FollowerStatus {
+    pub(crate) build: String,
+    pub(crate) since: String,
+    /// How far its clock is ahead of ours, in milliseconds.
+    pub(crate) skew_ms: Option<i64>,
+    /// The Services that it is told of, and has acknowledged.
+    pub(crate) exported: Vec<String>,
+    /// What it would not take.
+    pub(crate) refusals: Vec<RefusalStatus>,
+}
+
+impl Hub {
+    pub(super) fn federation_status(&self) -> FederationStatus {
+        let facts = self.facts();
+        let own = facts.bundles.get(&facts.trust_domain);
+        FederationStatus {
+            cluster: facts.cluster.clone(),
+            trust_domain: facts.trust_domain.to_string(),
+            control_plane: facts.control_plane.to_string(),
+            network: facts.network.clone(),
+            endpoints: facts.federation_endpoints.clone(),
+            gateways: facts.gateways.clone(),
+            bundle_sequence: own.map_or(0, Bundle::sequence),
+            roots: own.map(Bundle::to_pem).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn peer_statuses(&self) -> Vec<PeerStatus> {
+        self.index.peers().map(|(_, peer)| self.peer_status(peer)).collect()
+    }
+
+    fn peer_status(&self, peer: &Peer) -> PeerStatus {
+        let remote = self.index.heard_of(&peer.cluster).map(|(_, _, remote)| remote);
+        let faults = self.faults.get(&peer.cluster);
+        let now = faults.into_iter().flat_map(|faults| &faults.now);
+        let refused = now.map(|(name, error)| RefusalStatus {
+            object: name.to_string(),
+            field: error.field.clone(),
+            reason: error.reason.clone(),
+        });
+        PeerStatus {
+            cluster: peer.cluster.clone(),
+            trust_domain: peer.trust_domain.to_string(),
+            control_plane: peer.control_plane.to_string(),
+            network: peer.network.clone(),
+            flat: self.index.is_flat(peer),
+            endpoints: peer.endpoints.iter().map(ToString::to_string).collect(),
+            gateways: peer.gateways.iter().map(ToString::to_string).collect(),
+            imports: peer.imports.len(),
+            said: remote.and_then(|remote| remote.cluster.as_ref()).map(said),
+            overlaps: self.overlaps(peer, remote),
+            bundle_sequence: self.index.bundle_of(peer).sequence(),
+            link: self.link_status(peer),
+            imported: remote.map(|remote| imported(peer, remote)).unwrap_or_default(),
+            refused: refused.collect(),
+            refused_total: faults.map_or(0, |faults| faults.total),
+            followers: self.follower_statuses(&peer.cluster),
+        }
+    }
+
+    fn overlaps(&self, peer: &Peer, remote: Option<&Remote>) -> Vec<String> {
+        if !self.index.is_flat(peer) {
+            return Vec::new();
+        }
+        let own = self.index.pod_networks();
+        let theirs = remote
+            .and_then(|remote| remote.cluster.as_ref())
+            .map_or(&[][..], |said| &said.pod_networks);
+        let overlap = |one: &&IpNet| own.iter().any(|own| own.contains(*one) || one.contains(own));
+        theirs.iter().filter(overlap).map(ToString::to_string).collect()
+    }
+
+    fn link_status(&self, peer: &Peer) -> LinkStatus {
+        let Some(link) = self.links.get(&peer.cluster) else {
+            return LinkStatus {
+                state: "Connecting",
+                since: None,
+                endpoint: peer.endpoints.first().map(ToString::to_string).unwrap_or_default(),
+                fault: "",
+                reason: String::new(),
+                heard: None,
+            };
+        };
+        LinkStatus {
+            state: link.state.word(),
+            since: Some(rfc3339(link.since)),
+            endpoint: link.endpoint.clone(),
+            fault: link.fault,
+            reason: link.reason.clone(),
+            heard: link.heard.map(rfc3339),
+        }
+    }
+
+    fn follower_statuses(&self, cluster: &str) -> Vec<FollowerStatus> {
+        let of_cluster = self.proxies.values().filter(|proxy| match &proxy.who.subject {
+            Subject::Peer(follower) => follower.cluster == cluster,
+            Subject::Pod(_) | Subject::Gateway(_) => false,
+        });
+        let status = |proxy: &crate::serve::hub::Proxy| {
+            let mut exported: Vec<String> = proxy
+                .acked
+                .keys()
+                .filter(|name| name.kind == Kind::Export)
+                .map(|name| name.key.to_string())
+                .collect();
+            exported.sort();
+            let refusals = proxy.refusals.values().map(|refused| RefusalStatus {
+                object: refused.object.clone(),
+                field: refused.field.clone(),
+                reason: refused.reason.clone(),
+            });
+            FollowerStatus {
+                build: proxy.who.build.clone(),
+                since: rfc3339(proxy.who.since),
+                skew_ms: proxy.who.skew_ms,
+                exported,
+                refusals: refusals.collect(),
+            }
+        };
+        of_cluster.map(status).collect()
+    }
+}
+
+fn said(said: &Cluster) -> SaidStatus {
+    SaidStatus {
+        network: said.network.clone(),
+        gateways: said.gateways.clone(),
+        pod_networks: said.pod_networks.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn imported(peer: &Peer, remote: &Remote) -> Vec<ImportedStatus> {
+    let taken = remote
+        .exports
+        .keys()
+        .filter(|name| remote.export_of(peer, name).is_some());
+    let status = |name: &crate::index::Name| {
+        let ports = remote.exported.iter().filter(|((service, _), _)| service == name);
+        ImportedStatus {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            endpoints: ports
+                .map(|(_, exported)| exported.endpoints.len())
+                .max()
+                .unwrap_or_default(),
+        }
+    };
+    taken.map(status).collect()
+}
