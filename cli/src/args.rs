@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::check::CheckArgs;
 use crate::demo::DemoArgs;
 use crate::explain::RouteArgs;
+use crate::federation::ClusterArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallArgs;
 use crate::link::LinkArgs;
@@ -34,7 +35,7 @@ use crate::wait::WaitArgs;
   weft completion bash                       # or zsh, fish
 
 Exit codes: 0 it worked, 1 it failed, 64 wrong usage, 65 wrong manifests, 75 not ready in time, 79 of
-`weft check`: something is wrong; of `weft exec`: the command's."
+`weft check` and `weft cluster check`: something is wrong; of `weft exec`: the command's."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -58,6 +59,7 @@ pub(crate) enum Verb {
     Install(InstallArgs),
     Uninstall(UninstallArgs),
     Check(CheckArgs),
+    Cluster(ClusterArgs),
     Wait(WaitArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
@@ -65,6 +67,8 @@ pub(crate) enum Verb {
     Link(LinkArgs),
     /// Role: the control plane (see `weft control --help`).
     Control(RoleArgs),
+    /// Role: passes other clusters' connections on, unopened (see `weft gateway --help`).
+    Gateway(RoleArgs),
     /// Role: redirects a pod's traffic to its proxy (see `weft init --help`).
     Init(RoleArgs),
     /// Role: the admission webhook that gives pods their sidecar (see `weft injector --help`).

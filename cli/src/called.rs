@@ -64,7 +64,7 @@ fn plugin(command: Command) -> Command {
     // A word of another program is none of ours: `sudo weft up`, and not `new-weft up`.
     let ours = Regex::new(&format!(r"(^|[^\w-])weft ({})\b", verbs.join("|"))).expect("verbs have letters and - only");
     // As a plugin it is none of the mesh's roles.
-    let hidden = ["control", "init", "injector"].into_iter().chain(OF_MACHINE);
+    let hidden = ["control", "gateway", "init", "injector"].into_iter().chain(OF_MACHINE);
     let command = hidden.fold(command.after_help(PLUGIN_HELP), |command, verb| {
         command.mut_subcommand(verb, |verb| verb.hide(true))
     });

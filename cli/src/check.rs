@@ -16,7 +16,7 @@ use crate::paper;
 use crate::target::{self, WayArgs};
 
 mod cluster;
-mod finding;
+pub(crate) mod finding;
 mod halfway;
 mod installed;
 mod meshed;

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn help_has_examples_for_every_verb_of_people() {
         // The roles have a help of their own.
-        const ROLES: [&str; 4] = ["control", "init", "injector", "help"];
+        const ROLES: [&str; 5] = ["control", "gateway", "init", "injector", "help"];
         for verb in Cli::command()
             .get_subcommands()
             .filter(|verb| !ROLES.contains(&verb.get_name()))

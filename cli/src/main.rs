@@ -19,6 +19,7 @@ mod demo;
 mod down;
 mod exec;
 mod explain;
+mod federation;
 mod forward;
 mod generate;
 mod http;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Proxy,
+    Gateway,
     Control,
     Init,
     Injector,
@@ -101,6 +103,7 @@ fn role(called: &str, args: &[OsString]) -> Option<(Role, usize)> {
     by_name.into_iter().chain(by_word).find_map(|(name, skip)| match name {
         // What is asked of proxies has a word, and the role has flags only.
         "proxy" if !asks(skip) => Some((Role::Proxy, skip)),
+        "gateway" => Some((Role::Gateway, skip)),
         "control" => Some((Role::Control, skip)),
         "init" => Some((Role::Init, skip)),
         "injector" => Some((Role::Injector, skip)),
@@ -114,6 +117,7 @@ impl Role {
         let args = |name: &str| std::iter::once(name.into()).chain(rest.iter().cloned());
         match self {
             Self::Proxy => weft_proxy::main(args("weft proxy")),
+            Self::Gateway => weft_proxy::main(args("weft gateway").chain(["--gateway".into()])),
             Self::Control => weft_control::main(args("weft control")),
             Self::Init => weft_injector::init::main(args("weft init")),
             Self::Injector => weft_injector::webhook::main(args("weft injector")),
@@ -160,12 +164,13 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Install(args) => install::main(&args),
         Verb::Uninstall(args) => uninstall::main(&args),
         Verb::Check(args) => asking(check::main(args)),
+        Verb::Cluster(args) => asking(federation::main(args)),
         Verb::Wait(args) => asking(wait::main(args)),
         Verb::Link(args) => asking(link::main(args)),
         Verb::Completion(args) => generate::completion(&args),
         Verb::Man(args) => generate::man(&args),
         // Taken by their names before the arguments were read, but of a plugin of `kubectl`.
-        Verb::Control(_) | Verb::Init(_) | Verb::Injector(_) => {
+        Verb::Control(_) | Verb::Gateway(_) | Verb::Init(_) | Verb::Injector(_) => {
             eprintln!("weft: kubectl starts no part of a mesh (fix: the program itself does, as `weft control`)");
             Ok(ExitCode::from(exit::USAGE))
         }
@@ -203,6 +208,7 @@ mod tests {
         check("weft proxy", Some((Role::Proxy, 2)));
         check("weft proxy --help", Some((Role::Proxy, 2)));
         check("weft control --kubernetes", Some((Role::Control, 2)));
+        check("weft gateway --workers 2", Some((Role::Gateway, 2)));
         check("weft-proxy", Some((Role::Proxy, 1)));
         check("weft-injector --port 1", Some((Role::Injector, 1)));
         for none in ["weft", "weft status", "weft proxy list", "weft proxy config web"] {
@@ -212,7 +218,15 @@ mod tests {
 
     #[test]
     fn a_plugin_of_kubectl_is_no_role() {
-        for line in ["proxy", "proxy --help", "proxy list", "control", "init", "injector"] {
+        for line in [
+            "proxy",
+            "proxy --help",
+            "proxy list",
+            "control",
+            "gateway",
+            "init",
+            "injector",
+        ] {
             check(&format!("kubectl-weft {line}"), None);
         }
     }

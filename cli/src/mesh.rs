@@ -56,6 +56,15 @@ impl Mesh {
         }
     }
 
+    /// What the control plane says, of which links to other clusters are told: `federation`, `peers` and `objects`, as in
+    /// `weft status -o json`.
+    pub(crate) async fn links(&self) -> Result<Value> {
+        match self {
+            Self::Local(client) => Ok(client.status().await?),
+            Self::Cluster(cluster) => cluster.links().await,
+        }
+    }
+
     /// Adds to `status` the pods beyond the scope that may have called into it: only the callers' proxies have counted that.
     pub(crate) async fn add_callers(&self, scope: &Scope, status: &mut Value) {
         // A mesh on this machine tells of all of its pods anyway.

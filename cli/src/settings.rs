@@ -174,7 +174,7 @@ fn variables() -> Vec<Variable> {
 fn roles() -> [(&'static str, &'static str, Command); 4] {
     [
         (
-            "The proxy: `weft-proxy`, `weft proxy`",
+            "The proxy: `weft-proxy`, `weft proxy`, `weft gateway`",
             "Injection sets who the pod is, where the control plane is, and where files lie. The rest has defaults for every pod.",
             weft_proxy::config::Settings::command(),
         ),
@@ -197,7 +197,7 @@ fn roles() -> [(&'static str, &'static str, Command); 4] {
 }
 
 fn verbs(page: &mut String, command: &Command, name: &str) {
-    const ROLES: [&str; 4] = ["control", "init", "injector", "help"];
+    const ROLES: [&str; 5] = ["control", "gateway", "init", "injector", "help"];
     for verb in command
         .get_subcommands()
         .filter(|verb| !ROLES.contains(&verb.get_name()) && !verb.is_hide_set())

@@ -30,10 +30,22 @@ fn write(out: &mut String, value: &Value, indent: usize) {
                 write(out, value, indent + 2);
             }
         }
+        Value::String(text) if indent > 0 && has_lines(text) => {
+            out.push_str("|\n");
+            for line in text.lines() {
+                let _ = writeln!(out, "{:indent$}{line}", "");
+            }
+        }
         value => {
             let _ = writeln!(out, "{}", scalar(value));
         }
     }
+}
+
+/// Whether a text is several lines that can stand as they are: certificates, say.
+fn has_lines(text: &str) -> bool {
+    let plain = |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.contains(char::is_control);
+    text.ends_with('\n') && text.lines().count() > 1 && text.lines().all(plain)
 }
 
 /// Writes the value of a key.
@@ -99,5 +111,15 @@ ready: true
 text: \"a: b\\n\"
 ";
         assert_eq!(text(&value), want);
+    }
+
+    #[test]
+    fn several_plain_lines_stand_as_they_are_and_others_are_quoted() {
+        assert_eq!(text(&json!({"roots": "a: b\n- c\n"})), "roots: |\n  a: b\n  - c\n");
+        assert_eq!(text(&json!({"all": ["a\nb\n"]})), "all:\n  - |\n    a\n    b\n");
+        for odd in ["a\nb", " a\nb\n", "a\n\nb\n", "a\tb\nc\n", "a\nb\n\n"] {
+            assert_eq!(text(&json!({"odd": odd})), format!("odd: {}\n", json!(odd)));
+        }
+        assert_eq!(text(&json!("a\nb\n")), "\"a\\nb\\n\"\n");
     }
 }

@@ -12,31 +12,31 @@ const MANY: usize = 20;
 
 /// Something that was looked at and is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
+pub(crate) struct Finding {
     /// Whether it is wrong, and not only worth knowing.
-    pub(super) wrong: bool,
+    pub(crate) wrong: bool,
     /// The object: `Namespace shop`.
-    pub(super) at: String,
+    pub(crate) at: String,
     /// What is so.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// What to do.
-    pub(super) fix: String,
+    pub(crate) fix: String,
 }
 
 /// Everything that was looked at, in order.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     checks: Vec<(String, Vec<Finding>)>,
 }
 
 impl Report {
     /// Tells of one thing that was looked at: as it should be where nothing was found.
-    pub(super) fn tell(&mut self, what: impl Into<String>, findings: Vec<Finding>) {
+    pub(crate) fn tell(&mut self, what: impl Into<String>, findings: Vec<Finding>) {
         self.checks.push((what.into(), findings));
     }
 
     /// Whether nothing is wrong.
-    pub(super) fn is_well(&self) -> bool {
+    pub(crate) fn is_well(&self) -> bool {
         !self.findings().any(|(_, finding)| finding.wrong)
     }
 
@@ -47,7 +47,7 @@ impl Report {
     }
 
     /// For programs.
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let told = |(check, finding): (&str, &Finding)| {
             json!({
                 "check": check, "level": if finding.wrong { "wrong" } else { "note" },
@@ -66,7 +66,7 @@ impl Report {
     }
 
     /// For people.
-    pub(super) fn text(&self, coloured: bool) -> String {
+    pub(crate) fn text(&self, coloured: bool) -> String {
         let sign = |sign: &str, colour: u8| match coloured {
             true => format!("\x1b[{colour}m{sign}\x1b[0m"),
             false => sign.to_owned(),
@@ -111,7 +111,7 @@ impl Report {
 }
 
 /// Something that is wrong.
-pub(super) fn wrong(at: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Finding {
+pub(crate) fn wrong(at: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Finding {
     Finding {
         wrong: true,
         at: at.into(),
@@ -121,7 +121,7 @@ pub(super) fn wrong(at: impl Into<String>, what: impl Into<String>, fix: impl In
 }
 
 /// Something that is worth knowing.
-pub(super) fn note(at: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Finding {
+pub(crate) fn note(at: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Finding {
     Finding {
         wrong: false,
         ..wrong(at, what, fix)
@@ -129,7 +129,7 @@ pub(super) fn note(at: impl Into<String>, what: impl Into<String>, fix: impl Int
 }
 
 /// Whether standard output shows colours, and they are wanted (no-color.org).
-pub(super) fn coloured() -> bool {
+pub(crate) fn coloured() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     std::io::stdout().is_terminal() && !unwanted
 }

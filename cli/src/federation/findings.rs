@@ -1,0 +1,257 @@
+//! What is wrong with the links to other clusters, from what this one's control plane says.
+
+use serde_json::Value;
+
+use super::faults::Fault;
+use super::links::{objects, unaccepted};
+use crate::check::finding::{Finding, Report, note, wrong};
+use crate::status::text::{list, word, words};
+
+/// How far clocks may be apart, in milliseconds: a certificate is back-dated by two minutes.
+const SKEW_MAX: u64 = 30_000;
+/// Control planes work with each other that are so many minor versions apart.
+const MINORS_MAX: u64 = 1;
+
+/// Everything.
+pub(super) fn check(status: &Value, report: &mut Report) {
+    let own = word(&status["federation"]["cluster"]);
+    report.tell(format!("{own}: what it says of itself to others"), of_itself(status));
+    report.tell(format!("{own}: its ClusterPeers are accepted"), accepted(status));
+    for peer in list(&status["peers"]) {
+        let name = word(&peer["cluster"]);
+        report.tell(format!("{own} → {name}: this cluster's link to it"), link(status, peer));
+        report.tell(
+            format!("{name} → {own}: its link to this cluster"),
+            followers(status, peer),
+        );
+        report.tell(format!("{name}: its clock and version"), beside(status, peer));
+        report.tell(format!("{name}: how its pods are reached"), network(status, peer));
+        report.tell(format!("{name}: what is imported from it"), imports(peer));
+    }
+}
+
+fn at(peer: &Value) -> String {
+    format!("ClusterPeer {}", word(&peer["cluster"]))
+}
+
+fn of_itself(status: &Value) -> Vec<Finding> {
+    let own = &status["federation"];
+    let mut found = Vec::new();
+    let at = || format!("cluster {}", word(&own["cluster"]));
+    if list(&own["endpoints"]).is_empty() {
+        let what = "it says no endpoint to others, so none can follow what is exported here";
+        let fix = "WEFT_FEDERATION_LISTEN, usually [::]:15013, and WEFT_FEDERATION_ENDPOINTS, how others reach it";
+        found.push(note(at(), what, fix));
+    }
+    if list(&status["peers"]).is_empty() && objects(status).next().is_none() {
+        let fix = "`weft cluster export-peer` of another cluster, applied here, and the reverse";
+        found.push(note(at(), "it has no ClusterPeer: no other cluster is linked", fix));
+    }
+    found
+}
+
+fn accepted(status: &Value) -> Vec<Finding> {
+    let found = objects(status).filter_map(|object| {
+        let condition = unaccepted(object)?;
+        let name = format!("ClusterPeer {}", word(&object["name"]));
+        let (field, message) = (word(&condition["field"]), word(&condition["message"]));
+        let of_it = |problem: &&Value| problem["object"] == name.as_str() && problem["field"] == condition["field"];
+        let problem = list(&status["problems"]).iter().find(of_it);
+        let fix = match problem.map(|problem| word(&problem["fix"])).unwrap_or_default() {
+            fix if fix.is_empty() => "`weft cluster check -f FILE` says what would be right".to_owned(),
+            fix => fix,
+        };
+        let what = match field.is_empty() {
+            true => message,
+            false => format!("{field}: {message}"),
+        };
+        Some(wrong(name, what, fix))
+    });
+    found.collect()
+}
+
+fn link(status: &Value, peer: &Value) -> Vec<Finding> {
+    let (name, own) = (word(&peer["cluster"]), word(&status["federation"]["cluster"]));
+    Fault::of(&name, &own, &peer["link"]).into_iter().collect()
+}
+
+/// Whether the peer follows this cluster, and takes what it is told.
+fn followers(status: &Value, peer: &Value) -> Vec<Finding> {
+    let own = &status["federation"];
+    let (name, cluster) = (word(&peer["cluster"]), word(&own["cluster"]));
+    let followers = list(&peer["followers"]);
+    if followers.is_empty() && !is_said_already(peer) {
+        let reach = match list(&own["endpoints"]) {
+            [] => "here: WEFT_FEDERATION_LISTEN and WEFT_FEDERATION_ENDPOINTS are set".to_owned(),
+            _ => format!("it reaches this cluster at {}", words(&own["endpoints"])),
+        };
+        let what = format!(
+            "its control plane does not follow this one, so it has nothing of what is exported to it from {cluster}"
+        );
+        let fix = format!(
+            "in {name}: `weft cluster check` says why; it has a ClusterPeer {cluster} as `weft cluster export-peer` prints it here, and {reach}"
+        );
+        return vec![wrong(at(peer), what, fix)];
+    }
+    let refusals = followers.iter().flat_map(|follower| list(&follower["refusals"]));
+    let refused = refusals.map(|refusal| {
+        let what = format!("it does not take {}: {}", word(&refusal["object"]), because(refusal));
+        wrong(
+            at(peer),
+            what,
+            format!("in {name}: look at ClusterPeer {cluster}; here: at that object"),
+        )
+    });
+    let mut found: Vec<Finding> = refused.collect();
+    found.dedup();
+    found
+}
+
+/// Whether what is wrong with the link to a peer, or with its ClusterPeer, keeps the peer from following as well: then it is one
+/// thing, and said there.
+fn is_said_already(peer: &Value) -> bool {
+    let is_unknown = |refused: &Value| refused["field"] == "name" || refused["field"] == "trust_domain";
+    // It does not know us, or we do not know it.
+    let fault = peer["link"]["fault"].as_str();
+    fault == Some("refused") || fault == Some("identity") || list(&peer["refused"]).iter().any(is_unknown)
+}
+
+/// Clock and version beside ours.
+fn beside(status: &Value, peer: &Value) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let followers = list(&peer["followers"]);
+    let skews = followers.iter().filter_map(|follower| follower["skewMs"].as_i64());
+    if let Some(ahead) = skews
+        .max_by_key(|ahead| ahead.unsigned_abs())
+        .filter(|ahead| ahead.unsigned_abs() > SKEW_MAX)
+    {
+        let way = if ahead > 0 { "ahead of" } else { "behind" };
+        let what = format!("its clock is {} s {way} this cluster's", ahead.unsigned_abs() / 1000);
+        found.push(wrong(
+            at(peer),
+            what,
+            "NTP on all nodes of both: certificates are valid from two minutes before they are made",
+        ));
+    }
+    let own = word(&status["control"]["build"]);
+    let mut builds: Vec<String> = followers.iter().map(|follower| word(&follower["build"])).collect();
+    builds.sort();
+    builds.dedup();
+    for build in builds.iter().filter(|build| **build != own && !own.is_empty()) {
+        let what = format!("its control plane is {build}, this one {own}");
+        found.push(match (numbers(build), numbers(&own)) {
+            (Some(one), Some(other)) if one.0 == other.0 && one.1.abs_diff(other.1) <= MINORS_MAX => {
+                note(at(peer), what, "")
+            }
+            _ => {
+                let what =
+                    format!("{what}: control planes work with each other that are at most one minor version apart");
+                wrong(at(peer), what, "upgrade the older one")
+            }
+        });
+    }
+    found
+}
+
+/// `1.7` of `1.7.3-rc.1`.
+fn numbers(build: &str) -> Option<(u64, u64)> {
+    let mut parts = build.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+/// Whether traffic has a way.
+fn network(status: &Value, peer: &Value) -> Vec<Finding> {
+    let (name, said) = (word(&peer["cluster"]), &peer["said"]);
+    let mut found = Vec::new();
+    let (ours, theirs) = (word(&peer["network"]), word(&said["network"]));
+    if said.is_object() && theirs != ours {
+        let what = format!("it says that its network is {theirs}, and spec.network here is {ours}");
+        let fix = format!("spec.network: {theirs} (clusters that name the same network dial each other's pods)");
+        found.push(wrong(at(peer), what, fix));
+    }
+    let overlaps = list(&peer["overlaps"]);
+    if !overlaps.is_empty() {
+        let what = format!(
+            "both clusters are in the network {ours}, and its pods have addresses of this cluster's own: {}",
+            words(&peer["overlaps"])
+        );
+        let fix = "give one of the clusters a network of its own (WEFT_NETWORK there, spec.network here) and gateways, or pods other addresses";
+        found.push(wrong(at(peer), what, fix));
+    }
+    let has_gateways = !list(&peer["gateways"]).is_empty() || !list(&said["gateways"]).is_empty();
+    if peer["flat"] != true && !has_gateways && peer["imports"].as_u64() > Some(0) {
+        let network = word(&status["federation"]["network"]);
+        let what = format!(
+            "it is in another network ({ours}, this cluster in {network}), and has no gateway through which its pods are reached"
+        );
+        let fix = format!(
+            "in {name}: an east-west gateway, and WEFT_GATEWAYS; here: spec.gateways; or one network for both, if pods reach each other: \
+             WEFT_NETWORK"
+        );
+        found.push(wrong(at(peer), what, fix));
+    }
+    found
+}
+
+/// What is taken from the peer, and what is not.
+fn imports(peer: &Value) -> Vec<Finding> {
+    let name = word(&peer["cluster"]);
+    let mut found: Vec<Finding> = list(&peer["refused"])
+        .iter()
+        .map(|refused| refusal(peer, refused))
+        .collect();
+    let imported = list(&peer["imported"]);
+    let connected = peer["link"]["state"] == "Connected";
+    if peer["imports"].as_u64() == Some(0) {
+        let fix = "spec.imports: - {namespaces: [shop]}, or [\"*\"] for all; or leave it, if only the other side is to import";
+        found.push(note(at(peer), "spec.imports is empty: nothing is taken from it", fix));
+    } else if imported.is_empty() && connected {
+        let what = "it exports nothing that spec.imports takes";
+        let fix = format!("in {name}: ServiceExports, and `exports` of its ClusterPeer; here: spec.imports");
+        found.push(note(at(peer), what, fix));
+    }
+    for one in imported.iter().filter(|one| one["endpoints"] == 0) {
+        let service = format!("{}/{}", word(&one["namespace"]), word(&one["name"]));
+        let what = format!("{service} has no endpoint there");
+        found.push(note(
+            at(peer),
+            what,
+            format!("in {name}: `weft status`, whether its pods are ready and have a sidecar"),
+        ));
+    }
+    found
+}
+
+/// Something that the peer said and may not.
+fn refusal(peer: &Value, refused: &Value) -> Finding {
+    let name = word(&peer["cluster"]);
+    let field = word(&refused["field"]);
+    let fix = match field.as_str() {
+        "name" => format!("metadata.name of the ClusterPeer is the name that {name} has itself: `weft cluster export-peer` there"),
+        "trust_domain" => format!("spec.trustDomain and spec.trustBundle as `weft cluster export-peer` prints them in {name}"),
+        "bundle.sequence" | "bundle.roots" => format!(
+            "spec.trustBundle as `weft cluster export-peer` prints it in {name}; if its roots were restored from a backup, it has to count \
+             on from the highest number"
+        ),
+        field if field.ends_with(".ip") => {
+            "in one network no two pods have the same address: give one cluster a network of its own and gateways, or pods other addresses"
+                .to_owned()
+        }
+        _ => format!("in {name}: look at that object; without it the rest is taken"),
+    };
+    let object = match word(&refused["object"]).as_str() {
+        "cluster cluster" => "what it says of itself".to_owned(),
+        object => object.to_owned(),
+    };
+    wrong(at(peer), format!("{object} is not taken: {}", because(refused)), fix)
+}
+
+fn because(refused: &Value) -> String {
+    match (word(&refused["field"]), word(&refused["reason"])) {
+        (field, reason) if field.is_empty() => reason,
+        (field, reason) => format!("{field} {reason}"),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
