@@ -5,6 +5,7 @@ mod clusters;
 mod conformance;
 mod cost;
 mod failures;
+mod federation;
 mod follow;
 mod host;
 mod impostor;

@@ -1,6 +1,8 @@
 //! Several clusters under test, of one `weft up`.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -194,6 +196,70 @@ impl Clusters {
         weft.output().expect("weft runs")
     }
 
+    /// Writes one more file of manifests, or another version of one.
+    pub fn manifest(&self, cluster: &str, file: &str, text: &str) {
+        let path = self.dir.path().join(format!("manifests-{cluster}")).join(file);
+        fs::write(path, text).expect("the manifests");
+    }
+
+    /// The control plane's own word on other clusters: its peers, by the names of `weft up`.
+    #[track_caller]
+    pub fn peers(&self, cluster: &str) -> Value {
+        self.control(cluster)["peers"].clone()
+    }
+
+    /// `GET /status` of the control plane.
+    #[track_caller]
+    pub fn control(&self, cluster: &str) -> Value {
+        let socket = self.state(cluster).join("control/admin.sock");
+        let mut stream = UnixStream::connect(&socket).expect("the control plane's socket");
+        stream
+            .write_all(b"GET /status HTTP/1.0\r\nhost: x\r\n\r\n")
+            .expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).expect("JSON")
+    }
+
+    /// The ClusterPeer by which others know a cluster, with more fields of its spec.
+    #[track_caller]
+    pub fn peer(&self, cluster: &str, more: &str) -> String {
+        let status = self.control(cluster);
+        let mesh = &status["mesh"];
+        let federation = &mesh["federation"];
+        let roots = federation["roots"]
+            .as_str()
+            .expect("its roots")
+            .replace('\n', "\n      ");
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: ClusterPeer\nmetadata: {{name: {}}}\nspec:\n  trustDomain: {}\n  \
+             network: {}\n  endpoints: {}\n  gateways: {}\n  trustBundle:\n    sequence: {}\n    roots: |\n      {roots}\n{more}",
+            text(&mesh["cluster"]),
+            text(&mesh["trustDomain"]),
+            text(&federation["network"]),
+            federation["endpoints"],
+            federation["gateways"],
+            federation["bundleSequence"],
+        )
+    }
+
+    /// Links two clusters, each of which imports the namespace shop of the other.
+    #[track_caller]
+    pub fn link_up(&self, one: &str, other: &str) {
+        for (here, there) in [(one, other), (other, one)] {
+            let peer = self.peer(there, "  imports: [{namespaces: [shop]}]\n");
+            self.manifest(here, &format!("peer-{there}.yaml"), &peer);
+        }
+        for (here, there) in [(one, other), (other, one)] {
+            until(&format!("{here} hears {there}"), || {
+                let peers = self.peers(here);
+                let mut all = peers.as_array().expect("peers").iter();
+                all.any(|peer| peer["cluster"] == self.name(there) && peer["link"]["state"] == "Connected")
+            });
+        }
+    }
+
     /// Runs a command in a pod of the namespace `default`.
     pub fn exec(&self, cluster: &str, pod: &str, command: &[&str]) -> Output {
         self.weft(cluster, "exec", &[&[pod, "--"], command].concat())
@@ -205,6 +271,16 @@ impl Clusters {
         let status = self.status(cluster);
         let pods = status["pods"].as_array().expect("pods").iter();
         let mut found = pods.filter(|one| one["name"] == pod);
+        strings(&found.next().expect("the pod")["addresses"])
+    }
+
+    /// The addresses of the first pod of a namespace whose name begins so.
+    #[track_caller]
+    pub fn addresses_in(&self, cluster: &str, namespace: &str, prefix: &str) -> Vec<String> {
+        let output = self.weft(cluster, "status", &["-n", namespace, "-o", "json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).expect("status is JSON");
+        let pods = status["pods"].as_array().expect("pods").iter();
+        let mut found = pods.filter(|one| one["name"].as_str().is_some_and(|name| name.starts_with(prefix)));
         strings(&found.next().expect("the pod")["addresses"])
     }
 
@@ -233,6 +309,10 @@ impl Clusters {
         kill(self.pid(), Signal::SIGINT).expect("weft up runs");
         self.ended()
     }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("text")
 }
 
 fn strings(list: &Value) -> Vec<String> {
