@@ -66,10 +66,18 @@ impl Injector {
         pods["items"].as_array().map_or(0, Vec::len)
     }
 
-    /// A namespace whose pods it injects.
+    /// A namespace whose pods it injects, once the API server reaches it: the rules for a Service's endpoint
+    /// come to the API server's node some time after that endpoint is ready.
     fn namespace(&self, more: &[(&str, &str)]) -> Namespace<'_> {
         let labels = [("weft.dev/inject", "enabled"), ("weft.dev/test", &*self.own)];
-        self.cluster.namespace(&[&labels, more].concat())
+        let namespace = self.cluster.namespace(&[&labels, more].concat());
+        let asked = || {
+            let args = ["-n", namespace.name(), "--dry-run=server"];
+            said(&self.cluster.try_apply(&args, &pod("asked", "")))
+        };
+        let reached = || (!asked().contains("failed calling webhook")).then_some(());
+        until("the API server reaches the webhook", reached, asked);
+        namespace
     }
 
     fn bundle(&self) -> String {
