@@ -56,6 +56,26 @@ pub fn family(pid: u32) -> Vec<u32> {
     all
 }
 
+/// Whether a process is below another one.
+pub fn is_below(pid: u32, ancestor: u32) -> bool {
+    let parent = |pid: u32| -> Option<u32> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        line.trim().parse().ok()
+    };
+    std::iter::successors(Some(pid), |&pid| parent(pid).filter(|&parent| parent != 0)).any(|pid| pid == ancestor)
+}
+
+/// The processes of this machine that run `weft ROLE`.
+pub fn of_role(role: &str) -> Result<Vec<u32>> {
+    let all = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let is_it = |pid: &u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|&byte| byte == 0).nth(1) == Some(role.as_bytes())
+    };
+    Ok(all.filter(is_it).collect())
+}
+
 /// The command of a process: the base name of the first word.
 pub fn command(pid: u32) -> Option<String> {
     let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;

@@ -15,11 +15,13 @@
 //! | [`load`] | the load that wrk and h2load don't make |
 //! | [`measure`] | the figures |
 //! | [`second`] | another proxy in a pod, started by hand: to time its start, or under valgrind |
+//! | [`clusters`] | what it costs that clusters share Services |
 //! | [`count`] | instructions and allocations per request |
 //! | [`table`] | medians, ranges, ratios |
 
 pub mod account;
 pub mod build;
+pub mod clusters;
 pub mod count;
 pub mod envoy;
 pub mod lab;

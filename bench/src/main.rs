@@ -11,7 +11,7 @@ use weft_bench::load::Load;
 use weft_bench::measure::Size;
 use weft_bench::pairs::Pair;
 use weft_bench::run::{Plan, about, run};
-use weft_bench::{account, build};
+use weft_bench::{account, build, clusters};
 
 /// What the mesh costs: a direct connection, Weft and a peer, in turn, on this machine.
 ///
@@ -24,7 +24,8 @@ use weft_bench::{account, build};
     after_help = "Examples:
   cargo run --profile dist -p weft-bench -- --quick
   cargo run --profile dist -p weft-bench -- --against envoy
-  cargo run --profile dist -p weft-bench -- --against envoy --json > figures.json"
+  cargo run --profile dist -p weft-bench -- --against envoy --json > figures.json
+  cargo run --profile dist -p weft-bench -- clusters"
 )]
 struct Args {
     /// A peer to run beside
@@ -60,6 +61,30 @@ enum Part {
         #[arg(long, value_name = "DIR")]
         keep: Option<PathBuf>,
     },
+    /// Three control planes that share Services: how soon changes are known, and what that costs; and what a gateway costs
+    Clusters {
+        /// Services of each cluster, all exported
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        services: u16,
+        /// Endpoints of each of them
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=500))]
+        endpoints: u16,
+        /// Changes per second, in all clusters together
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rate: u32,
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Rounds of what passes a gateway; the median and the range are shown
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=99))]
+        rounds: u32,
+        /// Take weft and weft-bench from here, of whatever profile, to try this out: figures want what is built without it
+        #[arg(long, value_name = "DIR")]
+        binaries: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// What the benchmark runs inside pods
     #[command(subcommand, hide = true)]
     Load(Load),
@@ -83,6 +108,26 @@ fn main() -> ExitCode {
         Some(Part::Count { weft, keep }) => count(&weft, keep.as_deref()).map(|lines| {
             lines.iter().for_each(|line| println!("{line}"));
         }),
+        Some(Part::Clusters {
+            services,
+            endpoints,
+            rate,
+            seconds,
+            rounds,
+            binaries,
+            json,
+        }) => clusters(
+            clusters::Size {
+                services: services.into(),
+                endpoints: endpoints.into(),
+                rate,
+                seconds,
+                rounds,
+                mib: 2048,
+            },
+            binaries,
+            json,
+        ),
         None => bench(&args),
     };
     match done {
@@ -127,6 +172,16 @@ fn bench(args: &Args) -> Result<()> {
         plan.rounds
     );
     println!("{about}");
+    Ok(())
+}
+
+fn clusters(size: clusters::Size, binaries: Option<PathBuf>, json: bool) -> Result<()> {
+    let binaries = binaries.map_or_else(build::build, Ok)?;
+    let figures = clusters::run(size, &binaries)?;
+    match json {
+        true => println!("{figures:#}"),
+        false => print!("{}", clusters::text(&figures)),
+    }
     Ok(())
 }
 

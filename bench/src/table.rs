@@ -120,7 +120,7 @@ fn cell(summary: Summary) -> String {
 }
 
 /// Three digits that mean something.
-fn figure(value: f64) -> String {
+pub fn figure(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
         large if large >= 10.0 => format!("{value:.1}"),
