@@ -73,10 +73,14 @@ async fn status(sources: Sources, local: bool, mesh_only: bool) -> Response {
     }
 }
 
-/// What is imported, for whoever plays the API server: once it is another than what is known there, or after a while.
+/// What is imported, for whoever plays the API server: once it is another than what is known there, or after a while. Before
+/// the peers were heard, what is not known yet must not look as if it were gone.
 async fn imports(sources: Sources, local: bool, known: String) -> Response {
     if !local {
         return not_here();
+    }
+    if !sources.ready.is_ready() {
+        return sources.ready.response();
     }
     match sources.desk.imports(&known, IMPORTS_WAIT).await {
         Ok(imports) => admin::json(StatusCode::OK, &imports),

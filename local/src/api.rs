@@ -27,6 +27,7 @@ use crate::pod::{ExecPlan, ExecStdio, PodHandle};
 mod control;
 pub mod wire;
 
+pub(crate) use control::imports;
 pub use control::text as problem_text;
 use wire::Wire;
 

@@ -27,6 +27,7 @@ pub mod addresses;
 pub mod beside;
 mod build;
 mod convergence;
+mod imports;
 mod jobs;
 mod node;
 pub mod offline;
@@ -39,6 +40,8 @@ mod start;
 pub mod system;
 mod tell;
 
+pub use imports::Imports;
+use imports::Taken;
 pub use jobs::Jobs;
 pub use record::Found;
 use record::Record;
@@ -54,6 +57,8 @@ use tell::Telling;
 
 /// What a cluster is made from.
 pub struct Parts {
+    /// Its name.
+    pub name: String,
     /// Starts pods.
     pub runtime: Runtime,
     /// Makes their networks.
@@ -82,7 +87,10 @@ pub struct Cluster {
     tasks: Tasks,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     reader: Reader,
+    /// What the files ask for, and what is imported beside.
     desired: Desired,
+    written: Written,
+    imports: Taken,
     /// Problems of the manifests; of the files, too.
     read_problems: Vec<Problem>,
     /// Problems that show only when pods are made.
@@ -107,10 +115,20 @@ pub struct Cluster {
     ending: bool,
 }
 
+/// The user's objects, as the files say them.
+#[derive(Default)]
+struct Written {
+    objects: Vec<Arc<Object>>,
+    /// What is wrong with them, before the control plane is asked.
+    problems: Vec<Problem>,
+}
+
 /// What is asked of a cluster from outside its task.
 pub enum Request {
     /// New manifests: all objects, and what is wrong with their files.
     Manifests(Vec<Arc<Object>>, Vec<Problem>),
+    /// What is imported from other clusters.
+    Imports(Box<Imports>),
     /// The trust bundle, for the ConfigMap `weft-trust`.
     Trust(Arc<Files>),
     /// The state of everything, as JSON.
@@ -193,6 +211,8 @@ impl Cluster {
             tasks: tasks.named("pods"),
             events: mpsc::channel(QUEUE),
             desired: Desired::default(),
+            written: Written::default(),
+            imports: Taken::default(),
             read_problems: Vec::new(),
             problems: Vec::new(),
             telling: Telling::default(),
@@ -250,11 +270,17 @@ impl Cluster {
                 let (whole, strangers) = self.parts.system.with(objects.clone());
                 let (desired, found) = self.reader.read(&whole);
                 self.desired = desired;
-                let refused = self.parts.review.problems(&objects, self.desired.workloads());
                 let empty = objects.is_empty() && problems.is_empty();
                 let nothing = empty.then(|| review::nothing(&self.parts.system.manifests));
                 let nothing = nothing.into_iter().collect();
-                self.read_problems = combined([problems, strangers, found, refused, nothing].concat());
+                let problems = [problems, strangers, found, nothing].concat();
+                self.written = Written { objects, problems };
+                self.imports.begin_anew();
+                self.review();
+            }
+            Request::Imports(told) => {
+                self.imports.hear(*told);
+                self.review();
             }
             Request::Trust(files) => self.trust = Some(files),
             // Whoever asked may have gone.
@@ -263,6 +289,15 @@ impl Cluster {
             Request::Find { namespace, pod, answer } => drop(answer.send(self.find(&namespace, &pod))),
             Request::End(_) => {}
         }
+    }
+
+    /// Puts what is imported beside what the files ask for, and looks for what is wrong with all of it.
+    fn review(&mut self) {
+        let Written { objects, problems } = &self.written;
+        let (added, limited) = self.imports.put_beside(&mut self.desired, &self.parts.name, objects);
+        let whole = [objects.as_slice(), &added].concat();
+        let refused = self.parts.review.problems(&whole, self.desired.workloads());
+        self.read_problems = combined([problems.clone(), limited, refused].concat());
     }
 
     /// Compares what there is with what there is to be, and takes every step that can be taken now.

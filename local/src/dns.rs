@@ -24,6 +24,8 @@ pub use zone::{Named, NamedPod, Zone};
 
 /// The domain of all names, as Kubernetes has it by default.
 pub const DOMAIN: &str = "cluster.local";
+/// The domain of what clusters share (KEP-1645).
+pub const CLUSTERSET: &str = "clusterset.local";
 /// How long a client may keep an answer. Short, because headless Services answer with pods, and pods come and go.
 pub const TTL_SECONDS: u32 = 2;
 /// What a UDP socket holds for us, in bytes: thousands of queries, for as long as this process is not given a processor.

@@ -38,6 +38,8 @@ pub struct Member<'a> {
 /// A pod behind a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    /// The cluster that it runs in, if that is another one; else empty.
+    pub cluster: String,
     /// The pod's namespace.
     pub namespace: String,
     /// The pod's name.
@@ -89,6 +91,7 @@ fn endpoint(service: &Service, member: &Member<'_>) -> Endpoint {
     let serving = member.ready || service.publish_not_ready;
     let port = |port: &crate::manifest::ServicePort| pod::resolve_port(member.spec, &port.target, port.protocol);
     Endpoint {
+        cluster: String::new(),
         namespace: member.namespace.to_owned(),
         pod: member.name.to_owned(),
         uid: member.uid.to_owned(),

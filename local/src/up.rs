@@ -25,6 +25,7 @@ use crate::volumes;
 
 mod assemble;
 pub mod clusters;
+mod imports;
 pub mod links;
 mod tell;
 

@@ -46,6 +46,11 @@ pub fn derived_name(service: &Name) -> String {
     format!("{DERIVED}{hex}")
 }
 
+/// Whether a name is one that derived Services have.
+pub(crate) fn is_derived(name: &str) -> bool {
+    name.starts_with(DERIVED)
+}
+
 /// Whether an object is here only because of an import.
 pub(crate) fn is_import(object: &Object) -> bool {
     object.labels.get(IMPORT_LABEL).is_some_and(|value| value == "true")

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::kept::{Formed, Refusal, guarded};
 use super::route::age;
 use super::{Changed, Index, Kept, Name, Settings, Topic};
+use crate::federation::derived;
 use crate::objects::mcs::{ServiceExport, ServiceImport};
 use crate::objects::peer::Peer;
 use crate::objects::{FieldError, Object};
@@ -57,7 +58,12 @@ impl Index {
     /// Why a ServiceExport exports nothing.
     pub(super) fn unexported(&self, service: &Name) -> Option<Unexported> {
         let reason = "NoService";
-        let Some(kept) = self.services.get(service) else {
+        // What is here because others export it is not exported again: two clusters would keep it alive for each other.
+        let own = self
+            .services
+            .get(service)
+            .filter(|kept| !derived::is_import(&kept.object));
+        let Some(kept) = own else {
             let message = format!("there is no Service {service}");
             let fix = "a ServiceExport has the namespace and the name of the Service that it exports";
             return Some(Unexported { reason, message, fix });

@@ -9,10 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::cluster::Imports;
 use crate::cluster::system::System;
 
 /// A control plane that does not answer in this time is busy or gone; the rest of the status does not wait for it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What is imported is answered when it changes, or after 20 seconds.
+const IMPORTS_PATIENCE: Duration = Duration::from_secs(30);
 /// The most that is read of an answer.
 const MOST_BYTES: u64 = 48 << 20;
 /// Kinds that are routes.
@@ -24,6 +27,15 @@ pub(super) async fn ask(socket: &Path) -> Option<Value> {
         Ok(Ok(body)) => serde_json::from_slice(&body).ok(),
         Ok(Err(_)) | Err(_) => None,
     }
+}
+
+/// `GET /imports`: what is imported, once it is another than `known`, or as it was after a while.
+///
+/// # Errors
+/// The control plane does not answer, or does not know yet.
+pub(crate) async fn imports(socket: &Path, known: &str) -> io::Result<Imports> {
+    let body = timeout(IMPORTS_PATIENCE, get(socket, &format!("/imports?known={known}"))).await??;
+    Ok(serde_json::from_slice(&body)?)
 }
 
 /// HTTP/1.0, so that the answer ends with the connection.

@@ -35,7 +35,9 @@ impl Cluster {
             }
         }
         self.cluster_ips = ips;
-        let behind = self.endpoints();
+        let mut behind = self.endpoints();
+        let imported = self.imports.behind(&self.desired, &behind);
+        behind.extend(imported);
         self.rules(&behind);
         self.balance(&behind);
         self.names(&behind);
@@ -98,26 +100,39 @@ impl Cluster {
     }
 
     fn names(&self, behind: &BTreeMap<Key, Vec<Endpoint>>) {
-        let zone = Zone::new(self.desired.services.iter().map(|(key, service)| {
-            Named {
-                namespace: &key.namespace,
-                name: &key.name,
+        let endpoints = |key: &Key| behind.get(key).map_or(&[][..], Vec::as_slice);
+        let shared = self.imports.called().filter_map(|(of, import, key)| {
+            let service = self.desired.services.get(key)?;
+            let ports = service.ports.iter().zip(&import.ports);
+            Some(Named {
+                shared: true,
+                namespace: &of.namespace,
+                name: &of.name,
                 addresses: self.addresses(key).to_vec(),
-                ports: service
-                    .ports
-                    .iter()
-                    .map(|port| (port.name.as_str(), transport(port.protocol), port.port))
+                ports: ports
+                    .map(|(port, name)| (name.as_str(), transport(port.protocol), port.port))
                     .collect(),
-                pods: match service.address {
-                    Address::Headless => headless(service, behind.get(key).map_or(&[][..], Vec::as_slice)),
-                    _ => Vec::new(),
-                },
-                external: match &service.address {
-                    Address::External(name) => Some(name),
-                    _ => None,
-                },
-            }
-        }));
+                pods: self.named_pods(service, endpoints(key)),
+                external: None,
+            })
+        });
+        let own = self.desired.services.iter().map(|(key, service)| Named {
+            shared: false,
+            namespace: &key.namespace,
+            name: &key.name,
+            addresses: self.addresses(key).to_vec(),
+            ports: service
+                .ports
+                .iter()
+                .map(|port| (port.name.as_str(), transport(port.protocol), port.port))
+                .collect(),
+            pods: self.named_pods(service, endpoints(key)),
+            external: match &service.address {
+                Address::External(name) => Some(name),
+                _ => None,
+            },
+        });
+        let zone = Zone::new(own.chain(shared));
         self.parts.zone.send_if_modified(|old| {
             let new = **old != zone;
             if new {
@@ -125,6 +140,25 @@ impl Cluster {
             }
             new
         });
+    }
+
+    /// The pods that a Service's name leads to: those behind a headless one.
+    fn named_pods<'a>(&'a self, service: &Service, endpoints: &'a [Endpoint]) -> Vec<NamedPod<'a>> {
+        if service.address != Address::Headless {
+            return Vec::new();
+        }
+        let wanted = |ip: &&IpAddr| service.families.contains(&Family::of(**ip));
+        let ready = endpoints.iter().filter(|endpoint| endpoint.ready);
+        let pod = |endpoint: &'a Endpoint| NamedPod {
+            cluster: match endpoint.cluster.is_empty() {
+                true => &self.parts.name,
+                false => &endpoint.cluster,
+            },
+            hostname: endpoint.hostname.as_deref(),
+            ips: endpoint.ips.iter().filter(wanted).copied().collect(),
+            ports: endpoint.ports.clone(),
+        };
+        ready.map(pod).collect()
     }
 
     /// All finished objects, each after those that it refers to.
@@ -160,13 +194,16 @@ impl Cluster {
                 .iter()
                 .map(|(key, service)| self.service(key, service)),
         );
+        objects.extend(self.imports.objects(&self.written.objects));
         let pods = self.records.values().filter(|record| !record.status.ended);
         let mut pods: Vec<&Record> = pods.collect();
         // Of two pods of one name only the newer one can be told; the older one is going.
         pods.sort_by_key(|record| record.order);
         let by_name: BTreeMap<&Key, &Record> = pods.into_iter().map(|record| (&record.key, record)).collect();
         objects.extend(by_name.values().map(|record| self.pod(record)));
+        // What is behind imports the control plane knows best: it is told by other clusters, and is no pod of this one.
         let services = self.desired.services.iter();
+        let services = services.filter(|(key, _)| self.imports.of(key).is_none());
         objects.extend(services.flat_map(|(key, service)| {
             let slices = slices(service, behind.get(key).map_or(&[][..], Vec::as_slice));
             slices.into_iter().map(|(_, slice)| slice)
@@ -228,18 +265,6 @@ const fn transport(protocol: Protocol) -> &'static str {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
     }
-}
-
-/// The pods that a headless Service's name leads to.
-fn headless<'a>(service: &Service, endpoints: &'a [Endpoint]) -> Vec<NamedPod<'a>> {
-    let wanted = |ip: &&IpAddr| service.families.contains(&Family::of(**ip));
-    let ready = endpoints.iter().filter(|endpoint| endpoint.ready);
-    let pod = |endpoint: &'a Endpoint| NamedPod {
-        hostname: endpoint.hostname.as_deref(),
-        ips: endpoint.ips.iter().filter(wanted).copied().collect(),
-        ports: endpoint.ports.clone(),
-    };
-    ready.map(pod).collect()
 }
 
 /// The Service as an API server would hold it: with its addresses, and defaults filled in.

@@ -49,6 +49,7 @@ impl Cluster {
             "ready": self.telling.ready,
             "pods": pods,
             "services": services.map(|(key, _)| self.service_status(key)).collect::<Vec<_>>(),
+            "imports": self.imports.status(),
             "jobs": self.desired.jobs.keys().filter_map(|key| self.job_status(key)).collect::<Vec<_>>(),
             "nodes": nodes.collect::<Vec<_>>(),
             "control": control.map(|record| json!({
@@ -129,7 +130,7 @@ impl Cluster {
             })
         });
         json!({
-            "namespace": key.namespace, "name": key.name,
+            "namespace": key.namespace, "name": key.name, "import": self.imports.of(key).map(|of| &of.name),
             "addresses": self.cluster_ips.get(key), "headless": service.address == Address::Headless,
             "externalName": match &service.address { Address::External(name) => Some(name), _ => None },
             "ports": ports.collect::<Vec<_>>(), "pods": {"ready": ready, "all": selected.len(), "names": names},

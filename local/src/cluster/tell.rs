@@ -206,7 +206,9 @@ impl Cluster {
                 .filter(|record| record.meshed && self.counts(record))
                 .count(),
             jobs: self.jobs_told(),
-            services: services.filter(|key| key.namespace != system::NAMESPACE).count(),
+            services: services
+                .filter(|key| key.namespace != system::NAMESPACE && self.imports.of(key).is_none())
+                .count(),
         }
     }
 

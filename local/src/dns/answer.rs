@@ -6,7 +6,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::zone::{Found, Records, Zone};
+use super::zone::{Found, Records, Zone, domain_of};
 use super::{DOMAIN, TTL_SECONDS};
 
 /// What a client takes over UDP without saying otherwise (RFC 1035, section 2.3.4), and the most that we send there: what
@@ -121,7 +121,7 @@ fn look_up(zone: &Zone, question: &Query, turn: usize, reply: &mut Message) {
             let pointer = |target| Record::from_rdata(name.clone(), TTL_SECONDS, RData::PTR(PTR(target)));
             reply.answers.extend(names.map(pointer));
         }
-        (Found::Apex, RecordType::SOA) => reply.answers.extend(soa()),
+        (Found::Apex, RecordType::SOA) => reply.answers.extend(soa(&name)),
         (Found::Address(_) | Found::Empty | Found::Apex, _) => {}
         (Found::Nothing | Found::Outside, _) if before > 0 => {}
         (Found::Nothing | Found::Outside, _) => reply.metadata.response_code = ResponseCode::NXDomain,
@@ -132,7 +132,7 @@ fn look_up(zone: &Zone, question: &Query, turn: usize, reply: &mut Message) {
         reply.additionals.extend(addresses_of(zone, records, turn));
     }
     if reply.answers.len() == before && found != Found::Outside {
-        reply.authorities.extend(soa());
+        reply.authorities.extend(soa(&name));
     }
 }
 
@@ -180,9 +180,12 @@ fn absolute(name: &str) -> Result<Name, hickory_proto::ProtoError> {
     Name::from_ascii(format!("{name}."))
 }
 
-/// The zone's SOA record; its last number bounds how long "no" may be kept (RFC 2308, section 5).
-fn soa() -> Option<Record> {
-    let apex = Name::from_ascii(format!("{DOMAIN}.")).ok()?;
+/// The SOA record of a name's domain; its last number bounds how long "no" may be kept (RFC 2308, section 5). The names of
+/// addresses lie in none of ours.
+fn soa(name: &Name) -> Option<Record> {
+    let name = name.to_ascii().to_ascii_lowercase();
+    let domain = domain_of(name.trim_end_matches('.')).unwrap_or(DOMAIN);
+    let apex = Name::from_ascii(format!("{domain}.")).ok()?;
     let server = Name::from_ascii(format!("ns.dns.{DOMAIN}.")).ok()?;
     let mailbox = Name::from_ascii(format!("hostmaster.{DOMAIN}.")).ok()?;
     let soa = SOA::new(server, mailbox, 1, 7200, 1800, 86400, TTL_SECONDS);
@@ -212,7 +215,9 @@ mod tests {
             hostname,
             ips: ips.iter().map(|text| ip(text)).collect(),
             ports: vec![port],
+            ..NamedPod::default()
         };
+        let of = |cluster, pod| NamedPod { cluster, ..pod };
         Zone::new([
             Named {
                 ports: vec![("http", "tcp", 80), ("", "udp", 53)],
@@ -241,6 +246,21 @@ mod tests {
             Named {
                 external: Some("circle.shop.svc.cluster.local"),
                 ..service("circle", vec![])
+            },
+            Named {
+                shared: true,
+                ports: vec![("http", "tcp", 80)],
+                ..service("reviews", vec![ip("10.96.9.9"), ip("fd00:10:96::9")])
+            },
+            Named {
+                shared: true,
+                ports: vec![("redis", "tcp", 6379)],
+                pods: vec![
+                    of("east", pod(Some("db-0"), &["10.244.0.5"], Some(6379))),
+                    of("west", pod(Some("db-0"), &["10.245.0.5"], Some(6379))),
+                    of("west", pod(None, &["10.245.0.6"], Some(6380))),
+                ],
+                ..service("db", vec![])
             },
         ])
     }
@@ -328,6 +348,57 @@ mod tests {
         check(&of("10-244-0-6.db"), RecordType::A, ok, &["10.244.0.6"]);
         check(&of("db-1.db"), RecordType::A, ResponseCode::NXDomain, &[]);
         check(&of("db-0.reviews"), RecordType::A, ResponseCode::NXDomain, &[]);
+    }
+
+    #[test]
+    fn what_clusters_share_has_the_same_names_in_a_domain_of_its_own() {
+        let of = |name: &str| format!("{name}.shop.svc.clusterset.local.");
+        let ok = ResponseCode::NoError;
+        check(&of("reviews"), RecordType::A, ok, &["10.96.9.9"]);
+        check(&of("reviews"), RecordType::AAAA, ok, &["fd00:10:96::9"]);
+        let served = ["0 100 80 reviews.shop.svc.clusterset.local."];
+        check(&of("_http._tcp.reviews"), RecordType::SRV, ok, &served);
+        // Not there: what one cluster has alone, and what nobody has.
+        for name in [of("single"), of("nobody"), "x.clusterset.local.".to_owned()] {
+            check(&name, RecordType::A, ResponseCode::NXDomain, &[]);
+            let no = ask_with(&name, RecordType::A, Transport::Udp);
+            assert_eq!(no.authorities[0].name.to_ascii(), "clusterset.local.");
+        }
+        for name in [
+            "shop.svc.clusterset.local.",
+            "svc.clusterset.local.",
+            "clusterset.local.",
+        ] {
+            check(name, RecordType::A, ok, &[]);
+        }
+        check("9.9.96.10.in-addr.arpa.", RecordType::PTR, ResponseCode::NXDomain, &[]);
+    }
+
+    #[test]
+    fn a_headless_service_that_clusters_share_leads_to_the_pods_of_all_and_to_each_by_its_cluster() {
+        let of = |name: &str| format!("{name}.shop.svc.clusterset.local.");
+        let ok = ResponseCode::NoError;
+        check(
+            &of("db"),
+            RecordType::A,
+            ok,
+            &["10.244.0.5", "10.245.0.5", "10.245.0.6"],
+        );
+        check(&of("db-0.east.db"), RecordType::A, ok, &["10.244.0.5"]);
+        check(&of("db-0.west.db"), RecordType::A, ok, &["10.245.0.5"]);
+        check(&of("10-245-0-6.west.db"), RecordType::A, ok, &["10.245.0.6"]);
+        check(&of("west.db"), RecordType::A, ok, &[]);
+        check(&of("db-0.db"), RecordType::A, ResponseCode::NXDomain, &[]);
+        check(
+            &of("_redis._tcp.db"),
+            RecordType::SRV,
+            ok,
+            &[
+                "0 100 6379 db-0.east.db.shop.svc.clusterset.local.",
+                "0 100 6379 db-0.west.db.shop.svc.clusterset.local.",
+                "0 100 6380 10-245-0-6.west.db.shop.svc.clusterset.local.",
+            ],
+        );
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! In: Services with their addresses and the pods behind headless ones. Out: the records of
 //! [Kubernetes' DNS specification](https://github.com/kubernetes/dns/blob/master/docs/specification.md): A and AAAA of
-//! Services and of single pods, SRV of ports, CNAME of `ExternalName`, PTR.
+//! Services and of single pods, SRV of ports, CNAME of `ExternalName`, PTR. Services that clusters share have the same in a
+//! domain of their own, as [KEP-1645](https://github.com/kubernetes/enhancements/blob/master/keps/sig-multicluster/1645-multi-cluster-services-api/specification.md)
+//! has it, but for PTR.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::DOMAIN;
+use super::{CLUSTERSET, DOMAIN};
 
 /// All names of the mesh. Immutable once it serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Srv {
 /// A Service, as far as names go.
 #[derive(Clone, Debug, Default)]
 pub struct Named<'a> {
+    /// What clusters share under its name, and not what this one alone has.
+    pub shared: bool,
     /// Its namespace.
     pub namespace: &'a str,
     /// Its name.
@@ -61,6 +65,8 @@ pub struct Named<'a> {
 /// A pod behind a headless Service.
 #[derive(Clone, Debug, Default)]
 pub struct NamedPod<'a> {
+    /// The cluster that it runs in, which is part of its name where the Service is shared.
+    pub cluster: &'a str,
     /// Its `hostname`, if its `subdomain` is the Service.
     pub hostname: Option<&'a str>,
     /// Its addresses of the Service's families.
@@ -78,9 +84,9 @@ pub enum Found<'a> {
     Empty,
     /// The name is that of an address, which has these names.
     Address(&'a [String]),
-    /// The name is the zone's own: it has the SOA record.
+    /// The name is a domain's own: it has the SOA record.
     Apex,
-    /// The name lies in the zone and does not exist.
+    /// The name lies in one of the domains and does not exist.
     Nothing,
     /// The name lies outside the zone, where nothing exists for a pod.
     Outside,
@@ -90,17 +96,22 @@ impl Zone {
     /// The zone of these Services.
     pub fn new<'a>(services: impl IntoIterator<Item = Named<'a>>) -> Self {
         let mut zone = Self::default();
-        let sorted: BTreeMap<_, _> = services.into_iter().map(|s| ((s.namespace, s.name), s)).collect();
+        let sorted: BTreeMap<_, _> = services
+            .into_iter()
+            .map(|s| ((s.shared, s.namespace, s.name), s))
+            .collect();
         zone.interior.insert(format!("svc.{DOMAIN}"));
+        zone.interior.insert(format!("svc.{CLUSTERSET}"));
         for service in sorted.values() {
-            zone.interior.insert(format!("{}.svc.{DOMAIN}", service.namespace));
+            zone.interior
+                .insert(format!("{}.svc.{}", service.namespace, service.domain()));
             zone.service(service);
         }
         zone
     }
 
     fn service(&mut self, service: &Named<'_>) {
-        let base = format!("{}.{}.svc.{DOMAIN}", service.name, service.namespace);
+        let base = format!("{}.{}.svc.{}", service.name, service.namespace, service.domain());
         let own = self.names.entry(base.clone()).or_default();
         if let Some(external) = service.external {
             own.cname = Some(external.trim_end_matches('.').to_ascii_lowercase());
@@ -113,22 +124,29 @@ impl Zone {
             for (name, protocol, port) in &service.ports {
                 self.port(&base, name, protocol, &base, *port);
             }
-            for ip in &service.addresses {
+            for ip in service.addresses.iter().filter(|_| !service.shared) {
                 self.reverse.entry(reverse(*ip)).or_default().push(base.clone());
             }
         }
         for pod in &service.pods {
+            let above = match service.shared {
+                true => format!("{}.{base}", pod.cluster),
+                false => base.clone(),
+            };
             for ip in &pod.ips {
                 self.names.entry(base.clone()).or_default().add(*ip);
                 let host = pod.hostname.map_or_else(|| dashed(*ip), str::to_owned);
-                let host = format!("{host}.{base}");
+                let host = format!("{host}.{above}");
                 self.names.entry(host.clone()).or_default().add(*ip);
+                self.interior.insert(above.clone());
                 for ((name, protocol, _), port) in service.ports.iter().zip(&pod.ports) {
                     if let Some(port) = port {
                         self.port(&base, name, protocol, &host, *port);
                     }
                 }
-                self.reverse.entry(reverse(*ip)).or_default().push(host);
+                if !service.shared {
+                    self.reverse.entry(reverse(*ip)).or_default().push(host);
+                }
             }
         }
     }
@@ -150,19 +168,34 @@ impl Zone {
     /// Looks a name up, written in any case, with or without the dot at its end.
     pub fn find(&self, name: &str) -> Found<'_> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        if name == DOMAIN {
-            return Found::Apex;
-        }
         if let Some(names) = self.reverse.get(&name) {
             return Found::Address(names);
         }
-        if !name.strip_suffix(DOMAIN).is_some_and(|rest| rest.ends_with('.')) {
+        let Some(domain) = domain_of(&name) else {
             return Found::Outside;
-        }
+        };
         match self.names.get(&name) {
             Some(found) => Found::Records(found),
+            None if name == domain => Found::Apex,
             None if self.interior.contains(&name) => Found::Empty,
             None => Found::Nothing,
+        }
+    }
+}
+
+/// The domain of ours that a name, in lower case and without the dot at its end, is or lies in.
+pub(super) fn domain_of(name: &str) -> Option<&'static str> {
+    [DOMAIN, CLUSTERSET].into_iter().find(|domain| {
+        name.strip_suffix(domain)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
+}
+
+impl Named<'_> {
+    const fn domain(&self) -> &'static str {
+        match self.shared {
+            true => CLUSTERSET,
+            false => DOMAIN,
         }
     }
 }

@@ -19,7 +19,7 @@ use weft_injector::redirect::{Exempt, MARK};
 use weft_injector::settings::InjectSettings;
 
 use super::tell::counted;
-use super::{Settings, tell};
+use super::{Settings, imports, tell};
 use crate::api::Server;
 use crate::cluster::addresses::ServiceAddresses;
 use crate::cluster::system::{
@@ -211,6 +211,7 @@ async fn assemble(
         .named("news")
         .spawn(tell::tell(settings.clone(), began, told, refusal));
     let parts = Parts {
+        name: settings.mesh.clone(),
         runtime,
         net,
         store: Store::open(&state.objects(), &state.path().join("resource-version")).context("opening objects/")?,
@@ -230,6 +231,10 @@ async fn assemble(
         let _ = ending.send(());
     });
     feed(handle.clone(), manifests, system.control.clone(), tasks).await;
+    if settings.among.is_some() {
+        let socket = system.control.join(ADMIN_SOCKET);
+        tasks.named("imports").spawn(imports::follow(socket, handle.clone()));
+    }
     let server = Server {
         cluster: handle.clone(),
         about: about(settings, mode, &on_wire),

@@ -229,6 +229,18 @@ fn an_export_is_valid_while_there_is_a_service_that_can_be_exported() {
 }
 
 #[test]
+fn a_service_that_is_here_only_because_others_export_it_is_not_exported_again() {
+    let label = "metadata: {name: web, namespace: shop, labels: {weft.dev/import: 'true'}}";
+    let imported = SERVICE.replace("metadata: {name: web, namespace: shop}", label);
+    let mut world = World::new(&format!("{imported}---{EXPORT}"));
+    let condition = world.condition(&reference("ServiceExport", "shop", "web"), ConditionType::Valid);
+    assert_eq!((condition.status, condition.reason.as_str()), (false, "NoService"));
+    assert!(world.index.own_export(&web()).is_none() && !world.index.has_own(&web()));
+    world.edit(SERVICE);
+    assert!(world.index.own_export(&web()).is_some() && world.index.has_own(&web()));
+}
+
+#[test]
 fn a_refused_export_says_so_and_keeps_its_last_valid_form() {
     let mut world = World::new(&format!("{SERVICE}---{EXPORT}"));
     world.edit(&EXPORT.replace("{tier: front}", "{tier: 1}"));

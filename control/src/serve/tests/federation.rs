@@ -431,3 +431,65 @@ async fn a_peer_that_says_it_holds_what_it_is_not_told_hears_only_that_it_is_gon
         say.send(tell(discovery::from_proxy::Message::Ack(ack))).await.unwrap();
     }
 }
+
+/// What `b` tells whoever plays its API server, once it is so.
+async fn told(b: &Mesh, wanted: impl Fn(&Value) -> bool) -> Value {
+    let told = timeout(LONG, async {
+        let mut known = String::new();
+        loop {
+            let said = b.get(&format!("/imports?known={known}")).await;
+            let told: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
+            if wanted(&told) {
+                return told;
+            }
+            told["version"].as_str().unwrap().clone_into(&mut known);
+        }
+    });
+    told.await.expect("never so")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_is_told_as_objects_and_a_service_that_is_here_only_for_that_is_never_exported() {
+    let (a, b) = two().await;
+    a.service("ratings", "10.96.0.8");
+    export(&a, "ratings");
+    export(&b, "ratings");
+    let names = |told: &Value| -> Vec<String> {
+        let services = told["services"].as_array().unwrap().iter();
+        services
+            .map(|one| one["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let first = told(&b, |told| told["imports"].as_array().is_some_and(|all| all.len() == 2)).await;
+    let derived = |service: &str| crate::federation::derived::derived_name(&crate::index::Name::new("shop", service));
+    assert_eq!(
+        names(&first),
+        [derived("ratings"), "ratings".to_owned(), derived("reviews")],
+        "b has reviews of its own"
+    );
+    assert_eq!(first["imports"][0]["status"]["conditions"][0]["reason"], "Pending");
+    let clusters = |told: &Value| told["imports"][0]["status"]["clusters"].clone();
+    let only_a = serde_json::json!([{"cluster": "a"}]);
+    assert_eq!(clusters(&first), only_a);
+    let endpoints = first["endpoints"].as_array().unwrap().iter();
+    let mut reached: Vec<&str> = endpoints.map(|one| one["pod"].as_str().unwrap()).collect();
+    reached.sort_unstable();
+    assert_eq!(reached, ["reviews-1", "reviews-2"], "they share a network");
+
+    // Its Services get addresses, as an API server gives them.
+    let services = first["services"].as_array().unwrap().iter();
+    for (service, ip) in services.zip(["10.96.1.1", "10.96.1.2", "10.96.1.3"]) {
+        let mut service = service.clone();
+        service["spec"]["clusterIP"] = ip.into();
+        service["spec"]["clusterIPs"] = serde_json::json!([ip]);
+        service["metadata"]["resourceVersion"] = "30".into();
+        b.object(&service);
+    }
+    let after = told(&b, |told| told["imports"][0]["spec"]["ips"][0] == "10.96.1.1").await;
+    assert_eq!(after["imports"][0]["status"]["conditions"][0]["reason"], "Ready");
+    assert_eq!(
+        after["services"], first["services"],
+        "what they became changes nothing of them"
+    );
+    assert_eq!(clusters(&after), only_a, "b's own ServiceExport has no Service");
+}
