@@ -6,6 +6,10 @@ use crate::index::doubts::{self, Doubt};
 use crate::index::{Index, Kept, Route, spelling};
 use crate::objects::Severity;
 
+/// What would make an import be there.
+const IMPORT_FIX: &str = "write a ServiceExport of it in a cluster that has the Service, and let the ClusterPeer of that cluster \
+                          import its namespace";
+
 /// What is said of a route.
 pub(super) fn route<'a>(index: &Index, kept: &'a Kept<Route>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
@@ -32,11 +36,16 @@ pub(super) fn route<'a>(index: &Index, kept: &'a Kept<Route>) -> Report<'a> {
             false => "its share of the requests is answered with 500",
         };
         let message = format!("{}: {lost}", unresolved.message);
-        let exists = "name a Service or a ServiceSubset that exists, and a port of it";
+        let exists = "name a Service, a ServiceSubset or a ServiceImport that exists, and a port of it";
         let fix = match (&backend.kind, unresolved.reason) {
             (_, "InvalidKind") if unresolved.message.starts_with("ServiceSubset ") => {
                 "write group: weft.dev beside kind: ServiceSubset".to_owned()
             }
+            (_, "InvalidKind") if unresolved.message.starts_with("ServiceImport ") => {
+                "write group: multicluster.x-k8s.io beside kind: ServiceImport".to_owned()
+            }
+            (BackendKind::Import, _) if unresolved.part == "name" => IMPORT_FIX.to_owned(),
+            (BackendKind::Import, _) => "name a TCP port that a cluster exports of it".to_owned(),
             (BackendKind::Subset, _) => spelling::or_near(exists, &backend.name, &index.subsets),
             _ => spelling::or_near(exists, &backend.name, &index.services),
         };
@@ -73,7 +82,7 @@ fn attached(index: &Index, route: &Route, report: &mut Report<'_>) -> Vec<(Strin
     if route.parents.is_empty() {
         let (field, message) = (
             "spec.parentRefs",
-            "no parent is a Service, so the mesh does not act on it".to_owned(),
+            "no parent is a Service or a ServiceImport, so the mesh does not act on it".to_owned(),
         );
         report.condition(
             ConditionType::Accepted,
@@ -113,6 +122,8 @@ fn attached(index: &Index, route: &Route, report: &mut Report<'_>) -> Vec<(Strin
         unattached.push((parent.field.clone(), said));
         let fix = match why.reason {
             "UnsupportedProtocol" => "name another port, or change what the port is declared as".to_owned(),
+            _ if parent.import.is_some() && why.part == "name" => IMPORT_FIX.to_owned(),
+            _ if parent.import.is_some() => "name a TCP port that a cluster exports of it".to_owned(),
             _ => spelling::or_near(
                 "name a Service that exists, and a port of it",
                 &parent.service,
