@@ -2,7 +2,8 @@
 //!
 //! A resource is named by a key that says what it is made of, so that equal resources are made once for all clients:
 //! a Service's port is `shop/reviews:80`, or `shop/reviews:80@web` as the namespace `web` sees it where routes of that
-//! namespace act on it; an endpoint set is `shop/reviews:80`, or `shop/reviews:80#v1` for the subset `v1`.
+//! namespace act on it; an endpoint set is `shop/reviews:80`, `shop/reviews:80#v1` for the subset `v1`, or
+//! `shop/reviews:80+import` for what all clusters export.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -26,6 +26,7 @@ mod doubts;
 mod effect;
 mod federation;
 mod filter;
+mod imports;
 mod judge;
 mod kept;
 mod links;
@@ -47,6 +48,7 @@ mod tables;
 pub(crate) use backend::Backend;
 pub(crate) use declared::{Declared, is_of_requests};
 pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
+pub(crate) use imports::topics_of_import;
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
 pub(crate) use matches::Rank;
@@ -105,7 +107,7 @@ pub enum Topic {
     Export(Name),
     /// Which ServiceExports there are.
     Exports,
-    /// A ServiceImport.
+    /// Whether there is an import of a Service of this name, and what the exports of other clusters come to; a ServiceImport.
     Import(Name),
 }
 
@@ -146,6 +148,10 @@ pub enum ConditionType {
     PartiallyInvalid,
     /// Of a ServiceExport: what it exports is there (KEP-1645).
     Valid,
+    /// Of a ServiceExport: other clusters can have it.
+    Ready,
+    /// Of a ServiceExport: other clusters export something else by that name. True is what is wrong.
+    Conflict,
 }
 
 /// An object's conditions.
@@ -408,13 +414,15 @@ impl fmt::Display for Name {
 }
 
 impl ConditionType {
-    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid` or `Valid`.
+    /// `Accepted`, `ResolvedRefs`, `PartiallyInvalid`, `Valid`, `Ready` or `Conflict`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",
             Self::ResolvedRefs => "ResolvedRefs",
             Self::PartiallyInvalid => "PartiallyInvalid",
             Self::Valid => "Valid",
+            Self::Ready => "Ready",
+            Self::Conflict => "Conflict",
         }
     }
 }

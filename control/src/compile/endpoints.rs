@@ -8,11 +8,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
 use weft_model::identity::Identity;
 
+use super::Compiled;
 use super::key::SetKey;
 use super::ledger::{Ledger, source_of};
-use super::{Compiled, remote};
-use crate::federation::derived::UNNAMED;
-use crate::index::{Index, Name, Subset, Topic};
+use super::remote::{self, By};
+use crate::index::{Index, Name, Subset, Topic, topics_of_import};
 use crate::objects::pod::Pod;
 use crate::objects::service::SliceEndpoint;
 use crate::objects::{Object, service::Service};
@@ -36,16 +36,15 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
         service: name,
         port,
         subset,
+        import,
     } = key;
     ledger.topics([Topic::Service(name.clone()), Topic::Endpoints(name.clone())]);
-    // What is behind an import is behind the Service that it is of, also for those who pass it on by that name.
-    let import = index.import_behind(name);
+    let import = match import {
+        true => Some(name.clone()),
+        // Whoever names the derived Service as a backend means what it is of.
+        false => index.import_behind(name),
+    };
     let of = import.as_ref().unwrap_or(name);
-    ledger.topics([
-        Topic::Service(of.clone()),
-        Topic::Endpoints(of.clone()),
-        Topic::Export(of.clone()),
-    ]);
     let empty = EndpointSet {
         namespace: of.namespace.clone(),
         service: of.name.clone(),
@@ -67,27 +66,50 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
             Some(subset).filter(|subset| subset.service == *name).map(Some)?
         }
     };
-    let kept = index.services.get(name)?;
-    ledger.hold(kept.hold());
-    let Some((object, service)) = &kept.valid else {
-        return kept.hold().map(|_| ledger.close(empty));
+    let endpoints = match &import {
+        Some(of) => of_import(index, of, *port, subset, &mut ledger),
+        None => {
+            let kept = index.services.get(name)?;
+            ledger.hold(kept.hold());
+            let Some((object, service)) = &kept.valid else {
+                return kept.hold().map(|_| ledger.close(empty));
+            };
+            ledger.source(object);
+            let port_name = &service.port(*port)?.name;
+            let found = members(index, name, service, port_name, subset, &mut ledger);
+            let by = match index.is_of_import_alone(name) {
+                // Its ports are the import's, and where they had no name they may have got one.
+                true => By::Number(*port),
+                false => By::Name(port_name),
+            };
+            bounded(name, found, remote::members(index, name, by, subset, &mut ledger))
+        }
     };
-    ledger.source(object);
-    let port_name = match &service.port(*port)?.name {
-        name if import.is_some() && name.starts_with(UNNAMED) => "",
-        name => name.as_str(),
-    };
-    // Of this cluster, an import has what is exported.
-    let local = match &import {
-        None => Some(service),
-        Some(of) => index.exported(of).and_then(|_| index.services.get(of)?.form()),
-    };
-    let found = local.map(|service| members(index, of, service, port_name, subset, &mut ledger));
-    let found = found.unwrap_or_default();
+    Some(ledger.close(EndpointSet { endpoints, ..empty }))
+}
+
+/// The endpoints behind a port of an import: of this cluster those that it exports, behind the same port, and of the others
+/// those that they do. Where nobody exports any more, there are none.
+fn of_import(index: &Index, of: &Name, port: u16, subset: Option<&Subset>, ledger: &mut Ledger) -> Vec<Arc<Endpoint>> {
+    ledger.topics(topics_of_import(of));
+    ledger.topic(Topic::Endpoints(of.clone()));
+    let own = index.exported(of).and_then(|(export, object, _)| {
+        let service = index.services.get(of)?.form()?;
+        ledger.source(export);
+        ledger.source(object);
+        Some((service, &service.port(port)?.name))
+    });
+    let found = own.map(|(service, port_name)| members(index, of, service, port_name, subset, ledger));
+    let remote = remote::members(index, of, By::Number(port), subset, ledger);
+    bounded(of, found.unwrap_or_default(), remote)
+}
+
+/// The endpoints of a set, in order of key. What this cluster says of a key counts, whatever another one does; and others get the
+/// room that it leaves.
+fn bounded(name: &Name, local: BTreeMap<EndpointKey, Found>, remote: Vec<Endpoint>) -> Vec<Arc<Endpoint>> {
     let mut all: BTreeMap<EndpointKey, Endpoint> =
-        found.into_iter().map(|(key, found)| (key, found.endpoint)).collect();
-    for endpoint in remote::members(index, of, port_name, subset, &mut ledger) {
-        // What this cluster says of a key counts, whatever another one does; and others get the room that it leaves.
+        local.into_iter().map(|(key, found)| (key, found.endpoint)).collect();
+    for endpoint in remote {
         if all.len() >= ENDPOINTS_MAX && !all.contains_key(&endpoint.key) {
             tracing::error!(service = %name, limit = ENDPOINTS_MAX, "endpoints of other clusters left out");
             break;
@@ -99,7 +121,7 @@ pub(super) fn set(index: &Index, key: &SetKey) -> Option<Compiled<EndpointSet>> 
         tracing::error!(service = %name, endpoints = endpoints.len(), limit = ENDPOINTS_MAX, "endpoints left out");
         endpoints.truncate(ENDPOINTS_MAX);
     }
-    Some(ledger.close(EndpointSet { endpoints, ..empty }))
+    endpoints
 }
 
 /// The endpoints of this cluster behind a port of a Service, in order of key.

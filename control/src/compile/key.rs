@@ -21,7 +21,12 @@ pub(super) struct SetKey {
     pub(super) port: u16,
     /// A ServiceSubset of the Service's namespace.
     pub(super) subset: Option<String>,
+    /// The Service in all clusters that export it, and in no other.
+    pub(super) import: bool,
 }
+
+/// Behind the key of an import's endpoints.
+const IMPORT: &str = "+import";
 
 /// Whether the Service's port behind a key is as clients of this namespace see it, and not those of another. A key that is
 /// none is nobody's.
@@ -57,8 +62,14 @@ impl FromStr for SetKey {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (front, subset) = split(text, '#');
-        let (service, port) = service_and_port(front).ok_or(())?;
-        Ok(Self { service, port, subset })
+        let of_import = front.strip_suffix(IMPORT);
+        let (service, port) = service_and_port(of_import.unwrap_or(front)).ok_or(())?;
+        Ok(Self {
+            service,
+            port,
+            subset,
+            import: of_import.is_some(),
+        })
     }
 }
 
@@ -71,7 +82,8 @@ impl fmt::Display for ServiceKey {
 
 impl fmt::Display for SetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.service, self.port)?;
+        let import = if self.import { IMPORT } else { "" };
+        write!(f, "{}:{}{import}", self.service, self.port)?;
         self.subset.iter().try_for_each(|subset| write!(f, "#{subset}"))
     }
 }
@@ -85,7 +97,7 @@ mod tests {
         for text in ["shop/reviews:80", "shop/reviews:80@web"] {
             assert_eq!(text.parse::<ServiceKey>().unwrap().to_string(), text);
         }
-        for text in ["shop/reviews:80", "shop/reviews:80#v1"] {
+        for text in ["shop/reviews:80", "shop/reviews:80#v1", "shop/reviews:80+import"] {
             assert_eq!(text.parse::<SetKey>().unwrap().to_string(), text);
         }
         for text in ["", "shop/reviews", "reviews:80", "shop/reviews:0", "shop/reviews:x"] {

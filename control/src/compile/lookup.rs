@@ -10,6 +10,7 @@ use weft_model::name::ServicePort;
 use super::key::ServiceKey;
 use super::ledger::Ledger;
 use super::{Compiled, endpoints, ports, remote};
+use crate::federation::derived::derived_name;
 use crate::index::{Index, Kept, Name, Topic};
 
 /// How long a negative answer may be used. A proxy that is subscribed hears of a change at once; this bounds what one
@@ -136,10 +137,18 @@ fn acts_on(index: &Index, service: &Name, namespace: &str) -> bool {
             .any(|route| route.namespace == namespace)
 }
 
+/// The domain of what clusters export (KEP-1645).
+const CLUSTERSET: &str = ".svc.clusterset.local";
+
 /// The Service that a host name means to a client of this namespace: `svc`, `svc.ns`, `svc.ns.svc`,
-/// `svc.ns.svc.cluster.local`.
+/// `svc.ns.svc.cluster.local`; of `svc.ns.svc.clusterset.local` the one that is derived from the import.
 pub(super) fn service_of_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<Name> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    if let Some(front) = host.strip_suffix(CLUSTERSET) {
+        let (service, namespace) = front.split_once('.').filter(|(_, rest)| !rest.contains('.'))?;
+        let of = Name::new(namespace, service);
+        return Some(Name::new(namespace, derived_name(&of)));
+    }
     let front = host
         .strip_suffix(cluster_domain)
         .and_then(|front| front.strip_suffix('.'));
@@ -168,6 +177,10 @@ mod tests {
             ("pod.reviews.shop.svc.cluster.local", None),
             ("www.example.org", None),
             ("cluster.local", Some("local/cluster")),
+            // printf shop/reviews | sha256sum
+            ("reviews.shop.svc.clusterset.local", Some("shop/weft-import-c1c97e5699")),
+            ("db-0.east.reviews.shop.svc.clusterset.local", None),
+            ("reviews.svc.clusterset.local", None),
         ] {
             assert_eq!(of(host).as_deref(), want, "{host}");
         }

@@ -22,6 +22,12 @@ pub(crate) struct Terms {
     pub(crate) said: Vec<(Part, ObjectRef, String)>,
 }
 
+/// What policies name that are about a Service: itself, or what it is derived from an import of.
+fn targeted(index: &Index, service: &Name) -> ObjectRef {
+    let import = index.import_behind(service);
+    service_object(import.as_ref().unwrap_or(service))
+}
+
 /// A Service as an object.
 pub(crate) fn service_object(name: &Name) -> ObjectRef {
     ObjectRef {
@@ -33,7 +39,7 @@ pub(crate) fn service_object(name: &Name) -> ObjectRef {
 
 /// What holds for the requests of a rule, or (`None`) of a Service without routes.
 pub(crate) fn terms(index: &Index, service: &Name, rule: Option<Place<'_>>, ledger: &mut Ledger) -> Terms {
-    let service = service_object(service);
+    let service = targeted(index, service);
     hold(index, &service, ledger);
     if let Some((route, ..)) = rule {
         hold(index, route, ledger);
@@ -95,7 +101,7 @@ fn says(rule: &Rule, part: Part) -> bool {
 
 /// How traffic to a Service is spread.
 pub(crate) fn traffic(index: &Index, service: &Name, ledger: &mut Ledger) -> Traffic {
-    let service = service_object(service);
+    let service = targeted(index, service);
     hold(index, &service, ledger);
     let mut acting = |part: Part| -> Option<&Policy> {
         let (object, policy) = index.acting(&service, None, part)?;

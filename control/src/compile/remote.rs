@@ -5,15 +5,26 @@ use std::net::{IpAddr, SocketAddr};
 
 use weft_model::destination::Protocol;
 use weft_model::endpoint::{Endpoint, EndpointKey};
+use weft_proto::resource::federation::{ExportedPort, Transport};
 
 use super::ledger::Ledger;
 use crate::index::{Index, Name, Subset};
 
-/// The endpoints of other clusters behind a port of a Service, by its name, as every EndpointSlice has it.
+/// Which port of an export is meant.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By<'a> {
+    /// That of this name, as every EndpointSlice has it: what stands behind a Service of this cluster.
+    Name(&'a str),
+    /// The TCP port of this number: what is called of an import. Clusters that have another port of that name do not expose it
+    /// (KEP-1645, "Service Port").
+    Number(u16),
+}
+
+/// The endpoints of other clusters behind a port of a Service.
 pub(super) fn members<'a>(
     index: &'a Index,
     name: &'a Name,
-    port_name: &'a str,
+    by: By<'a>,
     subset: Option<&'a Subset>,
     ledger: &mut Ledger,
 ) -> Vec<Endpoint> {
@@ -24,7 +35,11 @@ pub(super) fn members<'a>(
         };
         // Of the peer's own objects nothing is a source: their ages are those of another store.
         ledger.source(object);
-        let Some(port) = export.ports.iter().find(|port| port.name == port_name) else {
+        let is_meant = |port: &&ExportedPort| match by {
+            By::Name(name) => port.name == name,
+            By::Number(number) => (port.transport, port.port) == (Transport::Tcp, number),
+        };
+        let Some(port) = export.ports.iter().find(is_meant) else {
             continue;
         };
         let exported = remote.exported.get(&(name.clone(), port.port));
@@ -53,17 +68,18 @@ pub(super) fn at(index: &Index, address: SocketAddr, ledger: &mut Ledger) -> Opt
     if index.is_of_node(address.ip()) || index.slices_by_ip.of(&address.ip()).next().is_some() {
         return None;
     }
-    let (cluster, name, number) = index.remote_at(address.ip())?;
-    let (object, peer, remote) = index.heard_of(cluster)?;
-    let export = remote.export_of(peer, name)?;
-    let exported = remote.exported.get(&(name.clone(), number))?;
-    let one = exported
-        .endpoints
-        .iter()
-        .find(|one| one.endpoint.address.ip() == address.ip())?;
+    let all = index.remotes_at(address.ip()).filter_map(|(cluster, name, number)| {
+        let (object, peer, remote) = index.heard_of(cluster)?;
+        let export = remote.export_of(peer, name)?;
+        let exported = remote.exported.get(&(name.clone(), number))?;
+        let mut at = exported.endpoints.iter();
+        let one = at.find(|one| one.endpoint.address.ip() == address.ip())?;
+        let declared = export.ports.iter().find(|port| port.port == number);
+        Some((object, one, declared.filter(|_| one.endpoint.address == address)))
+    });
+    // Several exports may lead to one pod: that of the port that was dialled says what is spoken there.
+    let (object, one, declared) = all.max_by_key(|(.., declared)| declared.is_some())?;
     ledger.source(object);
-    let is_its = one.endpoint.address == address;
-    let declared = export.ports.iter().find(|port| port.port == number && is_its);
     let endpoint = Endpoint {
         key: EndpointKey {
             port: address.port(),

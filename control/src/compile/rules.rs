@@ -249,6 +249,7 @@ fn resolve(index: &Index, backend: &index::Backend, ledger: &mut Ledger) -> (Bac
                 service: service.clone(),
                 port: backend.port,
                 subset: subset.clone(),
+                import: resolved.import,
             };
             let place = BackendPlace::Endpoints(key.to_string());
             (place, service_port(&service, backend.port), subset.unwrap_or_default())

@@ -27,15 +27,19 @@ pub(super) fn service(index: &Index, key: &ServiceKey) -> Option<Compiled<Servic
     let kept = index.services.get(name)?;
     ledger.hold(kept.hold());
     let import = index.import_behind(name);
+    // What is said of a Service is said of its import, and both are known by its name.
+    let known = import.as_ref().unwrap_or(name);
+    ledger.topic(Topic::Service(known.clone()));
     let mut value = Service {
-        port: rules::service_port(import.as_ref().unwrap_or(name), *port),
+        port: rules::service_port(known, *port),
         protocol: Protocol::Undeclared,
         rules: None,
         streams: None,
         endpoints: SetKey {
-            service: name.clone(),
+            service: known.clone(),
             port: *port,
             subset: None,
+            import: import.is_some(),
         }
         .to_string(),
         locality: Locality::default(),

@@ -5,6 +5,7 @@ mod explained;
 mod federation;
 mod filters;
 mod holds;
+mod imports;
 mod inbound;
 mod opaque;
 mod policies;

@@ -21,7 +21,7 @@ const DERIVED: &str = "weft-import-";
 /// The label of every object that is here only because of an import.
 pub const IMPORT_LABEL: &str = "weft.dev/import";
 /// How a port of a derived Service is called that has no name where it is exported, if it needs one here.
-pub(crate) const UNNAMED: &str = "unnamed";
+const UNNAMED: &str = "unnamed";
 /// Domains whose labels and annotations mean something to controllers here.
 const RESERVED: [&str; 4] = ["kubernetes.io", "k8s.io", "x-k8s.io", "weft.dev"];
 /// The form of a ServiceImport.

@@ -115,6 +115,14 @@ pub struct Merged {
     pub conflict: Conflict,
 }
 
+impl Merged {
+    /// The TCP port of this number.
+    pub(crate) fn tcp(&self, number: u16) -> Option<&Port> {
+        let mut ports = self.ports.iter();
+        ports.find(|port| (port.protocol, port.port) == (Protocol::Tcp, number))
+    }
+}
+
 /// The condition `Conflict`, which all ServiceExports of one Service have alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
@@ -143,7 +151,7 @@ enum Reason {
 /// What all exports of one Service come to. `None`: nobody exports it, and there is no import. A cluster exports it once.
 pub fn merge(exports: &[Export]) -> Option<Merged> {
     let mut by_age: Vec<&Export> = exports.iter().collect();
-    by_age.sort_by_key(|export| (export.created_ms == 0, export.created_ms, &export.cluster));
+    by_age.sort_by_key(|export| (export.age(), &export.cluster));
     let oldest = *by_age.first()?;
     let mut differences = Differences {
         by_age: &by_age,
@@ -184,22 +192,35 @@ struct Differences<'a> {
 
 impl<'a> Differences<'a> {
     /// The union of the ports. "MCS-API implementations should merge ports from constituent services first based on port name
-    /// then by the protocol and port number pair": neither may be there twice.
+    /// then by the protocol and port number pair": neither may be there twice. Exports whose ports are not all the same conflict,
+    /// also where the union has room for all of them: behind a port are only the endpoints of those that expose it.
     fn ports(&mut self) -> Vec<Port> {
-        let mut union: Vec<(&Port, &str)> = Vec::new();
-        let mut clashes = Vec::new();
+        let mut union: Vec<(&Port, &Export)> = Vec::new();
+        let mut differ = Vec::new();
         for export in self.by_age {
             for port in &export.ports {
                 match union.iter().find(|(other, _)| other.clashes(port)) {
-                    None => union.push((port, &export.cluster)),
+                    None => union.push((port, export)),
                     Some((other, _)) if *other == port => {}
-                    Some((other, from)) => clashes.push(format!("{port} of {} with {other} of {from}", export.cluster)),
+                    Some((other, from)) => {
+                        let (cluster, why) = (&export.cluster, from.wins_over(export));
+                        differ.push(format!(
+                            "{port} of {cluster} gives way to {other} of {}, {why}",
+                            from.cluster
+                        ));
+                    }
                 }
             }
         }
-        if !clashes.is_empty() {
-            let told = shortened(&clashes, PORTS_NAMED_MAX);
-            self.found.insert(Reason::Port, format!("ports clash: {told}"));
+        for export in self.by_age {
+            // What clashes is told already.
+            let lacks = |port: &&Port| !export.ports.iter().any(|own| own.clashes(port));
+            let lacking = union.iter().map(|(port, _)| *port).filter(lacks);
+            differ.extend(lacking.map(|port| format!("{} has no {port}", export.cluster)));
+        }
+        if !differ.is_empty() {
+            let told = shortened(&differ, PORTS_NAMED_MAX);
+            self.found.insert(Reason::Port, format!("ports differ: {told}"));
         }
         union.into_iter().map(|(port, _)| port.clone()).collect()
     }
@@ -257,10 +278,11 @@ impl<'a> Differences<'a> {
     ) {
         let [oldest, others @ ..] = exports else { return };
         let differ = others.iter().filter(|other| value(other) != value(oldest));
-        let differ: Vec<String> = differ.map(|other| other.cluster.clone()).collect();
-        if !differ.is_empty() {
-            let (told, from) = (shortened(&differ, NAMED_MAX), &oldest.cluster);
-            let message = format!("{field} differs in {told}, and is as in {from}, whose export is older");
+        let differ: Vec<&&Export> = differ.collect();
+        if let Some(next) = differ.first() {
+            let clusters: Vec<String> = differ.iter().map(|other| other.cluster.clone()).collect();
+            let (told, from, why) = (shortened(&clusters, NAMED_MAX), &oldest.cluster, oldest.wins_over(next));
+            let message = format!("{field} differs in {told}, and is as in {from}, {why}");
             self.found.insert(reason, message);
         }
     }
@@ -289,6 +311,21 @@ fn shortened(all: &[String], most: usize) -> String {
     match all.len().saturating_sub(most) {
         0 => named,
         more => format!("{named}, and {more} more"),
+    }
+}
+
+impl Export {
+    /// The older, the smaller. What nobody knows the age of comes last.
+    const fn age(&self) -> (bool, u64) {
+        (self.created_ms == 0, self.created_ms)
+    }
+
+    /// Why this one decides, and not another.
+    fn wins_over(&self, other: &Self) -> &'static str {
+        match self.age() < other.age() {
+            true => "whose export is older",
+            false => "whose name comes first, for nothing says which export is older",
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Name;
 use super::kept::Refusal;
 use crate::objects::Object;
-use crate::objects::kinds::WEFT_GROUP;
+use crate::objects::kinds::{MULTICLUSTER_GROUP, WEFT_GROUP};
 use crate::objects::names::is_subdomain;
 
 /// Where requests go, before anyone looked whether it is there.
@@ -20,6 +20,8 @@ pub(crate) struct Backend {
 pub(crate) enum BackendKind {
     Service,
     Subset,
+    /// A ServiceImport: the Service in all clusters that export it.
+    Import,
     /// Group and kind of something that cannot be a backend here.
     Other(String),
 }
@@ -45,6 +47,7 @@ pub(crate) fn read(
     let kind = match (written.group.unwrap_or_default(), written.kind.unwrap_or("Service")) {
         ("" | "core", "Service") => BackendKind::Service,
         (WEFT_GROUP, "ServiceSubset") => BackendKind::Subset,
+        (MULTICLUSTER_GROUP, "ServiceImport") => BackendKind::Import,
         ("", kind) => BackendKind::Other(kind.to_owned()),
         (group, kind) => BackendKind::Other(format!("{kind} of {group}")),
     };

@@ -111,7 +111,7 @@ impl Index {
         let routes = self.routes.values().filter_map(|kept| kept.form());
         let mut backends = routes.flat_map(|route| &route.rules).flat_map(|rule| rule.references());
         backends.any(|backend| match backend.kind {
-            BackendKind::Service => backend.name == *name,
+            BackendKind::Service | BackendKind::Import => backend.name == *name,
             BackendKind::Subset => {
                 let subset = self.subsets.get(&backend.name).and_then(|kept| kept.form());
                 subset.is_some_and(|subset| subset.service == *name)

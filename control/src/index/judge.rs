@@ -91,12 +91,6 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Whether any of the endpoints has an address that no pod of another cluster can have.
-    pub(super) fn refuses_any(&self, exported: &Exported) -> bool {
-        let mut addresses = exported.endpoints.iter().map(|one| one.endpoint.address.ip());
-        addresses.any(|ip| self.refuses_address(ip).is_some())
-    }
-
     /// A Service that the peer exports.
     pub(super) fn export(&self, name: &resource::Name, said: &Export, remote: &Remote) -> Result<Name, FieldError> {
         let service = Name::new(said.namespace.as_str(), said.name.as_str());
@@ -120,7 +114,7 @@ impl Judge<'_> {
         Ok(service)
     }
 
-    /// The endpoints behind a port of such a Service.
+    /// The endpoints behind a port of such a Service, but for each of them ([`Self::keep_allowed`]).
     pub(super) fn exported(
         &self,
         name: &resource::Name,
@@ -147,11 +141,27 @@ impl Judge<'_> {
             let reason = format!("{ENDPOINTS_MAX} endpoints of one peer are taken, and no more");
             return Err(FieldError::new("endpoints", reason));
         }
-        for (at, one) in said.endpoints.iter().enumerate() {
-            self.endpoint(&said.namespace, &one.endpoint)
-                .map_err(|error| error.within_element("endpoints", at))?;
-        }
         Ok(key)
+    }
+
+    /// Leaves out the endpoints that the peer may not speak of, each for itself. Returns why the first of them is refused.
+    pub(super) fn keep_allowed(&self, said: &mut Exported) -> Option<FieldError> {
+        let (mut at, mut refused, mut first) = (0, 0, None);
+        let namespace = said.namespace.clone();
+        said.endpoints.retain(|one| {
+            let error = self.endpoint(&namespace, &one.endpoint).err();
+            refused += usize::from(error.is_some());
+            let allowed = error.is_none();
+            first = first
+                .take()
+                .or(error.map(|error| error.within_element("endpoints", at)));
+            at += 1;
+            allowed
+        });
+        if let Some(first) = first.as_mut().filter(|_| refused > 1) {
+            first.reason = format!("{}; and {} more endpoints are refused", first.reason, refused - 1);
+        }
+        first
     }
 
     fn endpoint(&self, namespace: &str, endpoint: &weft_model::endpoint::Endpoint) -> Result<(), FieldError> {

@@ -13,11 +13,12 @@ use weft_proto::resource::{self, Body, Change, Cluster, Export, Exported, Kind, 
 
 use super::judge::{self, Judge};
 use super::{Changed, Index, Name, Topic};
-use crate::federation::merge::{self, Merged};
-use crate::federation::{derived, exported, said};
 use crate::objects::Object;
 use crate::objects::mcs::ServiceExport;
 use crate::objects::peer::Peer;
+
+/// The version of what was taken in part only: no body has it.
+const IN_PART: [u8; 16] = [0; 16];
 
 /// What one peer has told us.
 #[derive(Clone, Debug, Default)]
@@ -100,30 +101,35 @@ impl Index {
         updates.sort_by_key(judge::rank);
         for update in updates {
             let name = update.name.clone();
-            if let Err(error) = self.hear_one((cluster, &own), &mut remote, update, &mut changed) {
-                // Not the last good: a peer that breaks a limit, or speaks of what is not its own, loses that object.
-                self.lose(cluster, &mut remote, &name, &mut changed);
-                refused.push((name, error));
+            match self.hear_one((cluster, &own), &mut remote, update, &mut changed) {
+                Ok(None) => {}
+                Ok(Some(in_part)) => refused.push((name, in_part)),
+                Err(error) => {
+                    // Not the last good: a peer that breaks a limit, or speaks of what is not its own, loses that object.
+                    self.lose(cluster, &mut remote, &name, &mut changed);
+                    refused.push((name, error));
+                }
             }
         }
         self.remotes.insert(cluster.to_owned(), remote);
         (refused, changed)
     }
 
+    /// Takes in one thing that a peer says. Returns what of it is refused where the rest of it counts.
     fn hear_one(
         &mut self,
         (cluster, own): (&str, &[IpNet]),
         remote: &mut Remote,
         update: Update,
         changed: &mut Changed,
-    ) -> Result<(), FieldError> {
+    ) -> Result<Option<FieldError>, FieldError> {
         let Update { name, version, change } = update;
         let body = match change {
             // What its source was is still the best that is known.
-            Change::Hold(_) => return Ok(()),
+            Change::Hold(_) => return Ok(None),
             Change::Removed => {
                 self.lose(cluster, remote, &name, changed);
-                return Ok(());
+                return Ok(None);
             }
             Change::Body(body) => *body,
         };
@@ -132,6 +138,7 @@ impl Index {
         let judge = Judge { index: self, peer, own };
         let size = resource::encode(&body).bytes.len();
         judge.size(&name, size, remote)?;
+        let mut in_part = None;
         match body {
             Body::Cluster(said) => {
                 if let Some(bundle) = judge.cluster(&said, remote)? {
@@ -142,11 +149,12 @@ impl Index {
             Body::Export(said) => {
                 let service = judge.export(&name, &said, remote)?;
                 remote.touch_addresses(&service, changed);
-                changed.topics.insert(Topic::Endpoints(service.clone()));
+                touch_export(&service, changed);
                 remote.exports.insert(service, said);
             }
-            Body::Exported(said) => {
+            Body::Exported(mut said) => {
                 let key = judge.exported(&name, &said, remote)?;
+                in_part = judge.keep_allowed(&mut said);
                 let is_flat = self.is_flat(peer);
                 self.lose(cluster, remote, &name, changed);
                 if is_flat {
@@ -163,8 +171,10 @@ impl Index {
         }
         remote.bytes = remote.bytes_beside(&name) + size;
         remote.sizes.insert(name.clone(), size);
-        remote.held.insert(name, version.hash);
-        Ok(())
+        // What was refused in part is not what the peer has said: it says it again when a stream begins anew.
+        let hash = if in_part.is_none() { version.hash } else { IN_PART };
+        remote.held.insert(name, hash);
+        Ok(in_part)
     }
 
     /// Forgets one thing that a peer said.
@@ -179,6 +189,7 @@ impl Index {
             (Kind::Export, None) => {
                 remote.touch_addresses(&service, changed);
                 remote.exports.remove(&service);
+                changed.topics.insert(Topic::Import(service.clone()));
             }
             (Kind::Exported, Some(port)) => {
                 let key = (service.clone(), port);
@@ -215,10 +226,8 @@ impl Index {
             for (key, exported) in &remote.exported {
                 self.unlink_remote(cluster, key, exported, &mut changed);
             }
-            let services = remote
-                .exports
-                .keys()
-                .chain(remote.exported.keys().map(|(name, _)| name));
+            remote.exports.keys().for_each(|name| touch_export(name, &mut changed));
+            let services = remote.exported.keys().map(|(name, _)| name);
             changed.topics.extend(services.cloned().map(Topic::Endpoints));
             changed.topics.insert(Topic::Peers);
         }
@@ -233,25 +242,21 @@ impl Index {
         let mut remote = remote;
         let is_flat = self.peer(cluster).is_some_and(|peer| self.is_flat(peer));
         let own = self.pod_networks();
-        let wrong: Vec<resource::Name> = match self.peer(cluster) {
+        if is_flat && let Some(peer) = self.peer(cluster) {
             // What only gateways have dialled so far is dialled here from now on.
-            Some(peer) if is_flat => {
-                let judge = Judge {
-                    index: self,
-                    peer,
-                    own: &own,
-                };
-                let wrong = remote
-                    .exported
-                    .iter()
-                    .filter(|(_, exported)| judge.refuses_any(exported));
-                let name = |(name, port): &(Name, u16)| resource::Name::new(Kind::Exported, format!("{name}:{port}"));
-                wrong.map(|(key, _)| name(key)).collect()
+            let judge = Judge {
+                index: self,
+                peer,
+                own: &own,
+            };
+            for ((name, port), exported) in &mut remote.exported {
+                let before = exported.endpoints.len();
+                if judge.keep_allowed(exported).is_some() {
+                    remote.endpoints -= before - exported.endpoints.len();
+                    let name = resource::Name::new(Kind::Exported, format!("{name}:{port}"));
+                    remote.held.insert(name, IN_PART);
+                }
             }
-            _ => Vec::new(),
-        };
-        for name in wrong {
-            self.lose(cluster, &mut remote, &name, changed);
         }
         for (key, exported) in &remote.exported {
             self.unlink_remote(cluster, key, exported, changed);
@@ -259,9 +264,7 @@ impl Index {
                 self.link_remote(cluster, key, exported, changed);
             }
         }
-        changed
-            .topics
-            .extend(remote.exports.keys().cloned().map(Topic::Endpoints));
+        remote.exports.keys().for_each(|name| touch_export(name, changed));
         self.remotes.insert(cluster.to_owned(), remote);
     }
 
@@ -322,44 +325,17 @@ impl Index {
         }
     }
 
-    /// The Service's port that an address of another cluster is behind: of pods that ours reach directly.
-    pub(crate) fn remote_at(&self, ip: IpAddr) -> Option<(&str, &Name, u16)> {
-        let (cluster, name, port) = self.remotes_by_ip.of(&ip).next()?;
-        Some((cluster, name, *port))
+    /// The Services' ports that an address of another cluster is behind: of pods that ours reach directly. What of it is still
+    /// imported is for whoever asks to see.
+    pub(crate) fn remotes_at(&self, ip: IpAddr) -> impl Iterator<Item = (&str, &Name, u16)> {
+        let all: Vec<_> = self.remotes_by_ip.of(&ip).collect();
+        all.into_iter()
+            .map(|(cluster, name, port)| (cluster.as_str(), name, *port))
     }
 
     /// The addresses of other clusters' pods that ours reach directly.
     pub(crate) fn remote_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.remotes_by_ip.keys().copied()
-    }
-
-    /// What this cluster exports of a Service.
-    pub(crate) fn own_export(&self, name: &Name) -> Option<merge::Export> {
-        let (_, service, export) = self.exported(name)?;
-        exported::export(&self.settings.cluster, service, export).ok()
-    }
-
-    /// What the exports of one Service come to: of this cluster, and of the peers that it is imported from.
-    pub(crate) fn merged(&self, name: &Name) -> Option<Merged> {
-        let peers = self.remotes().filter_map(|(_, peer, remote)| {
-            let export = remote.export_of(peer, name)?;
-            Some(said::by_peer(&peer.cluster, export))
-        });
-        let all: Vec<merge::Export> = self.own_export(name).into_iter().chain(peers).collect();
-        merge::merge(&all)
-    }
-
-    /// Whether this cluster has a Service of this name, other than for an import.
-    pub(crate) fn has_own(&self, name: &Name) -> bool {
-        self.services
-            .get(name)
-            .is_some_and(|kept| !derived::is_import(&kept.object))
-    }
-
-    /// The Service that a Service is derived from an import of.
-    pub(crate) fn import_behind(&self, service: &Name) -> Option<Name> {
-        let (object, _) = self.services.get(service)?.valid.as_ref()?;
-        derived::imported(object)
     }
 
     /// The addresses of a peer's gateways are these now.
@@ -415,6 +391,13 @@ impl Index {
 /// selection of all namespaces says.
 pub(crate) fn is_system(namespace: &str) -> bool {
     namespace == "weft-system" || namespace.starts_with("kube-")
+}
+
+/// What a peer exports of a Service is another by now.
+fn touch_export(name: &Name, changed: &mut Changed) {
+    changed
+        .topics
+        .extend([Topic::Import(name.clone()), Topic::Endpoints(name.clone())]);
 }
 
 fn addresses(exported: &Exported) -> impl Iterator<Item = IpAddr> {

@@ -6,7 +6,8 @@ use weft_model::destination::Protocol;
 
 use super::backend::{Backend, BackendKind};
 use super::route::{About, Parent};
-use super::{Index, Name, Topic};
+use super::{Index, Name, Topic, topics_of_import};
+use crate::federation::derived::derived_service;
 use crate::objects::Object;
 use crate::objects::cluster::OPAQUE_PORTS_ANNOTATION;
 use crate::objects::service::{Service, ServicePort};
@@ -17,6 +18,8 @@ pub(crate) struct Resolved<'a> {
     pub(crate) service: Name,
     /// The ServiceSubset's name.
     pub(crate) subset: Option<String>,
+    /// It is the Service in all clusters that export it, and in no other.
+    pub(crate) import: bool,
     /// The objects that say so.
     pub(crate) objects: Vec<&'a Arc<Object>>,
 }
@@ -45,6 +48,7 @@ impl Index {
                     .map(|object| Resolved {
                         service: backend.name.clone(),
                         subset: None,
+                        import: false,
                         objects: vec![object],
                     });
                 (resolved, topics)
@@ -71,9 +75,14 @@ impl Index {
                     .map(|service| Resolved {
                         service: subset.service.clone(),
                         subset: Some(backend.name.name.clone()),
+                        import: false,
                         objects: vec![object, service],
                     });
                 (resolved, topics)
+            }
+            BackendKind::Import => {
+                let resolved = self.resolve_import(&backend.name, backend.port);
+                (resolved, topics_of_import(&backend.name).to_vec())
             }
             BackendKind::Other(kind) => {
                 let message = format!("{kind} cannot be a backend here");
@@ -114,25 +123,54 @@ impl Index {
         }
     }
 
+    fn resolve_import(&self, name: &Name, port: u16) -> Result<Resolved<'_>, Unresolved> {
+        let Some(merged) = self.merged(name) else {
+            return Err(Unresolved::not_found("name", no_import(name)));
+        };
+        match merged.tcp(port) {
+            Some(_) => Ok(Resolved {
+                service: name.clone(),
+                subset: None,
+                import: true,
+                objects: self.sources_of_import(name),
+            }),
+            None => Err(Unresolved::not_found(
+                "port",
+                format!("the ServiceImport {name} has no TCP port {port}"),
+            )),
+        }
+    }
+
     /// Why a route of a namespace cannot be attached to a parent: the part of the reference, the reason and a message.
     pub(crate) fn refuses_parent(&self, namespace: &str, about: &About, parent: &Parent) -> Option<Unresolved> {
-        let Parent {
-            service: name,
-            port,
-            section,
-            ..
-        } = parent;
         let refused = |part, message| Unresolved {
             reason: "NoMatchingParent",
             part,
             message,
             hold: None,
         };
-        let Some(service) = self.services.get(name).and_then(|kept| kept.form()) else {
-            return Some(refused("name", format!("there is no Service {name}")));
+        let (name, named) = (&parent.service, parent.named());
+        let derived;
+        let service = match &parent.import {
+            None => self.services.get(name).and_then(|kept| kept.form()),
+            Some(of) => match self.merged(of) {
+                None => return Some(refused("name", no_import(of))),
+                // As the Service that is derived from it is to be, whether it is there yet or not.
+                Some(merged) => {
+                    derived = Service::of_document(&derived_service(of, &merged)).ok();
+                    derived.as_ref()
+                }
+            },
+        };
+        let Some(service) = service else {
+            let message = match &parent.import {
+                None => format!("there is no {}", named.trim_start_matches("the ")),
+                Some(_) => format!("what {named} comes to can be no Service"),
+            };
+            return Some(refused("name", message));
         };
         if !takes_routes(service) {
-            let message = format!("the Service {name} has no cluster address of its own, so no call to it can be told");
+            let message = format!("{named} has no cluster address of its own, so no call to it can be told");
             return Some(refused("name", message));
         }
         let covered: Vec<&ServicePort> = service
@@ -141,15 +179,13 @@ impl Index {
             .filter(|declared| parent.covers(declared.port, &declared.name))
             .collect();
         if covered.is_empty() {
-            let part = if port.is_some() { "port" } else { "sectionName" };
-            let wanted = port
+            let part = if parent.port.is_some() { "port" } else { "sectionName" };
+            let wanted = parent
+                .port
                 .map(|port| port.to_string())
-                .or_else(|| section.clone())
+                .or_else(|| parent.section.clone())
                 .unwrap_or_default();
-            return Some(refused(
-                part,
-                format!("the Service {name} has no such TCP port: {wanted}"),
-            ));
+            return Some(refused(part, format!("{named} has no such TCP port: {wanted}")));
         }
         self.refuses_kind(namespace, about, (name, service), parent, &covered)
     }
@@ -190,6 +226,7 @@ impl Index {
                     Some(route) => format!(" by {}", route.reference()),
                     None => String::new(),
                 };
+                let name = parent.import.as_ref().unwrap_or(name);
                 let message = format!("port {port} of {name} is declared {is}{by}, so a route {what} can't act");
                 Some(Unresolved {
                     reason: "UnsupportedProtocol",
@@ -201,6 +238,10 @@ impl Index {
             _ => None,
         }
     }
+}
+
+fn no_import(name: &Name) -> String {
+    format!("there is no ServiceImport {name}: no cluster exports that Service to this one")
 }
 
 /// Whether routes act on a Service: mesh routes match its cluster address (GEP-1294), and not its name.

@@ -14,6 +14,8 @@ use super::filter::{self, Filters, Place};
 use super::kept::{Formed, Refusal};
 use super::matches::{Matching, Ranked};
 use super::patience::{self, Limits};
+use crate::federation::derived::derived_name;
+use crate::objects::kinds::MULTICLUSTER_GROUP;
 use crate::objects::route::{BackendRef, GrpcMatch, HttpMatch, ParentRef, RouteRule, RouteSpec};
 use crate::objects::{Object, decode, route};
 
@@ -29,7 +31,7 @@ const WEIGHT_MAX: i64 = 1_000_000;
 pub(crate) struct Route {
     /// What it is about.
     pub(crate) about: About,
-    /// The Services that it is attached to. Other parents are other controllers' business.
+    /// The Services and ServiceImports that it is attached to. Other parents are other controllers' business.
     pub(crate) parents: Vec<Parent>,
     /// Its rules, in order.
     pub(crate) rules: Vec<Rule>,
@@ -48,10 +50,13 @@ pub(crate) enum About {
     Tls(Vec<String>),
 }
 
-/// A Service that a route is attached to.
+/// A Service, or the import of one, that a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parent {
+    /// The Service that is called. Of an import it is the one that is derived from it: what has its clusterset address (GEP-1748).
     pub(crate) service: Name,
+    /// Of a ServiceImport: what it is an import of, which is its own name.
+    pub(crate) import: Option<Name>,
     /// `None`: all ports.
     pub(crate) port: Option<u16>,
     /// A port's name.
@@ -108,6 +113,14 @@ impl About {
 }
 
 impl Parent {
+    /// What it names, for people.
+    pub(crate) fn named(&self) -> String {
+        match &self.import {
+            Some(import) => format!("the ServiceImport {import}"),
+            None => format!("the Service {}", self.service),
+        }
+    }
+
     /// Whether the parent names a port, and not just the Service.
     pub(crate) fn names_port(&self) -> bool {
         self.port.is_some() || self.section.is_some()
@@ -119,6 +132,32 @@ impl Parent {
     }
 }
 
+/// What a parentRef of this group and kind is, if it is the mesh's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ParentKind {
+    Service,
+    Import,
+}
+
+impl ParentKind {
+    pub(super) fn of(group: Option<&str>, kind: Option<&str>) -> Option<Self> {
+        match (group?, kind?) {
+            // `core` is what the documentation's examples write for the group without a name.
+            ("" | "core", "Service") => Some(Self::Service),
+            (MULTICLUSTER_GROUP, "ServiceImport") => Some(Self::Import),
+            _ => None,
+        }
+    }
+
+    /// The Service that is called where something of this kind and name is the parent.
+    fn called(self, name: Name) -> Name {
+        match self {
+            Self::Service => name,
+            Self::Import => Name::new(name.namespace.as_str(), derived_name(&name)),
+        }
+    }
+}
+
 /// The Services that an invalid object may be about, as far as it can be told. `pointer`: `/spec/parentRefs`.
 pub(crate) fn possible_services(object: &Object, pointer: &str) -> Vec<Name> {
     let entries = object
@@ -127,18 +166,18 @@ pub(crate) fn possible_services(object: &Object, pointer: &str) -> Vec<Name> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten();
-    let service = entries.filter(|entry| entry.get("kind").and_then(Value::as_str) == Some("Service"));
     let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
-    service
-        .filter_map(|entry| {
-            let namespace = text(entry, "namespace").unwrap_or_else(|| object.namespace.clone());
-            Some(Name {
-                namespace,
-                name: text(entry, "name")?,
-            })
-        })
-        .take(PARENTS_MAX)
-        .collect()
+    let called = entries.filter_map(|entry| {
+        let kind = match entry.get("kind").and_then(Value::as_str)? {
+            "Service" => ParentKind::Service,
+            "ServiceImport" => ParentKind::Import,
+            _ => return None,
+        };
+        let namespace = text(entry, "namespace").unwrap_or_else(|| object.namespace.clone());
+        let name = text(entry, "name")?;
+        Some(kind.called(Name { namespace, name }))
+    });
+    called.take(PARENTS_MAX).collect()
 }
 
 fn read<M: Matching + DeserializeOwned>(object: &Object, about: About) -> Formed<Route> {
@@ -203,13 +242,14 @@ pub(super) fn read_parent(object: &Object, i: usize, parent: &ParentRef) -> Opti
         section_name,
         port,
     } = parent;
-    // `core` is what the documentation's examples write for the group without a name.
-    let service = matches!(group.as_deref(), Some("" | "core")) && kind.as_deref() == Some("Service");
-    service.then(|| Parent {
-        service: Name {
-            namespace: namespace.as_ref().unwrap_or(&object.namespace).clone(),
-            name: name.clone(),
-        },
+    let kind = ParentKind::of(group.as_deref(), kind.as_deref())?;
+    let name = Name {
+        namespace: namespace.as_ref().unwrap_or(&object.namespace).clone(),
+        name: name.clone(),
+    };
+    Some(Parent {
+        import: (kind == ParentKind::Import).then(|| name.clone()),
+        service: kind.called(name),
         port: *port,
         section: section_name.clone(),
         field: format!("spec.parentRefs[{i}]"),

@@ -2,17 +2,18 @@
 
 use weft_model::inbound::Mode;
 
-use super::backend::BackendKind;
 use super::doubts::{self, Doubt};
 use super::kept::{Kept, Refusal};
 use super::spelling;
-use super::{Condition, ConditionType, Index, Name, ObjectStatus, ParentStatus};
+use super::{Condition, ConditionType, Index, ObjectStatus, ParentStatus};
 use crate::objects::cluster::{INBOUND_ANNOTATION, inbound_mode};
 use crate::objects::{Object, Problem, Severity};
 
 mod federation;
 mod opaque;
 mod parents;
+mod policies;
+mod routes;
 
 /// What one object gets: its conditions and its problems.
 struct Report<'a> {
@@ -68,9 +69,9 @@ fn reports(index: &Index, all: bool) -> Vec<Report<'_>> {
         reports.extend(index.slices.values().map(plain));
         reports.extend(index.imports.values().map(plain));
     }
-    reports.extend(index.routes.values().map(|kept| route(index, kept)));
+    reports.extend(index.routes.values().map(|kept| routes::route(index, kept)));
     reports.extend(index.subsets.values().map(|kept| subset(index, kept)));
-    reports.extend(index.policies.values().map(|kept| policy(index, kept)));
+    reports.extend(index.policies.values().map(|kept| policies::policy(index, kept)));
     reports.extend(index.peers.values().map(|kept| federation::peer(index, kept)));
     let exports = index.exports.iter();
     reports.extend(exports.map(|(name, kept)| federation::export(index, name, kept)));
@@ -257,123 +258,6 @@ fn pod<'a>(index: &Index, kept: &'a Kept<crate::objects::pod::Pod>) -> Report<'a
     report
 }
 
-fn route<'a>(index: &Index, kept: &'a Kept<super::Route>) -> Report<'a> {
-    let mut report = Report::new(&kept.object);
-    let refused = report.refused(kept);
-    let Some(route) = kept.form() else {
-        report.parents = parents::of(&report, None);
-        return report;
-    };
-    let unattached = (!refused).then(|| attached(index, route, &mut report));
-    let backends = route.rules.iter().flat_map(|rule| rule.references());
-    let mut resolved = true;
-    for backend in backends {
-        let Err(unresolved) = index.resolve(backend).0 else {
-            continue;
-        };
-        let field = format!("{}.{}", backend.field, unresolved.part);
-        if std::mem::take(&mut resolved) {
-            let message = unresolved.message.clone();
-            report.condition(ConditionType::ResolvedRefs, false, unresolved.reason, &field, message);
-        }
-        let lost = match route.about.is_of_streams() {
-            true => "its share of the streams is refused",
-            false if backend.field.contains(".requestMirror") => "no copies are sent there",
-            false => "its share of the requests is answered with 500",
-        };
-        let message = format!("{}: {lost}", unresolved.message);
-        let exists = "name a Service or a ServiceSubset that exists, and a port of it";
-        let fix = match (&backend.kind, unresolved.reason) {
-            (_, "InvalidKind") if unresolved.message.starts_with("ServiceSubset ") => {
-                "write group: weft.dev beside kind: ServiceSubset".to_owned()
-            }
-            (BackendKind::Subset, _) => spelling::or_near(exists, &backend.name, &index.subsets),
-            _ => spelling::or_near(exists, &backend.name, &index.services),
-        };
-        report.problem(Severity::Warning, &field, message, &fix);
-    }
-    if resolved {
-        report.condition(
-            ConditionType::ResolvedRefs,
-            true,
-            "ResolvedRefs",
-            "",
-            "all backends are there".to_owned(),
-        );
-    }
-    if !refused {
-        for Doubt { field, message, fix } in doubts::of_route(route, &kept.object) {
-            report.condition(
-                ConditionType::PartiallyInvalid,
-                true,
-                "NoEffect",
-                &field,
-                message.clone(),
-            );
-            report.problem(Severity::Warning, &field, message, &fix);
-        }
-    }
-    report.unknown(kept);
-    report.parents = parents::of(&report, unattached.as_deref());
-    report
-}
-
-/// Says whether a route is attached to its parents. Returns those that it is not attached to: their fields, and why.
-fn attached(index: &Index, route: &super::Route, report: &mut Report<'_>) -> Vec<(String, Condition)> {
-    if route.parents.is_empty() {
-        let (field, message) = (
-            "spec.parentRefs",
-            "no parent is a Service, so the mesh does not act on it".to_owned(),
-        );
-        report.condition(
-            ConditionType::Accepted,
-            false,
-            "NoMatchingParent",
-            field,
-            message.clone(),
-        );
-        report.problem(Severity::Notice, field, message, "group: \"\", kind: Service");
-        return Vec::new();
-    }
-    let refused: Vec<_> = route
-        .parents
-        .iter()
-        .filter_map(|parent| {
-            let why = index.refuses_parent(&report.object.namespace, &route.about, parent)?;
-            Some((parent, why))
-        })
-        .collect();
-    match refused.first() {
-        None => report.condition(
-            ConditionType::Accepted,
-            true,
-            "Accepted",
-            "",
-            "it acts as written".to_owned(),
-        ),
-        Some((parent, why)) => {
-            let field = format!("{}.{}", parent.field, why.part);
-            report.condition(ConditionType::Accepted, false, why.reason, &field, why.message.clone());
-        }
-    }
-    let mut unattached = Vec::new();
-    for (parent, why) in refused {
-        let field = format!("{}.{}", parent.field, why.part);
-        let said = report.said(ConditionType::Accepted, false, why.reason, &field, why.message.clone());
-        unattached.push((parent.field.clone(), said));
-        let fix = match why.reason {
-            "UnsupportedProtocol" => "name another port, or change what the port is declared as".to_owned(),
-            _ => spelling::or_near(
-                "name a Service that exists, and a port of it",
-                &parent.service,
-                &index.services,
-            ),
-        };
-        report.problem(Severity::Warning, &field, why.message, &fix);
-    }
-    unattached
-}
-
 fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
     let mut report = Report::new(&kept.object);
     if !report.refused(kept) {
@@ -411,115 +295,6 @@ fn subset<'a>(index: &Index, kept: &'a Kept<super::Subset>) -> Report<'a> {
     }
     report.unknown(kept);
     report
-}
-
-/// Why a policy does not act as written: reason, field, message and fix.
-type Finding = (&'static str, String, String, &'static str);
-
-fn policy<'a>(index: &Index, kept: &'a Kept<super::Policy>) -> Report<'a> {
-    let mut report = Report::new(&kept.object);
-    let refused = report.refused(kept);
-    if let (false, Some(policy)) = (refused, kept.form()) {
-        let targets = policy.targets.iter();
-        let overruled: Vec<Finding> = targets
-            .flat_map(|target| overruled(index, kept, policy, target))
-            .collect();
-        let idle = idle(index, policy);
-        // Of one target nothing is said twice.
-        let all = policy.targets.len() * policy.parts().count();
-        let nothing = idle.first().filter(|_| idle.len() == all);
-        match overruled.first().or(nothing) {
-            Some((reason, field, message, _)) => {
-                report.condition(ConditionType::Accepted, false, reason, field, message.clone());
-            }
-            None => {
-                let message = match idle.is_empty() {
-                    true => "it acts as written",
-                    false => "it acts, but for what has no effect",
-                };
-                report.condition(ConditionType::Accepted, true, "Accepted", "", message.to_owned());
-            }
-        }
-        if let Some((reason, field, message, _)) = idle.first().filter(|_| nothing.is_none()) {
-            let more = match idle.len() {
-                1 => String::new(),
-                all => format!(", and {} more", all - 1),
-            };
-            let message = format!("{field} has no effect: {message}{more}");
-            report.condition(ConditionType::PartiallyInvalid, true, reason, field, message);
-        }
-        if policy.parts().next().is_none() {
-            let message = "says nothing of its targets, so nothing comes of it".to_owned();
-            report.condition(
-                ConditionType::PartiallyInvalid,
-                true,
-                "NoEffect",
-                "spec",
-                message.clone(),
-            );
-            let fix = "write timeouts, retry, retryConstraint, locality or balancer (docs/routes.md)";
-            report.problem(Severity::Warning, "spec", message, fix);
-        }
-        for (_, field, message, fix) in overruled {
-            report.problem(Severity::Warning, &field, message, fix);
-        }
-        for (_, field, message, fix) in idle {
-            report.problem(Severity::Warning, &field, format!("has no effect: {message}"), fix);
-        }
-    }
-    report.unknown(kept);
-    report
-}
-
-/// What a policy says in vain, of whichever target that is there.
-fn idle(index: &Index, policy: &super::Policy) -> Vec<Finding> {
-    let pairs = policy
-        .targets
-        .iter()
-        .flat_map(|target| policy.parts().map(move |part| (target, part)));
-    let idle = pairs.filter_map(|(target, part)| {
-        let idle = index.idle(target, part)?;
-        Some((idle.reason, format!("spec.{}", part.field()), idle.message, idle.fix))
-    });
-    idle.collect()
-}
-
-/// What keeps a policy from acting on one of its targets.
-fn overruled(
-    index: &Index,
-    kept: &Kept<super::Policy>,
-    policy: &super::Policy,
-    target: &super::policy::PolicyTarget,
-) -> Vec<Finding> {
-    let (object, section) = (&target.object, target.section.as_deref());
-    let name = Name::new(object.namespace.as_str(), object.name.as_str());
-    let route = index.routes.get(object);
-    let there = match object.kind.as_str() {
-        "Service" => index.services.contains_key(&name),
-        _ => route.is_some(),
-    };
-    if !there {
-        let (field, message) = (format!("{}.name", target.field), format!("there is no {object}"));
-        return vec![("TargetNotFound", field, message, "name an object of this namespace")];
-    }
-    let rules = route.and_then(|route| route.form()).map(|route| &route.rules);
-    if let (Some(section), Some(rules)) = (section, rules)
-        && !rules.iter().any(|rule| rule.name == section)
-    {
-        let field = format!("{}.sectionName", target.field);
-        let message = format!("{object} has no rule named {section:?}");
-        return vec![("TargetNotFound", field, message, "the name of one of its rules")];
-    }
-    let other = |part: super::Part| {
-        let (acting, _) = index.acting(object, section, part)?;
-        (acting.reference() != kept.object.reference()).then(|| {
-            let (field, acting) = (part.field(), acting.reference());
-            let message = format!("{acting} acts: it says {field} of {object} as well, and comes first");
-            let fix = "say it in one policy for each target";
-            ("Conflicted", format!("spec.{field}"), message, fix)
-        })
-    };
-    policy.parts().filter_map(other).collect()
 }
 
 impl Index {

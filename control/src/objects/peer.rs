@@ -212,10 +212,14 @@ impl Selection {
         &self.labels
     }
 
+    /// Whether Services of this namespace are meant, of whichever labels.
+    fn names(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|names| names.contains(namespace))
+    }
+
     /// Whether a Service of this namespace with these labels is meant.
     pub fn takes(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
-        self.namespaces.as_ref().is_none_or(|names| names.contains(namespace))
-            && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        self.names(namespace) && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 
@@ -274,6 +278,11 @@ impl Peer {
     /// Whether a Service that the peer exports with these labels is taken from it.
     pub fn is_imported(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         self.imports.iter().any(|selection| selection.takes(namespace, labels))
+    }
+
+    /// Whether anything of a namespace may be taken from it.
+    pub(crate) fn may_import_from(&self, namespace: &str) -> bool {
+        self.imports.iter().any(|selection| selection.names(namespace))
     }
 
     /// Whether the peer is told of an exported Service that has these labels, and may reach it.

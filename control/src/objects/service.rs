@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use serde_json::Value;
 use weft_model::destination::Protocol;
 
 use super::{DecodeError, Object, decode};
@@ -191,6 +192,11 @@ impl Service {
     /// # Errors
     /// A field that is needed has the wrong type, an address is none, a port is 0 or given twice.
     pub fn of(object: &Object) -> Result<Self, DecodeError> {
+        Self::of_document(&object.raw)
+    }
+
+    /// The same of a document that is no object yet.
+    pub(crate) fn of_document(document: &Value) -> Result<Self, DecodeError> {
         let RawServiceSpec {
             r#type,
             cluster_ip,
@@ -198,7 +204,7 @@ impl Service {
             publish_not_ready_addresses,
             ports,
             selector,
-        } = decode::<RawService>(&object.raw)?.value.spec;
+        } = decode::<RawService>(document)?.value.spec;
         let headless = cluster_ip == "None" || cluster_ips.first().is_some_and(|ip| ip == "None");
         let written = match cluster_ips.is_empty() {
             true => vec![("spec.clusterIP".to_owned(), cluster_ip)],

@@ -11,7 +11,7 @@ fn roots(domain: &str) -> String {
     authority.bundle(1).to_pem().replace('\n', "\n        ")
 }
 
-fn peer(name: &str, more: &str) -> String {
+pub(super) fn peer(name: &str, more: &str) -> String {
     format!(
         "---\napiVersion: weft.dev/v1alpha1\nkind: ClusterPeer\nmetadata: {{name: {name}, uid: uid-{name}}}\nspec:\n  \
          trustDomain: {name}.td\n  endpoints: ['{name}.example:15013']\n  network: one\n  trustBundle:\n    roots: |\n        {}\n{more}",
@@ -19,7 +19,7 @@ fn peer(name: &str, more: &str) -> String {
     )
 }
 
-fn export(name: &str) -> String {
+pub(super) fn export(name: &str) -> String {
     format!(
         "---\napiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\n\
          metadata: {{name: {name}, namespace: shop, uid: uid-export-{name}}}\n"
@@ -100,8 +100,13 @@ fn only_meshed_pods_are_exported_with_what_the_other_side_needs_to_know_of_them(
     );
 }
 
-/// What a peer exports, heard: the same Service with the pods of this world, of another cluster.
-fn hear(world: &mut World, cluster: &str, address: &str) -> Changed {
+/// What a peer exports, heard: the same Service with a pod of this world, of another cluster.
+pub(super) fn hear(world: &mut World, cluster: &str, address: &str) -> Changed {
+    hear_as(world, cluster, address, |_| {})
+}
+
+/// The same, of an export in which something is different.
+pub(super) fn hear_as(world: &mut World, cluster: &str, address: &str, change: impl FnOnce(&mut Export)) -> Changed {
     let name = Name::new("shop", "reviews");
     let settings = Settings {
         trust_domain: TrustDomain::new(&format!("{cluster}.td")).unwrap(),
@@ -109,10 +114,13 @@ fn hear(world: &mut World, cluster: &str, address: &str) -> Changed {
         ..settings()
     };
     let other = World::with(settings, &(shop() + &export("reviews")));
-    let said = super::super::export(&other.index, &name).unwrap().value;
+    let mut said = super::super::export(&other.index, &name).unwrap().value;
+    change(&mut said);
     let mut behind = exported(&other.index, &name, 80).unwrap().value;
     behind.endpoints.truncate(1);
     behind.endpoints[0].endpoint.address = address.parse().unwrap();
+    behind.port = said.ports[0].port;
+    let behind_key = format!("shop/reviews:{}", behind.port);
     let update = |kind, key: &str, body| Update {
         name: Resource::new(kind, key),
         version: Default::default(),
@@ -120,7 +128,7 @@ fn hear(world: &mut World, cluster: &str, address: &str) -> Changed {
     };
     let updates = vec![
         update(Kind::Export, "shop/reviews", Body::Export(said)),
-        update(Kind::Exported, "shop/reviews:80", Body::Exported(behind)),
+        update(Kind::Exported, &behind_key, Body::Exported(behind)),
     ];
     let (refused, changed) = world.index.hear(cluster, updates);
     assert!(refused.is_empty(), "{refused:?}");
@@ -167,15 +175,20 @@ fn what_a_peer_exports_stands_behind_the_service_of_that_name_as_long_as_it_is_i
     assert!(!matches!(world.lookup("10.250.0.1:8080", "web"), Lookup::Direct { .. }));
 }
 
+/// A Service that is here because of an import of reviews.
+pub(super) fn import_service(name: &str, ip: &str, port: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop, uid: uid-{name}, labels: \
+         {{weft.dev/import: 'true', multicluster.kubernetes.io/service-name: reviews}}}}\n\
+         spec: {{clusterIP: {ip}, clusterIPs: ['{ip}'], ports: [{{name: {port}, port: 80}}]}}\n"
+    )
+}
+
 #[test]
 fn behind_an_import_is_what_peers_export_and_of_this_cluster_what_is_exported() {
     let of = Name::new("shop", "reviews");
     let derived = crate::federation::derived::derived_name(&of);
-    let import = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {derived}, namespace: shop, uid: uid-import, labels: \
-         {{weft.dev/import: 'true', multicluster.kubernetes.io/service-name: reviews}}}}\n\
-         spec: {{clusterIP: 10.96.7.7, clusterIPs: [10.96.7.7], ports: [{{name: http, port: 80}}]}}\n"
-    );
+    let import = import_service(&derived, "10.96.7.7", "http");
     let mut world = World::new(&(shop() + &peer("a", "  imports: [{namespaces: [shop]}]\n") + &import));
     hear(&mut world, "a", "10.250.0.1:8080");
     let key = format!("shop/{derived}:80");
@@ -185,7 +198,12 @@ fn behind_an_import_is_what_peers_export_and_of_this_cluster_what_is_exported() 
     assert!(changed.topics.intersection(&topics).next().is_some());
     assert_eq!(world.set(&key), world.set("shop/reviews:80"));
     // It is called by the name that the other side knows.
-    assert_eq!(world.service("10.96.7.7:80", "web").value.port.name, "reviews");
+    let called = world.service("10.96.7.7:80", "web").value;
+    assert_eq!(
+        (called.port.name.as_str(), called.endpoints.as_str()),
+        ("reviews", "shop/reviews:80+import")
+    );
+    assert_eq!(world.set(&called.endpoints), world.set(&key));
     assert_eq!(endpoint_set(&world.index, &key).unwrap().value.service, "reviews");
     // A Service that only says so is not one.
     world.edit(&import.replace(&derived, "weft-import-0123456789"));

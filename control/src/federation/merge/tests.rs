@@ -138,15 +138,39 @@ fn only_the_labels_and_annotations_that_the_export_names_are_those_of_the_import
     );
 }
 
+/// "The clusterset service will expose the union of service ports declared on its constituent services and raise a
+/// `PortConflict` conflict condition."
 #[test]
-fn an_import_has_the_union_of_the_ports_of_all_clusters() {
+fn an_import_has_the_union_of_the_ports_of_all_clusters_and_every_export_is_told_that_they_differ() {
     let sctp = port("stcp", 142, Protocol::Sctp);
     let merged = of_two(|other| other.ports = vec![hello("", 0).ports[0].clone(), sctp.clone()]);
     let mut union = hello("", 0).ports;
     union.push(sctp);
     assert_eq!(merged.ports, union);
-    // Nothing had to be decided.
-    no_conflict(&merged);
+    conflict(&merged, "PortConflict");
+    let message = &merged.conflict.message;
+    assert_eq!(message, "ports differ: b has no stcp 142/SCTP, a has no udp 42/UDP");
+    // The order in which they are written is nothing to differ in.
+    no_conflict(&of_two(|other| other.ports.reverse()));
+}
+
+/// "field(s) under contention, which cluster won, and why."
+#[test]
+fn a_conflict_says_what_differs_which_cluster_decides_and_why() {
+    let merged = of_two(|other| {
+        other.ports[0].port = 43;
+        other.kind = ImportType::Headless;
+    });
+    assert_eq!(
+        merged.conflict.message,
+        "ports differ: tcp 43/TCP of a gives way to tcp 42/TCP of b, whose export is older; \
+         type differs in a, and is as in b, whose export is older"
+    );
+    let mut two = [hello("b", 0), hello("a", 0)];
+    two[0].kind = ImportType::Headless;
+    let message = merge(&two).unwrap().conflict.message;
+    let why = "type differs in b, and is as in a, whose name comes first, for nothing says which export is older";
+    assert_eq!(message, why);
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn what_is_the_peers_own_and_imported_is_taken_whatever_comes_first() {
     );
     let peer = world.index.peer("a").unwrap();
     assert_eq!(world.index.bundle_of(peer).sequence(), 6);
-    assert!(world.index.remote_at("10.245.0.1".parse().unwrap()).is_some());
+    assert_eq!(world.index.remotes_at("10.245.0.1".parse().unwrap()).count(), 1);
 
     let changed = world.index.forget("a");
     assert!(topics.iter().all(|topic| changed.topics.contains(topic)), "{changed:?}");
@@ -236,7 +236,7 @@ fn what_only_gateways_dialled_is_judged_when_networks_become_one() {
     let mut world = world("elsewhere");
     let said = vec![
         of_export(export("reviews")),
-        of_exported(behind(vec![endpoint("10.1.0.5")])),
+        of_exported(behind(vec![endpoint("10.1.0.5"), endpoint("10.245.0.1")])),
     ];
     assert!(world.index.hear("a", said).0.is_empty());
     let (object, _, _) = world.index.heard_of("a").unwrap();
@@ -247,12 +247,11 @@ fn what_only_gateways_dialled_is_judged_when_networks_become_one() {
         ..Default::default()
     });
     let (_, _, remote) = world.index.heard_of("a").unwrap();
-    assert_eq!(
-        (remote.endpoints(), remote.held.len()),
-        (0, 1),
-        "that address is one of ours"
-    );
-    assert!(world.index.remote_addresses().next().is_none());
+    assert_eq!(remote.endpoints(), 1, "one of the addresses is one of ours");
+    let name = resource::Name::new(Kind::Exported, "shop/reviews:80");
+    assert_eq!(remote.held[&name], [0; 16], "so the peer says it again");
+    let other: Vec<IpAddr> = world.index.remote_addresses().collect();
+    assert_eq!(other, ["10.245.0.1".parse::<IpAddr>().unwrap()]);
 }
 
 #[test]
@@ -295,12 +294,56 @@ fn refused(network: &str, said: impl FnOnce(&World) -> Update, field: &str) {
     assert!(world.index.remote_addresses().next().is_none());
 }
 
+/// An endpoint between two others is refused for this field, and the others count.
 #[track_caller]
 fn refused_endpoint(change: impl FnOnce(&mut ExportedEndpoint), field: &str) {
     let mut wrong = endpoint("10.245.0.2");
     change(&mut wrong);
-    let said = |_: &World| of_exported(behind(vec![endpoint("10.245.0.1"), wrong]));
-    refused("wire", said, &format!("endpoints[1].endpoint.{field}"));
+    let mut world = world("wire");
+    let all = vec![endpoint("10.245.0.1"), wrong, endpoint("10.245.0.3")];
+    let said = vec![of_export(export("reviews")), of_exported(behind(all))];
+    let (refused, _) = world.index.hear("a", said);
+    let fields: Vec<&str> = refused.iter().map(|(_, error)| error.field.as_str()).collect();
+    assert_eq!(fields, [format!("endpoints[1].endpoint.{field}")], "{refused:?}");
+    let (_, _, remote) = world.index.heard_of("a").unwrap();
+    assert_eq!(remote.endpoints(), 2);
+    let dialled: Vec<String> = world.index.remote_addresses().map(|ip| ip.to_string()).collect();
+    assert_eq!(dialled, ["10.245.0.1", "10.245.0.3"]);
+}
+
+#[test]
+fn what_is_refused_in_part_is_said_again_and_taken_up_once_it_is_allowed() {
+    let mut world = world("wire");
+    let said = || {
+        of_exported(behind(vec![
+            endpoint("10.1.0.5"),
+            endpoint("10.245.0.1"),
+            endpoint("10.1.0.5"),
+        ]))
+    };
+    let (refused, _) = world.index.hear("a", vec![of_export(export("reviews")), said()]);
+    let [(name, error)] = &refused[..] else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(error.field, "endpoints[0].endpoint.ip");
+    assert!(
+        error.reason.ends_with("; and 1 more endpoints are refused"),
+        "{}",
+        error.reason
+    );
+    let held = |world: &World| world.index.heard_of("a").unwrap().2.held[name];
+    assert_eq!(held(&world), [0; 16], "no version that the peer could have");
+    // It is among what is kept for the next process all the same.
+    assert_eq!(world.index.said("a").len(), 2);
+    world.index.apply(&crate::manifests::Changes {
+        deletes: vec![object("Pod", "web-1", &json!({})).reference()],
+        ..Default::default()
+    });
+    assert!(world.index.hear("a", vec![said()]).0.is_empty());
+    assert_eq!(
+        (held(&world), world.index.heard_of("a").unwrap().2.endpoints()),
+        ([1; 16], 3)
+    );
 }
 
 #[test]
@@ -341,11 +384,11 @@ fn endpoints_at_addresses_of_our_own_or_of_a_machine_itself_are_refused() {
         refused_endpoint(|one| one.endpoint.address = format!("{ip}:8080").parse().unwrap(), "ip");
         let mut wrong = endpoint("10.245.0.2");
         wrong.endpoint.address = format!("{ip}:8080").parse().unwrap();
-        refused(
-            "elsewhere",
-            |_| of_exported(behind(vec![wrong])),
-            "endpoints[0].endpoint.ip",
-        );
+        let mut world = world("elsewhere");
+        let said = vec![of_export(export("reviews")), of_exported(behind(vec![wrong]))];
+        let (refused, _) = world.index.hear("a", said);
+        assert_eq!(refused[0].1.field, "endpoints[0].endpoint.ip");
+        assert_eq!(world.index.heard_of("a").unwrap().2.endpoints(), 0);
     }
     // A Service's, one of a node's pods, a pod of ours, a node, the API server.
     for ip in [
@@ -575,6 +618,10 @@ fn what_was_refused_takes_the_place_of_nothing_else() {
         .hear("a", vec![of_exported(behind(vec![endpoint("127.0.0.1")]))]);
     assert_eq!(refused.len(), 1);
     let (_, _, remote) = world.index.heard_of("a").unwrap();
-    assert_eq!(remote.endpoints(), 0, "it loses that object");
+    assert_eq!(
+        remote.endpoints(),
+        0,
+        "it loses that endpoint, and what was said before does not come back"
+    );
     assert_eq!(remote.exports.len(), 1, "and only that");
 }

@@ -1,20 +1,21 @@
-//! What is said of a route for each of its parents. The mesh is the controller of Services; other parents have others.
+//! What is said of a route for each of its parents. The mesh is the controller of Services and ServiceImports; other parents have
+//! others.
 
 use serde_json::{Map, Value};
 
-use super::super::route::PARENTS_MAX;
+use super::super::route::{PARENTS_MAX, ParentKind};
 use super::{Condition, ConditionType, ParentStatus, Report};
 
 /// What a parentRef is known by (Gateway API, RouteParentStatus).
 const FIELDS: [&str; 6] = ["group", "kind", "namespace", "name", "sectionName", "port"];
 
-/// What is said for each Service among the parents. `unattached`: the fields of those that the route is not attached to.
+/// What is said for each Service and ServiceImport among the parents. `unattached`: the fields of those that the route is not attached to.
 /// `None`: the route is refused as a whole.
 pub(super) fn of(report: &Report<'_>, unattached: Option<&[(String, Condition)]>) -> Vec<ParentStatus> {
     let written = report.object.raw.pointer("/spec/parentRefs").and_then(Value::as_array);
     let written = written.into_iter().flatten().enumerate().take(PARENTS_MAX);
     let mut parents: Vec<ParentStatus> = Vec::new();
-    for (i, entry) in written.filter(|(_, entry)| is_service(entry)) {
+    for (i, entry) in written.filter(|(_, entry)| is_ours(entry)) {
         let reference = reference(entry);
         if parents.iter().any(|parent| parent.reference == reference) {
             continue;
@@ -53,9 +54,8 @@ fn conditions(report: &Report<'_>, accepted: Option<Condition>) -> Vec<Condition
     conditions
 }
 
-fn is_service(entry: &Value) -> bool {
-    // `core` is what the documentation's examples write for the group without a name.
-    matches!(entry["group"].as_str(), Some("" | "core")) && entry["kind"] == "Service"
+fn is_ours(entry: &Value) -> bool {
+    ParentKind::of(entry["group"].as_str(), entry["kind"].as_str()).is_some()
 }
 
 fn reference(entry: &Value) -> Value {
