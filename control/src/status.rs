@@ -17,7 +17,7 @@ mod peers;
 
 use applied::Holders;
 pub(crate) use imports::Imports;
-pub(crate) use peers::PeerStatus;
+pub(crate) use peers::{PeerStatus, PeerVerdict};
 
 /// The version of this program.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -331,7 +331,7 @@ fn hex(hash: &[u8]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn rfc3339(at: SystemTime) -> String {
+pub(crate) fn rfc3339(at: SystemTime) -> String {
     let whole = OffsetDateTime::from(at)
         .replace_nanosecond(0)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH);

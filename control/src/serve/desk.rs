@@ -47,7 +47,7 @@ pub(crate) type DeskEnd = oneshot::Receiver<Infallible>;
 #[derive(Clone, Debug)]
 pub(crate) struct Desk {
     questions: mpsc::Sender<Question>,
-    /// Rises with every change of objects.
+    /// Rises with every change of objects, of what peers say, and of how the links to them are.
     changed: watch::Receiver<u64>,
     /// Rises with all that may change a verdict: objects, and what proxies need and have.
     stirred: watch::Receiver<u64>,
@@ -626,7 +626,11 @@ impl Thread {
             }
             Question::Said { cluster, answer } => drop(answer.send(hub.index.said(&cluster))),
             Question::LinkOf { cluster, answer } => drop(answer.send(hub.links.get(&cluster).cloned())),
-            Question::Link { cluster, state } => hub.link(cluster, state),
+            Question::Link { cluster, state } => {
+                if hub.link(cluster, state) {
+                    self.changed();
+                }
+            }
             Question::Status(answer) => drop(answer.send(hub.status())),
             Question::Verdicts(answer) => drop(answer.send(hub.verdicts())),
             Question::Figures(answer) => drop(answer.send(hub.figures())),
