@@ -14,10 +14,12 @@ use crate::serve::hub::{Hub, Proxy};
 pub(crate) mod applied;
 mod imports;
 mod peers;
+mod wanted;
 
 use applied::Holders;
 pub(crate) use imports::Imports;
-pub(crate) use peers::PeerStatus;
+pub(crate) use peers::{PeerStatus, PeerVerdict};
+pub(crate) use wanted::{Import, Wanted};
 
 /// The version of this program.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -336,7 +338,7 @@ fn hex(hash: &[u8]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn rfc3339(at: SystemTime) -> String {
+pub(crate) fn rfc3339(at: SystemTime) -> String {
     let whole = OffsetDateTime::from(at)
         .replace_nanosecond(0)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH);

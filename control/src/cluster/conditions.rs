@@ -13,10 +13,21 @@ use crate::index;
 use crate::objects::Object;
 use crate::status::applied::{Holders, Verdict, is_accepted};
 
+mod peers;
+
+use peers::CONNECTED;
+
 /// The controller that entries of ours name.
 pub(crate) const CONTROLLER: &str = "weft.dev/mesh";
 /// The types of conditions that are ours.
-const OURS: [&str; 5] = ["Accepted", "ResolvedRefs", "PartiallyInvalid", "Valid", "Applied"];
+const OURS: [&str; 6] = [
+    "Accepted",
+    "ResolvedRefs",
+    "PartiallyInvalid",
+    "Valid",
+    "Applied",
+    CONNECTED,
+];
 /// The limits of the CustomResourceDefinitions: conditions of one list, parents of a route, ancestors of a policy.
 const CONDITIONS_MAX: usize = 8;
 const PARENTS_MAX: usize = 32;
@@ -31,6 +42,23 @@ struct Said {
     status: &'static str,
     reason: String,
     message: String,
+}
+
+impl Said {
+    /// A condition of ours as it was written.
+    fn of(condition: &Value) -> Option<Self> {
+        let text = |field: &str| condition[field].as_str().map(str::to_owned);
+        Some(Self {
+            r#type: OURS.into_iter().find(|ours| condition["type"] == *ours)?,
+            status: match condition["status"].as_str()? {
+                "True" => "True",
+                "False" => "False",
+                _ => "Unknown",
+            },
+            reason: text("reason")?,
+            message: text("message")?,
+        })
+    }
 }
 
 /// A list of entries by what they are about, where each controller has its own.
@@ -73,8 +101,15 @@ pub(super) fn status(verdict: &Verdict, before: &Value, young: bool, now: &str) 
             let targets = targets(object).into_iter().map(|target| (target, conditions));
             scribe.entries(&ANCESTORS, &targets.collect::<Vec<_>>(), holders, before)
         }
+        "ClusterPeer" => scribe.peer(verdict, before),
         _ => scribe.conditions(&verdict.status.conditions, holders, before),
     }
+}
+
+/// The condition of this type that a status has.
+pub(super) fn of_type<'a>(status: &'a Value, r#type: &Value) -> Option<&'a Value> {
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    conditions.find(|condition| condition["type"] == *r#type)
 }
 
 /// Now, as conditions have it: in whole seconds.
@@ -140,14 +175,20 @@ impl Scribe<'_> {
         (entries != written).then(|| json!({kind.list: entries}))
     }
 
-    /// Our conditions as they must be. Others are not named: whoever applied them keeps them.
     fn conditions(&self, wanted: &[index::Condition], holders: &Holders, before: &Value) -> Option<Value> {
         let there = &before["conditions"];
+        let (conditions, differ) = self.ours(&self.said(wanted, holders, there), there);
+        differ.then(|| json!({"conditions": conditions}))
+    }
+
+    /// Our conditions as they must be, and whether they are not. Others are not named: whoever applied them keeps them.
+    fn ours(&self, said: &[Said], there: &Value) -> (Vec<Value>, bool) {
         let is_ours = |condition: &Value| OURS.iter().any(|ours| condition["type"] == *ours);
         let keep = |all: Vec<Value>| all.into_iter().filter(is_ours).collect::<Vec<_>>();
-        let ours = keep(there.as_array().cloned().unwrap_or_default());
-        let merged = keep(self.merged(&self.said(wanted, holders, there), there));
-        (merged != ours).then(|| json!({"conditions": merged}))
+        let before = keep(there.as_array().cloned().unwrap_or_default());
+        let merged = keep(self.merged(said, there));
+        let differ = merged != before;
+        (merged, differ)
     }
 
     /// All that is to be said: what the index says, and whether proxies decide by it.
@@ -178,18 +219,7 @@ impl Scribe<'_> {
         let mut conditions = before.as_array().into_iter().flatten();
         let applied = conditions.find(|condition| condition["type"] == "Applied")?;
         let of_this = applied["observedGeneration"].as_u64() == Some(self.generation);
-        let text = |field: &str| applied[field].as_str().map(str::to_owned);
-        let status = match applied["status"].as_str()? {
-            "True" => "True",
-            "False" => "False",
-            _ => "Unknown",
-        };
-        of_this.then_some(Said {
-            r#type: "Applied",
-            status,
-            reason: text("reason")?,
-            message: text("message")?,
-        })
+        Said::of(applied).filter(|_| of_this)
     }
 
     /// What is there, with our conditions as they must be: in place, or behind the others. A status that stays keeps its time.

@@ -3,8 +3,10 @@
 //! An import is there as long as some cluster exports the Service to this one, itself included, whether its ServiceImport object
 //! is there yet or not: that object only shows it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::remote::is_system;
 use super::{Index, Name, Topic};
 use crate::federation::merge::{self, Conflict, Merged};
 use crate::federation::{derived, exported, said};
@@ -52,6 +54,17 @@ impl Index {
             Some(object)
         });
         own.chain(peers).collect()
+    }
+
+    /// The Services that are exported: by this cluster, or by the peers that they are imported from.
+    pub(crate) fn imported(&self) -> BTreeSet<Name> {
+        let own = self.exports().map(|(name, _)| name.clone());
+        let mut all: BTreeSet<Name> = own.filter(|name| !is_system(&name.namespace)).collect();
+        for (_, peer, remote) in self.remotes() {
+            let names = remote.exports.keys();
+            all.extend(names.filter(|name| remote.export_of(peer, name).is_some()).cloned());
+        }
+        all
     }
 
     /// Whether this cluster has a Service of this name, other than for an import.

@@ -305,7 +305,8 @@ fn peer_status() -> Value {
     let mut status = status();
     let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
     status["properties"]["conditions"]["description"] = "Accepted: whether it acts. Applied: whether every proxy that \
-        needs it has acknowledged it. Connected: whether the peer answers."
+        needs it has acknowledged it. Connected: whether what the peer exports comes as it changes; its reason is what state \
+        the link is in."
         .into();
     status["properties"]["trustBundle"] = json!({
         "type": "object",
@@ -317,7 +318,7 @@ fn peer_status() -> Value {
     });
     status["properties"]["imported"] = count("Services that are taken from the peer.");
     status["properties"]["exported"] = count("Services that the peer is told of.");
-    let heard = "When the peer was last heard of.";
+    let heard = "When the peer was last heard of, while it is not connected.";
     status["properties"]["lastHeard"] = json!({"type": "string", "format": "date-time", "description": heard});
     status
 }
@@ -351,6 +352,8 @@ fn schema_of<T: JsonSchema>() -> Value {
 
 fn peers() -> Kind {
     let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
+    let number = |name: &str, path: &str| json!({"name": name, "type": "integer", "jsonPath": path});
+    let of_link = |field: &str| format!(".status.conditions[?(@.type==\"Connected\")].{field}");
     let mut schema = schema_of::<ClusterPeer>();
     schema["properties"]["status"] = peer_status();
     Kind {
@@ -361,7 +364,12 @@ fn peers() -> Kind {
         columns: json!([
             column("Trust Domain", ".spec.trustDomain"),
             column("Network", ".spec.network"),
-            condition_column("Connected"),
+            condition_column("Accepted"),
+            column("Link", &of_link("reason")),
+            json!({"name": "Since", "type": "date", "jsonPath": of_link("lastTransitionTime")}),
+            number("Imported", ".status.imported"),
+            number("Exported", ".status.exported"),
+            number("Bundle", ".status.trustBundle.sequence"),
             age()
         ]),
     }

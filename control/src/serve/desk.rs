@@ -21,7 +21,7 @@ use crate::authority::Chain;
 use crate::manifests::{OpenError, Snapshot};
 use crate::source::{Look, News, Source as Objects};
 use crate::status::applied::Verdicts;
-use crate::status::{Figures, Imports, Status};
+use crate::status::{Figures, Imports, Status, Wanted};
 
 mod look;
 mod owed;
@@ -45,7 +45,7 @@ pub(crate) type DeskEnd = oneshot::Receiver<Infallible>;
 #[derive(Clone, Debug)]
 pub(crate) struct Desk {
     questions: mpsc::Sender<Question>,
-    /// Rises with every change of objects.
+    /// Rises with every change of objects, of what peers say, and of how the links to them are.
     changed: watch::Receiver<u64>,
     /// Rises with all that may change a verdict: objects, and what proxies need and have.
     stirred: watch::Receiver<u64>,
@@ -143,6 +143,7 @@ enum Question {
     Verdicts(oneshot::Sender<Verdicts>),
     Figures(oneshot::Sender<Figures>),
     Imports(oneshot::Sender<Imports>),
+    Wanted(oneshot::Sender<Wanted>),
 }
 
 impl Desk {
@@ -305,6 +306,16 @@ impl Desk {
     /// Rises with all that may change a verdict.
     pub(crate) fn stirred(&self) -> watch::Receiver<u64> {
         self.stirred.clone()
+    }
+
+    /// Rises with every change of objects, of what peers say, and of how the links to them are.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+
+    /// What imports come to now.
+    pub(crate) async fn wanted(&self) -> Result<Wanted, Closed> {
+        self.ask(Question::Wanted).await
     }
 
     /// What is imported, once it is another than it was, or after so long.
@@ -519,6 +530,7 @@ impl Thread {
             Question::Verdicts(answer) => drop(answer.send(hub.verdicts())),
             Question::Figures(answer) => drop(answer.send(hub.figures())),
             Question::Imports(answer) => drop(answer.send(hub.imports())),
+            Question::Wanted(answer) => drop(answer.send(hub.wanted())),
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use weft_model::name::ObjectRef;
 use weft_proto::resource::Kind;
 
-use super::ConditionStatus;
+use super::{ConditionStatus, PeerVerdict};
 use crate::index::{self, ConditionType, Index};
 use crate::objects::Object;
 use crate::serve::cache::{Cache, ProxyId};
@@ -56,6 +56,8 @@ pub(crate) struct Verdict {
     pub(crate) object: Arc<Object>,
     pub(crate) status: index::ObjectStatus,
     pub(crate) holders: Holders,
+    /// Of a ClusterPeer that acts.
+    pub(crate) peer: Option<PeerVerdict>,
 }
 
 /// Of all objects that have a status.
@@ -88,6 +90,10 @@ impl Hub {
             Some(Verdict {
                 object: self.index.written(&status.object)?.clone(),
                 holders: need.map(|need| self.holders(need)).unwrap_or_default(),
+                peer: match status.object.kind.as_str() {
+                    "ClusterPeer" => self.peer_verdict(&status.object.name),
+                    _ => None,
+                },
                 status,
             })
         };

@@ -1,5 +1,7 @@
 //! What is told of other clusters: how the link to each is, what is taken from it, what it is told of, and who follows.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_certs::bundle::Bundle;
@@ -8,7 +10,7 @@ use weft_proto::resource::{Cluster, Kind};
 use super::{FederationStatus, RefusalStatus, rfc3339};
 use crate::index::Remote;
 use crate::objects::peer::Peer;
-use crate::serve::hub::{Hub, Subject, Trusted};
+use crate::serve::hub::{Hub, LinkState, Subject, Trusted};
 
 /// One peer.
 #[derive(Clone, Debug, Serialize)]
@@ -120,7 +122,44 @@ pub(crate) struct FollowerStatus {
     pub(crate) refusals: Vec<RefusalStatus>,
 }
 
+/// What the status of a ClusterPeer that acts says beside what is said of any object.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerVerdict {
+    /// How the link is. `None`: nobody has tried it yet.
+    pub(crate) link: Option<LinkState>,
+    /// How long what it exports is kept while the link is broken.
+    pub(crate) keep_for: Duration,
+    /// Services that are taken from it, and that it is told of.
+    pub(crate) imported: usize,
+    pub(crate) exported: usize,
+    /// The newest bundle that is known of it: sequence and PEM.
+    pub(crate) bundle: (u64, String),
+}
+
 impl Hub {
+    /// What the status of a ClusterPeer is to say. `None`: it does not act.
+    pub(super) fn peer_verdict(&self, cluster: &str) -> Option<PeerVerdict> {
+        let index = &self.index;
+        let peer = index.peer(cluster)?;
+        let told = index.exports().filter(|(name, _)| {
+            let service = index.exported(name).map(|(_, service, _)| service);
+            service.is_some_and(|service| peer.is_told(&name.namespace, &service.labels))
+        });
+        let remote = index.heard_of(cluster).map(|(_, _, remote)| remote);
+        let taken = remote.into_iter().flat_map(|remote| {
+            let names = remote.exports.keys();
+            names.filter(|name| remote.export_of(peer, name).is_some())
+        });
+        let bundle = index.bundle_of(peer);
+        Some(PeerVerdict {
+            link: self.links.get(cluster).cloned(),
+            keep_for: peer.keep_for,
+            imported: taken.count(),
+            exported: told.count(),
+            bundle: (bundle.sequence(), bundle.to_pem()),
+        })
+    }
+
     pub(super) fn federation_status(&self) -> FederationStatus {
         let facts = self.facts();
         let own = facts.bundles.get(&facts.trust_domain);

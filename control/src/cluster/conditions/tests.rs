@@ -1,13 +1,16 @@
 //! What a status comes to, from objects through the index: verdicts and conditions, and when there is nothing to write.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use weft_model::identity::TrustDomain;
 
 use super::*;
-use crate::index::{Index, Settings};
+use crate::index::{ConditionType, Index, ObjectStatus, Settings};
 use crate::manifests::Snapshot;
+use crate::serve::hub::{Link, LinkState};
+use crate::status::PeerVerdict;
 use crate::status::applied::{Holders, Named};
 
 const THEN: &str = "2026-01-01T00:00:00Z";
@@ -70,6 +73,7 @@ fn verdict(of: &Arc<Object>) -> Verdict {
         object: of.clone(),
         status: status.expect("a verdict"),
         holders: Holders::default(),
+        peer: None,
     }
 }
 
@@ -388,4 +392,133 @@ fn a_document_holds_only_over_the_version_that_was_read() {
             "status": {"parents": []}
         })
     );
+}
+
+/// A ClusterPeer with this status, and what is to be said of it.
+fn peer(status: &Value, link: Option<LinkState>) -> Verdict {
+    let of = object("ClusterPeer", "weft.dev/v1alpha1", "west", &json!({"status": status}));
+    let condition = index::Condition {
+        r#type: ConditionType::Accepted,
+        status: true,
+        reason: "Accepted".to_owned(),
+        message: "it acts as written".to_owned(),
+        field: String::new(),
+        fix: String::new(),
+        observed_generation: 3,
+    };
+    Verdict {
+        status: ObjectStatus {
+            object: of.reference(),
+            origin: None,
+            conditions: vec![condition],
+            parents: Vec::new(),
+        },
+        object: of,
+        holders: Holders::default(),
+        peer: Some(PeerVerdict {
+            link,
+            keep_for: Duration::from_secs(3600),
+            imported: 2,
+            exported: 3,
+            bundle: (5, "PEM".to_owned()),
+        }),
+    }
+}
+
+fn link(state: Link, heard: Option<u64>, reason: &str) -> Option<LinkState> {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    Some(LinkState {
+        state,
+        since: at(0),
+        endpoint: "weft.west.example:15013".to_owned(),
+        fault: "port",
+        reason: reason.to_owned(),
+        heard: heard.map(at),
+    })
+}
+
+fn connected(status: &Value) -> &Value {
+    of_type(status, &"Connected".into()).expect("the condition")
+}
+
+#[test]
+fn a_peer_says_how_its_link_is_and_what_comes_of_it() {
+    let nothing = peer(&json!({}), None);
+    let new = status(&nothing, &json!({}), false, NOW).unwrap();
+    assert_eq!(
+        (&connected(&new)["status"], &connected(&new)["reason"]),
+        (&json!("Unknown"), &json!("Connecting"))
+    );
+    assert_eq!((&new["imported"], &new["exported"]), (&json!(2), &json!(3)));
+    assert_eq!(new["trustBundle"], json!({"sequence": 5, "roots": "PEM"}));
+
+    let is_up = peer(&new, link(Link::Connected, Some(7), ""));
+    let up = status(&is_up, &new, false, THEN).unwrap();
+    assert_eq!(
+        (&connected(&up)["status"], &connected(&up)["reason"]),
+        (&json!("True"), &json!("Connected"))
+    );
+    assert!(up.get("lastHeard").is_none());
+    assert_eq!(status(&is_up, &up, false, NOW), None, "nothing has changed");
+
+    let is_stale = peer(&up, link(Link::Stale, Some(7), "connection refused"));
+    let stale = status(&is_stale, &up, false, NOW).unwrap();
+    let condition = connected(&stale);
+    assert_eq!(
+        (&condition["status"], &condition["reason"]),
+        (&json!("False"), &json!("Stale"))
+    );
+    assert_eq!(
+        (&condition["lastTransitionTime"], &stale["lastHeard"]),
+        (&json!(NOW), &json!("1970-01-01T00:00:07Z"))
+    );
+    let message = condition["message"].as_str().unwrap();
+    assert!(
+        message.contains("kept until 1970-01-01T01:00:07Z") && message.contains("connection refused"),
+        "{message}"
+    );
+
+    let gone = status(
+        &peer(&stale, link(Link::Forgotten, Some(7), "x")),
+        &stale,
+        false,
+        "later",
+    )
+    .unwrap();
+    let condition = connected(&gone);
+    assert_eq!(
+        (&condition["reason"], &condition["lastTransitionTime"]),
+        (&json!("Forgotten"), &json!(NOW))
+    );
+}
+
+#[test]
+fn each_attempt_of_a_broken_link_is_no_news() {
+    let first = peer(&json!({}), link(Link::Connecting, None, "no such host"));
+    let said = status(&first, &json!({}), false, THEN).unwrap();
+    assert!(connected(&said)["message"].as_str().unwrap().contains("no such host"));
+    let second = peer(&said, link(Link::Connecting, None, "connection refused"));
+    assert_eq!(status(&second, &said, false, NOW), None);
+    // A replica that takes over does not know yet how the link is.
+    assert_eq!(status(&peer(&said, None), &said, false, NOW), None);
+    // Of another spec it is said anew.
+    let mut other = peer(&said, link(Link::Connecting, None, "connection refused"));
+    Arc::make_mut(&mut other.object).generation = 4;
+    let said = status(&other, &said, false, NOW).unwrap();
+    assert!(
+        connected(&said)["message"]
+            .as_str()
+            .unwrap()
+            .contains("connection refused")
+    );
+}
+
+#[test]
+fn of_a_peer_that_does_not_act_nothing_is_said_but_why() {
+    let mut verdict = peer(&json!({}), None);
+    let before = status(&verdict, &json!({}), false, THEN).unwrap();
+    verdict.peer = None;
+    let said = status(&verdict, &before, false, NOW).unwrap();
+    assert!(of_type(&said, &"Connected".into()).is_none() && said.get("imported").is_none());
+    assert_eq!(status(&verdict, &said, false, NOW), None);
 }

@@ -20,6 +20,7 @@ fn verdict(version: u64, holders: Holders) -> Verdict {
         },
         object: object.into(),
         holders,
+        peer: None,
     }
 }
 

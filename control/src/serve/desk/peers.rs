@@ -182,7 +182,11 @@ impl Thread {
             OfPeer::Held { cluster, answer } => drop(answer.send(hub.held(&cluster))),
             OfPeer::Heard { cluster, answer } => drop(answer.send(hub.heard(&cluster))),
             OfPeer::LinkOf { cluster, answer } => drop(answer.send(hub.links.get(&cluster).cloned())),
-            OfPeer::Link { cluster, state } => hub.link(cluster, state),
+            OfPeer::Link { cluster, state } => {
+                if hub.link(cluster, state) {
+                    self.changed();
+                }
+            }
             OfPeer::Fetched { cluster, fetched } => hub.fetched(cluster, fetched),
             OfPeer::Trusted { cluster, answer } => drop(answer.send(hub.trusted(&cluster))),
             OfPeer::HearTrusted { id, trusted } => hub.hear_trusted(id, trusted),

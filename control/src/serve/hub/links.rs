@@ -217,11 +217,14 @@ impl Hub {
         self.spread(&changed);
     }
 
-    /// How the link to a peer is. Of peers that are gone nothing is kept.
-    pub(crate) fn link(&mut self, cluster: String, state: LinkState) {
-        if self.index.peer(&cluster).is_some() {
-            self.links.insert(cluster, state);
+    /// How the link to a peer is. Of peers that are gone nothing is kept. Returns whether it is in another state than before.
+    pub(crate) fn link(&mut self, cluster: String, state: LinkState) -> bool {
+        if self.index.peer(&cluster).is_none() {
+            return false;
         }
+        let now = state.state;
+        let before = self.links.insert(cluster, state);
+        before.is_none_or(|before| before.state != now)
     }
 
     /// Whether a replica of a cluster may follow us: its cluster is a peer, with this control plane, and not too many do.

@@ -1,0 +1,85 @@
+//! What the status of a ClusterPeer says beside what is said of any object: how the link to it is, and what comes of it.
+//!
+//! It changes with what the link is, and not with each attempt: why it is broken is what was found first.
+
+use serde_json::{Value, json};
+
+use super::{Said, Scribe, of_type, short};
+use crate::serve::hub::{Link, LinkState};
+use crate::status::applied::Verdict;
+use crate::status::{PeerVerdict, rfc3339};
+
+/// The condition of a peer that says how the link is.
+pub(super) const CONNECTED: &str = "Connected";
+/// The fields beside the conditions.
+const FIELDS: [&str; 4] = ["imported", "exported", "trustBundle", "lastHeard"];
+
+impl Scribe<'_> {
+    /// The status of a peer, where it is another than `before`.
+    pub(super) fn peer(&self, verdict: &Verdict, before: &Value) -> Option<Value> {
+        let mut said = self.said(&verdict.status.conditions, &verdict.holders, &before["conditions"]);
+        let mut status = json!({});
+        if let Some(peer) = &verdict.peer {
+            said.push(self.connected(peer, before));
+            status = fields(peer);
+        }
+        let (conditions, differ) = self.ours(&said, &before["conditions"]);
+        status["conditions"] = conditions.into();
+        let differ = differ || FIELDS.into_iter().any(|field| status.get(field) != before.get(field));
+        differ.then_some(status)
+    }
+
+    fn connected(&self, peer: &PeerVerdict, before: &Value) -> Said {
+        let there = of_type(before, &CONNECTED.into());
+        let there = there.filter(|there| there["observedGeneration"].as_u64() == Some(self.generation));
+        let Some(link) = &peer.link else {
+            return there.and_then(Said::of).unwrap_or_else(|| Said {
+                r#type: CONNECTED,
+                status: "Unknown",
+                reason: Link::Connecting.word().to_owned(),
+                message: "it was not called yet".to_owned(),
+            });
+        };
+        let said = Said {
+            r#type: CONNECTED,
+            status: if link.state == Link::Connected { "True" } else { "False" },
+            reason: link.state.word().to_owned(),
+            message: short(&message(link, peer)),
+        };
+        let same = |there: &Said| (there.status, &there.reason) == (said.status, &said.reason);
+        there.and_then(Said::of).filter(same).unwrap_or(said)
+    }
+}
+
+fn message(link: &LinkState, peer: &PeerVerdict) -> String {
+    let heard = link.heard.map(rfc3339).unwrap_or_default();
+    let until = link
+        .heard
+        .and_then(|heard| heard.checked_add(peer.keep_for))
+        .map(rfc3339)
+        .unwrap_or_default();
+    let why = match link.reason.is_empty() {
+        true => String::new(),
+        false => format!(": {} ({}); `weft cluster check` says more", link.reason, link.endpoint),
+    };
+    match link.state {
+        Link::Connected => "what it exports comes as it changes".to_owned(),
+        Link::Connecting => format!("it was never reached{why}"),
+        Link::Stale => format!("it was last heard of at {heard}, and what it exported is kept until {until}{why}"),
+        Link::Forgotten => format!("it was last heard of at {heard}, and nothing is imported from it any more{why}"),
+    }
+}
+
+fn fields(peer: &PeerVerdict) -> Value {
+    let (sequence, roots) = &peer.bundle;
+    let mut fields = json!({
+        "imported": peer.imported, "exported": peer.exported,
+        "trustBundle": {"sequence": sequence, "roots": roots},
+    });
+    // While it is connected that is now, and not worth a write.
+    let broken = peer.link.as_ref().filter(|link| link.state != Link::Connected);
+    if let Some(heard) = broken.and_then(|link| link.heard) {
+        fields["lastHeard"] = rfc3339(heard).into();
+    }
+    fields
+}
