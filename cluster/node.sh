@@ -38,7 +38,8 @@ shield() { # SETTING VALUE
   mount --bind "$file" "/proc/sys/$1"
 }
 
-# A link to the wire, and routes to the pods of the other nodes. Pods see each other's addresses: nothing is masqueraded.
+# A link to the wire, and routes to the pods of the other nodes. Pods see each other's addresses: nothing is masqueraded, but for
+# what they send to nodes of other clusters, which have no way back to them.
 network() {
   local port other
   port=$(wire_port "$NUMBER")
@@ -56,6 +57,15 @@ network() {
   for other in $(seq "$NODES"); do
     [ "$other" = "$NUMBER" ] || route_pods "$INDEX" "$NETWORK" "$other"
   done
+  nft -f - <<NFT
+table inet abroad {
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    ip saddr $(pods4 "$NETWORK" "$NUMBER") ip daddr 10.250.0.0/16 ip daddr != 10.250.$INDEX.0/24 masquerade
+    ip6 saddr $(pods6 "$NETWORK" "$NUMBER") ip6 daddr fd00:250::/64 ip6 daddr != fd00:250::$INDEX:0/112 masquerade
+  }
+}
+NFT
 }
 
 # Starts a daemon, and again when it ends. What it says goes to a file.

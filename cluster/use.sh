@@ -87,9 +87,9 @@ use_weft() { # VALUES: --set KEY=VALUE…, -f FILE
   "$weft" install "$@" | kubectl_ apply --server-side --force-conflicts -f - >"$STATE/last" 2>&1 ||
     die "Weft can't be installed: $(tail -n 3 "$STATE/last")"
   # The image has the name that it had before, and is perhaps another one.
-  [ -z "$again" ] || kubectl_ -n weft-system rollout restart deployment/weft-control deployment/weft-injector >&2
-  for part in weft-control weft-injector; do
-    wait_for "Deployment $part" kubectl_ -n weft-system rollout status "deployment/$part" --timeout=2s
+  [ -z "$again" ] || kubectl_ -n weft-system rollout restart deployment >&2
+  for part in $(kubectl_ -n weft-system get deployments -o name); do
+    wait_for "$part" kubectl_ -n weft-system rollout status "$part" --timeout=2s
   done
   say "Weft is installed: kubectl label namespace NAME weft.dev/inject=enabled"
 }

@@ -3,7 +3,7 @@
 //! | file | what happens there |
 //! |---|---|
 //! | `seen` | everything that is looked at, read once |
-//! | `cluster`, `installed`, `meshed`, `halfway` | what is right and what is not, from what was seen (pure) |
+//! | `cluster`, `installed`, `federated`, `meshed`, `halfway` | what is right and what is not, from what was seen (pure) |
 //! | `finding` | how that is told |
 
 use std::process::ExitCode;
@@ -16,6 +16,7 @@ use crate::paper;
 use crate::target::{self, WayArgs};
 
 mod cluster;
+mod federated;
 pub(crate) mod finding;
 mod halfway;
 mod installed;
@@ -29,7 +30,7 @@ use installed::Installed;
 ///
 /// With --pre before an installation: the API server's version and clock, your permissions, Gateway API's CRDs. Without: the
 /// same but for permissions, and Weft's own CRDs and Deployments, its permissions, the webhook with its certificate, the root,
-/// meshed namespaces with their pods, and what is in the mesh by half: pods that have a proxy though their namespace is not
+/// whether other clusters reach this one if it shares Services with them, meshed namespaces with their pods, and what is in the mesh by half: pods that have a proxy though their namespace is not
 /// labelled, and namespaces that are set up for the mesh and not labelled. It only reads.
 ///
 /// A line begins with ✓ where all is well, with ✗ where something is wrong, and with ! where something is worth knowing. Each
@@ -72,6 +73,7 @@ pub(crate) async fn main(args: CheckArgs) -> Result<ExitCode> {
     } else {
         match installed::check(&seen, &mut report) {
             Installed::Here => {
+                federated::check(&seen, &mut report);
                 meshed::check(&seen, &mut report);
                 halfway::check(&seen, &mut report);
             }

@@ -7,6 +7,7 @@
 //! | [`find`], [`log`] | a pod by what people type, and what it prints |
 //! | [`forward`] | a port of a pod's loopback, by port-forward |
 //! | [`control`] | the replicas of the control plane, and what they say together |
+//! | [`reach`] | where other clusters reach this one |
 //! | [`pods`], [`services`] | what runs, in the words of `weft status` (pure) |
 //! | [`report`] | all of it |
 //! | [`objects`] | what the control plane reads, for questions that are answered here |
@@ -22,6 +23,7 @@ mod forward;
 mod log;
 mod objects;
 mod pods;
+pub(crate) mod reach;
 mod report;
 mod services;
 mod way;

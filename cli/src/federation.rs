@@ -83,9 +83,14 @@ Exit codes: 0 it was printed, 1 this cluster can't be asked, or has nothing by w
 struct ExportArgs {
     #[command(flatten)]
     whose: WhoseArgs,
-    /// Where others reach this cluster's control plane. Can be given several times. [default: its WEFT_FEDERATION_ENDPOINTS]
+    /// Where others reach this cluster's control plane. Can be given several times. [default: its WEFT_FEDERATION_ENDPOINTS, else where
+    /// its Service weft-federation is reached]
     #[arg(long = "endpoint", value_name = "HOST:PORT", value_parser = endpoint)]
     endpoints: Vec<String>,
+    /// An east-west gateway of this cluster, as others reach it. Can be given several times. [default: its WEFT_GATEWAYS, else where its
+    /// Service weft-gateway is reached]
+    #[arg(long = "gateway", value_name = "HOST:PORT", value_parser = endpoint)]
+    gateways: Vec<String>,
     /// A namespace of which the other side takes what this cluster exports; * for all. Can be given several times. [default:
     /// none, and nothing is taken]
     #[arg(long, value_name = "NAMESPACE", value_parser = namespace)]
@@ -171,7 +176,10 @@ pub(crate) async fn main(args: ClusterArgs) -> Result<ExitCode> {
 }
 
 async fn export_peer(args: ExportArgs) -> Result<ExitCode> {
-    let status = ask(&args.whose).await?;
+    let mut status = ask(&args.whose).await?;
+    if !args.gateways.is_empty() {
+        status["federation"]["gateways"] = json!(args.gateways);
+    }
     let peer = export::peer(&status, &args.endpoints, &args.imports).map_err(anyhow::Error::msg)?;
     match args.output {
         Written::Yaml => paper::print(&export::text(&peer)),

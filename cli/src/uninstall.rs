@@ -14,12 +14,16 @@ use weft_daemon::exit;
 use crate::install::{self, CRDS, ValuesArgs, WEFT};
 use crate::{paper, yaml};
 
+/// Values with which there is everything.
+const EVERYTHING: &str =
+    "control.replicas=2,injector.replicas=2,networkPolicy.own=true,federation.enabled=true,gateways.enabled=true";
+
 /// Print what Weft is on a cluster, for `kubectl delete`.
 ///
 /// The objects of `weft install`, and those that the mesh made as it ran: the Secrets with the authority and the webhook's
-/// certificate, the ConfigMaps weft-state and weft-replicas and the Lease of the control plane. The webhook's configuration comes first, so that no pod is
-/// refused meanwhile. What lies in meshed namespaces, the ConfigMaps weft-trust and perhaps a NetworkPolicy, is found by its
-/// label: only the cluster knows where.
+/// certificate, the ConfigMaps weft-state, weft-replicas and weft-trust and the Lease of the control plane. The webhook's
+/// configuration comes first, so that no pod is refused meanwhile. What lies in meshed namespaces, the ConfigMaps weft-trust and
+/// perhaps a NetworkPolicy, is found by its label: only the cluster knows where.
 ///
 /// First take the label off the namespaces, and restart what runs there: it starts without a proxy. `weft check` names the pods that
 /// still have one, of all namespaces, with what makes each anew. One that keeps its proxy beyond the uninstallation breaks: that
@@ -79,7 +83,7 @@ fn objects(args: &UninstallArgs) -> Result<Vec<Value>> {
     // The optional ones are among them where the values ask for all of them; those of other namespaces go with `helm` or by label.
     let all = ValuesArgs {
         namespace: args.namespace.clone(),
-        set: vec!["control.replicas=2,injector.replicas=2,networkPolicy.own=true".to_owned()],
+        set: vec![EVERYTHING.to_owned()],
         files: Vec::new(),
     };
     let mut rendered = install::documents(&WEFT.render(&install::values(&all)?, &args.namespace)?)?;
@@ -91,6 +95,7 @@ fn objects(args: &UninstallArgs) -> Result<Vec<Value>> {
     rendered.push(made("v1", "Secret", "weft-webhook"));
     rendered.push(made("v1", "ConfigMap", "weft-state"));
     rendered.push(made("v1", "ConfigMap", "weft-replicas"));
+    rendered.push(made("v1", "ConfigMap", "weft-trust"));
     rendered.push(made("coordination.k8s.io/v1", "Lease", "weft-control"));
     if !args.keep_authority {
         rendered.push(made("v1", "Secret", "weft-authority"));
@@ -139,6 +144,9 @@ mod tests {
             "Secret/weft-webhook",
             "ConfigMap/weft-state",
             "ConfigMap/weft-replicas",
+            "ConfigMap/weft-trust",
+            "Deployment/weft-gateway",
+            "Service/weft-federation",
             "Lease/weft-control",
             "PodDisruptionBudget/weft-control",
             "CustomResourceDefinition/trafficpolicies.weft.dev",

@@ -393,6 +393,7 @@ async fn gateway(
         per_source: slots,
         dials: DIALS,
         idle: GATEWAY_IDLE,
+        linger: settings.drain_min,
     };
     let gateway = Gateway::new(table, Dialer::new(settings), limits, registry);
     let follow = async {

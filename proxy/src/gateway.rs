@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use weft_model::sni;
 
 use crate::accept::{Slots, accept};
@@ -75,8 +75,8 @@ impl Gateway {
         })
     }
 
-    /// Passes connections on until the process ends: once it drains no more are accepted, and this is over when none is
-    /// left. To be run within a `LocalSet`: what is still open when the process has ended is dropped with that.
+    /// Passes connections on until the process ends: once it drains it accepts for a while yet, and this is over when none is
+    /// left after that. To be run within a `LocalSet`: what is still open when the process has ended is dropped with that.
     pub async fn serve(self: Rc<Self>, listeners: Vec<TcpListener>, mut phase: watch::Receiver<Phase>) {
         // One more than there is room for, so that those who come then are refused and try another gateway, instead of
         // waiting in the kernel.
@@ -90,13 +90,17 @@ impl Gateway {
         }
         // An error says that whoever decides is gone: then it is over as well.
         let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+        let rest = async {
+            sleep(self.limits.linger).await;
+            slots.all_free().await;
+        };
         tokio::select! {
-            () = slots.all_free() => {}
+            () = rest => {}
             _ = phase.wait_for(|phase| *phase >= Phase::Ended) => {}
         }
     }
 
-    /// Accepts as long as the process does not drain.
+    /// Accepts until the process drains, and for a while after: who was led here must not be refused.
     async fn listen(self: Rc<Self>, listener: TcpListener, slots: Rc<Slots>, mut phase: watch::Receiver<Phase>) {
         let each = |socket: TcpStream, client: SocketAddr, slot| {
             let Some(seat) = self.bounds.seat(client.ip()) else {
@@ -109,9 +113,14 @@ impl Gateway {
                 gateway.connection(socket, client, seat).await;
             });
         };
+        let over = async {
+            // An error as above.
+            let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+            sleep(self.limits.linger).await;
+        };
         tokio::select! {
             () = accept(&listener, &slots, each) => {}
-            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {}
+            () = over => {}
         }
     }
 

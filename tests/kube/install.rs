@@ -16,7 +16,7 @@ const INVALID: &str = include_str!("../data/invalid.yaml");
 const HELM: &str = "v4.3.1";
 
 /// Values that change what is rendered: none, then each on its own or with others.
-const VALUES: [&str; 16] = [
+const VALUES: [&str; 19] = [
     "",
     "control.replicas=2,injector.replicas=3",
     "image.repository=registry.example/weft,image.tag=v9,image.pullPolicy=Always",
@@ -36,10 +36,18 @@ const VALUES: [&str; 16] = [
     "injector.failurePolicy=Ignore,injector.timeoutSeconds=3,injector.resources.limits.memory=512Mi",
     "networkPolicy.own=true,networkPolicy.egressNamespaces={shop,stage-2},networkPolicy.collectorPort=4318,\
      networkPolicy.collectorNamespace=observability,traces.endpoint=http://collector:4318",
+    "cluster=east,network=vpc-1,federation.enabled=true,federation.endpoints={weft.east.example:15013,[2001:db8::1]:15013},\
+     federation.service.type=LoadBalancer,federation.service.annotations.tier=edge,networkPolicy.own=true",
+    "federation.enabled=true,federation.service.type=NodePort,federation.service.nodePort=31013,gateways.enabled=true,\
+     gateways.service.type=NodePort,gateways.service.nodePort=31443,gateways.addresses={192.0.2.7:31443},networkPolicy.own=true",
+    "gateways.enabled=true,gateways.replicas=1,gateways.podLabels.team=mesh,gateways.priorityClassName=high,gateways.nodeSelector.edge=yes,\
+     gateways.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1,\
+     gateways.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].key=disk,\
+     gateways.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
 ];
 
 /// Values that are wrong: mistyped, of another type, or out of bounds.
-const WRONG: [&str; 12] = [
+const WRONG: [&str; 16] = [
     "control.replcias=2",
     "control.replicas=two",
     "control.replicas=0",
@@ -51,6 +59,10 @@ const WRONG: [&str; 12] = [
     "traces.sampling=2",
     "leafLifetime=forever",
     "proxy.resources.limits.memory=64MB",
+    "network=two words",
+    "federation.endpoints={east.example}",
+    "federation.service.nodePort=70000",
+    "gateways.service.type=Public",
     "nonsense=1",
 ];
 

@@ -3,6 +3,7 @@
 mod cli;
 mod cluster;
 mod control;
+mod federation;
 mod identity;
 mod images;
 mod injection;

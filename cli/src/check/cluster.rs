@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::federated;
 use super::finding::{Finding, Report, note, wrong};
 use super::seen::Seen;
 use crate::cluster::api::Answer;
@@ -142,16 +143,18 @@ fn gateway_api(seen: &Seen) -> (String, Vec<Finding>) {
 fn mcs(seen: &Seen) -> Vec<Finding> {
     let missing = |name: &&&str| name.contains("multicluster") && seen.crds.get(**name) == Some(&Answer::Missing);
     let missing: Vec<&str> = super::seen::CRDS.iter().filter(missing).copied().collect();
-    match missing.is_empty() {
-        true => Vec::new(),
-        false => vec![note(
-            "Multi-Cluster Services API",
-            format!("not there: {}", missing.join(", ")),
-            format!(
-                "for several clusters: kubectl apply --server-side -f {MCS}_serviceexports.yaml -f {MCS}_serviceimports.yaml"
-            ),
-        )],
+    if missing.is_empty() {
+        return Vec::new();
     }
+    let found = note(
+        "Multi-Cluster Services API",
+        format!("not there: {}", missing.join(", ")),
+        format!(
+            "for several clusters: kubectl apply --server-side -f {MCS}_serviceexports.yaml -f {MCS}_serviceimports.yaml"
+        ),
+    );
+    let wrong = federated::is_wanted(seen);
+    vec![Finding { wrong, ..found }]
 }
 
 /// What whoever asks may do.

@@ -141,7 +141,8 @@ fn namespace(seen: &Seen) -> Vec<Finding> {
     findings
 }
 
-fn deployment(seen: &Seen, name: &'static str) -> Vec<Finding> {
+/// Of one of our Deployments.
+pub(super) fn deployment(seen: &Seen, name: &'static str) -> Vec<Finding> {
     let at = format!("Deployment {}/{name}", seen.namespace);
     let answer = seen
         .own

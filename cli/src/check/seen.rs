@@ -46,8 +46,17 @@ const INSTALLS: [(&str, &str, &str, bool); 14] = [
     ("patch", "rbac.authorization.k8s.io", "clusterroles", false),
     ("patch", "apps", "deployments", true),
 ];
-/// What Weft itself must be allowed, by ServiceAccount: verb, group, resource, name, and whether in Weft's own namespace.
-const RUNS: [(&str, &str, &str, &str, &str, bool); 10] = [
+/// By ServiceAccount: verb, group, resource, name, and whether in Weft's own namespace.
+type Right = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    bool,
+);
+/// What Weft itself must be allowed.
+const RUNS: [Right; 10] = [
     ("weft-control", "watch", "", "pods", "", false),
     ("weft-control", "watch", "", "services", "", false),
     ("weft-control", "watch", "discovery.k8s.io", "endpointslices", "", false),
@@ -79,6 +88,27 @@ const RUNS: [(&str, &str, &str, &str, &str, bool); 10] = [
         false,
     ),
     ("weft-injector", "update", "", "secrets", "weft-webhook", true),
+];
+
+/// What it must be allowed besides where Services are shared with other clusters.
+const SHARES: [Right; 3] = [
+    (
+        "weft-control",
+        "create",
+        "multicluster.x-k8s.io",
+        "serviceimports",
+        "",
+        false,
+    ),
+    ("weft-control", "create", "", "services", "", false),
+    (
+        "weft-control",
+        "create",
+        "discovery.k8s.io",
+        "endpointslices",
+        "",
+        false,
+    ),
 ];
 
 /// What was seen of a cluster.
@@ -224,10 +254,17 @@ async fn own(api: &Api, seen: &mut Seen) -> Result<()> {
         ("Secret weft-authority", format!("{core}/secrets/weft-authority")),
         ("endpoints of weft-control", of("weft-control")),
         ("endpoints of weft-injector", of("weft-injector")),
+        ("Service weft-federation", format!("{core}/services/weft-federation")),
+        ("Service weft-gateway", format!("{core}/services/weft-gateway")),
+        ("Deployment weft-gateway", format!("{apps}/weft-gateway")),
     ] {
         seen.own.insert(name, api.get(&path).await?);
     }
-    for (account, verb, group, resource, name, inside) in RUNS {
+    let peers = api.list("/apis/weft.dev/v1alpha1/clusterpeers").await?;
+    seen.own.insert("ClusterPeers", peers);
+    let shares = seen.own["Service weft-federation"].object().is_some();
+    let shared: &[Right] = if shares { &SHARES } else { &[] };
+    for (account, verb, group, resource, name, inside) in RUNS.iter().chain(shared).copied() {
         let object = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
             "spec": {

@@ -79,6 +79,9 @@ impl Cluster {
     pub(crate) async fn links(&self) -> Result<Value> {
         let mut all = self.control("/status").await?;
         all["federation"] = all["mesh"]["federation"].take();
+        if all["federation"].is_object() {
+            self.add_reach(&mut all).await;
+        }
         Ok(all)
     }
 

@@ -21,11 +21,7 @@ pub(super) fn peer(status: &Value, endpoints: &[String], imports: &[String]) -> 
         given => json!(given),
     };
     if list(&endpoints).is_empty() {
-        return Err(format!(
-            "the cluster {cluster} says no endpoint at which others reach its control plane (fix: WEFT_FEDERATION_LISTEN is where it \
-             listens, usually [::]:15013, and WEFT_FEDERATION_ENDPOINTS how others reach that, host:port; or give the latter here, \
-             with --endpoint HOST:PORT)"
-        ));
+        return Err(unreached(status, &cluster));
     }
     let imports = match imports {
         [] => json!([]),
@@ -47,6 +43,21 @@ pub(super) fn peer(status: &Value, endpoints: &[String], imports: &[String]) -> 
             "what the cluster {cluster} says of itself makes no ClusterPeer: {}: {} (fix: {})",
             wrong.at, wrong.what, wrong.fix
         )),
+    }
+}
+
+/// That nobody is told where others reach the control plane, and what would tell them.
+fn unreached(status: &Value, cluster: &str) -> String {
+    let no_endpoint = format!("the cluster {cluster} says no endpoint at which others reach its control plane");
+    match status["unreached"]["endpoints"].as_str() {
+        Some(why) => format!(
+            "{no_endpoint}: {why} (fix: `weft install` with federation.enabled=true, and federation.service.type=LoadBalancer or NodePort, \
+             or federation.endpoints; or give it here, with --endpoint HOST:PORT)"
+        ),
+        None => format!(
+            "{no_endpoint} (fix: WEFT_FEDERATION_LISTEN is where it listens, usually [::]:15013, and WEFT_FEDERATION_ENDPOINTS how others \
+             reach that, host:port; or give the latter here, with --endpoint HOST:PORT)"
+        ),
     }
 }
 
@@ -161,6 +172,12 @@ pub(super) mod tests {
             assert!(said.contains(named), "{named}: {said}");
         }
         assert!(peer(&status, &["a:1".to_owned()], &[]).is_ok());
+        status["unreached"] = json!({"endpoints": "Service weft-system/weft-federation is not there"});
+        let said = peer(&status, &[], &[]).unwrap_err();
+        assert!(
+            said.contains("weft-federation is not there") && said.contains("federation.enabled=true"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -40,8 +40,18 @@ fn of_itself(status: &Value) -> Vec<Finding> {
     let at = || format!("cluster {}", word(&own["cluster"]));
     if list(&own["endpoints"]).is_empty() {
         let what = "it says no endpoint to others, so none can follow what is exported here";
-        let fix = "WEFT_FEDERATION_LISTEN, usually [::]:15013, and WEFT_FEDERATION_ENDPOINTS, how others reach it";
-        found.push(note(at(), what, fix));
+        found.push(match status["unreached"]["endpoints"].as_str() {
+            Some(why) => note(
+                at(),
+                format!("{what}: {why}"),
+                "`weft check` says which value of the installation mends it",
+            ),
+            None => {
+                let fix =
+                    "WEFT_FEDERATION_LISTEN, usually [::]:15013, and WEFT_FEDERATION_ENDPOINTS, how others reach it";
+                note(at(), what, fix)
+            }
+        });
     }
     if list(&status["peers"]).is_empty() && objects(status).next().is_none() {
         let fix = "`weft cluster export-peer` of another cluster, applied here, and the reverse";

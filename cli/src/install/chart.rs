@@ -36,7 +36,9 @@ pub(crate) const WEFT: Chart = chart!("weft":
     "control-rbac.yaml",
     "injector-rbac.yaml",
     "network-policy.yaml",
+    "federation.yaml",
     "control.yaml",
+    "gateway.yaml",
     "injector.yaml",
     "webhook.yaml"
 );

@@ -67,8 +67,8 @@ fn what_is_printed_is_everything_once() {
 
 #[test]
 fn pods_of_weft_are_restricted_and_what_is_disrupted_has_another_one() {
-    let all = objects(&["--set", "control.replicas=2"]);
-    for name in ["weft-control", "weft-injector"] {
+    let all = objects(&["--set", "control.replicas=2,gateways.enabled=true"]);
+    for name in ["weft-control", "weft-injector", "weft-gateway"] {
         let pod = find(&all, "Deployment", name)["spec"]["template"]["spec"].clone();
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
         assert_eq!(pod["securityContext"]["runAsUser"], 1882);
@@ -80,11 +80,55 @@ fn pods_of_weft_are_restricted_and_what_is_disrupted_has_another_one() {
         assert!(!pod.to_string().contains("hostPath"));
     }
     find(&all, "PodDisruptionBudget", "weft-control");
+    find(&all, "PodDisruptionBudget", "weft-gateway");
     let budgets = all
         .iter()
         .filter(|object| object["kind"] == "PodDisruptionBudget")
         .count();
-    assert_eq!(budgets, 1);
+    assert_eq!(budgets, 2);
+}
+
+#[test]
+fn nothing_listens_for_other_clusters_and_nothing_of_theirs_is_written_unless_it_is_asked_for() {
+    let text = |set: &str| {
+        let args: &[&str] = if set.is_empty() {
+            &["--crds=false"]
+        } else {
+            &["--crds=false", "--set", set]
+        };
+        run(args).unwrap()
+    };
+    let writes = |text: &str| {
+        let all = crate::install::documents(text).unwrap();
+        let rules = all
+            .iter()
+            .flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default());
+        let of =
+            |rule: &Value| rule["resources"] == json!(["services"]) && rule["verbs"].to_string().contains("create");
+        rules.filter(of).count()
+    };
+    let (off, on) = (text(""), text("federation.enabled=true"));
+    for word in [
+        "15013",
+        "weft-federation",
+        "weft-gateway",
+        "WEFT_FEDERATION",
+        "WEFT_NETWORK\n",
+    ] {
+        assert!(!off.contains(word), "{word}");
+    }
+    assert_eq!((writes(&off), writes(&on)), (0, 1));
+    let told = text(
+        "federation.enabled=true,federation.endpoints={a.example:15013,b.example:1},gateways.addresses={[2001:db8::1]:15443},network=vpc",
+    );
+    for word in [
+        "a.example:15013,b.example:1",
+        "[2001:db8::1]:15443",
+        "name: WEFT_NETWORK\n",
+        "name: WEFT_FEDERATION_LISTEN",
+    ] {
+        assert!(told.contains(word), "{word}");
+    }
 }
 
 #[test]
@@ -159,6 +203,14 @@ fn mistakes_name_the_key_and_the_nearest_one() {
         (
             "networks.inside={10.0.0.0}",
             "networks.inside[0]: \"10.0.0.0\" is not of the form",
+        ),
+        (
+            "federation.endpoints={east.example}",
+            "federation.endpoints[0]: \"east.example\" is not of the form",
+        ),
+        (
+            "gateways.service.type=Public",
+            "none of ClusterIP, NodePort, LoadBalancer",
         ),
         ("nonsense=1", "there are addressCheck, authority"),
         ("control", "write KEY=VALUE"),

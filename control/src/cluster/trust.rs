@@ -1,7 +1,7 @@
-//! Whom to trust, in every namespace of the mesh: the ConfigMap `weft-trust`, from which proxies read the roots before they
-//! know anybody.
+//! Whom to trust, in every namespace of the mesh, and in Weft's own for the gateways: the ConfigMap `weft-trust`, from which
+//! proxies read the roots before they know anybody.
 //!
-//! It is made where the namespace is labelled, mended when it is edited, made anew when it is deleted, and removed when the
+//! It is made where the namespace is labelled, and in Weft's own, mended when it is edited, made anew when it is deleted, and removed when the
 //! label is gone and no meshed pod is left. One of that name that is not ours stays as it is, and is reported.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,7 +117,8 @@ impl Trust {
         let mut unlabelled = BTreeMap::new();
         for namespace in namespaces.iter().filter(|namespace| !is_ending(namespace)) {
             let map = maps.get(namespace.name.as_str());
-            let deed = match (is_meshed(namespace, &self.own), map) {
+            let is_wanted = namespace.name == self.own || is_meshed(namespace, &self.own);
+            let deed = match (is_wanted, map) {
                 (true, None) => Deed::Make,
                 (true, Some(map)) if !is_ours(map) => Deed::Report,
                 (true, Some(map)) if !self.says(map) => Deed::Mend,
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_labelled_namespace_gets_it_and_no_foreign_one_is_touched() {
+    async fn each_labelled_namespace_and_our_own_get_it_and_no_foreign_one_is_touched() {
         let ending = json!({"labels": {INJECT_LABEL: "enabled"}, "deletionTimestamp": "2026-01-01T00:00:00Z"});
         let namespaces = [
             namespace("new", labelled()),
@@ -263,7 +264,7 @@ mod tests {
             namespace("ending", ending),
             namespace("plain", json!({})),
             namespace("kube-system", labelled()),
-            namespace("weft-system", labelled()),
+            namespace("weft-system", json!({})),
             namespace("off", json!({"labels": {INJECT_LABEL: "disabled"}})),
         ];
         let maps = [
@@ -274,7 +275,12 @@ mod tests {
         ];
         let shown = Shown::new(&[]);
         let deeds = trust().deeds(&namespaces, &maps, &shown);
-        let expected = [("edited", Deed::Mend), ("foreign", Deed::Report), ("new", Deed::Make)];
+        let expected = [
+            ("edited", Deed::Mend),
+            ("foreign", Deed::Report),
+            ("new", Deed::Make),
+            ("weft-system", Deed::Make),
+        ];
         assert_eq!(deeds, expected.map(|(name, deed)| (name.to_owned(), deed)).into());
     }
 

@@ -20,6 +20,8 @@ pub struct Limits {
     pub dials: usize,
     /// How long a connection may carry nothing either way.
     pub idle: Duration,
+    /// How long it goes on to accept once it is told to end: so long may it take until nothing leads here any more.
+    pub linger: Duration,
 }
 
 /// What is taken.
@@ -118,6 +120,7 @@ mod tests {
         per_source: 2,
         dials: 1,
         idle: Duration::from_secs(60),
+        linger: Duration::ZERO,
     };
 
     fn ip(text: &str) -> IpAddr {

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     per_source: 100,
     dials: 100,
     idle: Duration::from_secs(3600),
+    linger: Duration::ZERO,
 };
 const DIALER: Dialer = Dialer {
     mark: None,
@@ -477,6 +478,25 @@ fn a_gateway_that_drains_takes_nothing_new_and_ends_with_its_last_connection() {
         assert_eq!(said_first(&mut stream).await, "reviews");
         stream.shutdown().await.unwrap();
         stream.read_to_end(&mut Vec::new()).await.unwrap();
+        (&mut door.served).await.unwrap();
+    });
+}
+
+#[test]
+fn a_gateway_that_drains_still_accepts_for_as_long_as_others_may_be_led_there() {
+    story(async {
+        let world = World::new();
+        let (reviews, _) = world.server("reviews").await;
+        let table = world.table(vec![world.endpoint(1, "reviews", reviews)]);
+        let linger = Duration::from_secs(3600);
+        let mut door = Door::open(table, DIALER, Limits { linger, ..LIMITS }).await;
+        door.phase.send_replace(Phase::Draining);
+        for _ in 0..3 {
+            let mut stream = door.dial(REVIEWS, world.client("reviews")).await.unwrap();
+            assert_eq!(said_first(&mut stream).await, "reviews");
+        }
+        assert!(!door.served.is_finished(), "one may still come, though none is left");
+        door.phase.send_replace(Phase::Ended);
         (&mut door.served).await.unwrap();
     });
 }

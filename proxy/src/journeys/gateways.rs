@@ -29,6 +29,7 @@ const LIMITS: Limits = Limits {
     per_source: 1000,
     dials: 1000,
     idle: std::time::Duration::from_secs(3600),
+    linger: std::time::Duration::ZERO,
 };
 
 /// A gateway, until it is dropped.
