@@ -1,6 +1,7 @@
 //! One port of one pod, and the sets that traffic is balanced over.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,16 +9,25 @@ use crate::identity::Identity;
 use crate::version::Source;
 
 /// The first 8 bytes of SHA-256 of cluster and pod uid. Written as 16 hex digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(pub u64);
 
-/// What an endpoint is known by in pools, caches, ejection and metrics. Never its address: networks of clusters overlap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What an endpoint is known by in its own cluster. Never its address: networks of clusters overlap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey {
     /// The pod.
     pub id: EndpointId,
     /// The pod's port.
     pub port: u16,
+}
+
+/// What an endpoint is known by among those of all clusters. A cluster says itself how its endpoints are called, and could call them
+/// like another's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GlobalKey {
+    key: EndpointKey,
+    /// A hash of the cluster's name, which the one that says it cannot choose.
+    cluster: u64,
 }
 
 /// Where something runs. Empty strings: not known.
@@ -81,6 +91,18 @@ pub enum BackendPlace {
     Endpoints(String),
     /// The reference does not resolve: its share is answered with 500. For people: why.
     Unresolved(String),
+}
+
+impl Endpoint {
+    /// What it is known by among those of all clusters.
+    pub fn global_key(&self) -> GlobalKey {
+        let mut hasher = DefaultHasher::new();
+        self.place.cluster.hash(&mut hasher);
+        GlobalKey {
+            key: self.key,
+            cluster: hasher.finish(),
+        }
+    }
 }
 
 impl fmt::Display for EndpointId {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use tokio::time::Instant;
-use weft_model::endpoint::{Endpoint, EndpointKey, EndpointSet, Place};
+use weft_model::endpoint::{Endpoint, EndpointSet, GlobalKey, Place};
 use weft_model::inbound::Inbound;
 use weft_model::locality::{Locality, Tier};
 use weft_model::name::ServicePort;
@@ -57,13 +57,13 @@ pub struct Endpoints {
     pub workers: Cell<usize>,
     /// Rises with every change of any endpoint's health.
     changes: Cell<u64>,
-    loads: RefCell<HashMap<EndpointKey, Weak<Load>>>,
+    loads: RefCell<HashMap<GlobalKey, Weak<Load>>>,
     remotes: RefCell<HashMap<RemoteKey, Weak<Remote>>>,
-    gateways: RefCell<HashMap<SocketAddr, Weak<Gateway>>>,
+    gateways: RefCell<HashMap<(String, SocketAddr), Weak<Gateway>>>,
 }
 
 /// An endpoint, and the namespace and name of the Service that leads there (empty for a pod addressed directly): its SNI.
-type RemoteKey = (EndpointKey, String, String);
+type RemoteKey = (GlobalKey, String, String);
 
 /// What is known of an endpoint: latency, load, health.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ struct Load {
 pub struct Remote {
     /// What discovery says.
     pub endpoint: Arc<Endpoint>,
+    /// What it is known by.
+    pub key: GlobalKey,
     /// The name that the handshake sends. `None`: plaintext, or a name that cannot be sent.
     pub sni: Option<ServerName<'static>>,
     /// What is dialled instead of its address. `None`: it is in our own network.
@@ -167,7 +169,8 @@ impl Endpoints {
     /// The endpoint as this worker knows it; `fair`: what a new one is taken to cost.
     fn remote(&self, endpoint: &Arc<Endpoint>, service: Option<&ServicePort>, fair: Duration) -> Rc<Remote> {
         let (namespace, name) = service.map_or(("", ""), |service| (&service.namespace, &service.name));
-        let key = (endpoint.key, namespace.to_owned(), name.to_owned());
+        let global = endpoint.global_key();
+        let key = (global, namespace.to_owned(), name.to_owned());
         let mut remotes = self.remotes.borrow_mut();
         let known = remotes.get(&key).and_then(Weak::upgrade);
         if let Some(known) = &known
@@ -180,18 +183,22 @@ impl Endpoints {
         let same = known.filter(|k| k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity);
         let remote = Rc::new(Remote {
             sni: sni_of(endpoint, service),
-            gateways: endpoint.gateways.as_deref().map(|addresses| self.gateways(addresses)),
+            gateways: endpoint
+                .gateways
+                .as_deref()
+                .map(|addresses| self.gateways(&endpoint.place.cluster, addresses)),
             pool: same.map_or_else(|| self.pools.open(), |known| known.pool.clone()),
             service: service.cloned(),
-            load: self.load(endpoint.key, fair),
+            load: self.load(global, fair),
             series: RefCell::default(),
             endpoint: endpoint.clone(),
+            key: global,
         });
         remotes.insert(key, Rc::downgrade(&remote));
         remote
     }
 
-    fn load(&self, key: EndpointKey, fair: Duration) -> Rc<Load> {
+    fn load(&self, key: GlobalKey, fair: Duration) -> Rc<Load> {
         let mut loads = self.loads.borrow_mut();
         if let Some(load) = loads.get(&key).and_then(Weak::upgrade) {
             return load;
@@ -213,7 +220,7 @@ impl Endpoints {
         let now = Instant::now();
         let known = endpoints
             .iter()
-            .filter_map(|e| loads.get(&e.key))
+            .filter_map(|e| loads.get(&e.global_key()))
             .filter_map(Weak::upgrade);
         let (sum, count) = known.fold((0.0, 0.0), |(sum, count), load| {
             (sum + load.ewma.cost(now), count + 1.0)
@@ -358,7 +365,7 @@ impl Balancer {
     }
 
     /// Chooses an endpoint other than those that were tried. `None`: there is no other.
-    pub fn pick(&self, tried: &[EndpointKey], now: Instant) -> Option<Picked> {
+    pub fn pick(&self, tried: &[GlobalKey], now: Instant) -> Option<Picked> {
         if self.seen.get() != self.endpoints.changes.get() {
             self.look();
         }
@@ -369,7 +376,7 @@ impl Balancer {
             Balance::LeastRequest => f64::from(member(place).load.in_flight.get()),
             Balance::RoundRobin | Balance::Random => chance.unit(),
         };
-        let untried = |place: &u32| !tried.contains(&member(*place).endpoint.key);
+        let untried = |place: &u32| !tried.contains(&member(*place).key);
         let tiers = self.tiers.borrow();
         let (tier, place) = tiers.draw(chance, |places| {
             let chosen = match self.balance {

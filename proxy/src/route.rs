@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use weft_model::destination::{Lookup, Protocol, Service as ServiceModel, Target};
-use weft_model::endpoint::{BackendPlace, Endpoint, EndpointKey, EndpointSet, Place};
+use weft_model::endpoint::{BackendPlace, Endpoint, EndpointSet, GlobalKey, Place};
 use weft_model::inbound::Inbound;
 use weft_model::locality::Locality;
 use weft_model::name::ServicePort;
@@ -39,7 +39,7 @@ pub struct Tables {
     /// By Service, where a rule retries what goes there.
     budgets: HashMap<ServicePort, Rc<Budget>>,
     /// Pods that were addressed directly.
-    direct: RefCell<HashMap<EndpointKey, Rc<Service>>>,
+    direct: RefCell<HashMap<GlobalKey, Rc<Service>>>,
 }
 
 /// A port of a Service, or a pod addressed directly, with every reference followed.
@@ -332,7 +332,7 @@ impl Tables {
 
     fn direct(&self, endpoint: &Arc<Endpoint>, protocol: Protocol) -> Rc<Service> {
         let mut direct = self.direct.borrow_mut();
-        if let Some(known) = direct.get(&endpoint.key)
+        if let Some(known) = direct.get(&endpoint.global_key())
             && known.protocol == protocol
             && known
                 .default
@@ -358,7 +358,7 @@ impl Tables {
             default: Some(Rc::new(balancer)),
             no_template: self.templates.get("").cloned().unwrap_or_else(|| Rc::from("")),
         });
-        direct.insert(endpoint.key, service.clone());
+        direct.insert(endpoint.global_key(), service.clone());
         service
     }
 
@@ -369,7 +369,7 @@ impl Tables {
             .lookups
             .values()
             .filter_map(|found| match &*found.lookup.value {
-                Lookup::Direct { endpoint, .. } => Some(endpoint.key),
+                Lookup::Direct { endpoint, .. } => Some(endpoint.global_key()),
                 _ => None,
             });
         let known = previous.direct.borrow();

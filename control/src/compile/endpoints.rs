@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet, Place};
+use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet, GlobalKey, Place};
 use weft_model::identity::Identity;
 
 use super::Compiled;
@@ -104,17 +104,17 @@ fn of_import(index: &Index, of: &Name, port: u16, subset: Option<&Subset>, ledge
     bounded(of, found.unwrap_or_default(), remote)
 }
 
-/// The endpoints of a set, in order of key. What this cluster says of a key counts, whatever another one does; and others get the
-/// room that it leaves.
+/// The endpoints of a set, in order of key. Each cluster speaks of its own, by whatever keys; and others get the room that this one
+/// leaves.
 fn bounded(name: &Name, local: BTreeMap<EndpointKey, Found>, remote: Vec<Endpoint>) -> Vec<Arc<Endpoint>> {
-    let mut all: BTreeMap<EndpointKey, Endpoint> =
-        local.into_iter().map(|(key, found)| (key, found.endpoint)).collect();
+    let own = local.into_values().map(|found| found.endpoint);
+    let mut all: BTreeMap<GlobalKey, Endpoint> = own.map(|endpoint| (endpoint.global_key(), endpoint)).collect();
     for endpoint in remote {
-        if all.len() >= ENDPOINTS_MAX && !all.contains_key(&endpoint.key) {
+        if all.len() >= ENDPOINTS_MAX && !all.contains_key(&endpoint.global_key()) {
             tracing::error!(service = %name, limit = ENDPOINTS_MAX, "endpoints of other clusters left out");
             break;
         }
-        all.entry(endpoint.key).or_insert(endpoint);
+        all.entry(endpoint.global_key()).or_insert(endpoint);
     }
     let mut endpoints: Vec<Arc<Endpoint>> = all.into_values().map(Arc::new).collect();
     if endpoints.len() > ENDPOINTS_MAX {

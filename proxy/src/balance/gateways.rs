@@ -2,7 +2,8 @@
 //!
 //! In: the addresses that discovery names, and how earlier connections through them went. Out: one that is not tried yet:
 //! of two at random the one with fewer dials under way, leaving out what cannot be connected to. A gateway is known by its
-//! address, and all endpoints behind it know the same of it: one that is gone need not be found out by each.
+//! cluster and address, and all endpoints behind it know the same of it: one that is gone need not be found out by each. Two
+//! clusters that name the same address have two gateways: what one leads to nobody by says nothing of the other's.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -104,13 +105,14 @@ impl Gateways {
 }
 
 impl Endpoints {
-    /// The gateways of these addresses as this worker knows them.
-    pub(super) fn gateways(&self, addresses: &[SocketAddr]) -> Gateways {
+    /// A cluster's gateways of these addresses as this worker knows them.
+    pub(super) fn gateways(&self, cluster: &str, addresses: &[SocketAddr]) -> Gateways {
         let mut known = self.gateways.borrow_mut();
         let gateways = addresses.iter().map(|address| {
-            known.get(address).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let key = (cluster.to_owned(), *address);
+            known.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
                 let gateway = Rc::new(Gateway::new(*address));
-                known.insert(*address, Rc::downgrade(&gateway));
+                known.insert(key, Rc::downgrade(&gateway));
                 gateway
             })
         });

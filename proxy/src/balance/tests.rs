@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, advance};
-use weft_model::endpoint::EndpointId;
+use weft_model::endpoint::{EndpointId, EndpointKey};
 use weft_model::version::Source;
 
 use super::*;
@@ -256,10 +256,10 @@ async fn what_was_tried_is_not_tried_again() {
     let balancer = balancer(&known, vec![endpoint(0, "a", false), endpoint(1, "b", false)], None);
     let mut tried = Vec::new();
     while let Some(picked) = balancer.pick(&tried, Instant::now()) {
-        tried.push(picked.remote.endpoint.key);
+        tried.push(picked.remote.key);
     }
     assert_eq!(tried.len(), 2, "the other zone comes after the own one");
-    assert_eq!(tried[0].id.0, 0);
+    assert_eq!(tried[0], endpoint(0, "a", false).global_key());
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,7 +355,7 @@ async fn another_endpoint_is_tried_whatever_chooses_them() {
         let balancer = by(balance, &known);
         let mut tried = Vec::new();
         while let Some(picked) = balancer.pick(&tried, Instant::now()) {
-            tried.push(picked.remote.endpoint.key);
+            tried.push(picked.remote.key);
         }
         tried.sort_unstable();
         tried.dedup();
@@ -408,7 +408,7 @@ async fn a_place_that_is_weighed_with_nothing_gets_no_second_try_and_one_that_is
         ..Locality::default()
     };
     let members = || vec![endpoint(0, "a", false), endpoint(1, "b", false)];
-    let tried = [members()[0].key];
+    let tried = [members()[0].global_key()];
     for (locality, second) in [(weighed, None), (Locality::default(), Some(members()[1].key))] {
         let known = endpoints();
         let balancer = spread(&known, members(), (&locality, Balance::default()), None);
@@ -488,6 +488,28 @@ async fn all_that_is_behind_gateways_that_are_gone_is_left_alone_until_one_is_ba
     assert!(remote.endpoint.key.id.0 < 2);
     known.gateway_connected(&due, Instant::now());
     assert!(hits(&balancer, 4).iter().all(|n| *n > 1_000), "all at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_clusters_endpoint_that_calls_itself_like_one_of_ours_is_another() {
+    let known = endpoints();
+    let ours = endpoint(0, "a", false);
+    let mut theirs = (*ours).clone();
+    theirs.place.cluster = "d".into();
+    let own = balancer(&known, vec![ours.clone()], None);
+    let other = balancer(&known, vec![Arc::new(theirs), ours], None);
+    let mut remotes = other.members.iter().map(|(_, remote)| remote);
+    let remote = remotes.find(|remote| remote.endpoint.place.cluster == "d").unwrap();
+    let now = Instant::now();
+    other.failed(remote, Failure::Proof, Reason::ConnectFailed, now);
+    assert!(!remote.load.health.is_well());
+    let own = own.pick(&[], now).unwrap().remote;
+    assert!(
+        own.load.health.is_well(),
+        "what one cluster's endpoint does is not another's fault"
+    );
+    let next = other.pick(&[remote.key], now).unwrap().remote;
+    assert_eq!(next.endpoint.place.cluster, "c", "nor was it tried");
 }
 
 #[tokio::test(start_paused = true)]

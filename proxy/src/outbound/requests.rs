@@ -168,7 +168,7 @@ impl Requests {
         let mut reason = Reason::NoEndpoints;
         let mut next = choice.balancer.pick(&[], Instant::now());
         while let Some(picked) = next {
-            let before = tries.note(picked.remote.endpoint.key);
+            let before = tries.note(picked.remote.key);
             match self.attempt(exchange, choice, &picked, (begun, before), asked).await {
                 None => return,
                 Some(failed) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use weft_model::destination::Target;
-use weft_model::endpoint::EndpointKey;
+use weft_model::endpoint::GlobalKey;
 use weft_model::reason::Reason;
 
 use crate::answer::{Early, NotTaken};
@@ -93,14 +93,14 @@ pub async fn dial(
 ) -> Result<Stream, Reason> {
     let balancer = service.opaque(name, worker.endpoints.chance.draw())?;
     probe(worker, target, &balancer);
-    let mut tried: Vec<EndpointKey> = Vec::with_capacity(ATTEMPTS);
+    let mut tried: Vec<GlobalKey> = Vec::with_capacity(ATTEMPTS);
     let mut reason = Reason::NoEndpoints;
     while tried.len() < ATTEMPTS {
         let Some(picked) = balancer.pick(&tried, Instant::now()) else {
             break;
         };
         let remote = picked.remote;
-        tried.push(remote.endpoint.key);
+        tried.push(remote.key);
         let load = remote.begin();
         let attempt = Attempt {
             worker,

@@ -4,7 +4,7 @@
 //! after a while where the request's rule has another try made; or none.
 
 use tokio::time::{Instant, sleep};
-use weft_model::endpoint::{EndpointId, EndpointKey};
+use weft_model::endpoint::GlobalKey;
 
 use crate::balance::{Balancer, Picked};
 use crate::http::exchange::Exchange;
@@ -15,32 +15,18 @@ use crate::terms::Cause;
 const ATTEMPTS: usize = 3;
 
 /// What one request has tried.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tries {
     /// The endpoints that were tried last, in a ring.
-    tried: [EndpointKey; ATTEMPTS],
+    tried: [GlobalKey; ATTEMPTS],
     made: usize,
     /// Those in a row of which not a byte reached an app.
     in_vain: usize,
 }
 
-impl Default for Tries {
-    fn default() -> Self {
-        let none = EndpointKey {
-            id: EndpointId(0),
-            port: 0,
-        };
-        Self {
-            tried: [none; ATTEMPTS],
-            made: 0,
-            in_vain: 0,
-        }
-    }
-}
-
 impl Tries {
     /// Takes an endpoint down. Says how many tries there were before.
-    pub(super) fn note(&mut self, key: EndpointKey) -> u32 {
+    pub(super) fn note(&mut self, key: GlobalKey) -> u32 {
         self.tried[self.made % ATTEMPTS] = key;
         self.made += 1;
         (self.made - 1) as u32
@@ -77,7 +63,7 @@ impl Tries {
             .or_else(|| balancer.pick(&[], now))
     }
 
-    fn tried(&self) -> &[EndpointKey] {
+    fn tried(&self) -> &[GlobalKey] {
         &self.tried[..self.made.min(ATTEMPTS)]
     }
 }
