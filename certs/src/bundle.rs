@@ -140,6 +140,11 @@ impl Bundle {
         self.sequence
     }
 
+    /// Whether each root of another one is in this one as well.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        other.roots.iter().all(|root| self.roots.contains(root))
+    }
+
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }

@@ -44,6 +44,8 @@ type Kept<K, C> = Mutex<Vec<(K, Arc<C>)>>;
 enum Clients {
     Must,
     May,
+    /// They are not asked for one.
+    Unasked,
 }
 
 /// The most configurations that are kept. There is a handful of ALPN lists; what is beyond is made
@@ -176,6 +178,11 @@ impl Credential {
         self.server(Clients::May, alpn)
     }
 
+    /// For serving anybody: no certificate is asked for.
+    pub fn server_config_open(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        self.server(Clients::Unasked, alpn)
+    }
+
     /// For dialling peers: any identity of a trusted domain passes, so the caller checks it before it sends a byte
     /// ([`Self::peer_identity`]).
     pub fn client_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
@@ -192,15 +199,16 @@ impl Credential {
 
     fn server(&self, clients: Clients, alpn: &[&[u8]]) -> Arc<ServerConfig> {
         kept(&self.servers, (clients, owned(alpn)), || {
-            let verifier = match clients {
-                Clients::Must => Verifier::any(self.seen.clone()),
-                Clients::May => Verifier::optional(self.seen.clone()),
-            };
-            let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
+            let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
                 .with_protocol_versions(&[&TLS13])
-                .expect("the provider has suites of TLS 1.3")
-                .with_client_cert_verifier(Arc::new(verifier))
-                .with_cert_resolver(self.certified.clone());
+                .expect("the provider has suites of TLS 1.3");
+            let verified = |verifier| builder.clone().with_client_cert_verifier(Arc::new(verifier));
+            let builder = match clients {
+                Clients::Must => verified(Verifier::any(self.seen.clone())),
+                Clients::May => verified(Verifier::optional(self.seen.clone())),
+                Clients::Unasked => builder.with_no_client_auth(),
+            };
+            let mut config = builder.with_cert_resolver(self.certified.clone());
             config.alpn_protocols = owned(alpn);
             // The default keeps sessions and gives tickets, and a resumed session never shows its certificate again.
             config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -28,6 +28,7 @@ use crate::epoch::{Epoch, EpochError};
 use crate::index::{self, Index};
 use crate::manifests::{self, OpenError};
 use crate::peering;
+use crate::serve::bundle;
 use crate::serve::cache::Facts;
 use crate::serve::desk::{CompileTimes, Desk, DeskEnd};
 use crate::serve::discovery::{self, Callers, Discovery, DiscoveryServer, FederationServer};
@@ -46,6 +47,9 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 const PING: Duration = Duration::from_secs(15);
 /// Connections of other clusters: a few for each replica of each peer.
 const PEER_CONNECTIONS: usize = 1024;
+/// Connections of those who ask for the trust bundle, in all and of one address: each asks once in a minute, and goes.
+const BUNDLE_CONNECTIONS: usize = 256;
+const BUNDLE_PER_ADDRESS: usize = 16;
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +99,9 @@ pub(crate) struct Rest {
     /// Where other clusters call.
     #[cfg(test)]
     pub(crate) federation: Option<SocketAddr>,
+    /// Where the trust bundle is shown.
+    #[cfg(test)]
+    pub(crate) bundle: Option<SocketAddr>,
     /// Serves admin.
     _admin: JoinSet<()>,
     /// Ends the desk.
@@ -148,6 +155,7 @@ impl App {
         known.open();
         let tokens = tokens(&settings, cluster.as_ref());
         let control_namespace = settings.control_namespace.clone();
+        let bundle = show_bundle(&settings, &issuer, &metrics, &tasks).await?;
         let federation = federate(&settings, &desk, &issuer, &metrics, &tasks).await?;
         let address = serve_proxies(settings, desk, issuer.clone(), tokens, metrics, &tasks).await?;
         serving.open();
@@ -161,7 +169,7 @@ impl App {
             issuer,
             certificates.clone(),
         ));
-        tracing::info!(%address, %admin, ?federation, "serving");
+        tracing::info!(%address, %admin, ?federation, ?bundle, "serving");
         let rest = Rest {
             #[cfg(test)]
             address,
@@ -169,6 +177,8 @@ impl App {
             admin,
             #[cfg(test)]
             federation,
+            #[cfg(test)]
+            bundle,
             _admin: admin_tasks,
             _end: end.drop_guard(),
         };
@@ -275,6 +285,7 @@ fn open_desk(
         network: settings.network().to_owned(),
         gateways: settings.gateways.clone(),
         federation_endpoints: settings.federation_endpoints.clone(),
+        bundle_endpoint: settings.bundle_endpoint.clone(),
         control_plane: issuer.credential().identity().clone(),
     };
     let hub = Hub::new(index, facts, epoch, settings.subscriptions);
@@ -363,6 +374,29 @@ async fn federate(
     };
     links.begin(tasks).await;
     Ok(address)
+}
+
+/// Shows our own trust bundle, where that is listened for.
+async fn show_bundle(
+    settings: &Settings,
+    issuer: &Arc<Issuer>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<Option<SocketAddr>, StartError> {
+    let Some(at) = settings.bundle_listen else {
+        return Ok(None);
+    };
+    let failed = |error| StartError::Listen(at.to_string(), error);
+    let listener = weft_daemon::listen::tcp(at).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let limits = listen::Limits {
+        connections: BUNDLE_CONNECTIONS,
+        per_address: BUNDLE_PER_ADDRESS,
+    };
+    let connections = listen::connections(listener, Door::Anybody, issuer.clone(), limits, metrics.clone(), tasks);
+    let tasks = tasks.named("bundle endpoint");
+    tasks.spawn(bundle::serve(connections, issuer.clone(), tasks.clone()));
+    Ok(Some(address))
 }
 
 /// Listens for other clusters, which follow what is exported to them.

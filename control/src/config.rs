@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use weft_daemon::settings::duration;
 use weft_model::identity::TrustDomain;
 
+use crate::objects::peer::read_url;
+
 /// The settings of `weft control`.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -46,6 +48,13 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub federation_endpoints: Vec<String>,
+    /// Where the trust bundle is shown to anybody, as SPIFFE Federation has it (profile https_spiffe), usually port 15016. Without
+    /// it, other clusters hear of new roots by their links only.
+    #[arg(long, env = "WEFT_BUNDLE_LISTEN", value_name = "ADDR:PORT")]
+    pub bundle_listen: Option<SocketAddr>,
+    /// Where other clusters reach that, for their ClusterPeers: an https URL, with any path.
+    #[arg(long, env = "WEFT_BUNDLE_ENDPOINT", value_name = "URL", value_parser = https_url)]
+    pub bundle_endpoint: Option<String>,
     /// Where /status, /metrics, /ready and /live listen.
     #[arg(long, env = "WEFT_ADMIN", value_name = "ADDR:PORT", default_value_t = any(15014))]
     pub admin: SocketAddr,
@@ -175,6 +184,11 @@ fn trust_domain(value: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(value).map_err(|error| error.to_string())
 }
 
+fn https_url(value: &str) -> Result<String, String> {
+    let read = read_url(value).map(|_| value.to_owned());
+    read.ok_or_else(|| "is no https URL of a host, with no user and no fragment".to_owned())
+}
+
 /// Leaves shorter than this would be renewed faster than proxies may ask.
 const SHORTEST_LEAF: Duration = Duration::from_secs(2);
 /// The authority issues none that live longer.
@@ -243,6 +257,8 @@ mod tests {
             ["--trust-domain", "Shop"],
             ["--networks", "10.0.0.0"],
             ["--address-check", "off"],
+            ["--bundle-endpoint", "http://east.example:15016"],
+            ["--bundle-endpoint", "east.example:15016"],
         ] {
             assert!(read(&flags).is_err(), "{flags:?}");
         }

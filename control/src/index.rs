@@ -30,6 +30,7 @@ mod judge;
 mod kept;
 mod links;
 mod matches;
+mod offers;
 mod opaque;
 mod patience;
 mod policy;

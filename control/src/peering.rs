@@ -3,13 +3,14 @@
 //! | file | what happens there |
 //! |---|---|
 //! | [`link`] | one peer: connect, say what is held, take in what comes, acknowledge; again, for ever |
+//! | [`bundle`] | a peer's trust bundle, from its bundle endpoint: also while the link is broken |
 //! | [`gateways`] | where a peer's gateways are |
 //! | [`dial`] | a connection to a peer's control plane, and whom to expect there |
-//! | [`kept`] | what a peer has said, for when this process begins anew while the link is broken |
+//! | [`kept`] | what is known of a peer, for when this process begins anew while the link is broken |
 //!
 //! What a peer may say is judged where it is taken in (`index/judge.rs`); how the links are is kept by the hub, for status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +25,14 @@ use crate::objects::peer::Peer;
 use crate::serve::desk::Desk;
 use crate::serve::hub::Linked;
 
+mod bundle;
 mod dial;
 mod gateways;
 mod kept;
 mod link;
 
 pub(crate) use kept::Kept;
+use kept::News;
 
 /// How often a silent connection between control planes is asked whether the other side is still there, and how long that may
 /// take: a cut that swallows packets is noticed after twice this.
@@ -39,7 +42,7 @@ pub(crate) const PING: Duration = Duration::from_secs(2);
 struct Running {
     peer: Peer,
     bundle: Bundle,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 /// Follows all peers as they come and go.
@@ -51,25 +54,29 @@ pub(crate) struct Links {
     pub(crate) kept: Kept,
 }
 
-/// Proxies are served when the peers have been heard, or after this.
+/// Proxies are served when the peers have been heard of which nothing was kept, or after this.
 const FIRST: Duration = Duration::from_secs(3);
 
 impl Links {
-    /// Takes in what the peers had said before this process began, and begins to follow them. Returns when all of them were
-    /// heard, or soon after: a proxy must not be told that their endpoints are gone, only because they are not known yet.
+    /// Takes in what was known of the peers before this process began, and begins to follow them. Returns when all were heard
+    /// of which nothing was kept, or soon after: a proxy must not be told that their endpoints are gone, only because they are
+    /// not known yet.
     pub(crate) async fn begin(self, tasks: &Tasks) {
-        let (heard, mut hears) = watch::channel(0_usize);
+        let (heard, mut hears) = watch::channel(BTreeSet::new());
         let linked = self.desk.linked().borrow().clone();
-        for peer in linked.peers.values() {
-            link::restore(&self.desk, &self.kept, peer).await;
+        let mut unknown: Vec<String> = Vec::new();
+        for (cluster, peer) in &linked.peers {
+            if !link::restore(&self.desk, &self.kept, peer).await {
+                unknown.push(cluster.clone());
+            }
         }
         tasks.named("links").spawn(self.follow(heard, tasks.clone()));
-        let all = hears.wait_for(|heard| *heard >= linked.peers.len());
+        let all = hears.wait_for(|heard| unknown.iter().all(|cluster| heard.contains(cluster)));
         // Late or not: what comes later reaches proxies as any change does.
         let _ = timeout(FIRST, all).await;
     }
 
-    async fn follow(self, heard: watch::Sender<usize>, tasks: Tasks) {
+    async fn follow(self, heard: watch::Sender<BTreeSet<String>>, tasks: Tasks) {
         let links = async {
             let mut linked = self.desk.linked();
             let mut running: BTreeMap<String, Running> = BTreeMap::new();
@@ -91,13 +98,18 @@ impl Links {
     }
 
     /// Ends the links of peers that are gone or others by now, and begins those that are missing.
-    fn adjust(&self, now: &Linked, running: &mut BTreeMap<String, Running>, heard: &watch::Sender<usize>) {
+    fn adjust(&self, now: &Linked, running: &mut BTreeMap<String, Running>, heard: &watch::Sender<BTreeSet<String>>) {
         // Of a cluster that is no peer any more nothing stays, should one of its name come again.
         let gone = running.keys().filter(|name| !now.peers.contains_key(*name));
         gone.for_each(|name| self.kept.remove(name));
         running.retain(|name, link| {
             let bundle = now.bundles.get(&link.peer.trust_domain);
-            now.peers.get(name) == Some(&link.peer) && bundle == Some(&link.bundle)
+            // What was proved by a root that is gone counts no more; by one that is new it counts as before.
+            let Some(bundle) = bundle.filter(|bundle| bundle.has_all_of(&link.bundle)) else {
+                return false;
+            };
+            link.bundle = bundle.clone();
+            now.peers.get(name) == Some(&link.peer)
         });
         for (name, peer) in &now.peers {
             let Some(bundle) = now
@@ -107,16 +119,24 @@ impl Links {
             else {
                 continue;
             };
-            let link = link::Link::new(self, peer, heard.clone());
             let link = Running {
                 peer: peer.clone(),
                 bundle: bundle.clone(),
-                _tasks: [
-                    AbortOnDropHandle::new(tokio::spawn(link.run())),
-                    AbortOnDropHandle::new(tokio::spawn(gateways::follow(peer.clone(), self.desk.clone()))),
-                ],
+                _tasks: self.begin_one(peer, heard),
             };
             running.insert(name.clone(), link);
         }
+    }
+
+    fn begin_one(&self, peer: &Peer, heard: &watch::Sender<BTreeSet<String>>) -> [AbortOnDropHandle<()>; 3] {
+        let news = News::default();
+        let link = link::Link::new(self, peer, heard.clone(), news.clone());
+        let gateways = gateways::follow(peer.clone(), self.desk.clone(), news.clone());
+        let bundle = bundle::follow(peer.clone(), self.desk.clone(), self.issuer.clone(), news);
+        [
+            AbortOnDropHandle::new(tokio::spawn(link.run())),
+            AbortOnDropHandle::new(tokio::spawn(gateways)),
+            AbortOnDropHandle::new(tokio::spawn(bundle)),
+        ]
     }
 }

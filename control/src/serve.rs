@@ -3,6 +3,7 @@
 //! | file | what happens there |
 //! |---|---|
 //! | [`listen`] | TLS: who calls, from where, until when |
+//! | [`bundle`] | our own trust bundle, for anybody |
 //! | [`identity`] | CSR and token in, certificate out |
 //! | [`discovery`] | one stream per proxy: what it asks, what it is sent, what it acknowledges |
 //! | [`desk`] | the thread that owns the hub; streams and admin talk to it by messages |
@@ -15,6 +16,7 @@
 
 pub(crate) mod listen;
 
+pub(crate) mod bundle;
 pub(crate) mod discovery;
 pub(crate) mod identity;
 pub(crate) mod outcome;

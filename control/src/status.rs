@@ -66,7 +66,12 @@ pub(crate) struct FederationStatus {
     /// Where other clusters reach us, as it was set.
     pub(crate) endpoints: Vec<String>,
     pub(crate) gateways: Vec<String>,
+    /// Where they see our trust bundle, as it was set.
+    pub(crate) bundle_endpoint: Option<String>,
     pub(crate) bundle_sequence: u64,
+    /// The sequence that our own proxies and those of all peers have reached, as they say: a root that is in neither this
+    /// bundle nor a later one is needed by nobody.
+    pub(crate) bundle_reached: u64,
     /// PEM.
     pub(crate) roots: String,
 }

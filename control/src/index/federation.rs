@@ -76,7 +76,9 @@ impl Index {
 
     pub(super) fn peer_change(&mut self, name: &str, object: Option<&Arc<Object>>, changed: &mut Changed) {
         let old = self.peers.remove(name);
-        let before = old.as_ref().and_then(Kept::form).map(|peer| peer.trust_domain.clone());
+        let of = |kept: &Kept<Peer>| kept.form().map(|peer| (peer.trust_domain.clone(), peer.uid.clone()));
+        let was = old.as_ref().and_then(of);
+        let before = was.as_ref().map(|(domain, _)| domain.clone());
         if let Some(peer) = old.as_ref().and_then(Kept::form) {
             self.peers_by_domain.unlink(&peer.trust_domain, &peer.cluster);
         }
@@ -88,14 +90,11 @@ impl Index {
             }
             self.peers.insert(name.to_owned(), kept);
         }
-        let domain = self
-            .peers
-            .get(name)
-            .and_then(Kept::form)
-            .map(|peer| peer.trust_domain.clone());
-        match domain.is_some() && domain == before {
+        let is = self.peers.get(name).and_then(of);
+        let domain = is.as_ref().map(|(domain, _)| domain.clone());
+        match is.is_some() && is == was {
             true => self.touch_remote(name, changed),
-            // What it has said was of a trust domain that is not its own any more.
+            // What it has said was of a trust domain that is not its own any more, or of another peer of the same name.
             false => changed.topics.extend(self.drop_remote(name).topics),
         }
         // Others of the same trust domain may act by now, or not any more.

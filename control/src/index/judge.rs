@@ -58,14 +58,15 @@ impl Judge<'_> {
         let roots = said.bundle.roots.iter().map(|root| CertificateDer::from(root.to_vec()));
         let bundle = Bundle::new(peer.trust_domain.clone(), roots, said.bundle.sequence)
             .map_err(|error| FieldError::new("bundle.roots", error.to_string()))?;
-        let known = remote
-            .bundle
-            .as_ref()
-            .filter(|known| known.trust_domain() == bundle.trust_domain());
-        let held = match known {
-            Some(known) if known.sequence() > peer.bundle.sequence() => known,
-            _ => &peer.bundle,
-        };
+        Ok(self.bundle(&bundle, remote)?.then_some(bundle))
+    }
+
+    /// Whether a bundle of the peer is news. It never goes back, also not behind one that waits to be taken.
+    pub(super) fn bundle(&self, bundle: &Bundle, remote: &Remote) -> Result<bool, FieldError> {
+        let told = [&remote.bundle, &remote.offered].into_iter().flatten();
+        let told = told.filter(|told| told.trust_domain() == bundle.trust_domain());
+        let newest = told.chain([&self.peer.bundle]).max_by_key(|known| known.sequence());
+        let held = newest.unwrap_or(&self.peer.bundle);
         if bundle.sequence() < held.sequence() {
             let reason = format!(
                 "is {}, and {} is held: it never goes back",
@@ -78,7 +79,7 @@ impl Judge<'_> {
             let reason = format!("is {} as before, and the roots are others", bundle.sequence());
             return Err(FieldError::new("bundle.sequence", reason));
         }
-        Ok((bundle.sequence() > held.sequence()).then_some(bundle))
+        Ok(bundle.sequence() > held.sequence())
     }
 
     /// Whether there is room for a resource of so many bytes.

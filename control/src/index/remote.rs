@@ -26,6 +26,8 @@ pub(crate) struct Remote {
     pub(crate) cluster: Option<Cluster>,
     /// The bundle of its trust domain that it told last, where that is newer than what its object says.
     pub(crate) bundle: Option<Bundle>,
+    /// A newer one that does not count yet: each change of a bundle goes to all proxies.
+    pub(super) offered: Option<Bundle>,
     pub(crate) exports: BTreeMap<Name, Export>,
     /// By Service and port.
     pub(crate) exported: BTreeMap<(Name, u16), Exported>,
@@ -133,8 +135,7 @@ impl Index {
         match body {
             Body::Cluster(said) => {
                 if let Some(bundle) = judge.cluster(&said, remote)? {
-                    remote.bundle = Some(bundle);
-                    changed.topics.insert(Topic::Peers);
+                    remote.offered = Some(bundle);
                 }
                 remote.cluster = Some(said);
             }
@@ -196,6 +197,7 @@ impl Index {
     pub(crate) fn forget(&mut self, cluster: &str) -> Changed {
         let kept = self.remotes.get(cluster).map(|remote| Remote {
             bundle: remote.bundle.clone(),
+            offered: remote.offered.clone(),
             gateways: remote.gateways.clone(),
             ..Remote::default()
         });

@@ -160,6 +160,8 @@ pub struct SelectionSpec {
 pub struct Peer {
     /// Its name.
     pub cluster: String,
+    /// The object's uid: another object is another peer, also where it has the same name.
+    pub uid: String,
     /// Its trust domain.
     pub trust_domain: TrustDomain,
     /// Who its control plane is, of that trust domain.
@@ -251,6 +253,7 @@ impl Peer {
             (Some(trust_domain), Some((control_plane, bundle))) if reader.wrong.is_empty() => {
                 let peer = Self {
                     cluster: object.name.clone(),
+                    uid: object.uid.clone(),
                     trust_domain,
                     control_plane,
                     bundle,
@@ -475,7 +478,7 @@ impl Reader {
     }
 }
 
-fn read_url(text: &str) -> Option<Uri> {
+pub(crate) fn read_url(text: &str) -> Option<Uri> {
     // A URI of an HTTP request has no fragment: what reads one drops it.
     let read: Uri = text
         .parse()

@@ -50,6 +50,19 @@ pub(super) enum DialError {
     Speak(HostPort, #[source] tonic::transport::Error),
 }
 
+impl DialError {
+    /// In one word: what would have to be mended.
+    pub(super) const fn word(&self) -> &'static str {
+        match self {
+            Self::Resolve(..) => "name",
+            Self::Connect(..) => "port",
+            Self::Stranger(..) => "identity",
+            Self::Tls(..) => "tls",
+            Self::Speak(..) => "protocol",
+        }
+    }
+}
+
 /// Why a connection broke, as TLS says it: gRPC says only that it did. A peer that does not take our certificate says so when
 /// the handshake is over on our side (RFC 8446, section 4.4.2).
 #[derive(Clone, Debug, Default)]
@@ -89,7 +102,8 @@ pub(super) async fn channel(at: &HostPort, tls: Arc<ClientConfig>, fault: &Fault
         .map_err(speak)
 }
 
-async fn connect(at: &HostPort, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
+/// Connects, and shakes hands as `config` expects.
+pub(super) async fn connect(at: &HostPort, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let resolve = |error| DialError::Resolve(at.clone(), error);
     let looked = timeout(STEP, tokio::net::lookup_host(at.to_string())).await;

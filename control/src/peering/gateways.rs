@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::kept::News;
 use crate::objects::host_port::HostPort;
 use crate::objects::peer::Peer;
 use crate::serve::desk::Desk;
@@ -16,8 +17,9 @@ const LOOK: Duration = Duration::from_secs(3);
 /// Addresses of one peer's gateways that proxies are told of.
 const ADDRESSES_MAX: usize = 16;
 
-/// Looks for a peer's gateways, for ever. What cannot be looked up now is where it was.
-pub(super) async fn follow(peer: Peer, desk: Desk) {
+/// Looks for a peer's gateways, for ever. What cannot be looked up now is where it was, also before this process began.
+pub(super) async fn follow(peer: Peer, desk: Desk, news: News) {
+    let mut told = Vec::new();
     let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); peer.gateways.len()];
     loop {
         for (gateway, known) in peer.gateways.iter().zip(&mut known) {
@@ -32,8 +34,12 @@ pub(super) async fn follow(peer: Peer, desk: Desk) {
         let all: Vec<SocketAddr> = all.into_iter().take(ADDRESSES_MAX).collect();
         // Where none can be looked up, those that another look found still count.
         let knows = !all.is_empty() || peer.gateways.is_empty();
-        if knows && desk.set_gateways(&peer.cluster, all).await.is_err() {
+        if knows && desk.set_gateways(&peer.cluster, all.clone()).await.is_err() {
             return;
+        }
+        if knows && all != told {
+            told = all;
+            news.tell();
         }
         sleep(AGAIN).await;
     }

@@ -1,19 +1,27 @@
-//! What a peer has said, kept in the state directory, so that it still counts when this process begins anew while the link is
-//! broken. What is read back is judged like anything that a peer says.
+//! What is known of a peer beside its object, kept in the state directory, so that it still counts when this process begins anew
+//! while the link is broken. What is read back is judged like anything that a peer says, and is of that object only.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use prost::Message;
+use rustls::pki_types::CertificateDer;
+use weft_certs::bundle::Bundle;
 use weft_daemon::file;
 use weft_proto::discovery;
+
+use crate::objects::peer::Peer;
+use crate::serve::hub::Heard;
 
 /// The largest file that is read: what one peer may say has a limit below.
 const BYTES_MAX: u64 = 64 << 20;
 /// How a file begins. Another format is another word.
-const MAGIC: &[u8] = b"weft-peer-1\n";
+const MAGIC: &[u8] = b"weft-peer-2\n";
 const HASH: usize = 32;
 
 /// Where it is kept.
@@ -22,11 +30,72 @@ pub(crate) struct Kept {
     directory: PathBuf,
 }
 
-/// What a peer has said. When it was last heard of is the file's time.
+/// What is known of a peer. When it was last heard of is the file's time.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Said {
     #[prost(message, repeated, tag = "1")]
-    pub(super) resources: Vec<discovery::Resource>,
+    resources: Vec<discovery::Resource>,
+    /// Whose: the uid of its ClusterPeer, and its trust domain.
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    trust_domain: String,
+    /// The newest bundle that it has told of.
+    #[prost(message, optional, tag = "4")]
+    bundle: Option<discovery::Bundle>,
+    /// Where its gateways were found.
+    #[prost(string, repeated, tag = "5")]
+    gateways: Vec<String>,
+}
+
+/// Tells that something beside what a peer says by the link is news, and is to be kept as well. Clones tell of the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct News(Arc<AtomicBool>);
+
+impl News {
+    pub(super) fn tell(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether there was any since this was asked last.
+    pub(super) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Said {
+    /// What is known of a peer.
+    pub(super) fn of(peer: &Peer, heard: Heard) -> Self {
+        let bundle = heard.bundle.map(|bundle| discovery::Bundle {
+            trust_domain: bundle.trust_domain().to_string(),
+            roots: bundle.roots().iter().map(|root| root.to_vec().into()).collect(),
+            sequence: bundle.sequence(),
+        });
+        Self {
+            resources: heard.resources,
+            uid: peer.uid.clone(),
+            trust_domain: peer.trust_domain.to_string(),
+            bundle,
+            gateways: heard.gateways.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// The same again. `None`: it is of another peer, which had the same name.
+    pub(super) fn heard(self, peer: &Peer) -> Option<Heard> {
+        if self.uid != peer.uid || self.trust_domain != peer.trust_domain.to_string() {
+            return None;
+        }
+        let bundle = self.bundle.and_then(|bundle| {
+            let roots = bundle.roots.iter().map(|root| CertificateDer::from(root.to_vec()));
+            Bundle::new(peer.trust_domain.clone(), roots, bundle.sequence).ok()
+        });
+        let gateways = self.gateways.iter().filter_map(|text| text.parse::<SocketAddr>().ok());
+        Some(Heard {
+            resources: self.resources,
+            bundle,
+            gateways: gateways.collect(),
+        })
+    }
 }
 
 impl Kept {
@@ -37,7 +106,7 @@ impl Kept {
         }
     }
 
-    /// What was kept of a peer. What cannot be read is as good as nothing, and is told in the log.
+    /// What was kept of a peer of this name. What cannot be read is as good as nothing, and is told in the log.
     /// With it comes when the peer was last heard of; a clock that was set back makes that now.
     pub(super) fn read(&self, cluster: &str) -> Option<(SystemTime, Said)> {
         let path = self.path(cluster);
@@ -57,12 +126,15 @@ impl Kept {
         .ok()
     }
 
-    /// Keeps what a peer has said.
-    pub(super) fn write(&self, cluster: &str, said: &Said) -> io::Result<()> {
+    /// Keeps what is known of a peer. `heard`: when it was last heard of, if it ever was.
+    pub(super) fn write(&self, cluster: &str, said: &Said, heard: Option<SystemTime>) -> io::Result<()> {
         std::fs::create_dir_all(&self.directory)?;
         let body = said.encode_to_vec();
         let bytes = [MAGIC, digest(&SHA256, &body).as_ref(), &body].concat();
-        file::replace(&self.path(cluster), 0o600, &bytes)
+        let path = self.path(cluster);
+        file::replace(&path, 0o600, &bytes)?;
+        let file = std::fs::File::options().append(true).open(path)?;
+        file.set_modified(heard.unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
     /// The peer was heard of now, and has nothing to say.
@@ -104,9 +176,11 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let kept = Kept::of(state.path());
         assert_eq!(kept.read("a"), None);
-        let resources = vec![discovery::Resource::default()];
-        let said = Said { resources };
-        kept.write("a", &said).unwrap();
+        let said = Said {
+            resources: vec![discovery::Resource::default()],
+            ..Said::default()
+        };
+        kept.write("a", &said, None).unwrap();
         assert_eq!(kept.read("a").unwrap().1, said);
         let path = state.path().join("peers/a");
         let whole = std::fs::read(&path).unwrap();
@@ -114,7 +188,7 @@ mod tests {
             &whole[..whole.len() - 1],
             &whole[..20],
             b"",
-            b"weft-peer-2\n",
+            b"weft-peer-1\n",
             &[&whole[..], b"x"].concat(),
         ] {
             std::fs::write(&path, wrong).unwrap();
@@ -128,17 +202,66 @@ mod tests {
     fn what_was_heard_long_ago_or_in_the_future_is_told_apart_and_a_touch_makes_it_now() {
         let state = tempfile::tempdir().unwrap();
         let kept = Kept::of(state.path());
-        kept.write("a", &Said::default()).unwrap();
+        let hour = std::time::Duration::from_secs(3600);
+        let before = SystemTime::UNIX_EPOCH + hour;
+        kept.write("a", &Said::default(), Some(before)).unwrap();
+        assert_eq!(kept.read("a").unwrap().0, before);
+        kept.write("a", &Said::default(), None).unwrap();
+        assert_eq!(kept.read("a").unwrap().0, SystemTime::UNIX_EPOCH, "never");
         let at = |time| {
             let file = std::fs::File::open(state.path().join("peers/a")).unwrap();
             file.set_modified(time).unwrap();
             kept.read("a").unwrap().0
         };
-        let hour = std::time::Duration::from_secs(3600);
-        assert_eq!(at(SystemTime::UNIX_EPOCH + hour), SystemTime::UNIX_EPOCH + hour);
+        assert_eq!(at(before), before);
         assert!(at(SystemTime::now() + hour) <= SystemTime::now());
         at(SystemTime::UNIX_EPOCH);
         kept.touch("a").unwrap();
         assert!(kept.read("a").unwrap().0 > SystemTime::now() - hour);
+    }
+
+    fn peer(uid: &str, authority: &weft_certs::authority::Authority) -> Peer {
+        let raw = serde_json::json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "ClusterPeer", "metadata": {"name": "a"},
+            "spec": {
+                "trustDomain": authority.trust_domain().to_string(), "endpoints": ["a.example:15013"],
+                "trustBundle": {"roots": authority.bundle(0).to_pem()},
+            },
+        });
+        let object = crate::objects::Object {
+            api_version: "weft.dev/v1alpha1".to_owned(),
+            kind: "ClusterPeer".to_owned(),
+            namespace: String::new(),
+            name: "a".to_owned(),
+            uid: uid.to_owned(),
+            resource_version: 1,
+            generation: 0,
+            labels: Default::default(),
+            annotations: Default::default(),
+            raw,
+            origin: None,
+        };
+        Peer::of(&object).unwrap().0
+    }
+
+    #[test]
+    fn what_is_known_comes_back_for_the_same_object_and_trust_domain_only() {
+        let authority = |name: &str| {
+            let trust_domain = weft_model::identity::TrustDomain::new(name).unwrap();
+            weft_certs::authority::Authority::create(trust_domain, SystemTime::now()).unwrap()
+        };
+        let (one, other) = (authority("one"), authority("other"));
+        let gateways: Vec<SocketAddr> = vec!["192.0.2.1:15443".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()];
+        let heard = Heard {
+            resources: vec![discovery::Resource::default()],
+            bundle: Some(one.bundle(7)),
+            gateways: gateways.clone(),
+        };
+        let said = Said::of(&peer("u", &one), heard);
+        let back = said.clone().heard(&peer("u", &one)).unwrap();
+        assert_eq!((back.resources.len(), back.gateways), (1, gateways));
+        assert_eq!(back.bundle, Some(one.bundle(7)));
+        assert!(said.clone().heard(&peer("v", &one)).is_none());
+        assert!(said.heard(&peer("u", &other)).is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! One peer: its control plane is called, and what it exports is taken in as it changes. A link that breaks is begun anew, for
 //! ever; what was heard stays for as long as the ClusterPeer says.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,12 +17,13 @@ use weft_proto::federation::federation_client::FederationClient;
 use weft_proto::resource::{self, Change, FieldError, Update, name};
 
 use super::dial::Fault;
-use super::kept::{Kept, Said};
+use super::kept::{Kept, News, Said};
 use super::{Links, dial};
 use crate::authority::{Chain, Issuer};
+use crate::objects::host_port::HostPort;
 use crate::objects::peer::{Peer, Selection};
 use crate::serve::desk::{Closed, Desk};
-use crate::serve::hub::{self, LinkState};
+use crate::serve::hub::{self, LinkState, Trusted};
 
 /// The largest batch that is read.
 const BATCH_MAX: usize = 64 << 20;
@@ -33,6 +35,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// Batches of one peer are taken in no faster than this, and bytes: it waits for each acknowledgement.
 const BATCH_SPACING: Duration = Duration::from_millis(10);
 const BYTES_PER_SECOND: f64 = (32 << 20) as f64;
+/// How far the peer's bundle has come is told no more often than this.
+const REPORT_SPACING: Duration = Duration::from_millis(500);
 /// What was heard is kept when nothing more has come for so long; a peer that is silent for longer is heard of all the same.
 const KEEP: Duration = Duration::from_secs(1);
 const KEEP_LATEST: Duration = Duration::from_secs(10);
@@ -49,10 +53,12 @@ pub(super) struct Link {
     issuer: Arc<Issuer>,
     kept: Kept,
     state: LinkState,
-    /// Counted up when the peer is heard for the first time.
-    heard: Option<watch::Sender<usize>>,
+    /// Told when the peer is heard for the first time.
+    heard: Option<watch::Sender<BTreeSet<String>>>,
     /// Since when what was heard is not kept.
     unkept: Option<Instant>,
+    /// Whether something else is to be kept.
+    news: News,
 }
 
 /// Why a stream ended.
@@ -73,7 +79,7 @@ enum Ended {
 }
 
 impl Link {
-    pub(super) fn new(links: &Links, peer: &Peer, heard: watch::Sender<usize>) -> Self {
+    pub(super) fn new(links: &Links, peer: &Peer, heard: watch::Sender<BTreeSet<String>>, news: News) -> Self {
         let Links {
             cluster,
             desk,
@@ -89,6 +95,7 @@ impl Link {
             kept: kept.clone(),
             heard: Some(heard),
             unkept: None,
+            news,
             state: LinkState {
                 state: hub::Link::Connecting,
                 since: SystemTime::now(),
@@ -126,14 +133,15 @@ impl Link {
             if connected {
                 self.state.heard = Some(SystemTime::now());
             }
-            self.keep().await;
             let next = self.broken();
             if next == hub::Link::Forgotten && self.state.state != next {
-                self.kept.remove(&self.peer.cluster);
                 if self.desk.forget(&self.peer.cluster).await.is_err() {
                     return;
                 }
+                // Who it is stays.
+                self.news.tell();
             }
+            self.keep().await;
             let reason = Chain(&ended).to_string();
             if connected || self.state.reason != reason {
                 tracing::warn!(peer = self.peer.cluster, reason, "the link is broken");
@@ -160,16 +168,18 @@ impl Link {
         }
     }
 
-    /// Keeps what was heard, if it is not kept yet.
-    async fn keep(&mut self) {
-        if self.unkept.take().is_none() {
-            return;
+    /// Keeps what is known, if it is not kept yet. Returns whether there was anything to keep.
+    async fn keep(&mut self) -> bool {
+        let news = self.news.take();
+        if self.unkept.take().is_none() && !news {
+            return false;
         }
-        let Ok(resources) = self.desk.said(&self.peer.cluster).await else {
-            return;
+        let Ok(heard) = self.desk.heard(&self.peer.cluster).await else {
+            return false;
         };
-        self.file(move |kept, cluster| kept.write(cluster, &Said { resources }))
-            .await;
+        let (said, last) = (Said::of(&self.peer, heard), self.state.heard);
+        self.file(move |kept, cluster| kept.write(cluster, &said, last)).await;
+        true
     }
 
     /// Does something with the file in which it is kept.
@@ -207,11 +217,25 @@ impl Link {
         let hello = message(Message::Hello(self.hello().await?));
         let messages = tokio_stream::once(hello).chain(ReceiverStream::new(said));
         let mut client = FederationClient::new(channel).max_decoding_message_size(BATCH_MAX);
-        let mut stream = match timeout(OPEN, client.follow(messages)).await {
+        let stream = match timeout(OPEN, client.follow(messages)).await {
             Err(_) => return Err(Ended::Slow),
             Ok(Err(status)) => return Err(refused(status.into(), &fault)),
             Ok(Ok(response)) => response.into_inner(),
         };
+        let (desk, cluster) = (self.desk.clone(), self.peer.cluster.clone());
+        tokio::select! {
+            ended = self.hear(stream, &endpoint, &say) => ended,
+            ended = report(desk, cluster, &say) => ended,
+        }
+    }
+
+    /// Takes in what the peer says, and acknowledges it.
+    async fn hear(
+        &mut self,
+        mut stream: Streaming<discovery::FromControl>,
+        endpoint: &HostPort,
+        say: &mpsc::Sender<FromProxy>,
+    ) -> Result<std::convert::Infallible, Ended> {
         loop {
             if self.unkept.is_some_and(|since| since.elapsed() > KEEP_LATEST) {
                 self.keep().await;
@@ -231,8 +255,10 @@ impl Link {
                     continue;
                 }
                 Err(_) => {
-                    self.file(Kept::touch).await;
                     self.state.heard = Some(SystemTime::now());
+                    if !self.keep().await {
+                        self.file(Kept::touch).await;
+                    }
                     self.tell(hub::Link::Connected, "", String::new()).await?;
                     continue;
                 }
@@ -247,7 +273,7 @@ impl Link {
             let ack = self.take(batch).await?;
             self.unkept.get_or_insert_with(Instant::now);
             if let Some(heard) = self.heard.take() {
-                heard.send_modify(|count| *count += 1);
+                heard.send_modify(|all| all.extend([self.peer.cluster.clone()]));
             }
             sleep(BATCH_SPACING.max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))).await;
             if say.send(message(Message::Ack(ack))).await.is_err() {
@@ -320,13 +346,8 @@ impl Link {
 impl Ended {
     /// In one word: what would have to be mended.
     fn word(&self) -> &'static str {
-        use dial::DialError;
         match self {
-            Self::Dial(DialError::Resolve(..)) => "name",
-            Self::Dial(DialError::Connect(..)) => "port",
-            Self::Dial(DialError::Stranger(..)) => "identity",
-            Self::Dial(DialError::Tls(..)) => "tls",
-            Self::Dial(DialError::Speak(..)) => "protocol",
+            Self::Dial(error) => error.word(),
             Self::Untrusted(_) => "refused",
             Self::Slow => "slow",
             Self::Status(status) => match status.code() {
@@ -367,20 +388,55 @@ async fn next(stream: &mut Streaming<discovery::FromControl>) -> Result<discover
     }
 }
 
-/// Takes in what a peer had said before this process began.
-pub(super) async fn restore(desk: &Desk, kept: &Kept, peer: &Peer) {
+/// Tells the peer how far its bundle has come with our proxies, whenever that has changed.
+async fn report(desk: Desk, cluster: String, say: &mpsc::Sender<FromProxy>) -> Result<std::convert::Infallible, Ended> {
+    let mut stirred = desk.stirred();
+    let mut told = None;
+    loop {
+        stirred.mark_unchanged();
+        let trusted = desk.trusted(&cluster).await?;
+        if trusted != told
+            && let Some(trusted) = trusted
+        {
+            let said = message(Message::Trusted(trusted_to_wire(trusted)));
+            say.send(said).await.map_err(|_| Ended::Gone)?;
+            told = Some(trusted);
+        }
+        // A roll-out stirs all the time, and who waits for this waits for seconds anyway.
+        sleep(REPORT_SPACING).await;
+        stirred.changed().await.map_err(|_| Closed)?;
+    }
+}
+
+fn trusted_to_wire(trusted: Trusted) -> discovery::Trusted {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    discovery::Trusted {
+        sequence: trusted.sequence,
+        proxies: count(trusted.proxies),
+        acknowledged: count(trusted.acknowledged),
+        reached: trusted.reached,
+    }
+}
+
+/// Takes in what was known of a peer before this process began. Returns whether what it exports is known by that.
+pub(super) async fn restore(desk: &Desk, kept: &Kept, peer: &Peer) -> bool {
     let cluster = peer.cluster.as_str();
     let Some((heard, said)) = kept.read(cluster) else {
-        return;
+        return false;
     };
-    if heard.elapsed().unwrap_or_default() >= peer.keep_for {
-        return kept.remove(cluster);
+    let Some(mut known) = said.heard(peer) else {
+        kept.remove(cluster);
+        return false;
+    };
+    let is_fresh = heard.elapsed().unwrap_or_default() < peer.keep_for;
+    if !is_fresh {
+        // Who it is stays: its newest roots, and where its gateways are.
+        known.resources.clear();
     }
-    let updates = said
-        .resources
-        .into_iter()
-        .filter_map(|wire| resource::from_wire(wire).ok());
-    let refused = desk.hear(cluster, updates.collect(), Vec::new()).await;
+    // If the desk has ended, so does the process.
+    if desk.restore(cluster, known).await.is_err() || !is_fresh {
+        return false;
+    }
     let state = LinkState {
         state: hub::Link::Stale,
         since: heard,
@@ -389,10 +445,9 @@ pub(super) async fn restore(desk: &Desk, kept: &Kept, peer: &Peer) {
         reason: "not connected since this control plane began".to_owned(),
         heard: Some(heard),
     };
-    // If the desk has ended, so does the process.
-    if refused.is_ok() && desk.link(cluster, state).await.is_ok() {
-        tracing::info!(peer = cluster, "what a peer had said is known again");
-    }
+    let _ = desk.link(cluster, state).await;
+    tracing::info!(peer = cluster, "what a peer had said is known again");
+    true
 }
 
 fn selection(imports: &Selection) -> discovery::Selection {

@@ -64,6 +64,8 @@ pub(crate) struct Facts {
     pub(crate) gateways: Vec<String>,
     /// Where other clusters reach the control plane, and who it is.
     pub(crate) federation_endpoints: Vec<String>,
+    /// Where they see our trust bundle.
+    pub(crate) bundle_endpoint: Option<String>,
     pub(crate) control_plane: Identity,
 }
 

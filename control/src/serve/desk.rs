@@ -4,7 +4,7 @@
 //! another.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -14,24 +14,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weft_model::destination::Target;
 use weft_model::version::Source;
-use weft_proto::discovery;
-use weft_proto::resource::{self, FieldError, Update};
 
 use super::cache::ProxyId;
-use super::hub::{Hub, Join, LinkState, Linked, Outlet, Settled};
-use super::outbox::Hash;
+use super::hub::{Hub, Join, Linked, Outlet, Settled, Subject, Unwelcome};
 use crate::authority::Chain;
 use crate::manifests::{OpenError, Snapshot};
-use crate::objects::peer::Peer;
 use crate::source::{Look, News, Source as Objects};
 use crate::status::applied::Verdicts;
 use crate::status::{Figures, Imports, Status};
 
 mod look;
 mod owed;
+mod peers;
 
 use look::{Looks, Waiting, over};
 use owed::Owed;
+use peers::OfPeer;
 
 /// Questions that wait at once: as many as a burst of reconnecting proxies; the rest waits in its own task.
 const QUEUE: usize = 1024;
@@ -79,6 +77,9 @@ pub(crate) enum NotNow {
         "this proxy has seen newer objects, which are looked for only so often, or its epoch cannot be kept now; call again"
     )]
     Later,
+    /// It is a replica of another cluster that may not follow.
+    #[error(transparent)]
+    Follower(#[from] Unwelcome),
 }
 
 /// What is known of a pod, to check a caller against.
@@ -136,38 +137,8 @@ enum Question {
         settled: Vec<Settled>,
         answer: oneshot::Sender<()>,
     },
-    Peer {
-        cluster: String,
-        instance: String,
-        answer: oneshot::Sender<Option<(Peer, usize)>>,
-    },
-    Hear {
-        cluster: String,
-        updates: Vec<Update>,
-        unread: Vec<(resource::Name, FieldError)>,
-        answer: oneshot::Sender<Vec<(resource::Name, FieldError)>>,
-    },
-    Held {
-        cluster: String,
-        answer: oneshot::Sender<Vec<(resource::Name, Hash)>>,
-    },
-    Forget(String),
-    Gateways {
-        cluster: String,
-        addresses: Vec<SocketAddr>,
-    },
-    Said {
-        cluster: String,
-        answer: oneshot::Sender<Vec<discovery::Resource>>,
-    },
-    LinkOf {
-        cluster: String,
-        answer: oneshot::Sender<Option<LinkState>>,
-    },
-    Link {
-        cluster: String,
-        state: LinkState,
-    },
+    /// Of another cluster.
+    OfPeer(OfPeer),
     Status(oneshot::Sender<Status>),
     Verdicts(oneshot::Sender<Verdicts>),
     Figures(oneshot::Sender<Figures>),
@@ -204,6 +175,7 @@ impl Desk {
             looks: Looks::new(),
             owed: None,
             not_kept: None,
+            bundles_due: None,
         };
         let (alive, ended) = oneshot::channel();
         let run = move || {
@@ -315,69 +287,6 @@ impl Desk {
         self.ask(|answer| Question::Settle { id, settled, answer }).await
     }
 
-    /// The peer of this name, if it acts, and how many of its replicas follow us beside this one.
-    pub(crate) async fn peer(&self, cluster: &str, instance: &str) -> Result<Option<(Peer, usize)>, Closed> {
-        let (cluster, instance) = (cluster.to_owned(), instance.to_owned());
-        self.ask(|answer| Question::Peer {
-            cluster,
-            instance,
-            answer,
-        })
-        .await
-    }
-
-    /// A peer says what it exports; some of it could not be read. Returns what was refused beside that.
-    pub(crate) async fn hear(
-        &self,
-        cluster: &str,
-        updates: Vec<Update>,
-        unread: Vec<(resource::Name, FieldError)>,
-    ) -> Result<Vec<(resource::Name, FieldError)>, Closed> {
-        let cluster = cluster.to_owned();
-        self.ask(|answer| Question::Hear {
-            cluster,
-            updates,
-            unread,
-            answer,
-        })
-        .await
-    }
-
-    /// What is held of a peer, to go on from there.
-    pub(crate) async fn held(&self, cluster: &str) -> Result<Vec<(resource::Name, Hash)>, Closed> {
-        let cluster = cluster.to_owned();
-        self.ask(|answer| Question::Held { cluster, answer }).await
-    }
-
-    /// The addresses of a peer's gateways are these now.
-    pub(crate) async fn set_gateways(&self, cluster: &str, addresses: Vec<SocketAddr>) -> Result<(), Closed> {
-        let cluster = cluster.to_owned();
-        self.tell(Question::Gateways { cluster, addresses }).await
-    }
-
-    /// What a peer has said counts no more.
-    pub(crate) async fn forget(&self, cluster: &str) -> Result<(), Closed> {
-        self.tell(Question::Forget(cluster.to_owned())).await
-    }
-
-    /// All that is held of what a peer has said, as it would say it.
-    pub(crate) async fn said(&self, cluster: &str) -> Result<Vec<discovery::Resource>, Closed> {
-        let cluster = cluster.to_owned();
-        self.ask(|answer| Question::Said { cluster, answer }).await
-    }
-
-    /// How the link to a peer was, when that was last told.
-    pub(crate) async fn link_of(&self, cluster: &str) -> Result<Option<LinkState>, Closed> {
-        let cluster = cluster.to_owned();
-        self.ask(|answer| Question::LinkOf { cluster, answer }).await
-    }
-
-    /// How the link to a peer is.
-    pub(crate) async fn link(&self, cluster: &str, state: LinkState) -> Result<(), Closed> {
-        let cluster = cluster.to_owned();
-        self.tell(Question::Link { cluster, state }).await
-    }
-
     /// The peers, and whom their identities are proved by, as they change.
     pub(crate) fn linked(&self) -> watch::Receiver<Arc<Linked>> {
         self.linked.clone()
@@ -459,6 +368,8 @@ struct Thread {
     owed: Option<Owed>,
     /// When a new epoch could last not be kept.
     not_kept: Option<Instant>,
+    /// When bundles of peers may be taken that wait.
+    bundles_due: Option<tokio::time::Instant>,
 }
 
 /// Where a proxy hears whether it has joined.
@@ -468,6 +379,7 @@ impl Thread {
     async fn serve(mut self, mut asked: mpsc::Receiver<Question>, end: CancellationToken) {
         loop {
             let (look_until, pay_at) = (self.looks.until(), self.owed.as_ref().map(Owed::again));
+            let bundles_due = self.bundles_due;
             let withheld = self.owed.as_ref().is_some_and(Owed::withholds);
             // Not biased: neither a flood of changes nor one of questions may keep the other waiting.
             tokio::select! {
@@ -482,6 +394,7 @@ impl Thread {
                 },
                 () = over(look_until) => self.give_up_looking(),
                 () = over(pay_at) => self.pay(),
+                () = over(bundles_due) => self.take_bundles(),
                 question = asked.recv() => match question {
                     Some(question) => self.answer(question),
                     None => return,
@@ -552,6 +465,12 @@ impl Thread {
         });
     }
 
+    /// Takes the bundles that peers have offered, as far as it is time.
+    fn take_bundles(&mut self) {
+        self.bundles_due = self.hub.take_bundles(tokio::time::Instant::now());
+        self.changed();
+    }
+
     fn stirred(&self) {
         self.stir.send_modify(|stirs| *stirs += 1);
     }
@@ -595,38 +514,7 @@ impl Thread {
                 hub.settle(id, settled);
                 let _ = answer.send(());
             }
-            Question::Peer {
-                cluster,
-                instance,
-                answer,
-            } => {
-                let peer = hub.index.peer(&cluster).cloned();
-                drop(answer.send(peer.map(|peer| (peer, hub.followers(&cluster, &instance)))));
-            }
-            Question::Hear {
-                cluster,
-                updates,
-                unread,
-                answer,
-            } => {
-                let started = Instant::now();
-                let refused = hub.hear(&cluster, updates, &unread);
-                self.times.observe(started.elapsed());
-                self.changed();
-                drop(answer.send(refused));
-            }
-            Question::Held { cluster, answer } => drop(answer.send(hub.held(&cluster))),
-            Question::Forget(cluster) => {
-                hub.forget(&cluster);
-                self.changed();
-            }
-            Question::Gateways { cluster, addresses } => {
-                hub.set_gateways(&cluster, &addresses);
-                self.changed();
-            }
-            Question::Said { cluster, answer } => drop(answer.send(hub.index.said(&cluster))),
-            Question::LinkOf { cluster, answer } => drop(answer.send(hub.links.get(&cluster).cloned())),
-            Question::Link { cluster, state } => hub.link(cluster, state),
+            Question::OfPeer(question) => self.act_of_peer(question),
             Question::Status(answer) => drop(answer.send(hub.status())),
             Question::Verdicts(answer) => drop(answer.send(hub.verdicts())),
             Question::Figures(answer) => drop(answer.send(hub.figures())),
@@ -635,6 +523,13 @@ impl Thread {
     }
 
     fn join(&mut self, join: Join, answer: Joined) {
+        // Now, and not when its first message came: others may have come since, and its ClusterPeer may have gone.
+        if let Subject::Peer(follower) = &join.who.subject
+            && let Err(unwelcome) = self.hub.may_follow(follower)
+        {
+            drop(answer.send(Err(unwelcome.into())));
+            return;
+        }
         let joined = self.hub.join(join);
         if let Err(Ok((id, _))) = answer.send(Ok(joined)) {
             self.hub.leave(id);

@@ -23,7 +23,7 @@ use weft_proto::resource::name;
 
 use super::cache::ProxyId;
 use super::desk::{Closed, Desk, NotNow};
-use super::hub::{Outlet, Settled};
+use super::hub::{Outlet, Settled, Trusted, Unwelcome};
 use super::listen::{Leaf, Peer};
 use super::metrics::{Ended, Metrics, add};
 use super::outbox::{Hash, Sent};
@@ -129,6 +129,8 @@ impl From<NotNow> for End {
         let code = match not_now {
             NotNow::Epoch { .. } => Code::InvalidArgument,
             NotNow::Later => Code::Unavailable,
+            NotNow::Follower(Unwelcome::Stranger) => Code::PermissionDenied,
+            NotNow::Follower(Unwelcome::Crowded(_)) => Code::ResourceExhausted,
         };
         Self::new(Ended::Refused, code, &not_now.to_string())
     }
@@ -398,6 +400,10 @@ impl Stream {
                 add(&self.discovery.metrics.refusals, refused as u64);
                 desk.settle(id, settled).await?;
             }
+            Some(Message::Trusted(said)) if of_peers => desk.hear_trusted(id, trusted(&said)).await?,
+            Some(Message::Trusted(_)) => {
+                return Err(End::broken("how far a bundle has come is for control planes to say"));
+            }
             Some(Message::Hello(_)) => {
                 return Err(End::broken("Hello is the first message of a stream, and no other"));
             }
@@ -453,6 +459,16 @@ fn settle(
         }
     };
     sent.into_iter().map(settle).collect()
+}
+
+fn trusted(said: &discovery::Trusted) -> Trusted {
+    let count = |wire: u32| usize::try_from(wire).unwrap_or(usize::MAX);
+    Trusted {
+        sequence: said.sequence,
+        proxies: count(said.proxies),
+        acknowledged: count(said.acknowledged),
+        reached: said.reached.min(said.sequence),
+    }
 }
 
 fn read_targets(wire: Vec<discovery::Target>, limit: usize) -> Result<Vec<weft_model::destination::Target>, End> {

@@ -22,11 +22,16 @@ use crate::objects::Problem;
 use crate::status::applied::decided;
 
 mod links;
+mod pace;
 mod proxy;
+mod trusted;
 
-pub(crate) use links::{Faults, Link, LinkState, Linked};
+pub(crate) use links::{Faults, Fetched, Heard, Link, LinkState, Linked, Unwelcome};
+use pace::Pace;
 use proxy::blame;
 pub(crate) use proxy::{Follower, Join, Outlet, Proxy, Refused, Settled, Subject, Who};
+use trusted::Told;
+pub(crate) use trusted::Trusted;
 
 /// Proxies that are gone but still told of in status.
 const GONE_MAX: usize = 1024;
@@ -55,6 +60,12 @@ pub(crate) struct Hub {
     pub(crate) links: BTreeMap<String, LinkState>,
     /// What peers have said that they may not.
     pub(crate) faults: BTreeMap<String, Faults>,
+    /// What came of asking their bundle endpoints.
+    pub(crate) fetched: BTreeMap<String, Fetched>,
+    /// When their bundles were taken.
+    pace: Pace,
+    /// Which bundles were in what proxies were told.
+    told: Told,
     facts: Facts,
     ages: Ages,
     next: ProxyId,
@@ -74,6 +85,9 @@ impl Hub {
             peers_changed: false,
             links: BTreeMap::new(),
             faults: BTreeMap::new(),
+            fetched: BTreeMap::new(),
+            pace: Pace::default(),
+            told: Told::default(),
             facts,
             ages: Ages::default(),
             next: 1,
@@ -159,9 +173,11 @@ impl Hub {
             refusals: BTreeMap::new(),
             inherited: has,
             decided: Vec::new(),
+            trusts: None,
         };
         self.proxies.insert(id, proxy);
         self.follow(id, &BTreeSet::new());
+        self.note_bundles();
         (id, outlet)
     }
 
@@ -287,6 +303,7 @@ impl Hub {
                 *rewire |= difference == Difference::References;
             }
         }
+        self.note_bundles();
         for (id, (items, rewire)) in touched {
             if rewire {
                 // All kinds that can have changed: what has not is not sent.

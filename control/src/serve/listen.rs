@@ -48,6 +48,8 @@ pub(crate) enum Door {
     Proxies,
     /// Control planes of other clusters.
     Clusters,
+    /// Whoever asks for our trust bundle.
+    Anybody,
 }
 
 /// Who calls.
@@ -216,11 +218,11 @@ impl Accepted {
     ) -> Option<Arc<Shared>> {
         // A batch is a few packets that somebody waits for. Without it everything still works.
         let _ = tcp.set_nodelay(true);
-        let credential = match self.door {
-            Door::Proxies => self.issuer.credential(),
-            Door::Clusters => self.issuer.federation(),
+        let config = match self.door {
+            Door::Proxies => self.issuer.credential().server_config_optional(&[b"h2"]),
+            Door::Clusters => self.issuer.federation().server_config_optional(&[b"h2"]),
+            Door::Anybody => self.issuer.credential().server_config_open(&[super::bundle::ALPN]),
         };
-        let config = credential.server_config_optional(&[b"h2"]);
         let io = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(tcp)).await {
             Ok(Ok(io)) => io,
             Ok(Err(error)) => {

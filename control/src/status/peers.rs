@@ -8,7 +8,7 @@ use weft_proto::resource::{Cluster, Kind};
 use super::{FederationStatus, RefusalStatus, rfc3339};
 use crate::index::Remote;
 use crate::objects::peer::Peer;
-use crate::serve::hub::{Hub, Subject};
+use crate::serve::hub::{Hub, Subject, Trusted};
 
 /// One peer.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +31,12 @@ pub(crate) struct PeerStatus {
     pub(crate) overlaps: Vec<String>,
     /// The number of the newest bundle that is known of it.
     pub(crate) bundle_sequence: u64,
+    /// How far that has come with our own proxies.
+    pub(crate) bundle_here: Option<TrustedStatus>,
+    /// How far our own bundle has come there, as its replicas say.
+    pub(crate) bundle_there: Option<TrustedStatus>,
+    /// What came of asking its bundle endpoint, where its ClusterPeer has one.
+    pub(crate) bundle_endpoint: Option<BundleEndpointStatus>,
     /// The link by which its exports come.
     pub(crate) link: LinkStatus,
     pub(crate) imported: Vec<ImportedStatus>,
@@ -40,6 +46,32 @@ pub(crate) struct PeerStatus {
     pub(crate) refused_total: u64,
     /// The replicas of its control plane that follow us.
     pub(crate) followers: Vec<FollowerStatus>,
+}
+
+/// How far a trust bundle has come in a cluster.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TrustedStatus {
+    /// The sequence that its control plane holds.
+    pub(crate) sequence: u64,
+    /// Its proxies that are connected, and how many of them decide by that one.
+    pub(crate) proxies: usize,
+    pub(crate) acknowledged: usize,
+    /// The sequence that all of these have reached.
+    pub(crate) reached: u64,
+}
+
+/// What came of asking a bundle endpoint.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BundleEndpointStatus {
+    pub(crate) url: String,
+    /// When a bundle last came from there.
+    pub(crate) fetched: Option<String>,
+    /// Why none came, or it was not taken: `name`, `port`, `identity`, `tls`, `protocol`, `slow`, `redirect`, `status`, `format`,
+    /// `sequence`, or empty; and the same for people.
+    pub(crate) fault: &'static str,
+    pub(crate) reason: String,
 }
 
 /// What a peer says of itself.
@@ -99,7 +131,9 @@ impl Hub {
             network: facts.network.clone(),
             endpoints: facts.federation_endpoints.clone(),
             gateways: facts.gateways.clone(),
+            bundle_endpoint: facts.bundle_endpoint.clone(),
             bundle_sequence: own.map_or(0, Bundle::sequence),
+            bundle_reached: self.trusted_everywhere(),
             roots: own.map(Bundle::to_pem).unwrap_or_default(),
         }
     }
@@ -129,6 +163,9 @@ impl Hub {
             said: remote.and_then(|remote| remote.cluster.as_ref()).map(said),
             overlaps: self.overlaps(peer, remote),
             bundle_sequence: self.index.bundle_of(peer).sequence(),
+            bundle_here: self.trusted(&peer.cluster).map(Into::into),
+            bundle_there: self.trusted_by(&peer.cluster).map(Into::into),
+            bundle_endpoint: self.bundle_endpoint_status(peer),
             link: self.link_status(peer),
             imported: remote.map(|remote| imported(peer, remote)).unwrap_or_default(),
             refused: refused.collect(),
@@ -147,6 +184,17 @@ impl Hub {
             .map_or(&[][..], |said| &said.pod_networks);
         let overlap = |one: &&IpNet| own.iter().any(|own| own.contains(*one) || one.contains(own));
         theirs.iter().filter(overlap).map(ToString::to_string).collect()
+    }
+
+    fn bundle_endpoint_status(&self, peer: &Peer) -> Option<BundleEndpointStatus> {
+        let url = peer.bundle_endpoint.as_ref()?.to_string();
+        let fetched = self.fetched.get(&peer.cluster).cloned().unwrap_or_default();
+        Some(BundleEndpointStatus {
+            url,
+            fetched: fetched.last.map(rfc3339),
+            fault: fetched.fault,
+            reason: fetched.reason,
+        })
     }
 
     fn link_status(&self, peer: &Peer) -> LinkStatus {
@@ -197,6 +245,23 @@ impl Hub {
             }
         };
         of_cluster.map(status).collect()
+    }
+}
+
+impl From<Trusted> for TrustedStatus {
+    fn from(trusted: Trusted) -> Self {
+        let Trusted {
+            sequence,
+            proxies,
+            acknowledged,
+            reached,
+        } = trusted;
+        Self {
+            sequence,
+            proxies,
+            acknowledged,
+            reached,
+        }
     }
 }
 

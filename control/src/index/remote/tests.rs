@@ -203,13 +203,23 @@ fn what_is_the_peers_own_and_imported_is_taken_whatever_comes_first() {
     let (refused, changed) = world.index.hear("a", said);
     assert!(refused.is_empty(), "{refused:?}");
     let topics = [
-        Topic::Peers,
         Topic::Endpoints(Name::new("shop", "reviews")),
         Topic::Address("10.245.0.1".parse().unwrap()),
     ];
     assert!(topics.iter().all(|topic| changed.topics.contains(topic)), "{changed:?}");
     let (_, peer, remote) = world.index.heard_of("a").unwrap();
     assert_eq!((remote.exports.len(), remote.endpoints(), remote.held.len()), (1, 1, 3));
+    assert_eq!(
+        world.index.bundle_of(peer).sequence(),
+        5,
+        "the newer one is to be taken"
+    );
+    assert_eq!(world.index.offers(), ["a"]);
+    assert_eq!(
+        world.index.take_offer("a").topics.into_iter().collect::<Vec<_>>(),
+        [Topic::Peers]
+    );
+    let peer = world.index.peer("a").unwrap();
     assert_eq!(world.index.bundle_of(peer).sequence(), 6);
     assert!(world.index.remote_at("10.245.0.1".parse().unwrap()).is_some());
 
@@ -466,10 +476,56 @@ fn a_bundle_is_of_the_peers_own_trust_domain_and_never_goes_back() {
     let newer = of_cluster(cluster(&world, 9));
     assert!(world.index.hear("a", vec![newer]).0.is_empty());
     let older = of_cluster(cluster(&world, 8));
+    let (refused, _) = world.index.hear("a", vec![older.clone()]);
+    assert_eq!(
+        refused[0].1.field, "bundle.sequence",
+        "it waits, and is the newest all the same"
+    );
+    world.index.take_offer("a");
     let (refused, _) = world.index.hear("a", vec![older]);
     assert_eq!(refused[0].1.field, "bundle.sequence");
     let (_, peer, _) = world.index.heard_of("a").unwrap();
     assert_eq!(world.index.bundle_of(peer).sequence(), 9);
+}
+
+#[test]
+fn a_bundle_that_is_shown_elsewhere_is_judged_like_that_of_the_link() {
+    let mut world = world("wire");
+    let other = Authority::create(domain("a"), SystemTime::now()).unwrap();
+    let of = |world: &World, sequence| world.authority.bundle(sequence);
+    assert_eq!(world.index.offer("a", of(&world, 5)), Ok(false), "the same again");
+    let field = |judged: Result<bool, FieldError>| judged.unwrap_err().field;
+    assert_eq!(field(world.index.offer("a", other.bundle(5))), "bundle.sequence");
+    assert_eq!(field(world.index.offer("a", of(&world, 4))), "bundle.sequence");
+    assert!(world.index.offers().is_empty());
+    assert_eq!(world.index.offer("a", of(&world, 6)), Ok(true));
+    assert_eq!(world.index.offer("a", other.bundle(7)), Ok(true), "the newest is left");
+    assert_eq!(field(world.index.offer("a", of(&world, 6))), "bundle.sequence");
+    world.index.take_offer("a");
+    let peer = world.index.peer("a").unwrap();
+    assert_eq!(world.index.bundle_of(peer), &other.bundle(7));
+    assert_eq!(field(world.index.offer("z", of(&world, 8))), "");
+}
+
+#[test]
+fn another_object_of_the_same_name_is_another_peer() {
+    let mut world = world("wire");
+    world.index.hear("a", vec![of_cluster(cluster(&world, 6))]);
+    world.index.take_offer("a");
+    let (object, ..) = world.index.heard_of("a").unwrap();
+    let mut again = Object::clone(object);
+    again.resource_version += 1;
+    let upsert = |again: &Object| crate::manifests::Changes {
+        upserts: vec![Arc::new(again.clone())],
+        ..Default::default()
+    };
+    world.index.apply(&upsert(&again));
+    assert!(world.index.heard_of("a").is_some(), "the same one, changed");
+    again.uid = "another".to_owned();
+    world.index.apply(&upsert(&again));
+    assert!(world.index.heard_of("a").is_none());
+    let peer = world.index.peer("a").unwrap();
+    assert_eq!(world.index.bundle_of(peer).sequence(), 5, "what its object says");
 }
 
 #[test]

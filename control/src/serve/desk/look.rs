@@ -268,6 +268,7 @@ pub(super) mod tests {
             network: "c".to_owned(),
             gateways: Vec::new(),
             federation_endpoints: Vec::new(),
+            bundle_endpoint: None,
             control_plane: "spiffe://td/ns/weft-system/sa/weft-control".parse().unwrap(),
         };
         Thread {
@@ -280,6 +281,7 @@ pub(super) mod tests {
             looks: Looks::new(),
             owed: None,
             not_kept: None,
+            bundles_due: None,
         }
     }
 

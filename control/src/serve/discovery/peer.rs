@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tonic::Code;
 use weft_proto::discovery::{self, Hello};
 use weft_proto::resource::field::SELECTIONS_MAX;
 use weft_proto::resource::name;
@@ -13,11 +12,7 @@ use super::hello::{WORDS_MAX, word};
 use super::{End, Stream};
 use crate::objects::peer::Selection;
 use crate::serve::hub::{Follower, Join, Subject, Who};
-use crate::serve::metrics::Ended;
 use crate::serve::wire::Name;
-
-/// Replicas of one cluster's control plane that may follow at a time.
-const FOLLOWERS_MAX: usize = 16;
 
 impl Stream {
     /// Whether the cluster that a Hello names may follow, and as what. Its control plane must be the one that the ClusterPeer of
@@ -27,16 +22,12 @@ impl Stream {
         let identity = &self.leaf.identity;
         let cluster = word(caller.cluster);
         let instance = word(caller.instance);
-        let peer = self.discovery.desk.peer(&cluster, &instance).await?;
-        let Some((peer, others)) = peer.filter(|(peer, _)| peer.control_plane == *identity) else {
+        let peer = self.discovery.desk.peer(&cluster).await?;
+        let Some(peer) = peer.filter(|peer| peer.control_plane == *identity) else {
             // Which clusters are peers is none of a stranger's business.
             let message = format!("{identity} is not the control plane that a ClusterPeer {cluster} names here");
             return Err(End::refused(&message));
         };
-        if others >= FOLLOWERS_MAX {
-            let message = format!("{others} replicas of cluster {cluster} follow, and no more may");
-            return Err(End::new(Ended::Refused, Code::ResourceExhausted, &message));
-        }
         self.discovery
             .may_open(self.peer.address.ip(), &format!("cluster {cluster} {instance}"))?;
         let mut held = BTreeMap::new();
@@ -49,6 +40,7 @@ impl Stream {
         let follower = Follower {
             cluster: peer.cluster.clone(),
             instance,
+            control_plane: identity.clone(),
             imports: selections(caller.imports)?,
         };
         let who = Who {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
 use weft_certs::bundle::{Bundle, TrustBundles};
+use weft_proto::discovery;
 use weft_proto::resource::{self, FieldError, Update};
 
-use super::{Facts, Hash, Hub, Subject};
+use super::{Facts, Follower, Hash, Hub, Subject};
 use crate::objects::peer::Peer;
 
 /// The peers that act, and the bundles of their trust domains.
@@ -44,6 +46,25 @@ pub(crate) enum Link {
     Forgotten,
 }
 
+/// What is known of a peer beside its object: what it has said, and where its gateways are.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) resources: Vec<discovery::Resource>,
+    /// The newest bundle of its trust domain, however it came.
+    pub(crate) bundle: Option<Bundle>,
+    pub(crate) gateways: Vec<SocketAddr>,
+}
+
+/// What came of asking a peer's bundle endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    /// When a bundle last came from there.
+    pub(crate) last: Option<SystemTime>,
+    /// Why none came, or it was not taken, in one word and for people; or empty.
+    pub(crate) fault: &'static str,
+    pub(crate) reason: String,
+}
+
 /// What a peer has said that it may not.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
@@ -53,6 +74,19 @@ pub(crate) struct Faults {
     pub(crate) now: BTreeMap<resource::Name, FieldError>,
 }
 
+/// Why a replica of a cluster may not follow us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unwelcome {
+    /// Its cluster is no peer any more, or has another control plane by now.
+    #[error("the ClusterPeer that names this control plane is another by now, or gone")]
+    Stranger,
+    /// So many of its cluster follow already.
+    #[error("{0} replicas of this cluster follow, and no more may")]
+    Crowded(usize),
+}
+
+/// Replicas of one cluster's control plane that may follow at a time.
+const FOLLOWERS_MAX: usize = 16;
 /// How much of it is told of one peer.
 const FAULTS_MAX: usize = 64;
 
@@ -110,6 +144,60 @@ impl Hub {
         refused
     }
 
+    /// Takes in what was known of a peer before this process began. It is judged like anything that a peer says.
+    pub(crate) fn restore(&mut self, cluster: &str, heard: Heard) {
+        let updates = heard.resources.into_iter();
+        let updates = updates.filter_map(|wire| resource::from_wire(wire).ok()).collect();
+        self.hear(cluster, updates, &[]);
+        if let Some(bundle) = heard.bundle {
+            // Refused where the object has a newer one by now.
+            let _ = self.index.offer(cluster, bundle);
+        }
+        // It counted before this process began: no proxy is told anything new.
+        let changed = self.index.take_offer(cluster);
+        self.spread(&changed);
+        if !heard.gateways.is_empty() {
+            self.set_gateways(cluster, &heard.gateways);
+        }
+    }
+
+    /// What is known of a peer, to be kept.
+    pub(crate) fn heard(&self, cluster: &str) -> Heard {
+        let gateways = self.index.gateways_of(cluster);
+        Heard {
+            resources: self.index.said(cluster),
+            bundle: self.index.told_bundle(cluster).cloned(),
+            gateways: gateways.map(|all| all.to_vec()).unwrap_or_default(),
+        }
+    }
+
+    /// A peer shows its bundle at its bundle endpoint. Returns whether it is news, or why it is refused.
+    pub(crate) fn offer(&mut self, cluster: &str, bundle: Bundle) -> Result<bool, FieldError> {
+        self.index.offer(cluster, bundle)
+    }
+
+    /// Takes the bundles that peers offer, each as often as it may change. Returns when there is more to do.
+    pub(crate) fn take_bundles(&mut self, now: Instant) -> Option<Instant> {
+        let mut due: Option<Instant> = None;
+        for cluster in self.index.offers() {
+            match self.pace.take(&cluster, now) {
+                Ok(()) => {
+                    let changed = self.index.take_offer(&cluster);
+                    self.spread(&changed);
+                }
+                Err(next) => due = Some(due.map_or(next, |due| due.min(next))),
+            }
+        }
+        due
+    }
+
+    /// What came of asking a peer's bundle endpoint. Of peers that are gone nothing is kept.
+    pub(crate) fn fetched(&mut self, cluster: String, fetched: Fetched) {
+        if self.index.peer(&cluster).is_some() {
+            self.fetched.insert(cluster, fetched);
+        }
+    }
+
     /// What is held of a peer.
     pub(crate) fn held(&self, cluster: &str) -> Vec<(resource::Name, Hash)> {
         let remote = self.index.heard_of(cluster);
@@ -136,8 +224,21 @@ impl Hub {
         }
     }
 
+    /// Whether a replica of a cluster may follow us: its cluster is a peer, with this control plane, and not too many do.
+    pub(crate) fn may_follow(&self, follower: &Follower) -> Result<(), Unwelcome> {
+        let peer = self.index.peer(&follower.cluster);
+        if peer.is_none_or(|peer| peer.control_plane != follower.control_plane) {
+            return Err(Unwelcome::Stranger);
+        }
+        let others = self.followers(&follower.cluster, &follower.instance);
+        match others < FOLLOWERS_MAX {
+            true => Ok(()),
+            false => Err(Unwelcome::Crowded(others)),
+        }
+    }
+
     /// How many replicas of a cluster follow us beside this one.
-    pub(crate) fn followers(&self, cluster: &str, instance: &str) -> usize {
+    fn followers(&self, cluster: &str, instance: &str) -> usize {
         let other = |subject: &Subject| match subject {
             Subject::Peer(follower) => follower.cluster == cluster && follower.instance != instance,
             Subject::Pod(_) | Subject::Gateway(_) => false,
@@ -151,12 +252,11 @@ impl Hub {
             let (Some(old), Some(new)) = (before.peers.get(cluster), now.peers.get(cluster)) else {
                 return false;
             };
-            let kept = |old: &Bundle, new: &Bundle| old.roots().iter().all(|root| new.roots().contains(root));
             let roots = before
                 .bundles
                 .get(&old.trust_domain)
                 .zip(now.bundles.get(&new.trust_domain));
-            old.control_plane == new.control_plane && roots.is_some_and(|(old, new)| kept(old, new))
+            old.control_plane == new.control_plane && roots.is_some_and(|(old, new)| new.has_all_of(old))
         };
         let dropped = self.proxies.iter().filter(|(_, proxy)| match &proxy.who.subject {
             Subject::Peer(follower) => !same(&follower.cluster),
@@ -165,8 +265,18 @@ impl Hub {
         for id in dropped.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.leave(id);
         }
-        self.links.retain(|cluster, _| now.peers.contains_key(cluster));
-        self.faults.retain(|cluster, _| now.peers.contains_key(cluster));
+        // Another object of the same name is another peer.
+        let is_same = |cluster: &str| {
+            let of = |linked: &Linked| {
+                let peer = linked.peers.get(cluster)?;
+                Some((peer.uid.clone(), peer.trust_domain.clone()))
+            };
+            of(before).is_none_or(|before| of(now) == Some(before)) && now.peers.contains_key(cluster)
+        };
+        self.links.retain(|cluster, _| is_same(cluster));
+        self.faults.retain(|cluster, _| is_same(cluster));
+        self.fetched.retain(|cluster, _| is_same(cluster));
+        self.pace.retain(is_same);
     }
 }
 

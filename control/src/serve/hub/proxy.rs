@@ -10,8 +10,10 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use weft_model::destination::Target;
+use weft_model::identity::Identity;
 use weft_proto::resource::Kind;
 
+use super::Trusted;
 use crate::compile;
 use crate::index::{self, Index};
 use crate::objects::peer::Selection;
@@ -37,6 +39,8 @@ pub(crate) struct Follower {
     pub(crate) cluster: String,
     /// Which of its replicas.
     pub(crate) instance: String,
+    /// Who it has proved to be.
+    pub(crate) control_plane: Identity,
     pub(crate) imports: Vec<Selection>,
 }
 
@@ -78,6 +82,8 @@ pub(crate) struct Proxy {
     pub(super) inherited: HashMap<Name, Hash>,
     /// Of a proxy that is gone: the objects that it decided by (see [`decided`](crate::status::applied::decided)).
     pub(crate) decided: Vec<(String, u64)>,
+    /// Of another cluster's control plane: how far our bundle has come there, as it says.
+    pub(crate) trusts: Option<Trusted>,
 }
 
 /// A version that a proxy would not take, and why.

@@ -80,6 +80,7 @@ fn hub(state: &std::path::Path) -> Hub {
         network: "c".to_owned(),
         gateways: Vec::new(),
         federation_endpoints: Vec::new(),
+        bundle_endpoint: None,
         control_plane: "spiffe://td/ns/weft-system/sa/weft-control".parse().unwrap(),
     };
     let mut hub = Hub::new(index, facts, Epoch::open(state).unwrap(), 3);
@@ -322,4 +323,170 @@ fn who_needs_a_route_has_it_when_it_has_acknowledged_what_was_made_of_it() {
         ..Changes::default()
     });
     assert_eq!(holders(&hub), (0, none(), none()));
+}
+
+/// The ClusterPeer of the cluster `a`, and the authority of that.
+fn peer_a(hub: &mut Hub) -> weft_certs::authority::Authority {
+    let trust_domain = TrustDomain::new("a.internal").unwrap();
+    let authority = weft_certs::authority::Authority::create(trust_domain, SystemTime::now()).unwrap();
+    let rest = json!({"metadata": {"name": "a"}, "spec": {
+        "trustDomain": "a.internal", "endpoints": ["a.example:15013"],
+        "trustBundle": {"sequence": 1, "roots": authority.bundle(1).to_pem()},
+    }});
+    let mut object = Object::clone(&object("ClusterPeer", "weft.dev/v1alpha1", "a", 1, &[], &rest));
+    object.namespace = String::new();
+    change(hub, Arc::new(object));
+    assert!(hub.index.peer("a").is_some());
+    authority
+}
+
+/// The sequence of the bundle of the cluster `a` that counts.
+fn counts(hub: &Hub) -> u64 {
+    hub.index.bundle_of(hub.index.peer("a").unwrap()).sequence()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_raises_its_bundle_all_the_time_is_heard_every_ten_seconds_and_the_newest_counts() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let authority = peer_a(&mut hub);
+    let mut taken = Vec::new();
+    let mut due = None;
+    // A new one each 100 ms, for half a minute.
+    for sequence in 2..302 {
+        hub.offer("a", authority.bundle(sequence)).unwrap();
+        due = hub.take_bundles(tokio::time::Instant::now());
+        taken.push(counts(&hub));
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    taken.dedup();
+    assert_eq!(taken, [2, 102, 202], "one in ten seconds: the newest of that time");
+    // What came last is not lost, though nothing more comes.
+    tokio::time::sleep_until(due.expect("there is more")).await;
+    assert_eq!(hub.take_bundles(tokio::time::Instant::now()), None);
+    assert_eq!(counts(&hub), 301);
+}
+
+#[test]
+fn how_far_a_bundle_has_come_is_told_by_what_the_proxies_have_acknowledged() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    let authority = peer_a(&mut hub);
+    let of = |sequence, proxies, acknowledged, reached| {
+        Some(Trusted {
+            sequence,
+            proxies,
+            acknowledged,
+            reached,
+        })
+    };
+    assert_eq!(hub.trusted("a"), of(1, 0, 0, 1), "nobody is behind");
+    assert_eq!(hub.trusted("b"), None);
+    let (id, outlet) = join(&mut hub, &[]);
+    let acknowledge = |hub: &mut Hub| {
+        let sent = outlet.outbox().take(usize::MAX);
+        let settled = sent.into_iter().map(|(sent, _)| Settled {
+            name: sent.name,
+            has: sent.hash,
+            refused: None,
+        });
+        hub.settle(id, settled.collect());
+    };
+    assert_eq!(hub.trusted("a"), of(1, 1, 0, 0));
+    acknowledge(&mut hub);
+    assert_eq!(hub.trusted("a"), of(1, 1, 1, 1));
+    hub.offer("a", authority.bundle(5)).unwrap();
+    assert_eq!(hub.trusted("a"), of(1, 1, 1, 1), "it does not count yet");
+    hub.take_bundles(tokio::time::Instant::now());
+    assert_eq!(hub.trusted("a"), of(5, 1, 0, 1));
+    acknowledge(&mut hub);
+    assert_eq!(hub.trusted("a"), of(5, 1, 1, 5));
+    hub.leave(id);
+    assert_eq!(hub.trusted("a"), of(5, 0, 0, 5));
+}
+
+/// A replica of the control plane of the cluster `a`.
+fn replica(hub: &mut Hub, instance: &str) -> ProxyId {
+    let follower = Follower {
+        cluster: "a".to_owned(),
+        instance: instance.to_owned(),
+        control_plane: "spiffe://a.internal/ns/weft-system/sa/weft-control".parse().unwrap(),
+        imports: Vec::new(),
+    };
+    assert_eq!(hub.may_follow(&follower), Ok(()));
+    let who = Who {
+        subject: Subject::Peer(Arc::new(follower)),
+        uid: String::new(),
+        build: String::new(),
+        features: Vec::new(),
+        since: SystemTime::UNIX_EPOCH,
+        skew_ms: None,
+    };
+    let (held, targets) = (Vec::new(), Vec::new());
+    let join = Join {
+        who,
+        epoch: 0,
+        held,
+        targets,
+    };
+    hub.join(join).0
+}
+
+#[test]
+fn our_bundle_has_come_as_far_as_the_last_of_a_peers_replicas_says() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    peer_a(&mut hub);
+    let said = |acknowledged, reached| Trusted {
+        sequence: 3,
+        proxies: 2,
+        acknowledged,
+        reached,
+    };
+    assert_eq!(
+        (hub.trusted_by("a"), hub.trusted_everywhere()),
+        (None, 0),
+        "nobody has said"
+    );
+    let (one, other) = (replica(&mut hub, "one"), replica(&mut hub, "other"));
+    hub.hear_trusted(one, said(2, 3));
+    assert_eq!(hub.trusted_by("a"), None, "one has not said");
+    hub.hear_trusted(other, said(1, 2));
+    let want = Trusted {
+        sequence: 3,
+        proxies: 4,
+        acknowledged: 3,
+        reached: 2,
+    };
+    assert_eq!(hub.trusted_by("a"), Some(want));
+    hub.leave(one);
+    hub.leave(other);
+    assert_eq!(hub.trusted_by("a"), None, "what was said counts as long as the link");
+}
+
+#[test]
+fn who_may_follow_is_decided_when_it_joins() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    peer_a(&mut hub);
+    let follower = |instance: &str, domain: &str| Follower {
+        cluster: "a".to_owned(),
+        instance: instance.to_owned(),
+        control_plane: format!("spiffe://{domain}/ns/weft-system/sa/weft-control")
+            .parse()
+            .unwrap(),
+        imports: Vec::new(),
+    };
+    for n in 0..16 {
+        replica(&mut hub, &n.to_string());
+    }
+    assert_eq!(
+        hub.may_follow(&follower("more", "a.internal")),
+        Err(Unwelcome::Crowded(16))
+    );
+    assert_eq!(hub.may_follow(&follower("3", "a.internal")), Ok(()), "in its own place");
+    assert_eq!(hub.may_follow(&follower("3", "b.internal")), Err(Unwelcome::Stranger));
+    let gone = crate::index::Index::new(hub.index.settings.clone());
+    hub.index = gone;
+    assert_eq!(hub.may_follow(&follower("3", "a.internal")), Err(Unwelcome::Stranger));
 }

@@ -1,5 +1,7 @@
 //! Two control planes that follow each other.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
 use tokio::time::timeout;
 use tonic::Code;
@@ -10,18 +12,23 @@ use weft_proto::resource::{Body, Kind};
 use super::mesh::{LONG, Mesh, Proxy};
 
 /// The ClusterPeer by which `to` knows `peer`.
-fn link(to: &Mesh, peer: &Mesh, more: &str) {
+pub(super) fn link(to: &Mesh, peer: &Mesh, more: &str) {
+    link_at(to, peer, peer.federation(), 1, more);
+}
+
+/// The same with another federation endpoint, and another number of its bundle.
+pub(super) fn link_at(to: &Mesh, peer: &Mesh, at: SocketAddr, sequence: u64, more: &str) {
     let roots = std::fs::read_to_string(peer.path("state/trust/roots.pem")).unwrap();
     let roots = roots.replace('\n', "\n      ");
-    let (name, domain, at) = (&peer.settings.cluster, peer.trust_domain(), peer.federation());
+    let (name, domain) = (&peer.settings.cluster, peer.trust_domain());
     let text = format!(
         "apiVersion: weft.dev/v1alpha1\nkind: ClusterPeer\nmetadata:\n  name: {name}\nspec:\n  trustDomain: {domain}\n  \
-         trustBundle:\n    sequence: 1\n    roots: |\n      {roots}\n  endpoints: [\"{at}\"]\n  network: wire\n{more}"
+         trustBundle:\n    sequence: {sequence}\n    roots: |\n      {roots}\n  endpoints: [\"{at}\"]\n  network: wire\n{more}"
     );
     to.manifest(&format!("peer-{name}.yaml"), &text);
 }
 
-const IMPORTS: &str = "  imports:\n  - namespaces: [shop]\n";
+pub(super) const IMPORTS: &str = "  imports:\n  - namespaces: [shop]\n";
 
 fn export(mesh: &Mesh, service: &str) {
     let text = format!(
@@ -31,7 +38,7 @@ fn export(mesh: &Mesh, service: &str) {
 }
 
 /// Two clusters that know each other; the first exports reviews.
-async fn two() -> (Mesh, Mesh) {
+pub(super) async fn two() -> (Mesh, Mesh) {
     let (mut a, mut b) = (Mesh::of("a", "10.244.0"), Mesh::of("b", "10.245.0"));
     a.start().await;
     b.start().await;
@@ -41,7 +48,7 @@ async fn two() -> (Mesh, Mesh) {
     (a, b)
 }
 
-fn peer<'a>(status: &'a Value, name: &str) -> &'a Value {
+pub(super) fn peer<'a>(status: &'a Value, name: &str) -> &'a Value {
     let peers = status["peers"].as_array().unwrap();
     peers
         .iter()
@@ -61,7 +68,7 @@ fn imports(status: &Value, from: &str) -> Vec<(String, u64)> {
 }
 
 /// The endpoints of reviews as a proxy is told of them, once there are so many: cluster and identity.
-async fn endpoints(proxy: &mut Proxy, count: usize) -> Vec<(String, String)> {
+pub(super) async fn endpoints(proxy: &mut Proxy, count: usize) -> Vec<(String, String)> {
     let told = timeout(LONG, async {
         loop {
             let batch = proxy.next().await.unwrap();

@@ -104,6 +104,8 @@ impl Mesh {
             "127.0.0.1:0",
             "--federation-listen",
             "127.0.0.1:0",
+            "--bundle-listen",
+            "127.0.0.1:0",
             "--trust-domain",
             &trust_domain,
             "--cluster",
@@ -239,7 +241,7 @@ impl Mesh {
         self.manifest("route.yaml", &text);
     }
 
-    fn bundles(&self) -> Arc<TrustBundles> {
+    pub(super) fn bundles(&self) -> Arc<TrustBundles> {
         let pem = std::fs::read(self.path("state/trust/roots.pem")).unwrap();
         Arc::new(TrustBundles::new([Bundle::from_pem(self.trust_domain(), &pem, 1).unwrap()]).unwrap())
     }
@@ -248,13 +250,18 @@ impl Mesh {
         self.settings.trust_domain.clone().unwrap()
     }
 
-    fn control_plane(&self) -> Identity {
+    pub(super) fn control_plane(&self) -> Identity {
         Identity::control_plane(self.trust_domain(), "weft-system").unwrap()
     }
 
     /// Where other clusters call.
     pub(super) fn federation(&self) -> SocketAddr {
         self.rest().federation.unwrap()
+    }
+
+    /// Where the trust bundle is shown.
+    pub(super) fn bundle(&self) -> SocketAddr {
+        self.rest().bundle.unwrap()
     }
 
     /// A connection that shows no certificate.
