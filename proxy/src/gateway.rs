@@ -6,6 +6,7 @@
 //! [`table`], connect, forward. What is not the mesh's, or not exported, is closed without a byte, and counted ([`tally`]).
 
 pub mod bounds;
+pub mod follow;
 pub mod table;
 pub mod tally;
 
