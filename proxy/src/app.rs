@@ -409,6 +409,7 @@ async fn pass_on(
         per_source: slots,
         dials: DIALS,
         idle: GATEWAY_IDLE,
+        drain: settings.drain,
     };
     let gateway = Gateway::new(table, Dialer::new(settings), limits, registry);
     let follow = async {

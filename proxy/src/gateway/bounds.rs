@@ -20,6 +20,8 @@ pub struct Limits {
     pub dials: usize,
     /// How long a connection may carry nothing either way.
     pub idle: Duration,
+    /// How long connections may last once the process drains.
+    pub drain: Duration,
 }
 
 /// What is taken.
@@ -118,6 +120,7 @@ mod tests {
         per_source: 2,
         dials: 1,
         idle: Duration::from_secs(60),
+        drain: Duration::from_secs(60),
     };
 
     fn ip(text: &str) -> IpAddr {

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     per_source: 100,
     dials: 100,
     idle: Duration::from_secs(3600),
+    drain: Duration::from_secs(3600),
 };
 const DIALER: Dialer = Dialer {
     mark: None,
@@ -478,6 +479,36 @@ fn a_gateway_that_drains_takes_nothing_new_and_ends_with_its_last_connection() {
         stream.shutdown().await.unwrap();
         stream.read_to_end(&mut Vec::new()).await.unwrap();
         (&mut door.served).await.unwrap();
+    });
+}
+
+#[test]
+fn a_gateway_that_drains_ends_what_is_quiet_and_for_requests_and_leaves_what_is_for_bytes() {
+    story(async {
+        let world = World::new();
+        let (reviews, _) = world.server("reviews").await;
+        let table = world.table(vec![world.endpoint(1, "reviews", reviews)]);
+        let drain = Duration::from_millis(200);
+        let door = Door::open(table, DIALER, Limits { drain, ..LIMITS }).await;
+        let mut config = world.client("reviews");
+        config.alpn_protocols = vec![Hop::H2.token().to_vec()];
+        let mut requests = door.dial(REVIEWS, config).await.unwrap();
+        let mut bytes = door.dial(REVIEWS, world.client("reviews")).await.unwrap();
+        assert_eq!(said_first(&mut requests).await, "reviews");
+        assert_eq!(said_first(&mut bytes).await, "reviews");
+        let began = Instant::now();
+        door.phase.send_replace(Phase::Draining);
+        // TLS has not ended it, and it did not break: the transport is at its end.
+        let ended = requests.read(&mut [0]).await.unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
+        assert!(began.elapsed() >= drain / 3, "not at once: {:?}", began.elapsed());
+        drop(requests);
+        until(|| door.sample("weft_gateway_connections_open") == 1).await;
+        bytes.write_all(b"still here").await.unwrap();
+        bytes.shutdown().await.unwrap();
+        let mut back = String::new();
+        bytes.read_to_string(&mut back).await.unwrap();
+        assert_eq!(back, "still here");
     });
 }
 
