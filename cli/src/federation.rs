@@ -20,6 +20,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use weft_control::objects::host_port::HostPort;
+use weft_control::objects::peer::Peer;
 use weft_daemon::exit;
 
 use crate::check::Format;
@@ -218,9 +219,10 @@ async fn check_document(path: &Path, whose: &WhoseArgs, report: &mut Report) -> 
     let peers = document::check(path, &text, status.as_ref().ok(), report);
     for peer in &peers {
         for endpoint in &peer.endpoints {
-            let answer = look::at(endpoint).await;
-            let (title, findings) = document::answer(peer, endpoint, &answer, SystemTime::now());
-            report.tell(title, findings);
+            look(peer, "spec.endpoints", endpoint, b"h2", report).await;
+        }
+        if let Some(endpoint) = document::bundle_endpoint(peer) {
+            look(peer, "spec.bundleEndpoint", &endpoint, b"http/1.1", report).await;
         }
     }
     if let Err(why) = status {
@@ -229,6 +231,12 @@ async fn check_document(path: &Path, whose: &WhoseArgs, report: &mut Report) -> 
         report.tell("this cluster", vec![note("this cluster", what, fix)]);
     }
     Ok(())
+}
+
+async fn look(peer: &Peer, field: &'static str, at: &HostPort, speaks: &[u8], report: &mut Report) {
+    let answer = look::at(at, speaks).await;
+    let (title, findings) = document::answer(peer, field, at, &answer, SystemTime::now());
+    report.tell(title, findings);
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -31,7 +31,7 @@ use crate::connect::Dialer;
 use crate::discover::{self, View};
 use crate::gateway::Gateway;
 use crate::gateway::bounds::Limits;
-use crate::gateway::table::Table;
+use crate::gateway::follow::{Followed, Tables};
 use crate::observe::access::{self, Access, AccessLog, Switch};
 use crate::observe::export::Exporter;
 use crate::observe::metrics::{Metrics, Registry};
@@ -67,6 +67,8 @@ struct Crew {
     verdicts: Verdicts,
     phase: watch::Receiver<Phase>,
     slots: usize,
+    /// Of an east-west gateway: where connections may go.
+    passes: Option<Followed>,
     /// Says that it listens.
     listening: mpsc::Sender<()>,
 }
@@ -187,6 +189,14 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let exporter = exporter.map(|exporter| tokio::task::spawn_local(exporter.run(ended(exporter_ends))));
     let (phase, phases) = watch::channel(Phase::Running);
     let (listening, mut heard) = mpsc::channel(settings.workers);
+    let (tables, passes) = settings.gateway.then(|| Tables::new(&beliefs.state())).unzip();
+    let followed = beliefs.clone();
+    let tables = async move {
+        match tables {
+            Some(tables) => tables.run(followed).await,
+            None => pending().await,
+        }
+    };
     let crews = views.into_iter().map(|view| Crew {
         settings: settings.clone(),
         view,
@@ -196,6 +206,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
         verdicts: verdicts.clone(),
         phase: phases.clone(),
         slots,
+        passes: passes.clone(),
         listening: listening.clone(),
     });
     let threads = crews.enumerate().map(|(number, crew)| spawn(number, crew));
@@ -215,6 +226,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
         () = back.run() => Err(anyhow::anyhow!("discovery has ended")),
         never = public => match never {},
         never = local => match never {},
+        never = tables => match never {},
     };
     // An error says that there is no exporter.
     let _ = over.send(());
@@ -327,6 +339,7 @@ async fn work(crew: Crew) -> io::Result<()> {
         verdicts,
         mut phase,
         slots,
+        passes,
         listening,
     } = crew;
     tokio::select! {
@@ -340,11 +353,11 @@ async fn work(crew: Crew) -> io::Result<()> {
         seen: Seen::new(verdicts),
     };
     drop(access);
-    if settings.gateway {
+    if let Some(passes) = passes {
         let listeners = vec![dual(settings.gateway_port)?];
         // An error says that nobody waits any more.
         let _ = listening.send(()).await;
-        gateway(&settings, &view, listeners, slots, &registry, phase).await;
+        pass_on(&settings, &view, passes, listeners, slots, &registry, phase).await;
         return Ok(());
     }
     let origins = Origins {
@@ -377,16 +390,19 @@ async fn complete(view: &View) {
 }
 
 /// A gateway's part of a worker: what may be passed on follows what the control plane says.
-async fn gateway(
+async fn pass_on(
     settings: &Settings,
     view: &View,
+    passes: Followed,
     listeners: Vec<TcpListener>,
     slots: usize,
     registry: &Arc<Registry>,
     phase: watch::Receiver<Phase>,
 ) {
-    let first = view.state();
-    let (tables, table) = watch::channel(Arc::new(Table::of(&first)));
+    let Followed { table, mut generation } = passes;
+    // What is said to be decided by here is in the table.
+    let known = view.state().generation;
+    let _ = generation.wait_for(|generation| *generation >= known).await;
     let limits = Limits {
         connections: slots,
         // Another cluster's pods may all come from one address.
@@ -394,14 +410,16 @@ async fn gateway(
         dials: DIALS,
         idle: GATEWAY_IDLE,
         linger: settings.drain_min,
+        drain: settings.drain,
     };
     let gateway = Gateway::new(table, Dialer::new(settings), limits, registry);
     let follow = async {
-        let mut state = first;
         loop {
-            view.applied(state.generation);
-            state = view.newer(state.generation).await;
-            tables.send_replace(Arc::new(Table::of(&state)));
+            // Each connection looks into the table that is there: the newest.
+            view.applied(*generation.borrow_and_update());
+            if generation.changed().await.is_err() {
+                return pending().await;
+            }
         }
     };
     tokio::select! {

@@ -180,14 +180,24 @@ impl Endpoints {
         }
         // Connections lead to an address and an identity: where either is another, they are not for the new endpoint. Through
         // which gateway they do is all the same.
-        let same = known.filter(|k| k.endpoint.address == endpoint.address && k.endpoint.identity == endpoint.identity);
+        let is_behind = endpoint.gateways.is_some();
+        let same = known.filter(|k| {
+            k.endpoint.address == endpoint.address
+                && k.endpoint.identity == endpoint.identity
+                && k.gateways.is_some() == is_behind
+        });
+        let pool = match (same, is_behind) {
+            (Some(known), _) => known.pool.clone(),
+            (None, true) => self.pools.open_behind_gateways(),
+            (None, false) => self.pools.open(),
+        };
         let remote = Rc::new(Remote {
             sni: sni_of(endpoint, service),
             gateways: endpoint
                 .gateways
                 .as_deref()
                 .map(|addresses| self.gateways(&endpoint.place.cluster, addresses)),
-            pool: same.map_or_else(|| self.pools.open(), |known| known.pool.clone()),
+            pool,
             service: service.cloned(),
             load: self.load(global, fair),
             series: RefCell::default(),

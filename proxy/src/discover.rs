@@ -155,6 +155,16 @@ impl Beliefs {
         self.shared.states.borrow().clone()
     }
 
+    /// Waits for what is newer than this generation. Cancel safe.
+    pub async fn newer(&self, than: u64) -> Arc<State> {
+        let mut states = self.shared.states.subscribe();
+        match states.wait_for(|state| state.generation > than).await {
+            Ok(state) => state.clone(),
+            // The sender is kept here.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Whether the stream to the control plane is up.
     pub fn is_connected(&self) -> bool {
         self.shared.connected.load(std::sync::atomic::Ordering::Relaxed)

@@ -6,10 +6,12 @@
 //! [`table`], connect, forward. What is not the mesh's, or not exported, is closed without a byte, and counted ([`tally`]).
 
 pub mod bounds;
+pub mod follow;
 pub mod table;
 pub mod tally;
 
 use std::cell::Cell;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,9 +25,9 @@ use weft_model::sni;
 
 use crate::accept::{Slots, accept};
 use crate::connect::Dialer;
-use crate::forward::tcp::pump;
+use crate::forward::tcp::pump_until;
 use crate::io::Io;
-use crate::mtls::{self, Begins};
+use crate::mtls::{self, Begins, Hop};
 use crate::observe::metrics::{Direction, Metrics, Registry};
 use crate::refuse;
 use crate::serve::Phase;
@@ -46,6 +48,15 @@ pub struct Gateway {
     bounds: Rc<Bounds>,
     tally: Tally,
     metrics: Rc<Metrics>,
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+struct Asked {
+    /// The name of the endpoint that it has chosen.
+    name: String,
+    /// Whether requests come, as it says, and not mere bytes.
+    requests: bool,
 }
 
 /// A connection that is not passed on.
@@ -102,15 +113,16 @@ impl Gateway {
 
     /// Accepts until the process drains, and for a while after: who was led here must not be refused.
     async fn listen(self: Rc<Self>, listener: TcpListener, slots: Rc<Slots>, mut phase: watch::Receiver<Phase>) {
+        let own = phase.clone();
         let each = |socket: TcpStream, client: SocketAddr, slot| {
             let Some(seat) = self.bounds.seat(client.ip()) else {
                 self.tally.refused(Fate::TooMany, client, None);
                 return refuse::close(&Io::plain(socket));
             };
-            let gateway = self.clone();
+            let (gateway, phase) = (self.clone(), own.clone());
             spawn_local(async move {
                 let _slot = slot;
-                gateway.connection(socket, client, seat).await;
+                gateway.connection(socket, client, seat, phase).await;
             });
         };
         let over = async {
@@ -125,12 +137,12 @@ impl Gateway {
     }
 
     /// Serves one connection to its end.
-    async fn connection(&self, socket: TcpStream, client: SocketAddr, _seat: Seat) {
+    async fn connection(&self, socket: TcpStream, client: SocketAddr, _seat: Seat, phase: watch::Receiver<Phase>) {
         let _open = self.tally.open();
         let mut io = Io::plain(socket);
         // Boxed: it is over once bytes are passed on, for as long as that lasts.
         match Box::pin(self.lead(&mut io)).await {
-            Ok(endpoint) => self.pass(io, endpoint).await,
+            Ok((endpoint, requests)) => self.pass(io, endpoint, requests.then_some(phase)).await,
             Err(Refused { fate, name }) => {
                 self.tally.refused(fate, client, name.as_deref());
                 refuse::close(&io);
@@ -138,9 +150,10 @@ impl Gateway {
         }
     }
 
-    /// The connection to the endpoint that a client asks for. Nothing of the client's has been sent there.
-    async fn lead(&self, io: &mut Io) -> Result<Io, Refused> {
-        let name = self.name(io).await?;
+    /// The connection to the endpoint that a client asks for, and whether it is for requests. Nothing of the client's has
+    /// been sent there.
+    async fn lead(&self, io: &mut Io) -> Result<(Io, bool), Refused> {
+        let Asked { name, requests } = self.asked(io).await?;
         let refused = |fate| Refused {
             fate,
             name: Some(name.clone()),
@@ -156,15 +169,21 @@ impl Gateway {
             return Err(refused(Fate::TooMany));
         };
         let dialled = self.dialer.tcp(to, None).await;
-        dialled.map(Io::plain).map_err(|_| refused(Fate::Unreachable))
+        let dialled = dialled.map_err(|_| refused(Fate::Unreachable))?;
+        Ok((Io::plain(dialled), requests))
     }
 
-    /// The name that the mesh's ClientHello asks for. It stays read ahead.
-    async fn name(&self, io: &mut Io) -> Result<String, Refused> {
+    /// What the mesh's ClientHello asks for. It stays read ahead.
+    async fn asked(&self, io: &mut Io) -> Result<Asked, Refused> {
         let within = self.dialer.handshake_timeout;
         let fate = match mtls::begins(io, within, within).await {
             Ok(Begins::Tls(accepted)) if mtls::is_mesh(&accepted) => match accepted.client_hello().server_name() {
-                Some(name) => return Ok(name.to_owned()),
+                Some(name) => {
+                    return Ok(Asked {
+                        name: name.to_owned(),
+                        requests: !mtls::offers(&accepted, Hop::Tcp),
+                    });
+                }
                 None => Fate::NoSni,
             },
             Ok(Begins::Tls(_) | Begins::Plaintext) => Fate::NotMesh,
@@ -175,14 +194,16 @@ impl Gateway {
         Err(Refused { fate, name: None })
     }
 
-    /// Passes bytes on, both ways, until both sides have ended or neither has said anything for too long.
-    async fn pass(&self, client: Io, endpoint: Io) {
+    /// Passes bytes on, both ways, until both sides have ended or neither has said anything for too long. `ends`: what says
+    /// that the process drains, to a connection that need not last as long as that does.
+    async fn pass(&self, client: Io, endpoint: Io, ends: Option<watch::Receiver<Phase>>) {
         self.tally.count(Fate::Passed);
         let moved = Cell::new(Instant::now());
-        let pumped = pump(client, endpoint, |flow, bytes| {
+        let count = |flow, bytes| {
             moved.set(Instant::now());
             self.tally.moved(flow, bytes);
-        });
+        };
+        let pumped = pump_until(quiet(ends, self.limits.drain, &moved), client, endpoint, count);
         tokio::select! {
             // Biased: what moves is looked at before the clock.
             biased;
@@ -192,6 +213,27 @@ impl Gateway {
             }
             () = silence(&moved, self.limits.idle) => self.tally.count(Fate::Idle),
         }
+    }
+}
+
+/// Waits until the process drains and nothing has moved for as long as is left of that. A client sends requests through a
+/// gateway on connections that are younger than half of it (`pool::BEHIND_GATEWAY`), so what is quiet then waits for none; it
+/// is told so by the end of what it reads, and ends the rest. TLS lies above: it can't be told otherwise. Cancel safe.
+async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Cell<Instant>) {
+    let Some(mut phase) = ends else {
+        return pending().await;
+    };
+    // An error says that whoever decides is gone: then the process ends at once.
+    let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+    let end = Instant::now() + drain;
+    loop {
+        let last = moved.get();
+        // Half way from the last move to the end it was quiet for as long as is left.
+        let due = last + end.saturating_duration_since(last) / 2;
+        if Instant::now() >= due {
+            return;
+        }
+        sleep_until(due).await;
     }
 }
 

@@ -242,6 +242,12 @@ pub(crate) fn is_mesh(accepted: &Accepted) -> bool {
         .is_some_and(|mut tokens| tokens.any(|t| Hop::of_token(t).is_some()))
 }
 
+/// Whether a ClientHello offers to carry this.
+pub(crate) fn offers(accepted: &Accepted, hop: Hop) -> bool {
+    let tokens = accepted.client_hello().alpn();
+    tokens.is_some_and(|mut tokens| tokens.any(|token| token == hop.token()))
+}
+
 /// Terminates mutual TLS on a plain stream whose ClientHello, read ahead, is the mesh's. Not cancel safe.
 pub async fn terminate(mut io: Io, credential: &Credential, within: Duration) -> Result<Terminated, TerminateError> {
     let ahead = io.take_ahead();

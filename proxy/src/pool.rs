@@ -21,9 +21,15 @@ const SHARED_H2: usize = 8;
 /// An idle connection is kept for so long. Below what common servers keep (nginx: 75 s).
 const IDLE_TIME: Duration = Duration::from_secs(55);
 
+/// A connection through a gateway takes new requests for so long: half of a gateway's drain time by default. What it carries is
+/// sealed, so a gateway that is to end cannot say so in it; but its clients have left it by then.
+const BEHIND_GATEWAY: Duration = Duration::from_secs(15);
+
 /// The connections to one destination.
 #[derive(Debug, Default)]
 pub struct Pool {
+    /// How long a connection takes new requests. `None`: for as long as it stands.
+    lasts: Option<Duration>,
     h1: RefCell<Vec<Idle>>,
     h2: RefCell<Vec<Shared>>,
     /// The dial of an HTTP/2 connection that is under way, which others wait for.
@@ -64,6 +70,7 @@ struct Idle {
 struct Shared {
     client: H2Client,
     leaf: u64,
+    since: Instant,
     used: Cell<Instant>,
 }
 
@@ -79,7 +86,7 @@ impl Pool {
         let mut idle = self.h1.borrow_mut();
         while let Some(at) = idle.iter().rposition(|idle| idle.carries == carries) {
             let mut candidate = idle.remove(at);
-            if candidate.leaf >= leaf && candidate.client.is_quiet() {
+            if candidate.leaf >= leaf && self.takes(candidate.client.since()) && candidate.client.is_quiet() {
                 return Some(candidate.client);
             }
         }
@@ -124,9 +131,9 @@ impl Pool {
 
     fn take_h2(&self, leaf: u64, now: Instant) -> Option<H2Client> {
         let mut shared = self.h2.borrow_mut();
-        // What is left of an older leaf, or is closing, ends with its last stream: the pool's was the handle that kept it.
+        // What is left of an older leaf, is too old itself, or is closing, ends with its last stream: the pool's was the handle that kept it.
         // Nor does one of a newer leaf go because of a request that has waited since before the renewal.
-        shared.retain(|shared| shared.leaf >= leaf && shared.client.is_open());
+        shared.retain(|shared| shared.leaf >= leaf && self.takes(shared.since) && shared.client.is_open());
         let with_room = shared.iter().find(|shared| shared.client.has_room());
         let full = shared.len() >= SHARED_H2;
         let least = || {
@@ -145,10 +152,16 @@ impl Pool {
         let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE_TIME;
         self.h1
             .borrow_mut()
-            .retain_mut(|idle| fresh(idle.since) && idle.client.is_quiet());
+            .retain_mut(|idle| fresh(idle.since) && self.takes(idle.client.since()) && idle.client.is_quiet());
+        let in_use = |shared: &Shared| shared.client.streams() > 0 || fresh(shared.used.get());
         self.h2
             .borrow_mut()
-            .retain(|shared| shared.client.is_open() && (shared.client.streams() > 0 || fresh(shared.used.get())));
+            .retain(|shared| shared.client.is_open() && self.takes(shared.since) && in_use(shared));
+    }
+
+    /// Whether a connection that is there since then takes new requests.
+    fn takes(&self, since: Instant) -> bool {
+        self.lasts.is_none_or(|lasts| since.elapsed() < lasts)
     }
 
     /// Whether no connection waits here.
@@ -165,6 +178,7 @@ impl Ticket {
                 let shared = Shared {
                     client: client.clone(),
                     leaf,
+                    since: now,
                     used: Cell::new(now),
                 };
                 self.pool.h2.borrow_mut().push(shared);
@@ -184,7 +198,19 @@ impl Drop for Ticket {
 impl Pools {
     /// A pool that will be swept.
     pub fn open(&self) -> Rc<Pool> {
-        let pool = Rc::new(Pool::default());
+        self.add(Pool::default())
+    }
+
+    /// The same, of a destination that is reached through gateways.
+    pub fn open_behind_gateways(&self) -> Rc<Pool> {
+        self.add(Pool {
+            lasts: Some(BEHIND_GATEWAY),
+            ..Pool::default()
+        })
+    }
+
+    fn add(&self, pool: Pool) -> Rc<Pool> {
+        let pool = Rc::new(pool);
         let mut pools = self.pools.borrow_mut();
         // Amortised: the list is at most twice as long as what lives.
         if pools.len() == pools.capacity() {
@@ -244,5 +270,37 @@ mod tests {
             matches!(pool.turn_h2(3, now).await.unwrap(), Turn::Dial(_)),
             "newer: another is needed"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_through_a_gateway_takes_no_new_requests_when_it_is_older_than_half_of_a_drain() {
+        let pools = Pools::default();
+        let (direct, behind) = (pools.open(), pools.open_behind_gateways());
+        let start = Instant::now();
+        let mut ends = Vec::new();
+        for pool in [&direct, &behind] {
+            let (near, far) = Io::pipe(64 * 1024);
+            pool.put_h1(handshake_h1(near, None), 0, Carries::Bodies, start);
+            ends.push(far);
+            let (near, far) = Io::pipe(64 * 1024);
+            let (client, driver) = handshake_h2(near, Limits::default()).await.unwrap();
+            let Turn::Dial(ticket) = pool.turn_h2(0, start).await.unwrap() else {
+                panic!("there is none yet");
+            };
+            ticket.dialled(Ok((&client, 0)), start);
+            ends.push(far);
+            std::mem::forget(driver);
+        }
+        let shares = async |pool: &Rc<Pool>| matches!(pool.turn_h2(0, Instant::now()).await, Ok(Turn::Use(_)));
+        tokio::time::advance(BEHIND_GATEWAY - Duration::from_millis(1)).await;
+        assert!(shares(&direct).await && shares(&behind).await);
+        // In use or not; the moment of its last use does not matter.
+        let used = behind.take_h1(0, Carries::Bodies).unwrap();
+        behind.put_h1(used, 0, Carries::Bodies, Instant::now());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(shares(&direct).await && direct.take_h1(0, Carries::Bodies).is_some());
+        assert!(!shares(&behind).await);
+        pools.sweep(Instant::now());
+        assert!(behind.is_empty(), "and what is idle is closed");
     }
 }

@@ -181,11 +181,29 @@ fn join(known: &mut Value, mut other: Value) {
     if let Some(followers) = known["followers"].as_array_mut() {
         followers.extend(more);
     }
+    for bundle in ["bundleHere", "bundleThere"] {
+        known[bundle] = both(known[bundle].take(), other[bundle].take());
+    }
     for refused in taken(&mut other["refused"]) {
         if let Some(all) = known["refused"].as_array_mut().filter(|all| !all.contains(&refused)) {
             all.push(refused);
         }
     }
+}
+
+/// How far a trust bundle has come, as two replicas say, each of its own proxies, or of those of the peer's replicas that follow
+/// it.
+fn both(one: Value, other: Value) -> Value {
+    let (Value::Object(_), Value::Object(_)) = (&one, &other) else {
+        return if one.is_null() { other } else { one };
+    };
+    let of = |field: &str| (one[field].as_u64().unwrap_or(0), other[field].as_u64().unwrap_or(0));
+    let least = |field: &str| of(field).0.min(of(field).1);
+    let sum = |field: &str| of(field).0 + of(field).1;
+    json!({
+        "sequence": least("sequence"), "reached": least("reached"),
+        "proxies": sum("proxies"), "acknowledged": sum("acknowledged"),
+    })
 }
 
 /// Adds who needs an object at another replica.
@@ -314,6 +332,16 @@ mod tests {
         }
         let all = union(vec![good.clone(), good]);
         assert_eq!(all["peers"][0]["link"]["state"], "Connected");
+    }
+
+    #[test]
+    fn how_far_a_bundle_has_come_is_told_of_the_proxies_of_all_replicas() {
+        let of = |here: Value, there: Value| json!({"peers": [{"cluster": "west", "link": {"state": "Connected"}, "bundleHere": here, "bundleThere": there}]});
+        let held = |sequence: u64, acknowledged: u64| json!({"sequence": sequence, "proxies": 3, "acknowledged": acknowledged, "reached": sequence - 1});
+        let all = union(vec![of(held(4, 1), Value::Null), of(held(5, 3), held(2, 2))]);
+        let want = json!({"sequence": 4, "proxies": 6, "acknowledged": 4, "reached": 3});
+        assert_eq!(all["peers"][0]["bundleHere"], want);
+        assert_eq!(all["peers"][0]["bundleThere"], held(2, 2), "one is not followed");
     }
 
     #[test]

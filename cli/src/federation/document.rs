@@ -150,31 +150,56 @@ fn beside(peer: &Peer, status: &Value) -> Vec<Finding> {
     found
 }
 
+/// Where a peer shows its trust bundle.
+pub(super) fn bundle_endpoint(peer: &Peer) -> Option<HostPort> {
+    let url = peer.bundle_endpoint.as_ref()?;
+    format!("{}:{}", url.host()?, url.port_u16().unwrap_or(443))
+        .parse()
+        .ok()
+}
+
 /// What to make of who answers at an endpoint: what was looked at, and what is wrong.
-pub(super) fn answer(peer: &Peer, endpoint: &HostPort, answer: &Answer, now: SystemTime) -> (String, Vec<Finding>) {
+/// `field`: which has it.
+pub(super) fn answer(
+    peer: &Peer,
+    field: &str,
+    endpoint: &HostPort,
+    answer: &Answer,
+    now: SystemTime,
+) -> (String, Vec<Finding>) {
     let title = format!("ClusterPeer {}: {endpoint}, from this machine", peer.cluster);
     let bad = |what: String, fix: &str| vec![wrong(at(peer), what, fix)];
+    let (listen, port) = match field {
+        "spec.bundleEndpoint" => ("WEFT_BUNDLE_LISTEN", 15016),
+        _ => ("WEFT_FEDERATION_LISTEN", 15013),
+    };
     let found = match answer {
         Answer::NoName(error) => bad(
-            format!("spec.endpoints: the name of {endpoint} does not resolve: {error}"),
+            format!("{field}: the name of {endpoint} does not resolve: {error}"),
             "a name that this cluster's control plane resolves, or an address",
         ),
         Answer::NoPort(error) => bad(
-            format!("spec.endpoints: nothing answers at {endpoint}: {error}"),
-            "WEFT_FEDERATION_LISTEN in the peer, and a Service or load balancer that leads there; firewalls between",
+            format!("{field}: nothing answers at {endpoint}: {error}"),
+            &format!("{listen} in the peer, and a Service or load balancer that leads there; firewalls between"),
         ),
         Answer::NoTls(error) => bad(
-            format!("spec.endpoints: who answers at {endpoint} does not speak TLS 1.3: {error}"),
-            "the port of the peer's WEFT_FEDERATION_LISTEN (usually 15013), with nothing before it that ends TLS",
+            format!("{field}: who answers at {endpoint} does not speak TLS 1.3: {error}"),
+            &format!("the port of the peer's {listen} (usually {port}), with nothing before it that ends TLS"),
         ),
-        Answer::Shows(chain) => return shown(peer, title, chain, now),
+        Answer::Shows(chain) => return shown(peer, field, title, chain, now),
     };
     (title, found)
 }
 
-fn shown(peer: &Peer, title: String, chain: &[CertificateDer<'static>], now: SystemTime) -> (String, Vec<Finding>) {
+fn shown(
+    peer: &Peer,
+    field: &str,
+    title: String,
+    chain: &[CertificateDer<'static>],
+    now: SystemTime,
+) -> (String, Vec<Finding>) {
     let fix = format!(
-        "spec.trustBundle and spec.endpoints as `weft cluster export-peer` prints them in {}",
+        "spec.trustBundle and {field} as `weft cluster export-peer` prints them in {}",
         peer.cluster
     );
     let (identity, end) = match peer_identity(chain).and_then(|identity| Ok((identity, peer_not_after(chain)?))) {
@@ -213,7 +238,7 @@ fn shown(peer: &Peer, title: String, chain: &[CertificateDer<'static>], now: Sys
             peer.control_plane
         );
         let fix = format!(
-            "spec.controlPlane: {identity}, if that is the peer's control plane; else spec.endpoints that lead to it"
+            "spec.controlPlane: {identity}, if that is the peer's control plane; else {field} that leads to it"
         );
         found.push(wrong(at(peer), what, fix));
     }
@@ -350,7 +375,7 @@ mod tests {
         let read = peers(Path::new("-"), &text(&export(&west, &[], &[]).unwrap()));
         let peer = &read.peers[0];
         let shows = Answer::Shows(vec![leaf(&issuer, identity, hours)]);
-        let (title, found) = answer(peer, &peer.endpoints[0], &shows, now());
+        let (title, found) = answer(peer, "spec.endpoints", &peer.endpoints[0], &shows, now());
         let mut report = Report::default();
         report.tell(title.clone(), found);
         (title, report.json()["findings"].as_array().unwrap().clone())
@@ -400,7 +425,7 @@ mod tests {
                 "no part of a mesh",
             ),
         ] {
-            let (_, found) = answer(peer, &peer.endpoints[0], &looked, now());
+            let (_, found) = answer(peer, "spec.endpoints", &peer.endpoints[0], &looked, now());
             assert!(
                 found.len() == 1 && found[0].wrong && found[0].what.contains(word),
                 "{found:?}"

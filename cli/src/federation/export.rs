@@ -27,7 +27,7 @@ pub(super) fn peer(status: &Value, endpoints: &[String], imports: &[String]) -> 
         [] => json!([]),
         namespaces => json!([{"namespaces": namespaces}]),
     };
-    let peer = json!({
+    let mut peer = json!({
         "apiVersion": "weft.dev/v1alpha1", "kind": "ClusterPeer", "metadata": {"name": cluster},
         "spec": {
             "trustDomain": of["trustDomain"], "controlPlane": of["controlPlane"],
@@ -35,6 +35,9 @@ pub(super) fn peer(status: &Value, endpoints: &[String], imports: &[String]) -> 
             "endpoints": endpoints, "network": of["network"], "gateways": of["gateways"], "imports": imports,
         },
     });
+    if of["bundleEndpoint"].is_string() {
+        peer["spec"]["bundleEndpoint"] = of["bundleEndpoint"].clone();
+    }
     // Whoever gets it reads it with the same words.
     let read = document::peers(Path::new("-"), &text(&peer));
     match read.wrong.first() {
@@ -143,6 +146,16 @@ pub(super) mod tests {
         for decided in ["imports", "exports", "network"] {
             assert!(printed.contains(&format!("#   {decided}  ")), "{printed}");
         }
+    }
+
+    #[test]
+    fn the_bundle_endpoint_is_printed_where_there_is_one() {
+        let mut status = status("east");
+        let without = peer(&status, &[], &[]).unwrap();
+        assert!(without["spec"].get("bundleEndpoint").is_none());
+        status["federation"]["bundleEndpoint"] = json!("https://east.example:15016");
+        let with = read(&text(&peer(&status, &[], &[]).unwrap()));
+        assert_eq!(with.bundle_endpoint.unwrap(), "https://east.example:15016/");
     }
 
     #[test]

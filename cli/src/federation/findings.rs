@@ -24,6 +24,9 @@ pub(super) fn check(status: &Value, report: &mut Report) {
             format!("{name} → {own}: its link to this cluster"),
             followers(status, peer),
         );
+        if peer["bundleEndpoint"].is_object() {
+            report.tell(format!("{name}: its bundle endpoint"), bundle_endpoint(peer));
+        }
         report.tell(format!("{name}: its clock and version"), beside(status, peer));
         report.tell(format!("{name}: how its pods are reached"), network(status, peer));
         report.tell(format!("{name}: what is imported from it"), imports(peer));
@@ -124,6 +127,44 @@ fn is_said_already(peer: &Value) -> bool {
     // It does not know us, or we do not know it.
     let fault = peer["link"]["fault"].as_str();
     fault == Some("refused") || fault == Some("identity") || list(&peer["refused"]).iter().any(is_unknown)
+}
+
+/// What came of asking the peer's bundle endpoint.
+fn bundle_endpoint(peer: &Value) -> Vec<Finding> {
+    let (name, asked) = (word(&peer["cluster"]), &peer["bundleEndpoint"]);
+    let (url, fault) = (word(&asked["url"]), word(&asked["fault"]));
+    if fault.is_empty() {
+        let never = asked["fetched"].is_null();
+        let what = format!("spec.bundleEndpoint: {url} is being asked for the first time");
+        return never.then(|| note(at(peer), what, "look again")).into_iter().collect();
+    }
+    let printed = format!("spec.bundleEndpoint as `weft cluster export-peer` prints it in {name}");
+    let fix = match fault.as_str() {
+        "name" => format!("{printed}: a host that this cluster's control plane resolves, or an address"),
+        "port" => format!(
+            "in {name}: WEFT_BUNDLE_LISTEN is set (usually [::]:15016), and a Service or load balancer leads to it from {url}; between \
+             both: firewalls and NetworkPolicies let it pass"
+        ),
+        "identity" => format!(
+            "spec.trustDomain, spec.controlPlane and spec.trustBundle as `weft cluster export-peer` prints them in {name}; {url} leads to \
+             its control plane, whose own certificate is shown there (https_spiffe), and not one of a public authority (https_web)"
+        ),
+        "tls" | "protocol" => {
+            format!("{url} leads to WEFT_BUNDLE_LISTEN of {name}, with nothing before it that ends TLS")
+        }
+        "slow" => format!("look at the load of {name}'s control plane, and at what lies between"),
+        "redirect" => format!("{printed}: write where it leads, if that is {name}'s"),
+        "sequence" => format!(
+            "if the roots of {name} were restored from a backup, its number has to count on from the highest one; else who answers at \
+             {url} is behind the link, or is another"
+        ),
+        _ => format!("{printed}; it shows a JWK set as the SPIFFE Trust Domain and Bundle specification has it"),
+    };
+    let what = format!(
+        "no trust bundle is taken from its bundle endpoint: {}",
+        word(&asked["reason"])
+    );
+    vec![wrong(at(peer), what, fix)]
 }
 
 /// Clock and version beside ours.

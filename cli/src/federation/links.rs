@@ -43,6 +43,7 @@ pub(super) fn text(status: &Value, now: SystemTime, width: Option<usize>) -> Str
     }
     for (title, table) in [
         ("LINKS", links),
+        ("TRUST BUNDLES", bundles(status, now)),
         ("IMPORTED", imported(status, now)),
         ("EXPORTED", exported(status)),
         ("REFUSED", refused(status)),
@@ -93,6 +94,31 @@ fn links(status: &Value, now: SystemTime) -> Table {
             },
             word(&link["reason"]),
         ]);
+    }
+    table
+}
+
+/// Which sequence of the trust bundle of each side the other one holds, and how many of its proxies that are connected.
+fn bundles(status: &Value, now: SystemTime) -> Table {
+    let mut table = Table::new(&["OF", "SEQUENCE", "HELD BY", "SEQUENCE THERE", "PROXIES", "FETCHED"]);
+    let own = &status["federation"];
+    let cluster = word(&own["cluster"]);
+    let by = |held: &Value| match held["sequence"].as_u64() {
+        None => ["has not said".to_owned(), String::new()],
+        Some(sequence) => {
+            let proxies = format!("{} of {}", word(&held["acknowledged"]), word(&held["proxies"]));
+            [sequence.to_string(), proxies]
+        }
+    };
+    for peer in list(&status["peers"]) {
+        let name = word(&peer["cluster"]);
+        let [there, theirs] = by(&peer["bundleThere"]);
+        let [here, ours] = by(&peer["bundleHere"]);
+        let sequence = word(&own["bundleSequence"]);
+        table.row([cluster.clone(), sequence, name.clone(), there, theirs, String::new()]);
+        let fetched = ago(&peer["bundleEndpoint"]["fetched"], now);
+        let sequence = word(&peer["bundleSequence"]);
+        table.row([name, sequence, cluster.clone(), here, ours, fetched]);
     }
     table
 }
@@ -237,6 +263,29 @@ mod tests {
         assert_eq!(row(&said, "reviews"), ["shop", "reviews", "west", "2", "now"], "{said}");
         assert_eq!(row(&said, "ratings"), ["shop", "ratings", "west"], "{said}");
         assert!(!said.contains("REFUSED"), "{said}");
+    }
+
+    #[test]
+    fn it_is_told_which_bundle_each_side_holds_and_how_many_of_its_proxies() {
+        let mut peer = peer();
+        let held = |acknowledged: u64| json!({"sequence": 3, "proxies": 5, "acknowledged": acknowledged, "reached": 2});
+        peer["bundleThere"] = held(4);
+        peer["bundleHere"] = held(5);
+        peer["bundleEndpoint"] =
+            json!({"url": "https://west.example/", "fetched": "2027-01-15T07:59:10Z", "fault": ""});
+        let said = plain(json!([peer.clone()]));
+        assert_eq!(
+            row(&said, "4 of 5"),
+            ["east", "3", "west", "3", "4 of 5", "-"],
+            "{said}"
+        );
+        assert_eq!(
+            row(&said, "5 of 5"),
+            ["west", "1", "east", "3", "5 of 5", "50s ago"],
+            "{said}"
+        );
+        peer["bundleThere"] = Value::Null;
+        assert!(plain(json!([peer])).contains("has not said"), "an older control plane");
     }
 
     #[test]

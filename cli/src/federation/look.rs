@@ -33,8 +33,8 @@ pub(super) enum Answer {
     Shows(Vec<CertificateDer<'static>>),
 }
 
-/// Looks at an endpoint, from here.
-pub(super) async fn at(endpoint: &HostPort) -> Answer {
+/// Looks at an endpoint, from here. `speaks`: what is spoken there, as its ALPN token.
+pub(super) async fn at(endpoint: &HostPort, speaks: &[u8]) -> Answer {
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let looked = timeout(STEP, lookup_host(endpoint.to_string()))
         .await
@@ -49,14 +49,14 @@ pub(super) async fn at(endpoint: &HostPort) -> Answer {
             .await
             .unwrap_or_else(|_| Err(late()))
         {
-            Ok(tcp) => return shaken(tcp, ServerName::from(address.ip())).await,
+            Ok(tcp) => return shaken(tcp, ServerName::from(address.ip()), speaks).await,
             Err(error) => last = error,
         }
     }
     Answer::NoPort(last)
 }
 
-async fn shaken(tcp: TcpStream, name: ServerName<'static>) -> Answer {
+async fn shaken(tcp: TcpStream, name: ServerName<'static>, speaks: &[u8]) -> Answer {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let eye = Arc::new(Eye {
         provider: provider.clone(),
@@ -70,7 +70,7 @@ async fn shaken(tcp: TcpStream, name: ServerName<'static>) -> Answer {
         .dangerous()
         .with_custom_certificate_verifier(eye.clone())
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![speaks.to_vec()];
     let shaken = timeout(STEP, TlsConnector::from(Arc::new(config)).connect(name, tcp)).await;
     match (eye.seen.get(), shaken) {
         (Some(chain), _) => Answer::Shows(chain.clone()),
@@ -164,7 +164,7 @@ mod tests {
             let (tcp, _) = listener.accept().await.unwrap();
             TlsAcceptor::from(Arc::new(config)).accept(tcp).await.map(|_| ())
         };
-        let (answer, served) = tokio::join!(at(&endpoint), serve);
+        let (answer, served) = tokio::join!(at(&endpoint, b"h2"), serve);
         assert!(matches!(answer, Answer::Shows(chain) if chain == [der]));
         assert!(served.is_err(), "the handshake must not end well");
     }
@@ -176,11 +176,11 @@ mod tests {
             let (mut tcp, _) = listener.accept().await.unwrap();
             tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         };
-        let (answer, ()) = tokio::join!(at(&endpoint), serve);
+        let (answer, ()) = tokio::join!(at(&endpoint, b"h2"), serve);
         assert!(matches!(answer, Answer::NoTls(_)), "{answer:?}");
         drop(listener);
-        assert!(matches!(at(&endpoint).await, Answer::NoPort(_)));
+        assert!(matches!(at(&endpoint, b"h2").await, Answer::NoPort(_)));
         let nowhere = "weft.invalid:15013".parse().unwrap();
-        assert!(matches!(at(&nowhere).await, Answer::NoName(_)));
+        assert!(matches!(at(&nowhere, b"h2").await, Answer::NoName(_)));
     }
 }

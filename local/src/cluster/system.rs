@@ -22,6 +22,8 @@ pub const CONTROL_UID: u32 = 1883;
 pub const FEDERATION_SERVICE: &str = "weft-federation";
 /// Its port.
 pub const FEDERATION_PORT: u16 = 15013;
+/// Where the control plane shows its trust bundle.
+pub const BUNDLE_PORT: u16 = 15016;
 /// The east-west gateways: their Service, and their service account.
 pub const GATEWAY: &str = "weft-gateway";
 /// The port on which they are reached.
@@ -110,7 +112,10 @@ impl System {
                 "metadata": {"name": FEDERATION_SERVICE, "namespace": NAMESPACE},
                 "spec": {
                     "type": "LoadBalancer", "selector": {"app": CONTROL}, "ipFamilyPolicy": "PreferDualStack",
-                    "ports": [{"name": "grpc-federation", "port": FEDERATION_PORT}],
+                    "ports": [
+                        {"name": "grpc-federation", "port": FEDERATION_PORT},
+                        {"name": "https-bundle", "port": BUNDLE_PORT},
+                    ],
                 },
             }));
         }

@@ -23,7 +23,7 @@ use super::{Settings, imports, tell};
 use crate::api::Server;
 use crate::cluster::addresses::ServiceAddresses;
 use crate::cluster::system::{
-    ADMIN_SOCKET, CONTROL, CONTROL_UID, FEDERATION_PORT, GATEWAY_PORT, KEY_SET, NAMESPACE, System,
+    ADMIN_SOCKET, BUNDLE_PORT, CONTROL, CONTROL_UID, FEDERATION_PORT, GATEWAY_PORT, KEY_SET, NAMESPACE, System,
 };
 use crate::cluster::{Cluster, Handle, NEWS, Parts, Request, Review, combined, is_fatal};
 use crate::dns;
@@ -63,6 +63,9 @@ pub fn supervise(inside: Inside) -> ExitCode {
     };
     // Kept until the end, so that the last lines are written.
     let _log = log::start();
+    // Several clusters write into one log. All that one does is on this thread, and what is entered here stands in its lines.
+    let named = settings.among.as_ref();
+    let _entered = named.map(|_| tracing::info_span!("cluster", name = settings.mesh).entered());
     // All on this thread: what pods run dies with the thread that started it.
     let ran = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -327,6 +330,13 @@ fn control_arguments(settings: &Settings, on_wire: &[IpAddr]) -> Vec<String> {
         flags.push(format!("--network={}", among.network));
         flags.push(format!("--federation-listen=[::]:{FEDERATION_PORT}"));
         flags.push(format!("--federation-endpoints={}", at(FEDERATION_PORT)));
+        flags.push(format!("--bundle-listen=[::]:{BUNDLE_PORT}"));
+        if let Some(first) = on_wire.first() {
+            flags.push(format!(
+                "--bundle-endpoint=https://{}",
+                SocketAddr::new(*first, BUNDLE_PORT)
+            ));
+        }
         if among.flat.is_empty() {
             flags.push(format!("--gateways={}", at(GATEWAY_PORT)));
         }

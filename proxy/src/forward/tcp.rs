@@ -4,8 +4,9 @@
 //! straight on; only what the other side does not take at once is kept, so that an idle pair holds no buffer.
 
 use std::cell::RefCell;
+use std::future::pending;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -59,15 +60,27 @@ pub enum Ended {
 /// on. A side that fails breaks the other, so that what was cut short never looks whole. `moved` hears of every piece. Not
 /// cancel safe: dropping it breaks both, also before it was polled.
 pub fn pump(downstream: Io, upstream: Io, moved: impl Fn(Flow, u64)) -> impl Future<Output = Outcome> {
+    pump_until(pending(), downstream, upstream, moved)
+}
+
+/// The same. Once `over`, nothing more is passed on to the downstream than what was read for it, and then that direction ends,
+/// as if the upstream had ended it: a downstream that waits for nothing ends the other one.
+pub fn pump_until(
+    over: impl Future<Output = ()>,
+    downstream: Io,
+    upstream: Io,
+    moved: impl Fn(Flow, u64),
+) -> impl Future<Output = Outcome> {
     let pair = Pair {
         downstream,
         upstream,
         ended: false,
     };
-    run(pair, moved)
+    run(pair, moved, over)
 }
 
-async fn run(mut pair: Pair, moved: impl Fn(Flow, u64)) -> Outcome {
+async fn run(mut pair: Pair, moved: impl Fn(Flow, u64), over: impl Future<Output = ()>) -> Outcome {
+    let (mut over, mut is_over) = (pin!(over), false);
     // What was sent before this may not have left yet.
     let mut up = Direction {
         unflushed: true,
@@ -78,6 +91,10 @@ async fn run(mut pair: Pair, moved: impl Fn(Flow, u64)) -> Outcome {
         let Pair {
             downstream, upstream, ..
         } = &mut pair;
+        if !is_over && over.as_mut().poll(cx).is_ready() {
+            is_over = true;
+            down.end();
+        }
         let went_up = up.poll(cx, downstream, upstream, |n| moved(Flow::Up, n));
         let went_down = down.poll(cx, upstream, downstream, |n| moved(Flow::Down, n));
         match (went_up, went_down) {
@@ -150,6 +167,13 @@ enum Fault {
 }
 
 impl Direction {
+    /// Reads no more.
+    fn end(&mut self) {
+        if self.state == State::Open {
+            self.state = State::Ended;
+        }
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

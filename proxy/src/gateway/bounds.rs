@@ -22,6 +22,8 @@ pub struct Limits {
     pub idle: Duration,
     /// How long it goes on to accept once it is told to end: so long may it take until nothing leads here any more.
     pub linger: Duration,
+    /// How long connections may last once the process drains.
+    pub drain: Duration,
 }
 
 /// What is taken.
@@ -121,6 +123,7 @@ mod tests {
         dials: 1,
         idle: Duration::from_secs(60),
         linger: Duration::ZERO,
+        drain: Duration::from_secs(60),
     };
 
     fn ip(text: &str) -> IpAddr {

@@ -26,6 +26,7 @@ const LIMITS: Limits = Limits {
     dials: 100,
     idle: Duration::from_secs(3600),
     linger: Duration::ZERO,
+    drain: Duration::from_secs(3600),
 };
 const DIALER: Dialer = Dialer {
     mark: None,
@@ -498,6 +499,36 @@ fn a_gateway_that_drains_still_accepts_for_as_long_as_others_may_be_led_there() 
         assert!(!door.served.is_finished(), "one may still come, though none is left");
         door.phase.send_replace(Phase::Ended);
         (&mut door.served).await.unwrap();
+    });
+}
+
+#[test]
+fn a_gateway_that_drains_ends_what_is_quiet_and_for_requests_and_leaves_what_is_for_bytes() {
+    story(async {
+        let world = World::new();
+        let (reviews, _) = world.server("reviews").await;
+        let table = world.table(vec![world.endpoint(1, "reviews", reviews)]);
+        let drain = Duration::from_millis(200);
+        let door = Door::open(table, DIALER, Limits { drain, ..LIMITS }).await;
+        let mut config = world.client("reviews");
+        config.alpn_protocols = vec![Hop::H2.token().to_vec()];
+        let mut requests = door.dial(REVIEWS, config).await.unwrap();
+        let mut bytes = door.dial(REVIEWS, world.client("reviews")).await.unwrap();
+        assert_eq!(said_first(&mut requests).await, "reviews");
+        assert_eq!(said_first(&mut bytes).await, "reviews");
+        let began = Instant::now();
+        door.phase.send_replace(Phase::Draining);
+        // TLS has not ended it, and it did not break: the transport is at its end.
+        let ended = requests.read(&mut [0]).await.unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
+        assert!(began.elapsed() >= drain / 3, "not at once: {:?}", began.elapsed());
+        drop(requests);
+        until(|| door.sample("weft_gateway_connections_open") == 1).await;
+        bytes.write_all(b"still here").await.unwrap();
+        bytes.shutdown().await.unwrap();
+        let mut back = String::new();
+        bytes.read_to_string(&mut back).await.unwrap();
+        assert_eq!(back, "still here");
     });
 }
 

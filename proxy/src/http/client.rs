@@ -46,6 +46,7 @@ pub struct H1Client {
     pub(crate) connection: Connection,
     /// Requests that were begun on it.
     pub(crate) uses: u64,
+    since: Instant,
     /// No exchange is under way, and the last one ended so that another may follow.
     pub(crate) sound: bool,
     /// It leads to a peer of the mesh, whose identity was verified.
@@ -88,6 +89,7 @@ pub fn handshake_h1(io: Io, proof: Option<Proof>) -> H1Client {
         peer: io.kind() == IoKind::Client,
         connection: Connection::new(io),
         uses: 0,
+        since: Instant::now(),
         sound: true,
         proof,
     }
@@ -139,6 +141,11 @@ impl H1Client {
     /// the socket has become readable. A pool asks before it hands the connection out.
     pub fn is_quiet(&mut self) -> bool {
         self.sound && !self.proof.as_mut().is_some_and(Proof::is_void) && self.connection.is_quiet()
+    }
+
+    /// Since when it is there.
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// Whether it has carried a request before.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use weft_model::destination::Protocol;
 use weft_model::endpoint::{Endpoint, EndpointSet, Place};
 use weft_model::reason::Reason;
@@ -30,6 +30,7 @@ const LIMITS: Limits = Limits {
     dials: 1000,
     idle: std::time::Duration::from_secs(3600),
     linger: std::time::Duration::ZERO,
+    drain: std::time::Duration::from_millis(200),
 };
 
 /// A gateway, until it is dropped.
@@ -37,7 +38,8 @@ struct Door {
     address: SocketAddr,
     registry: Arc<Registry>,
     _tables: watch::Sender<Arc<Table>>,
-    _phase: watch::Sender<Phase>,
+    phase: watch::Sender<Phase>,
+    served: JoinHandle<()>,
 }
 
 impl Door {
@@ -62,12 +64,12 @@ impl Door {
             handshake_timeout: std::time::Duration::from_secs(5),
         };
         let gateway = Gateway::new(told, dialer, LIMITS, &registry);
-        spawn_local(gateway.serve(vec![listener], phases));
         Self {
             address,
             registry,
             _tables: tables,
-            _phase: phase,
+            phase,
+            served: spawn_local(gateway.serve(vec![listener], phases)),
         }
     }
 
@@ -226,6 +228,39 @@ fn one_of_two_gateways_is_gone_and_no_request_fails() {
             found_out += failed;
         }
         assert!(found_out > 0);
+        bystander.was_left_alone();
+    });
+}
+
+#[test]
+fn a_gateway_drains_and_no_request_fails() {
+    story(async {
+        let world = World::new();
+        let bystander = Bystander::new().await;
+        let server = world.told("reviews").start(app("reviews").await, nobody().await).await;
+        let exported: Vec<_> = (1..=8)
+            .map(|id| world.endpoint(id, server.inbound, Some("reviews")))
+            .collect();
+        let (ends, stays) = (Door::to(&world, &exported).await, Door::to(&world, &exported).await);
+        let gateways = [ends.address, stays.address];
+        let behind = exported.iter().map(|endpoint| bystander.behind(endpoint, &gateways));
+        let web = client(&world, Protocol::Http, behind.collect()).await;
+        let mut connection = Client::to(web.outbound).await;
+        // By chance it is some time before one leads through it.
+        while ends.passed() == 0.0 {
+            let mut another = Client::to(web.outbound).await;
+            let (one, two) = tokio::join!(connection.get("/"), another.get("/"));
+            assert_eq!((one.unwrap().status, two.unwrap().status), (200, 200));
+        }
+        ends.phase.send_replace(Phase::Draining);
+        // It ends by itself once nothing is left, and nothing cuts it short here.
+        while !ends.served.is_finished() {
+            assert_eq!(connection.get("/").await.unwrap().status, 200);
+        }
+        for _ in 0..20 {
+            assert_eq!(connection.get("/").await.unwrap().status, 200);
+        }
+        assert!(stays.passed() > 0.0);
         bystander.was_left_alone();
     });
 }

@@ -256,3 +256,42 @@ fn a_cluster_that_nobody_can_reach_or_that_has_no_peer_is_told_so() {
         (status["peers"], status["objects"]) = (json!([]), json!([]));
     });
 }
+
+#[test]
+fn what_is_wrong_with_a_bundle_endpoint_is_named_with_what_mends_it() {
+    let asked = |fault: &'static str, reason: &'static str| {
+        move |status: &mut Value| {
+            status["peers"][0]["bundleEndpoint"] = json!({
+                "url": "https://west.example:15016/", "fetched": null, "fault": fault, "reason": reason,
+            });
+        }
+    };
+    for (fault, reason, fix) in [
+        ("name", "the name west.example:15016 does not resolve", "resolves"),
+        ("port", "west.example:15016 does not answer", "WEFT_BUNDLE_LISTEN"),
+        (
+            "identity",
+            "who answers is not the peer's control plane",
+            "spec.trustBundle",
+        ),
+        ("tls", "the TLS handshake failed", "ends TLS"),
+        ("protocol", "does not speak HTTP/1.1", "WEFT_BUNDLE_LISTEN"),
+        ("slow", "does not answer in time", "load"),
+        ("redirect", "leads on to https://elsewhere/", "write where it leads"),
+        ("status", "answers 404 Not Found", "export-peer"),
+        ("format", "is no trust bundle", "JWK set"),
+        (
+            "sequence",
+            "bundle.sequence is 3, and 4 is held: it never goes back",
+            "backup",
+        ),
+    ] {
+        found("wrong", &[reason, fix], asked(fault, reason));
+    }
+    found("note", &["for the first time"], asked("", ""));
+    let well = |status: &mut Value| {
+        asked("", "")(status);
+        status["peers"][0]["bundleEndpoint"]["fetched"] = json!("2027-01-15T07:59:10Z");
+    };
+    assert_eq!(findings(well), Vec::<Value>::new());
+}

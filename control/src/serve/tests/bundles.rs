@@ -94,7 +94,9 @@ async fn a_bundle_is_fetched_from_the_other_control_plane_while_the_link_is_down
     let status = b.until(|status| endpoint(status)["fetched"].is_string()).await;
     assert_eq!(endpoint(&status)["fault"], "", "{status:#}");
 
-    // Also after a restart while nothing of the peer is reached.
+    // Also after a restart while nothing of the peer is reached. It is kept a moment later.
+    let kept = b.path("state/peers/a");
+    b.until(|_| kept.exists()).await;
     a.stop().await;
     b.stop().await;
     b.start().await;
