@@ -56,7 +56,7 @@ pub(crate) async fn main(args: StatusArgs) -> Result<ExitCode> {
                 items.retain(|item| item["namespace"] == namespace);
             }
         };
-        for list in ["pods", "jobs", "services", "routes", "objects", "proxies"] {
+        for list in ["pods", "jobs", "services", "imports", "routes", "objects", "proxies"] {
             keep(&mut status[list]);
         }
         if traffic.is_some() && !is_for_people {

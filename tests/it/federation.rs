@@ -173,6 +173,26 @@ fn the_identity_that_the_app_sees_is_the_other_clusters_own() {
 }
 
 #[test]
+fn a_gateway_sees_nothing_of_what_the_control_plane_keeps() {
+    let clusters = two("--overlapping-networks");
+    let sees = |pod: &str| {
+        let list = [
+            "-n",
+            "weft-system",
+            pod,
+            "--",
+            "/usr/bin/find",
+            "/run/weft/mesh/control",
+            "-maxdepth",
+            "1",
+        ];
+        clusters.weft("a", "exec", &list).status.success()
+    };
+    assert!(sees("weft-control"));
+    assert!(!sees("weft-gateway-1") && !sees("weft-gateway-2"));
+}
+
+#[test]
 fn a_workload_of_the_other_cluster_reaches_no_port_that_is_not_exported() {
     let clusters = two("--flat");
     let target = clusters.addresses_in("b", "shop", "reviews-");

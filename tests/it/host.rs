@@ -77,6 +77,24 @@ fn the_demo_sees_what_it_expects_in_every_step() {
 }
 
 #[test]
+fn the_demo_of_two_clusters_sees_what_it_expects_in_every_step() {
+    let before = Host::now();
+    let name = format!("demo2-{}", std::process::id());
+    let output = Command::new(weft_tests::mesh::weft_bin())
+        .args(["demo", "--clusters", "2", "--json", "--name", &name])
+        .output();
+    let output = output.expect("weft demo runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let steps: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert!(output.status.success(), "{steps:#}\n{said}");
+    let steps = steps["steps"].as_array().expect("steps");
+    assert_eq!(steps.len(), 5);
+    assert!(steps.iter().all(|step| step["ok"] == true), "{steps:#?}");
+    assert_eq!(processes_with(&name), Vec::<String>::new());
+    assert_eq!(Host::now(), before);
+}
+
+#[test]
 fn the_demo_refuses_the_name_of_a_mesh_that_runs_and_leaves_that_one_alone() {
     let mesh = shop().up();
     let before = mesh.control_pids();

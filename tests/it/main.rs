@@ -8,6 +8,7 @@ mod failures;
 mod federation;
 mod follow;
 mod host;
+mod imports;
 mod impostor;
 mod interop;
 mod jaeger;

@@ -16,6 +16,23 @@ pub(super) const ALL: [(&str, &str); 7] = [
     ("visitors.yaml", include_str!("../../../shop/manifests/visitors.yaml")),
     ("routes.yaml", include_str!("../../../shop/manifests/routes.yaml")),
 ];
+/// Those of the two clusters, which have no regions.
+pub(super) const WEST: &[(&str, &str)] = &[
+    ("shop.yaml", include_str!("../../../shop/clusters/shop.yaml")),
+    ("ratings.yaml", include_str!("../../../shop/manifests/ratings.yaml")),
+    ("visitor.yaml", include_str!("../../../shop/clusters/visitor.yaml")),
+];
+pub(super) const EAST: &[(&str, &str)] = &[
+    ("shop.yaml", include_str!("../../../shop/clusters/shop.yaml")),
+    ("ratings.yaml", include_str!("../../../shop/manifests/ratings.yaml")),
+    ("web.yaml", include_str!("../../../shop/clusters/web.yaml")),
+    WEB_EXPORT,
+];
+/// What makes web of the east the west's, too.
+pub(super) const WEB_EXPORT: (&str, &str) = (
+    "web-export.yaml",
+    include_str!("../../../shop/clusters/web-export.yaml"),
+);
 /// The image of the shop's programs, as `./x image shop` makes it.
 const IMAGE: &str = concat!("weft.dev/shop:", env!("CARGO_PKG_VERSION"));
 const REGION: &str = "topology.kubernetes.io/region";

@@ -1,4 +1,4 @@
-//! The demo's mesh: `weft up` as a child process, asked and driven by this binary's own verbs.
+//! The demo's mesh, or clusters: `weft up` as a child process, asked and driven by this binary's own verbs.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,46 +15,68 @@ use tokio::time::{sleep, timeout};
 
 use super::tied;
 
+/// Where traces go.
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// How long the mesh may take to start and to end.
 const START_TIME: Duration = Duration::from_secs(60);
 const END_TIME: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
-/// A running mesh.
-pub(super) struct Mesh {
-    name: String,
+/// What a mesh is made from: its name, and its manifests by file.
+pub(super) type Wanted<'a> = (String, &'a [(&'a str, &'a str)]);
+
+/// A running `weft up`.
+pub(super) struct Up {
+    /// One, or several clusters.
+    meshes: Vec<Mesh>,
     /// Holds the manifests and the log. Removed in the end, unless the mesh is kept.
     dir: TempDir,
-    /// The directory of manifests, by which the mesh is known to be this one.
-    files: PathBuf,
     child: Child,
     kept: bool,
 }
 
-impl Mesh {
-    /// Writes the manifests aside and starts `weft up` on them. `keep`: it may outlive this process; otherwise it ends with
-    /// the thread that calls this, however that ends.
-    pub(super) fn start(name: &str, manifests: &[(&str, &str)], collector: &str, keep: bool) -> Result<Self> {
+/// One of its meshes.
+pub(super) struct Mesh {
+    name: String,
+    /// The directory of manifests, by which the mesh is known to be this one.
+    files: PathBuf,
+}
+
+impl Up {
+    /// Writes the manifests aside and starts `weft up` on them: one mesh, or several clusters. `name`: the demo's; `keep`: it
+    /// may outlive this process; otherwise it ends with the thread that calls this, however that ends.
+    pub(super) fn start(name: &str, wanted: &[Wanted<'_>], collector: Option<&str>, keep: bool) -> Result<Self> {
         // A new one of our own: in a directory that somebody else has made, links could lead anywhere.
         let dir = tempfile::Builder::new()
             .prefix(&format!("weft-{name}-"))
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir()
             .context("making a directory for the manifests")?;
-        let files = dir.path().join("manifests");
-        std::fs::create_dir(&files).with_context(|| format!("making {}", files.display()))?;
-        for (file, text) in manifests {
-            std::fs::write(files.join(file), text).with_context(|| format!("writing {file}"))?;
-        }
-        let files = files.canonicalize().context("looking for the manifests")?;
+        let meshes = wanted
+            .iter()
+            .map(|(name, manifests)| {
+                let place = match wanted.len() {
+                    1 => "manifests",
+                    _ => name.as_str(),
+                };
+                Mesh::write_all(name, &dir.path().join(place), manifests)
+            })
+            .collect::<Result<Vec<Mesh>>>()?;
         let log = std::fs::File::create(dir.path().join("up.log")).context("making up.log")?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["up", "--name", name, "-f"]).arg(&files);
+        command.arg("up");
+        let named = if meshes.len() == 1 { "--name" } else { "--cluster" };
+        for mesh in &meshes {
+            command.args([named, &mesh.name, "-f"]).arg(&mesh.files);
+        }
         if !keep {
             command.envs(tied::with_this_process(dir.path()));
         }
+        match collector {
+            Some(collector) => command.env(COLLECTOR, collector),
+            None => command.env_remove(COLLECTOR),
+        };
         let child = command
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -63,17 +85,16 @@ impl Mesh {
             .spawn()
             .context("starting weft up")?;
         Ok(Self {
-            name: name.to_owned(),
+            meshes,
             dir,
-            files,
             child,
             kept: false,
         })
     }
 
-    /// Where the manifests lie.
-    pub(super) fn manifests(&self) -> &Path {
-        &self.files
+    /// Its meshes, in the order in which they were wanted.
+    pub(super) fn meshes(&self) -> &[Mesh] {
+        &self.meshes
     }
 
     /// Waits until every pod is ready. Returns how long it took.
@@ -89,39 +110,16 @@ impl Mesh {
                     said => bail!("{}", said.strip_prefix("weft up: ").unwrap_or(&said)),
                 }
             }
-            if let Ok(status) = self.status().await
-                && is_on(&status, &self.files)
-                && all_ready(&status)
-            {
+            let mut ready = true;
+            for mesh in &self.meshes {
+                ready &= mesh.is_ready().await;
+            }
+            if ready {
                 return Ok(began.elapsed());
             }
             sleep(POLL).await;
         }
         bail!("the mesh was not ready within {START_TIME:?}:\n{}", self.last_lines())
-    }
-
-    /// `weft status -o json`.
-    pub(super) async fn status(&self) -> Result<Value> {
-        let text = self.weft(&["status", "-o", "json"]).await?;
-        serde_json::from_str(&text).context("reading weft status")
-    }
-
-    /// Runs a program in a pod, and returns what it printed as JSON.
-    pub(super) async fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<Value> {
-        let text = self
-            .weft(&[&["exec", "-n", namespace, pod, "--"], command].concat())
-            .await?;
-        serde_json::from_str(&text).with_context(|| format!("reading what {} printed: {text:?}", command[0]))
-    }
-
-    /// Replaces text in a manifest, as an editor would: the whole file at once.
-    pub(super) fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
-        let path = self.manifests().join(file);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {file}"))?;
-        ensure!(text.contains(from), "{file} has no {from:?}");
-        let aside = path.with_extension("new");
-        std::fs::write(&aside, text.replace(from, to)).with_context(|| format!("writing {file}"))?;
-        std::fs::rename(&aside, &path).with_context(|| format!("replacing {file}"))
     }
 
     /// Whether there is anything to end.
@@ -146,27 +144,6 @@ impl Mesh {
         self.dir.disable_cleanup(true);
     }
 
-    async fn weft(&self, args: &[&str]) -> Result<String> {
-        let (verb, rest) = args.split_first().context("a verb")?;
-        let output = Command::new(std::env::current_exe()?)
-            .arg(verb)
-            .args(["--name", &self.name])
-            .args(rest)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .with_context(|| format!("running weft {verb}"))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "weft {verb} ended with {}: {}",
-            output.status,
-            said.trim()
-        );
-        String::from_utf8(output.stdout).context("what it printed")
-    }
-
     fn last_lines(&self) -> String {
         let text = std::fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -174,7 +151,99 @@ impl Mesh {
     }
 }
 
-impl Drop for Mesh {
+impl Mesh {
+    fn write_all(name: &str, files: &Path, manifests: &[(&str, &str)]) -> Result<Self> {
+        std::fs::create_dir(files).with_context(|| format!("making {}", files.display()))?;
+        let files = files.canonicalize().context("looking for the manifests")?;
+        let mesh = Self {
+            name: name.to_owned(),
+            files,
+        };
+        for (file, text) in manifests {
+            mesh.write(file, text)?;
+        }
+        Ok(mesh)
+    }
+
+    /// What the verbs call it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the manifests lie.
+    pub(super) fn manifests(&self) -> &Path {
+        &self.files
+    }
+
+    async fn is_ready(&self) -> bool {
+        let status = self.status().await;
+        status.is_ok_and(|status| is_on(&status, &self.files) && all_ready(&status))
+    }
+
+    /// `weft status -o json`.
+    pub(super) async fn status(&self) -> Result<Value> {
+        let text = self.weft(&["status", "-o", "json"]).await?;
+        serde_json::from_str(&text).context("reading weft status")
+    }
+
+    /// Runs a program in a pod, and returns what it printed as JSON.
+    pub(super) async fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<Value> {
+        let text = self
+            .weft(&[&["exec", "-n", namespace, pod, "--"], command].concat())
+            .await?;
+        serde_json::from_str(&text).with_context(|| format!("reading what {} printed: {text:?}", command[0]))
+    }
+
+    /// Replaces text in a manifest, as an editor would: the whole file at once.
+    pub(super) fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
+        let text = std::fs::read_to_string(self.files.join(file)).with_context(|| format!("reading {file}"))?;
+        ensure!(text.contains(from), "{file} has no {from:?}");
+        self.write(file, &text.replace(from, to))
+    }
+
+    /// Writes a manifest, the whole file at once.
+    pub(super) fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.files.join(file);
+        let aside = path.with_extension("new");
+        std::fs::write(&aside, text).with_context(|| format!("writing {file}"))?;
+        std::fs::rename(&aside, &path).with_context(|| format!("replacing {file}"))
+    }
+
+    /// Removes a manifest.
+    pub(super) fn remove(&self, file: &str) -> Result<()> {
+        std::fs::remove_file(self.files.join(file)).with_context(|| format!("removing {file}"))
+    }
+
+    async fn weft(&self, args: &[&str]) -> Result<String> {
+        let (verb, rest) = args.split_first().context("a verb")?;
+        program(&[&[verb, "--name", &self.name], rest].concat()).await
+    }
+}
+
+/// Runs this binary, as a user would. Returns what it printed.
+///
+/// # Errors
+/// It ended with another exit code than 0; with what it said.
+pub(super) async fn program(args: &[&str]) -> Result<String> {
+    let verb = args.first().context("a verb")?;
+    let output = Command::new(std::env::current_exe()?)
+        .args(args)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("running weft {verb}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "weft {verb} ended with {}: {}",
+        output.status,
+        said.trim()
+    );
+    String::from_utf8(output.stdout).context("what it printed")
+}
+
+impl Drop for Up {
     /// Whatever happens, the mesh does not outlive the demo by accident.
     fn drop(&mut self) {
         if let (false, Some(pid)) = (self.kept, self.child.id())

@@ -1,8 +1,9 @@
-//! `weft demo`: a working mesh of a small shop, walked through step by step.
+//! `weft demo`: a working mesh of a small shop, or two clusters that share it, walked through step by step.
 //!
 //! It drives the mesh as a user would, with this binary's own verbs (`up`, `status`, `exec`), from the manifests in
 //! `shop/manifests`, and collects the mesh's traces with a small OTLP collector of its own.
 
+mod clusters;
 mod collector;
 mod jaeger;
 mod manifests;
@@ -14,23 +15,26 @@ mod tree;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
 use jaeger::Jaeger;
-use mesh::Mesh;
+use mesh::Up;
 use show::Show;
 
 /// Walk through a working mesh of a small shop on this machine.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  weft demo\n  weft demo --keep      # leaves the mesh running and prints commands to try\n  weft demo --jaeger    # the trace in Jaeger, too\n  weft demo --json | jq '.steps[] | {name, ok}'\n\nExit code: 0 if every step saw what it expected, else 1."
+    after_help = "Examples:\n  weft demo\n  weft demo --keep      # leaves the mesh running and prints commands to try\n  weft demo --jaeger    # the trace in Jaeger, too\n  weft demo --clusters 2    # two clusters that share Services\n  weft demo --json | jq '.steps[] | {name, ok}'\n\nExit code: 0 if every step saw what it expected, else 1."
 )]
 pub(crate) struct DemoArgs {
     /// The mesh's name. Meshes of different names run side by side.
     #[arg(long, default_value = "demo")]
     name: String,
+    /// Walk through two clusters instead, NAME-west and NAME-east, that share Services.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(2..=2), conflicts_with_all = ["jaeger", "print_manifests"])]
+    clusters: Option<u8>,
     /// Print the steps as JSON on stdout: {"steps": [{name, did, expected, saw, ok}]}.
     #[arg(long)]
     json: bool,
@@ -94,8 +98,11 @@ pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     })
 }
 
-async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>, traces: &mut Option<Jaeger>) -> Result<Vec<Step>> {
+async fn walk(args: &DemoArgs, kept: &mut Option<Up>, traces: &mut Option<Jaeger>) -> Result<Vec<Step>> {
     let mut show = Show::new(args.json);
+    if args.clusters.is_some() {
+        return walk_clusters(args, &mut show, kept).await;
+    }
     if args.jaeger {
         show.begin("starting Jaeger");
         *traces = Some(Jaeger::start().await?);
@@ -104,26 +111,19 @@ async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>, traces: &mut Option<Jaeg
     let collector = collector::Collector::start(traces.as_ref().map(Jaeger::exports))
         .await
         .context("starting the trace collector")?;
-    let mesh = kept.insert(Mesh::start(
-        &args.name,
-        &manifests::ALL,
-        collector.endpoint(),
-        args.keep,
-    )?);
-    let took = mesh.ready().await?;
+    let wanted = [(args.name.clone(), &manifests::ALL[..])];
+    let up = kept.insert(Up::start(&args.name, &wanted, Some(collector.endpoint()), args.keep)?);
+    let took = up.ready().await?;
     show.note(&format!("the mesh is ready ({:.1} s)", took.as_secs_f64()));
+    let [mesh] = up.meshes() else {
+        bail!("weft up runs another mesh");
+    };
 
     let mut done = Vec::new();
     for title in steps::TITLES {
         show.begin(title);
-        let step = steps::run(title, mesh, &collector).await.unwrap_or_else(|error| Step {
-            name: title,
-            did: "could not finish the step".to_owned(),
-            expected: "no error".to_owned(),
-            saw: format!("{error:#}"),
-            ok: false,
-            drawing: vec![],
-        });
+        let step = steps::run(title, mesh, &collector).await;
+        let step = step.unwrap_or_else(|error| unfinished(title, &error));
         show.step(&step);
         done.push(step);
     }
@@ -136,18 +136,53 @@ async fn walk(args: &DemoArgs, kept: &mut Option<Mesh>, traces: &mut Option<Jaeg
     Ok(done)
 }
 
+async fn walk_clusters(args: &DemoArgs, show: &mut Show, kept: &mut Option<Up>) -> Result<Vec<Step>> {
+    show.begin("starting two clusters: each with a control plane, a root and networks of its own, and two gateways");
+    let wanted = clusters::meshes(&args.name);
+    let up = kept.insert(Up::start(&args.name, &wanted, None, args.keep)?);
+    let took = up.ready().await?;
+    show.note(&format!("the clusters are ready ({:.1} s)", took.as_secs_f64()));
+    let [west, east] = up.meshes() else {
+        bail!("weft up runs other clusters");
+    };
+    let mut done = Vec::new();
+    for title in clusters::TITLES {
+        show.begin(title);
+        let step = clusters::run(title, west, east).await;
+        let step = step.unwrap_or_else(|error| unfinished(title, &error));
+        show.step(&step);
+        done.push(step);
+    }
+    Ok(done)
+}
+
+fn unfinished(name: &'static str, error: &anyhow::Error) -> Step {
+    Step {
+        name,
+        did: "could not finish the step".to_owned(),
+        expected: "no error".to_owned(),
+        saw: format!("{error:#}"),
+        ok: false,
+        drawing: vec![],
+    }
+}
+
 /// Prints the outcome and ends the mesh, unless it is to be kept.
-async fn finish(args: &DemoArgs, mesh: Option<Mesh>, walked: Result<Vec<Step>>) -> Result<ExitCode> {
+async fn finish(args: &DemoArgs, up: Option<Up>, walked: Result<Vec<Step>>) -> Result<ExitCode> {
     let mut show = Show::new(args.json);
     show.pause();
-    match (mesh, walked.is_ok() && args.keep) {
-        (Some(mesh), true) => {
-            show.commands(&args.name, mesh.manifests());
-            mesh.leave_running();
+    match (up, walked.is_ok() && args.keep) {
+        (Some(up), true) => {
+            show.commands(up.meshes());
+            up.leave_running();
         }
-        (Some(mesh), false) if mesh.is_running() => {
-            show.note("ending the mesh");
-            mesh.end().await?;
+        (Some(up), false) if up.is_running() => {
+            show.note(if args.clusters.is_some() {
+                "ending the clusters"
+            } else {
+                "ending the mesh"
+            });
+            up.end().await?;
         }
         (Some(_) | None, _) => {}
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Step;
+use super::mesh::Mesh;
 
 const FRAMES: [&str; 8] = ["⠋", "⠙", "⠸", "⠴", "⠦", "⠇", "⠏", "⠹"];
 const FRAME_TIME: Duration = Duration::from_millis(90);
@@ -94,24 +95,55 @@ impl Show {
         }
     }
 
-    /// What to try with a mesh that goes on running.
-    pub(super) fn commands(&mut self, name: &str, manifests: &std::path::Path) {
+    /// What to try with a mesh that goes on running, or with clusters.
+    pub(super) fn commands(&mut self, meshes: &[Mesh]) {
         self.pause();
-        let weft = std::env::current_exe().map_or_else(|_| "weft".to_owned(), |path| path.display().to_string());
+        match meshes {
+            [mesh] => self.commands_of_one(mesh.name(), &mesh.manifests().display().to_string()),
+            all => self.commands_of_several(all),
+        }
+    }
+
+    fn commands_of_several(&self, all: &[Mesh]) {
+        let (Some(first), Some(last)) = (all.first(), all.last()) else {
+            return;
+        };
+        let places = all.iter().map(|mesh| mesh.manifests().display().to_string());
+        let places = places.collect::<Vec<_>>().join(" and ");
         self.line(&format!(
-            "\nThe mesh goes on running; its manifests lie in {}.\nTry:",
-            manifests.display()
+            "\nThe clusters go on running; their manifests lie in {places}.\nTry:"
         ));
-        for command in [
+        let (west, east) = (first.name(), last.name());
+        self.verbs(&[
+            format!("cluster status --name {west}"),
+            format!("status --name {west}"),
+            format!("exec --name {west} -n shop visitor -- visitor http://web.shop.svc.clusterset.local/products/1"),
+            format!("link cut {west} {east}"),
+            format!("link heal {west} {east}"),
+            format!("down --name {west}"),
+        ]);
+        self.line("Or write a ServiceExport for ratings in either directory, and look at the other's status.");
+    }
+
+    fn verbs(&self, commands: &[String]) {
+        let weft = std::env::current_exe().map_or_else(|_| "weft".to_owned(), |path| path.display().to_string());
+        for command in commands {
+            self.line(&format!("  {weft} {command}"));
+        }
+    }
+
+    fn commands_of_one(&self, name: &str, manifests: &str) {
+        self.line(&format!(
+            "\nThe mesh goes on running; its manifests lie in {manifests}.\nTry:"
+        ));
+        self.verbs(&[
             format!("status --name {name}"),
             format!("exec --name {name} -n shop visitor -- visitor http://web/products/1"),
             format!("exec --name {name} -n street stranger -- visitor http://web.shop/products/1"),
             format!("logs --name {name} -n shop deploy/web -c weft-proxy"),
             format!("port-forward --name {name} -n shop deploy/web 8080:8080"),
             format!("down --name {name}"),
-        ] {
-            self.line(&format!("  {weft} {command}"));
-        }
+        ]);
         self.line("Or edit routes.yaml there, and ask for reviews again.");
     }
 

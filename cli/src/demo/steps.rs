@@ -33,8 +33,8 @@ const PRODUCT: &str = "http://web/products/1";
 const CALLS: u32 = 2_000;
 /// Percentage points that 2,000 calls may lie beside 90: chance alone goes farther once in 150,000 demos.
 const SPLIT_MARGIN: f64 = 3.0;
-const PATIENCE: Duration = Duration::from_secs(15);
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 
 /// Runs the step of this name.
 pub(super) async fn run(title: &'static str, mesh: &Mesh, collector: &Collector) -> Result<Step> {
@@ -50,7 +50,7 @@ pub(super) async fn run(title: &'static str, mesh: &Mesh, collector: &Collector)
 }
 
 /// One way of calling: the address and the visitor's options.
-async fn visit(mesh: &Mesh, url: &str, options: &[&str]) -> Result<Value> {
+pub(super) async fn visit(mesh: &Mesh, url: &str, options: &[&str]) -> Result<Value> {
     mesh.exec("shop", "visitor", &[&["visitor", url], options].concat())
         .await
 }
@@ -279,12 +279,12 @@ pub(super) async fn in_jaeger(mesh: &Mesh, jaeger: &Jaeger) -> Result<Step> {
     })
 }
 
-fn number(value: &Value) -> u64 {
+pub(super) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
 /// The first failure's words, if there are any.
-fn failures(tally: &Value) -> String {
+pub(super) fn failures(tally: &Value) -> String {
     tally["failures"][0]
         .as_str()
         .map(|why| format!(" (first failure: {why})"))

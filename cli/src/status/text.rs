@@ -58,6 +58,7 @@ pub(crate) fn text(status: &Value, (title, traffic): (&str, Table), width: Optio
         ("PODS", pods(status, wide)),
         ("JOBS", jobs(status)),
         ("SERVICES", services(status)),
+        ("IMPORTS", imports(status)),
         (title, traffic),
         ("ROUTES AND POLICIES", objects(status)),
         ("PROXIES", proxies(status)),
@@ -197,7 +198,9 @@ fn jobs(status: &Value) -> Table {
 /// A row for each port of a Service.
 fn services(status: &Value) -> Table {
     let mut table = Table::new(&["NAMESPACE", "NAME", "ADDRESSES", "PORT", "PROTOCOL", "READY PODS"]);
-    for service in list(&status["services"]) {
+    // What imports are called by is shown with them.
+    let by_name = |service: &&Value| service["import"].is_null() || service["import"] == service["name"];
+    for service in list(&status["services"]).iter().filter(by_name) {
         let external = word(&service["externalName"]);
         let addresses = match service["headless"] == true {
             true => "headless".to_owned(),
@@ -212,7 +215,10 @@ fn services(status: &Value) -> Table {
                 addresses.clone(),
                 port,
                 protocol,
-                format!("{}/{}", number(&pods["ready"]), number(&pods["all"])),
+                match service["import"].is_null() {
+                    true => format!("{}/{}", number(&pods["ready"]), number(&pods["all"])),
+                    false => "imported".to_owned(),
+                },
             ]);
         };
         let ports = list(&service["ports"]);
@@ -223,6 +229,22 @@ fn services(status: &Value) -> Table {
         if ports.is_empty() {
             row(String::new(), String::new());
         }
+    }
+    table
+}
+
+/// What other clusters share with this one.
+fn imports(status: &Value) -> Table {
+    let mut table = Table::new(&["NAMESPACE", "NAME", "TYPE", "ADDRESSES", "CLUSTERS", "STATUS"]);
+    for import in list(&status["imports"]) {
+        table.row([
+            word(&import["namespace"]),
+            word(&import["name"]),
+            word(&import["type"]),
+            words(&import["addresses"]),
+            words(&import["clusters"]),
+            word(&import["reason"]),
+        ]);
     }
     table
 }
@@ -423,6 +445,20 @@ mod tests {
         );
         let alone = json!({"mesh": "east", "control": control});
         assert_eq!(plain(&alone), "mesh east · control plane ready (pid 7)\n");
+    }
+
+    #[test]
+    fn what_is_imported_is_told_once_and_not_by_the_services_that_it_is_called_by() {
+        let service = |name: &str| json!({"namespace": "shop", "name": name, "import": "web", "ports": [{"port": 80, "protocol": "TCP"}]});
+        let said = plain(&json!({
+            "services": [service("weft-import-0123456789"), service("web")],
+            "imports": [{"namespace": "shop", "name": "web", "type": "ClusterSetIP", "addresses": ["10.96.0.17"],
+                "clusters": ["east", "west"], "reason": "Ready"}],
+        }));
+        assert!(!said.contains("weft-import-"), "{said}");
+        for wanted in ["imported", "10.96.0.17", "east, west", "Ready"] {
+            assert!(said.contains(wanted), "{wanted}: {said}");
+        }
     }
 
     #[test]

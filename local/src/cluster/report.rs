@@ -24,14 +24,16 @@ impl Cluster {
         pods.into_iter()
     }
 
+    /// The pods of the control plane: one, and for a moment the one that it takes the place of.
+    pub(super) fn control(&self) -> impl Iterator<Item = &Record> {
+        let is_control = |record: &&Record| record.system && record.key.name == system::CONTROL;
+        self.records.values().filter(is_control)
+    }
+
     /// The state of everything.
     pub(super) fn status(&self) -> Value {
         let pods: Vec<Value> = self.pods().map(|record| self.pod_status(record)).collect();
-        let control = self
-            .records
-            .values()
-            .filter(|record| record.system)
-            .max_by_key(|record| record.order);
+        let control = self.control().max_by_key(|record| record.order);
         let services = self
             .desired
             .services

@@ -163,10 +163,14 @@ impl System {
         })
     }
 
-    /// Gives the control plane's plan its user and its directories.
+    /// Gives the plan of a pod of the mesh's own its user, and the control plane's its directories. A gateway has none of
+    /// them: the authority's key is there.
     pub fn furnish(&self, plan: &mut PodPlan) {
         for container in &mut plan.containers {
             (container.user, container.group) = (Some(self.user), Some(self.user));
+        }
+        if plan.name != CONTROL {
+            return;
         }
         let places = self.manifests.places.iter().enumerate();
         let binds = places.map(|(i, place)| (mounted(i), &place.directory, true)).chain([

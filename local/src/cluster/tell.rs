@@ -159,7 +159,7 @@ impl Cluster {
         let all = self.pods().filter(counts).count() + self.unmade;
         let lasting = |record: &&Record| !record.is_of_a_job();
         let unsteady = self.pods().filter(counts).filter(lasting).filter_map(steady_at).max();
-        let control = self.records.values().any(|record| record.system && record.ready());
+        let control = self.control().any(Record::ready);
         // At first a call to a Service that has just got its pods must not be refused for want of rules.
         let routed = self.telling.was_ready || !self.rules_due;
         self.telling.ready = control && ready == all && routed;
@@ -264,7 +264,7 @@ impl Cluster {
             unready && self.counts(record)
         };
         let late: Vec<&Record> = self.pods().filter(is_late).collect();
-        let control = self.records.values().filter(|record| record.system && !record.deleting);
+        let control = self.control().filter(|record| !record.deleting);
         let control: Vec<&Record> = control.collect();
         Waiting {
             all,
