@@ -10,3 +10,6 @@ pub mod derived;
 pub mod exported;
 pub mod merge;
 pub(crate) mod said;
+
+#[cfg(test)]
+mod conformance;
