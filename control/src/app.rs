@@ -277,7 +277,7 @@ fn open_desk(
         federation_endpoints: settings.federation_endpoints.clone(),
         control_plane: issuer.credential().identity().clone(),
     };
-    let hub = Hub::new(index, facts, epoch, settings.subscriptions);
+    let hub = Hub::new(index, facts, epoch, settings.subscriptions).remembering(&settings.state_dir);
     let directories = || {
         Source::directories(manifests::Settings::control(
             &settings.manifests,
