@@ -1,5 +1,5 @@
-//! The cases of the conformance suite of the Multi-Cluster Services API (v0.5.0), by their names there, on two clusters that
-//! follow each other: what their control planes make of exports. What needs DNS or connections is held by tests elsewhere, and
+//! Table. The cases of the conformance suite of the Multi-Cluster Services API (v0.5.0), by their names there, on two clusters
+//! that follow each other: what their control planes make of exports. What needs DNS or connections is held by tests elsewhere, and
 //! what differs is named with the sentence of KEP-1645 that says otherwise: docs/federation.md lists both, and is compared.
 
 use std::collections::BTreeMap;
