@@ -288,7 +288,7 @@ fn open_desk(
         bundle_endpoint: settings.bundle_endpoint.clone(),
         control_plane: issuer.credential().identity().clone(),
     };
-    let hub = Hub::new(index, facts, epoch, settings.subscriptions);
+    let hub = Hub::new(index, facts, epoch, settings.subscriptions).remembering(&settings.state_dir);
     let directories = || {
         Source::directories(manifests::Settings::control(
             &settings.manifests,

@@ -84,6 +84,11 @@ pub fn endpoint_set(index: &Index, key: &str) -> Option<Compiled<EndpointSet>> {
     endpoints::set(index, &key.parse().ok()?)
 }
 
+/// The key of the endpoints behind a port of an import.
+pub(crate) fn import_key(import: &Name, port: u16) -> String {
+    key::of_import(import, port).to_string()
+}
+
 /// What is declared of a Service's port for clients of its own namespace, and by what, if not by the Service itself: routes
 /// (`HTTPRoute shop/reviews`), or the annotation `config.weft.dev/opaque-ports`. `annotated`: pods behind it have that, whether
 /// the index knows them or not. For people.

@@ -146,7 +146,7 @@ pub enum Verdict {
     NotHttp,
     /// Sent to this very pod.
     Pod {
-        /// `shop/reviews-1`.
+        /// `shop/reviews-1`, or `shop/reviews-1 of cluster west`.
         pod: String,
     },
     /// Sent to one of the pods of a headless Service: the one whose address the client takes of those that its name has.
@@ -241,7 +241,7 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
         explanation.verdict = Verdict::Outside;
         return Ok(explanation);
     };
-    if names::headless(index, &target, &question.namespace, &mut explanation) {
+    if names::headless(index, &target, (&question.namespace, &here), &mut explanation) {
         return Ok(explanation);
     }
     match lookup.value {
@@ -252,7 +252,7 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
         Some(Lookup::NoSuchPort { reason, .. }) => explanation.verdict = Verdict::NoSuchPort { reason },
         Some(Lookup::Direct { endpoint, protocol }) => {
             explanation.protocol = Some(words::protocol(protocol));
-            let pod = format!("{}/{}", endpoint.namespace, endpoint.pod);
+            let pod = places::pod(&endpoint, &here);
             explanation.verdict = match question.stream && is_of_requests(protocol) {
                 true => Verdict::NotHttp,
                 false => Verdict::Pod { pod },

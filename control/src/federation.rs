@@ -12,3 +12,6 @@ pub mod exported;
 pub mod merge;
 pub(crate) mod said;
 pub(crate) mod slices;
+
+#[cfg(test)]
+mod conformance;

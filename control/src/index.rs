@@ -341,6 +341,13 @@ impl Index {
         of_routes.or_else(policy).or_else(named)
     }
 
+    /// The ClusterPeers and ServiceExports, in the form that acts.
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let peers = self.peers.values().filter_map(|kept| kept.valid.as_ref());
+        let exports = self.exports.values().filter_map(|kept| kept.valid.as_ref());
+        peers.map(|(object, _)| object).chain(exports.map(|(object, _)| object))
+    }
+
     /// What is wrong with objects, as far as one can tell from all of them, in order of file and line.
     pub fn problems(&self) -> Vec<Problem> {
         status::problems(self)

@@ -13,6 +13,7 @@
 //! | `serve` | certificates and streams out, to proxies and to other clusters |
 //! | `peering` | what other clusters export, followed |
 //! | `authority` | the mesh's root, and the control plane's own certificate |
+//! | `remembered` | what acts after a restart as it did before, also where it is invalid by then |
 //! | `epoch` | within which resources never get older |
 //! | `status`, `admin` | what is told to people and scrapers |
 //! | `config`, `app` | settings, and how the rooms are joined |
@@ -34,6 +35,7 @@ pub mod explain;
 
 mod authority;
 mod epoch;
+mod remembered;
 mod serve;
 
 mod peering;

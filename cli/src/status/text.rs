@@ -268,7 +268,8 @@ fn objects(status: &Value) -> Table {
     });
     for object in shown {
         let bad = list(&object["conditions"]).iter().filter(|condition| {
-            let wanted = if condition["type"] == "PartiallyInvalid" {
+            // Of these two, True is what is wrong.
+            let wanted = if condition["type"] == "PartiallyInvalid" || condition["type"] == "Conflict" {
                 "False"
             } else {
                 "True"
@@ -491,6 +492,13 @@ mod tests {
         };
         assert!(plain(&route("True")).contains("Dropped: one rule"));
         assert!(plain(&route("False")).contains("accepted"));
+        let export = |status: &str| {
+            json!({"objects": [{"kind": "ServiceExport", "name": "web", "conditions": [
+                {"type": "Valid", "status": "True", "reason": "Valid", "message": "m"},
+                {"type": "Conflict", "status": status, "reason": "TypeConflict", "message": "type differs"}]}]})
+        };
+        assert!(plain(&export("True")).contains("TypeConflict: type differs"));
+        assert!(plain(&export("False")).contains("accepted"));
     }
 
     #[test]

@@ -20,14 +20,18 @@ use peers::CONNECTED;
 /// The controller that entries of ours name.
 pub(crate) const CONTROLLER: &str = "weft.dev/mesh";
 /// The types of conditions that are ours.
-const OURS: [&str; 6] = [
+const OURS: [&str; 8] = [
     "Accepted",
     "ResolvedRefs",
     "PartiallyInvalid",
     "Valid",
+    "Ready",
+    "Conflict",
     "Applied",
     CONNECTED,
 ];
+/// It stays as it was said where nothing is said of it: not before the peers are heard can it be told anew.
+const KEPT: &str = "Conflict";
 /// The limits of the CustomResourceDefinitions: conditions of one list, parents of a route, ancestors of a policy.
 const CONDITIONS_MAX: usize = 8;
 const PARENTS_MAX: usize = 32;
@@ -231,8 +235,11 @@ impl Scribe<'_> {
                 merged.push(old.clone());
                 continue;
             };
-            let now = said.iter().find(|said| said.r#type == *r#type);
-            merged.extend(now.map(|said| self.condition(said, Some(old))));
+            match said.iter().find(|said| said.r#type == *r#type) {
+                Some(said) => merged.push(self.condition(said, Some(old))),
+                None if *r#type == KEPT => merged.push(old.clone()),
+                None => {}
+            }
         }
         let is_there = |said: &&Said| there.iter().any(|old| old["type"] == said.r#type);
         let new = said.iter().filter(|said| !is_there(said));

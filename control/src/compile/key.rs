@@ -28,6 +28,16 @@ pub(super) struct SetKey {
 /// Behind the key of an import's endpoints.
 const IMPORT: &str = "+import";
 
+/// The endpoints behind a port of an import.
+pub(super) fn of_import(import: &Name, port: u16) -> SetKey {
+    SetKey {
+        service: import.clone(),
+        port,
+        subset: None,
+        import: true,
+    }
+}
+
 /// Whether the Service's port behind a key is as clients of this namespace see it, and not those of another. A key that is
 /// none is nobody's.
 pub(super) fn is_in_view(key: &str, namespace: &str) -> bool {

@@ -1,10 +1,13 @@
 //! What a name leads to before anything of the mesh is asked: DNS follows external names, and gives out the addresses of a
 //! headless Service's pods.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use weft_model::destination::{Lookup, Target};
+use weft_model::endpoint::Place;
 
-use super::{Explanation, Verdict, words};
+use super::{Explanation, Verdict, places, words};
 use crate::compile;
 use crate::index::Index;
 
@@ -43,7 +46,12 @@ pub(super) fn follow(index: &Index, target: &Target, namespace: &str) -> (Option
 
 /// Answers for the name of a headless Service, or of one of its pods: nobody is asked where a client goes that dials a pod's
 /// address. False: it is no such name.
-pub(super) fn headless(index: &Index, target: &Target, namespace: &str, into: &mut Explanation) -> bool {
+pub(super) fn headless(
+    index: &Index,
+    target: &Target,
+    (namespace, here): (&str, &Place),
+    into: &mut Explanation,
+) -> bool {
     let Target::Host { host, port } = target else {
         return false;
     };
@@ -60,6 +68,21 @@ pub(super) fn headless(index: &Index, target: &Target, namespace: &str, into: &m
     let is_headless = index.services.get(&name).and_then(|kept| kept.form());
     if !is_headless.is_some_and(|service| service.headless) {
         return false;
+    }
+    if let Some(import) = index.import_behind(&name) {
+        // Its name has the pods of all clusters that export it.
+        let set = compile::endpoint_set(index, &compile::import_key(&import, *port));
+        let endpoints = set.map(|set| set.value.endpoints).unwrap_or_default();
+        let pods: BTreeSet<String> = endpoints
+            .iter()
+            .filter(|endpoint| !endpoint.draining)
+            .map(|endpoint| places::pod(endpoint, here))
+            .collect();
+        into.service = Some(import.to_string());
+        let number = pods.len();
+        let pods = pods.into_iter().take(NAMED_MAX).collect();
+        into.verdict = Verdict::OneOf { pods, number };
+        return true;
     }
     let slices = index
         .slices_by_service

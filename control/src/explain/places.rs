@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use weft_model::destination::Service;
-use weft_model::endpoint::{BackendPlace, Place};
+use weft_model::endpoint::{BackendPlace, Endpoint, Place};
 use weft_model::locality::{self, Locality, Prefer, Share};
 use weft_model::name::ServicePort;
 use weft_model::route::RetryBudget;
@@ -43,7 +43,7 @@ pub struct Tier {
     pub percent: f64,
     /// How many there are, those that drain not counted.
     pub endpoints: usize,
-    /// Their pods: at most a few.
+    /// Their pods, each of another cluster with its name: at most a few.
     pub pods: Vec<String>,
 }
 
@@ -121,12 +121,12 @@ fn behind(index: &Index, (port, key): (&ServicePort, &str), traffic: &Traffic, h
         }
         let Some(last) = tiers.last_mut() else { continue };
         last.endpoints += 1;
-        let place = place(&endpoint.place);
+        let place = place(&endpoint.place, here);
         if !last.places.contains(&place) {
             last.places.push(place);
         }
         if last.pods.len() < NAMED_MAX {
-            last.pods.push(format!("{}/{}", endpoint.namespace, endpoint.pod));
+            last.pods.push(pod(endpoint, here));
         }
     }
     let well = tiers
@@ -153,11 +153,25 @@ fn behind(index: &Index, (port, key): (&ServicePort, &str), traffic: &Traffic, h
     }
 }
 
-fn place(place: &Place) -> String {
-    match (place.region.as_str(), place.zone.as_str()) {
+fn place(place: &Place, here: &Place) -> String {
+    let within = match (place.region.as_str(), place.zone.as_str()) {
         ("", "") => "nowhere in particular".to_owned(),
         (region, "") => region.to_owned(),
         (region, zone) => format!("{region}/{zone}"),
+    };
+    format!("{within}{}", of_cluster(place, here))
+}
+
+/// A pod's name, with its cluster where that is another one.
+pub(super) fn pod(endpoint: &Endpoint, here: &Place) -> String {
+    let cluster = of_cluster(&endpoint.place, here);
+    format!("{}/{}{cluster}", endpoint.namespace, endpoint.pod)
+}
+
+fn of_cluster(place: &Place, here: &Place) -> String {
+    match place.cluster == here.cluster {
+        true => String::new(),
+        false => format!(" of cluster {}", place.cluster),
     }
 }
 

@@ -58,16 +58,12 @@ impl Index {
     /// Why a ServiceExport exports nothing.
     pub(super) fn unexported(&self, service: &Name) -> Option<Unexported> {
         let reason = "NoService";
-        // What is here because others export it is not exported again: two clusters would keep it alive for each other.
-        let own = self
-            .services
-            .get(service)
-            .filter(|kept| !derived::is_import(&kept.object));
-        let Some(kept) = own else {
+        let Some(kept) = self.services.get(service) else {
             let message = format!("there is no Service {service}");
             let fix = "a ServiceExport has the namespace and the name of the Service that it exports";
             return Some(Unexported { reason, message, fix });
         };
+        // Two clusters would keep it alive for each other.
         if derived::is_import(&kept.object) {
             let message = format!("the Service {service} is here only because other clusters export it");
             let fix = "bring a Service of your own to this cluster, or remove the ServiceExport";

@@ -4,6 +4,7 @@
 //! the hub; streams talk to it through the [`desk`](super::desk).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +20,7 @@ use crate::epoch::{Epoch, EpochError};
 use crate::index::{Changed, Index, Topic};
 use crate::manifests::{Changes, Snapshot};
 use crate::objects::Problem;
+use crate::remembered::Remembered;
 use crate::status::applied::decided;
 
 mod links;
@@ -71,6 +73,10 @@ pub(crate) struct Hub {
     next: ProxyId,
     /// How many destinations one proxy may subscribe to.
     targets_max: usize,
+    /// What is to act after a restart as well.
+    remembered: Option<Remembered>,
+    /// Nothing was taken in yet.
+    is_young: bool,
 }
 
 impl Hub {
@@ -92,6 +98,16 @@ impl Hub {
             ages: Ages::default(),
             next: 1,
             targets_max,
+            remembered: None,
+            is_young: true,
+        }
+    }
+
+    /// Remembers in a state directory what a restart must not end.
+    pub(crate) fn remembering(self, state: &Path) -> Self {
+        Self {
+            remembered: Some(Remembered::of(state)),
+            ..self
         }
     }
 
@@ -101,14 +117,25 @@ impl Hub {
         self.file_problems = changes.problems.clone();
         let changed = self.index.apply(changes);
         self.spread(&changed);
+        let shares = |topic: &Topic| matches!(topic, Topic::Peers | Topic::Export(_));
+        if let Some(remembered) = self.remembered.as_mut().filter(|_| changed.topics.iter().any(shares)) {
+            remembered.keep(&self.index);
+        }
     }
 
     /// Takes in all objects that there are.
     pub(crate) fn replace(&mut self, snapshot: &Snapshot) {
         self.ages.replace(snapshot);
         self.file_problems = snapshot.problems.clone();
-        let changed = self.index.replace(snapshot);
+        let is_young = std::mem::take(&mut self.is_young);
+        let changed = match self.remembered.as_ref().filter(|_| is_young) {
+            Some(remembered) => remembered.begin(&mut self.index, snapshot),
+            None => self.index.replace(snapshot),
+        };
         self.spread(&changed);
+        if let Some(remembered) = &mut self.remembered {
+            remembered.keep(&self.index);
+        }
     }
 
     /// What was just taken in is as new as these lists.

@@ -125,6 +125,43 @@ fn a_route_that_is_well_says_so_for_its_parent() {
     }
 }
 
+/// Whether exports conflict is not known before the peers are heard: what was said of it stays until then.
+#[test]
+fn what_was_said_of_conflicts_stays_where_nothing_is_said_of_them() {
+    let conflict = |status: &str| {
+        json!({"type": "Conflict", "status": status, "reason": "TypeConflict", "message": "m",
+        "observedGeneration": 3, "lastTransitionTime": THEN})
+    };
+    let other = json!({"type": "Ready", "status": "True", "reason": "Exported", "message": "m",
+        "observedGeneration": 3, "lastTransitionTime": THEN});
+    let before = json!({"conditions": [conflict("True"), other]});
+    let of = object(
+        "ServiceExport",
+        "multicluster.x-k8s.io/v1beta1",
+        "nobody",
+        &json!({"status": before}),
+    );
+    let verdict = verdict(&of);
+    assert!(
+        verdict
+            .status
+            .conditions
+            .iter()
+            .all(|said| said.r#type.as_str() != "Conflict")
+    );
+    let after = status(&verdict, &of.raw["status"], false, NOW).expect("something to write");
+    assert_eq!(after["conditions"][0], conflict("True"));
+    assert_eq!(
+        words(&after["conditions"]),
+        [
+            "Conflict=True TypeConflict",
+            "Ready=False Failed",
+            "Valid=False NoService",
+            "Applied=False NotAccepted"
+        ]
+    );
+}
+
 #[test]
 fn what_is_wrong_has_the_reasons_of_the_gateway_api() {
     let web = || parent("web");
@@ -181,8 +218,8 @@ fn a_message_names_field_and_fix() {
         .to_owned();
     assert_eq!(
         message,
-        "spec.rules[0].backendRefs[0].name: there is no Service shop/nobody (fix: name a Service or a ServiceSubset that \
-         exists, and a port of it)"
+        "spec.rules[0].backendRefs[0].name: there is no Service shop/nobody (fix: name a Service, a ServiceSubset or a \
+         ServiceImport that exists, and a port of it)"
     );
 }
 

@@ -105,3 +105,50 @@ fn a_query_parameter_is_there_however_it_is_written() {
     assert_eq!(why("ab=y"), "there is no query parameter a b");
     assert_eq!(why("a+b=x"), "");
 }
+
+/// What is behind an import or a Service is named with its cluster, where that is another one.
+#[test]
+fn pods_of_other_clusters_are_named_with_their_cluster() {
+    use super::federation::{hear, hear_as, import_service, peer};
+    let derived = crate::federation::derived::derived_name(&Name::new("shop", "reviews"));
+    let base = shop() + &peer("a", "  imports: [{namespaces: [shop]}]\n");
+    let mut world = World::new(&(base + &import_service(&derived, "10.96.7.7", "http")));
+    hear(&mut world, "a", "10.250.0.1:8080");
+    let behind = |world: &World, target: &str| {
+        answer(world, &question(target))["verdict"]["backends"][0]["behind"]["tiers"].clone()
+    };
+    let tiers = behind(&world, REVIEWS).to_string();
+    assert!(
+        tiers.contains("shop/p3 of cluster a") && tiers.contains("\"shop/p2\""),
+        "{tiers}"
+    );
+    assert!(tiers.contains("a/a1 of cluster a"), "{tiers}");
+    let last = behind(&world, REVIEWS).as_array().unwrap().last().unwrap().clone();
+    assert_eq!(
+        (&last["endpoints"], &last["pods"][0]),
+        (&1.into(), &"shop/p3 of cluster a".into())
+    );
+    assert_eq!(last["percent"], 0.0, "as long as ours are well");
+    // By the name that all clusters have for it.
+    let by_name = answer(&world, &question("name:reviews.shop.svc.clusterset.local:80"));
+    assert_eq!(by_name["service"], "shop/reviews:80");
+    assert_eq!(
+        by_name["verdict"]["backends"][0]["behind"]["tiers"][0]["pods"][0],
+        "shop/p3 of cluster a"
+    );
+    // The pod itself.
+    let pod = answer(&world, &question("10.250.0.1:8080"));
+    assert_eq!(pod["verdict"]["pod"], "shop/p3 of cluster a");
+    let own = answer(&world, &question("10.244.0.1:8080"));
+    assert_eq!(own["verdict"]["pod"], "shop/p1");
+    // Without an address.
+    hear_as(&mut world, "a", "10.250.0.1:8080", |said| said.headless = true);
+    let none = import_service(&derived, "None", "http").replace(", clusterIPs: ['None']", "");
+    world.edit(&none);
+    let one_of = answer(&world, &question("name:reviews.shop.svc.clusterset.local:80"));
+    assert_eq!(
+        one_of["verdict"]["pods"],
+        serde_json::json!(["shop/p3 of cluster a"]),
+        "{one_of}"
+    );
+}

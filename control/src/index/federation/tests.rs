@@ -324,3 +324,43 @@ fn an_endpoint_slice_of_an_import_says_nothing_of_this_cluster() {
     assert!(world.index.slices.is_empty());
     assert!(changed.topics.contains(&Topic::Endpoints(Name::new("shop", "web"))));
 }
+
+#[test]
+fn an_export_says_whom_it_can_be_had_by_and_one_that_nobody_can_have_says_why() {
+    let of = reference("ServiceExport", "shop", "web");
+    let said = |world: &World| {
+        let condition = world.condition(&of, ConditionType::Ready);
+        (condition.status, condition.reason, condition.message)
+    };
+    let mut world = World::new(EXPORT);
+    let (status, reason, message) = said(&world);
+    assert_eq!((status, reason.as_str()), (false, "Failed"));
+    assert!(message.contains("there is no Service shop/web"), "{message}");
+    world.edit(SERVICE);
+    let (status, reason, message) = said(&world);
+    assert_eq!((status, reason.as_str()), (true, "Ready"));
+    assert!(message.contains("no ClusterPeer"), "{message}");
+    world.edit(&peer("two", "two.example", None, ""));
+    world.edit(&peer("three", "three.example", None, "  exports: []\n"));
+    assert_eq!(said(&world).2, "it can be had by two");
+    // The last valid form goes on.
+    world.edit(&EXPORT.replace("{tier: front}", "{tier: 1}"));
+    assert!(said(&world).0 && !world.condition(&of, ConditionType::Valid).status);
+    // Of Kubernetes itself nothing is shared.
+    let mut world = World::new(&format!("{SERVICE}---{EXPORT}").replace("namespace: shop", "namespace: kube-system"));
+    let of = reference("ServiceExport", "kube-system", "web");
+    let condition = world.condition(&of, ConditionType::Ready);
+    assert!(
+        !condition.status && condition.message.contains("nothing of it is shared"),
+        "{condition:?}"
+    );
+    assert!(world.condition(&of, ConditionType::Valid).status);
+    let statuses = world.index.written_statuses();
+    let conflict = statuses[0]
+        .conditions
+        .iter()
+        .find(|condition| condition.r#type == ConditionType::Conflict);
+    assert!(conflict.is_none(), "it takes no part");
+    world.delete("ServiceExport", "kube-system", "web");
+    assert!(world.index.problems().is_empty());
+}

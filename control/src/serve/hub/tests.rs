@@ -490,3 +490,51 @@ fn who_may_follow_is_decided_when_it_joins() {
     hub.index = gone;
     assert_eq!(hub.may_follow(&follower("3", "a.internal")), Err(Unwelcome::Stranger));
 }
+
+#[test]
+fn what_is_shared_is_shared_after_a_restart_too_though_its_object_is_invalid_by_then() {
+    let kept = tempfile::tempdir().unwrap();
+    let export = |version, labels: &Value| {
+        let rest = json!({"spec": {"exportedLabels": labels}});
+        object(
+            "ServiceExport",
+            "multicluster.x-k8s.io/v1beta1",
+            "reviews",
+            version,
+            &[],
+            &rest,
+        )
+    };
+    let begin = |export: &Arc<Object>| {
+        let state = tempfile::tempdir().unwrap();
+        let mut hub = hub(state.path()).remembering(kept.path());
+        let service = hub.index.services[&index::Name::new("shop", "reviews")].object.clone();
+        hub.is_young = true;
+        hub.replace(&Snapshot {
+            objects: vec![service, export.clone()],
+            ..Snapshot::default()
+        });
+        hub
+    };
+    let tier = |hub: &Hub| {
+        let export = hub.index.export(&index::Name::new("shop", "reviews"));
+        export.map(|export| export.labels["tier"].clone())
+    };
+    let (broken, valid) = (export(9, &json!({"tier": 1})), export(1, &json!({"tier": "front"})));
+    assert_eq!(tier(&begin(&broken)), None, "it was never valid");
+    let mut first = begin(&valid);
+    let of = |object: &Arc<Object>| Changes {
+        upserts: vec![object.clone()],
+        ..Changes::default()
+    };
+    first.apply(&of(&export(2, &json!({"tier": "back"}))));
+    first.apply(&of(&broken));
+    assert_eq!(tier(&begin(&broken)).as_deref(), Some("back"));
+    // What is deleted is not remembered.
+    let mut second = begin(&broken);
+    second.apply(&Changes {
+        deletes: vec![broken.reference()],
+        ..Changes::default()
+    });
+    assert_eq!(tier(&begin(&broken)), None);
+}
