@@ -73,6 +73,8 @@ const NO_SETTINGS: &[&str] = &[
     "weft.dev/weft",
     "weft.dev/shop",
     "weft.dev/import",
+    "weft.dev/import-digest",
+    "weft.dev/OutsideMesh",
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/part-of",
 ];

@@ -10,7 +10,7 @@
 //! | [`reviews`] | tokens, reviewed |
 //! | [`authority`], [`state`] | the mesh's root, and the epoch |
 //! | [`lease`] | which replica writes to the cluster |
-//! | [`duties`] | what that one keeps there: [`trust`] bundles, [`events`] on [`unmeshed`] pods and [`secured`] namespaces, [`statuses`] of objects |
+//! | [`duties`] | what that one keeps there: [`trust`] bundles, [`events`] on [`unmeshed`] pods and [`secured`] namespaces, [`statuses`] of objects, what [`imports`] come to |
 //! | [`conditions`] | what such a status is to say |
 //! | [`replicas`] | which proxies have what, of all replicas together |
 //! | [`told`] | how all that is doing, in status and metrics |
@@ -25,7 +25,12 @@
 //! | gateway.networking.k8s.io | httproutes, grpcroutes, tcproutes, tlsroutes | list, watch | routes |
 //! | gateway.networking.x-k8s.io | xbackendtrafficpolicies | list, watch | retry budgets |
 //! | weft.dev | servicesubsets, trafficpolicies | list, watch | subsets and policies |
-//! | gateway.networking.k8s.io, gateway.networking.x-k8s.io, weft.dev | the status of each of these | patch | conditions |
+//! | weft.dev | clusterpeers | list, watch | other clusters |
+//! | multicluster.x-k8s.io | serviceexports, serviceimports | list, watch | what is shared with them |
+//! | gateway.networking.k8s.io, gateway.networking.x-k8s.io, weft.dev, multicluster.x-k8s.io | the status of each of these | patch | conditions |
+//! | core | services | create, patch, delete | what imports are called by |
+//! | multicluster.x-k8s.io | serviceimports | create, patch, delete | what is imported |
+//! | discovery.k8s.io | endpointslices | create, patch, delete | what of it clients outside the mesh reach |
 //! | core | namespaces named kube-system | get | the trust domain begins with its uid (not where one is set) |
 //! | apiextensions.k8s.io | customresourcedefinitions named as the above kinds with one | get | whether a kind that is not served was removed |
 //! | authentication.k8s.io | tokenreviews | create | whose a token is |
@@ -65,6 +70,7 @@ mod discover;
 mod duties;
 mod events;
 mod follow;
+mod imports;
 mod kinds;
 mod lease;
 mod object;

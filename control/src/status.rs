@@ -14,10 +14,12 @@ use crate::serve::hub::{Hub, Proxy};
 pub(crate) mod applied;
 mod imports;
 mod peers;
+mod wanted;
 
 use applied::Holders;
 pub(crate) use imports::Imports;
 pub(crate) use peers::{PeerStatus, PeerVerdict};
+pub(crate) use wanted::{Import, Wanted};
 
 /// The version of this program.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");

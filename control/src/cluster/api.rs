@@ -174,6 +174,20 @@ impl Api {
         self.call(request, ANSWER_MAX, CALL).await
     }
 
+    /// Applies what is ours of an object, and takes nothing over: where others say otherwise, that is a conflict.
+    pub(super) async fn apply_beside(&self, path: &str, manager: &str, object: &Value) -> Result<Value, Fault> {
+        let path = format!("{path}?fieldManager={}", encoded(manager));
+        let request = request(Method::PATCH, &path, "application/apply-patch+yaml", Some(object))?;
+        self.call(request, ANSWER_MAX, CALL).await
+    }
+
+    /// Changes an object by a list of operations (RFC 6902): all of them, or none.
+    pub(super) async fn patch(&self, path: &str, manager: &str, operations: &Value) -> Result<Value, Fault> {
+        let path = format!("{path}?fieldManager={}", encoded(manager));
+        let request = request(Method::PATCH, &path, "application/json-patch+json", Some(operations))?;
+        self.call(request, ANSWER_MAX, CALL).await
+    }
+
     /// Deletes exactly this object, and none that took its name.
     pub(crate) async fn delete(&self, path: &str, uid: &str) -> Result<(), Fault> {
         let options = serde_json::json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});

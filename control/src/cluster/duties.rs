@@ -1,5 +1,5 @@
 //! What one replica keeps in the cluster, the one that leads: trust bundles, events on pods without a sidecar and on namespaces
-//! that refuse it, and the status of objects. What there is to be told of it is found by every replica.
+//! that refuse it, the status of objects, and what imports come to. What there is to be told of it is found by every replica.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,6 +14,7 @@ use weft_daemon::prometheus::Text;
 use super::Cluster;
 use super::api::Fault;
 use super::events::Teller;
+use super::imports::Imports;
 use super::lease::Lease;
 use super::pause::Pause;
 use super::replicas;
@@ -36,6 +37,7 @@ pub(crate) struct Duties {
     /// Locked to copy it in and out.
     told: Arc<Mutex<Told>>,
     statuses: statuses::Told,
+    imports: statuses::Told,
     /// Since when proxies can connect.
     serving: Arc<OnceLock<Instant>>,
 }
@@ -57,6 +59,8 @@ pub(crate) struct DutiesStatus {
     pub(crate) unmeshed: Vec<Unmeshed>,
     /// Objects whose status cannot be written, and why; at most a few. Of the replica that leads.
     pub(crate) statuses: BTreeMap<String, String>,
+    /// Imports that are not as they should be, and why; at most a few. Of the replica that leads.
+    pub(crate) imports: BTreeMap<String, String>,
 }
 
 /// The task that does it.
@@ -85,6 +89,7 @@ impl Duties {
             leads: lease.leads(),
             told: Arc::default(),
             statuses: statuses::Told::default(),
+            imports: statuses::Told::default(),
             serving: Arc::default(),
         };
         let replicas = cluster.follow(vec![replicas::maps(namespace)], tasks);
@@ -121,18 +126,17 @@ impl Duties {
             finder: Finder::default(),
             teller: Teller::default(),
         };
+        let imports = Imports {
+            api: cluster.api.clone(),
+            desk: desk.clone(),
+            shown: work.shown.clone(),
+            leads: duties.leads.clone(),
+            told: duties.imports.clone(),
+        };
         let status_tasks = tasks.named("statuses");
         status_tasks.spawn(statuses.keep(status_tasks.clone()));
-        let work_tasks = tasks.named("duties");
-        work_tasks.spawn({
-            let tasks = work_tasks.clone();
-            async move {
-                tokio::select! {
-                    () = tasks.draining() => {}
-                    () = work.run() => {}
-                }
-            }
-        });
+        until_draining(&tasks.named("imports"), imports.run());
+        until_draining(&tasks.named("duties"), work.run());
         duties
     }
 
@@ -149,6 +153,7 @@ impl Duties {
             trust,
             unmeshed,
             statuses: self.statuses.get().failures.clone(),
+            imports: self.imports.get().failures.clone(),
         }
     }
 
@@ -162,18 +167,30 @@ impl Duties {
             "Namespaces whose trust bundle this replica could not keep.",
         )
         .sample(&[], status.trust.len());
-        let statuses = self.statuses.get().clone();
-        let writes = text.counter(
-            "weft_control_status_writes_total",
-            "Writes of the status of objects, by what came of them. A conflict is tried again.",
-        );
-        for (result, count) in [
-            ("written", statuses.written),
-            ("conflict", statuses.conflicts),
-            ("failed", statuses.failed),
+        let (statuses, imports) = (self.statuses.get().clone(), self.imports.get().clone());
+        for (name, help, told) in [
+            (
+                "weft_control_status_writes_total",
+                "Writes of the status of objects, by what came of them. A conflict is tried again.",
+                &statuses,
+            ),
+            (
+                "weft_control_import_writes_total",
+                "Writes of what imports come to, by what came of them. A conflict is tried again.",
+                &imports,
+            ),
         ] {
-            writes.sample(&[("result", result)], count);
+            let writes = text.counter(name, help);
+            for (result, count) in [
+                ("written", told.written),
+                ("conflict", told.conflicts),
+                ("failed", told.failed),
+            ] {
+                writes.sample(&[("result", result)], count);
+            }
         }
+        text.gauge("weft_control_imports_failed", "Imports that are not as they should be.")
+            .sample(&[], imports.failures.len());
         let pods = text.gauge(
             "weft_unmeshed_pods",
             "Pods of labelled namespaces that should have a sidecar and have none.",
@@ -186,6 +203,16 @@ impl Duties {
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn until_draining(tasks: &Tasks, work: impl Future<Output = ()> + Send + 'static) {
+    let draining = tasks.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = draining.draining() => {}
+            () = work => {}
+        }
+    });
 }
 
 impl Work {
@@ -310,6 +337,7 @@ mod tests {
                 leads,
                 told: Arc::default(),
                 statuses: statuses::Told::default(),
+                imports: statuses::Told::default(),
                 serving: Arc::default(),
             },
             finder: Finder::default(),

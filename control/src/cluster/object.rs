@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::kinds::Kind;
+use crate::federation::derived::IMPORT_LABEL;
 use crate::objects::pod::INIT_CONTAINER;
 use crate::objects::{Object, ObjectRef, Problem, Severity};
 
 /// What `kubectl apply` leaves on objects: the whole object once more.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What of a container anybody here reads.
 const OF_CONTAINERS: [&str; 3] = ["name", "ports", "restartPolicy"];
@@ -79,7 +80,9 @@ fn texts(value: &Value) -> BTreeMap<String, String> {
 
 /// Takes away what is large and nobody reads: a cluster has many pods, and their environments may hold secrets.
 fn lighten(kind: &str, raw: &mut Value) {
-    if let Some(metadata) = raw["metadata"].as_object_mut() {
+    // Whose such an object is, and what of it, decides whether it is written.
+    let is_import = raw["metadata"]["labels"][IMPORT_LABEL] == "true";
+    if let Some(metadata) = raw["metadata"].as_object_mut().filter(|_| !is_import) {
         metadata.remove("managedFields");
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(LAST_APPLIED);
@@ -143,6 +146,24 @@ mod tests {
         assert_eq!(object.raw["metadata"].get("managedFields"), None);
         assert_eq!(object.raw["spec"]["sepc"], 1);
         assert_eq!(object.raw["kind"], "HTTPRoute");
+    }
+
+    #[test]
+    fn who_owns_what_is_kept_of_what_imports_come_to_and_of_nothing_else() {
+        let raw = |labels: Value| {
+            json!({"metadata": {
+                "name": "s", "namespace": "shop", "uid": "u", "resourceVersion": "7", "labels": labels,
+                "managedFields": [{}], "annotations": {LAST_APPLIED: "{}"}
+            }})
+        };
+        let service = |labels: Value| read(&kind("Service"), "v1", raw(labels)).unwrap();
+        let ours = service(json!({IMPORT_LABEL: "true"}));
+        assert_eq!(
+            (ours.annotations.len(), &ours.raw["metadata"]["managedFields"]),
+            (1, &json!([{}]))
+        );
+        let other = service(json!({IMPORT_LABEL: "false"}));
+        assert!(other.annotations.is_empty() && other.raw["metadata"]["managedFields"].is_null());
     }
 
     #[test]

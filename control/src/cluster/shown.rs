@@ -130,6 +130,18 @@ impl Shown {
         all.map(|(_, object)| object.clone()).collect()
     }
 
+    /// One object.
+    pub(super) fn object(&self, name: &ObjectRef) -> Option<Arc<Object>> {
+        self.lock().objects.get(name).cloned()
+    }
+
+    /// The version in which a kind is read. `None`: the API server does not have it.
+    pub(super) fn version(&self, kind: &str) -> Option<String> {
+        let inner = self.lock();
+        let state = inner.kinds.get(kind)?;
+        (state.phase == Phase::Listed).then(|| state.version.clone())
+    }
+
     /// How each kind is doing.
     pub(crate) fn states(&self) -> Vec<(String, State)> {
         let inner = self.lock();

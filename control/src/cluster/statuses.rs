@@ -41,13 +41,13 @@ const LOOK: Duration = Duration::from_secs(300);
 /// An object whose status the API server failed to take, where it did take others, is tried again after this.
 const RETRY: Duration = Duration::from_secs(30);
 /// Objects that are written in one round, if they take no longer than one write may; the others come in the next.
-const ROUND: usize = 64;
+pub(super) const ROUND: usize = 64;
 /// Rounds that follow on each other begin so far apart.
-const SPACING: Duration = Duration::from_millis(500);
+pub(super) const SPACING: Duration = Duration::from_millis(500);
 /// Writes at once.
 const WRITERS: usize = 8;
 /// Objects whose status could not be written and that are told of.
-const FAILURES_MAX: usize = 100;
+pub(super) const FAILURES_MAX: usize = 100;
 /// Who does not lead so long after the start has another one that does, and tells it what it knows.
 const FOLLOWS: Duration = Duration::from_secs(1);
 /// After this process began to serve, or to lead, proxies that were connected to another one come back within this.
@@ -399,14 +399,14 @@ fn young(serving: Option<Instant>, led: Option<Instant>, now: Instant) -> Option
 
 /// Why nothing at all could be written, if it is the API server that is away: one object alone is no reason to keep the
 /// others waiting.
-fn away<'a, T: 'a>(results: impl Iterator<Item = &'a Result<T, Fault>>) -> Option<&'a Fault> {
+pub(super) fn away<'a, T: 'a>(results: impl Iterator<Item = &'a Result<T, Fault>>) -> Option<&'a Fault> {
     let faults = results.map(|result| result.as_ref().err().filter(|fault| fault.is_away_for_all()));
     faults.collect::<Option<Vec<_>>>()?.first().copied()
 }
 
 /// Does it for each of these in turn, some at once. None is begun after the time that one may take: what hangs, though others
 /// do not, must not keep verdicts from being looked at for as long as all of it would. Returns what came of those that were begun.
-async fn in_a_round<T, F: Future>(due: Vec<T>, act: impl FnMut(T) -> F) -> Vec<F::Output> {
+pub(super) async fn in_a_round<T, F: Future>(due: Vec<T>, act: impl FnMut(T) -> F) -> Vec<F::Output> {
     let until = Instant::now() + CALL;
     let begun = due.into_iter().take_while(|_| Instant::now() < until);
     // The stream takes the next one when there is room for it.

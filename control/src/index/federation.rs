@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::kept::{Formed, Refusal, guarded};
 use super::route::age;
 use super::{Changed, Index, Kept, Name, Settings, Topic};
+use crate::federation::derived;
 use crate::objects::mcs::{ServiceExport, ServiceImport};
 use crate::objects::peer::Peer;
 use crate::objects::{FieldError, Object};
@@ -62,6 +63,11 @@ impl Index {
             let fix = "a ServiceExport has the namespace and the name of the Service that it exports";
             return Some(Unexported { reason, message, fix });
         };
+        if derived::is_import(&kept.object) {
+            let message = format!("the Service {service} is here only because other clusters export it");
+            let fix = "bring a Service of your own to this cluster, or remove the ServiceExport";
+            return Some(Unexported { reason, message, fix });
+        }
         let Some(form) = kept.form() else {
             let message = format!("the Service {service} is invalid");
             let fix = "mend the Service";

@@ -1,6 +1,6 @@
 //! What other clusters export, as far as we take it: kept by peer, and never mixed with our own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -345,6 +345,17 @@ impl Index {
         });
         let all: Vec<merge::Export> = self.own_export(name).into_iter().chain(peers).collect();
         merge::merge(&all)
+    }
+
+    /// The Services that are exported: by this cluster, or by the peers that they are imported from.
+    pub(crate) fn imported(&self) -> BTreeSet<Name> {
+        let own = self.exports().map(|(name, _)| name.clone());
+        let mut all: BTreeSet<Name> = own.filter(|name| !is_system(&name.namespace)).collect();
+        for (_, peer, remote) in self.remotes() {
+            let names = remote.exports.keys();
+            all.extend(names.filter(|name| remote.export_of(peer, name).is_some()).cloned());
+        }
+        all
     }
 
     /// Whether this cluster has a Service of this name, other than for an import.

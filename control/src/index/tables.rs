@@ -11,6 +11,7 @@ use super::kept::guarded;
 use super::policy::possible_targets;
 use super::route::possible_services;
 use super::{Changed, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
+use crate::federation::slices;
 use crate::objects::cluster::{INBOUND_ANNOTATION, place};
 use crate::objects::pod::Pod;
 use crate::objects::service::{EndpointSlice, Service};
@@ -242,6 +243,8 @@ impl Index {
     }
 
     fn slice(&mut self, name: Name, object: Option<&Arc<Object>>, changed: &mut Changed) {
+        // What was made of what other clusters say says nothing: it would stand beside itself, as something of this cluster.
+        let object = object.filter(|object| !slices::is_slice(object));
         let old = self.slices.remove(&name);
         let old_members = self.link_slice(&name, old.as_ref(), false);
         let old_service = old.as_ref().and_then(slice_service);

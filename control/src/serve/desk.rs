@@ -25,7 +25,7 @@ use crate::manifests::{OpenError, Snapshot};
 use crate::objects::peer::Peer;
 use crate::source::{Look, News, Source as Objects};
 use crate::status::applied::Verdicts;
-use crate::status::{Figures, Imports, Status};
+use crate::status::{Figures, Imports, Status, Wanted};
 
 mod look;
 mod owed;
@@ -172,6 +172,7 @@ enum Question {
     Verdicts(oneshot::Sender<Verdicts>),
     Figures(oneshot::Sender<Figures>),
     Imports(oneshot::Sender<Imports>),
+    Wanted(oneshot::Sender<Wanted>),
 }
 
 impl Desk {
@@ -396,6 +397,16 @@ impl Desk {
     /// Rises with all that may change a verdict.
     pub(crate) fn stirred(&self) -> watch::Receiver<u64> {
         self.stirred.clone()
+    }
+
+    /// Rises with every change of objects, of what peers say, and of how the links to them are.
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+
+    /// What imports come to now.
+    pub(crate) async fn wanted(&self) -> Result<Wanted, Closed> {
+        self.ask(Question::Wanted).await
     }
 
     /// What is imported, once it is another than it was, or after so long.
@@ -635,6 +646,7 @@ impl Thread {
             Question::Verdicts(answer) => drop(answer.send(hub.verdicts())),
             Question::Figures(answer) => drop(answer.send(hub.figures())),
             Question::Imports(answer) => drop(answer.send(hub.imports())),
+            Question::Wanted(answer) => drop(answer.send(hub.wanted())),
         }
     }
 

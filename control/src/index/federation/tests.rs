@@ -273,3 +273,42 @@ fn an_import_is_known_by_its_name_and_a_wrong_one_is_told() {
     );
     assert!(world.index.imports.is_empty());
 }
+
+#[test]
+fn a_service_that_is_here_only_because_of_an_import_is_not_exported() {
+    let service = |labels: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: web, namespace: shop, labels: {labels}}}, \
+             spec: {{ports: [{{port: 80}}]}}}}"
+        )
+    };
+    let export = "{apiVersion: multicluster.x-k8s.io/v1beta1, kind: ServiceExport, \
+                   metadata: {name: web, namespace: shop}}";
+    let mut world = World::new(&format!("{}\n---\n{export}", service("{weft.dev/import: 'true'}")));
+    let name = Name::new("shop", "web");
+    assert!(world.index.export(&name).is_none() && world.index.imported().is_empty());
+    let why = world.index.unexported(&name).unwrap();
+    assert_eq!(why.reason, "NoService");
+    assert!(why.message.contains("other clusters export it"), "{}", why.message);
+    let changed = world.edit(&service("{}"));
+    assert!(changed.topics.contains(&Topic::Service(name.clone())));
+    assert!(world.index.export(&name).is_some() && world.index.imported().contains(&name));
+}
+
+#[test]
+fn an_endpoint_slice_of_an_import_says_nothing_of_this_cluster() {
+    let slice = |manager: &str| {
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: s, namespace: shop, \
+             labels: {{kubernetes.io/service-name: web, endpointslice.kubernetes.io/managed-by: {manager}}}}}, \
+             addressType: IPv4, ports: [{{name: '', port: 80}}], endpoints: [{{addresses: [10.1.0.7]}}]}}"
+        )
+    };
+    let mut world = World::new(&slice("imports.weft.dev"));
+    assert!(world.index.slices.is_empty());
+    world.edit(&slice("somebody"));
+    assert_eq!(world.index.slices.len(), 1);
+    let changed = world.edit(&slice("imports.weft.dev"));
+    assert!(world.index.slices.is_empty());
+    assert!(changed.topics.contains(&Topic::Endpoints(Name::new("shop", "web"))));
+}

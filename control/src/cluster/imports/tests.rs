@@ -1,0 +1,490 @@
+//! What is done for imports, against objects as an API server would have them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use super::super::kinds::Kind;
+use super::super::object;
+use super::*;
+use crate::federation::derived::{IMPORT_LABEL, derived_name};
+use crate::federation::merge::{
+    Conflict, ImportType, InternalTrafficPolicy, IpFamily, Merged, Port, Protocol, SessionAffinity,
+};
+use crate::federation::slices::{Backend, Backends};
+use crate::index::Name;
+use crate::objects::Object;
+use crate::status::{Import, Wanted};
+
+const DERIVED: &str = "weft-import-c1c97e5699";
+
+fn kind(name: &str) -> Kind {
+    Kind::all().into_iter().find(|kind| kind.kind == name).unwrap()
+}
+
+/// A Service as the API server shows it.
+pub(super) fn service(raw: Value) -> Object {
+    read("Service", raw)
+}
+
+fn read(name: &str, raw: Value) -> Object {
+    let version = if name == "ServiceImport" { "v1beta1" } else { "v1" };
+    object::read(&kind(name), version, raw)
+        .map_err(|(_, problem)| problem)
+        .unwrap()
+}
+
+fn reviews() -> Name {
+    Name::new("shop", "reviews")
+}
+
+fn merged(clusters: &[&str]) -> Merged {
+    Merged {
+        kind: ImportType::ClusterSetIP,
+        ports: vec![Port {
+            name: "http".to_owned(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            app_protocol: None,
+        }],
+        session_affinity: SessionAffinity::None,
+        ip_families: vec![IpFamily::V4],
+        internal_traffic_policy: InternalTrafficPolicy::Cluster,
+        traffic_distribution: None,
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        clusters: clusters.iter().map(|&cluster| cluster.to_owned()).collect(),
+        conflict: Conflict {
+            status: false,
+            reason: String::new(),
+            message: String::new(),
+        },
+    }
+}
+
+/// `shop/reviews` of the cluster `west`, behind its gateways.
+fn wanted() -> Wanted {
+    Wanted {
+        imports: vec![Import {
+            service: reviews(),
+            merged: merged(&["west"]),
+            backends: Vec::new(),
+            apart: BTreeSet::from(["west".to_owned()]),
+        }],
+        unheard: BTreeSet::new(),
+    }
+}
+
+/// The same in a flat network, with a pod.
+fn flat() -> Wanted {
+    let mut wanted = wanted();
+    let import = &mut wanted.imports[0];
+    import.apart.clear();
+    let backend = Backend {
+        ports: [("http".to_owned(), 8080)].into(),
+        ..Backend::default()
+    };
+    import.backends.push(Backends {
+        cluster: "west".to_owned(),
+        pods: [(IpAddr::from([10, 1, 0, 7]), backend)].into(),
+    });
+    wanted
+}
+
+/// An API server that does what it is told.
+struct World {
+    shown: Shown,
+    version: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self {
+            shown: Shown::new(&[]),
+            version: 1,
+        };
+        world.shown.listed(&kind("ServiceImport"), "v1beta1", 1, 0, Vec::new());
+        let mut world = world;
+        world.put("Namespace", json!({"metadata": {"name": "shop"}}));
+        world
+    }
+
+    fn put(&mut self, name: &str, mut raw: Value) {
+        self.version += 1;
+        let metadata = &mut raw["metadata"];
+        if metadata["uid"].is_null() {
+            metadata["uid"] = format!("uid-{}", self.version).into();
+        }
+        metadata["resourceVersion"] = self.version.to_string().into();
+        self.shown.put(&kind(name), Ok(read(name, raw)));
+    }
+
+    fn get(&self, kind: &str, name: &str) -> Option<Arc<Object>> {
+        self.shown.object(&ObjectRef {
+            kind: kind.to_owned(),
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
+    fn plan(&self, wanted: &Wanted) -> Plan {
+        plan::plan(wanted, &self.shown, "2026-01-01T00:00:00Z")
+    }
+
+    fn act(&mut self, deed: Deed) {
+        let there = self.shown.object(&deed.object);
+        match deed.act {
+            Act::Make(mut document) | Act::Mend(mut document) => {
+                document["metadata"]["managedFields"] = json!([{"manager": MANAGER, "fieldsV1": {"f:spec": {}}}]);
+                if deed.object.kind == "Service" && document["spec"]["clusterIP"] != "None" {
+                    document["spec"]["clusterIPs"] = json!(["10.96.0.7"]);
+                }
+                if let Some(there) = there {
+                    document["metadata"]["uid"] = there.uid.as_str().into();
+                    document["status"] = there.raw["status"].clone();
+                }
+                self.put(&deed.object.kind, document);
+            }
+            Act::Status(document) => {
+                let mut raw = there.unwrap().raw.clone();
+                raw["status"] = document["status"].clone();
+                self.put(&deed.object.kind, raw);
+            }
+            Act::Delete => self.shown.gone(&kind(&deed.object.kind), deed.object, self.version),
+            Act::GiveUp(_) => panic!("{deed:?}"),
+        }
+    }
+
+    /// Does what is to be done until nothing is. Returns what was done.
+    fn keep(&mut self, wanted: &Wanted) -> Vec<String> {
+        let mut done = Vec::new();
+        loop {
+            let deeds = self.plan(wanted).deeds;
+            if deeds.is_empty() {
+                return done;
+            }
+            assert!(done.len() < 20, "there is no end of it: {done:?}");
+            for deed in deeds {
+                done.push(told(&deed));
+                self.act(deed);
+            }
+        }
+    }
+}
+
+fn told(deed: &Deed) -> String {
+    format!("{} {}", deed.act.word(), deed.object)
+}
+
+fn all(plan: &Plan) -> Vec<String> {
+    plan.deeds.iter().map(told).collect()
+}
+
+#[test]
+fn an_import_is_called_by_a_derived_service_and_by_its_own_name_and_then_nothing_is_left_to_do() {
+    let mut world = World::new();
+    let done = world.keep(&wanted());
+    assert_eq!(derived_name(&reviews()), DERIVED);
+    let derived = format!("made Service shop/{DERIVED}");
+    let import = "ServiceImport shop/reviews";
+    let expected = [
+        &derived,
+        "made Service shop/reviews",
+        &format!("made {import}"),
+        // By now its derived Service has an address.
+        &format!("mended {import}"),
+        &format!("status {import}"),
+        // And says so only when it says that address.
+        &format!("status {import}"),
+    ];
+    assert_eq!(done, expected);
+    let import = world.get("ServiceImport", "reviews").unwrap();
+    assert_eq!(import.raw["spec"]["ips"], json!(["10.96.0.7"]));
+    assert_eq!(import.raw["status"]["clusters"], json!([{"cluster": "west"}]));
+    let conditions = &import.raw["status"]["conditions"];
+    assert_eq!(
+        (&conditions[0]["type"], &conditions[0]["status"]),
+        (&json!("Ready"), &json!("True"))
+    );
+    assert_eq!(conditions[1]["reason"], "OtherNetwork");
+    assert!(conditions[1]["message"].as_str().unwrap().contains("west"));
+}
+
+#[test]
+fn what_changes_is_written_and_what_does_not_keeps_its_time() {
+    let mut world = World::new();
+    world.keep(&wanted());
+    let mut more = wanted();
+    let merged = &mut more.imports[0].merged;
+    merged.clusters.insert("north".to_owned());
+    merged.annotations.insert("example.com/a".to_owned(), "b".to_owned());
+    let plan = plan::plan(&more, &world.shown, "2027-01-01T00:00:00Z");
+    assert_eq!(
+        all(&plan),
+        ["mended ServiceImport shop/reviews", "status ServiceImport shop/reviews"]
+    );
+    let Act::Status(status) = &plan.deeds[1].act else {
+        panic!()
+    };
+    let since = |at: usize| &status["status"]["conditions"][at]["lastTransitionTime"];
+    assert_eq!(since(0), "2026-01-01T00:00:00Z");
+    let Act::Mend(document) = &plan.deeds[0].act else {
+        panic!()
+    };
+    let there = world.get("ServiceImport", "reviews").unwrap();
+    assert_eq!(document["metadata"]["uid"], there.uid.as_str());
+    assert_eq!(
+        document["metadata"]["resourceVersion"],
+        there.resource_version.to_string()
+    );
+
+    // A field that goes is not there to be compared with.
+    world.keep(&more);
+    more.imports[0].merged.annotations.clear();
+    assert_eq!(all(&world.plan(&more)), ["mended ServiceImport shop/reviews"]);
+}
+
+#[test]
+fn what_people_change_of_what_is_ours_is_mended() {
+    let mut world = World::new();
+    world.keep(&wanted());
+    let mut raw = world.get("Service", DERIVED).unwrap().raw.clone();
+    raw["spec"]["ports"][0]["port"] = json!(81);
+    world.put("Service", raw);
+    assert_eq!(all(&world.plan(&wanted())), [format!("mended Service shop/{DERIVED}")]);
+}
+
+#[test]
+fn a_service_of_this_cluster_is_never_written() {
+    let mut world = World::new();
+    world.put(
+        "Service",
+        json!({"metadata": {"name": "reviews", "namespace": "shop"}, "spec": {"ports": [{"port": 80}]}}),
+    );
+    let done = world.keep(&wanted());
+    assert!(
+        !done.iter().any(|done| done.ends_with("Service shop/reviews")),
+        "{done:?}"
+    );
+
+    let mut world = World::new();
+    let labels = json!({IMPORT_LABEL: "true"});
+    world.put(
+        "Service",
+        json!({"metadata": {"name": "reviews", "namespace": "shop", "labels": labels}, "spec": {}}),
+    );
+    let plan = world.plan(&wanted());
+    assert!(!all(&plan).iter().any(|done| done.ends_with("Service shop/reviews")));
+    assert!(plan.faults["Service shop/reviews"].contains("remove the label"));
+    assert!(all(&world.plan(&Wanted::default())).is_empty(), "and it is not deleted");
+}
+
+#[test]
+fn a_service_of_ours_that_somebody_else_claims_is_given_up_with_or_without_an_import() {
+    let mut world = World::new();
+    world.keep(&wanted());
+    let mut raw = world.get("Service", "reviews").unwrap().raw.clone();
+    let theirs = json!({"manager": "kubectl", "fieldsV1": {"f:spec": {"f:selector": {}}}});
+    raw["metadata"]["managedFields"].as_array_mut().unwrap().push(theirs);
+    world.put("Service", raw);
+    assert_eq!(all(&world.plan(&wanted())), ["given up Service shop/reviews"]);
+    let without = all(&world.plan(&Wanted::default()));
+    assert!(
+        without.contains(&"given up Service shop/reviews".to_owned()),
+        "{without:?}"
+    );
+    assert!(
+        !without.contains(&"deleted Service shop/reviews".to_owned()),
+        "{without:?}"
+    );
+}
+
+#[test]
+fn what_is_somebody_elses_is_left_and_told_of() {
+    let mut world = World::new();
+    let spec = json!({"type": "ClusterSetIP", "ports": []});
+    world.put(
+        "ServiceImport",
+        json!({"metadata": {"name": "reviews", "namespace": "shop"}, "spec": spec}),
+    );
+    world.put(
+        "Service",
+        json!({"metadata": {"name": DERIVED, "namespace": "shop"}, "spec": {}}),
+    );
+    let plan = world.plan(&wanted());
+    assert_eq!(all(&plan), ["made Service shop/reviews"]);
+    for of in [
+        format!("Service shop/{DERIVED}"),
+        "ServiceImport shop/reviews".to_owned(),
+    ] {
+        assert!(plan.faults[&of].contains("somebody else's"), "{of}");
+    }
+}
+
+#[test]
+fn nothing_is_imported_into_a_namespace_that_is_not_here_or_ends() {
+    let mut world = World::new();
+    let mut away = wanted();
+    away.imports[0].service.namespace = "away".to_owned();
+    let plan = world.plan(&away);
+    assert!(plan.deeds.is_empty());
+    assert!(plan.faults["ServiceImport away/reviews"].contains("the Namespace away is not in this cluster"));
+
+    let ending = json!({"metadata": {"name": "away", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    world.put("Namespace", ending);
+    let plan = world.plan(&away);
+    assert!(plan.deeds.is_empty() && plan.faults.is_empty());
+}
+
+#[test]
+fn without_the_crd_of_service_imports_services_are_there_all_the_same() {
+    let mut world = World::new();
+    world.shown.absent(&kind("ServiceImport"), 0);
+    let plan = world.plan(&wanted());
+    assert!(plan.faults["ServiceImport"].contains("CRDs"));
+    assert_eq!(world.keep(&wanted()).len(), 2);
+    let shown = world.keep(&Wanted::default());
+    assert_eq!(shown.len(), 2, "{shown:?}");
+}
+
+#[test]
+fn what_is_of_no_import_any_more_is_deleted_and_the_import_itself_last() {
+    let mut world = World::new();
+    world.keep(&flat());
+    let done = world.keep(&Wanted::default());
+    assert_eq!(done.len(), 4, "{done:?}");
+    assert_eq!(done.last().unwrap(), "deleted ServiceImport shop/reviews");
+    assert!(world.get("Service", DERIVED).is_none() && world.get("Service", "reviews").is_none());
+}
+
+#[test]
+fn nothing_goes_while_it_is_not_known_what_a_peer_exports() {
+    let mut world = World::new();
+    let mut both = flat();
+    both.imports[0].merged.clusters.insert("north".to_owned());
+    world.keep(&both);
+    for cluster in ["west", "north"] {
+        let unheard = BTreeSet::from([cluster.to_owned()]);
+        let nothing = Wanted {
+            unheard: unheard.clone(),
+            ..Wanted::default()
+        };
+        assert!(world.plan(&nothing).deeds.is_empty());
+        // Nor does an import become what the others alone would make of it.
+        let fewer = Wanted { unheard, ..wanted() };
+        assert!(world.plan(&fewer).deeds.is_empty());
+    }
+    let other = Wanted {
+        unheard: BTreeSet::from(["south".to_owned()]),
+        ..Wanted::default()
+    };
+    assert!(
+        !world.plan(&other).deeds.is_empty(),
+        "a peer that has nothing to do with it holds nothing up"
+    );
+}
+
+#[test]
+fn in_a_flat_network_clients_outside_the_mesh_find_what_is_behind_it_and_are_told_when_they_do_not() {
+    let mut world = World::new();
+    world.keep(&flat());
+    let slices = world.shown.of_kind("EndpointSlice");
+    assert_eq!(slices.len(), 1);
+    let derived = world.get("Service", DERIVED).unwrap();
+    assert_eq!(
+        slices[0].raw["metadata"]["ownerReferences"][0]["uid"],
+        derived.uid.as_str()
+    );
+    assert_eq!(slices[0].raw["endpoints"][0]["addresses"], json!(["10.1.0.7"]));
+    let outside = |world: &World| {
+        let import = world.get("ServiceImport", "reviews").unwrap();
+        import.raw["status"]["conditions"][1]["status"].clone()
+    };
+    assert_eq!(outside(&world), "True");
+    let done = world.keep(&wanted());
+    assert!(
+        done.iter().any(|done| done.starts_with("deleted EndpointSlice")),
+        "{done:?}"
+    );
+    assert_eq!(outside(&world), "False");
+}
+
+#[test]
+fn a_service_whose_kind_of_address_changes_is_made_anew() {
+    let mut world = World::new();
+    world.keep(&wanted());
+    let before = world.get("Service", DERIVED).unwrap().uid.clone();
+    let mut headless = wanted();
+    headless.imports[0].merged.kind = ImportType::Headless;
+    let done = world.keep(&headless);
+    assert!(done.contains(&format!("deleted Service shop/{DERIVED}")), "{done:?}");
+    let after = world.get("Service", DERIVED).unwrap();
+    assert!(after.uid != before && after.raw["spec"]["clusterIP"] == "None");
+}
+
+fn deed(world: &World) -> Deed {
+    world.plan(&wanted()).deeds.remove(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_waits_until_it_is_shown_and_is_not_written_again_for_nothing() {
+    let mut world = World::new();
+    let mut done = Done::default();
+    done.put(&deed(&world), Became::Written("u".to_owned(), 9));
+    let count = |done: &mut Done, deed: Deed| done.due(vec![deed], Instant::now()).0.len();
+    assert_eq!(count(&mut done, deed(&world)), 0, "it is not shown yet");
+
+    // The API server has it otherwise: in that very version nothing is to be done, in the next there is.
+    let there = |version: u64| {
+        let mut deed = deed(&world);
+        deed.seen = Some(("u".to_owned(), version));
+        deed
+    };
+    assert_eq!(count(&mut done, there(8)), 0);
+    assert_eq!(count(&mut done, there(9)), 0);
+    assert_eq!(count(&mut done, there(10)), 1);
+    tokio::time::advance(SHOWN * 2).await;
+    assert_eq!(count(&mut done, there(9)), 0);
+    assert_eq!(count(&mut done, there(8)), 1, "nothing is waited for for ever");
+
+    done.put(&there(10), Became::Gone("u".to_owned()));
+    assert_eq!(count(&mut done, there(10)), 0, "it is on its way out");
+    world.version += 1;
+    assert_eq!(count(&mut done, deed(&world)), 1, "it is gone, and may be made anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_tried_ever_more_rarely_and_keeps_nothing_else_waiting() {
+    let world = World::new();
+    let mut done = Done::default();
+    let (begun, mut tries) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(3600) {
+        let deeds = world.plan(&wanted()).deeds;
+        let (due, next) = done.due(deeds, Instant::now());
+        for deed in due {
+            let failures = done.failures(&deed) + 1;
+            let is_first = deed.object.name == DERIVED;
+            tries += usize::from(is_first);
+            done.put(&deed, Became::Refused(failures));
+        }
+        assert!(next <= LOOK);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert!((15..30).contains(&tries), "{tries}");
+    let mut other = world.plan(&wanted()).deeds.remove(0);
+    other.object.name = "other".to_owned();
+    assert_eq!(done.due(vec![other], Instant::now()).0.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_has_a_bound_and_the_next_comes_soon() {
+    let world = World::new();
+    let many = (0..100).map(|n| {
+        let mut deed = world.plan(&wanted()).deeds.remove(0);
+        deed.object.name = format!("s{n}");
+        deed
+    });
+    let (due, next) = Done::default().due(many.collect(), Instant::now());
+    assert_eq!((due.len(), next), (ROUND, SPACING));
+}

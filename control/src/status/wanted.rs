@@ -1,0 +1,157 @@
+//! What imports come to now: what the API server is to have of each of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use weft_proto::resource::Exported;
+
+use crate::compile;
+use crate::federation::merge::Merged;
+use crate::federation::slices::{Backend, Backends};
+use crate::index::{Index, Name, Remote};
+use crate::objects::peer::Peer;
+use crate::serve::hub::{Hub, Link, LinkState};
+
+/// A link that is connected has brought all that there is after so long. Until then what is missing may only be late.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// All imports.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// In order of name.
+    pub(crate) imports: Vec<Import>,
+    /// Peers of which it is not known yet what they export: a process that has just begun must not take for gone what it has not
+    /// heard of.
+    pub(crate) unheard: BTreeSet<String>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Import {
+    /// The namespace and name of the Service, wherever it is.
+    pub(crate) service: Name,
+    pub(crate) merged: Merged,
+    /// What clients outside the mesh reach of it.
+    pub(crate) backends: Vec<Backends>,
+    /// Clusters whose endpoints they do not reach: those of other networks.
+    pub(crate) apart: BTreeSet<String>,
+}
+
+impl Hub {
+    pub(crate) fn wanted(&self) -> Wanted {
+        let index = &self.index;
+        let imports = index.imported().into_iter().filter_map(|name| import(index, name));
+        let peers = index
+            .peers()
+            .filter(|(name, peer)| is_unheard(peer.keep_for, self.links.get(*name)));
+        Wanted {
+            imports: imports.collect(),
+            unheard: peers.map(|(name, _)| name.to_owned()).collect(),
+        }
+    }
+}
+
+fn import(index: &Index, service: Name) -> Option<Import> {
+    let merged = index.merged(&service)?;
+    let (mut backends, mut apart) = (Vec::new(), BTreeSet::new());
+    backends.extend(own(index, &service));
+    for (_, peer, remote) in index.remotes() {
+        if remote.export_of(peer, &service).is_none() {
+            continue;
+        }
+        match index.is_flat(peer) {
+            true => backends.push(of_peer(peer, remote, &service)),
+            false => _ = apart.insert(peer.cluster.clone()),
+        }
+    }
+    Some(Import {
+        service,
+        merged,
+        backends,
+        apart,
+    })
+}
+
+/// What this cluster exports of it.
+fn own(index: &Index, name: &Name) -> Option<Backends> {
+    index.exported(name)?;
+    let ports = &index.services.get(name)?.form()?.ports;
+    let mut own = Backends {
+        cluster: index.settings.cluster.clone(),
+        pods: BTreeMap::new(),
+    };
+    for port in ports {
+        let exported = compile::exported(index, name, port.port);
+        let exported = exported.iter().map(|compiled| &compiled.value);
+        exported.for_each(|exported| put(&mut own, &port.name, exported));
+    }
+    Some(own)
+}
+
+/// What a peer exports of it.
+fn of_peer(peer: &Peer, remote: &Remote, name: &Name) -> Backends {
+    let mut all = Backends {
+        cluster: peer.cluster.clone(),
+        pods: BTreeMap::new(),
+    };
+    let ports = remote.exports.get(name).into_iter().flat_map(|export| &export.ports);
+    for port in ports {
+        let exported = remote.exported.get(&(name.clone(), port.port));
+        exported
+            .into_iter()
+            .for_each(|exported| put(&mut all, &port.name, exported));
+    }
+    all
+}
+
+fn put(to: &mut Backends, port: &str, exported: &Exported) {
+    for one in &exported.endpoints {
+        let address = one.endpoint.address;
+        let backend = to.pods.entry(address.ip()).or_insert_with(|| Backend {
+            ports: BTreeMap::new(),
+            hostname: one.hostname.clone(),
+            zone: one.endpoint.place.zone.clone(),
+            draining: one.endpoint.draining,
+        });
+        backend.ports.insert(port.to_owned(), address.port());
+    }
+}
+
+/// Whether it may be that a peer exports more than is known. What it never says while its endpoints would be kept is gone.
+fn is_unheard(keep_for: Duration, link: Option<&LinkState>) -> bool {
+    let Some(link) = link else { return true };
+    let so = link.since.elapsed().unwrap_or_default();
+    match link.state {
+        Link::Connecting => so < keep_for,
+        Link::Connected => so < SETTLED,
+        Link::Stale | Link::Forgotten => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_heard_when_its_link_has_stood_for_a_while_or_is_broken_for_longer_than_anything_is_kept() {
+        let hour = Duration::from_secs(3600);
+        let unheard = |state: Link, ago: Duration| {
+            let link = LinkState {
+                state,
+                since: SystemTime::now() - ago,
+                endpoint: String::new(),
+                fault: "",
+                reason: String::new(),
+                heard: None,
+            };
+            is_unheard(hour, Some(&link))
+        };
+        assert!(is_unheard(hour, None));
+        assert!(unheard(Link::Connecting, hour / 2) && !unheard(Link::Connecting, hour * 2));
+        assert!(unheard(Link::Connected, Duration::ZERO) && !unheard(Link::Connected, SETTLED * 2));
+        // What it exported is known, or is not kept any more.
+        assert!(!unheard(Link::Stale, Duration::ZERO) && !unheard(Link::Forgotten, Duration::ZERO));
+    }
+}
