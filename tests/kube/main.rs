@@ -5,6 +5,7 @@ mod cluster;
 mod control;
 mod identity;
 mod images;
+mod imports;
 mod injection;
 mod install;
 mod installed;
