@@ -121,16 +121,15 @@ pub(crate) struct Control {
 impl Control {
     pub(crate) fn start(cluster: &Cluster, flags: &[&str]) -> Self {
         let kubeconfig = cluster.kubeconfig().to_str().expect("a path of text");
-        let mut args = vec![
-            "control",
-            "--kubernetes",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-        ];
+        let flags = [&["--kubernetes"], flags].concat();
+        Self::run(&flags, &[("KUBECONFIG", kubeconfig)])
+    }
+
+    /// One with these flags, wherever its objects come from.
+    pub(crate) fn run(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut args = vec!["control", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         args.extend(flags);
-        let process = Process::start(&args, &[("KUBECONFIG", kubeconfig)]);
+        let process = Process::start(&args, environment);
         let serving = || {
             let log = process.log();
             let line = log.lines().find(|line| line.contains("serving address="))?;

@@ -6,6 +6,7 @@ mod control;
 mod federation;
 mod identity;
 mod images;
+mod imports;
 mod injection;
 mod install;
 mod installed;

@@ -225,9 +225,12 @@ impl Planner<'_> {
             let why = format!("{object} is somebody else's, and is left as it is: delete it, and it is made anew");
             return self.fault(&object.to_string(), why);
         }
-        let ips = derived.map(addresses).unwrap_or_default();
+        let ips = derived.map_or(&Value::Null, |derived| &derived.raw["spec"]["clusterIPs"]);
+        let ips = parsed(ips);
         let before = there.as_ref().map_or(&Value::Null, |there| &there.raw["status"]);
-        let ready = ready(merged, &ips);
+        // It is ready when it says how it is called.
+        let said = there.as_ref().map_or(&Value::Null, |there| &there.raw["spec"]["ips"]);
+        let ready = ready(merged, &parsed(said));
         let mut document = derived::service_import(of, merged, &ips, (ready, self.now));
         document["apiVersion"] = format!("{MULTICLUSTER_GROUP}/{version}").into();
         let mut status = document["status"].take();
@@ -362,9 +365,9 @@ fn of(object: &Object) -> Name {
     Name::new(object.namespace.as_str(), name.map_or("", String::as_str))
 }
 
-/// The addresses of a Service.
-fn addresses(service: &Object) -> Vec<IpAddr> {
-    let ips = service.raw["spec"]["clusterIPs"].as_array().into_iter().flatten();
+/// The addresses of a list.
+fn parsed(ips: &Value) -> Vec<IpAddr> {
+    let ips = ips.as_array().into_iter().flatten();
     ips.filter_map(|ip| ip.as_str()?.parse().ok()).collect()
 }
 

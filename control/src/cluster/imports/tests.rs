@@ -195,6 +195,8 @@ fn an_import_is_called_by_a_derived_service_and_by_its_own_name_and_then_nothing
         // By now its derived Service has an address.
         &format!("mended {import}"),
         &format!("status {import}"),
+        // And says so only when it says that address.
+        &format!("status {import}"),
     ];
     assert_eq!(done, expected);
     let import = world.get("ServiceImport", "reviews").unwrap();
