@@ -19,8 +19,9 @@ spec:
     spec: {containers: [{name: ratings, image: SHOP_IMAGE, command: [ratings]}]}
 ";
 
-/// With what is there only where it is asked for: more replicas, and a policy in a meshed namespace.
-const VALUES: &str = "control.replicas=2,injector.replicas=2,networkPolicy.egressNamespaces={shop}";
+/// With what is there only where it is asked for: more replicas, a policy in a meshed namespace, and what other clusters reach.
+const VALUES: &str = "control.replicas=2,injector.replicas=2,networkPolicy.egressNamespaces={shop},\
+    cluster=east,federation.enabled=true,federation.service.type=NodePort,gateways.enabled=true,gateways.service.type=NodePort";
 
 /// `weft ARGS` against the cluster.
 fn weft(cluster: &Cluster, args: &[&str]) -> Output {
@@ -109,7 +110,11 @@ fn an_installation_is_well_says_what_is_not_and_goes_without_a_trace() {
 
     let printed = weft(&cluster, &["install", "--set", VALUES]);
     cluster.apply(&["--server-side"], &String::from_utf8_lossy(&printed.stdout));
-    for deployment in ["deployment/weft-control", "deployment/weft-injector"] {
+    for deployment in [
+        "deployment/weft-control",
+        "deployment/weft-injector",
+        "deployment/weft-gateway",
+    ] {
         rolled_out(&cluster, OWN, deployment);
     }
     let well = || Some(wrong(&cluster)).filter(Vec::is_empty).map(drop);
