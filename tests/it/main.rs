@@ -4,6 +4,7 @@ mod access_log;
 mod clusters;
 mod conformance;
 mod cost;
+mod failover;
 mod failures;
 mod federation;
 mod follow;
