@@ -13,6 +13,7 @@ mod impostor;
 mod interop;
 mod jaeger;
 mod logs;
+mod partition;
 mod patience;
 mod peers;
 mod policies;
