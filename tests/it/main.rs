@@ -12,6 +12,7 @@ mod host;
 mod impostor;
 mod interop;
 mod jaeger;
+mod linking;
 mod logs;
 mod partition;
 mod patience;
