@@ -8,6 +8,7 @@ mod failover;
 mod failures;
 mod federation;
 mod follow;
+mod gateways;
 mod host;
 mod impostor;
 mod interop;
