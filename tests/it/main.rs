@@ -10,6 +10,7 @@ mod federation;
 mod follow;
 mod gateways;
 mod host;
+mod hostile;
 mod impostor;
 mod interop;
 mod jaeger;
