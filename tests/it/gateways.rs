@@ -1,11 +1,13 @@
-//! East-west gateways: they see nothing of what they pass, and pass nothing that is not exported.
+//! East-west gateways: they see nothing of what they pass, pass nothing that is not exported, and end without a failed call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -17,7 +19,8 @@ use weft_tests::capture::Capture;
 use weft_tests::foreign::caller::{ask, config, say};
 use weft_tests::foreign::root::{Leaf, Root};
 use weft_tests::host::until;
-use weft_tests::reviews::Reviews;
+use weft_tests::load::Protocol;
+use weft_tests::reviews::{Reviews, none_failed};
 
 use crate::federation::PEER;
 
@@ -25,6 +28,9 @@ const MARKER: &str = "marker-77a1c0de";
 const GATEWAYS: [&str; 2] = ["weft-gateway-1", "weft-gateway-2"];
 
 const PAGE: usize = 4096;
+const LOAD: [(Protocol, u32); 3] = [(Protocol::Http, 200), (Protocol::Grpc, 20), (Protocol::Tcp, 20)];
+/// A gateway has ended by then, whoever is still connected through it.
+const DRAIN: Duration = Duration::from_secs(40);
 /// Two clusters with networks of their own, where b serves a's clients, through b's gateways.
 fn through_gateways(reviews: &Reviews) -> Clusters {
     let clusters = reviews.two("--overlapping-networks");
@@ -312,4 +318,26 @@ fn what_is_not_exported_and_what_is_no_name_of_the_mesh_is_closed_and_counted() 
     until("all of it is counted", || sum(&fates(&clusters)) >= sum(&wanted));
     assert_eq!(fates(&clusters), wanted, "before: {before:?}");
     reviews.until_answered_by(&clusters, "a", 20, &["b"]);
+}
+
+#[test]
+fn a_gateway_that_is_told_to_end_drains_without_a_failed_call() {
+    let reviews = Reviews::new(PEER);
+    let clusters = through_gateways(&reviews);
+    let load = reviews.load(&clusters, "a", &LOAD);
+    let before = fates(&clusters)["passed"];
+    until("they carry the load", || fates(&clusters)["passed"] > before);
+    let gateways = clusters.role("b", "gateway");
+    kill(gateways[0], Signal::SIGTERM).expect("the gateway runs");
+    let began = Instant::now();
+    while clusters.role("b", "gateway").contains(&gateways[0]) {
+        assert!(began.elapsed() < DRAIN, "it does not end:\n{}", clusters.log());
+        reviews.until_answered_by(&clusters, "a", 20, &["b"]);
+    }
+    let ended = began.elapsed();
+    until("it runs again", || clusters.role("b", "gateway").len() == 2);
+    reviews.until_answered_by(&clusters, "a", 100, &["b"]);
+    let answers = load.enough();
+    println!("it has ended after {ended:.1?}: {answers:?}");
+    none_failed(&answers, &["b"]);
 }
