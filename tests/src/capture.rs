@@ -48,25 +48,21 @@ impl Capture {
             .split(": ")
             .nth(1)
             .unwrap_or_else(|| panic!("no bridge in the mesh: {bridges:?}"));
-        let file = mesh.manifests().with_file_name("capture.pcap");
+        Self::at(
+            mesh.inside_pid(),
+            bridge,
+            mesh.manifests().with_file_name("capture.pcap"),
+        )
+    }
+
+    /// Begins to capture everything that crosses an interface in the network of a process.
+    #[track_caller]
+    #[must_use]
+    pub fn at(inside: Pid, interface: &str, file: PathBuf) -> Self {
+        let inside = inside.to_string();
         let child = Command::new("nsenter")
-            .args([
-                "-t",
-                &inside,
-                "-n",
-                "tcpdump",
-                "-i",
-                bridge,
-                "-s",
-                "0",
-                "-U",
-                "--immediate-mode",
-                "-B",
-                "32768",
-                "-Z",
-                "root",
-                "-w",
-            ])
+            .args(["-t", &inside, "-n", "tcpdump", "-i", interface])
+            .args(["-s", "0", "-U", "--immediate-mode", "-B", "32768", "-Z", "root", "-w"])
             .arg(&file)
             .arg("tcp")
             .stdin(Stdio::null())

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::host::until;
 use crate::mesh::weft_bin;
+use crate::processes::{below, of_role, words};
 use crate::user::User;
 
 /// Clusters that have not ended by then never will.
@@ -176,9 +177,16 @@ impl Clusters {
 
     /// `weft VERB --name CLUSTER ARGS`.
     pub fn weft(&self, cluster: &str, verb: &str, args: &[&str]) -> Output {
+        self.run(&[&[verb, "--name", self.name(cluster)], args].concat())
+            .output()
+            .expect("weft runs")
+    }
+
+    /// `weft ARGS`, not started yet.
+    pub fn run(&self, args: &[&str]) -> Command {
         let mut weft = command(self.user.as_ref(), &self.dir);
-        weft.args([verb, "--name", self.name(cluster)]).args(args);
-        weft.output().expect("weft runs")
+        weft.args(args);
+        weft
     }
 
     /// `weft link VERB FROM TO`, which must succeed.
@@ -198,8 +206,72 @@ impl Clusters {
 
     /// Writes one more file of manifests, or another version of one.
     pub fn manifest(&self, cluster: &str, file: &str, text: &str) {
-        let path = self.dir.path().join(format!("manifests-{cluster}")).join(file);
-        fs::write(path, text).expect("the manifests");
+        fs::write(self.manifests(cluster).join(file), text).expect("the manifests");
+    }
+
+    /// A line of a shell, as a user types it: `weft` is the binary under test.
+    pub fn shell(&self, line: &str) -> Output {
+        Command::new("sh")
+            .args(["-c", &format!("weft() {{ \"$WEFT_BIN\" \"$@\"; }}\n{line}")])
+            .env("WEFT_BIN", weft_bin())
+            .env("XDG_STATE_HOME", self.dir.path().join("state"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("sh runs")
+    }
+
+    /// Where the manifests of a cluster lie.
+    pub fn manifests(&self, cluster: &str) -> PathBuf {
+        self.dir.path().join(format!("manifests-{cluster}"))
+    }
+
+    /// What a cluster's control plane says of another one. Null: it knows none of that name.
+    #[track_caller]
+    pub fn peer_of(&self, here: &str, there: &str) -> Value {
+        self.peer_called(here, self.name(there))
+    }
+
+    /// The same, by the name that the other one really has.
+    #[track_caller]
+    pub fn peer_called(&self, here: &str, name: &str) -> Value {
+        let peers = self.peers(here);
+        let mut all = peers.as_array().expect("peers").iter();
+        all.find(|peer| peer["cluster"] == name).cloned().unwrap_or_default()
+    }
+
+    /// How the link of a cluster to another one is, in a word.
+    #[track_caller]
+    pub fn link_state(&self, here: &str, there: &str) -> String {
+        let peer = self.peer_of(here, there);
+        peer["link"]["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The process that a cluster's node is: its network is the node's.
+    #[track_caller]
+    pub fn node(&self, cluster: &str) -> Pid {
+        let settings = format!("{{\"mesh\":\"{}\"", self.name(cluster));
+        let is_it = |pid: &Pid| {
+            let words = words(*pid);
+            words.get(3).is_some_and(|word| word == "mesh") && words.iter().any(|word| word.starts_with(&settings))
+        };
+        let found = below(self.pid()).into_iter().rfind(is_it);
+        found.unwrap_or_else(|| panic!("{cluster} has no supervisor:\n{}", self.log()))
+    }
+
+    /// The processes of a cluster that play a role: `control`, `gateway`.
+    #[track_caller]
+    pub fn role(&self, cluster: &str, role: &str) -> Vec<Pid> {
+        of_role(below(self.node(cluster)), role)
+    }
+
+    /// What a pod's proxy or gateway says on its admin port.
+    #[track_caller]
+    pub fn admin(&self, cluster: &str, namespace: &str, pod: &str, path: &str) -> String {
+        let url = format!("http://127.0.0.1:15020{path}");
+        let output = self.weft(cluster, "exec", &["-n", namespace, pod, "--", "curl", "-sS", &url]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{cluster}: {namespace}/{pod}{path}: {said}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// The control plane's own word on other clusters: its peers, by the names of `weft up`.
@@ -253,9 +325,7 @@ impl Clusters {
         }
         for (here, there) in [(one, other), (other, one)] {
             until(&format!("{here} hears {there}"), || {
-                let peers = self.peers(here);
-                let mut all = peers.as_array().expect("peers").iter();
-                all.any(|peer| peer["cluster"] == self.name(there) && peer["link"]["state"] == "Connected")
+                self.link_state(here, there) == "Connected"
             });
         }
     }

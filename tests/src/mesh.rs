@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::processes::{below, of_role};
 use crate::user::User;
 
 /// A mesh that isn't ready by then never will be.
@@ -201,12 +202,9 @@ impl Mesh {
     pub fn inside_pid(&self) -> Pid {
         let net = |pid: Pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         let host = net(Pid::this());
-        let mut waiting = vec![self.pid()];
-        while let Some(pid) = waiting.pop() {
-            if net(pid).is_some_and(|inside| Some(inside) != host) {
-                return pid;
-            }
-            waiting.extend(children(pid));
+        let mut all = below(self.pid()).into_iter();
+        if let Some(inside) = all.find(|pid| net(*pid).is_some_and(|inside| Some(inside) != host)) {
+            return inside;
         }
         panic!(
             "weft up has no process in a network namespace of its own:\n{}",
@@ -225,17 +223,7 @@ impl Mesh {
     }
 
     fn role_pids(&self, role: &str) -> Vec<Pid> {
-        let mut found = Vec::new();
-        let mut waiting = vec![self.pid()];
-        while let Some(pid) = waiting.pop() {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-            if words.get(1) == Some(&role.as_bytes()) {
-                found.push(pid);
-            }
-            waiting.extend(children(pid));
-        }
-        found
+        of_role(below(self.pid()), role)
     }
 
     /// Where the manifests lie.
@@ -493,22 +481,6 @@ impl Mesh {
             }
         }
     }
-}
-
-fn children(pid: Pid) -> Vec<Pid> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .map(Pid::from_raw)
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }
 
 impl Background {

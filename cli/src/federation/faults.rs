@@ -21,6 +21,8 @@ pub(super) struct Fault<'a> {
 const EXPIRED: &str = "certificate expired";
 const NOT_YET: &str = "certificate not valid yet";
 const UNKNOWN: &str = "UnknownIssuer";
+/// The same of a root that has the name of one that is known: it was made anew.
+const ANEW: &str = "InvalidSignatureForPublicKey";
 /// And how the other side did not take ours: rustls' words, then OpenSSL's name of the alert.
 const ALERT: &str = "fatal alert: ";
 /// What is left of it where the connection is gone before the alert is read.
@@ -100,7 +102,8 @@ impl<'a> Fault<'a> {
                 )
             }
             "tls" => format!(
-                "{endpoint} passes TLS on as it is: a load balancer before {peer} must not end it, nor speak HTTP"
+                "{endpoint} leads to the port of WEFT_FEDERATION_LISTEN of {peer} (usually 15013), and TLS is passed on as it is: a load \
+                 balancer before {peer} must not end it, nor speak HTTP"
             ),
             "protocol" => format!(
                 "{endpoint} leads to the port of WEFT_FEDERATION_LISTEN of {peer} (usually 15013), and to no other"
@@ -152,7 +155,7 @@ impl<'a> Fault<'a> {
                 "spec.controlPlane: {found}, if that is {peer}'s control plane; else spec.endpoints that lead to it"
             );
             (what, fix)
-        } else if reason.contains(UNKNOWN) {
+        } else if [UNKNOWN, ANEW].iter().any(|word| reason.contains(word)) {
             let what = format!(
                 "the roots of spec.trustBundle do not vouch for who answers at {endpoint}: they are not {peer}'s, or it is of another \
                  trust domain ({reason})"
@@ -249,13 +252,18 @@ mod tests {
 
     #[test]
     fn a_wrong_bundle_is_known_by_the_issuer_that_it_does_not_have() {
-        let reason = "who answers at west.example:15013 is not the peer's control plane: invalid peer certificate: UnknownIssuer";
-        check(
-            "identity",
-            reason,
-            &["spec.trustBundle", "do not vouch"],
-            &["export-peer", "west"],
-        );
+        // Or has by name: a root that was made anew.
+        for error in ["UnknownIssuer", "InvalidSignatureForPublicKey"] {
+            let reason = format!(
+                "who answers at west.example:15013 is not the peer's control plane: invalid peer certificate: {error}"
+            );
+            check(
+                "identity",
+                &reason,
+                &["spec.trustBundle", "do not vouch"],
+                &["export-peer", "west"],
+            );
+        }
     }
 
     #[test]
@@ -339,7 +347,7 @@ mod tests {
             "tls",
             "the TLS handshake failed: received corrupt message",
             &["shake hands"],
-            &["load balancer"],
+            &["load balancer", "15013"],
         );
         check("protocol", "does not speak gRPC", &["federation protocol"], &["15013"]);
         check(

@@ -229,8 +229,15 @@ fn network(status: &Value, peer: &Value) -> Vec<Finding> {
         let fix = "give one of the clusters a network of its own (WEFT_NETWORK there, spec.network here) and gateways, or pods other addresses";
         found.push(wrong(at(peer), what, fix));
     }
-    let has_gateways = !list(&peer["gateways"]).is_empty() || !list(&said["gateways"]).is_empty();
-    if peer["flat"] != true && !has_gateways && peer["imports"].as_u64() > Some(0) {
+    let needs = peer["flat"] != true && peer["imports"].as_u64() > Some(0) && list(&peer["gateways"]).is_empty();
+    if needs && !list(&said["gateways"]).is_empty() {
+        let gateways = words(&said["gateways"]);
+        let what = format!(
+            "it is in another network ({ours}), and spec.gateways is empty: nothing reaches its pods, though it says that it has gateways"
+        );
+        // What it says of itself is not dialled: whose word counts is this side's.
+        found.push(wrong(at(peer), what, format!("spec.gateways: [{gateways}]")));
+    } else if needs {
         let network = word(&status["federation"]["network"]);
         let what = format!(
             "it is in another network ({ours}, this cluster in {network}), and has no gateway through which its pods are reached"

@@ -153,6 +153,14 @@ fn another_network_without_a_gateway_has_no_way_unless_nothing_is_imported() {
         (peer["gateways"], peer["said"]["gateways"]) = (json!([]), json!([]));
     };
     found("wrong", &["no gateway", "WEFT_GATEWAYS", "spec.gateways"], without);
+    // What the peer says of its gateways is not what is dialled.
+    found(
+        "wrong",
+        &["nothing reaches its pods", "spec.gateways: [192.0.2.8:15443]"],
+        |status| {
+            status["peers"][0]["gateways"] = json!([]);
+        },
+    );
     let found = findings(|status| {
         without(status);
         status["peers"][0]["imports"] = json!(0);
