@@ -325,7 +325,10 @@ fn in_the_background(all: &[Settings]) -> Result<ExitCode> {
         }
         if began.elapsed() > READY_PATIENCE {
             eprint!("{}", said(&path));
-            eprintln!("weft up: not ready after {READY_PATIENCE:?}; it goes on in the background: see `weft status`");
+            eprintln!(
+                "weft up: not ready after {READY_PATIENCE:?}; it goes on in the background: see `weft status --name {}`",
+                first.mesh
+            );
             return Ok(ExitCode::from(exit::TIMEOUT));
         }
         std::thread::sleep(POLL);

@@ -162,13 +162,8 @@ impl App {
         if let Some(duties) = &duties {
             duties.serving();
         }
-        let certificates = tasks.named("certificates");
-        certificates.spawn(keep_certificates(
-            cluster,
-            control_namespace,
-            issuer,
-            certificates.clone(),
-        ));
+        let own = tasks.named("certificates");
+        own.spawn(keep_certificates(cluster, control_namespace, issuer, own.clone()));
         tracing::info!(%address, %admin, ?federation, ?bundle, "serving");
         let rest = Rest {
             #[cfg(test)]

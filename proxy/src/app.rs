@@ -389,6 +389,10 @@ async fn complete(view: &View) {
     }
 }
 
+/// Connections to a gateway's worker that have not asked for anything that is exported yet: each may have 32 KiB of a ClientHello.
+/// Half of them may come from one address, which may be that of all pods of another cluster.
+const STRANGERS: usize = 2048;
+
 /// A gateway's part of a worker: what may be passed on follows what the control plane says.
 async fn pass_on(
     settings: &Settings,
@@ -405,8 +409,8 @@ async fn pass_on(
     let _ = generation.wait_for(|generation| *generation >= known).await;
     let limits = Limits {
         connections: slots,
-        // Another cluster's pods may all come from one address.
-        per_source: slots,
+        strangers: STRANGERS.min(slots),
+        per_source: (STRANGERS / 2).min(slots),
         dials: DIALS,
         idle: GATEWAY_IDLE,
         linger: settings.drain_min,

@@ -137,11 +137,11 @@ impl Gateway {
     }
 
     /// Serves one connection to its end.
-    async fn connection(&self, socket: TcpStream, client: SocketAddr, _seat: Seat, phase: watch::Receiver<Phase>) {
+    async fn connection(&self, socket: TcpStream, client: SocketAddr, mut seat: Seat, phase: watch::Receiver<Phase>) {
         let _open = self.tally.open();
         let mut io = Io::plain(socket);
         // Boxed: it is over once bytes are passed on, for as long as that lasts.
-        match Box::pin(self.lead(&mut io)).await {
+        match Box::pin(self.lead(&mut io, &mut seat)).await {
             Ok((endpoint, requests)) => self.pass(io, endpoint, requests.then_some(phase)).await,
             Err(Refused { fate, name }) => {
                 self.tally.refused(fate, client, name.as_deref());
@@ -152,7 +152,7 @@ impl Gateway {
 
     /// The connection to the endpoint that a client asks for, and whether it is for requests. Nothing of the client's has
     /// been sent there.
-    async fn lead(&self, io: &mut Io) -> Result<(Io, bool), Refused> {
+    async fn lead(&self, io: &mut Io, seat: &mut Seat) -> Result<(Io, bool), Refused> {
         let Asked { name, requests } = self.asked(io).await?;
         let refused = |fate| Refused {
             fate,
@@ -165,6 +165,7 @@ impl Gateway {
         let Some(to) = found else {
             return Err(refused(Fate::NotExported));
         };
+        seat.known();
         let Some(_dial) = self.bounds.dial() else {
             return Err(refused(Fate::TooMany));
         };

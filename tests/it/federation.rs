@@ -39,7 +39,7 @@ fn the_identity_that_the_app_sees_is_the_other_clusters_own() {
 
 #[test]
 fn a_gateway_sees_nothing_of_what_the_control_plane_keeps() {
-    let clusters = two("--overlapping-networks");
+    let clusters = reviews().two("--overlapping-networks");
     let sees = |pod: &str| {
         let list = [
             "-n",

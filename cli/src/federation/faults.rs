@@ -23,8 +23,8 @@ const NOT_YET: &str = "certificate not valid yet";
 const UNKNOWN: &str = "UnknownIssuer";
 /// The same of a root that has the name of one that is known: it was made anew.
 const ANEW: &str = "InvalidSignatureForPublicKey";
-/// And how the other side did not take ours: rustls' words, then OpenSSL's name of the alert.
-const ALERT: &str = "fatal alert: ";
+/// And how the other side did not take ours: the control plane's words or rustls', then the name of the alert (RFC 8446, section 6).
+const ALERTS: [&str; 2] = ["TLS alert ", "fatal alert: "];
 /// What is left of it where the connection is gone before the alert is read.
 const DROPPED: &str = "not connected";
 const CLOCKS: &str = "`date -u` where both control planes run, and NTP on all nodes: certificates are valid from two minutes before they \
@@ -131,11 +131,14 @@ impl<'a> Fault<'a> {
         (what, fix)
     }
 
-    /// What is wrong with the certificate that the peer shows.
+    /// What is wrong with the certificate that the peer shows. Other reasons are the peer's own words.
     fn certificate(&self) -> Option<(String, String)> {
         let Self {
             peer, endpoint, reason, ..
         } = self;
+        if !["identity", "tls"].contains(&self.word.as_str()) {
+            return None;
+        }
         let told = if reason.contains(EXPIRED) {
             let fix = format!(
                 "{CLOCKS}; if they are right, the log of {peer}'s control plane says why it does not renew its own"
@@ -170,16 +173,21 @@ impl<'a> Fault<'a> {
         Some(told)
     }
 
-    /// What the peer says of the certificate that this cluster's control plane shows.
+    /// What the peer says of the certificate that this cluster's control plane shows. It says so after the handshake; what ends
+    /// that itself has seen no certificate yet.
     fn alert(&self) -> Option<(String, String)> {
         let Self { peer, own, reason, .. } = self;
-        let (_, alert) = reason.split_once(ALERT)?;
+        if self.word == "tls" {
+            return None;
+        }
+        let (_, alert) = ALERTS.iter().find_map(|words| reason.split_once(words))?;
         let alert = alert
             .split(|c: char| !c.is_ascii_alphanumeric())
             .next()
             .unwrap_or_default();
         let what = format!("{peer} does not take the certificate of this cluster's control plane ({alert}): {reason}");
         let fix = match alert {
+            // Also said of one that is not valid yet.
             "CertificateExpired" => format!(
                 "{CLOCKS}; if they are right, the log of this cluster's control plane says why it does not renew its own"
             ),
@@ -302,21 +310,29 @@ mod tests {
 
     #[test]
     fn an_alert_is_what_the_peer_says_of_our_certificate_whenever_it_comes() {
-        for word in ["tls", "protocol", "stream"] {
-            let reason = "west.example:15013 does not speak gRPC: transport error: received fatal alert: UnknownCA";
-            check(
-                word,
-                reason,
-                &["does not take the certificate", "UnknownCA"],
-                &["ClusterPeer east", "export-peer"],
-            );
+        for (word, reason) in [
+            (
+                "refused",
+                "the peer does not take this cluster's certificate: TLS alert UnknownCA",
+            ),
+            (
+                "protocol",
+                "west.example:15013 does not speak gRPC: transport error: received fatal alert: UnknownCA",
+            ),
+        ] {
+            let what = &["does not take the certificate", "UnknownCA"];
+            check(word, reason, what, &["ClusterPeer east", "export-peer"]);
         }
-        check(
-            "stream",
-            "received fatal alert: CertificateExpired",
-            &["CertificateExpired"],
-            &["date -u"],
-        );
+        let reason = "the peer does not take this cluster's certificate: TLS alert CertificateExpired";
+        check("refused", reason, &["CertificateExpired"], &["date -u"]);
+    }
+
+    #[test]
+    fn an_alert_within_the_handshake_is_the_endpoints_tls_and_not_our_certificate() {
+        for alert in ["HandshakeFailure", "ProtocolVersion", "NoApplicationProtocol"] {
+            let reason = format!("the TLS handshake with west.example:15013 failed: received fatal alert: {alert}");
+            check("tls", &reason, &["does not shake hands"], &["must not end it"]);
+        }
     }
 
     #[test]

@@ -211,7 +211,9 @@ impl Judge<'_> {
         if is_ours || index.is_of_node(ip) || index.slices_by_ip.of(&ip).next().is_some() {
             return Some("which is one of this cluster's own".to_owned());
         }
-        None
+        let mut others = index.remotes_at(ip).map(|(cluster, ..)| cluster);
+        let other = others.find(|cluster| *cluster != self.peer.cluster)?;
+        Some(format!("which is that of a pod of {other}"))
     }
 }
 

@@ -4,6 +4,7 @@
 //! In: the clusters' [`Settings`]. Out: they run until one of them ends, by an order, by itself or because it can't start:
 //! then all of them do.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -125,7 +126,10 @@ async fn attend(all: &[Settings], middle: Middle, rooms: Vec<Sandbox>) -> Result
             ended = running.join_next() => match ended {
                 None => return Ok(code),
                 Some(ended) => {
-                    let ended = ended.context("serving a cluster")?.context("serving a cluster")?;
+                    let ended = ended.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+                        tracing::error!("serving a cluster: {error:#}");
+                        exit::FAILURE
+                    });
                     code = if code == exit::OK { ended } else { code };
                 }
             }

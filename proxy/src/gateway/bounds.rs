@@ -1,7 +1,7 @@
 //! Gateway: how much of it others may take.
 //!
-//! In: who dials. Out: a place for the connection, and another one for as long as its endpoint is dialled; or that there are
-//! too many already.
+//! In: who dials. Out: a place for the connection, one among strangers until it has asked for something that is exported, and
+//! another one for as long as its endpoint is dialled; or that there are too many already.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,7 +14,10 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections: each takes two files.
     pub connections: usize,
-    /// Of these, from one source: an IPv4 address, or a /64 of IPv6. Another cluster's pods may all come from one address.
+    /// Of these, such as have not asked for anything that is exported yet.
+    pub strangers: usize,
+    /// Of these, from one source: an IPv4 address, or a /64 of IPv6. Another cluster's pods may all come from one address, so
+    /// those that are passed on are not counted so.
     pub per_source: usize,
     /// Endpoints that are being dialled.
     pub dials: usize,
@@ -32,6 +35,8 @@ pub struct Bounds {
     limits: Limits,
     open: Cell<usize>,
     dials: Cell<usize>,
+    strangers: Cell<usize>,
+    /// Of strangers.
     sources: RefCell<HashMap<IpAddr, usize>>,
 }
 
@@ -39,7 +44,8 @@ pub struct Bounds {
 #[derive(Debug)]
 pub struct Seat {
     bounds: Rc<Bounds>,
-    source: IpAddr,
+    /// Whence it comes, as long as it has not asked for anything that is exported.
+    stranger: Option<IpAddr>,
 }
 
 /// A dial's place. Given back when dropped.
@@ -53,13 +59,14 @@ impl Bounds {
             limits,
             open: Cell::new(0),
             dials: Cell::new(0),
+            strangers: Cell::new(0),
             sources: RefCell::default(),
         })
     }
 
-    /// A place for a connection. `None`: there are too many, in all or from there.
+    /// A stranger's place for a connection. `None`: there are too many, in all or from there.
     pub fn seat(self: &Rc<Self>, client: IpAddr) -> Option<Seat> {
-        if self.open.get() >= self.limits.connections {
+        if self.open.get() >= self.limits.connections || self.strangers.get() >= self.limits.strangers {
             return None;
         }
         let source = source(client);
@@ -70,10 +77,11 @@ impl Bounds {
             return None;
         }
         *taken += 1;
+        self.strangers.set(self.strangers.get() + 1);
         self.open.set(self.open.get() + 1);
         Some(Seat {
             bounds: self.clone(),
-            source,
+            stranger: Some(source),
         })
     }
 
@@ -95,15 +103,26 @@ fn source(client: IpAddr) -> IpAddr {
     }
 }
 
+impl Seat {
+    /// It has asked for something that is exported: it is no stranger any more.
+    pub fn known(&mut self) {
+        let Some(source) = self.stranger.take() else {
+            return;
+        };
+        let bounds = &self.bounds;
+        bounds.strangers.set(bounds.strangers.get() - 1);
+        let mut sources = bounds.sources.borrow_mut();
+        match sources.get_mut(&source) {
+            Some(taken) if *taken > 1 => *taken -= 1,
+            _ => drop(sources.remove(&source)),
+        }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
-        let bounds = &self.bounds;
-        bounds.open.set(bounds.open.get() - 1);
-        let mut sources = bounds.sources.borrow_mut();
-        match sources.get_mut(&self.source) {
-            Some(taken) if *taken > 1 => *taken -= 1,
-            _ => drop(sources.remove(&self.source)),
-        }
+        self.known();
+        self.bounds.open.set(self.bounds.open.get() - 1);
     }
 }
 
@@ -118,7 +137,8 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
-        connections: 5,
+        connections: 7,
+        strangers: 5,
         per_source: 2,
         dials: 1,
         idle: Duration::from_secs(60),
@@ -139,6 +159,22 @@ mod tests {
         let _other = bounds.seat(ip("192.0.2.2")).unwrap();
         drop(one);
         assert!(bounds.seat(ip("192.0.2.1")).is_some());
+    }
+
+    #[test]
+    fn who_asked_for_something_that_is_exported_leaves_its_place_to_other_strangers() {
+        let bounds = Bounds::new(LIMITS);
+        let mut seats: Vec<Seat> = (0..2).map(|_| bounds.seat(ip("192.0.2.1")).unwrap()).collect();
+        assert!(bounds.seat(ip("192.0.2.1")).is_none());
+        seats.iter_mut().for_each(Seat::known);
+        for _ in 0..5 {
+            let mut seat = bounds.seat(ip("192.0.2.1")).unwrap();
+            seat.known();
+            seats.push(seat);
+        }
+        assert!(bounds.seat(ip("192.0.2.2")).is_none(), "there is no room in all");
+        seats.clear();
+        assert_eq!((bounds.open.get(), bounds.strangers.get()), (0, 0));
     }
 
     #[test]

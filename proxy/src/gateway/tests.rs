@@ -22,6 +22,7 @@ use crate::mtls::Hop;
 
 const LIMITS: Limits = Limits {
     connections: 100,
+    strangers: 100,
     per_source: 100,
     dials: 100,
     idle: Duration::from_secs(3600),
@@ -421,26 +422,49 @@ fn more_than_there_is_room_for_is_closed_and_counted() {
         let world = World::new();
         let (reviews, _) = world.server("reviews").await;
         let table = || world.table(vec![world.endpoint(1, "reviews", reviews)]);
-        let one = |connections, per_source| Limits {
-            connections,
+        let one = Limits {
+            connections: 1,
+            ..LIMITS
+        };
+        let door = Door::open(table(), DIALER, one).await;
+        let first = door.dial(REVIEWS, world.client("reviews")).await.unwrap();
+        door.is_closed_to(b"", false).await;
+        door.counted(&[("passed", 1), ("too-many", 1)]);
+        drop(first);
+        until(|| door.sample("weft_gateway_connections_open") == 0).await;
+        assert!(
+            door.dial(REVIEWS, world.client("reviews")).await.is_ok(),
+            "there is room again"
+        );
+        let door = Door::open(table(), DIALER, Limits { dials: 0, ..LIMITS }).await;
+        door.is_closed_to(&world.hello(REVIEWS), false).await;
+        door.counted(&[("too-many", 1)]);
+    });
+}
+
+#[test]
+fn who_says_nothing_takes_places_of_strangers_and_none_of_what_is_passed_on() {
+    story(async {
+        let world = World::new();
+        let (reviews, _) = world.server("reviews").await;
+        let table = || world.table(vec![world.endpoint(1, "reviews", reviews)]);
+        let one = |strangers, per_source| Limits {
+            strangers,
             per_source,
             ..LIMITS
         };
         for limits in [one(1, 100), one(100, 1)] {
             let door = Door::open(table(), DIALER, limits).await;
-            let first = door.dial(REVIEWS, world.client("reviews")).await.unwrap();
+            let dial = || door.dial(REVIEWS, world.client("reviews"));
+            let passed = [dial().await.unwrap(), dial().await.unwrap()];
+            let silent = TcpStream::connect(door.address).await.unwrap();
+            until(|| door.sample("weft_gateway_connections_open") == 3).await;
             door.is_closed_to(b"", false).await;
-            door.counted(&[("passed", 1), ("too-many", 1)]);
-            drop(first);
+            door.counted(&[("passed", 2), ("too-many", 1)]);
+            drop((silent, passed));
             until(|| door.sample("weft_gateway_connections_open") == 0).await;
-            assert!(
-                door.dial(REVIEWS, world.client("reviews")).await.is_ok(),
-                "there is room again"
-            );
+            assert!(dial().await.is_ok(), "there is room again");
         }
-        let door = Door::open(table(), DIALER, Limits { dials: 0, ..LIMITS }).await;
-        door.is_closed_to(&world.hello(REVIEWS), false).await;
-        door.counted(&[("too-many", 1)]);
     });
 }
 

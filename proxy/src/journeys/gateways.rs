@@ -26,6 +26,7 @@ use crate::serve::Phase;
 
 const LIMITS: Limits = Limits {
     connections: 1000,
+    strangers: 1000,
     per_source: 1000,
     dials: 1000,
     idle: std::time::Duration::from_secs(3600),

@@ -255,6 +255,37 @@ fn what_only_gateways_dialled_is_judged_when_networks_become_one() {
 }
 
 #[test]
+fn the_address_of_one_peers_pod_is_no_other_ones() {
+    let mut world = world("wire");
+    let of_a = vec![
+        of_export(export("reviews")),
+        of_exported(behind(vec![endpoint("10.245.0.1")])),
+    ];
+    assert!(world.index.hear("a", of_a).0.is_empty());
+    let roots = Authority::create(domain("c"), SystemTime::now()).unwrap().bundle(1);
+    let (object, _, _) = world.index.heard_of("a").unwrap();
+    let mut peer = Object::clone(object);
+    (peer.name, peer.uid) = ("c".to_owned(), "uid-c".to_owned());
+    peer.raw["spec"]["trustDomain"] = "c".into();
+    peer.raw["spec"]["trustBundle"] = json!({"sequence": 1, "roots": roots.to_pem()});
+    world.index.apply(&crate::manifests::Changes {
+        upserts: vec![Arc::new(peer)],
+        ..Default::default()
+    });
+    let of_c = || {
+        let mut same = endpoint("10.245.0.1");
+        same.endpoint.identity = Some("spiffe://c/ns/shop/sa/reviews".parse().unwrap());
+        same.endpoint.place.cluster = "c".to_owned();
+        vec![of_export(export("reviews")), of_exported(behind(vec![same]))]
+    };
+    let (refused, _) = world.index.hear("c", of_c());
+    assert!(refused[0].1.to_string().contains("a pod of a"), "{refused:?}");
+    assert_eq!(world.index.heard_of("c").unwrap().2.endpoints(), 0);
+    world.index.forget("a");
+    assert!(world.index.hear("c", of_c()).0.is_empty());
+}
+
+#[test]
 fn a_peer_takes_no_more_room_than_it_has() {
     let mut world = world("wire");
     let long = |n: u32| {

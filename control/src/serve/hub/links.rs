@@ -240,19 +240,6 @@ impl Hub {
         }
     }
 
-    /// Whether a replica of a cluster may follow us: its cluster is a peer, with this control plane, and not too many do.
-    pub(crate) fn may_follow(&self, follower: &Follower) -> Result<(), Unwelcome> {
-        let peer = self.index.peer(&follower.cluster);
-        if peer.is_none_or(|peer| peer.control_plane != follower.control_plane) {
-            return Err(Unwelcome::Stranger);
-        }
-        let others = self.followers(&follower.cluster, &follower.instance);
-        match others < FOLLOWERS_MAX {
-            true => Ok(()),
-            false => Err(Unwelcome::Crowded(others)),
-        }
-    }
-
     /// How many replicas of a cluster follow us beside this one.
     fn followers(&self, cluster: &str, instance: &str) -> usize {
         let other = |subject: &Subject| match subject {
