@@ -131,7 +131,9 @@ impl App {
 
         let duties = cluster.as_ref().zip(shown.clone()).map(|(cluster, shown)| {
             let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
-            Duties::begin(cluster, &settings.control_namespace, data.into(), shown, &desk, &tasks)
+            let federates = settings.federation_listen.is_some();
+            let namespace = &settings.control_namespace;
+            Duties::begin(cluster, namespace, data.into(), shown, &desk, federates, &tasks)
         });
         let metrics = Arc::new(Metrics::default());
         let sources = admin::Sources {

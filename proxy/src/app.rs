@@ -218,6 +218,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
         &mut signals,
         &shutdown,
         &mut threads,
+        &gate,
         open_when_listening(&gate, &mut heard, settings.workers),
         &phase,
     );
@@ -243,6 +244,7 @@ async fn live(
     signals: &mut Signals,
     shutdown: &Notify,
     threads: &mut Threads,
+    gate: &Gate,
     ready: impl Future<Output = ()>,
     phase: &watch::Sender<Phase>,
 ) -> anyhow::Result<()> {
@@ -253,6 +255,10 @@ async fn live(
         () = ready => {}
     }
     tracing::info!(grace = ?settings.drain, "draining");
+    if settings.gateway {
+        // Whoever leads connections here may go by that alone; a pod's own callers are told by their control plane.
+        gate.close();
+    }
     phase.send_replace(Phase::Draining);
     tokio::select! {
         () = threads.all_done() => tracing::info!("everything has ended"),

@@ -121,7 +121,7 @@ pub(crate) struct Control {
 impl Control {
     pub(crate) fn start(cluster: &Cluster, flags: &[&str]) -> Self {
         let kubeconfig = cluster.kubeconfig().to_str().expect("a path of text");
-        let flags = [&["--kubernetes"], flags].concat();
+        let flags = [&["--kubernetes", "--federation-listen", "127.0.0.1:0"], flags].concat();
         Self::run(&flags, &[("KUBECONFIG", kubeconfig)])
     }
 

@@ -328,11 +328,11 @@ impl Pair {
 
     /// Own endpoints first; the other cluster's when they are gone; and back: under load, and without a failed request.
     #[track_caller]
-    fn fails_over_and_back(&self) {
+    fn fails_over_and_back(&self, host: &str) {
         let east = &self.east;
         east.answered_by("east");
         let answered = thread::scope(|scope| {
-            let load = scope.spawn(|| east.calls("reviews", 4000));
+            let load = scope.spawn(|| east.calls(host, 4000));
             east.scale(0);
             east.answered_by("west");
             east.scale(2);
@@ -422,17 +422,16 @@ impl Pair {
     }
 }
 
+/// What CoreDNS answers with the address of the ServiceImport.
+const EVERYWHERE: &str = "reviews.shop.svc.clusterset.local";
+
 /// The names of `docs/federation-kubernetes.md`: CoreDNS answers what is imported, and nothing else.
 #[track_caller]
 fn coredns_answers_for_the_cluster_set(side: &Side) {
     let cluster = &side.cluster;
-    let service = cluster.get(["-n", "shop", "service", "reviews"]);
-    let address = service["spec"]["clusterIP"].as_str().expect("an address");
-    let import = format!(
-        "{{apiVersion: multicluster.x-k8s.io/v1beta1, kind: ServiceImport, metadata: {{name: by-hand, namespace: shop}}, \
-         spec: {{type: ClusterSetIP, ips: [{address}], ports: [{{name: http, port: 80, protocol: TCP}}]}}}}"
-    );
-    cluster.apply(&[], &import);
+    let import = || cluster.get(["-n", "shop", "serviceimport", "reviews"]);
+    let ip = || import()["spec"]["ips"][0].as_str().map(str::to_owned);
+    let address = until("the import has an address", ip, || import().to_string());
     let rule = r#"[{"op": "add", "path": "/rules/-", "value":
         {"apiGroups": ["multicluster.x-k8s.io"], "resources": ["serviceimports"], "verbs": ["list", "watch"]}}]"#;
     cluster.kubectl(["patch", "clusterrole", "system:coredns", "--type=json", "-p", rule]);
@@ -455,12 +454,11 @@ fn coredns_answers_for_the_cluster_set(side: &Side) {
     cluster.kubectl(["-n", "kube-system", "rollout", "restart", "deployment", "coredns"]);
     side.rolled_out("kube-system", "coredns");
     let found = |name: &str| side.stranger(&["python3", "-c", LOOKUP, name]);
-    let name = "by-hand.shop.svc.clusterset.local";
+    let name = EVERYWHERE;
     let is_there = || (said(&found(name)) == address).then_some(());
     until("CoreDNS answers for clusterset.local", is_there, || said(&found(name)));
     let other = found("private.shop.svc.clusterset.local");
     assert!(said(&other).contains("gaierror"), "{}", said(&other));
-    cluster.kubectl(["-n", "shop", "delete", "serviceimport", "by-hand"]);
 }
 
 #[test]
@@ -479,12 +477,12 @@ fn two_clusters_share_a_service_through_gateways_and_in_one_network() {
     pair.the_private_stays_private();
     pair.east.scale(2);
     pair.east.rolled_out("shop", "reviews");
-    pair.fails_over_and_back();
+    pair.fails_over_and_back("reviews");
     coredns_answers_for_the_cluster_set(&pair.east);
 
     pair.flatten();
     let passed = pair.west.gateways("passed");
-    pair.fails_over_and_back();
+    pair.fails_over_and_back(EVERYWHERE);
     pair.the_private_stays_private();
     assert_eq!(
         pair.west.gateways("passed"),

@@ -190,7 +190,17 @@ impl Api {
 
     /// Deletes exactly this object, and none that took its name.
     pub(crate) async fn delete(&self, path: &str, uid: &str) -> Result<(), Fault> {
-        let options = serde_json::json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
+        self.delete_if(path, &serde_json::json!({"uid": uid})).await
+    }
+
+    /// The same, if nobody has changed it since it had this version.
+    pub(super) async fn delete_as_seen(&self, path: &str, uid: &str, version: &str) -> Result<(), Fault> {
+        let seen = serde_json::json!({"uid": uid, "resourceVersion": version});
+        self.delete_if(path, &seen).await
+    }
+
+    async fn delete_if(&self, path: &str, preconditions: &Value) -> Result<(), Fault> {
+        let options = serde_json::json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
         let request = request(Method::DELETE, path, "application/json", Some(&options))?;
         self.call::<Value>(request, ANSWER_MAX, CALL).await.map(drop)
     }

@@ -82,6 +82,7 @@ impl Duties {
         data: BTreeMap<String, String>,
         shown: Arc<Shown>,
         desk: &Desk,
+        federates: bool,
         tasks: &Tasks,
     ) -> Self {
         let lease = Lease::new(cluster.api.clone(), namespace);
@@ -135,7 +136,10 @@ impl Duties {
         };
         let status_tasks = tasks.named("statuses");
         status_tasks.spawn(statuses.keep(status_tasks.clone()));
-        until_draining(&tasks.named("imports"), imports.run());
+        // Who is not linked with others may write nothing of theirs, and need not: ServiceExports may be somebody else's.
+        if federates {
+            until_draining(&tasks.named("imports"), imports.run());
+        }
         until_draining(&tasks.named("duties"), work.run());
         duties
     }

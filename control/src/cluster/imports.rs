@@ -153,7 +153,8 @@ impl Imports {
     /// Tells what cannot be done; what could not be done is told of as long as it is to be.
     fn tell(&self, mut faults: BTreeMap<String, String>, done: &Done) {
         let mut told = self.told.get();
-        for (what, why) in &faults {
+        // What is too much to be told is not logged either: it would be at each look.
+        for (what, why) in faults.iter().take(FAILURES_MAX) {
             if told.failures.get(what) != Some(why) {
                 tracing::warn!(what, why, "an import is not as it should be");
             }
@@ -327,8 +328,10 @@ async fn act(api: &Api, deed: &Deed) -> Result<Value, Fault> {
         Act::Mend(document) | Act::Status(document) => api.apply_as(path, MANAGER, document).await,
         Act::GiveUp(patch) => api.patch(path, MANAGER, patch).await,
         Act::Delete => {
-            let uid = deed.seen.as_ref().map_or("", |(uid, _)| uid);
-            api.delete(path, uid).await.map(|()| Value::Null)
+            // Somebody may have brought their own at this moment: then it is planned anew.
+            let (uid, version) = deed.seen.clone().unwrap_or_default();
+            let version = version.to_string();
+            api.delete_as_seen(path, &uid, &version).await.map(|()| Value::Null)
         }
     }
 }

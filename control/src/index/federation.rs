@@ -29,6 +29,12 @@ impl Index {
         names.filter_map(|name| Some((name.as_str(), self.peer(name)?)))
     }
 
+    /// The peers whose objects are there, and have not been valid since this process began: what they would say is not known.
+    pub(crate) fn peers_without_form(&self) -> impl Iterator<Item = &str> {
+        let without = self.peers.iter().filter(|(_, kept)| kept.form().is_none());
+        without.map(|(name, _)| name.as_str())
+    }
+
     /// The peer of this name, if it acts: it is, or was, valid, and no older one has its trust domain.
     pub fn peer(&self, cluster: &str) -> Option<&Peer> {
         let peer = self.peers.get(cluster)?.form()?;

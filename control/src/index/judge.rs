@@ -12,6 +12,7 @@ use weft_proto::resource::{self, Change, Cluster, Export, Exported, Kind, Update
 
 use super::remote::is_system;
 use super::{Index, Name, Remote};
+use crate::federation::derived;
 use crate::objects::peer::Peer;
 
 /// Services that are taken from one peer.
@@ -103,6 +104,11 @@ impl Judge<'_> {
         if is_system(&said.namespace) {
             let reason = format!("{} is each cluster's own: nothing of it is shared", said.namespace);
             return Err(FieldError::new("namespace", reason));
+        }
+        // The address of another import would lead to this one.
+        if derived::is_derived(&said.name) {
+            let reason = format!("{service} has a name that is kept for what imports come to");
+            return Err(FieldError::new("name", reason));
         }
         if !self.peer.is_imported(&said.namespace, &said.labels) {
             return Err(not_imported(&service, &self.peer.cluster));

@@ -61,8 +61,7 @@ fn imports(index: &Index) -> Imports {
         let Some(merged) = index.merged(&name) else { continue };
         all.imports.push(service_import(index, &name, &merged));
         all.services.push(derived::derived_service(&name, &merged));
-        // The name of a derived Service is that one's: a peer must not take its place.
-        if !index.has_own(&name) && !derived::is_derived(&name.name) {
+        if !index.has_own(&name) {
             all.services.push(derived::own_service(&name, &merged));
         }
         all.endpoints.extend(reached(index, &name));

@@ -44,9 +44,10 @@ impl Hub {
         let peers = index
             .peers()
             .filter(|(name, peer)| is_unheard(peer.keep_for, self.links.get(*name)));
+        let peers = peers.map(|(name, _)| name).chain(index.peers_without_form());
         Wanted {
             imports: imports.collect(),
-            unheard: peers.map(|(name, _)| name.to_owned()).collect(),
+            unheard: peers.map(str::to_owned).collect(),
         }
     }
 }

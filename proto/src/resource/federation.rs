@@ -204,9 +204,16 @@ pub fn encode_export(export: &Export) -> federation::Export {
 
 fn decode_port(wire: federation::Port) -> Result<ExportedPort, FieldError> {
     Ok(ExportedPort {
-        name: field::name_or_empty("name", wire.name)?,
+        // As a Service has them: they become ports of one.
+        name: match wire.name.is_empty() {
+            true => wire.name,
+            false => field::label("name", wire.name)?,
+        },
         port: field::port("port", wire.port)?,
-        app_protocol: field::word("app_protocol", wire.app_protocol)?,
+        app_protocol: match wire.app_protocol.is_empty() {
+            true => wire.app_protocol,
+            false => field::qualified("app_protocol", wire.app_protocol)?,
+        },
         protocol: lookup::protocol(wire.protocol)?,
         transport: match wire.transport.as_str() {
             "" | "TCP" => Transport::Tcp,

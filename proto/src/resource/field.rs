@@ -248,6 +248,24 @@ pub(crate) fn word(field: &str, word: String) -> Result<String, FieldError> {
     Ok(word)
 }
 
+/// A qualified name as Kubernetes has it: a name, or a DNS subdomain, a slash and a name.
+pub(crate) fn qualified(field: &str, text: String) -> Result<String, FieldError> {
+    let (prefix, part) = match text.split_once('/') {
+        Some((prefix, part)) => (Some(prefix), part),
+        None => (None, text.as_str()),
+    };
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = part.as_bytes();
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let fits = part.len() <= LABEL_MAX && ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(inner);
+    let prefixed = prefix.is_none_or(|prefix| name(field, prefix.to_owned()).is_ok());
+    if fits && prefixed {
+        return Ok(text);
+    }
+    let reason = format!("must be a qualified name (kubernetes.io/h2c, say), and is {text:?}");
+    Err(FieldError::new(field, reason))
+}
+
 /// The key of a resource.
 pub(crate) fn key(field: &str, key: String) -> Result<String, FieldError> {
     if key.is_empty() || key.len() > KEY_MAX || !key.bytes().all(|b| b.is_ascii_graphic()) {

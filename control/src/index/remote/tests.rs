@@ -466,6 +466,8 @@ fn services_that_are_not_imported_or_not_what_they_are_called_are_refused() {
         |_| update(Kind::Export, "shop/ratings", Body::Export(export("other"))),
         "name",
     );
+    // It would stand where the address of another import leads.
+    refused("wire", |_| of_export(export("weft-import-c1c97e5699")), "name");
     let of = |service: &str, port| Exported {
         service: service.to_owned(),
         port,

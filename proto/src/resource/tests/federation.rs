@@ -143,6 +143,9 @@ fn a_wrong_field_of_an_export_is_named() {
     wrong(|e| e.r#type = 0, "type");
     wrong(|e| e.r#type = 9, "type");
     wrong(|e| e.ports[1].name = "http".to_owned(), "ports[1]");
+    wrong(|e| e.ports[1].name = "a.b".to_owned(), "ports[1].name");
+    wrong(|e| e.ports[0].app_protocol = "@".to_owned(), "ports[0].app_protocol");
+    wrong(|e| e.ports[0].app_protocol = "../x".to_owned(), "ports[0].app_protocol");
     wrong(|e| e.ports[1].port = 80, "ports[1]");
     wrong(|e| e.ports[0].port = 0, "ports[0].port");
     wrong(|e| e.ports[0].port = 65_536, "ports[0].port");
