@@ -387,7 +387,7 @@ fn still_there(before: &Value, after: &Value, place: &str) {
 
 #[test]
 fn two_replicas_change_their_certificate_and_no_pod_notices() {
-    let injector = Injector::new(", --certificate-lifetime=15s, --certificate-overlap=2s");
+    let injector = Injector::new(", --certificate-lifetime=30s, --certificate-overlap=4s");
     injector.scale(2);
     injector.rolled_out();
     let meshed = injector.namespace(&[]);
