@@ -311,7 +311,10 @@ fn gateway(number: u8) -> Value {
                     {"name": "WEFT_CONTROL_ADDRESS", "value": control},
                 ],
                 "ports": [{"name": "tls", "containerPort": GATEWAY_PORT}],
-                "readinessProbe": {"httpGet": {"path": "/ready", "port": 15020}, "periodSeconds": 1},
+                // One that ends accepts for some seconds more: by then it must be withdrawn. One that is slow must not.
+                "readinessProbe": {
+                    "httpGet": {"path": "/ready", "port": 15020}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 3,
+                },
                 "volumeMounts": [
                     {"name": "token", "mountPath": "/var/run/secrets/weft", "readOnly": true},
                     {"name": "trust", "mountPath": "/var/run/weft/trust", "readOnly": true},
