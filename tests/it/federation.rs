@@ -2,7 +2,8 @@
 
 use weft_tests::Clusters;
 use weft_tests::host::until;
-use weft_tests::reviews::{Answers, Reviews};
+use weft_tests::load::Protocol;
+use weft_tests::reviews::{Reviews, none_failed};
 
 /// The program of reviews' pods.
 pub(crate) const PEER: &str = env!("CARGO_BIN_EXE_weft-load-peer");
@@ -11,10 +12,8 @@ fn reviews() -> Reviews {
     Reviews::new(PEER)
 }
 
-/// So many answers of one cluster.
-fn all_of(who: &str, count: u64) -> Answers {
-    Answers::from([(who.to_owned(), count)])
-}
+/// Calls a second while a link of three is cut.
+const LOAD: [(Protocol, u32); 3] = [(Protocol::Http, 100), (Protocol::Grpc, 10), (Protocol::Tcp, 10)];
 
 /// A pod without a sidecar.
 const PLAIN: &str = "apiVersion: v1
@@ -99,23 +98,81 @@ fn a_workload_of_the_other_cluster_reaches_no_port_that_is_not_exported() {
     });
 }
 
-#[test]
-fn three_clusters_share_in_a_triangle_and_one_link_down_leaves_the_others() {
-    let reviews = reviews();
-    let clusters = Clusters::builder()
-        .cluster("a", &reviews.manifest("a", 0))
-        .cluster("b", &reviews.manifest("b", 1))
-        .cluster("c", &reviews.manifest("c", 1))
-        .up();
+/// Three clusters with a pod of reviews each, every one linked to both others.
+fn triangle(reviews: &Reviews) -> Clusters {
+    let clusters = ["a", "b", "c"].into_iter().fold(Clusters::builder(), |all, cluster| {
+        all.cluster(cluster, &reviews.manifest(cluster, 1))
+    });
+    let clusters = clusters.up();
     for (one, other) in [("a", "b"), ("b", "c"), ("a", "c")] {
         clusters.link_up(one, other);
     }
-    reviews.until_answered_by(&clusters, "a", 60, &["b", "c"]);
-    // Traffic and link to b are cut; the rest goes on.
+    clusters
+}
+
+#[test]
+fn each_of_three_clusters_is_served_by_both_others_and_one_link_down_leaves_the_other_two() {
+    let reviews = reviews();
+    let clusters = triangle(&reviews);
+    for (cluster, others) in [("a", ["b", "c"]), ("b", ["a", "c"]), ("c", ["a", "b"])] {
+        reviews.until_answered_by(&clusters, cluster, 20, &[cluster]);
+        reviews.scale(&clusters, cluster, 0);
+        reviews.until_answered_by(&clusters, cluster, 60, &others);
+        if cluster != "c" {
+            reviews.scale(&clusters, cluster, 1);
+            reviews.until_answered_by(&clusters, cluster, 20, &[cluster]);
+        }
+    }
+    // What c is served over its two links goes on while the third is cut, wholly.
+    let load = reviews.load(&clusters, "c", &LOAD);
     clusters.link("cut", "a", "b", &[]);
+    until("the link is known to be down", || {
+        clusters.link_state("a", "b") == "Stale" && clusters.link_state("b", "a") == "Stale"
+    });
+    for other in ["a", "b"] {
+        assert_eq!(clusters.link_state("c", other), "Connected");
+        assert_eq!(clusters.link_state(other, "c"), "Connected");
+    }
+    reviews.until_answered_by(&clusters, "c", 60, &["a", "b"]);
+    none_failed(&load.enough(), &["a", "b"]);
+    // Who had only the one across it goes to the other one.
+    reviews.scale(&clusters, "c", 1);
+    reviews.scale(&clusters, "a", 0);
     reviews.until_answered_by(&clusters, "a", 60, &["c"]);
-    assert_eq!(clusters.link_state("b", "c"), "Connected");
-    assert_eq!(reviews.calls(&clusters, "b", 20), all_of("b", 20));
     clusters.link("heal", "a", "b", &[]);
     reviews.until_answered_by(&clusters, "a", 60, &["b", "c"]);
+}
+
+#[test]
+fn of_three_clusters_each_is_told_and_served_what_is_exported_to_it() {
+    let reviews = reviews();
+    let clusters = triangle(&reviews);
+    let exports = |exports: &str| {
+        let peer = clusters.peer("b", &format!("  imports: [{{namespaces: [shop]}}]\n{exports}"));
+        clusters.manifest("c", "peer-b.yaml", &peer);
+    };
+    let told = || clusters.peer_of("b", "c")["imported"].as_array().map_or(0, Vec::len);
+    reviews.scale(&clusters, "b", 0);
+    reviews.until_answered_by(&clusters, "b", 60, &["a", "c"]);
+    // Narrowed for b alone, in three ways that leave nothing: b has only a left, and a goes on to have c.
+    for narrowed in [
+        "  exports: []\n",
+        "  exports: [{namespaces: [other]}]\n",
+        "  exports: [{namespaces: [shop], labels: {tier: front}}]\n",
+    ] {
+        exports(narrowed);
+        until(&format!("b is told nothing: {narrowed}"), || told() == 0);
+        reviews.until_answered_by(&clusters, "b", 60, &["a"]);
+        exports("  exports: [{namespaces: [shop]}]\n");
+        until("b is told of it again", || told() == 1);
+        reviews.until_answered_by(&clusters, "b", 60, &["a", "c"]);
+    }
+    exports("  exports: []\n");
+    reviews.until_answered_by(&clusters, "b", 60, &["a"]);
+    reviews.scale(&clusters, "a", 0);
+    reviews.until_answered_by(&clusters, "a", 60, &["c"]);
+    until("nobody is left who exports it to b", || {
+        let answers = reviews.calls(&clusters, "b", 20);
+        answers.keys().all(|who| who.starts_with("failed: HTTP/1.1 503"))
+    });
 }

@@ -110,7 +110,18 @@ fn two(mode: &str) -> Clusters {
     let clusters = Clusters::builder().cluster("a", &a).cluster("b", &b).arg(mode).up();
     clusters.manifest("b", "export.yaml", &export("only"));
     clusters.link_up("a", "b");
-    until("a has the Services of b", || import(&clusters, "only")["ready"] == true);
+    until("a has the Services of b", || {
+        let of_b = |name: &&str| {
+            let clusters_of = import(&clusters, name)["clusters"].clone();
+            clusters_of
+                .as_array()
+                .is_some_and(|all| all.contains(&clusters.name("b").into()))
+        };
+        import(&clusters, "only")["ready"] == true && ["only", "both", "app"].iter().all(of_b)
+    });
+    until("the client's proxy has them", || {
+        get(&clusters, "only") == "b called by somebody"
+    });
     clusters
 }
 
