@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 
 use super::record::{Event, Stage, StartError};
-use super::{Cluster, RETRY, RULES_PATIENCE};
+use super::{Cluster, RETRY, RULES_PATIENCE, system};
 use crate::manifest::pod;
 use crate::net::PodNet;
 use crate::pod::PodHandle;
@@ -103,7 +103,8 @@ impl Cluster {
             self.set_stage(uid, Stage::Network);
             return self.make_network(uid);
         };
-        if record.meshed && self.trust.is_none() {
+        let is_gateway = record.system && record.key.name != system::CONTROL;
+        if (record.meshed || is_gateway) && self.trust.is_none() {
             // The control plane makes it within its first moments; nobody has to be told.
             return self.set_stage(uid, Stage::Waiting(String::new()));
         }
