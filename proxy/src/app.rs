@@ -27,7 +27,7 @@ use weft_daemon::{exit, log, settings};
 
 use crate::accept::bind;
 use crate::config::Settings;
-use crate::connect::Dialer;
+use crate::connect::{Dialer, VANISHED};
 use crate::discover::{self, View};
 use crate::gateway::Gateway;
 use crate::gateway::bounds::Limits;
@@ -419,6 +419,7 @@ async fn pass_on(
         per_source: (STRANGERS / 2).min(slots),
         dials: DIALS,
         idle: GATEWAY_IDLE,
+        silence: VANISHED,
         linger: settings.drain_min,
         drain: settings.drain,
     };

@@ -9,12 +9,15 @@ pub mod bounds;
 pub mod follow;
 pub mod table;
 pub mod tally;
+pub mod vanished;
 
 use std::cell::Cell;
 use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -25,7 +28,7 @@ use weft_model::sni;
 
 use crate::accept::{Slots, accept};
 use crate::connect::Dialer;
-use crate::forward::tcp::pump_until;
+use crate::forward::tcp::{Ended, Outcome, pump_until};
 use crate::io::Io;
 use crate::mtls::{self, Begins, Hop};
 use crate::observe::metrics::{Direction, Metrics, Registry};
@@ -35,6 +38,7 @@ use crate::serve::Phase;
 use bounds::{Bounds, Limits, Seat};
 use table::Table;
 use tally::{Fate, Tally};
+use vanished::Watch;
 
 /// The port that other clusters dial.
 pub const PORT: u16 = 15_443;
@@ -195,8 +199,8 @@ impl Gateway {
         Err(Refused { fate, name: None })
     }
 
-    /// Passes bytes on, both ways, until both sides have ended or neither has said anything for too long. `ends`: what says
-    /// that the process drains, to a connection that need not last as long as that does.
+    /// Passes bytes on, both ways, until both sides have ended, or one has vanished, or neither has said anything for too
+    /// long. `ends`: what says that the process drains, to a connection that need not last as long as that does.
     async fn pass(&self, client: Io, endpoint: Io, ends: Option<watch::Receiver<Phase>>) {
         self.tally.count(Fate::Passed);
         let moved = Cell::new(Instant::now());
@@ -204,17 +208,32 @@ impl Gateway {
             moved.set(Instant::now());
             self.tally.moved(flow, bytes);
         };
-        let pumped = pump_until(quiet(ends, self.limits.drain, &moved), client, endpoint, count);
+        let mut watch = Watch::new(self.limits.silence);
+        let gone = |cx: &mut Context<'_>, client: &Io, endpoint: &Io| watch.poll(cx, client, endpoint);
+        let pumped = pump_until(quiet(ends, self.limits.drain, &moved), gone, client, endpoint, count);
         tokio::select! {
             // Biased: what moves is looked at before the clock.
             biased;
-            outcome = pumped => {
-                let (up, down, ended) = (outcome.up, outcome.down, outcome.ended);
-                tracing::debug!(up, down, ?ended, "connection through the gateway ended");
-            }
+            outcome = pumped => self.ended(&outcome),
             () = silence(&moved, self.limits.idle) => self.tally.count(Fate::Idle),
         }
     }
+
+    fn ended(&self, outcome: &Outcome) {
+        let Outcome { up, down, ended } = outcome;
+        tracing::debug!(up, down, ?ended, "connection through the gateway ended");
+        match ended {
+            Ended::Upstream(error) if has_vanished(error) => self.tally.count(Fate::EndpointVanished),
+            Ended::Downstream(error) if has_vanished(error) => self.tally.count(Fate::ClientVanished),
+            Ended::Cleanly | Ended::Upstream(_) | Ended::Downstream(_) => {}
+        }
+    }
+}
+
+/// Whether a side has failed because it is not there: by our own word ([`Watch`]), or by the kernel's, which asks where
+/// nothing is under way (`connect::tune`).
+fn has_vanished(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
 }
 
 /// Waits until the process drains and nothing has moved for as long as is left of that. A client sends requests through a

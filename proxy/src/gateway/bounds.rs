@@ -23,6 +23,8 @@ pub struct Limits {
     pub dials: usize,
     /// How long a connection may carry nothing either way.
     pub idle: Duration,
+    /// How long a side may leave what it is sent unacknowledged.
+    pub silence: Duration,
     /// How long it goes on to accept once it is told to end: so long may it take until nothing leads here any more.
     pub linger: Duration,
     /// How long connections may last once the process drains.
@@ -142,6 +144,7 @@ mod tests {
         per_source: 2,
         dials: 1,
         idle: Duration::from_secs(60),
+        silence: Duration::from_secs(60),
         linger: Duration::ZERO,
         drain: Duration::from_secs(60),
     };

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, LocalSet};
 use tokio_rustls::client::TlsStream;
@@ -26,6 +27,7 @@ const LIMITS: Limits = Limits {
     per_source: 100,
     dials: 100,
     idle: Duration::from_secs(3600),
+    silence: Duration::from_secs(3600),
     linger: Duration::ZERO,
     drain: Duration::from_secs(3600),
 };
@@ -568,5 +570,75 @@ fn a_gateway_whose_time_is_over_waits_for_nobody() {
         door.phase.send_replace(Phase::Ended);
         (&mut door.served).await.unwrap();
         assert_eq!(door.sample("weft_gateway_connections_open"), 1);
+    });
+}
+
+/// One side's socket hears nothing any more, and so says nothing: what comes for it is dropped before TCP sees it.
+fn vanish(socket: &TcpStream) {
+    const RETURN: u16 = 0x06;
+    let nothing = SockFilter::new(RETURN, 0, 0, 0);
+    SockRef::from(socket).attach_filter(&[nothing]).unwrap();
+}
+
+/// An endpoint that is mere TCP, a gateway before it, and a client that has asked for it.
+async fn without_tls(silence: Duration) -> (Door, TcpStream, TcpStream) {
+    let (world, pod) = (World::new(), listen().await);
+    let address = pod.local_addr().unwrap();
+    let limits = Limits { silence, ..LIMITS };
+    let door = Door::open(world.table(vec![world.endpoint(1, "reviews", address)]), DIALER, limits).await;
+    let mut client = TcpStream::connect(door.address).await.unwrap();
+    client.write_all(&world.hello(REVIEWS)).await.unwrap();
+    let (mut endpoint, _) = pod.accept().await.unwrap();
+    let mut hello = vec![0; world.hello(REVIEWS).len()];
+    endpoint.read_exact(&mut hello).await.unwrap();
+    (door, client, endpoint)
+}
+
+#[test]
+fn a_side_that_vanishes_is_noticed_and_the_other_one_hears_of_it() {
+    story(async {
+        let silence = Duration::from_millis(600);
+        for fate in ["endpoint-vanished", "client-vanished"] {
+            let (door, client, endpoint) = without_tls(silence).await;
+            let (gone, mut stays) = match fate {
+                "endpoint-vanished" => (endpoint, client),
+                _ => (client, endpoint),
+            };
+            vanish(&gone);
+            let began = Instant::now();
+            stays.write_all(b"request").await.unwrap();
+            let heard = stays.read(&mut [0]).await;
+            assert!(heard.is_err(), "it must not look ended: {heard:?}");
+            assert!(began.elapsed() >= silence, "too soon: {:?}", began.elapsed());
+            until(|| door.sample("weft_gateway_connections_open") == 0).await;
+            door.counted(&[("passed", 1), (fate, 1)]);
+        }
+    });
+}
+
+#[test]
+fn a_side_that_takes_nothing_for_long_is_left_alone() {
+    story(async {
+        let silence = Duration::from_millis(600);
+        for slow in ["endpoint", "client"] {
+            let (door, client, endpoint) = without_tls(silence).await;
+            let (mut takes, mut says) = match slow {
+                "endpoint" => (endpoint, client),
+                _ => (client, endpoint),
+            };
+            // As much as there is room for, for several times as long as somebody who has vanished would have.
+            let mut sent = 0;
+            let full = async {
+                loop {
+                    sent += says.write(&[7; 1 << 16]).await.unwrap();
+                }
+            };
+            tokio::time::timeout(silence * 5, full).await.unwrap_err();
+            says.shutdown().await.unwrap();
+            let mut all = Vec::new();
+            takes.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all.len(), sent, "{slow}");
+            door.counted(&[("passed", 1)]);
+        }
     });
 }

@@ -30,6 +30,7 @@ const LIMITS: Limits = Limits {
     per_source: 1000,
     dials: 1000,
     idle: std::time::Duration::from_secs(3600),
+    silence: std::time::Duration::from_secs(3),
     linger: std::time::Duration::ZERO,
     drain: std::time::Duration::from_millis(200),
 };
