@@ -423,7 +423,7 @@ async fn pass_on(
         linger: settings.drain_min,
         drain: settings.drain,
     };
-    let gateway = Gateway::new(table, Dialer::new(settings), limits, registry);
+    let gateway = Gateway::new(table, Dialer::of_gateway(settings), limits, registry);
     let follow = async {
         loop {
             // Each connection looks into the table that is there: the newest.

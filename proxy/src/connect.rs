@@ -111,6 +111,15 @@ impl Dialer {
         }
     }
 
+    /// Those of a gateway: it gives up on an endpoint before the peer's proxy, whose handshake has begun by then, does on the
+    /// gateway, and so the proxy hears whose fault it is. Peers are taken to wait as long as we do.
+    pub fn of_gateway(settings: &Settings) -> Self {
+        Self {
+            connect_timeout: settings.connect_timeout.min(settings.peer_handshake_timeout * 7 / 10),
+            ..Self::new(settings)
+        }
+    }
+
     /// Opens a TCP connection, from a certain address if one is given. Cancel safe.
     pub async fn tcp(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, ConnectError> {
         let socket = self.socket(to, from)?;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use clap::Parser as _;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -18,6 +20,7 @@ use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet};
 use weft_model::identity::{Identity, TrustDomain};
 
 use super::*;
+use crate::config::Settings;
 use crate::discover::testing;
 use crate::mtls::Hop;
 
@@ -394,6 +397,31 @@ fn an_endpoint_that_cannot_be_connected_to_is_counted() {
         drop(nobody);
         let door = Door::open(world.table(vec![world.endpoint(1, "reviews", address)]), DIALER, LIMITS).await;
         door.is_closed_to(&world.hello(REVIEWS), false).await;
+        door.counted(&[("unreachable", 1)]);
+    });
+}
+
+#[test]
+fn of_an_endpoint_that_does_not_answer_a_client_hears_before_it_gives_up() {
+    story(async {
+        let world = World::new();
+        let settings = Settings::try_parse_from(["weft-proxy", "--pod-ips", "127.0.0.1"]).unwrap();
+        // The kernel takes two connections for it, and no third.
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let _taken = (
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        );
+        let table = world.table(vec![world.endpoint(1, "reviews", address)]);
+        let door = Door::open(table, Dialer::of_gateway(&settings), LIMITS).await;
+        let hello = world.hello(REVIEWS);
+        let closed = door.is_closed_to(&hello, false);
+        tokio::time::timeout(settings.peer_handshake_timeout, closed)
+            .await
+            .expect("it is closed in time");
         door.counted(&[("unreachable", 1)]);
     });
 }
