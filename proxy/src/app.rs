@@ -30,7 +30,7 @@ use crate::config::Settings;
 use crate::connect::{Dialer, VANISHED};
 use crate::discover::{self, View};
 use crate::gateway::Gateway;
-use crate::gateway::bounds::Limits;
+use crate::gateway::bounds::{Limits, Open};
 use crate::gateway::follow::{Followed, Tables};
 use crate::observe::access::{self, Access, AccessLog, Switch};
 use crate::observe::export::Exporter;
@@ -69,6 +69,8 @@ struct Crew {
     slots: usize,
     /// Of an east-west gateway: where connections may go.
     passes: Option<Followed>,
+    /// Its connections, of all workers.
+    open: Open,
     /// Says that it listens.
     listening: mpsc::Sender<()>,
 }
@@ -190,7 +192,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let (phase, phases) = watch::channel(Phase::Running);
     let (listening, mut heard) = mpsc::channel(settings.workers);
     let (tables, passes) = settings.gateway.then(|| Tables::new(&beliefs.state())).unzip();
-    let followed = beliefs.clone();
+    let (open, followed) = (Open::default(), beliefs.clone());
     let tables = async move {
         match tables {
             Some(tables) => tables.run(followed).await,
@@ -207,6 +209,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
         phase: phases.clone(),
         slots,
         passes: passes.clone(),
+        open: open.clone(),
         listening: listening.clone(),
     });
     let threads = crews.enumerate().map(|(number, crew)| spawn(number, crew));
@@ -346,6 +349,7 @@ async fn work(crew: Crew) -> io::Result<()> {
         mut phase,
         slots,
         passes,
+        open,
         listening,
     } = crew;
     tokio::select! {
@@ -363,7 +367,9 @@ async fn work(crew: Crew) -> io::Result<()> {
         let listeners = vec![dual(settings.gateway_port)?];
         // An error says that nobody waits any more.
         let _ = listening.send(()).await;
-        pass_on(&settings, &view, passes, listeners, slots, &registry, phase).await;
+        let limits = limits(&settings, slots);
+        let gateway = Gateway::new(passes.table, Dialer::of_gateway(&settings), limits, open, &registry);
+        pass_on(gateway, &view, passes.generation, listeners, phase).await;
         return Ok(());
     }
     let origins = Origins {
@@ -399,22 +405,9 @@ async fn complete(view: &View) {
 /// Half of them may come from one address, which may be that of all pods of another cluster.
 const STRANGERS: usize = 2048;
 
-/// A gateway's part of a worker: what may be passed on follows what the control plane says.
-async fn pass_on(
-    settings: &Settings,
-    view: &View,
-    passes: Followed,
-    listeners: Vec<TcpListener>,
-    slots: usize,
-    registry: &Arc<Registry>,
-    phase: watch::Receiver<Phase>,
-) {
-    let Followed { table, mut generation } = passes;
-    // What is said to be decided by here is in the table.
-    let known = view.state().generation;
-    let _ = generation.wait_for(|generation| *generation >= known).await;
-    let limits = Limits {
-        connections: slots,
+fn limits(settings: &Settings, slots: usize) -> Limits {
+    Limits {
+        connections: slots.saturating_mul(settings.workers),
         strangers: STRANGERS.min(slots),
         per_source: (STRANGERS / 2).min(slots),
         dials: DIALS,
@@ -422,8 +415,21 @@ async fn pass_on(
         silence: VANISHED,
         linger: settings.drain_min,
         drain: settings.drain,
-    };
-    let gateway = Gateway::new(table, Dialer::of_gateway(settings), limits, registry);
+    }
+}
+
+/// A gateway's part of a worker: what may be passed on follows what the control plane says. `generation`: of what is believed,
+/// which one its table is of.
+async fn pass_on(
+    gateway: Rc<Gateway>,
+    view: &View,
+    mut generation: watch::Receiver<u64>,
+    listeners: Vec<TcpListener>,
+    phase: watch::Receiver<Phase>,
+) {
+    // What is said to be decided by here is in the table.
+    let known = view.state().generation;
+    let _ = generation.wait_for(|generation| *generation >= known).await;
     let follow = async {
         loop {
             // Each connection looks into the table that is there: the newest.

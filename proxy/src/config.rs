@@ -137,7 +137,7 @@ pub struct Settings {
     /// How long an app's keep-alive connection may be idle between requests.
     #[arg(long, env = "WEFT_IDLE_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
-    /// Connections held at once by one worker, per direction. 0: from the limit on open files.
+    /// Connections held at once by one worker, per direction; a gateway's workers share theirs. 0: from the limit on open files.
     #[arg(long, env = "WEFT_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub connections: usize,
     /// Destinations that the proxy follows at once.

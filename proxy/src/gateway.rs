@@ -35,7 +35,7 @@ use crate::observe::metrics::{Direction, Metrics, Registry};
 use crate::refuse;
 use crate::serve::Phase;
 
-use bounds::{Bounds, Limits, Seat};
+use bounds::{Bounds, Limits, Open, Seat};
 use table::Table;
 use tally::{Fate, Tally};
 use vanished::Watch;
@@ -73,18 +73,19 @@ struct Refused {
 
 impl Gateway {
     /// For one worker, called on its thread. `table`: where connections may go, as it changes; the dialer's handshake
-    /// timeout is how long a ClientHello may take.
+    /// timeout is how long a ClientHello may take; `open`: what all workers hold.
     pub fn new(
         table: watch::Receiver<Arc<Table>>,
         dialer: Dialer,
         limits: Limits,
+        open: Open,
         registry: &Arc<Registry>,
     ) -> Rc<Self> {
         Rc::new(Self {
             table,
             dialer,
             limits,
-            bounds: Bounds::new(limits),
+            bounds: Bounds::new(limits, open),
             tally: Tally::new(registry),
             metrics: Rc::new(Metrics::new(registry)),
         })

@@ -166,7 +166,7 @@ impl Door {
         let address = listener.local_addr().unwrap();
         let (tables, told) = watch::channel(table);
         let (phase, phases) = watch::channel(Phase::Running);
-        let gateway = Gateway::new(told, dialer, limits, &registry);
+        let gateway = Gateway::new(told, dialer, limits, Open::default(), &registry);
         Self {
             address,
             tables,
