@@ -28,7 +28,7 @@ use weft_model::sni;
 
 use crate::accept::{Slots, accept};
 use crate::connect::Dialer;
-use crate::forward::tcp::{Ended, Outcome, pump_until};
+use crate::forward::tcp::{Ended, Flow, Outcome, pump_until};
 use crate::io::Io;
 use crate::mtls::{self, Begins, Hop};
 use crate::observe::metrics::{Direction, Metrics, Registry};
@@ -42,6 +42,9 @@ use vanished::Watch;
 
 /// The port that other clusters dial.
 pub const PORT: u16 = 15_443;
+
+/// How often, while the process drains, it is looked whether what was said has been answered.
+const OWED: Duration = Duration::from_secs(1);
 
 /// One worker of a gateway.
 #[derive(Debug)]
@@ -204,9 +207,9 @@ impl Gateway {
     /// long. `ends`: what says that the process drains, to a connection that need not last as long as that does.
     async fn pass(&self, client: Io, endpoint: Io, ends: Option<watch::Receiver<Phase>>) {
         self.tally.count(Fate::Passed);
-        let moved = Cell::new(Instant::now());
+        let moved = Cell::new((Instant::now(), Flow::Up));
         let count = |flow, bytes| {
-            moved.set(Instant::now());
+            moved.set((Instant::now(), flow));
             self.tally.moved(flow, bytes);
         };
         let mut watch = Watch::new(self.limits.silence);
@@ -237,10 +240,14 @@ fn has_vanished(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut
 }
 
+/// When something has last moved, and which way.
+type Moved = Cell<(Instant, Flow)>;
+
 /// Waits until the process drains and nothing has moved for as long as is left of that. A client sends requests through a
-/// gateway on connections that are younger than half of it (`pool::BEHIND_GATEWAY`), so what is quiet then waits for none; it
-/// is told so by the end of what it reads, and ends the rest. TLS lies above: it can't be told otherwise. Cancel safe.
-async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Cell<Instant>) {
+/// gateway on connections that are younger than half of it (`pool::BEHIND_GATEWAY`), so what is quiet then, and was not the
+/// client's to begin with, waits for none; it is told so by the end of what it reads, and ends the rest. TLS lies above: it
+/// can't be told otherwise. A request that was not answered at all yet is waited for as long as there is time. Cancel safe.
+async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Moved) {
     let Some(mut phase) = ends else {
         return pending().await;
     };
@@ -248,20 +255,23 @@ async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Ce
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     let end = Instant::now() + drain;
     loop {
-        let last = moved.get();
-        // Half way from the last move to the end it was quiet for as long as is left.
-        let due = last + end.saturating_duration_since(last) / 2;
-        if Instant::now() >= due {
+        let (now, (last, flow)) = (Instant::now(), moved.get());
+        let (due, look) = match flow {
+            Flow::Up => (end, now + OWED),
+            // Half way from the last move to the end it was quiet for as long as is left.
+            Flow::Down => (last + end.saturating_duration_since(last) / 2, end),
+        };
+        if now >= due {
             return;
         }
-        sleep_until(due).await;
+        sleep_until(due.min(look)).await;
     }
 }
 
 /// Waits until nothing has moved for so long. Cancel safe.
-async fn silence(moved: &Cell<Instant>, idle: Duration) {
+async fn silence(moved: &Moved, idle: Duration) {
     loop {
-        let due = moved.get() + idle;
+        let due = moved.get().0 + idle;
         if Instant::now() >= due {
             return;
         }

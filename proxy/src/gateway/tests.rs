@@ -587,6 +587,31 @@ fn a_gateway_that_drains_ends_what_is_quiet_and_for_requests_and_leaves_what_is_
 }
 
 #[test]
+fn a_gateway_that_drains_leaves_a_request_that_is_not_answered_yet_as_long_as_there_is_time() {
+    story(async {
+        let world = World::new();
+        let (reviews, _) = world.server("reviews").await;
+        let table = world.table(vec![world.endpoint(1, "reviews", reviews)]);
+        let drain = Duration::from_millis(600);
+        let door = Door::open(table, DIALER, Limits { drain, ..LIMITS }).await;
+        let mut config = world.client("reviews");
+        config.alpn_protocols = vec![Hop::H1.token().to_vec()];
+        let mut asks = door.dial(REVIEWS, config).await.unwrap();
+        assert_eq!(said_first(&mut asks).await, "reviews");
+        // The server, which says nothing more before its client has ended, has got it.
+        let upwards = || door.sample("weft_gateway_bytes_total{direction=\"up\"}");
+        let before = upwards();
+        asks.write_all(b"a request").await.unwrap();
+        until(|| upwards() > before).await;
+        let began = Instant::now();
+        door.phase.send_replace(Phase::Draining);
+        let ended = asks.read(&mut [0]).await.unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
+        assert!(began.elapsed() >= drain, "too soon: {:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn a_gateway_whose_time_is_over_waits_for_nobody() {
     story(async {
         let world = World::new();
