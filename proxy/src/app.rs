@@ -4,6 +4,7 @@
 //! thread of its own, which opens its listeners as soon as it knows who we are, what we accept and what is inside the mesh;
 //! until then the redirect leads to a closed port, and nothing leaves the pod.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future::pending;
 use std::io;
@@ -27,7 +28,7 @@ use weft_daemon::{exit, log, settings};
 
 use crate::accept::bind;
 use crate::config::Settings;
-use crate::connect::{Dialer, VANISHED};
+use crate::connect::Dialer;
 use crate::discover::{self, View};
 use crate::gateway::Gateway;
 use crate::gateway::bounds::{Limits, Open};
@@ -46,11 +47,6 @@ use crate::{admin, discover::Beliefs};
 /// File descriptors that are not for connections: listeners, the control plane, files, and of admin what there is where nobody
 /// floods it. Where somebody does, its servers and the workers wait out a lack of descriptors.
 const RESERVED_FILES: u64 = 64;
-/// Endpoints that one worker of a gateway dials at a time.
-const DIALS: usize = 1024;
-/// How long a connection through a gateway may carry nothing: kept ones of proxies are idle for less, and streams of apps may
-/// be for long.
-const GATEWAY_IDLE: Duration = Duration::from_secs(24 * 3600);
 /// What the last spans and threads may take once it is over.
 const LAST: Duration = Duration::from_secs(3);
 
@@ -192,13 +188,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let (phase, phases) = watch::channel(Phase::Running);
     let (listening, mut heard) = mpsc::channel(settings.workers);
     let (tables, passes) = settings.gateway.then(|| Tables::new(&beliefs.state())).unzip();
-    let (open, followed) = (Open::default(), beliefs.clone());
-    let tables = async move {
-        match tables {
-            Some(tables) => tables.run(followed).await,
-            None => pending().await,
-        }
-    };
+    let (open, tables) = (Open::default(), follow(tables, beliefs.clone()));
     let crews = views.into_iter().map(|view| Crew {
         settings: settings.clone(),
         view,
@@ -239,6 +229,14 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     }
     written.wait(LAST_LINES);
     result
+}
+
+/// Makes a gateway's tables, for ever.
+async fn follow(tables: Option<Tables>, beliefs: Beliefs) -> Infallible {
+    match tables {
+        Some(tables) => tables.run(beliefs).await,
+        None => pending().await,
+    }
 }
 
 /// The life of the process: until it is told to end, and then until nothing is left or the grace period is over.
@@ -367,7 +365,7 @@ async fn work(crew: Crew) -> io::Result<()> {
         let listeners = vec![dual(settings.gateway_port)?];
         // An error says that nobody waits any more.
         let _ = listening.send(()).await;
-        let limits = limits(&settings, slots);
+        let limits = Limits::new(&settings, slots);
         let gateway = Gateway::new(passes.table, Dialer::of_gateway(&settings), limits, open, &registry);
         pass_on(gateway, &view, passes.generation, listeners, phase).await;
         return Ok(());
@@ -398,23 +396,6 @@ async fn complete(view: &View) {
             return;
         }
         state = view.newer(state.generation).await;
-    }
-}
-
-/// Connections to a gateway's worker that have not asked for anything that is exported yet: each may have 32 KiB of a ClientHello.
-/// Half of them may come from one address, which may be that of all pods of another cluster.
-const STRANGERS: usize = 2048;
-
-fn limits(settings: &Settings, slots: usize) -> Limits {
-    Limits {
-        connections: slots.saturating_mul(settings.workers),
-        strangers: STRANGERS.min(slots),
-        per_source: (STRANGERS / 2).min(slots),
-        dials: DIALS,
-        idle: GATEWAY_IDLE,
-        silence: VANISHED,
-        linger: settings.drain_min,
-        drain: settings.drain,
     }
 }
 

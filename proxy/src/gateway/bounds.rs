@@ -12,6 +12,18 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::config::Settings;
+use crate::connect::VANISHED;
+
+/// Endpoints that one worker of a gateway dials at a time.
+const DIALS: usize = 1024;
+/// How long a connection through a gateway may carry nothing: kept ones of proxies are idle for less, and streams of apps may
+/// be for long.
+const IDLE: Duration = Duration::from_secs(24 * 3600);
+/// Connections to a gateway's worker that have not asked for anything that is exported yet: each may have 32 KiB of a ClientHello.
+/// Half of them may come from one address, which may be that of all pods of another cluster.
+const STRANGERS: usize = 2048;
+
 /// What one worker of a gateway holds at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -61,6 +73,22 @@ pub struct Seat {
 /// A dial's place. Given back when dropped.
 #[derive(Debug)]
 pub struct Dial<'a>(&'a Bounds);
+
+impl Limits {
+    /// As the settings say, where a worker has so many places for connections.
+    pub fn new(settings: &Settings, slots: usize) -> Self {
+        Self {
+            connections: slots.saturating_mul(settings.workers),
+            strangers: STRANGERS.min(slots),
+            per_source: (STRANGERS / 2).min(slots),
+            dials: DIALS,
+            idle: IDLE,
+            silence: VANISHED,
+            linger: settings.drain_min,
+            drain: settings.drain,
+        }
+    }
+}
 
 impl Bounds {
     /// All free, but for what other workers hold of the connections.
