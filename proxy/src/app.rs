@@ -4,6 +4,7 @@
 //! thread of its own, which opens its listeners as soon as it knows who we are, what we accept and what is inside the mesh;
 //! until then the redirect leads to a closed port, and nothing leaves the pod.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future::pending;
 use std::io;
@@ -30,7 +31,7 @@ use crate::config::Settings;
 use crate::connect::Dialer;
 use crate::discover::{self, View};
 use crate::gateway::Gateway;
-use crate::gateway::bounds::Limits;
+use crate::gateway::bounds::{Limits, Open};
 use crate::gateway::follow::{Followed, Tables};
 use crate::observe::access::{self, Access, AccessLog, Switch};
 use crate::observe::export::Exporter;
@@ -46,11 +47,6 @@ use crate::{admin, discover::Beliefs};
 /// File descriptors that are not for connections: listeners, the control plane, files, and of admin what there is where nobody
 /// floods it. Where somebody does, its servers and the workers wait out a lack of descriptors.
 const RESERVED_FILES: u64 = 64;
-/// Endpoints that one worker of a gateway dials at a time.
-const DIALS: usize = 1024;
-/// How long a connection through a gateway may carry nothing: kept ones of proxies are idle for less, and streams of apps may
-/// be for long.
-const GATEWAY_IDLE: Duration = Duration::from_secs(24 * 3600);
 /// What the last spans and threads may take once it is over.
 const LAST: Duration = Duration::from_secs(3);
 
@@ -69,6 +65,8 @@ struct Crew {
     slots: usize,
     /// Of an east-west gateway: where connections may go.
     passes: Option<Followed>,
+    /// Its connections, of all workers.
+    open: Open,
     /// Says that it listens.
     listening: mpsc::Sender<()>,
 }
@@ -190,13 +188,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     let (phase, phases) = watch::channel(Phase::Running);
     let (listening, mut heard) = mpsc::channel(settings.workers);
     let (tables, passes) = settings.gateway.then(|| Tables::new(&beliefs.state())).unzip();
-    let followed = beliefs.clone();
-    let tables = async move {
-        match tables {
-            Some(tables) => tables.run(followed).await,
-            None => pending().await,
-        }
-    };
+    let (open, tables) = (Open::default(), follow(tables, beliefs.clone()));
     let crews = views.into_iter().map(|view| Crew {
         settings: settings.clone(),
         view,
@@ -207,6 +199,7 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
         phase: phases.clone(),
         slots,
         passes: passes.clone(),
+        open: open.clone(),
         listening: listening.clone(),
     });
     let threads = crews.enumerate().map(|(number, crew)| spawn(number, crew));
@@ -236,6 +229,14 @@ async fn back(settings: Arc<Settings>, meant: Meant, slots: usize) -> anyhow::Re
     }
     written.wait(LAST_LINES);
     result
+}
+
+/// Makes a gateway's tables, for ever.
+async fn follow(tables: Option<Tables>, beliefs: Beliefs) -> Infallible {
+    match tables {
+        Some(tables) => tables.run(beliefs).await,
+        None => pending().await,
+    }
 }
 
 /// The life of the process: until it is told to end, and then until nothing is left or the grace period is over.
@@ -346,6 +347,7 @@ async fn work(crew: Crew) -> io::Result<()> {
         mut phase,
         slots,
         passes,
+        open,
         listening,
     } = crew;
     tokio::select! {
@@ -363,7 +365,9 @@ async fn work(crew: Crew) -> io::Result<()> {
         let listeners = vec![dual(settings.gateway_port)?];
         // An error says that nobody waits any more.
         let _ = listening.send(()).await;
-        pass_on(&settings, &view, passes, listeners, slots, &registry, phase).await;
+        let limits = Limits::new(&settings, slots);
+        let gateway = Gateway::new(passes.table, Dialer::of_gateway(&settings), limits, open, &registry);
+        pass_on(gateway, &view, passes.generation, listeners, phase).await;
         return Ok(());
     }
     let origins = Origins {
@@ -395,34 +399,18 @@ async fn complete(view: &View) {
     }
 }
 
-/// Connections to a gateway's worker that have not asked for anything that is exported yet: each may have 32 KiB of a ClientHello.
-/// Half of them may come from one address, which may be that of all pods of another cluster.
-const STRANGERS: usize = 2048;
-
-/// A gateway's part of a worker: what may be passed on follows what the control plane says.
+/// A gateway's part of a worker: what may be passed on follows what the control plane says. `generation`: of what is believed,
+/// which one its table is of.
 async fn pass_on(
-    settings: &Settings,
+    gateway: Rc<Gateway>,
     view: &View,
-    passes: Followed,
+    mut generation: watch::Receiver<u64>,
     listeners: Vec<TcpListener>,
-    slots: usize,
-    registry: &Arc<Registry>,
     phase: watch::Receiver<Phase>,
 ) {
-    let Followed { table, mut generation } = passes;
     // What is said to be decided by here is in the table.
     let known = view.state().generation;
     let _ = generation.wait_for(|generation| *generation >= known).await;
-    let limits = Limits {
-        connections: slots,
-        strangers: STRANGERS.min(slots),
-        per_source: (STRANGERS / 2).min(slots),
-        dials: DIALS,
-        idle: GATEWAY_IDLE,
-        linger: settings.drain_min,
-        drain: settings.drain,
-    };
-    let gateway = Gateway::new(table, Dialer::new(settings), limits, registry);
     let follow = async {
         loop {
             // Each connection looks into the table that is there: the newest.

@@ -124,7 +124,8 @@ pub struct Settings {
     /// How long a client may be silent before the destination is dialled as well, to see whether it speaks first.
     #[arg(long, env = "WEFT_DETECT_WAIT", value_name = "DURATION", default_value = "50ms", value_parser = duration)]
     pub detect_wait: Duration,
-    /// How long one connection attempt may take.
+    /// How long one connection attempt may take. A gateway's to an endpoint: at most seven tenths of WEFT_PEER_HANDSHAKE_TIMEOUT,
+    /// so that peers hear of it before they give up.
     #[arg(long, env = "WEFT_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub connect_timeout: Duration,
     /// How long the TLS handshake with an endpoint may take, per attempt: then another endpoint is tried.
@@ -136,7 +137,7 @@ pub struct Settings {
     /// How long an app's keep-alive connection may be idle between requests.
     #[arg(long, env = "WEFT_IDLE_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
-    /// Connections held at once by one worker, per direction. 0: from the limit on open files.
+    /// Connections held at once by one worker, per direction; a gateway's workers share theirs. 0: from the limit on open files.
     #[arg(long, env = "WEFT_CONNECTIONS", value_name = "N", default_value_t = 0)]
     pub connections: usize,
     /// Destinations that the proxy follows at once.

@@ -17,8 +17,8 @@ use crate::config::Settings;
 
 /// Data that is not acknowledged for so long ends a connection that carries little: a node that is gone sends no reset. Not
 /// elsewhere: the kernel counts the time that the other side takes nothing as well, and an app may pause in the middle of an
-/// upload or a stream for as long as it likes.
-const USER_TIMEOUT_HEADS: Duration = Duration::from_secs(3);
+/// upload or a stream for as long as it likes. A gateway counts for itself, whatever it passes on (`gateway::vanished`).
+pub const VANISHED: Duration = Duration::from_secs(3);
 /// Silence after which the kernel asks whether the other side is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -46,7 +46,7 @@ impl Carries {
     /// Sets a connection up for it.
     pub fn tune(self, socket: &TcpStream) -> io::Result<()> {
         match self {
-            Self::Heads => SockRef::from(socket).set_tcp_user_timeout(Some(USER_TIMEOUT_HEADS)),
+            Self::Heads => SockRef::from(socket).set_tcp_user_timeout(Some(VANISHED)),
             Self::Bodies => Ok(()),
         }
     }
@@ -111,6 +111,15 @@ impl Dialer {
         }
     }
 
+    /// Those of a gateway: it gives up on an endpoint before the peer's proxy, whose handshake has begun by then, does on the
+    /// gateway, and so the proxy hears whose fault it is. Peers are taken to wait as long as we do.
+    pub fn of_gateway(settings: &Settings) -> Self {
+        Self {
+            connect_timeout: settings.connect_timeout.min(settings.peer_handshake_timeout * 7 / 10),
+            ..Self::new(settings)
+        }
+    }
+
     /// Opens a TCP connection, from a certain address if one is given. Cancel safe.
     pub async fn tcp(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, ConnectError> {
         let socket = self.socket(to, from)?;
@@ -172,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn what_carries_heads_is_given_up_sooner_and_what_carries_bodies_is_not() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        for (carries, want) in [(Carries::Heads, Some(USER_TIMEOUT_HEADS)), (Carries::Bodies, None)] {
+        for (carries, want) in [(Carries::Heads, Some(VANISHED)), (Carries::Bodies, None)] {
             let socket = DIALER.tcp(listener.local_addr().unwrap(), None).await.unwrap();
             carries.tune(&socket).unwrap();
             assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), want);

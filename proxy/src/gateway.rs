@@ -9,12 +9,15 @@ pub mod bounds;
 pub mod follow;
 pub mod table;
 pub mod tally;
+pub mod vanished;
 
 use std::cell::Cell;
 use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -25,19 +28,23 @@ use weft_model::sni;
 
 use crate::accept::{Slots, accept};
 use crate::connect::Dialer;
-use crate::forward::tcp::pump_until;
+use crate::forward::tcp::{Ended, Flow, Outcome, pump_until};
 use crate::io::Io;
 use crate::mtls::{self, Begins, Hop};
 use crate::observe::metrics::{Direction, Metrics, Registry};
 use crate::refuse;
 use crate::serve::Phase;
 
-use bounds::{Bounds, Limits, Seat};
+use bounds::{Bounds, Limits, Open, Seat};
 use table::Table;
 use tally::{Fate, Tally};
+use vanished::Watch;
 
 /// The port that other clusters dial.
 pub const PORT: u16 = 15_443;
+
+/// How often, while the process drains, it is looked whether what was said has been answered.
+const OWED: Duration = Duration::from_secs(1);
 
 /// One worker of a gateway.
 #[derive(Debug)]
@@ -69,18 +76,19 @@ struct Refused {
 
 impl Gateway {
     /// For one worker, called on its thread. `table`: where connections may go, as it changes; the dialer's handshake
-    /// timeout is how long a ClientHello may take.
+    /// timeout is how long a ClientHello may take; `open`: what all workers hold.
     pub fn new(
         table: watch::Receiver<Arc<Table>>,
         dialer: Dialer,
         limits: Limits,
+        open: Open,
         registry: &Arc<Registry>,
     ) -> Rc<Self> {
         Rc::new(Self {
             table,
             dialer,
             limits,
-            bounds: Bounds::new(limits),
+            bounds: Bounds::new(limits, open),
             tally: Tally::new(registry),
             metrics: Rc::new(Metrics::new(registry)),
         })
@@ -195,32 +203,51 @@ impl Gateway {
         Err(Refused { fate, name: None })
     }
 
-    /// Passes bytes on, both ways, until both sides have ended or neither has said anything for too long. `ends`: what says
-    /// that the process drains, to a connection that need not last as long as that does.
+    /// Passes bytes on, both ways, until both sides have ended, or one has vanished, or neither has said anything for too
+    /// long. `ends`: what says that the process drains, to a connection that need not last as long as that does.
     async fn pass(&self, client: Io, endpoint: Io, ends: Option<watch::Receiver<Phase>>) {
         self.tally.count(Fate::Passed);
-        let moved = Cell::new(Instant::now());
+        let moved = Cell::new((Instant::now(), Flow::Up));
         let count = |flow, bytes| {
-            moved.set(Instant::now());
+            moved.set((Instant::now(), flow));
             self.tally.moved(flow, bytes);
         };
-        let pumped = pump_until(quiet(ends, self.limits.drain, &moved), client, endpoint, count);
+        let mut watch = Watch::new(self.limits.silence);
+        let gone = |cx: &mut Context<'_>, client: &Io, endpoint: &Io| watch.poll(cx, client, endpoint);
+        let pumped = pump_until(quiet(ends, self.limits.drain, &moved), gone, client, endpoint, count);
         tokio::select! {
             // Biased: what moves is looked at before the clock.
             biased;
-            outcome = pumped => {
-                let (up, down, ended) = (outcome.up, outcome.down, outcome.ended);
-                tracing::debug!(up, down, ?ended, "connection through the gateway ended");
-            }
+            outcome = pumped => self.ended(&outcome),
             () = silence(&moved, self.limits.idle) => self.tally.count(Fate::Idle),
+        }
+    }
+
+    fn ended(&self, outcome: &Outcome) {
+        let Outcome { up, down, ended } = outcome;
+        tracing::debug!(up, down, ?ended, "connection through the gateway ended");
+        match ended {
+            Ended::Upstream(error) if has_vanished(error) => self.tally.count(Fate::EndpointVanished),
+            Ended::Downstream(error) if has_vanished(error) => self.tally.count(Fate::ClientVanished),
+            Ended::Cleanly | Ended::Upstream(_) | Ended::Downstream(_) => {}
         }
     }
 }
 
+/// Whether a side has failed because it is not there: by our own word ([`Watch`]), or by the kernel's, which asks where
+/// nothing is under way (`connect::tune`).
+fn has_vanished(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
+}
+
+/// When something has last moved, and which way.
+type Moved = Cell<(Instant, Flow)>;
+
 /// Waits until the process drains and nothing has moved for as long as is left of that. A client sends requests through a
-/// gateway on connections that are younger than half of it (`pool::BEHIND_GATEWAY`), so what is quiet then waits for none; it
-/// is told so by the end of what it reads, and ends the rest. TLS lies above: it can't be told otherwise. Cancel safe.
-async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Cell<Instant>) {
+/// gateway on connections that are younger than half of it (`pool::BEHIND_GATEWAY`), so what is quiet then, and was not the
+/// client's to begin with, waits for none; it is told so by the end of what it reads, and ends the rest. TLS lies above: it
+/// can't be told otherwise. A request that was not answered at all yet is waited for as long as there is time. Cancel safe.
+async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Moved) {
     let Some(mut phase) = ends else {
         return pending().await;
     };
@@ -228,20 +255,23 @@ async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Ce
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     let end = Instant::now() + drain;
     loop {
-        let last = moved.get();
-        // Half way from the last move to the end it was quiet for as long as is left.
-        let due = last + end.saturating_duration_since(last) / 2;
-        if Instant::now() >= due {
+        let (now, (last, flow)) = (Instant::now(), moved.get());
+        let (due, look) = match flow {
+            Flow::Up => (end, now + OWED),
+            // Half way from the last move to the end it was quiet for as long as is left.
+            Flow::Down => (last + end.saturating_duration_since(last) / 2, end),
+        };
+        if now >= due {
             return;
         }
-        sleep_until(due).await;
+        sleep_until(due.min(look)).await;
     }
 }
 
 /// Waits until nothing has moved for so long. Cancel safe.
-async fn silence(moved: &Cell<Instant>, idle: Duration) {
+async fn silence(moved: &Moved, idle: Duration) {
     loop {
-        let due = moved.get() + idle;
+        let due = moved.get().0 + idle;
         if Instant::now() >= due {
             return;
         }

@@ -60,13 +60,15 @@ pub enum Ended {
 /// on. A side that fails breaks the other, so that what was cut short never looks whole. `moved` hears of every piece. Not
 /// cancel safe: dropping it breaks both, also before it was polled.
 pub fn pump(downstream: Io, upstream: Io, moved: impl Fn(Flow, u64)) -> impl Future<Output = Outcome> {
-    pump_until(pending(), downstream, upstream, moved)
+    pump_until(pending(), |_, _, _| Poll::Pending, downstream, upstream, moved)
 }
 
 /// The same. Once `over`, nothing more is passed on to the downstream than what was read for it, and then that direction ends,
-/// as if the upstream had ended it: a downstream that waits for nothing ends the other one.
+/// as if the upstream had ended it: a downstream that waits for nothing ends the other one. `gone` is polled with both after
+/// they were, and says that one has failed of which nothing is heard.
 pub fn pump_until(
     over: impl Future<Output = ()>,
+    gone: impl FnMut(&mut Context<'_>, &Io, &Io) -> Poll<Ended>,
     downstream: Io,
     upstream: Io,
     moved: impl Fn(Flow, u64),
@@ -76,10 +78,15 @@ pub fn pump_until(
         upstream,
         ended: false,
     };
-    run(pair, moved, over)
+    run(pair, moved, over, gone)
 }
 
-async fn run(mut pair: Pair, moved: impl Fn(Flow, u64), over: impl Future<Output = ()>) -> Outcome {
+async fn run(
+    mut pair: Pair,
+    moved: impl Fn(Flow, u64),
+    over: impl Future<Output = ()>,
+    mut gone: impl FnMut(&mut Context<'_>, &Io, &Io) -> Poll<Ended>,
+) -> Outcome {
     let (mut over, mut is_over) = (pin!(over), false);
     // What was sent before this may not have left yet.
     let mut up = Direction {
@@ -105,7 +112,7 @@ async fn run(mut pair: Pair, moved: impl Fn(Flow, u64), over: impl Future<Output
                 Poll::Ready(Ended::Upstream(error))
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Cleanly),
-            _ => Poll::Pending,
+            _ => gone(cx, downstream, upstream),
         }
     })
     .await;

@@ -7,12 +7,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+use crate::config::Settings;
+use crate::connect::VANISHED;
+
+/// Endpoints that one worker of a gateway dials at a time.
+const DIALS: usize = 1024;
+/// How long a connection through a gateway may carry nothing: kept ones of proxies are idle for less, and streams of apps may
+/// be for long.
+const IDLE: Duration = Duration::from_secs(24 * 3600);
+/// Connections to a gateway's worker that have not asked for anything that is exported yet: each may have 32 KiB of a ClientHello.
+/// Half of them may come from one address, which may be that of all pods of another cluster.
+const STRANGERS: usize = 2048;
 
 /// What one worker of a gateway holds at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections: each takes two files.
+    /// Connections of all workers together: each takes two files. The kernel gives each worker what it likes to (`SO_REUSEPORT`),
+    /// so one may have many while others have room.
     pub connections: usize,
     /// Of these, such as have not asked for anything that is exported yet.
     pub strangers: usize,
@@ -23,17 +39,23 @@ pub struct Limits {
     pub dials: usize,
     /// How long a connection may carry nothing either way.
     pub idle: Duration,
+    /// How long a side may leave what it is sent unacknowledged.
+    pub silence: Duration,
     /// How long it goes on to accept once it is told to end: so long may it take until nothing leads here any more.
     pub linger: Duration,
     /// How long connections may last once the process drains.
     pub drain: Duration,
 }
 
+/// How many connections all workers hold.
+#[derive(Clone, Debug, Default)]
+pub struct Open(Arc<AtomicUsize>);
+
 /// What is taken.
 #[derive(Debug)]
 pub struct Bounds {
     limits: Limits,
-    open: Cell<usize>,
+    open: Open,
     dials: Cell<usize>,
     strangers: Cell<usize>,
     /// Of strangers.
@@ -52,12 +74,28 @@ pub struct Seat {
 #[derive(Debug)]
 pub struct Dial<'a>(&'a Bounds);
 
+impl Limits {
+    /// As the settings say, where a worker has so many places for connections.
+    pub fn new(settings: &Settings, slots: usize) -> Self {
+        Self {
+            connections: slots.saturating_mul(settings.workers),
+            strangers: STRANGERS.min(slots),
+            per_source: (STRANGERS / 2).min(slots),
+            dials: DIALS,
+            idle: IDLE,
+            silence: VANISHED,
+            linger: settings.drain_min,
+            drain: settings.drain,
+        }
+    }
+}
+
 impl Bounds {
-    /// All free.
-    pub fn new(limits: Limits) -> Rc<Self> {
+    /// All free, but for what other workers hold of the connections.
+    pub fn new(limits: Limits, open: Open) -> Rc<Self> {
         Rc::new(Self {
             limits,
-            open: Cell::new(0),
+            open,
             dials: Cell::new(0),
             strangers: Cell::new(0),
             sources: RefCell::default(),
@@ -66,19 +104,16 @@ impl Bounds {
 
     /// A stranger's place for a connection. `None`: there are too many, in all or from there.
     pub fn seat(self: &Rc<Self>, client: IpAddr) -> Option<Seat> {
-        if self.open.get() >= self.limits.connections || self.strangers.get() >= self.limits.strangers {
+        let (source, mut sources) = (source(client), self.sources.borrow_mut());
+        let taken = sources.get(&source).copied().unwrap_or_default();
+        if self.strangers.get() >= self.limits.strangers || taken >= self.limits.per_source {
             return None;
         }
-        let source = source(client);
-        let mut sources = self.sources.borrow_mut();
-        let taken = sources.entry(source).or_insert(0);
-        // The first one is counted whatever the limit, so that an entry never stands for nothing.
-        if *taken >= self.limits.per_source.max(1) {
+        if !self.open.take(self.limits.connections) {
             return None;
         }
-        *taken += 1;
+        sources.insert(source, taken + 1);
         self.strangers.set(self.strangers.get() + 1);
-        self.open.set(self.open.get() + 1);
         Some(Seat {
             bounds: self.clone(),
             stranger: Some(source),
@@ -91,6 +126,24 @@ impl Bounds {
             self.dials.set(self.dials.get() + 1);
             Dial(self)
         })
+    }
+}
+
+impl Open {
+    /// Takes one. `false`: there are so many already.
+    fn take(&self, most: usize) -> bool {
+        // Relaxed: nothing else is read by it.
+        let one_more = |open| (open < most).then_some(open + 1);
+        self.0.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    fn give_back(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+
+    #[cfg(test)]
+    fn get(&self) -> usize {
+        self.0.load(Relaxed)
     }
 }
 
@@ -122,7 +175,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.known();
-        self.bounds.open.set(self.bounds.open.get() - 1);
+        self.bounds.open.give_back();
     }
 }
 
@@ -142,6 +195,7 @@ mod tests {
         per_source: 2,
         dials: 1,
         idle: Duration::from_secs(60),
+        silence: Duration::from_secs(60),
         linger: Duration::ZERO,
         drain: Duration::from_secs(60),
     };
@@ -152,7 +206,7 @@ mod tests {
 
     #[test]
     fn one_source_takes_its_share_and_leaves_the_rest_to_others() {
-        let bounds = Bounds::new(LIMITS);
+        let bounds = Bounds::new(LIMITS, Open::default());
         let one = bounds.seat(ip("192.0.2.1")).unwrap();
         let _two = bounds.seat(ip("::ffff:192.0.2.1")).unwrap();
         assert!(bounds.seat(ip("192.0.2.1")).is_none());
@@ -163,7 +217,7 @@ mod tests {
 
     #[test]
     fn who_asked_for_something_that_is_exported_leaves_its_place_to_other_strangers() {
-        let bounds = Bounds::new(LIMITS);
+        let bounds = Bounds::new(LIMITS, Open::default());
         let mut seats: Vec<Seat> = (0..2).map(|_| bounds.seat(ip("192.0.2.1")).unwrap()).collect();
         assert!(bounds.seat(ip("192.0.2.1")).is_none());
         seats.iter_mut().for_each(Seat::known);
@@ -179,7 +233,7 @@ mod tests {
 
     #[test]
     fn all_sources_together_take_no_more_than_there_is_and_are_forgotten() {
-        let bounds = Bounds::new(LIMITS);
+        let bounds = Bounds::new(LIMITS, Open::default());
         let seats: Vec<Seat> = (1..=5)
             .map(|n| bounds.seat(IpAddr::from([192, 0, 2, n])).unwrap())
             .collect();
@@ -195,8 +249,25 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_has_whatever_others_leave_of_the_connections() {
+        let open = Open::default();
+        let [one, two] = [(); 2].map(|()| Bounds::new(LIMITS, open.clone()));
+        let take = |bounds: &Rc<Bounds>, last| {
+            let mut seat = bounds.seat(IpAddr::from([192, 0, 2, last]))?;
+            seat.known();
+            Some(seat)
+        };
+        let mut seats: Vec<Seat> = (1..=6).map(|last| take(&one, last).unwrap()).collect();
+        let _seventh = take(&two, 7).unwrap();
+        assert!(take(&one, 8).is_none() && take(&two, 8).is_none());
+        assert!(two.sources.borrow().is_empty(), "who was refused leaves nothing behind");
+        seats.pop();
+        assert!(take(&two, 8).is_some());
+    }
+
+    #[test]
     fn a_network_of_ipv6_is_one_source() {
-        let bounds = Bounds::new(LIMITS);
+        let bounds = Bounds::new(LIMITS, Open::default());
         let _seats = (
             bounds.seat(ip("2001:db8::1")).unwrap(),
             bounds.seat(ip("2001:db8::2:3")).unwrap(),
@@ -207,7 +278,7 @@ mod tests {
 
     #[test]
     fn dials_have_places_of_their_own() {
-        let bounds = Bounds::new(LIMITS);
+        let bounds = Bounds::new(LIMITS, Open::default());
         let dial = bounds.dial().unwrap();
         assert!(bounds.dial().is_none());
         drop(dial);

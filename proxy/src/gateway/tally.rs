@@ -21,6 +21,10 @@ pub enum Fate {
     Passed,
     /// It was passed on, and carried nothing for too long.
     Idle,
+    /// It was passed on, and its endpoint has vanished.
+    EndpointVanished,
+    /// It was passed on, and its client has vanished.
+    ClientVanished,
     /// The client went before it had said what it wants, as port checks do.
     Closed,
     /// What it began with is a broken ClientHello, or names what is no name of the mesh.
@@ -56,9 +60,11 @@ pub struct Tally {
 pub struct Open<'a>(&'a Tally);
 
 impl Fate {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Passed,
         Self::Idle,
+        Self::EndpointVanished,
+        Self::ClientVanished,
         Self::Closed,
         Self::Malformed,
         Self::NoSni,
@@ -74,6 +80,8 @@ impl Fate {
         match self {
             Self::Passed => "passed",
             Self::Idle => "idle",
+            Self::EndpointVanished => "endpoint-vanished",
+            Self::ClientVanished => "client-vanished",
             Self::Closed => "closed",
             Self::Malformed => "malformed",
             Self::NoSni => "no-sni",

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use clap::Parser as _;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -17,6 +20,7 @@ use weft_model::endpoint::{Endpoint, EndpointId, EndpointKey, EndpointSet};
 use weft_model::identity::{Identity, TrustDomain};
 
 use super::*;
+use crate::config::Settings;
 use crate::discover::testing;
 use crate::mtls::Hop;
 
@@ -26,6 +30,7 @@ const LIMITS: Limits = Limits {
     per_source: 100,
     dials: 100,
     idle: Duration::from_secs(3600),
+    silence: Duration::from_secs(3600),
     linger: Duration::ZERO,
     drain: Duration::from_secs(3600),
 };
@@ -161,7 +166,7 @@ impl Door {
         let address = listener.local_addr().unwrap();
         let (tables, told) = watch::channel(table);
         let (phase, phases) = watch::channel(Phase::Running);
-        let gateway = Gateway::new(told, dialer, limits, &registry);
+        let gateway = Gateway::new(told, dialer, limits, Open::default(), &registry);
         Self {
             address,
             tables,
@@ -397,6 +402,31 @@ fn an_endpoint_that_cannot_be_connected_to_is_counted() {
 }
 
 #[test]
+fn of_an_endpoint_that_does_not_answer_a_client_hears_before_it_gives_up() {
+    story(async {
+        let world = World::new();
+        let settings = Settings::try_parse_from(["weft-proxy", "--pod-ips", "127.0.0.1"]).unwrap();
+        // The kernel takes two connections for it, and no third.
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let _taken = (
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        );
+        let table = world.table(vec![world.endpoint(1, "reviews", address)]);
+        let door = Door::open(table, Dialer::of_gateway(&settings), LIMITS).await;
+        let hello = world.hello(REVIEWS);
+        let closed = door.is_closed_to(&hello, false);
+        tokio::time::timeout(settings.peer_handshake_timeout, closed)
+            .await
+            .expect("it is closed in time");
+        door.counted(&[("unreachable", 1)]);
+    });
+}
+
+#[test]
 fn an_endpoint_that_is_gone_takes_nothing_new_and_keeps_what_it_has() {
     story(async {
         let world = World::new();
@@ -557,6 +587,31 @@ fn a_gateway_that_drains_ends_what_is_quiet_and_for_requests_and_leaves_what_is_
 }
 
 #[test]
+fn a_gateway_that_drains_leaves_a_request_that_is_not_answered_yet_as_long_as_there_is_time() {
+    story(async {
+        let world = World::new();
+        let (reviews, _) = world.server("reviews").await;
+        let table = world.table(vec![world.endpoint(1, "reviews", reviews)]);
+        let drain = Duration::from_millis(600);
+        let door = Door::open(table, DIALER, Limits { drain, ..LIMITS }).await;
+        let mut config = world.client("reviews");
+        config.alpn_protocols = vec![Hop::H1.token().to_vec()];
+        let mut asks = door.dial(REVIEWS, config).await.unwrap();
+        assert_eq!(said_first(&mut asks).await, "reviews");
+        // The server, which says nothing more before its client has ended, has got it.
+        let upwards = || door.sample("weft_gateway_bytes_total{direction=\"up\"}");
+        let before = upwards();
+        asks.write_all(b"a request").await.unwrap();
+        until(|| upwards() > before).await;
+        let began = Instant::now();
+        door.phase.send_replace(Phase::Draining);
+        let ended = asks.read(&mut [0]).await.unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
+        assert!(began.elapsed() >= drain, "too soon: {:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn a_gateway_whose_time_is_over_waits_for_nobody() {
     story(async {
         let world = World::new();
@@ -568,5 +623,75 @@ fn a_gateway_whose_time_is_over_waits_for_nobody() {
         door.phase.send_replace(Phase::Ended);
         (&mut door.served).await.unwrap();
         assert_eq!(door.sample("weft_gateway_connections_open"), 1);
+    });
+}
+
+/// One side's socket hears nothing any more, and so says nothing: what comes for it is dropped before TCP sees it.
+fn vanish(socket: &TcpStream) {
+    const RETURN: u16 = 0x06;
+    let nothing = SockFilter::new(RETURN, 0, 0, 0);
+    SockRef::from(socket).attach_filter(&[nothing]).unwrap();
+}
+
+/// An endpoint that is mere TCP, a gateway before it, and a client that has asked for it.
+async fn without_tls(silence: Duration) -> (Door, TcpStream, TcpStream) {
+    let (world, pod) = (World::new(), listen().await);
+    let address = pod.local_addr().unwrap();
+    let limits = Limits { silence, ..LIMITS };
+    let door = Door::open(world.table(vec![world.endpoint(1, "reviews", address)]), DIALER, limits).await;
+    let mut client = TcpStream::connect(door.address).await.unwrap();
+    client.write_all(&world.hello(REVIEWS)).await.unwrap();
+    let (mut endpoint, _) = pod.accept().await.unwrap();
+    let mut hello = vec![0; world.hello(REVIEWS).len()];
+    endpoint.read_exact(&mut hello).await.unwrap();
+    (door, client, endpoint)
+}
+
+#[test]
+fn a_side_that_vanishes_is_noticed_and_the_other_one_hears_of_it() {
+    story(async {
+        let silence = Duration::from_millis(600);
+        for fate in ["endpoint-vanished", "client-vanished"] {
+            let (door, client, endpoint) = without_tls(silence).await;
+            let (gone, mut stays) = match fate {
+                "endpoint-vanished" => (endpoint, client),
+                _ => (client, endpoint),
+            };
+            vanish(&gone);
+            let began = Instant::now();
+            stays.write_all(b"request").await.unwrap();
+            let heard = stays.read(&mut [0]).await;
+            assert!(heard.is_err(), "it must not look ended: {heard:?}");
+            assert!(began.elapsed() >= silence, "too soon: {:?}", began.elapsed());
+            until(|| door.sample("weft_gateway_connections_open") == 0).await;
+            door.counted(&[("passed", 1), (fate, 1)]);
+        }
+    });
+}
+
+#[test]
+fn a_side_that_takes_nothing_for_long_is_left_alone() {
+    story(async {
+        let silence = Duration::from_millis(600);
+        for slow in ["endpoint", "client"] {
+            let (door, client, endpoint) = without_tls(silence).await;
+            let (mut takes, mut says) = match slow {
+                "endpoint" => (endpoint, client),
+                _ => (client, endpoint),
+            };
+            // As much as there is room for, for several times as long as somebody who has vanished would have.
+            let mut sent = 0;
+            let full = async {
+                loop {
+                    sent += says.write(&[7; 1 << 16]).await.unwrap();
+                }
+            };
+            tokio::time::timeout(silence * 5, full).await.unwrap_err();
+            says.shutdown().await.unwrap();
+            let mut all = Vec::new();
+            takes.read_to_end(&mut all).await.unwrap();
+            assert_eq!(all.len(), sent, "{slow}");
+            door.counted(&[("passed", 1)]);
+        }
     });
 }

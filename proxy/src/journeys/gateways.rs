@@ -19,7 +19,7 @@ use super::streams::echo;
 use super::world::*;
 use crate::connect::Dialer;
 use crate::gateway::Gateway;
-use crate::gateway::bounds::Limits;
+use crate::gateway::bounds::{Limits, Open};
 use crate::gateway::table::Table;
 use crate::observe::metrics::Registry;
 use crate::serve::Phase;
@@ -30,6 +30,7 @@ const LIMITS: Limits = Limits {
     per_source: 1000,
     dials: 1000,
     idle: std::time::Duration::from_secs(3600),
+    silence: std::time::Duration::from_secs(3),
     linger: std::time::Duration::ZERO,
     drain: std::time::Duration::from_millis(200),
 };
@@ -64,7 +65,7 @@ impl Door {
             connect_timeout: std::time::Duration::from_secs(5),
             handshake_timeout: std::time::Duration::from_secs(5),
         };
-        let gateway = Gateway::new(told, dialer, LIMITS, &registry);
+        let gateway = Gateway::new(told, dialer, LIMITS, Open::default(), &registry);
         Self {
             address,
             registry,

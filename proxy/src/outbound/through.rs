@@ -92,11 +92,53 @@ pub(super) fn probe(worker: &Rc<Worker>, target: &Target, remote: &Rc<Remote>, g
         // The connection itself is of no use.
         let fault = way.open(gateway.address).await.err();
         let now = Instant::now();
-        match fault {
-            // It answers, if only that there is no such endpoint.
-            None | Some(Fault::Shake(ConnectError::Closed)) => worker.endpoints.gateway_connected(&gateway, now),
-            Some(Fault::Own(_)) => worker.endpoints.gateway_untried(&gateway, now),
-            Some(fault) => blame(&worker, &gateway, fault, now),
+        match shown(fault) {
+            Shown::Well => worker.endpoints.gateway_connected(&gateway, now),
+            Shown::Nothing => worker.endpoints.gateway_untried(&gateway, now),
+            Shown::Gone(fault) => blame(&worker, &gateway, fault, now),
         }
     });
+}
+
+/// What a probe has shown of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Well,
+    Nothing,
+    Gone(Fault),
+}
+
+/// What a probe that ended so has shown of the gateway, whatever it has of the endpoint.
+fn shown(fault: Option<Fault>) -> Shown {
+    match fault {
+        // That is our own lack; or the endpoint may be who says nothing, and another one is asked for the next time.
+        Some(Fault::Own(_) | Fault::Shake(ConnectError::Timeout)) => Shown::Nothing,
+        Some(fault @ Fault::Dial(_)) => Shown::Gone(fault),
+        // It has passed it on, or said that there is no such endpoint.
+        None | Some(Fault::Shake(_)) => Shown::Well,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_blamed_where_it_cannot_be_dialled_and_never_for_an_endpoint() {
+        for error in [ConnectError::Refused, ConnectError::Timeout] {
+            assert_eq!(shown(Some(Fault::Dial(error))), Shown::Gone(Fault::Dial(error)));
+        }
+        for error in [ConnectError::Closed, ConnectError::Identity, ConnectError::Tls] {
+            assert_eq!(shown(Some(Fault::Shake(error))), Shown::Well);
+        }
+        assert_eq!(shown(None), Shown::Well);
+    }
+
+    #[test]
+    fn a_probe_that_hears_nothing_or_was_not_made_shows_nothing() {
+        let not_made = Fault::Own(ConnectError::NoCertificate);
+        for fault in [Fault::Shake(ConnectError::Timeout), not_made] {
+            assert_eq!(shown(Some(fault)), Shown::Nothing);
+        }
+    }
 }

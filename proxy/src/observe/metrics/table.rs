@@ -131,7 +131,7 @@ families! {
         &["destination_namespace", "destination_service", "outcome"], Service,
         "Connections through gateways of other networks, each gateway that was tried, by outcome: connected, or a reason code.";
     GATEWAY_CONNECTIONS = "weft_gateway_connections_total", Kind::Counter, "connections", &["reason"], Process,
-        "Connections that other clusters' proxies opened to an east-west gateway, by what became of them: passed (on to the endpoint), idle (passed, then cut because it carried nothing for too long), closed (by the client, before it had said what it wants), or why it was refused: malformed, no-sni, not-exported, not-mesh, timeout, unreachable (the endpoint), too-many.";
+        "Connections that other clusters' proxies opened to an east-west gateway, by what became of them: passed (on to the endpoint), idle (passed, then cut because it carried nothing for too long), endpoint-vanished and client-vanished (passed, then broken off because that side acknowledged nothing any more), closed (by the client, before it had said what it wants), or why it was refused: malformed, no-sni, not-exported, not-mesh, timeout, unreachable (the endpoint), too-many.";
     GATEWAY_OPEN = "weft_gateway_connections_open", Kind::Gauge(Merge::Sum), "connections", &[], Process,
         "Connections to an east-west gateway that are open now.";
     GATEWAY_BYTES = "weft_gateway_bytes_total", Kind::Counter, "bytes", &["direction"], Process,
