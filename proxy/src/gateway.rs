@@ -45,6 +45,8 @@ pub const PORT: u16 = 15_443;
 
 /// How often, while the process drains, it is looked whether what was said has been answered.
 const OWED: Duration = Duration::from_secs(1);
+/// How many times longer a side of a connection of mere bytes may be silent.
+const BYTES_PATIENCE: u32 = 10;
 
 /// One worker of a gateway.
 #[derive(Debug)]
@@ -212,7 +214,9 @@ impl Gateway {
             moved.set((Instant::now(), flow));
             self.tally.moved(flow, bytes);
         };
-        let mut watch = Watch::new(self.limits.silence);
+        // Who asks again elsewhere loses nothing by it; a connection of mere bytes, which can't, outlasts a short outage.
+        let patience = if ends.is_some() { 1 } else { BYTES_PATIENCE };
+        let mut watch = Watch::new(self.limits.silence * patience);
         let gone = |cx: &mut Context<'_>, client: &Io, endpoint: &Io| watch.poll(cx, client, endpoint);
         let pumped = pump_until(quiet(ends, self.limits.drain, &moved), gone, client, endpoint, count);
         tokio::select! {

@@ -152,8 +152,14 @@ impl World {
 
     /// The first bytes of a client that asks for a name.
     fn hello(&self, name: &str) -> Vec<u8> {
+        self.hello_of(name, Hop::Tcp)
+    }
+
+    fn hello_of(&self, name: &str, hop: Hop) -> Vec<u8> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let mut session = rustls::ClientConnection::new(Arc::new(self.client("reviews")), name).unwrap();
+        let mut config = self.client("reviews");
+        config.alpn_protocols = vec![hop.token().to_vec()];
+        let mut session = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
         let mut bytes = Vec::new();
         session.write_tls(&mut bytes).unwrap();
         bytes
@@ -634,15 +640,15 @@ fn vanish(socket: &TcpStream) {
 }
 
 /// An endpoint that is mere TCP, a gateway before it, and a client that has asked for it.
-async fn without_tls(silence: Duration) -> (Door, TcpStream, TcpStream) {
+async fn without_tls(silence: Duration, hop: Hop) -> (Door, TcpStream, TcpStream) {
     let (world, pod) = (World::new(), listen().await);
     let address = pod.local_addr().unwrap();
     let limits = Limits { silence, ..LIMITS };
     let door = Door::open(world.table(vec![world.endpoint(1, "reviews", address)]), DIALER, limits).await;
     let mut client = TcpStream::connect(door.address).await.unwrap();
-    client.write_all(&world.hello(REVIEWS)).await.unwrap();
+    let mut hello = world.hello_of(REVIEWS, hop);
+    client.write_all(&hello).await.unwrap();
     let (mut endpoint, _) = pod.accept().await.unwrap();
-    let mut hello = vec![0; world.hello(REVIEWS).len()];
     endpoint.read_exact(&mut hello).await.unwrap();
     (door, client, endpoint)
 }
@@ -651,8 +657,13 @@ async fn without_tls(silence: Duration) -> (Door, TcpStream, TcpStream) {
 fn a_side_that_vanishes_is_noticed_and_the_other_one_hears_of_it() {
     story(async {
         let silence = Duration::from_millis(600);
-        for fate in ["endpoint-vanished", "client-vanished"] {
-            let (door, client, endpoint) = without_tls(silence).await;
+        // Of mere bytes it takes ten times as long.
+        for (fate, hop, set) in [
+            ("endpoint-vanished", Hop::H1, silence),
+            ("client-vanished", Hop::H1, silence),
+            ("endpoint-vanished", Hop::Tcp, silence / 10),
+        ] {
+            let (door, client, endpoint) = without_tls(set, hop).await;
             let (gone, mut stays) = match fate {
                 "endpoint-vanished" => (endpoint, client),
                 _ => (client, endpoint),
@@ -674,7 +685,7 @@ fn a_side_that_takes_nothing_for_long_is_left_alone() {
     story(async {
         let silence = Duration::from_millis(600);
         for slow in ["endpoint", "client"] {
-            let (door, client, endpoint) = without_tls(silence).await;
+            let (door, client, endpoint) = without_tls(silence, Hop::H1).await;
             let (mut takes, mut says) = match slow {
                 "endpoint" => (endpoint, client),
                 _ => (client, endpoint),
