@@ -3,6 +3,7 @@
 # Debian's packages. `tree` writes the content of Weft's own one into a directory, for the Dockerfile.
 #
 #   images.sh weft|shop|tools|jaeger|all      into target/image/NAME.tar; prints the paths
+#   images.sh load                            the same of what tests put on Services; WEFT_LOAD_PEER names its program
 #   images.sh tree DIRECTORY
 #
 # WEFT_BIN names a `weft` that is built already.
@@ -80,6 +81,12 @@ jaeger() {
     --program "$(stripped "$program"):/usr/bin/jaeger-all-in-one"
 }
 
+# What answers and calls in tests, and what ends its calls.
+load() {
+  write load --user 1000:1000 --directory /tmp --package coreutils \
+    --program "$(stripped "${WEFT_LOAD_PEER:?the program}"):/usr/bin/weft-load-peer"
+}
+
 write() { # NAME ARGS…
   local out=$TARGET/image/$1.tar
   mkdir -p "$TARGET/image"
@@ -90,8 +97,8 @@ write() { # NAME ARGS…
 }
 
 case "${1:-}" in
-  weft | shop | tools | jaeger) "$1" ;;
+  weft | shop | tools | jaeger | load) "$1" ;;
   all) weft; shop; tools; jaeger ;;
   tree) tree "${2:?a directory}" ;;
-  *) die "images.sh weft|shop|tools|jaeger|all, or tree DIRECTORY" ;;
+  *) die "images.sh weft|shop|tools|jaeger|load|all, or tree DIRECTORY" ;;
 esac

@@ -339,7 +339,9 @@ fn sources() -> Vec<(PathBuf, String)> {
                 .next()
                 .unwrap_or_default()
                 .to_owned();
-            let is_test = path.to_string_lossy().contains("tests") || path.ends_with("cli/src/settings.rs");
+            // Wherever the repository lies.
+            let place = path.strip_prefix(root()).expect("below the root");
+            let is_test = place.to_string_lossy().contains("tests") || path.ends_with("cli/src/settings.rs");
             files.extend((!is_test).then_some((path, product)));
         }
     }

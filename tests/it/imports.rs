@@ -7,6 +7,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use weft_tests::Clusters;
 use weft_tests::host::until;
+use weft_tests::reviews::SHARED_NAME;
+
+use crate::failover::fails_over_and_back;
 
 /// HTTP at 8080: answers with its cluster and who calls. At 7000 it says its cluster, and nothing that anybody could take for
 /// a protocol.
@@ -270,4 +273,14 @@ fn in_one_network_headless_services_lead_to_the_pods_of_both_and_callers_outside
         assert_eq!(call(host), "b called by nobody", "{host}");
     }
     assert_eq!(call("own.shop"), "");
+}
+
+#[test]
+fn by_the_name_of_the_cluster_set_all_protocols_fail_over_and_back_in_a_flat_network() {
+    fails_over_and_back("--flat", SHARED_NAME);
+}
+
+#[test]
+fn by_the_name_of_the_cluster_set_all_protocols_fail_over_and_back_through_gateways() {
+    fails_over_and_back("--overlapping-networks", SHARED_NAME);
 }

@@ -48,7 +48,7 @@ fn world() -> &'static World {
         let shop = SHOP
             .replace("SHOP_IMAGE", &image("shop"))
             .replace("TOOLS_IMAGE", &image("tools"));
-        world.cluster.apply(&["-n", "shop"], &one_node(&shop));
+        world.cluster.apply_meshed(&["-n", "shop"], &one_node(&shop));
         for app in ["ratings", "reviews", "web"] {
             world.rolled_out("shop", &format!("deployment/{app}"));
         }

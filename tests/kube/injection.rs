@@ -233,7 +233,8 @@ fn while_the_webhook_is_away_labelled_namespaces_refuse_pods_and_others_do_not()
     let output = meshed.try_apply(&pod("web", ""));
     assert!(!output.status.success(), "a pod without its sidecar");
     assert!(said(&output).contains("inject.weft.dev"), "{}", said(&output));
-    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    // What the configuration says, 5 s, and what `kubectl` takes on a busy machine.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     plain.apply(&pod("web", ""));
     assert_eq!(names(&dry(injector.cluster, "kube-system", &pod("web", ""))), ["app"]);
 

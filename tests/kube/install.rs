@@ -37,8 +37,10 @@ const VALUES: [&str; 19] = [
     "networkPolicy.own=true,networkPolicy.egressNamespaces={shop,stage-2},networkPolicy.collectorPort=4318,\
      networkPolicy.collectorNamespace=observability,traces.endpoint=http://collector:4318",
     "cluster=east,network=vpc-1,federation.enabled=true,federation.endpoints={weft.east.example:15013,[2001:db8::1]:15013},\
-     federation.service.type=LoadBalancer,federation.service.annotations.tier=edge,networkPolicy.own=true",
+     federation.service.type=LoadBalancer,federation.service.annotations.tier=edge,networkPolicy.own=true,\
+     federation.bundleEndpoint.enabled=true,federation.bundleEndpoint.url=https://weft.east.example/bundle",
     "federation.enabled=true,federation.service.type=NodePort,federation.service.nodePort=31013,gateways.enabled=true,\
+     federation.bundleEndpoint.enabled=true,federation.bundleEndpoint.nodePort=31016,\
      gateways.service.type=NodePort,gateways.service.nodePort=31443,gateways.addresses={192.0.2.7:31443},networkPolicy.own=true",
     "gateways.enabled=true,gateways.replicas=1,gateways.podLabels.team=mesh,gateways.priorityClassName=high,gateways.nodeSelector.edge=yes,\
      gateways.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1,\
@@ -47,7 +49,7 @@ const VALUES: [&str; 19] = [
 ];
 
 /// Values that are wrong: mistyped, of another type, or out of bounds.
-const WRONG: [&str; 16] = [
+const WRONG: [&str; 17] = [
     "control.replcias=2",
     "control.replicas=two",
     "control.replicas=0",
@@ -62,6 +64,7 @@ const WRONG: [&str; 16] = [
     "network=two words",
     "federation.endpoints={east.example}",
     "federation.service.nodePort=70000",
+    "federation.bundleEndpoint.url=http://east.example/bundle",
     "gateways.service.type=Public",
     "nonsense=1",
 ];

@@ -1,5 +1,6 @@
 //! Pods of a strict namespace as they begin, are asked how they are, and end: by the kubelet, which knows nothing of the mesh.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -73,14 +74,14 @@ fn a_pod_that_ends_gets_its_hook_and_calls_out_to_the_last() {
     let mut follow = world()
         .cluster
         .command(["-n", namespace.name(), "logs", "-f", "ends", "-c", "app"]);
-    let follow = follow
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("kubectl runs");
+    let mut follow = follow.stdout(Stdio::piped()).spawn().expect("kubectl runs");
+    let mut lines = BufReader::new(follow.stdout.take().expect("its output")).lines();
+    // A pod's log goes with it: whoever is to hear its last words has heard the first before that.
+    let first = lines.next().expect("it says something").expect("text");
+    assert_eq!(first, "serving");
     namespace.kubectl(&["delete", "pod", "ends"]);
-    let output = follow.wait_with_output().expect("kubectl ends");
-    let text = said(&output);
+    let text = lines.map_while(Result::ok).collect::<Vec<_>>().join("\n");
+    follow.wait().expect("kubectl ends");
     assert!(text.contains("asked for /ending"), "{text}");
     assert!(
         text.contains("leaving: 200") && text.contains(&identity(&namespace)),

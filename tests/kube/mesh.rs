@@ -45,13 +45,12 @@ impl World {
         command.output().expect("weft runs")
     }
 
-    /// What `weft ARGS` prints, which must succeed, applied.
+    /// What `weft ARGS` prints, which must succeed.
     #[track_caller]
-    fn apply_of(&self, args: &[&str]) {
+    fn printed(&self, args: &[&str]) -> String {
         let printed = self.weft(args);
         assert!(printed.status.success(), "{}", said(&printed));
-        let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
-        self.cluster.apply(&["--server-side"], &printed);
+        String::from_utf8_lossy(&printed.stdout).into_owned()
     }
 
     #[track_caller]
@@ -231,14 +230,16 @@ fn from_an_empty_cluster_to_a_working_mesh() {
     assert!(jaeger.contains(&image("jaeger")));
     world.cluster.apply(&[], &jaeger);
     let began = Instant::now();
-    world.apply_of(&["install", "--set", "traces.endpoint=http://jaeger.observability:4317"]);
+    let install = world.printed(&["install", "--set", "traces.endpoint=http://jaeger.observability:4317"]);
+    world.cluster.apply(&["--server-side"], &install);
     for namespace in ["weft-system", "observability"] {
         world.rolled_out(namespace);
     }
     println!("installed and ready: {:?}", began.elapsed());
 
     let began = Instant::now();
-    world.apply_of(&["demo", "--print-manifests", "--kubernetes"]);
+    let demo = world.printed(&["demo", "--print-manifests", "--kubernetes"]);
+    world.cluster.apply_meshed(&["--server-side"], &demo);
     let tools = TOOLS.replace("TOOLS_IMAGE", &image("tools"));
     for namespace in ["shop", "street"] {
         world.cluster.apply(&["-n", namespace], &tools);
@@ -261,6 +262,19 @@ fn from_an_empty_cluster_to_a_working_mesh() {
     until("meshed traffic flows", flows, state);
     println!("from the objects to meshed traffic: {:?}", began.elapsed());
     world.rolled_out("shop");
+    // Every pod is ready; that the callers' proxies know it is another matter.
+    let canary = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "5",
+        "-H",
+        "x-canary: 1",
+        "http://web/products/1",
+    ];
+    let second = || said(&world.tools("shop", &canary));
+    let answers = || second().contains("\"v2\"").then_some(());
+    until("version 2 answers", answers, second);
 
     routes_hold(&world);
     strangers_are_refused(&world);

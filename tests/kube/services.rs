@@ -65,6 +65,11 @@ pub(crate) fn world() -> &'static World {
         for (namespace, workload) in workloads {
             world.rolled_out(namespace, workload);
         }
+        // Pods are ready before the rules of each node lead to them.
+        for node in world.nodes() {
+            let url = format!("http://{node}:30082/headers");
+            answered("strict pods refuse", 403, || world.ask_from_node(&url));
+        }
         world
     })
 }

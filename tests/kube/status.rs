@@ -180,6 +180,12 @@ fn weft_wait_ends_when_it_is_so_and_says_what_is_missing() {
     let done = wait(&["httproute/web", "--for", "applied", "--timeout", "60s"]);
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     namespace.apply(&route("HTTPRoute", "nothing"));
+    said_of(
+        &namespace,
+        "httproute/web",
+        "ResolvedRefs",
+        is("False", "BackendNotFound"),
+    );
     let late = wait(&["httproute/web", "--for", "resolved-refs", "--timeout", "2s"]);
     assert_eq!(late.status.code(), Some(75), "{}", said(&late));
     assert!(said(&late).contains("there is no Service"), "{}", said(&late));
@@ -298,7 +304,7 @@ fn applied_is_true_when_every_proxy_decides_by_it_and_names_who_does_not() {
     let apps = APPS
         .replace("SHOP_IMAGE", &image("shop"))
         .replace("TOOLS_IMAGE", &image("tools"));
-    namespace.apply(&apps);
+    namespace.apply_meshed(&apps);
     for pod in ["web", "one", "two"] {
         namespace.ready(pod);
     }

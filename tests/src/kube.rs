@@ -182,6 +182,15 @@ impl Cluster {
         child.wait_with_output().expect("kubectl ends")
     }
 
+    /// `kubectl apply` of the first pods of meshed namespaces, once the API server takes them: the rules for the webhook's endpoint
+    /// come to its node some time after that is ready, and a new namespace's ServiceAccount some time after that.
+    #[track_caller]
+    pub fn apply_meshed(&self, args: &[&str], manifests: &str) {
+        let applied = || self.try_apply(args, manifests);
+        let so = || applied().status.success().then_some(());
+        until("meshed pods are made", so, || said(&applied()));
+    }
+
     /// A namespace with these labels, for one test. It goes when it is dropped.
     #[track_caller]
     pub fn namespace(&self, labels: &[(&str, &str)]) -> Namespace<'_> {

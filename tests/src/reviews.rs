@@ -9,6 +9,10 @@ use crate::clusters::Clusters;
 use crate::load::{ENOUGH, Protocol};
 use crate::programs::Programs;
 
+/// How the Service is called in its own namespace.
+pub const OWN_NAME: &str = "reviews";
+/// How it is called in all clusters that share it.
+pub const SHARED_NAME: &str = "reviews.shop.svc.clusterset.local";
 /// What endpoints become is known within this.
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -96,10 +100,10 @@ metadata: {{name: reviews, namespace: shop}}
         clusters.manifest(cluster, "all.yaml", &self.manifest(cluster, replicas));
     }
 
-    fn drive(&self, protocol: Protocol, rate: u32, count: u32) -> Vec<String> {
+    fn drive(&self, host: &str, protocol: Protocol, rate: u32, count: u32) -> Vec<String> {
         let peer = self.0.path("weft-load-peer").display().to_string();
         let (rate, count) = (rate.to_string(), count.to_string());
-        [&peer, "drive", "reviews", protocol.as_str(), &rate, &count]
+        [&peer, "drive", host, protocol.as_str(), &rate, &count]
             .map(str::to_owned)
             .to_vec()
     }
@@ -107,7 +111,13 @@ metadata: {{name: reviews, namespace: shop}}
     /// So many calls from a cluster's client: how many were answered by whom.
     #[track_caller]
     pub fn calls(&self, clusters: &Clusters, from: &str, count: u32) -> Answers {
-        let drive = self.drive(Protocol::Http, 100, count);
+        self.calls_at(clusters, from, OWN_NAME, count)
+    }
+
+    /// The same by another name of the Service.
+    #[track_caller]
+    pub fn calls_at(&self, clusters: &Clusters, from: &str, host: &str, count: u32) -> Answers {
+        let drive = self.drive(host, Protocol::Http, 100, count);
         let drive: Vec<&str> = drive.iter().map(String::as_str).collect();
         read(&clusters.client(from, &drive))
     }
@@ -142,12 +152,19 @@ metadata: {{name: reviews, namespace: shop}}
         load.enough()
     }
 
-    /// Begins to call from a cluster's client, each protocol so often a second.
+    /// Begins to call the Service by its own name from a cluster's client, each protocol so often a second.
     #[track_caller]
     #[must_use]
     pub fn load<'a>(&self, clusters: &'a Clusters, from: &str, all: &[(Protocol, u32)]) -> Load<'a> {
+        self.load_at(clusters, from, OWN_NAME, all)
+    }
+
+    /// The same by another name of it.
+    #[track_caller]
+    #[must_use]
+    pub fn load_at<'a>(&self, clusters: &'a Clusters, from: &str, host: &str, all: &[(Protocol, u32)]) -> Load<'a> {
         let start = |&(protocol, rate): &(Protocol, u32)| {
-            let drive = self.drive(protocol, rate, u32::MAX);
+            let drive = self.drive(host, protocol, rate, u32::MAX);
             let mut weft = clusters.run(&["exec", "--name", clusters.name(from), "-n", "shop", "client", "--"]);
             let child = weft.args(drive).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
             (protocol, child.expect("weft exec starts"))
@@ -195,8 +212,9 @@ impl Clusters {
     }
 }
 
+/// What a load has printed when it ended: how many calls were answered by whom.
 #[track_caller]
-fn read(output: &Output) -> Answers {
+pub fn read(output: &Output) -> Answers {
     let (said, why) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),

@@ -16,6 +16,8 @@ pub(crate) const GATEWAY: &str = "weft-gateway";
 /// What of a control plane's word on itself is looked up where it says none: the field, the Service, and how many addresses
 /// a ClusterPeer takes.
 const LOOKED_UP: [(&str, &str, usize); 2] = [("endpoints", FEDERATION, 8), ("gateways", GATEWAY, 16)];
+/// The port of the federation listener's Service that shows the trust bundle, where there is one.
+const BUNDLE: &str = "bundle";
 
 impl Cluster {
     /// Adds to what the control plane says of this cluster where others reach it, if it does not say that itself. Where they do
@@ -28,7 +30,7 @@ impl Cluster {
             let namespace = &self.control_namespace;
             let path = format!("/api/v1/namespaces/{namespace}/services/{service}");
             let told = match self.api.get(&path).await {
-                Ok(Answer::Is(object)) => self.reached(&object, most).await,
+                Ok(Answer::Is(object)) => self.reached(&object, &object["spec"]["ports"][0], most).await,
                 Ok(Answer::Missing) => Err("is not there".to_owned()),
                 Ok(Answer::Forbidden(why)) => Err(format!("can't be read: {why}")),
                 Err(why) => Err(format!("can't be read: {why:#}")),
@@ -38,9 +40,32 @@ impl Cluster {
                 Err(why) => status["unreached"][field] = json!(format!("Service {namespace}/{service} {why}")),
             }
         }
+        self.add_bundle_endpoint(status).await;
     }
 
-    async fn reached(&self, service: &Value, most: usize) -> Result<Vec<String>, String> {
+    /// The same for the URL at which the trust bundle is shown, of which a ClusterPeer takes one. Roots come without it as well: where
+    /// it is not, nothing is missing.
+    async fn add_bundle_endpoint(&self, status: &mut Value) {
+        if !status["federation"].is_object() || status["federation"]["bundleEndpoint"].is_string() {
+            return;
+        }
+        let path = format!("/api/v1/namespaces/{}/services/{FEDERATION}", self.control_namespace);
+        let Ok(Answer::Is(service)) = self.api.get(&path).await else {
+            return;
+        };
+        let Some(port) = list(&service["spec"]["ports"])
+            .iter()
+            .find(|port| port["name"] == BUNDLE)
+        else {
+            return;
+        };
+        if let Ok(at) = self.reached(&service, port, 1).await {
+            status["federation"]["bundleEndpoint"] = json!(at.first().map(|at| format!("https://{at}/")));
+        }
+    }
+
+    /// Where others reach a port of a Service.
+    async fn reached(&self, service: &Value, port: &Value, most: usize) -> Result<Vec<String>, String> {
         if let Some(why) = unreached(service) {
             return Err(why);
         }
@@ -48,7 +73,7 @@ impl Cluster {
             true => self.list(&NODES, None).await.map_err(|why| format!("{why:#}"))?,
             false => Vec::new(),
         };
-        let mut addresses = addresses(service, &nodes);
+        let mut addresses = addresses(service, port, &nodes);
         addresses.truncate(most);
         match addresses.is_empty() {
             true => Err("is of the type NodePort, and no node is ready".to_owned()),
@@ -72,9 +97,8 @@ pub(crate) fn unreached(service: &Value) -> Option<String> {
     }
 }
 
-/// Where a Service is reached, at the port that is its first one.
-fn addresses(service: &Value, nodes: &[Value]) -> Vec<String> {
-    let port = &service["spec"]["ports"][0];
+/// Where a port of a Service is reached.
+fn addresses(service: &Value, port: &Value, nodes: &[Value]) -> Vec<String> {
     let external = list(&service["spec"]["externalIPs"]).iter().map(word);
     let balancers = list(&service["status"]["loadBalancer"]["ingress"]).iter();
     let balancers = balancers.map(|ingress| match word(&ingress["hostname"]) {
@@ -114,6 +138,11 @@ mod tests {
         json!({"spec": {"type": kind, "ports": [{"port": 15013, "nodePort": 31013}]}, "status": {"loadBalancer": {}}})
     }
 
+    /// Where its first port is reached.
+    fn at_first(service: &Value, nodes: &[Value]) -> Vec<String> {
+        addresses(service, &service["spec"]["ports"][0], nodes)
+    }
+
     fn node(ready: &str, addresses: &[(&str, &str)]) -> Value {
         let addresses = addresses
             .iter()
@@ -130,7 +159,7 @@ mod tests {
             json!([{"ip": "192.0.2.7"}, {"hostname": "lb.example"}, {"ip": "2001:db8::7"}]);
         assert_eq!(unreached(&balanced), None);
         let want = ["192.0.2.7:15013", "lb.example:15013", "[2001:db8::7]:15013"];
-        assert_eq!(addresses(&balanced, &[]), want);
+        assert_eq!(at_first(&balanced, &[]), want);
     }
 
     #[test]
@@ -148,7 +177,10 @@ mod tests {
             node("True", &[("InternalIP", "10.0.0.3"), ("ExternalIP", "198.51.100.3")]),
         ];
         let want = ["10.0.0.1:31013", "198.51.100.3:31013"];
-        assert_eq!(addresses(&service("NodePort"), &nodes), want);
+        assert_eq!(at_first(&service("NodePort"), &nodes), want);
+        let bundle = json!({"port": 15016, "nodePort": 31016});
+        let want = ["10.0.0.1:31016", "198.51.100.3:31016"];
+        assert_eq!(addresses(&service("NodePort"), &bundle, &nodes), want);
     }
 
     #[test]
@@ -159,6 +191,6 @@ mod tests {
         let mut external = service("ClusterIP");
         external["spec"]["externalIPs"] = json!(["192.0.2.9"]);
         assert_eq!(unreached(&external), None);
-        assert_eq!(addresses(&external, &[]), ["192.0.2.9:15013"]);
+        assert_eq!(at_first(&external, &[]), ["192.0.2.9:15013"]);
     }
 }

@@ -117,6 +117,9 @@ fn nothing_listens_for_other_clusters_and_nothing_of_theirs_is_written_unless_it
     ] {
         assert!(!off.contains(word), "{word}");
     }
+    for text in [&off, &on, &text("federation.bundleEndpoint.enabled=true")] {
+        assert!(!text.contains("15016") && !text.contains("WEFT_BUNDLE"), "{text}");
+    }
     assert_eq!((writes(&off), writes(&on)), (0, 1));
     let told = text(
         "federation.enabled=true,federation.endpoints={a.example:15013,b.example:1},gateways.addresses={[2001:db8::1]:15443},network=vpc",
@@ -129,6 +132,36 @@ fn nothing_listens_for_other_clusters_and_nothing_of_theirs_is_written_unless_it
     ] {
         assert!(told.contains(word), "{word}");
     }
+}
+
+#[test]
+fn the_trust_bundle_is_shown_beside_the_federation_listener_where_that_is_asked_for() {
+    let set = "federation.enabled=true,federation.bundleEndpoint.enabled=true,federation.bundleEndpoint.nodePort=31016,\
+               federation.bundleEndpoint.url=https://east.example/bundle,federation.service.type=NodePort,networkPolicy.own=true";
+    let all = objects(&["--crds=false", "--set", set]);
+    let port = json!({"name": "bundle", "port": 15016, "targetPort": "bundle", "nodePort": 31016});
+    assert_eq!(find(&all, "Service", "weft-federation")["spec"]["ports"][1], port);
+    let control = find(&all, "Deployment", "weft-control").to_string();
+    for part in [
+        json!({"name": "bundle", "containerPort": 15016}),
+        json!({"name": "WEFT_BUNDLE_LISTEN", "value": "[::]:15016"}),
+        json!({"name": "WEFT_BUNDLE_ENDPOINT", "value": "https://east.example/bundle"}),
+    ] {
+        assert!(control.contains(&part.to_string()), "{part} is not in {control}");
+    }
+    let policy = find(&all, "NetworkPolicy", "weft-control")["spec"]["ingress"][1].clone();
+    assert_eq!(policy, json!({"ports": [{"port": "federation"}, {"port": "bundle"}]}));
+    // Its URL is said where there is one to be said only.
+    let unsaid = objects(&[
+        "--crds=false",
+        "--set",
+        "federation.enabled=true,federation.bundleEndpoint.enabled=true",
+    ]);
+    assert!(
+        !find(&unsaid, "Deployment", "weft-control")
+            .to_string()
+            .contains("WEFT_BUNDLE_ENDPOINT")
+    );
 }
 
 #[test]

@@ -13,11 +13,13 @@ pub struct Namespace<'a> {
 }
 
 impl<'a> Namespace<'a> {
-    /// Makes it.
+    /// Makes it, and waits for what its pods need: without its ServiceAccount they would be refused.
     #[track_caller]
     pub(super) fn new(cluster: &'a Cluster, name: String, labels: &[(&str, &str)]) -> Self {
         cluster.kubectl(["create", "namespace", &name]);
         let namespace = Self { cluster, name };
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        namespace.kubectl(&["wait", "--for=create", "serviceaccount/default", &timeout]);
         if !labels.is_empty() {
             let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
             let mut args = vec!["label".to_owned(), "namespace".to_owned(), namespace.name.clone()];
@@ -37,6 +39,12 @@ impl<'a> Namespace<'a> {
     #[track_caller]
     pub fn apply(&self, manifests: &str) {
         self.cluster.apply(&["-n", &self.name], manifests);
+    }
+
+    /// The same of the first meshed pods since the webhook was installed.
+    #[track_caller]
+    pub fn apply_meshed(&self, manifests: &str) {
+        self.cluster.apply_meshed(&["-n", &self.name], manifests);
     }
 
     /// The same, whatever comes of it.
