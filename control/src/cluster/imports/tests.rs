@@ -82,7 +82,7 @@ fn flat() -> Wanted {
     let import = &mut wanted.imports[0];
     import.apart.clear();
     let backend = Backend {
-        ports: [("http".to_owned(), 8080)].into(),
+        ports: [(80, 8080)].into(),
         ..Backend::default()
     };
     import.backends.push(Backends {
