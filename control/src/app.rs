@@ -131,9 +131,9 @@ impl App {
 
         let duties = cluster.as_ref().zip(shown.clone()).map(|(cluster, shown)| {
             let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
-            let federates = settings.federation_listen.is_some();
+            let imports = settings.federation_listen.is_some().then_some(settings.imports);
             let namespace = &settings.control_namespace;
-            Duties::begin(cluster, namespace, data.into(), shown, &desk, federates, &tasks)
+            Duties::begin(cluster, namespace, data.into(), shown, &desk, imports, &tasks)
         });
         let metrics = Arc::new(Metrics::default());
         let sources = admin::Sources {

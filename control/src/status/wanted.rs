@@ -21,6 +21,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 pub(crate) struct Wanted {
     /// In order of name.
     pub(crate) imports: Vec<Import>,
+    /// Peers that anything may be imported from.
+    pub(crate) peers: BTreeSet<String>,
     /// Peers of which it is not known yet what they export: a process that has just begun must not take for gone what it has not
     /// heard of.
     pub(crate) unheard: BTreeSet<String>,
@@ -46,8 +48,10 @@ impl Hub {
             .peers()
             .filter(|(name, peer)| is_unheard(peer.keep_for, self.links.get(*name)));
         let peers = peers.map(|(name, _)| name).chain(index.peers_without_form());
+        let sources = index.peers().filter(|(_, peer)| !peer.imports.is_empty());
         Wanted {
             imports: imports.collect(),
+            peers: sources.map(|(name, _)| name.to_owned()).collect(),
             unheard: peers.map(str::to_owned).collect(),
         }
     }
