@@ -25,7 +25,7 @@ use crate::authority::{Issuer, IssuerError};
 use crate::cluster::{Cluster, ClusterError, Duties, Kind, Reviews, Shown};
 use crate::config::Settings;
 use crate::epoch::{Epoch, EpochError};
-use crate::index::{self, Index};
+use crate::index::{self, Index, Own};
 use crate::manifests::{self, OpenError};
 use crate::peering;
 use crate::serve::bundle;
@@ -131,9 +131,9 @@ impl App {
 
         let duties = cluster.as_ref().zip(shown.clone()).map(|(cluster, shown)| {
             let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
-            let federates = settings.federation_listen.is_some();
+            let imports = settings.federation_listen.is_some().then_some(settings.imports);
             let namespace = &settings.control_namespace;
-            Duties::begin(cluster, namespace, data.into(), shown, &desk, federates, &tasks)
+            Duties::begin(cluster, namespace, data.into(), shown, &desk, imports, &tasks)
         });
         let metrics = Arc::new(Metrics::default());
         let sources = admin::Sources {
@@ -274,6 +274,8 @@ fn open_desk(
         inside: settings.networks.clone(),
         outside: settings.outside.clone(),
     });
+    let reached = settings.federation_endpoints.iter().chain(&settings.gateways);
+    let index = index.owning(Own::new(&settings.control_namespace, reached));
     let facts = Facts {
         trust_domain: issuer.trust_domain().clone(),
         cluster: settings.cluster.clone(),

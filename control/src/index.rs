@@ -33,6 +33,7 @@ mod links;
 mod matches;
 mod offers;
 mod opaque;
+mod own;
 mod patience;
 mod policy;
 mod remote;
@@ -52,6 +53,7 @@ pub(crate) use imports::topics_of_import;
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
 pub(crate) use matches::Rank;
+pub(crate) use own::Own;
 pub(crate) use patience::Limits;
 pub(crate) use policy::{Part, Policy};
 pub(crate) use remote::Remote;
@@ -191,6 +193,7 @@ pub struct PodEntry {
 #[derive(Clone, Debug)]
 pub struct Index {
     pub(crate) settings: Settings,
+    own: Own,
     /// Whether objects are taken in for the first time.
     initial: bool,
     pub(crate) namespaces: BTreeMap<String, Arc<Object>>,
@@ -203,6 +206,8 @@ pub struct Index {
     pods_by_node: Links<String, Name>,
     pub(crate) services: BTreeMap<Name, Kept<Service>>,
     pub(crate) services_by_ip: Links<IpAddr, Name>,
+    /// By address that leads there from outside.
+    services_by_outer_ip: Links<IpAddr, Name>,
     pub(crate) slices: BTreeMap<Name, Kept<EndpointSlice>>,
     /// By Service.
     pub(crate) slices_by_service: Links<Name, Name>,
@@ -236,6 +241,7 @@ impl Index {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
+            own: Own::default(),
             initial: true,
             namespaces: BTreeMap::new(),
             opaque_ports: BTreeMap::new(),
@@ -246,6 +252,7 @@ impl Index {
             pods_by_node: Links::default(),
             services: BTreeMap::new(),
             services_by_ip: Links::default(),
+            services_by_outer_ip: Links::default(),
             slices: BTreeMap::new(),
             slices_by_service: Links::default(),
             slices_by_pod: Links::default(),

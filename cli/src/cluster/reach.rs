@@ -76,7 +76,7 @@ impl Cluster {
         let mut addresses = addresses(service, port, &nodes);
         addresses.truncate(most);
         match addresses.is_empty() {
-            true => Err("is of the type NodePort, and no node is ready".to_owned()),
+            true => Err("is of the type NodePort, and has no node port yet, or no node is ready".to_owned()),
             false => Ok(addresses),
         }
     }
@@ -88,10 +88,10 @@ pub(crate) fn unreached(service: &Value) -> Option<String> {
         return None;
     }
     match word(&service["spec"]["type"]) {
-        "LoadBalancer" => match list(&service["status"]["loadBalancer"]["ingress"]) {
-            [] => Some("is of the type LoadBalancer, and no load balancer has given it an address yet".to_owned()),
-            _ => None,
-        },
+        "LoadBalancer" => balancers(service)
+            .next()
+            .is_none()
+            .then(|| "is of the type LoadBalancer, and no load balancer has given it an address yet".to_owned()),
         "NodePort" => None,
         other => Some(format!("is of the type {other}, which only this cluster reaches")),
     }
@@ -100,17 +100,24 @@ pub(crate) fn unreached(service: &Value) -> Option<String> {
 /// Where a port of a Service is reached.
 fn addresses(service: &Value, port: &Value, nodes: &[Value]) -> Vec<String> {
     let external = list(&service["spec"]["externalIPs"]).iter().map(word);
-    let balancers = list(&service["status"]["loadBalancer"]["ingress"]).iter();
-    let balancers = balancers.map(|ingress| match word(&ingress["hostname"]) {
-        "" => word(&ingress["ip"]),
-        name => name,
-    });
-    let mut all: Vec<String> = external.chain(balancers).map(|host| at(host, &port["port"])).collect();
-    if all.is_empty() {
+    let mut all: Vec<String> = external
+        .chain(balancers(service))
+        .map(|host| at(host, &port["port"]))
+        .collect();
+    if all.is_empty() && !port["nodePort"].is_null() {
         let ready = nodes.iter().filter(|node| is_ready(node));
         all = ready.filter_map(node).map(|host| at(host, &port["nodePort"])).collect();
     }
     all
+}
+
+/// The names or addresses of a Service's load balancers. One that is only being made has neither.
+fn balancers(service: &Value) -> impl Iterator<Item = &str> {
+    let all = list(&service["status"]["loadBalancer"]["ingress"]).iter();
+    all.filter_map(|ingress| {
+        let mut known = [&ingress["hostname"], &ingress["ip"]].into_iter().map(word);
+        known.find(|host| !host.is_empty())
+    })
 }
 
 /// How others reach a node: from outside where it has such an address.
@@ -181,6 +188,21 @@ mod tests {
         let bundle = json!({"port": 15016, "nodePort": 31016});
         let want = ["10.0.0.1:31016", "198.51.100.3:31016"];
         assert_eq!(addresses(&service("NodePort"), &bundle, &nodes), want);
+    }
+
+    #[test]
+    fn what_is_only_being_made_is_left_out_and_where_nothing_else_is_it_says_so() {
+        let mut balanced = service("LoadBalancer");
+        balanced["status"]["loadBalancer"]["ingress"] = json!([{"ipMode": "VIP"}]);
+        assert!(unreached(&balanced).is_some_and(|why| why.contains("no load balancer")));
+        balanced["status"]["loadBalancer"]["ingress"] = json!([{"ipMode": "VIP"}, {"hostname": "", "ip": "192.0.2.7"}]);
+        assert_eq!(unreached(&balanced), None);
+        assert_eq!(addresses(&balanced, &[]), ["192.0.2.7:15013"]);
+
+        let mut without = service("NodePort");
+        without["spec"]["ports"] = json!([{"port": 15013}]);
+        let nodes = [node("True", &[("InternalIP", "10.0.0.1")])];
+        assert_eq!(addresses(&without, &nodes), Vec::<String>::new());
     }
 
     #[test]

@@ -75,14 +75,15 @@ struct Work {
 }
 
 impl Duties {
-    /// Begins. `data` is what the trust bundle says.
+    /// Begins. `data` is what the trust bundle says. `imports`: how many imports of peers may become objects; `None`: this cluster is
+    /// not linked with others.
     pub(crate) fn begin(
         cluster: &Cluster,
         namespace: &str,
         data: BTreeMap<String, String>,
         shown: Arc<Shown>,
         desk: &Desk,
-        federates: bool,
+        imports: Option<usize>,
         tasks: &Tasks,
     ) -> Self {
         let lease = Lease::new(cluster.api.clone(), namespace);
@@ -127,17 +128,18 @@ impl Duties {
             finder: Finder::default(),
             teller: Teller::default(),
         };
-        let imports = Imports {
-            api: cluster.api.clone(),
-            desk: desk.clone(),
-            shown: work.shown.clone(),
-            leads: duties.leads.clone(),
-            told: duties.imports.clone(),
-        };
         let status_tasks = tasks.named("statuses");
         status_tasks.spawn(statuses.keep(status_tasks.clone()));
         // Who is not linked with others may write nothing of theirs, and need not: ServiceExports may be somebody else's.
-        if federates {
+        if let Some(most) = imports {
+            let imports = Imports {
+                api: cluster.api.clone(),
+                desk: desk.clone(),
+                shown: work.shown.clone(),
+                leads: duties.leads.clone(),
+                told: duties.imports.clone(),
+                most,
+            };
             until_draining(&tasks.named("imports"), imports.run());
         }
         until_draining(&tasks.named("duties"), work.run());

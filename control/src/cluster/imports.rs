@@ -1,9 +1,10 @@
 //! What imports come to, kept by the replica that leads: derived Services, ServiceImports, Services that only other clusters have,
 //! and EndpointSlices for clients outside the mesh. `plan.rs` says what is to be done, `owners.rs` whose an object is.
 //!
-//! All is compared with what is watched, and written where it differs. What bounds it: changes are gathered, the desk is left
-//! alone for a while after each answer, so many objects are written in a round, and what is refused is tried ever more rarely. A
-//! replica that takes over sees what is there, and goes on from that.
+//! All is compared with what is watched, and written where it differs. What bounds it, whatever peers do: changes are gathered, the
+//! desk is left alone for a while after each answer, so many imports become objects (`room.rs`), so many objects are written in a
+//! round, each import in its turn (`turns.rs`), one object a few times at once and then seldom, and what is refused is tried ever more
+//! rarely. A replica that takes over sees what is there, and goes on from that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,17 +20,22 @@ use super::conditions;
 use super::pause::Pause;
 use super::shown::Shown;
 use super::statuses::{FAILURES_MAX, ROUND, SPACING, Told, away, in_a_round};
+use crate::index::Name;
 use crate::serve::desk::{Closed, Desk};
 
 mod owners;
 mod plan;
+mod room;
+mod turns;
 
 use owners::MANAGER;
 use plan::{Act, Deed, Plan};
+use turns::Turns;
 
 /// Changes that come together are looked at together.
 const GATHER: Duration = Duration::from_millis(200);
-/// The desk serves proxies: it is asked again after so many times as long as all of a look took.
+/// The desk serves proxies: it is asked again after so many times as long as its answer took, and what is made of it. Not the
+/// writes: the API server's time is its own.
 const REST: u32 = 9;
 /// But after this at the latest.
 const REST_MAX: Duration = Duration::from_secs(5);
@@ -42,6 +48,12 @@ const SHOWN: Duration = Duration::from_secs(10);
 /// What is refused is tried again after this, and twice as long each time, up to a cap.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// One object is written so often at once: it comes to be in two or three writes, of which one is of another's answer.
+const BURST: u32 = 4;
+/// And then once in this time, however often what a peer exports changes.
+const SPARE: Duration = Duration::from_secs(5);
+/// What cannot be is logged again after this, where it comes and goes.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The task.
 pub(super) struct Imports {
@@ -50,11 +62,22 @@ pub(super) struct Imports {
     pub(super) shown: Arc<Shown>,
     pub(super) leads: watch::Receiver<bool>,
     pub(super) told: Told,
+    /// How many imports of peers may become objects.
+    pub(super) most: usize,
 }
 
-/// What is known of what was done, by object, and whether it was its status.
+/// What is known of what was done.
 #[derive(Debug, Default)]
-struct Done(BTreeMap<(ObjectRef, bool), Last>);
+struct Done {
+    /// By object, and whether it was its status.
+    last: BTreeMap<(ObjectRef, bool), Last>,
+    turns: Turns,
+    logged: Logged,
+}
+
+/// What cannot be and was logged, with the reason, and when.
+#[derive(Debug, Default)]
+struct Logged(BTreeMap<String, (String, Instant)>);
 
 /// The last attempt.
 #[derive(Debug)]
@@ -63,6 +86,8 @@ struct Last {
     /// What was to be written.
     digest: u64,
     became: Became,
+    /// Until when it is paid for: each write costs [`SPARE`], and [`BURST`] of them are lent.
+    paid: Instant,
 }
 
 /// What came of it.
@@ -92,24 +117,22 @@ impl Imports {
             changed.mark_unchanged();
             shown.mark_unchanged();
             let leading = *leads.borrow_and_update();
-            let begun = Instant::now();
             // What is not listed yet is not missing.
-            let next = match leading && self.shown.has_begun() {
+            let looked = match leading && self.shown.has_begun() {
                 true => self.keep(&mut done, pause.is_first()).await,
                 false => {
                     done = Done::default();
                     self.told.get().failures.clear();
-                    Ok(Next::After(LOOK))
+                    Ok((Next::After(LOOK), GATHER))
                 }
             };
-            let rest = (begun.elapsed() * REST).clamp(GATHER, REST_MAX);
+            let Ok((next, rest)) = looked else { return };
             match next {
-                Err(Closed) => return,
-                Ok(Next::Away) => {
+                Next::Away => {
                     pause.wait().await;
                     continue;
                 }
-                Ok(Next::After(next)) => {
+                Next::After(next) => {
                     pause.reset();
                     tokio::select! {
                         _ = changed.changed() => {}
@@ -123,44 +146,51 @@ impl Imports {
         }
     }
 
-    /// Looks at everything, and does what is to be done. `first`: if the API server is away, it was not before.
-    async fn keep(&self, done: &mut Done, first: bool) -> Result<Next, Closed> {
+    /// Looks at everything, and does what is to be done. Returns with how long the desk is left alone. `first`: if the API server is
+    /// away, it was not before.
+    async fn keep(&self, done: &mut Done, first: bool) -> Result<(Next, Duration), Closed> {
+        let begun = Instant::now();
         let wanted = self.desk.wanted().await?;
-        let Plan { deeds, faults } = plan::plan(&wanted, &self.shown, &conditions::now());
+        let Plan { deeds, faults } = plan::plan(&wanted, &self.shown, &conditions::now(), self.most);
+        let rest = (begun.elapsed() * REST).clamp(GATHER, REST_MAX);
         let (due, mut next) = done.due(deeds, Instant::now());
         if !wanted.unheard.is_empty() {
             next = next.min(LOOK_UNHEARD);
         }
         self.tell(faults, done);
         let api = &self.api;
+        let imports: Vec<Name> = due.iter().map(|deed| deed.of.clone()).collect();
         let acted = in_a_round(due, |deed| async move {
             let result = act(api, &deed).await;
             (deed, result)
         });
         let acted = acted.await;
+        if let Some(last) = imports[..acted.len()].last() {
+            done.turns.took(last.clone());
+        }
+        if acted.len() < imports.len() {
+            next = next.min(SPACING);
+        }
         if let Some(fault) = away(acted.iter().map(|(_, result)| result)) {
             if first {
                 tracing::warn!(error = %fault, "imports wait for the API server");
             }
-            return Ok(Next::Away);
+            return Ok((Next::Away, rest));
         }
         for (deed, result) in acted {
             next = next.min(self.settle(done, &deed, result));
         }
-        Ok(Next::After(next))
+        Ok((Next::After(next), rest))
     }
 
     /// Tells what cannot be done; what could not be done is told of as long as it is to be.
-    fn tell(&self, mut faults: BTreeMap<String, String>, done: &Done) {
+    fn tell(&self, mut faults: BTreeMap<String, String>, done: &mut Done) {
         let mut told = self.told.get();
-        // What is too much to be told is not logged either: it would be at each look.
-        for (what, why) in faults.iter().take(FAILURES_MAX) {
-            if told.failures.get(what) != Some(why) {
-                tracing::warn!(what, why, "an import is not as it should be");
-            }
+        for (what, why) in done.logged.news(&faults, Instant::now()) {
+            tracing::warn!(what, why, "an import is not as it should be");
         }
         let refused = done
-            .0
+            .last
             .iter()
             .filter(|(_, last)| matches!(last.became, Became::Refused(_)));
         for name in refused.map(|((name, _), _)| name.to_string()) {
@@ -210,12 +240,12 @@ impl Done {
     /// What is to be done now, and when there may be more.
     fn due(&mut self, deeds: Vec<Deed>, now: Instant) -> (Vec<Deed>, Duration) {
         let mut next = LOOK;
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.last);
         let mut due = Vec::new();
         for deed in deeds {
             if let Some(last) = before.remove(&deed.key()) {
                 let waits = last.waits(&deed, now);
-                self.0.insert(deed.key(), last);
+                self.last.insert(deed.key(), last);
                 match waits {
                     Some(Duration::MAX) => continue,
                     Some(wait) => {
@@ -228,8 +258,9 @@ impl Done {
             due.push(deed);
         }
         // What is as it should be now may not be shown yet as it became.
-        before.retain(|_, last| now.duration_since(last.at) < SHOWN);
-        self.0.append(&mut before);
+        before.retain(|_, last| now.duration_since(last.at) < SHOWN || last.paid > now);
+        self.last.append(&mut before);
+        let mut due = self.turns.ordered(due);
         if due.len() > ROUND {
             due.truncate(ROUND);
             next = next.min(SPACING);
@@ -238,21 +269,45 @@ impl Done {
     }
 
     fn failures(&self, deed: &Deed) -> u32 {
-        match self.0.get(&deed.key()).map(|last| &last.became) {
+        match self.last.get(&deed.key()).map(|last| &last.became) {
             Some(Became::Refused(failures)) => *failures,
             _ => 0,
         }
     }
 
     fn put(&mut self, deed: &Deed, became: Became) -> Duration {
+        let at = Instant::now();
+        let before = self.last.get(&deed.key());
         let last = Last {
-            at: Instant::now(),
+            at,
             digest: deed.digest(),
             became,
+            paid: before.map_or(at, |before| before.paid.max(at)) + SPARE,
         };
         let rest = last.rest();
-        self.0.insert(deed.key(), last);
+        self.last.insert(deed.key(), last);
         rest
+    }
+}
+
+impl Logged {
+    /// What of it is to be logged now: what was not, and is not too much; what comes and goes, or is for another reason each time,
+    /// once in a while.
+    fn news<'a>(&mut self, faults: &'a BTreeMap<String, String>, now: Instant) -> Vec<(&'a str, &'a str)> {
+        let is_fresh = |at: &Instant| now.duration_since(*at) < SILENCE;
+        self.0.retain(|what, (_, at)| faults.contains_key(what) || is_fresh(at));
+        let mut news = Vec::new();
+        for (what, why) in faults {
+            let is_known = match self.0.get(what) {
+                Some((known, at)) => known == why || is_fresh(at),
+                None => self.0.len() >= FAILURES_MAX,
+            };
+            if !is_known {
+                self.0.insert(what.clone(), (why.clone(), now));
+                news.push((what.as_str(), why.as_str()));
+            }
+        }
+        news
     }
 }
 
@@ -269,18 +324,22 @@ impl Last {
 
     /// For how long a deed has to wait. `None`: not at all. For ever: until what is shown is another.
     fn waits(&self, deed: &Deed, now: Instant) -> Option<Duration> {
-        let left = self.rest().checked_sub(now.duration_since(self.at));
+        let unpaid = self.paid.checked_duration_since(now + SPARE * (BURST - 1));
+        let left = |rest: Duration| rest.checked_sub(now.duration_since(self.at));
         let same = self.digest == deed.digest();
-        match (&self.became, &deed.seen) {
+        let waits = match (&self.became, &deed.seen) {
             (Became::Written(uid, version), Some((seen, shown))) if uid == seen && version == shown => {
                 // It is what comes of that: the API server has it otherwise, and would again.
                 same.then_some(Duration::MAX)
             }
             (Became::Written(uid, version), Some((seen, shown))) if uid != seen || version < shown => None,
             (Became::Gone(uid), seen) if seen.as_ref().is_none_or(|(seen, _)| uid != seen) => None,
+            // It was something else that was refused.
+            (Became::Refused(_), _) if !same => left(RETRY),
             // It is not shown yet, or was refused.
-            _ => left,
-        }
+            _ => left(self.rest()),
+        };
+        waits.max(unpaid).filter(|left| !left.is_zero())
     }
 }
 
@@ -295,7 +354,13 @@ impl Deed {
         let mut hasher = DefaultHasher::new();
         let digest = match &self.act {
             Act::Make(document) | Act::Mend(document) => document["metadata"]["annotations"][plan::DIGEST].to_string(),
-            Act::Status(document) => document.to_string(),
+            Act::Status(document) => {
+                // When it became so is not what it says: it would never be the same twice.
+                let mut status = document["status"].clone();
+                let conditions = status["conditions"].as_array_mut().into_iter().flatten();
+                conditions.for_each(|condition| condition["lastTransitionTime"] = Value::Null);
+                status.to_string()
+            }
             Act::GiveUp(_) | Act::Delete => self.act.word().to_owned(),
         };
         digest.hash(&mut hasher);

@@ -34,8 +34,9 @@ pub(crate) struct Backends {
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Backend {
-    /// Its ports, by the names of the import's ports.
-    pub(crate) ports: BTreeMap<String, u16>,
+    /// Its TCP ports, by the numbers of the import's ports: a cluster whose Service has another number by a port's name is not behind
+    /// that port (KEP-1645, "Service Port").
+    pub(crate) ports: BTreeMap<u16, u16>,
     /// Its host name before a headless Service, or empty.
     pub(crate) hostname: String,
     /// Where it is, or empty.
@@ -48,7 +49,7 @@ pub(crate) struct Backend {
 pub(crate) type There = BTreeMap<String, Vec<IpAddr>>;
 
 /// Endpoints that can be in one slice: of one cluster, one family, and with the same ports.
-type Alike<'a> = (&'a str, bool, &'a BTreeMap<String, u16>);
+type Alike<'a> = (&'a str, bool, &'a BTreeMap<u16, u16>);
 
 /// Whether an EndpointSlice is one of ours: what is behind an import is known from other clusters, not from it.
 pub(crate) fn is_slice(object: &Object) -> bool {
@@ -105,12 +106,12 @@ pub(crate) fn addresses(slice: &Object) -> Vec<IpAddr> {
 
 /// The ports as the derived Service calls them. An EndpointSlice has the name of the Service's port, which is how the two are
 /// matched. Of other protocols no endpoints are known.
-fn slice_ports(merged: &Merged, ports: &BTreeMap<String, u16>) -> Vec<Value> {
+fn slice_ports(merged: &Merged, ports: &BTreeMap<u16, u16>) -> Vec<Value> {
     let needs_names = merged.ports.len() > 1;
     let tcp = merged.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
     let port = |of: &Port| {
         let mut port = named_port(of, needs_names, &merged.ports);
-        port["port"] = (*ports.get(&of.name)?).into();
+        port["port"] = (*ports.get(&of.port)?).into();
         if port["name"].is_null() {
             port["name"] = "".into();
         }
@@ -210,9 +211,9 @@ mod tests {
         merged(&[("http", 80, Protocol::Tcp)])
     }
 
-    fn pod(ports: &[(&str, u16)]) -> Backend {
+    fn pod(ports: &[(u16, u16)]) -> Backend {
         Backend {
-            ports: ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect(),
+            ports: ports.iter().copied().collect(),
             ..Backend::default()
         }
     }
@@ -247,7 +248,7 @@ mod tests {
             hostname: "reviews-0".to_owned(),
             zone: "eu-1a".to_owned(),
             draining: true,
-            ..pod(&[("http", 8080)])
+            ..pod(&[(80, 8080)])
         };
         let all = slices(
             &reviews(),
@@ -284,13 +285,13 @@ mod tests {
     fn endpoints_of_another_cluster_family_or_port_are_in_slices_of_their_own() {
         let v6: IpAddr = "fd00::7".parse().unwrap();
         let pods = [
-            (ip(1), pod(&[("http", 8080)])),
-            (ip(2), pod(&[("http", 9090)])),
-            (v6, pod(&[("http", 8080)])),
+            (ip(1), pod(&[(80, 8080)])),
+            (ip(2), pod(&[(80, 9090)])),
+            (v6, pod(&[(80, 8080)])),
         ];
         let east = Backends {
             cluster: "east".to_owned(),
-            pods: [(ip(1), pod(&[("http", 8080)]))].into(),
+            pods: [(ip(1), pod(&[(80, 8080)]))].into(),
         };
         let [west] = west(pods.into_iter());
         let all = slices(&reviews(), &http(), &[east, west], &There::new());
@@ -306,7 +307,7 @@ mod tests {
             ("dns", 53, Protocol::Udp),
             ("b", 81, Protocol::Tcp),
         ]);
-        let backend = pod(&[("", 8080), ("dns", 53)]);
+        let backend = pod(&[(80, 8080), (53, 53)]);
         let all = slices(
             &reviews(),
             &merged,
@@ -319,12 +320,12 @@ mod tests {
             json!([{"name": "unnamed", "port": 8080, "protocol": "TCP"}])
         );
 
-        let only = [(ip(1), pod(&[("dns", 53)]))];
+        let only = [(ip(1), pod(&[(53, 53)]))];
         assert!(slices(&reviews(), &merged, &west(only.into_iter()), &There::new()).is_empty());
         let all = slices(
             &reviews(),
             &self::merged(&[("", 80, Protocol::Tcp)]),
-            &west([(ip(1), pod(&[("", 8080)]))].into_iter()),
+            &west([(ip(1), pod(&[(80, 8080)]))].into_iter()),
             &There::new(),
         );
         let slice = all.values().next().unwrap();
@@ -332,9 +333,25 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_port_is_who_has_its_number_by_whatever_name_and_nobody_who_has_its_name_alone() {
+        let ports = |backend: Backend| {
+            let all = slices(
+                &reviews(),
+                &http(),
+                &west([(ip(1), backend)].into_iter()),
+                &There::new(),
+            );
+            all.into_values().next().map(|slice| slice["ports"].clone())
+        };
+        let number = ports(pod(&[(80, 8080), (81, 8081)]));
+        assert_eq!(number, Some(json!([{"name": "http", "port": 8080, "protocol": "TCP"}])));
+        assert_eq!(ports(pod(&[(81, 8081)])), None);
+    }
+
+    #[test]
     fn a_slice_has_a_hundred_endpoints_at_most_and_each_stays_in_the_one_that_it_is_in() {
         let of = |which: &mut dyn Iterator<Item = usize>, there: &There| {
-            let pods = which.map(|n| (ip(n), pod(&[("http", 8080)])));
+            let pods = which.map(|n| (ip(n), pod(&[(80, 8080)])));
             slices(&reviews(), &http(), &west(pods), there)
         };
         let first = of(&mut (0..250), &There::new());

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::remote::is_system;
 use super::{Index, Name, Topic};
 use crate::federation::merge::{self, Conflict, Merged};
 use crate::federation::{derived, exported, said};
@@ -59,7 +58,7 @@ impl Index {
     /// The Services that are exported: by this cluster, or by the peers that they are imported from.
     pub(crate) fn imported(&self) -> BTreeSet<Name> {
         let own = self.exports().map(|(name, _)| name.clone());
-        let mut all: BTreeSet<Name> = own.filter(|name| !is_system(&name.namespace)).collect();
+        let mut all: BTreeSet<Name> = own.filter(|name| !self.is_system(&name.namespace)).collect();
         for (_, peer, remote) in self.remotes() {
             let names = remote.exports.keys();
             all.extend(names.filter(|name| remote.export_of(peer, name).is_some()).cloned());

@@ -10,7 +10,6 @@ use weft_proto::resource::field::FieldError;
 use weft_proto::resource::name::exported;
 use weft_proto::resource::{self, Change, Cluster, Export, Exported, Kind, Update};
 
-use super::remote::is_system;
 use super::{Index, Name, Remote};
 use crate::federation::derived;
 use crate::objects::peer::Peer;
@@ -101,7 +100,7 @@ impl Judge<'_> {
                 format!("is not that of the resource: {}", name.key),
             ));
         }
-        if is_system(&said.namespace) {
+        if self.index.is_system(&said.namespace) {
             let reason = format!("{} is each cluster's own: nothing of it is shared", said.namespace);
             return Err(FieldError::new("namespace", reason));
         }
@@ -216,6 +215,9 @@ impl Judge<'_> {
         let is_ours = index.pod_at(ip).is_some() || index.services_by_ip.of(&ip).next().is_some();
         if is_ours || index.is_of_node(ip) || index.slices_by_ip.of(&ip).next().is_some() {
             return Some("which is one of this cluster's own".to_owned());
+        }
+        if index.is_reached_at(ip) {
+            return Some("at which others reach this cluster".to_owned());
         }
         let mut others = index.remotes_at(ip).map(|(cluster, ..)| cluster);
         let other = others.find(|cluster| *cluster != self.peer.cluster)?;

@@ -300,7 +300,7 @@ impl Index {
 
     /// An export that acts: its object, the Service's, and what it says.
     pub(crate) fn exported(&self, name: &Name) -> Option<(&Arc<Object>, &Arc<Object>, &ServiceExport)> {
-        let export = self.export(name).filter(|_| !is_system(&name.namespace))?;
+        let export = self.export(name).filter(|_| !self.is_system(&name.namespace))?;
         let (object, _) = self.exports.get(name)?.valid.as_ref()?;
         let (service, _) = self.services.get(name)?.valid.as_ref()?;
         Some((object, service, export))
@@ -387,9 +387,8 @@ impl Index {
     }
 }
 
-/// Whether a namespace is each cluster's own: the mesh's, and those of Kubernetes itself. Nothing of it is shared, whatever a
-/// selection of all namespaces says.
-pub(crate) fn is_system(namespace: &str) -> bool {
+/// Whether a namespace is each cluster's own by its name. Where this control plane is, its setting says ([`Index::is_system`]).
+pub(super) fn is_system(namespace: &str) -> bool {
     namespace == "weft-system" || namespace.starts_with("kube-")
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use weft_model::network::Networks;
 
 use super::kept::guarded;
+use super::own::outer_addresses;
 use super::policy::possible_targets;
 use super::route::possible_services;
 use super::{Changed, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
@@ -190,7 +191,16 @@ impl Index {
         let old = self.services.remove(&name);
         let old_ips: BTreeSet<IpAddr> = old.as_ref().map(service_addresses).unwrap_or_default();
         old_ips.iter().for_each(|ip| self.services_by_ip.unlink(ip, &name));
+        let outer = old.as_ref().map(|old| outer_addresses(&old.object));
+        outer
+            .iter()
+            .flatten()
+            .for_each(|ip| self.services_by_outer_ip.unlink(ip, &name));
         if let Some(object) = object {
+            let outer = outer_addresses(object);
+            outer
+                .iter()
+                .for_each(|ip| self.services_by_outer_ip.link(ip, name.clone()));
             let kept = Kept::new(
                 Arc::clone(object),
                 guarded(object, |object| formed(Service::of(object))),

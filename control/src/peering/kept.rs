@@ -18,8 +18,11 @@ use weft_proto::discovery;
 use crate::objects::peer::Peer;
 use crate::serve::hub::Heard;
 
-/// The largest file that is read: what one peer may say has a limit below.
+/// The largest file that is read.
 const BYTES_MAX: u64 = 64 << 20;
+/// What is kept of what one peer exports: about 50,000 endpoints. On Kubernetes all peers share a small volume in memory, and what one
+/// of them says must not keep what others say from being written. Who says more is kept as who it is.
+const KEPT_MAX: usize = 16 << 20;
 /// How a file begins. Another format is another word.
 const MAGIC: &[u8] = b"weft-peer-2\n";
 const HASH: usize = 32;
@@ -46,6 +49,9 @@ pub(super) struct Said {
     /// Where its gateways were found.
     #[prost(string, repeated, tag = "5")]
     gateways: Vec<String>,
+    /// What it exports is left out: it is too much.
+    #[prost(bool, tag = "6")]
+    is_cut: bool,
 }
 
 /// Tells that something beside what a peer says by the link is news, and is to be kept as well. Clones tell of the same.
@@ -71,8 +77,11 @@ impl Said {
             roots: bundle.roots().iter().map(|root| root.to_vec().into()).collect(),
             sequence: bundle.sequence(),
         });
+        let bytes: usize = heard.resources.iter().map(Message::encoded_len).sum();
+        let is_cut = bytes > KEPT_MAX;
         Self {
-            resources: heard.resources,
+            resources: if is_cut { Vec::new() } else { heard.resources },
+            is_cut,
             uid: peer.uid.clone(),
             trust_domain: peer.trust_domain.to_string(),
             bundle,
@@ -107,7 +116,8 @@ impl Kept {
     }
 
     /// What was kept of a peer of this name. What cannot be read is as good as nothing, and is told in the log.
-    /// With it comes when the peer was last heard of; a clock that was set back makes that now.
+    /// With it comes when the peer was last heard of; a clock that was set back makes that now. Where what it exports was left out, it
+    /// counts as never: nothing of it must be taken for gone.
     pub(super) fn read(&self, cluster: &str) -> Option<(SystemTime, Said)> {
         let path = self.path(cluster);
         let read = match std::fs::metadata(&path) {
@@ -115,7 +125,11 @@ impl Kept {
             Ok(metadata) => std::fs::read(&path).and_then(|bytes| {
                 let said =
                     decoded(&bytes).ok_or_else(|| io::Error::other("the file is damaged, or of another version"))?;
-                Ok((metadata.modified()?.min(SystemTime::now()), said))
+                let heard = match said.is_cut {
+                    true => SystemTime::UNIX_EPOCH,
+                    false => metadata.modified()?.min(SystemTime::now()),
+                };
+                Ok((heard, said))
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => Err(error),
@@ -132,6 +146,15 @@ impl Kept {
         let body = said.encode_to_vec();
         let bytes = [MAGIC, digest(&SHA256, &body).as_ref(), &body].concat();
         let path = self.path(cluster);
+        // Smaller files are told apart cheaply, and it is not told at each change.
+        if said.is_cut && !self.read(cluster).is_some_and(|(_, before)| before.is_cut) {
+            let limit = KEPT_MAX;
+            tracing::warn!(
+                cluster,
+                limit,
+                "a peer exports more than is kept: after a restart it has to be heard anew"
+            );
+        }
         file::replace(&path, 0o600, &bytes)?;
         let file = std::fs::File::options().append(true).open(path)?;
         file.set_modified(heard.unwrap_or(SystemTime::UNIX_EPOCH))
@@ -218,6 +241,42 @@ mod tests {
         at(SystemTime::UNIX_EPOCH);
         kept.touch("a").unwrap();
         assert!(kept.read("a").unwrap().0 > SystemTime::now() - hour);
+    }
+
+    #[test]
+    fn of_a_peer_that_says_too_much_it_is_kept_who_it_is_and_never_that_it_was_heard() {
+        let trust_domain = weft_model::identity::TrustDomain::new("one").unwrap();
+        let authority = weft_certs::authority::Authority::create(trust_domain, SystemTime::now()).unwrap();
+        let peer = peer("u", &authority);
+        let said = |bytes: usize| {
+            let body = discovery::resource::State::Body(vec![0; bytes].into());
+            let resource = discovery::Resource {
+                state: Some(body),
+                ..discovery::Resource::default()
+            };
+            let heard = Heard {
+                resources: vec![resource],
+                bundle: Some(authority.bundle(7)),
+                gateways: vec!["192.0.2.1:15443".parse().unwrap()],
+            };
+            Said::of(&peer, heard)
+        };
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::of(state.path());
+        let now = SystemTime::now();
+        kept.write("a", &said(KEPT_MAX + 1), Some(now)).unwrap();
+        assert!(std::fs::metadata(state.path().join("peers/a")).unwrap().len() < 1 << 16);
+        // It is heard of, and has nothing to say: what was left out is not there for that.
+        kept.touch("a").unwrap();
+        let (heard, back) = kept.read("a").unwrap();
+        assert_eq!(heard, SystemTime::UNIX_EPOCH);
+        let back = back.heard(&peer).unwrap();
+        assert_eq!((back.resources.len(), back.gateways.len()), (0, 1));
+        assert_eq!(back.bundle, Some(authority.bundle(7)));
+
+        kept.write("a", &said(KEPT_MAX / 2), Some(now)).unwrap();
+        let (heard, back) = kept.read("a").unwrap();
+        assert_eq!((heard, back.heard(&peer).unwrap().resources.len()), (now, 1));
     }
 
     fn peer(uid: &str, authority: &weft_certs::authority::Authority) -> Peer {

@@ -324,10 +324,14 @@ impl Link {
                     updates.push(update);
                 }
                 Err(refusal) => {
-                    if let Ok(name) = name::Name::from_wire(refusal.name.clone()) {
-                        updates.push(gone(name.clone()));
-                        unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
-                    }
+                    let name = match name::Name::from_wire(refusal.name.clone()) {
+                        Ok(name) => {
+                            updates.push(gone(name.clone()));
+                            name
+                        }
+                        Err(_) => hub::unreadable(refusal.name.as_ref()),
+                    };
+                    unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
                     refusals.push(*refusal);
                 }
             }

@@ -28,7 +28,7 @@ mod pace;
 mod proxy;
 mod trusted;
 
-pub(crate) use links::{Faults, Fetched, Heard, Link, LinkState, Linked, Unwelcome};
+pub(crate) use links::{Faults, Fetched, Heard, Link, LinkState, Linked, Unwelcome, unreadable};
 use pace::Pace;
 use proxy::blame;
 pub(crate) use proxy::{Follower, Join, Outlet, Proxy, Refused, Settled, Subject, Who};

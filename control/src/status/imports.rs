@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use serde_json::Value;
 use weft_proto::resource;
+use weft_proto::resource::federation::Transport;
 
 use crate::federation::derived::{self, Ready};
 use crate::federation::merge::{ImportType, Merged};
@@ -39,8 +40,8 @@ pub(crate) struct Reached {
     namespace: String,
     /// Its name.
     service: String,
-    /// The name of its port; may be empty.
-    port: String,
+    /// The number of its port, which is TCP.
+    port: u16,
     cluster: String,
     pod: String,
     /// Of a headless Service: the pod's host name. May be empty.
@@ -110,13 +111,13 @@ fn reached(index: &Index, name: &Name) -> Vec<Reached> {
             .export_of(peer, name)
             .into_iter()
             .flat_map(|export| &export.ports);
-        for port in ports {
+        for port in ports.filter(|port| port.transport == Transport::Tcp) {
             let exported = remote.exported.get(&(name.clone(), port.port));
             let endpoints = exported.into_iter().flat_map(|exported| &exported.endpoints);
             all.extend(endpoints.filter(|one| !one.endpoint.draining).map(|one| Reached {
                 namespace: name.namespace.clone(),
                 service: name.name.clone(),
-                port: port.name.clone(),
+                port: port.port,
                 cluster: peer.cluster.clone(),
                 pod: one.endpoint.pod.clone(),
                 hostname: one.hostname.clone(),

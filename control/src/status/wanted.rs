@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use weft_proto::resource::Exported;
+use weft_proto::resource::federation::Transport;
 
 use crate::compile;
 use crate::federation::merge::Merged;
@@ -20,6 +21,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 pub(crate) struct Wanted {
     /// In order of name.
     pub(crate) imports: Vec<Import>,
+    /// Peers that anything may be imported from.
+    pub(crate) peers: BTreeSet<String>,
     /// Peers of which it is not known yet what they export: a process that has just begun must not take for gone what it has not
     /// heard of.
     pub(crate) unheard: BTreeSet<String>,
@@ -45,8 +48,10 @@ impl Hub {
             .peers()
             .filter(|(name, peer)| is_unheard(peer.keep_for, self.links.get(*name)));
         let peers = peers.map(|(name, _)| name).chain(index.peers_without_form());
+        let sources = index.peers().filter(|(_, peer)| !peer.imports.is_empty());
         Wanted {
             imports: imports.collect(),
+            peers: sources.map(|(name, _)| name.to_owned()).collect(),
             unheard: peers.map(str::to_owned).collect(),
         }
     }
@@ -84,7 +89,7 @@ fn own(index: &Index, name: &Name) -> Option<Backends> {
     for port in ports {
         let exported = compile::exported(index, name, port.port);
         let exported = exported.iter().map(|compiled| &compiled.value);
-        exported.for_each(|exported| put(&mut own, &port.name, exported));
+        exported.for_each(|exported| put(&mut own, port.port, exported));
     }
     Some(own)
 }
@@ -96,16 +101,16 @@ fn of_peer(peer: &Peer, remote: &Remote, name: &Name) -> Backends {
         pods: BTreeMap::new(),
     };
     let ports = remote.exports.get(name).into_iter().flat_map(|export| &export.ports);
-    for port in ports {
+    for port in ports.filter(|port| port.transport == Transport::Tcp) {
         let exported = remote.exported.get(&(name.clone(), port.port));
         exported
             .into_iter()
-            .for_each(|exported| put(&mut all, &port.name, exported));
+            .for_each(|exported| put(&mut all, port.port, exported));
     }
     all
 }
 
-fn put(to: &mut Backends, port: &str, exported: &Exported) {
+fn put(to: &mut Backends, port: u16, exported: &Exported) {
     for one in &exported.endpoints {
         let address = one.endpoint.address;
         let backend = to.pods.entry(address.ip()).or_insert_with(|| Backend {
@@ -114,7 +119,7 @@ fn put(to: &mut Backends, port: &str, exported: &Exported) {
             zone: one.endpoint.place.zone.clone(),
             draining: one.endpoint.draining,
         });
-        backend.ports.insert(port.to_owned(), address.port());
+        backend.ports.insert(port, address.port());
     }
 }
 

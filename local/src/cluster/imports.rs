@@ -15,7 +15,8 @@ use weft_control::objects::{Object, Problem, Severity};
 
 use super::build::rfc3339;
 use super::system::object;
-use crate::manifest::{Desired, Key, Service};
+use crate::manifest::raw::Protocol;
+use crate::manifest::{Desired, Key, Service, ServicePort};
 use crate::slices::Endpoint;
 
 /// Imports that one local mesh takes: each is a Service or two, and pods outside the mesh have rules for all of them.
@@ -38,7 +39,7 @@ pub struct Imports {
 struct Reached {
     namespace: String,
     service: String,
-    port: String,
+    port: u16,
     cluster: String,
     pod: String,
     hostname: String,
@@ -59,12 +60,21 @@ pub(super) struct Taken {
 pub(super) struct Import {
     /// The ServiceImport.
     object: Value,
-    /// The names of its ports, in the order of its Services' ports.
-    pub(super) ports: Vec<String>,
+    /// Its ports, in the order of its Services' ports.
+    pub(super) ports: Vec<ImportPort>,
     /// Whether this cluster exports it too.
     own: bool,
     /// What is behind it in other clusters, as far as it is dialled from here as it is.
     remote: Vec<Endpoint>,
+}
+
+/// A port of an import. What is behind it has its number, by whatever name (KEP-1645, "Service Port").
+#[derive(Debug)]
+pub(super) struct ImportPort {
+    /// May be empty.
+    pub(super) name: String,
+    number: u64,
+    protocol: Protocol,
 }
 
 impl Taken {
@@ -197,9 +207,7 @@ impl Import {
         }
         let ports = told["spec"]["ports"].as_array().into_iter().flatten();
         let ports = ports.filter(|port| port["protocol"] != SCTP);
-        let ports: Vec<String> = ports
-            .map(|port| port["name"].as_str().unwrap_or_default().to_owned())
-            .collect();
+        let ports: Vec<ImportPort> = ports.map(ImportPort::read).collect();
         let mut clusters = told["status"]["clusters"].as_array().into_iter().flatten();
         Self {
             own: clusters.any(|one| one["cluster"] == cluster),
@@ -211,7 +219,9 @@ impl Import {
 
     /// This cluster's own pods, with the ports that they have for those of the import.
     fn local(&self, service: &Service, endpoints: &[Endpoint]) -> Vec<Endpoint> {
-        let at = |name: &String| service.ports.iter().position(|port| port.name == *name);
+        let is_it =
+            |port: &ImportPort, of: &ServicePort| (u64::from(of.port), of.protocol) == (port.number, port.protocol);
+        let at = |port: &ImportPort| service.ports.iter().position(|of| is_it(port, of));
         let at: Vec<Option<usize>> = self.ports.iter().map(at).collect();
         let port = |endpoint: &Endpoint, at: Option<usize>| endpoint.ports.get(at?).copied().flatten();
         let behind = endpoints.iter().map(|endpoint| Endpoint {
@@ -219,6 +229,24 @@ impl Import {
             ..endpoint.clone()
         });
         behind.collect()
+    }
+}
+
+impl ImportPort {
+    fn read(port: &Value) -> Self {
+        Self {
+            name: port["name"].as_str().unwrap_or_default().to_owned(),
+            number: port["port"].as_u64().unwrap_or_default(),
+            protocol: match port["protocol"] == "UDP" {
+                true => Protocol::Udp,
+                false => Protocol::Tcp,
+            },
+        }
+    }
+
+    /// Whether it is what another cluster's pods are behind.
+    fn is_of(&self, reached: &Reached) -> bool {
+        (self.number, self.protocol) == (u64::from(reached.port), Protocol::Tcp)
     }
 }
 
@@ -241,12 +269,10 @@ fn remote(all: &[Reached]) -> BTreeMap<Key, BTreeMap<(&str, &str), Vec<&Reached>
 }
 
 /// A pod of another cluster, from what is said of its ports.
-fn endpoint(reached: &[&Reached], ports: &[String]) -> Endpoint {
-    let number = |name: &String| {
-        reached
-            .iter()
-            .find(|one| one.port == *name)
-            .map(|one| one.address.port())
+fn endpoint(reached: &[&Reached], ports: &[ImportPort]) -> Endpoint {
+    let number = |port: &ImportPort| {
+        let mut all = reached.iter();
+        all.find(|one| port.is_of(one)).map(|one| one.address.port())
     };
     let ips: BTreeSet<IpAddr> = reached.iter().map(|one| one.address.ip()).collect();
     let text = |field: fn(&Reached) -> &String| reached.first().map(|one| field(one).clone()).unwrap_or_default();

@@ -110,7 +110,7 @@ impl Cluster {
                 name: &of.name,
                 addresses: self.addresses(key).to_vec(),
                 ports: ports
-                    .map(|(port, name)| (name.as_str(), transport(port.protocol), port.port))
+                    .map(|(port, of)| (of.name.as_str(), transport(port.protocol), port.port))
                     .collect(),
                 pods: self.named_pods(service, endpoints(key)),
                 external: None,

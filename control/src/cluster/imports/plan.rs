@@ -10,6 +10,7 @@ use weft_model::name::ObjectRef;
 use weft_proto::resource;
 
 use super::owners;
+use super::room::{self, Over};
 use crate::cluster::conditions;
 use crate::cluster::shown::Shown;
 use crate::cluster::trust::is_ending;
@@ -25,6 +26,8 @@ use crate::status::{Import, Wanted};
 pub(super) const DIGEST: &str = "weft.dev/import-digest";
 /// The condition of a ServiceImport that says what clients outside the mesh reach of it.
 const OUTSIDE: &str = "weft.dev/OutsideMesh";
+/// The version of ServiceImports that may be all there is.
+const FIRST_VERSION: &str = "v1alpha1";
 /// The kinds that imports come to.
 const KINDS: [&str; 3] = ["Service", "ServiceImport", "EndpointSlice"];
 
@@ -39,6 +42,8 @@ pub(super) struct Plan {
 /// One thing to do.
 #[derive(Debug)]
 pub(super) struct Deed {
+    /// The import that it is done for.
+    pub(super) of: Name,
     pub(super) object: ObjectRef,
     /// Where, below the API server's address.
     pub(super) path: String,
@@ -74,13 +79,15 @@ struct Planner<'a> {
     namespaces: BTreeMap<String, bool>,
     /// The version in which ServiceImports are read. `None`: the API server has none.
     version: Option<String>,
+    /// Imports that there is no room for.
+    over: Over,
     /// What is to stay.
     stays: BTreeSet<ObjectRef>,
     plan: Plan,
 }
 
-/// What is to be done. `now`: RFC 3339.
-pub(super) fn plan(wanted: &Wanted, shown: &Shown, now: &str) -> Plan {
+/// What is to be done. `now`: RFC 3339; `most`: how many imports of peers may become objects.
+pub(super) fn plan(wanted: &Wanted, shown: &Shown, now: &str, most: usize) -> Plan {
     let ours = KINDS.iter().flat_map(|kind| shown.of_kind(kind));
     let ours: Vec<Arc<Object>> = ours.filter(|object| owners::is_ours(object)).collect();
     let mut by_import: BTreeMap<Name, Vec<Arc<Object>>> = BTreeMap::new();
@@ -88,16 +95,21 @@ pub(super) fn plan(wanted: &Wanted, shown: &Shown, now: &str) -> Plan {
         by_import.entry(of(object)).or_default().push(object.clone());
     }
     let namespaces = shown.of_kind("Namespace").into_iter();
+    let namespaces: BTreeMap<String, bool> = namespaces
+        .map(|object| (object.name.clone(), is_ending(&object)))
+        .collect();
+    let can_be = |import: &&Import| namespaces.get(&import.service.namespace) == Some(&false);
+    let imports = wanted.imports.iter().filter(can_be);
+    let over = room::over(imports, &wanted.peers, &by_import.keys().collect(), most);
     let mut planner = Planner {
         shown,
         wanted,
         now,
         ours: ours.into_iter().map(|object| (object.reference(), object)).collect(),
         by_import,
-        namespaces: namespaces
-            .map(|object| (object.name.clone(), is_ending(&object)))
-            .collect(),
+        namespaces,
         version: shown.version("ServiceImport"),
+        over,
         stays: BTreeSet::new(),
         plan: Plan::default(),
     };
@@ -105,6 +117,7 @@ pub(super) fn plan(wanted: &Wanted, shown: &Shown, now: &str) -> Plan {
         let why = "the API server has no ServiceImports: install the CRDs of the Multi-Cluster Services API";
         planner.fault("ServiceImport", why.to_owned());
     }
+    planner.tell_of_room(most);
     wanted.imports.iter().for_each(|import| planner.import(import));
     planner.delete();
     planner.plan
@@ -125,6 +138,9 @@ impl Planner<'_> {
                 return self.fault(&reference("ServiceImport", of).to_string(), why);
             }
         }
+        if self.over.imports.contains(of) {
+            return;
+        }
         if self.is_unheard(of) {
             return self.keep(of);
         }
@@ -136,6 +152,18 @@ impl Planner<'_> {
         self.service_import(import, derived.as_deref());
     }
 
+    /// What finds no room is told by peer: it may be thousands.
+    fn tell_of_room(&mut self, most: usize) {
+        for (peer, (count, first)) in std::mem::take(&mut self.over.by_peer) {
+            let why = format!(
+                "{count} of the Services that {peer} exports, the first of them {first}, have no objects and no address here, for \
+                 {most} imports may have some, of each peer its share: narrow spec.imports of the ClusterPeer, or raise \
+                 WEFT_IMPORTS (federation.imports of the chart)"
+            );
+            self.fault(&format!("ClusterPeer {peer}"), why);
+        }
+    }
+
     /// The derived Service. Returns it, if it is there.
     fn derived(&mut self, of: &Name, merged: &Merged) -> Option<Arc<Object>> {
         let name = Name::new(of.namespace.as_str(), derived::derived_name(of));
@@ -144,8 +172,7 @@ impl Planner<'_> {
         if let Some(there) = &there
             && !owners::is_ours(there)
         {
-            let why = format!("{object} is somebody else's, and is left as it is: delete it, and it is made anew");
-            self.fault(&object.to_string(), why);
+            self.leave(&object);
             return None;
         }
         let document = derived::derived_service(of, merged);
@@ -222,8 +249,7 @@ impl Planner<'_> {
         let object = reference("ServiceImport", of);
         let there = self.there(&object);
         if there.as_ref().is_some_and(|there| !owners::is_ours(there)) {
-            let why = format!("{object} is somebody else's, and is left as it is: delete it, and it is made anew");
-            return self.fault(&object.to_string(), why);
+            return self.leave(&object);
         }
         let ips = derived.map_or(&Value::Null, |derived| &derived.raw["spec"]["clusterIPs"]);
         let ips = parsed(ips);
@@ -233,11 +259,14 @@ impl Planner<'_> {
         let ready = ready(merged, &parsed(said));
         let mut document = derived::service_import(of, merged, &ips, (ready, self.now));
         document["apiVersion"] = format!("{MULTICLUSTER_GROUP}/{version}").into();
+        if version == FIRST_VERSION {
+            reduce(&mut document);
+        }
         let mut status = document["status"].take();
         if let Some(fields) = document.as_object_mut() {
             fields.remove("status");
         }
-        if let Some(conditions) = status["conditions"].as_array_mut() {
+        if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
             conditions.push(outside(import, self.now));
             conditions.iter_mut().for_each(|condition| keep_time(condition, before));
         }
@@ -302,6 +331,9 @@ impl Planner<'_> {
 
     /// Applies what is not there, or is there otherwise.
     fn apply(&mut self, object: ObjectRef, there: Option<&Arc<Object>>, mut document: Value) {
+        if there.is_some_and(|there| !owners::is_ours(there)) {
+            return self.leave(&object);
+        }
         self.stays.insert(object.clone());
         document["metadata"]["annotations"][DIGEST] = digest(&document).into();
         let path = self.path(&object);
@@ -317,9 +349,25 @@ impl Planner<'_> {
         }
     }
 
+    /// Somebody else's object is where one of ours would be.
+    fn leave(&mut self, object: &ObjectRef) {
+        let why = format!("{object} is somebody else's, and is left as it is: delete it, and it is made anew");
+        self.fault(&object.to_string(), why);
+    }
+
     fn deed(&mut self, object: ObjectRef, path: String, there: Option<&Arc<Object>>, act: Act) {
         let seen = there.map(|there| (there.uid.clone(), there.resource_version));
+        let raw = match (&act, there) {
+            (Act::Make(document) | Act::Mend(document) | Act::Status(document), _) => document,
+            (Act::GiveUp(_) | Act::Delete, there) => there.map_or(&Value::Null, |there| &there.raw),
+        };
+        let label = raw["metadata"]["labels"][SERVICE_NAME_LABEL].as_str();
+        let of = match object.kind == "ServiceImport" {
+            true => &object.name,
+            false => label.unwrap_or_default(),
+        };
         self.plan.deeds.push(Deed {
+            of: Name::new(object.namespace.as_str(), of),
             object,
             path,
             seen,
@@ -349,6 +397,25 @@ fn reference(kind: &str, name: &Name) -> ObjectRef {
         kind: kind.to_owned(),
         namespace: name.namespace.clone(),
         name: name.name.clone(),
+    }
+}
+
+/// Leaves out what ServiceImports do not have where there is only their first version: CRDs from before v0.5.0 of the API declare none
+/// of it, and undeclared fields are refused. Whoever installs those of v0.5.0 has them in `v1beta1`.
+fn reduce(document: &mut Value) {
+    if let Some(spec) = document["spec"].as_object_mut() {
+        spec.retain(|field, _| {
+            !matches!(
+                field.as_str(),
+                "internalTrafficPolicy" | "ipFamilies" | "trafficDistribution"
+            )
+        });
+        if let Some(ips) = spec.get_mut("ips").and_then(Value::as_array_mut) {
+            ips.truncate(1);
+        }
+    }
+    if let Some(status) = document["status"].as_object_mut() {
+        status.remove("conditions");
     }
 }
 

@@ -29,8 +29,12 @@ pub(super) fn service(raw: Value) -> Object {
 }
 
 fn read(name: &str, raw: Value) -> Object {
-    let version = if name == "ServiceImport" { "v1beta1" } else { "v1" };
-    object::read(&kind(name), version, raw)
+    let version = match raw["apiVersion"].as_str().and_then(|version| version.split_once('/')) {
+        Some((_, version)) => version.to_owned(),
+        None if name == "ServiceImport" => "v1beta1".to_owned(),
+        None => "v1".to_owned(),
+    };
+    object::read(&kind(name), &version, raw)
         .map_err(|(_, problem)| problem)
         .unwrap()
 }
@@ -39,7 +43,7 @@ fn reviews() -> Name {
     Name::new("shop", "reviews")
 }
 
-fn merged(clusters: &[&str]) -> Merged {
+pub(super) fn merged(clusters: &[&str]) -> Merged {
     Merged {
         kind: ImportType::ClusterSetIP,
         ports: vec![Port {
@@ -72,8 +76,13 @@ fn wanted() -> Wanted {
             backends: Vec::new(),
             apart: BTreeSet::from(["west".to_owned()]),
         }],
-        unheard: BTreeSet::new(),
+        peers: peers(),
+        ..Wanted::default()
     }
+}
+
+fn peers() -> BTreeSet<String> {
+    ["west", "north", "south"].map(str::to_owned).into()
 }
 
 /// The same in a flat network, with a pod.
@@ -82,7 +91,7 @@ fn flat() -> Wanted {
     let import = &mut wanted.imports[0];
     import.apart.clear();
     let backend = Backend {
-        ports: [("http".to_owned(), 8080)].into(),
+        ports: [(80, 8080)].into(),
         ..Backend::default()
     };
     import.backends.push(Backends {
@@ -129,7 +138,11 @@ impl World {
     }
 
     fn plan(&self, wanted: &Wanted) -> Plan {
-        plan::plan(wanted, &self.shown, "2026-01-01T00:00:00Z")
+        self.plan_for(wanted, 1000)
+    }
+
+    fn plan_for(&self, wanted: &Wanted, most: usize) -> Plan {
+        plan::plan(wanted, &self.shown, "2026-01-01T00:00:00Z", most)
     }
 
     fn act(&mut self, deed: Deed) {
@@ -219,7 +232,7 @@ fn what_changes_is_written_and_what_does_not_keeps_its_time() {
     let merged = &mut more.imports[0].merged;
     merged.clusters.insert("north".to_owned());
     merged.annotations.insert("example.com/a".to_owned(), "b".to_owned());
-    let plan = plan::plan(&more, &world.shown, "2027-01-01T00:00:00Z");
+    let plan = plan::plan(&more, &world.shown, "2027-01-01T00:00:00Z", 1000);
     assert_eq!(
         all(&plan),
         ["mended ServiceImport shop/reviews", "status ServiceImport shop/reviews"]
@@ -323,6 +336,51 @@ fn what_is_somebody_elses_is_left_and_told_of() {
 }
 
 #[test]
+fn an_endpoint_slice_of_our_name_that_somebody_else_has_made_is_left_and_told_of() {
+    let mut world = World::new();
+    world.keep(&flat());
+    let mut raw = world.shown.of_kind("EndpointSlice")[0].raw.clone();
+    let name = raw["metadata"]["name"].as_str().unwrap().to_owned();
+    raw["endpoints"] = json!([]);
+    raw["metadata"]["managedFields"] = json!([{"manager": "kubectl", "fieldsV1": {}}]);
+    world.put("EndpointSlice", raw.clone());
+    let plan = world.plan(&flat());
+    assert_eq!(all(&plan), Vec::<String>::new());
+    assert!(plan.faults[&format!("EndpointSlice shop/{name}")].contains("somebody else's"));
+
+    raw["metadata"]["managedFields"] = json!([{"manager": MANAGER, "fieldsV1": {}}]);
+    world.put("EndpointSlice", raw);
+    assert_eq!(all(&world.plan(&flat())), [format!("mended EndpointSlice shop/{name}")]);
+}
+
+#[test]
+fn imports_of_peers_that_find_no_room_become_no_objects_and_each_peer_is_told_what_to_narrow() {
+    let mut world = World::new();
+    let mut both = wanted();
+    both.imports.push(Import {
+        service: Name::new("shop", "web"),
+        ..both.imports[0].clone()
+    });
+    let none = world.plan_for(&both, 0);
+    assert!(none.deeds.is_empty(), "{none:?}");
+    let why = &none.faults["ClusterPeer west"];
+    assert!(why.starts_with("2 of the Services that west exports, the first of them shop/reviews,"));
+    assert!(why.contains("narrow spec.imports"), "{why}");
+
+    // What is there stays, and what is new waits.
+    world.keep(&wanted());
+    let plan = world.plan_for(&both, 1);
+    assert!(plan.deeds.is_empty(), "{plan:?}");
+    assert!(plan.faults["ClusterPeer west"].contains("the first of them shop/web,"));
+    let plan = world.plan_for(&both, 2);
+    assert_eq!((plan.deeds.len(), plan.faults.len()), (3, 0));
+
+    // This cluster's own export is its own choice.
+    both.imports[1].merged.clusters.insert("here".to_owned());
+    assert_eq!(world.plan_for(&both, 1).deeds.len(), 3);
+}
+
+#[test]
 fn nothing_is_imported_into_a_namespace_that_is_not_here_or_ends() {
     let mut world = World::new();
     let mut away = wanted();
@@ -346,6 +404,27 @@ fn without_the_crd_of_service_imports_services_are_there_all_the_same() {
     assert_eq!(world.keep(&wanted()).len(), 2);
     let shown = world.keep(&Wanted::default());
     assert_eq!(shown.len(), 2, "{shown:?}");
+}
+
+#[test]
+fn where_there_is_only_the_first_version_of_service_imports_they_have_only_what_that_declares() {
+    let mut world = World::new();
+    world.shown.listed(&kind("ServiceImport"), "v1alpha1", 1, 0, Vec::new());
+    world.keep(&wanted());
+    let import = world.get("ServiceImport", "reviews").unwrap();
+    assert_eq!(import.raw["apiVersion"], "multicluster.x-k8s.io/v1alpha1");
+    let fields: Vec<&String> = import.raw["spec"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["ips", "ports", "sessionAffinity", "type"]);
+    assert_eq!(
+        import.raw["status"],
+        json!({"clusters": [{"cluster": "west"}]}),
+        "it says of whom it is"
+    );
+    // The version that declares all has all.
+    world.shown.listed(&kind("ServiceImport"), "v1beta1", 2, 0, Vec::new());
+    world.keep(&wanted());
+    let import = world.get("ServiceImport", "reviews").unwrap();
+    assert!(import.raw["spec"]["internalTrafficPolicy"] == "Cluster" && import.raw["status"]["conditions"].is_array());
 }
 
 #[test]
@@ -487,4 +566,146 @@ async fn a_round_has_a_bound_and_the_next_comes_soon() {
     });
     let (due, next) = Done::default().due(many.collect(), Instant::now());
     assert_eq!((due.len(), next), (ROUND, SPACING));
+}
+
+/// What a peer flips all the time: its ports in another form each time, of an object that is there in this version.
+fn flipped(world: &World, number: u64) -> Deed {
+    let mut deed = deed(world);
+    deed.seen = Some(("u".to_owned(), number));
+    let Act::Make(document) = &mut deed.act else { panic!() };
+    document["metadata"]["annotations"][plan::DIGEST] = number.to_string().into();
+    deed
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_to_be_another_all_the_time_is_written_a_few_times_at_once_and_then_seldom() {
+    let world = World::new();
+    let (mut done, mut writes) = (Done::default(), Vec::new());
+    let begun = Instant::now();
+    for number in 1..=300 {
+        let (due, _) = done.due(vec![flipped(&world, number)], Instant::now());
+        for deed in due {
+            writes.push(begun.elapsed());
+            done.put(&deed, Became::Written("u".to_owned(), number));
+        }
+        tokio::time::advance(Duration::from_millis(200)).await;
+    }
+    let at_once = writes.iter().filter(|at| **at < Duration::from_secs(1)).count();
+    assert_eq!(at_once, BURST as usize, "the first of them at once: {writes:?}");
+    assert!((14..=17).contains(&writes.len()), "{writes:?}");
+
+    // Another one does not wait for that, and neither does this one after a while.
+    let mut other = flipped(&world, 1);
+    other.object.name = "other".to_owned();
+    assert_eq!(done.due(vec![other], Instant::now()).0.len(), 1);
+    tokio::time::advance(SPARE * BURST).await;
+    for number in 400..400 + u64::from(BURST) {
+        let (due, _) = done.due(vec![flipped(&world, number)], Instant::now());
+        assert_eq!(due.len(), 1, "{number}");
+        done.put(&due[0], Became::Written("u".to_owned(), number));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_object_has_cost_counts_also_while_it_is_gone() {
+    let world = World::new();
+    let mut done = Done::default();
+    for number in 1..=u64::from(BURST) {
+        done.put(&flipped(&world, number), Became::Gone("u".to_owned()));
+    }
+    // Nothing is to be done for a while.
+    done.due(Vec::new(), Instant::now());
+    let made = |done: &mut Done| done.due(vec![deed(&world)], Instant::now());
+    let (due, next) = made(&mut done);
+    assert_eq!((due.len(), next), (0, SPARE));
+    tokio::time::advance(SPARE).await;
+    assert_eq!(made(&mut done).0.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_objects_that_are_due_at_each_look_keep_no_import_behind_them_waiting() {
+    let world = World::new();
+    let named = |import: &str, act: Act| Deed {
+        of: Name::new("shop", import),
+        object: ObjectRef {
+            kind: "Service".to_owned(),
+            namespace: "shop".to_owned(),
+            name: import.to_owned(),
+        },
+        path: String::new(),
+        seen: None,
+        act,
+    };
+    let make = || match deed(&world).act {
+        Act::Make(document) => Act::Make(document),
+        act => panic!("{act:?}"),
+    };
+    let mut done = Done::default();
+    let mut tried = Vec::new();
+    // Of each look as many as fit are tried, and all of them are due again: a hundred of one peer, and what comes behind.
+    for _ in 0..2 {
+        let many = (0..100).map(|n| named(&format!("a{n:03}"), make()));
+        let all = many
+            .chain([named("reviews", make()), named("z", Act::Delete)])
+            .collect();
+        let (due, _) = done.due(all, Instant::now());
+        done.turns.took(due.last().unwrap().of.clone());
+        tried.extend(due.into_iter().map(|deed| deed.of.name));
+    }
+    assert!(
+        tried.contains(&"reviews".to_owned()) && tried.contains(&"z".to_owned()),
+        "{tried:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_the_same_whenever_it_is_said_and_what_was_refused_is_not_waited_for_once_it_is_another() {
+    let mut world = World::new();
+    world.keep(&wanted());
+    let mut raw = world.get("ServiceImport", "reviews").unwrap().raw.clone();
+    raw["status"] = json!({});
+    world.put("ServiceImport", raw);
+    let status = |wanted: &Wanted, now: &str| {
+        let deeds = plan::plan(wanted, &world.shown, now, 1000).deeds;
+        deeds
+            .into_iter()
+            .find(|deed| matches!(deed.act, Act::Status(_)))
+            .unwrap()
+    };
+    let first = status(&wanted(), "2026-01-01T00:00:00Z");
+    let later = status(&wanted(), "2027-01-01T00:00:00Z");
+    assert_eq!(first.digest(), later.digest());
+    let (uid, version) = first.seen.clone().unwrap();
+    let mut done = Done::default();
+    done.put(&first, Became::Written(uid, version));
+    let count = |done: &mut Done, deed: Deed| done.due(vec![deed], Instant::now()).0.len();
+    assert_eq!(count(&mut done, later), 0, "it was written, and is there otherwise");
+
+    let mut more = wanted();
+    more.imports[0].merged.clusters.insert("north".to_owned());
+    let other = || status(&more, "2027-01-01T00:00:00Z");
+    let mut done = Done::default();
+    done.put(&first, Became::Refused(9));
+    assert_eq!(count(&mut done, other()), 0);
+    tokio::time::advance(RETRY).await;
+    assert_eq!(count(&mut done, status(&wanted(), "2027-01-01T00:00:00Z")), 0);
+    assert_eq!(count(&mut done, other()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_is_logged_once_and_what_comes_and_goes_once_in_a_while() {
+    let mut logged = Logged::default();
+    let fault = |what: &str, why: &str| BTreeMap::from([(what.to_owned(), why.to_owned())]);
+    let news = |logged: &mut Logged, faults: &BTreeMap<String, String>| logged.news(faults, Instant::now()).len();
+    assert_eq!(news(&mut logged, &fault("a", "1")), 1);
+    assert_eq!(news(&mut logged, &fault("a", "1")), 0);
+    assert_eq!(news(&mut logged, &fault("a", "2")), 0, "for another reason each time");
+    news(&mut logged, &BTreeMap::new());
+    assert_eq!(news(&mut logged, &fault("a", "1")), 0, "it comes and goes");
+    let many: BTreeMap<String, String> = (0..500).map(|n| (format!("s{n:03}"), String::new())).collect();
+    assert_eq!(news(&mut logged, &many), FAILURES_MAX - 1);
+    assert_eq!(news(&mut logged, &many), 0);
+    tokio::time::advance(SILENCE).await;
+    assert_eq!(news(&mut logged, &fault("a", "2")), 1);
+    assert_eq!(news(&mut logged, &fault("a", "2")), 0);
 }

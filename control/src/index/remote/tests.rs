@@ -13,8 +13,8 @@ use weft_proto::resource::federation::{ExportedEndpoint, ExportedPort};
 use weft_proto::resource::name::CLUSTER;
 
 use super::*;
-use crate::index::Settings;
-use crate::manifests::Snapshot;
+use crate::index::{Own, Settings};
+use crate::manifests::{Changes, Snapshot};
 
 fn object(kind: &str, name: &str, rest: &Value) -> Arc<Object> {
     let mut raw = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
@@ -432,6 +432,69 @@ fn endpoints_at_addresses_of_our_own_or_of_a_machine_itself_are_refused() {
     ] {
         refused_endpoint(|one| one.endpoint.address = format!("{ip}:8080").parse().unwrap(), "ip");
     }
+}
+
+#[test]
+fn endpoints_at_addresses_by_which_others_reach_this_cluster_are_refused_for_as_long_as_they_are() {
+    let balanced = json!({"spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.7", "externalIPs": ["198.51.100.1"],
+        "ports": [{"port": 443}]}, "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.2"}, {"hostname": "lb.example"}]}}});
+    let reached = ["198.51.100.3:15443", "[2001:db8::7]:15013", "gateway.example:15443"].map(str::to_owned);
+    let apply = |world: &mut World, changes: Changes| drop(world.index.apply(&changes));
+    let mut world = world("wire");
+    world.index = world.index.owning(Own::new("weft-system", reached.iter()));
+    let service = object("Service", "gateway", &balanced);
+    let upserts = vec![service.clone()];
+    apply(
+        &mut world,
+        Changes {
+            upserts,
+            ..Changes::default()
+        },
+    );
+    let is_refused = |world: &mut World, ip: &str| {
+        let mut one = endpoint("10.245.0.2");
+        one.endpoint.address = format!("{ip}:8080").parse().unwrap();
+        let said = vec![of_export(export("reviews")), of_exported(behind(vec![one]))];
+        let (refused, _) = world.index.hear("a", said);
+        refused
+            .iter()
+            .any(|(_, error)| error.reason.contains("others reach this cluster"))
+    };
+    for ip in [
+        "198.51.100.1",
+        "198.51.100.2",
+        "198.51.100.3",
+        "[2001:db8::7]",
+        "[::ffff:198.51.100.3]",
+    ] {
+        assert!(is_refused(&mut world, ip), "{ip}");
+    }
+    assert!(!is_refused(&mut world, "198.51.100.4"));
+
+    apply(
+        &mut world,
+        Changes {
+            deletes: vec![service.reference()],
+            ..Changes::default()
+        },
+    );
+    assert!(!is_refused(&mut world, "198.51.100.2") && is_refused(&mut world, "198.51.100.3"));
+}
+
+#[test]
+fn the_namespace_of_the_control_plane_is_shared_by_no_cluster_whatever_it_is_called() {
+    let into = |namespace: &str, world: &mut World| {
+        let said = Export {
+            namespace: namespace.to_owned(),
+            ..export("web")
+        };
+        world.index.hear("a", vec![of_export(said)]).0.len()
+    };
+    let mut world = world("wire");
+    assert_eq!(into("shop", &mut world), 0);
+    world.index = world.index.owning(Own::new("shop", std::iter::empty()));
+    assert_eq!(into("shop", &mut world), 1);
+    assert_eq!(into("weft-system", &mut world), 1, "it may be the peer's");
 }
 
 #[test]

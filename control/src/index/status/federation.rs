@@ -2,7 +2,6 @@
 
 use super::{ConditionType, Report};
 use crate::index::federation::Unexported;
-use crate::index::remote::is_system;
 use crate::index::{Index, Kept, Name};
 use crate::objects::Severity;
 use crate::objects::mcs::ServiceExport;
@@ -66,7 +65,7 @@ fn ready(index: &Index, name: &Name, nothing: Option<String>, report: &mut Repor
     let Some((_, service, _)) = index.exported(name) else {
         let message = match nothing {
             Some(why) => format!("nothing is exported: {why}"),
-            None if is_system(&name.namespace) => {
+            None if index.is_system(&name.namespace) => {
                 let message = format!("{} is each cluster's own: nothing of it is shared", name.namespace);
                 let fix = "export a Service of another namespace";
                 report.problem(Severity::Warning, field, message.clone(), fix);

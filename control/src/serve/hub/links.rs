@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use weft_certs::bundle::{Bundle, TrustBundles};
 use weft_proto::discovery;
-use weft_proto::resource::{self, FieldError, Update};
+use weft_proto::resource::{self, FieldError, Kind, Update};
 
 use super::{Facts, Follower, Hash, Hub, Subject};
 use crate::objects::peer::Peer;
@@ -72,6 +72,9 @@ pub(crate) struct Faults {
     pub(crate) total: u64,
     /// Where it has not said anything better since.
     pub(crate) now: BTreeMap<resource::Name, FieldError>,
+    /// When it was logged last, and how often it did since.
+    logged: Option<Instant>,
+    unlogged: u64,
 }
 
 /// Why a replica of a cluster may not follow us.
@@ -89,6 +92,16 @@ pub(crate) enum Unwelcome {
 const FOLLOWERS_MAX: usize = 16;
 /// How much of it is told of one peer.
 const FAULTS_MAX: usize = 64;
+/// It is logged once in this time: a peer says something each 10 ms if it likes to.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How something is called whose name cannot be read.
+const UNREADABLE: &str = "(unreadable)";
+
+/// A name to tell people of something whose own cannot be read.
+pub(crate) fn unreadable(name: Option<&discovery::ResourceName>) -> resource::Name {
+    let kind = name.and_then(|name| Kind::from_wire(name.kind).ok());
+    resource::Name::new(kind.unwrap_or(Kind::Cluster), UNREADABLE)
+}
 
 impl Link {
     /// In one word, for people.
@@ -133,13 +146,15 @@ impl Hub {
     ) -> Vec<(resource::Name, FieldError)> {
         let said: Vec<resource::Name> = updates.iter().map(|update| update.name.clone()).collect();
         let (refused, changed) = self.index.hear(cluster, updates);
-        if let Some((name, error)) = unread.iter().chain(&refused).next() {
-            let (field, reason, all) = (&error.field, &error.reason, unread.len() + refused.len());
-            tracing::warn!(cluster, resource = %name, field, reason, all, "a peer said what it may not");
-        }
         let faults = self.faults.entry(cluster.to_owned()).or_default();
         faults.take(&said, &refused);
         faults.take(&[], unread);
+        if let Some((name, error)) = unread.iter().chain(&refused).next()
+            && let Some(all) = faults.due_log(unread.len() + refused.len(), Instant::now())
+        {
+            let (field, reason) = (&error.field, &error.reason);
+            tracing::warn!(cluster, resource = %name, field, reason, all, "a peer said what it may not");
+        }
         self.spread(&changed);
         refused
     }
@@ -223,8 +238,14 @@ impl Hub {
             return false;
         }
         let now = state.state;
+        let faults = self.faults.get_mut(&cluster);
         let before = self.links.insert(cluster, state);
-        before.is_none_or(|before| before.state != now)
+        let is_other = before.is_none_or(|before| before.state != now);
+        if let Some(faults) = faults.filter(|_| is_other && now == Link::Connected) {
+            // It says anew what was not taken, and of this nothing else tells that it does not.
+            faults.now.retain(|name, _| name.key != UNREADABLE);
+        }
+        is_other
     }
 
     /// Whether a replica of a cluster may follow us: its cluster is a peer, with this control plane, and not too many do.
@@ -290,5 +311,43 @@ impl Faults {
         for (name, error) in refused.iter().take(FAULTS_MAX.saturating_sub(self.now.len())) {
             self.now.insert(name.clone(), error.clone());
         }
+    }
+
+    /// How many to log now: these, and what was not logged before. `None`: the last time was a moment ago.
+    fn due_log(&mut self, more: usize, now: Instant) -> Option<u64> {
+        self.unlogged += more as u64;
+        if self.logged.is_some_and(|logged| now.duration_since(logged) < SILENCE) {
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.unlogged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_may_not_say_is_logged_at_once_and_then_once_a_minute_with_its_number() {
+        let (mut faults, begun) = (Faults::default(), Instant::now());
+        assert_eq!(faults.due_log(2, begun), Some(2));
+        for at in 1..60 {
+            assert_eq!(faults.due_log(10, begun + Duration::from_secs(at)), None);
+        }
+        assert_eq!(faults.due_log(1, begun + SILENCE), Some(591));
+        assert_eq!(faults.due_log(1, begun + SILENCE * 3), Some(1));
+    }
+
+    #[test]
+    fn what_has_no_name_that_can_be_read_is_told_by_its_kind_as_far_as_that_is_known() {
+        let wire = |kind: i32| discovery::ResourceName {
+            kind,
+            ..discovery::ResourceName::default()
+        };
+        let exported = wire(Kind::Exported.to_wire() as i32);
+        assert_eq!(unreadable(Some(&exported)).to_string(), "exported (unreadable)");
+        assert_eq!(unreadable(Some(&wire(99))).to_string(), "cluster (unreadable)");
+        assert_eq!(unreadable(None).to_string(), "cluster (unreadable)");
     }
 }

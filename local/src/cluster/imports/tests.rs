@@ -27,7 +27,7 @@ fn answer(all: Vec<(Value, Vec<Value>)>, endpoints: Value) -> Imports {
 
 /// A pod of another cluster.
 fn there(service: &str, address: &str) -> Value {
-    json!({"namespace": "shop", "service": service, "port": "http", "cluster": "there", "pod": "p", "hostname": "",
+    json!({"namespace": "shop", "service": service, "port": 80, "cluster": "there", "pod": "p", "hostname": "",
         "address": address})
 }
 
@@ -155,8 +155,9 @@ fn an_address_is_kept_as_long_as_the_import_lives_and_given_back_when_it_returns
 }
 
 #[test]
-fn behind_an_import_are_the_pods_of_all_who_export_it_each_by_the_name_of_its_port() {
-    let mut world = World::new(&[namespace("shop"), web("http")]);
+fn behind_an_import_are_the_pods_of_all_who_export_it_each_by_the_number_of_its_port() {
+    // What a port is called differs, and does not count.
+    let mut world = World::new(&[namespace("shop"), web("web")]);
     let own = Endpoint {
         cluster: String::new(),
         ips: vec!["10.244.0.5".parse().unwrap()],
@@ -173,8 +174,10 @@ fn behind_an_import_are_the_pods_of_all_who_export_it_each_by_the_name_of_its_po
     // This cluster does not export it: only the other's are of the import.
     world.hear(answer(vec![told("web", &["there"], "True")], endpoints));
     assert_eq!(world.backends("weft-import-web", &own), ["10.245.0.7:8080"]);
-    // Nor is anything there that speaks under another name.
-    world.hear(answer(vec![told("web", &["there"], "True")], json!([])));
+    // Nor is anything there that has another number.
+    let mut other = there("web", "10.245.0.7:8080");
+    other["port"] = json!(81);
+    world.hear(answer(vec![told("web", &["there"], "True")], json!([other])));
     assert!(world.backends("weft-import-web", &own).is_empty());
 }
 
