@@ -10,7 +10,7 @@ use weft_proto::resource::{self, FieldError, Update};
 use super::{Closed, Desk, Question, Thread};
 use crate::objects::peer::Peer;
 use crate::serve::cache::ProxyId;
-use crate::serve::hub::{Fetched, Heard, LinkState, Trusted};
+use crate::serve::hub::{Fetched, Heard, LinkState, Tried, Trusted};
 use crate::serve::outbox::Hash;
 
 /// What is asked and said of one peer.
@@ -51,6 +51,10 @@ pub(super) enum OfPeer {
     Fetched {
         cluster: String,
         fetched: Fetched,
+    },
+    Tried {
+        cluster: String,
+        tried: Vec<Tried>,
     },
     Trusted {
         cluster: String,
@@ -141,6 +145,12 @@ impl Desk {
         self.tell_of_peer(OfPeer::Fetched { cluster, fetched }).await
     }
 
+    /// What came of trying a peer's gateways.
+    pub(crate) async fn tried(&self, cluster: &str, tried: Vec<Tried>) -> Result<(), Closed> {
+        let cluster = cluster.to_owned();
+        self.tell_of_peer(OfPeer::Tried { cluster, tried }).await
+    }
+
     /// How far the bundle of a peer has come with our proxies. `None`: it is no peer.
     pub(crate) async fn trusted(&self, cluster: &str) -> Result<Option<Trusted>, Closed> {
         let cluster = cluster.to_owned();
@@ -188,6 +198,7 @@ impl Thread {
                 }
             }
             OfPeer::Fetched { cluster, fetched } => hub.fetched(cluster, fetched),
+            OfPeer::Tried { cluster, tried } => hub.tried(cluster, tried),
             OfPeer::Trusted { cluster, answer } => drop(answer.send(hub.trusted(&cluster))),
             OfPeer::HearTrusted { id, trusted } => hub.hear_trusted(id, trusted),
             OfPeer::Hear {
