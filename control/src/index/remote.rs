@@ -307,10 +307,16 @@ impl Index {
 
     /// All that is held of what a peer has said, as it would say it.
     pub(crate) fn said(&self, cluster: &str) -> Vec<discovery::Resource> {
+        self.said_of(cluster, |_| true)
+    }
+
+    /// The same of some of it.
+    pub(crate) fn said_of(&self, cluster: &str, wanted: impl Fn(&resource::Name) -> bool) -> Vec<discovery::Resource> {
         let Some(remote) = self.remotes.get(cluster) else {
             return Vec::new();
         };
-        let said = remote.held.keys().filter_map(|name| {
+        let names = remote.held.keys().filter(|name| wanted(name));
+        let said = names.filter_map(|name| {
             let body = remote.body(name)?;
             Some(resource::to_wire(
                 name,

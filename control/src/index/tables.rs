@@ -8,8 +8,8 @@ use serde_json::Value;
 use weft_model::network::Networks;
 
 use super::kept::guarded;
-use super::remote::node_networks;
 use super::policy::possible_targets;
+use super::remote::node_networks;
 use super::route::possible_services;
 use super::{Changed, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
 use crate::federation::slices;

@@ -53,7 +53,11 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
             news.tell();
         }
         if passes {
-            let tried = peer.gateways.iter().zip(looked).map(|(gateway, looked)| tried(gateway, looked));
+            let tried = peer
+                .gateways
+                .iter()
+                .zip(looked)
+                .map(|(gateway, looked)| tried(gateway, looked));
             if desk.tried(&peer.cluster, join_all(tried).await).await.is_err() {
                 return;
             }

@@ -93,7 +93,7 @@ pub struct Exported {
     pub service: String,
     /// The Service's port.
     pub port: u16,
-    /// In order of key, each once.
+    /// Each key once.
     pub endpoints: Vec<ExportedEndpoint>,
 }
 

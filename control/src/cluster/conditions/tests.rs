@@ -10,8 +10,8 @@ use super::*;
 use crate::index::{ConditionType, Index, ObjectStatus, Settings};
 use crate::manifests::Snapshot;
 use crate::serve::hub::{Link, LinkState};
-use crate::status::{PeerVerdict, Way};
 use crate::status::applied::{Holders, Named};
+use crate::status::{PeerVerdict, Way};
 
 const THEN: &str = "2026-01-01T00:00:00Z";
 const NOW: &str = "2026-02-02T00:00:00Z";

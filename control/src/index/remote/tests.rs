@@ -265,7 +265,13 @@ fn in_networks(world: &World, networks: &[&str]) -> Update {
 #[test]
 fn of_a_peer_whose_networks_overlap_with_ours_in_one_network_no_endpoint_is_dialled() {
     let mut world = world("wire");
-    let dialled = |world: &World| world.index.remote_addresses().map(|ip| ip.to_string()).collect::<Vec<_>>();
+    let dialled = |world: &World| {
+        world
+            .index
+            .remote_addresses()
+            .map(|ip| ip.to_string())
+            .collect::<Vec<_>>()
+    };
     let reviews = Topic::Endpoints(Name::new("shop", "reviews"));
     let address = Topic::Address("10.245.0.1".parse().unwrap());
     let said = vec![
@@ -274,7 +280,10 @@ fn of_a_peer_whose_networks_overlap_with_ours_in_one_network_no_endpoint_is_dial
         of_exported(behind(vec![endpoint("10.245.0.1"), endpoint("10.244.0.9")])),
     ];
     let (refused, _) = world.index.hear("a", said);
-    assert!(refused.is_empty(), "all of it is refused, and not each alone: {refused:?}");
+    assert!(
+        refused.is_empty(),
+        "all of it is refused, and not each alone: {refused:?}"
+    );
     let (_, peer, remote) = world.index.heard_of("a").unwrap();
     assert!(!world.index.dials(peer, remote));
     assert_eq!(remote.overlaps, ["10.244.0.0/16".parse().unwrap()]);
@@ -282,14 +291,20 @@ fn of_a_peer_whose_networks_overlap_with_ours_in_one_network_no_endpoint_is_dial
 
     // Once they overlap no more, what is theirs alone is dialled, and each address is judged for itself again.
     let (_, changed) = world.index.hear("a", vec![in_networks(&world, &["10.245.0.0/16"])]);
-    assert!(changed.topics.contains(&reviews) && changed.topics.contains(&address), "{changed:?}");
+    assert!(
+        changed.topics.contains(&reviews) && changed.topics.contains(&address),
+        "{changed:?}"
+    );
     assert_eq!(dialled(&world), ["10.245.0.1"]);
 
     // A node of ours with such pods comes later: it counts all the same, and so does its end.
     let node = object("Node", "node-2", &json!({"spec": {"podCIDRs": ["10.245.0.0/24"]}}));
     let mut changed = Changed::default();
     world.index.upsert(&node, &mut changed);
-    assert!(changed.topics.contains(&reviews) && changed.topics.contains(&Topic::PodNetworks), "{changed:?}");
+    assert!(
+        changed.topics.contains(&reviews) && changed.topics.contains(&Topic::PodNetworks),
+        "{changed:?}"
+    );
     assert_eq!(dialled(&world), [""; 0]);
     let mut changed = Changed::default();
     world.index.delete(&node.reference(), &mut changed);
