@@ -195,10 +195,7 @@ pub(super) mod tests {
         let mut alone = status.clone();
         alone["sources"] = json!({"places": []});
         let said = peer(&alone, &[], &[]).unwrap_err();
-        assert!(
-            said.contains("weft up --cluster") && !said.contains("WEFT_FEDERATION"),
-            "{said}"
-        );
+        assert!(said.contains("weft up --cluster") && !said.contains("LISTEN"), "{said}");
         status["unreached"] = json!({"endpoints": "Service weft-system/weft-federation is not there"});
         let said = peer(&status, &[], &[]).unwrap_err();
         assert!(
