@@ -1,6 +1,6 @@
 //! `weft route explain`: where a request would go, and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::{Value, json};
-use weft_control::explain::{Question, Verdict, explain};
+use weft_control::explain::{Explanation, Question, Verdict, explain, hear};
 use weft_control::index::{Index, Settings};
 use weft_control::manifests::{Changes, Manifests, Settings as ManifestSettings, Snapshot, Writer, parse};
 use weft_control::objects::{Kinds, Object, ObjectRef, Severity};
@@ -51,9 +51,9 @@ enum RouteVerb {
 /// Explain where a request would go, and why.
 ///
 /// Which rule of which object matches, and why those before it do not; what is done to the request; the candidates with
-/// their weights, and the places behind them as the caller sees them. With -f from manifests alone, as if every pod that they
-/// ask for were ready; else from what a running mesh knows now, or from a cluster's objects. With -f and a cluster (--context,
-/// --kubeconfig) as if the manifests were applied there.
+/// their weights, and the places behind them as the caller sees them, also those of other clusters. With -f from manifests
+/// alone, as if every pod that they ask for were ready; else from what a running mesh knows now, or from a cluster's objects.
+/// With -f and a cluster (--context, --kubeconfig) as if the manifests were applied there.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   weft route explain -n shop --from web http://reviews/
@@ -103,18 +103,28 @@ pub(crate) async fn main(args: RouteArgs) -> Result<ExitCode> {
             return Ok(ExitCode::from(exit::USAGE));
         }
     };
-    let index = if !args.paths.paths.is_empty() && !target::means_cluster(&args.target.way) {
-        offline(&args)?
+    let (mut index, mesh) = if !args.paths.paths.is_empty() && !target::means_cluster(&args.target.way) {
+        (offline(&args)?, None)
     } else {
         let mesh = target::mesh(&args.target).await?;
         mesh.namespace(args.namespace.as_deref())
             .clone_into(&mut question.namespace);
-        match &mesh {
+        let index = match &mesh {
             Mesh::Local(client) => running(client).await?,
             Mesh::Cluster(cluster) => on_cluster(cluster, &args, &question.namespace).await?,
-        }
+        };
+        (index, Some(mesh))
     };
-    let explanation = explain(&index, &question).map_err(|why| anyhow!(why))?;
+    let mut explanation = explain(&index, &question).map_err(|why| anyhow!(why))?;
+    if let Some(mesh) = &mesh
+        && !explanation.unheard.is_empty()
+    {
+        match mesh.heard(&namespaces(&question, &explanation)).await {
+            Ok(heard) => hear(&mut index, &heard),
+            Err(why) => eprintln!("warning: what other clusters export can't be asked: {why:#}"),
+        }
+        explanation = explain(&index, &question).map_err(|why| anyhow!(why))?;
+    }
     match args.output {
         Output::Json => paper::print(&format!("{:#}\n", serde_json::to_value(&explanation)?)),
         Output::Yaml => paper::print(&yaml::text(&serde_json::to_value(&explanation)?)),
@@ -126,6 +136,27 @@ pub(crate) async fn main(args: RouteArgs) -> Result<ExitCode> {
         _ => true,
     };
     Ok(if resolves { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The namespaces of which other clusters may export something that matters: those of the Services on the way, and of the name that
+/// is called, whose Service may be there because of them only.
+fn namespaces(question: &Question, explanation: &Explanation) -> BTreeSet<String> {
+    let backends = match &explanation.verdict {
+        Verdict::Forward(forward) => &forward.backends[..],
+        _ => &[],
+    };
+    let services = backends
+        .iter()
+        .map(|backend| &backend.service)
+        .chain(&explanation.service);
+    let of_services = services.filter_map(|service| Some(service.split_once('/')?.0));
+    let labels: Vec<&str> = match &question.target {
+        // Of a pod's name the third is the namespace.
+        Target::Host { host, .. } => host.split('.').skip(1).take(3).collect(),
+        Target::Address(_) => Vec::new(),
+    };
+    let all = of_services.chain(labels).chain([question.namespace.as_str()]);
+    all.map(str::to_owned).collect()
 }
 
 /// What a running mesh's control plane reads, read once more.
@@ -143,7 +174,11 @@ async fn running(client: &Client) -> Result<Index> {
     let mut index = Index::new(Settings {
         trust_domain: TrustDomain::new(&trust_domain)?,
         cluster: text("mesh").unwrap_or_default(),
-        network: text("mesh").unwrap_or_default(),
+        network: status["federation"]["network"]
+            .as_str()
+            .map(str::to_owned)
+            .or(text("mesh"))
+            .unwrap_or_default(),
         cluster_domain: weft_local::dns::DOMAIN.to_owned(),
         inside: ["podNetworks", "serviceNetworks"]
             .iter()
@@ -346,5 +381,49 @@ mod tests {
             ["web", "pod/web", "deploy/web", "sts/db", "x/y"].map(bare),
             ["web", "web", "web", "db", "x/y"]
         );
+    }
+
+    #[test]
+    fn other_clusters_are_asked_for_the_namespaces_of_all_services_on_the_way() {
+        let mut index = Index::new(Settings {
+            trust_domain: TrustDomain::new("td").unwrap(),
+            cluster: "east".to_owned(),
+            network: "east".to_owned(),
+            cluster_domain: weft_local::dns::DOMAIN.to_owned(),
+            inside: Vec::new(),
+            outside: Vec::new(),
+        });
+        let shop = "apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: reviews}, ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: reviews, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews}]
+  rules: [{backendRefs: [{name: reviews, namespace: store, port: 80}]}]
+";
+        index.replace(&parse(Path::new("shop.yaml"), shop, Writer::User, &Kinds::control()).unwrap());
+        let of = |target: &str| {
+            let question = Question {
+                namespace: "web".to_owned(),
+                from: None,
+                scheme: Scheme::Http,
+                target: target.parse().unwrap(),
+                authority: String::new(),
+                method: Method::GET,
+                path: "/".to_owned(),
+                query: None,
+                headers: HeaderMap::new(),
+                stream: false,
+                server_name: None,
+            };
+            namespaces(&question, &explain(&index, &question).unwrap())
+        };
+        let by_name = of("name:reviews.shop:80");
+        assert_eq!(by_name, ["shop", "store", "web"].map(str::to_owned).into());
+        assert!(of("name:ratings.other.svc.clusterset.local:80").contains("other"));
     }
 }

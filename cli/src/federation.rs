@@ -6,25 +6,27 @@
 //! | `links` | how the links are, in tables (pure) |
 //! | `findings`, `faults` | what is wrong with them, and what to do (pure) |
 //! | `document` | a ClusterPeer before it is applied: read, judged beside this cluster (pure) |
-//! | `look` | who answers at its endpoints |
+//! | `look` | who answers at its endpoints, and whether anybody does at its gateways |
 //!
 //! What is known of a link is what this cluster's control plane says: of its own link to the peer, and of the peer's to it.
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 use weft_control::objects::host_port::HostPort;
 use weft_control::objects::peer::Peer;
 use weft_daemon::exit;
 
 use crate::check::Format;
 use crate::check::finding::{self, Report, note};
+use crate::mesh::Mesh;
 use crate::status::text::{list, width, word};
 use crate::target::{self, TargetArgs};
 use crate::{args, http, paper, yaml};
@@ -38,6 +40,10 @@ mod look;
 
 /// What is read of one document.
 const DOCUMENT_MAX: u64 = 1 << 20;
+/// How long it is waited for what may pass by itself: a broken link is tried anew within two seconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is looked at meanwhile.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Link this cluster with others: who it is, how its links are, what is wrong with them.
 ///
@@ -68,6 +74,14 @@ struct WhoseArgs {
     /// A control plane that runs by itself, by its admin socket (WEFT_ADMIN_SOCKET).
     #[arg(long, value_name = "PATH", conflicts_with_all = ["name", "context", "kubeconfig"])]
     socket: Option<PathBuf>,
+}
+
+/// Who is asked.
+enum Whom {
+    /// A control plane that runs by itself.
+    Socket(PathBuf),
+    /// That of a mesh.
+    Mesh(Mesh),
 }
 
 /// Print the ClusterPeer by which another cluster knows this one.
@@ -120,7 +134,8 @@ struct LinksArgs {
 /// Find what is wrong with the links to other clusters, from both sides as far as this one knows.
 ///
 /// Of each peer: this cluster's link to it and its link to this one, clocks, versions, networks, and what is imported. With -f,
-/// a ClusterPeer before it is applied: its fields, whether it fits this cluster, and who answers at its endpoints.
+/// a ClusterPeer before it is applied: its fields, whether it fits this cluster, and who answers at its endpoints and gateways.
+/// What may pass by itself, as right after linking, is waited for a few seconds before it is told.
 ///
 /// A line begins with ✓ where all is well, with ✗ where something is wrong, and with ! where something is worth knowing.
 #[derive(Debug, Args)]
@@ -130,7 +145,8 @@ struct LinksArgs {
   weft cluster export-peer --context east | weft cluster check --context west -f -
   weft cluster check -o json | jq '.findings[] | {where, what, fix}'
 
-Exit codes: 0 nothing is wrong, 1 this cluster can't be asked, 64 wrong usage, 79 something is wrong.")]
+Exit codes: 0 nothing is wrong, 1 this cluster can't be asked (with -f that is told, and the document is checked by itself), 64 wrong
+usage, 79 something is wrong.")]
 struct CheckArgs {
     #[command(flatten)]
     whose: WhoseArgs,
@@ -202,7 +218,7 @@ async fn show(args: LinksArgs) -> Result<ExitCode> {
 async fn check(args: CheckArgs) -> Result<ExitCode> {
     let mut report = Report::default();
     match &args.file {
-        None => findings::check(&ask(&args.whose).await?, &mut report),
+        None => findings::check(&settled(&args.whose).await?, &mut report),
         Some(path) => check_document(path, &args.whose, &mut report).await?,
     }
     match args.output {
@@ -210,6 +226,19 @@ async fn check(args: CheckArgs) -> Result<ExitCode> {
         Format::Text => paper::print(&report.text(finding::coloured())),
     }
     Ok(ExitCode::from(if report.is_well() { exit::OK } else { exit::FINDINGS }))
+}
+
+/// What the control plane says, once nothing of it may pass by itself, or after a while.
+async fn settled(whose: &WhoseArgs) -> Result<Value> {
+    let end = Instant::now() + PATIENCE;
+    let whom = whom(whose).await?;
+    let mut status = said(&whom).await?;
+    while findings::is_settling(&status) && Instant::now() < end {
+        sleep(AGAIN).await;
+        status = said(&whom).await?;
+    }
+    tell_missing(&status);
+    Ok(status)
 }
 
 /// Checks a document, beside this cluster if that can be asked: its fields can be wrong by themselves.
@@ -220,6 +249,14 @@ async fn check_document(path: &Path, whose: &WhoseArgs, report: &mut Report) -> 
     for peer in &peers {
         for endpoint in &peer.endpoints {
             look(peer, "spec.endpoints", endpoint, b"h2", report).await;
+        }
+        let gateways = match document::needs_gateways(peer, status.as_ref().ok()) {
+            true => &peer.gateways[..],
+            false => &[],
+        };
+        for gateway in gateways {
+            let answer = look::gateway(gateway).await;
+            tell(peer, "spec.gateways", gateway, &answer, report);
         }
         if let Some(endpoint) = document::bundle_endpoint(peer) {
             look(peer, "spec.bundleEndpoint", &endpoint, b"http/1.1", report).await;
@@ -235,7 +272,11 @@ async fn check_document(path: &Path, whose: &WhoseArgs, report: &mut Report) -> 
 
 async fn look(peer: &Peer, field: &'static str, at: &HostPort, speaks: &[u8], report: &mut Report) {
     let answer = look::at(at, speaks).await;
-    let (title, findings) = document::answer(peer, field, at, &answer, SystemTime::now());
+    tell(peer, field, at, &answer, report);
+}
+
+fn tell(peer: &Peer, field: &'static str, at: &HostPort, answer: &look::Answer, report: &mut Report) {
+    let (title, findings) = document::answer(peer, field, at, answer, SystemTime::now());
     report.tell(title, findings);
 }
 
@@ -258,14 +299,30 @@ fn read(path: &Path) -> Result<String> {
 
 /// What the control plane that is meant says of this cluster and its links.
 async fn ask(whose: &WhoseArgs) -> Result<Value> {
-    let status = match &whose.socket {
-        Some(path) => by_socket(path).await?,
-        None => target::mesh(&whose.target).await?.links().await?,
-    };
+    let status = said(&whom(whose).await?).await?;
+    tell_missing(&status);
+    Ok(status)
+}
+
+fn tell_missing(status: &Value) {
     for missing in list(&status["missing"]).iter().filter_map(Value::as_str) {
         // Who has closed standard error does not want to know.
         let _ = writeln!(io::stderr(), "weft cluster: {missing}");
     }
+}
+
+async fn whom(whose: &WhoseArgs) -> Result<Whom> {
+    Ok(match &whose.socket {
+        Some(path) => Whom::Socket(path.clone()),
+        None => Whom::Mesh(target::mesh(&whose.target).await?),
+    })
+}
+
+async fn said(whom: &Whom) -> Result<Value> {
+    let status = match whom {
+        Whom::Socket(path) => by_socket(path).await?,
+        Whom::Mesh(mesh) => mesh.links().await?,
+    };
     match (&status["federation"], status["control"]["answers"].as_bool()) {
         (Value::Object(_), _) => Ok(status),
         (_, Some(true)) => bail!("the control plane is of a version that knows of no other clusters (fix: upgrade it)"),

@@ -1,14 +1,21 @@
 //! Where answers come from: a mesh on this machine, or a cluster's. What is asked of either, and nothing about how it is shown.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
+use weft_control::explain::Heard;
 use weft_local::api::Target;
 use weft_local::client::Client;
+use weft_local::cluster::system;
 use weft_local::manifest::DEFAULT_NAMESPACE;
 
 use crate::args::MeshPodArgs;
 use crate::cluster::Cluster;
 use crate::http;
+
+/// Where the control plane tells.
+pub(crate) const ADMIN: u16 = 15014;
 
 /// A mesh.
 pub(crate) enum Mesh {
@@ -63,6 +70,17 @@ impl Mesh {
             Self::Local(client) => Ok(client.status().await?),
             Self::Cluster(cluster) => cluster.links().await,
         }
+    }
+
+    /// What the control plane has heard of other clusters, as far as it is of these namespaces.
+    pub(crate) async fn heard(&self, namespaces: &BTreeSet<String>) -> Result<Vec<Heard>> {
+        let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+        let path = format!("/heard?namespaces={}", namespaces.join(","));
+        let text = match self {
+            Self::Local(_) => self.get(system::NAMESPACE, system::CONTROL, ADMIN, &path).await?,
+            Self::Cluster(cluster) => cluster.ask_replica(&path).await?,
+        };
+        serde_json::from_str(&text).context("what the control plane says of other clusters can't be read")
     }
 
     /// Adds to `status` the pods beyond the scope that may have called into it: only the callers' proxies have counted that.

@@ -1,7 +1,8 @@
-//! What people, probes and scrapers ask: `/status`, `/metrics`, `/ready`, `/live`. It only tells; nothing here changes
+//! What people, probes and scrapers ask: `/status`, `/heard`, `/metrics`, `/ready`, `/live`. It only tells; nothing here changes
 //! anything. `/status` shows the whole mesh, so it is for this machine (or pod) only: a workload elsewhere must not read
 //! through it what is none of its business.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -39,7 +40,7 @@ pub(crate) struct Sources {
 /// The routes.
 pub(crate) fn routes(sources: &Sources) -> Admin {
     let (for_status, for_metrics, ready) = (sources.clone(), sources.clone(), sources.ready.clone());
-    let for_imports = sources.clone();
+    let (for_imports, for_heard) = (sources.clone(), sources.clone());
     Admin::new()
         .get("/live", |_| admin::text(StatusCode::OK, "live\n"))
         .get("/ready", move |_| ready.response())
@@ -50,6 +51,11 @@ pub(crate) fn routes(sources: &Sources) -> Admin {
         .get_async("/imports", move |request| {
             let known = admin::query(&request, "known").unwrap_or_default().to_owned();
             imports(for_imports.clone(), admin::is_local(&request), known)
+        })
+        .get_async("/heard", move |request| {
+            let namespaces = admin::query(&request, "namespaces").unwrap_or_default().split(',');
+            let namespaces = namespaces.map(str::to_owned).collect();
+            heard(for_heard.clone(), admin::is_local(&request), namespaces)
         })
         .get_async("/metrics", move |_| metrics(for_metrics.clone()))
 }
@@ -84,6 +90,17 @@ async fn imports(sources: Sources, local: bool, known: String) -> Response {
     }
     match sources.desk.imports(&known, IMPORTS_WAIT).await {
         Ok(imports) => admin::json(StatusCode::OK, &imports),
+        Err(closed) => admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
+    }
+}
+
+/// What other clusters export of some namespaces, for `weft route explain`.
+async fn heard(sources: Sources, local: bool, namespaces: BTreeSet<String>) -> Response {
+    if !local {
+        return not_here();
+    }
+    match sources.desk.told(namespaces).await {
+        Ok(heard) => admin::json(StatusCode::OK, &heard),
         Err(closed) => admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}\n")),
     }
 }

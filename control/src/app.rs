@@ -367,6 +367,7 @@ async fn federate(
     };
     let links = peering::Links {
         cluster: settings.cluster.clone(),
+        network: settings.network().to_owned(),
         desk: desk.clone(),
         issuer: issuer.clone(),
         kept: peering::Kept::of(&settings.state_dir),

@@ -18,10 +18,13 @@ use crate::compile::ledger::Ledger;
 use crate::compile::{self, policies};
 use crate::index::{Index, Name, Part, is_of_requests};
 
+mod heard;
 mod names;
 mod places;
 mod words;
 
+pub(crate) use heard::told;
+pub use heard::{Heard, hear};
 pub use places::{Behind, Tier};
 
 /// A request, and who would make it.
@@ -71,6 +74,10 @@ pub struct Explanation {
     /// An object that belongs here is invalid, and what acts instead is known to proxies only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// Clusters from which something is imported, and of which is not known here what they export: none of their endpoints is
+    /// among the candidates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<String>,
     /// The rules in order of precedence, up to the one that matches.
     pub rules: Vec<Seen>,
     /// What is done.
@@ -234,6 +241,7 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
         service: None,
         protocol: None,
         held: lookup.hold,
+        unheard: unheard(index),
         rules: Vec::new(),
         verdict: Verdict::Unknown,
     };
@@ -266,6 +274,16 @@ pub fn explain(index: &Index, question: &Question) -> Result<Explanation, String
         }
     }
     Ok(explanation)
+}
+
+/// The peers that something is imported from, and that were not heard.
+fn unheard(index: &Index) -> Vec<String> {
+    let peers = index.peers().filter(|(_, peer)| !peer.imports.is_empty());
+    let unheard = peers.filter(|(cluster, _)| {
+        let heard = index.heard_of(cluster);
+        heard.is_none_or(|(.., remote)| remote.cluster.is_none())
+    });
+    unheard.map(|(cluster, _)| cluster.to_owned()).collect()
 }
 
 /// A name that can only be one of a Service, and is of none: it has no dot, or ends in a namespace that there is.

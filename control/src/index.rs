@@ -103,6 +103,8 @@ pub enum Topic {
     Pod(Name),
     /// What counts as inside the mesh.
     Networks,
+    /// Where this cluster's pods are, as its Nodes say.
+    PodNetworks,
     /// The ClusterPeers.
     Peers,
     /// A ServiceExport.

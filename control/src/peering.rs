@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`link`] | one peer: connect, say what is held, take in what comes, acknowledge; again, for ever |
 //! | [`bundle`] | a peer's trust bundle, from its bundle endpoint: also while the link is broken |
-//! | [`gateways`] | where a peer's gateways are |
+//! | [`gateways`] | where a peer's gateways are, and whether they answer |
 //! | [`dial`] | a connection to a peer's control plane, and whom to expect there |
 //! | [`kept`] | what is known of a peer, for when this process begins anew while the link is broken |
 //!
@@ -49,6 +49,8 @@ struct Running {
 pub(crate) struct Links {
     /// Our own cluster's name.
     pub(crate) cluster: String,
+    /// The network of our own pods.
+    pub(crate) network: String,
     pub(crate) desk: Desk,
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) kept: Kept,
@@ -131,7 +133,9 @@ impl Links {
     fn begin_one(&self, peer: &Peer, heard: &watch::Sender<BTreeSet<String>>) -> [AbortOnDropHandle<()>; 3] {
         let news = News::default();
         let link = link::Link::new(self, peer, heard.clone(), news.clone());
-        let gateways = gateways::follow(peer.clone(), self.desk.clone(), news.clone());
+        // Where pods are dialled directly, or nothing is taken, nobody needs them.
+        let passes = peer.network != self.network && !peer.imports.is_empty();
+        let gateways = gateways::follow(peer.clone(), passes, self.desk.clone(), news.clone());
         let bundle = bundle::follow(peer.clone(), self.desk.clone(), self.issuer.clone(), news);
         [
             AbortOnDropHandle::new(tokio::spawn(link.run())),

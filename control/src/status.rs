@@ -18,7 +18,7 @@ mod wanted;
 
 use applied::Holders;
 pub(crate) use imports::Imports;
-pub(crate) use peers::{PeerStatus, PeerVerdict};
+pub(crate) use peers::{PeerStatus, PeerVerdict, Way};
 pub(crate) use wanted::{Import, Wanted};
 
 /// The version of this program.

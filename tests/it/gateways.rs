@@ -39,7 +39,8 @@ fn through_gateways(reviews: &Reviews) -> Clusters {
     clusters
 }
 
-/// What became of connections to b's gateways, of both together.
+/// What became of connections to b's gateways, of both together. Those that ended before they asked for anything do not count: a's
+/// control plane tries the gateways so, again and again.
 fn fates(clusters: &Clusters) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for gateway in GATEWAYS {
@@ -48,7 +49,8 @@ fn fates(clusters: &Clusters) -> BTreeMap<String, u64> {
             let (reason, count) = line
                 .strip_prefix("weft_gateway_connections_total{reason=\"")?
                 .split_once("\"} ")?;
-            Some((reason.to_owned(), count.parse::<u64>().expect("a count")))
+            let read = || (reason.to_owned(), count.parse::<u64>().expect("a count"));
+            (reason != "closed").then(read)
         });
         lines.for_each(|(reason, count)| *all.entry(reason).or_default() += count);
     }

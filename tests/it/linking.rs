@@ -22,13 +22,6 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// Where the cluster that the test plays answers, at b's node.
 const PORT: u16 = 15_999;
 
-/// A node, which says where its pods are.
-const NODE: &str = "apiVersion: v1
-kind: Node
-metadata: {name: local}
-spec: {podCIDR: 10.244.0.0/16}
-";
-
 /// What the docs say of clusters of one machine, from this fence on to the one that ends it.
 fn block(fence: &str) -> &'static str {
     let (_, section) = DOCS.split_once("## On one machine").expect("the section");
@@ -79,7 +72,9 @@ fn two_clean_clusters_serve_each_other_by_the_commands_of_the_docs_within_a_minu
     println!("from nothing to the first request across: {took:.1?}");
     assert!(took < WITHIN, "{took:?}");
     for cluster in ["east", "west"] {
-        until(&format!("nothing is wrong: {:?}", findings(&clusters, cluster)), || {
+        // The link from there may be a moment younger than the first request.
+        let first = findings(&clusters, cluster);
+        until(&format!("nothing is wrong in {cluster}: {first:?}"), || {
             findings(&clusters, cluster).is_empty()
         });
     }
@@ -161,8 +156,8 @@ fn with(document: &str, from: &str, to: &str) -> String {
 fn each_broken_set_up_is_named_by_the_check_with_its_fix() {
     let reviews = Reviews::new(PEER);
     let clusters = Clusters::builder()
-        .cluster("a", &format!("{}---\n{NODE}", reviews.manifest("a", 1)))
-        .cluster("b", &format!("{}---\n{NODE}", reviews.manifest("b", 1)))
+        .cluster("a", &reviews.manifest("a", 1))
+        .cluster("b", &reviews.manifest("b", 1))
         .arg("--overlapping-networks")
         .up();
     clusters.link_up("a", "b");
@@ -175,6 +170,7 @@ fn each_broken_set_up_is_named_by_the_check_with_its_fix() {
     broken.mended();
     by_documents(&mut broken, &own);
     broken.mended();
+    by_addresses(&mut broken, &reviews);
 
     // The other side knows nothing of this one.
     let peer_in_b = clusters.manifests("b").join("peer-a.yaml");
@@ -231,16 +227,25 @@ fn by_documents(broken: &mut Broken<'_>, own: &str) {
         &with(&other, "metadata:", "metadata: {name: west}"),
         &["metadata.name"],
     );
-    let network = format!("  network: {}", clusters.name("a"));
-    broken.finds(
-        "overlapping networks as one",
-        &with(&other, "network:", &network),
-        &["10.244.0.0/16", "WEFT_NETWORK"],
-    );
     broken.finds(
         "no gateways",
         &with(&other, "gateways:", "  gateways: []"),
         &["spec.gateways"],
+    );
+    let gateways = |at: &str| with(&other, "gateways:", &format!("  gateways: [\"{at}\"]"));
+    broken.finds(
+        "closed port of a gateway",
+        &gateways(&format!("{node}:1")),
+        &[
+            "cannot be reached from this cluster's control plane",
+            "refused",
+            "`weft gateway`",
+        ],
+    );
+    broken.finds(
+        "a gateway's name of nobody",
+        &gateways("gateway.invalid:15443"),
+        &["gateway.invalid:15443", "does not resolve", "spec.gateways"],
     );
     let empty = other.replace("  imports: [{namespaces: [shop]}]\n", "");
     broken.finds("nothing imported", &empty, &["spec.imports is empty"]);
@@ -251,6 +256,81 @@ fn by_documents(broken: &mut Broken<'_>, own: &str) {
         &format!("  network: {}\n  controlPlane: {identity}", clusters.name("b")),
     );
     broken.finds("another control plane", &named, &["spec.controlPlane", &identity]);
+}
+
+/// Two networks that overlap, called one: no traffic goes, and people are told why. Else it goes through gateways.
+fn by_addresses(broken: &mut Broken<'_>, reviews: &Reviews) {
+    let clusters = broken.clusters;
+    let explained = || {
+        let command = [
+            "route",
+            "explain",
+            "--name",
+            clusters.name("a"),
+            "-n",
+            "shop",
+            "--from",
+            "client",
+        ];
+        let output = clusters.run(&[&command[..], &["http://reviews/"]].concat()).output();
+        let output = output.expect("weft runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let status = |path: &str| {
+        let curl = [
+            "/usr/bin/curl",
+            "-s",
+            "-m",
+            "5",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            path,
+        ];
+        String::from_utf8_lossy(&clusters.client("a", &curl).stdout).into_owned()
+    };
+    let tier = explained();
+    assert!(tier.contains("shop/reviews-") && tier.contains(" of cluster"), "{tier}");
+    reviews.scale(clusters, "a", 0);
+    reviews.until_answered_by(clusters, "a", 1, &["b"]);
+    until("b's endpoints are all that is behind reviews", || {
+        let said = explained();
+        let of_b = format!("of cluster {}", clusters.name("b"));
+        said.contains("tier")
+            && said
+                .lines()
+                .filter(|line| line.contains("tier"))
+                .all(|line| line.contains(&of_b))
+    });
+    let network = format!("  network: {}", clusters.name("a"));
+    broken.finds(
+        "overlapping networks as one",
+        &with(&broken.peer.clone(), "network:", &network),
+        &[
+            "10.244.0.0/16",
+            "WEFT_NETWORK",
+            "gateways",
+            "none of its endpoints is taken",
+        ],
+    );
+    until("nothing goes there", || status("http://reviews/") == "503");
+    let said = explained();
+    assert!(said.contains("no endpoint"), "{said}");
+    let output = clusters
+        .run(&["cluster", "status", "--name", clusters.name("a")])
+        .output();
+    let output = output.expect("weft runs");
+    let links = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        links.contains("overlaps") && links.contains("pod networks overlap"),
+        "{links}"
+    );
+    assert_eq!(status("http://reviews/"), "503");
+    broken.mended();
+    reviews.until_answered_by(clusters, "a", 1, &["b"]);
+    reviews.scale(clusters, "a", 1);
+    reviews.until_answered_by(clusters, "a", 1, &["a"]);
 }
 
 /// What no cluster here can be: old, ended, or of another time.

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::api::Answer;
 use super::report::ROUTES;
 use super::{Cluster, PODS, pods};
+use crate::mesh::ADMIN;
 
 /// The Service of the control plane.
 const SERVICE: &str = "weft-control";
-/// Where it tells.
-const ADMIN: u16 = 15014;
 /// Replicas asked at once.
 const AT_ONCE: usize = 8;
 
@@ -83,6 +82,22 @@ impl Cluster {
             self.add_reach(&mut all).await;
         }
         Ok(all)
+    }
+
+    /// What one replica of the control plane answers: each knows the same of what is asked.
+    ///
+    /// # Errors
+    /// There is none, it may not be looked for, or none answers.
+    pub(crate) async fn ask_replica(&self, path: &str) -> Result<String> {
+        let mut last = anyhow!("the control plane has no pod that is ready");
+        for pod in self.replicas().await?.iter().filter(|pod| pods::is_ready(pod)) {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            match self.get(&self.control_namespace, name, ADMIN, path).await {
+                Ok(text) => return Ok(text),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// The pods behind its Service.
@@ -183,6 +198,13 @@ fn join(known: &mut Value, mut other: Value) {
     }
     for bundle in ["bundleHere", "bundleThere"] {
         known[bundle] = both(known[bundle].take(), other[bundle].take());
+    }
+    for tried in taken(&mut other["gatewaysTried"]) {
+        let known = known["gatewaysTried"].as_array_mut().into_iter().flatten();
+        let mut same = known.filter(|known| known["gateway"] == tried["gateway"] && known["fault"] == "");
+        if let Some(known) = same.next().filter(|_| tried["fault"] != "") {
+            *known = tried;
+        }
     }
     for refused in taken(&mut other["refused"]) {
         if let Some(all) = known["refused"].as_array_mut().filter(|all| !all.contains(&refused)) {
@@ -332,6 +354,21 @@ mod tests {
         }
         let all = union(vec![good.clone(), good]);
         assert_eq!(all["peers"][0]["link"]["state"], "Connected");
+    }
+
+    #[test]
+    fn a_gateway_that_one_replica_does_not_reach_is_told() {
+        let of = |fault: &str| {
+            json!({"peers": [{"cluster": "west", "link": {"state": "Connected"},
+                "gatewaysTried": [{"gateway": "gw:1", "fault": fault}]}]})
+        };
+        for (one, other) in [("", "port"), ("port", "")] {
+            let all = union(vec![of(one), of(other)]);
+            assert_eq!(
+                all["peers"][0]["gatewaysTried"],
+                json!([{"gateway": "gw:1", "fault": "port"}])
+            );
+        }
     }
 
     #[test]

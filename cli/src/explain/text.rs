@@ -13,6 +13,7 @@ pub(super) fn text(explanation: &Explanation) -> String {
         service,
         protocol,
         held,
+        unheard,
         rules,
         verdict,
     } = explanation;
@@ -44,6 +45,13 @@ pub(super) fn text(explanation: &Explanation) -> String {
     }
     if let Some(held) = held {
         let _ = writeln!(out, "held     {held}: proxies keep what they have");
+    }
+    if !unheard.is_empty() {
+        let _ = writeln!(
+            out,
+            "note     what {} exports is not known here: no endpoint there is looked at",
+            unheard.join(", ")
+        );
     }
     for seen in rules {
         rule(&mut out, seen);

@@ -26,6 +26,8 @@ pub(super) struct Peers {
     pub(super) peers: Vec<Peer>,
     /// All that is wrong.
     pub(super) wrong: Vec<Finding>,
+    /// What says nothing.
+    pub(super) notes: Vec<Finding>,
 }
 
 /// Reads the ClusterPeers of a text, with the words of the control plane.
@@ -49,7 +51,15 @@ pub(super) fn peers(path: &Path, text: &str) -> Peers {
     found.wrong = snapshot.problems.iter().map(said).collect();
     for object in snapshot.objects.iter().filter(|object| object.kind == "ClusterPeer") {
         match Peer::of(object) {
-            Ok((peer, _)) => found.peers.push(peer),
+            Ok((peer, unknown)) => {
+                let at = object.reference().to_string();
+                let fix = "remove it, or write what was meant";
+                let told = unknown
+                    .iter()
+                    .map(|field| note(&at, format!("{field}: nothing understands it, so it says nothing"), fix));
+                found.notes.extend(told);
+                found.peers.push(peer);
+            }
             Err(errors) => {
                 let at = object.reference().to_string();
                 let told = errors.into_iter();
@@ -70,8 +80,8 @@ pub(super) fn peers(path: &Path, text: &str) -> Peers {
 
 /// Checks a text, beside what this cluster says of itself, if it does. Returns the peers whose endpoints can be looked at.
 pub(super) fn check(path: &Path, text: &str, status: Option<&Value>, report: &mut Report) -> Vec<Peer> {
-    let Peers { peers, wrong } = peers(path, text);
-    report.tell(format!("{} can be read", path.display()), wrong);
+    let Peers { peers, wrong, notes } = peers(path, text);
+    report.tell(format!("{} can be read", path.display()), [wrong, notes].concat());
     for peer in &peers {
         report.tell(format!("ClusterPeer {}: what it says", peer.cluster), alone(peer));
         if let Some(status) = status {
@@ -150,6 +160,12 @@ fn beside(peer: &Peer, status: &Value) -> Vec<Finding> {
     found
 }
 
+/// Whether its pods are reached through its gateways, as far as one knows.
+pub(super) fn needs_gateways(peer: &Peer, status: Option<&Value>) -> bool {
+    let is_flat = status.is_some_and(|status| status["federation"]["network"] == peer.network.as_str());
+    !is_flat && !peer.imports.is_empty()
+}
+
 /// Where a peer shows its trust bundle.
 pub(super) fn bundle_endpoint(peer: &Peer) -> Option<HostPort> {
     let url = peer.bundle_endpoint.as_ref()?;
@@ -171,6 +187,7 @@ pub(super) fn answer(
     let bad = |what: String, fix: &str| vec![wrong(at(peer), what, fix)];
     let (listen, port) = match field {
         "spec.bundleEndpoint" => ("WEFT_BUNDLE_LISTEN", 15016),
+        "spec.gateways" => ("`weft gateway`", 15443),
         _ => ("WEFT_FEDERATION_LISTEN", 15013),
     };
     let found = match answer {
@@ -182,6 +199,7 @@ pub(super) fn answer(
             format!("{field}: nothing answers at {endpoint}: {error}"),
             &format!("{listen} in the peer, and a Service or load balancer that leads there; firewalls between"),
         ),
+        Answer::Open => Vec::new(),
         Answer::NoTls(error) => bad(
             format!("{field}: who answers at {endpoint} does not speak TLS 1.3: {error}"),
             &format!("the port of the peer's {listen} (usually {port}), with nothing before it that ends TLS"),
@@ -306,6 +324,43 @@ mod tests {
         );
         let mistyped = document(|peer| peer["spec"]["import"] = json!([]));
         found(&findings(&mistyped, |_| ()), &["spec.import", "imports"]);
+    }
+
+    #[test]
+    fn a_field_beside_spec_that_nothing_understands_is_worth_knowing() {
+        let more = document(|peer| peer["imports"] = json!([]));
+        found(
+            &findings(&more, |_| ()),
+            &["note", "ClusterPeer west", "imports: nothing", "says nothing"],
+        );
+    }
+
+    #[test]
+    fn gateways_are_looked_at_where_pods_are_reached_through_them() {
+        let east = status("east");
+        let read = |change: &dyn Fn(&mut Value)| peers(Path::new("-"), &document(change)).peers.remove(0);
+        assert!(needs_gateways(&read(&|_| ()), Some(&east)));
+        assert!(needs_gateways(&read(&|_| ()), None), "nothing is known of this cluster");
+        assert!(!needs_gateways(
+            &read(&|peer| peer["spec"]["network"] = json!("east")),
+            Some(&east)
+        ));
+        assert!(!needs_gateways(
+            &read(&|peer| peer["spec"]["imports"] = json!([])),
+            Some(&east)
+        ));
+        let peer = read(&|_| ());
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let look = |looked: &Answer| answer(&peer, "spec.gateways", &peer.gateways[0], looked, now()).1;
+        assert!(look(&Answer::Open).is_empty());
+        let closed = look(&Answer::NoPort(refused()));
+        assert!(
+            closed[0].wrong
+                && closed[0]
+                    .what
+                    .contains("spec.gateways: nothing answers at 192.0.2.7:15443")
+        );
+        assert!(closed[0].fix.contains("`weft gateway` in the peer"), "{closed:?}");
     }
 
     #[test]

@@ -52,6 +52,12 @@ pub(super) fn peer(status: &Value, endpoints: &[String], imports: &[String]) -> 
 /// That nobody is told where others reach the control plane, and what would tell them.
 fn unreached(status: &Value, cluster: &str) -> String {
     let no_endpoint = format!("the cluster {cluster} says no endpoint at which others reach its control plane");
+    // A mesh on this machine has manifests, and its control plane no settings that people could set.
+    if status["sources"].is_object() {
+        return format!(
+            "{no_endpoint}: only clusters of `weft up --cluster NAME -f PATH --cluster NAME -f PATH` are reached by others"
+        );
+    }
     match status["unreached"]["endpoints"].as_str() {
         Some(why) => format!(
             "{no_endpoint}: {why} (fix: `weft install` with federation.enabled=true, and federation.service.type=LoadBalancer or NodePort, \
@@ -185,6 +191,11 @@ pub(super) mod tests {
             assert!(said.contains(named), "{named}: {said}");
         }
         assert!(peer(&status, &["a:1".to_owned()], &[]).is_ok());
+        // Nobody can set these of a mesh on this machine that is alone.
+        let mut alone = status.clone();
+        alone["sources"] = json!({"places": []});
+        let said = peer(&alone, &[], &[]).unwrap_err();
+        assert!(said.contains("weft up --cluster") && !said.contains("LISTEN"), "{said}");
         status["unreached"] = json!({"endpoints": "Service weft-system/weft-federation is not there"});
         let said = peer(&status, &[], &[]).unwrap_err();
         assert!(

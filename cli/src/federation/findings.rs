@@ -28,9 +28,28 @@ pub(super) fn check(status: &Value, report: &mut Report) {
             report.tell(format!("{name}: its bundle endpoint"), bundle_endpoint(peer));
         }
         report.tell(format!("{name}: its clock and version"), beside(status, peer));
-        report.tell(format!("{name}: how its pods are reached"), network(status, peer));
+        report.tell(
+            format!("{name}: how its pods are reached"),
+            [network(status, peer), gateways(peer)].concat(),
+        );
         report.tell(format!("{name}: what is imported from it"), imports(peer));
     }
+}
+
+/// Whether something is not as it should be that may be so for the moment only, as when clusters were linked just now or a control
+/// plane begins anew: a link that is being made, a peer that does not follow yet, gateways that are being tried.
+pub(super) fn is_settling(status: &Value) -> bool {
+    // What else a link can suffer from, waiting does not mend.
+    const PASSING: [&str; 5] = ["", "port", "slow", "stream", "ended"];
+    let is_reached = !list(&status["federation"]["endpoints"]).is_empty();
+    list(&status["peers"]).iter().any(|peer| {
+        let link = &peer["link"];
+        if link["state"] != "Connected" {
+            return PASSING.contains(&word(&link["fault"]).as_str());
+        }
+        let may_follow = is_reached && list(&peer["followers"]).is_empty() && !is_said_already(peer);
+        may_follow || is_untried(peer)
+    })
 }
 
 fn at(peer: &Value) -> String {
@@ -223,10 +242,12 @@ fn network(status: &Value, peer: &Value) -> Vec<Finding> {
     let overlaps = list(&peer["overlaps"]);
     if !overlaps.is_empty() {
         let what = format!(
-            "both clusters are in the network {ours}, and its pods have addresses of this cluster's own: {}",
+            "spec.network: both clusters are in the network {ours}, and networks of its pods overlap with this cluster's own: {}; an address \
+             may be a pod's of either, so none of its endpoints is taken",
             words(&peer["overlaps"])
         );
-        let fix = "give one of the clusters a network of its own (WEFT_NETWORK there, spec.network here) and gateways, or pods other addresses";
+        let fix = "give each of the two clusters a network of its own (WEFT_NETWORK there, spec.network here) and gateways, or pods other \
+                   addresses";
         found.push(wrong(at(peer), what, fix));
     }
     let needs = peer["flat"] != true && peer["imports"].as_u64() > Some(0) && list(&peer["gateways"]).is_empty();
@@ -251,6 +272,49 @@ fn network(status: &Value, peer: &Value) -> Vec<Finding> {
     found
 }
 
+/// Whether a gateway through which its pods are reached was not tried yet.
+fn is_untried(peer: &Value) -> bool {
+    let needs = peer["flat"] != true && peer["imports"].as_u64() > Some(0);
+    // Control planes of before try none.
+    let tried = peer["gatewaysTried"].as_array().map(Vec::len);
+    needs && tried.is_some_and(|tried| tried < list(&peer["gateways"]).len())
+}
+
+/// The gateways that this cluster's control plane does not reach.
+fn gateways(peer: &Value) -> Vec<Finding> {
+    let name = word(&peer["cluster"]);
+    let failed = list(&peer["gatewaysTried"]).iter().filter(|one| one["fault"] != "");
+    let finding = |one: &Value| {
+        let [gateway, reason, tried] = [&one["gateway"], &one["reason"], &one["tried"]].map(word);
+        if one["fault"] == "name" {
+            let what = format!(
+                "spec.gateways: the name of {gateway} does not resolve where this cluster's control plane is: {reason}"
+            );
+            let fix = format!(
+                "spec.gateways as `weft cluster export-peer` prints them in {name}: names that resolve here, or addresses"
+            );
+            return wrong(at(peer), what, fix);
+        }
+        let what = format!(
+            "gateway {gateway} of {name} cannot be reached from this cluster's control plane (pods may have another way): {reason}, at {tried}"
+        );
+        let fix = format!(
+            "in {name}: `weft gateway` runs, and a Service or load balancer leads to it (usually port 15443) from {gateway}; between both: \
+             firewalls and NetworkPolicies let it pass; here: spec.gateways is as `weft cluster export-peer` prints it in {name}"
+        );
+        wrong(at(peer), what, fix)
+    };
+    let mut found: Vec<Finding> = failed.map(finding).collect();
+    if is_untried(peer) {
+        found.push(note(
+            at(peer),
+            "its gateways are being tried for the first time",
+            "look again",
+        ));
+    }
+    found
+}
+
 /// What is taken from the peer, and what is not.
 fn imports(peer: &Value) -> Vec<Finding> {
     let name = word(&peer["cluster"]);
@@ -268,7 +332,9 @@ fn imports(peer: &Value) -> Vec<Finding> {
         let fix = format!("in {name}: ServiceExports, and `exports` of its ClusterPeer; here: spec.imports");
         found.push(note(at(peer), what, fix));
     }
-    for one in imported.iter().filter(|one| one["endpoints"] == 0) {
+    // Of networks that overlap none is taken, however many there are.
+    let is_taken = list(&peer["overlaps"]).is_empty();
+    for one in imported.iter().filter(|one| is_taken && one["endpoints"] == 0) {
         let service = format!("{}/{}", word(&one["namespace"]), word(&one["name"]));
         let what = format!("{service} has no endpoint there");
         found.push(note(

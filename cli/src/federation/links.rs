@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::status::text::{list, word};
+use crate::status::text::{list, word, words};
 use crate::table::{Table, clean, lasting};
 
 /// For programs: what the control plane says of this cluster, of its ClusterPeers, and of its links.
@@ -81,7 +81,13 @@ fn links(status: &Value, now: SystemTime) -> Table {
             word(&peer["cluster"]),
             word(&link["state"]),
             ago(&link["since"], now),
-            if peer["flat"] == true { "flat" } else { "gateway" }.to_owned(),
+            match (list(&peer["overlaps"]), peer["flat"] == true) {
+                ([], true) => "flat",
+                ([], false) => "gateway",
+                // Flat mode is refused.
+                _ => "overlaps",
+            }
+            .to_owned(),
             format!("{} ({endpoints} endpoints)", imported.len()),
             match list(&peer["followers"]) {
                 [] => "does not follow".to_owned(),
@@ -92,10 +98,23 @@ fn links(status: &Value, now: SystemTime) -> Table {
                 true => "now".to_owned(),
                 false => ago(&link["heard"], now),
             },
-            word(&link["reason"]),
+            reason(peer),
         ]);
     }
     table
+}
+
+/// Why a link is not connected, or nothing of it is of use.
+fn reason(peer: &Value) -> String {
+    let reason = word(&peer["link"]["reason"]);
+    match list(&peer["overlaps"]) {
+        _ if !reason.is_empty() => reason,
+        [] => reason,
+        _ => format!(
+            "its pod networks overlap with this cluster's: {}",
+            words(&peer["overlaps"])
+        ),
+    }
 }
 
 /// Which sequence of the trust bundle of each side the other one holds, and how many of its proxies that are connected.

@@ -29,19 +29,33 @@ pub(super) enum Answer {
     NoPort(io::Error),
     /// It speaks no TLS as the mesh does.
     NoTls(io::Error),
+    /// It answers, and was not asked for more.
+    Open,
     /// It shows these certificates, the leaf first.
     Shows(Vec<CertificateDer<'static>>),
 }
 
 /// Looks at an endpoint, from here. `speaks`: what is spoken there, as its ALPN token.
 pub(super) async fn at(endpoint: &HostPort, speaks: &[u8]) -> Answer {
+    match connected(endpoint).await {
+        Ok((tcp, name)) => shaken(tcp, name, speaks).await,
+        Err(answer) => answer,
+    }
+}
+
+/// Looks whether anything answers at a gateway, from here: it has no certificate of its own to show.
+pub(super) async fn gateway(gateway: &HostPort) -> Answer {
+    connected(gateway).await.map_or_else(|answer| answer, |_| Answer::Open)
+}
+
+async fn connected(endpoint: &HostPort) -> Result<(TcpStream, ServerName<'static>), Answer> {
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     let looked = timeout(STEP, lookup_host(endpoint.to_string()))
         .await
         .unwrap_or_else(|_| Err(late()));
     let addresses = match looked {
         Ok(addresses) => addresses,
-        Err(error) => return Answer::NoName(error),
+        Err(error) => return Err(Answer::NoName(error)),
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses.take(ADDRESSES) {
@@ -49,11 +63,11 @@ pub(super) async fn at(endpoint: &HostPort, speaks: &[u8]) -> Answer {
             .await
             .unwrap_or_else(|_| Err(late()))
         {
-            Ok(tcp) => return shaken(tcp, ServerName::from(address.ip()), speaks).await,
+            Ok(tcp) => return Ok((tcp, ServerName::from(address.ip()))),
             Err(error) => last = error,
         }
     }
-    Answer::NoPort(last)
+    Err(Answer::NoPort(last))
 }
 
 async fn shaken(tcp: TcpStream, name: ServerName<'static>, speaks: &[u8]) -> Answer {
@@ -178,8 +192,10 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(at(&endpoint, b"h2"), serve);
         assert!(matches!(answer, Answer::NoTls(_)), "{answer:?}");
+        assert!(matches!(gateway(&endpoint).await, Answer::Open), "no TLS is asked for");
         drop(listener);
         assert!(matches!(at(&endpoint, b"h2").await, Answer::NoPort(_)));
+        assert!(matches!(gateway(&endpoint).await, Answer::NoPort(_)));
         let nowhere = "weft.invalid:15013".parse().unwrap();
         assert!(matches!(at(&nowhere, b"h2").await, Answer::NoName(_)));
     }

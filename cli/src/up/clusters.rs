@@ -3,6 +3,7 @@
 //! In: `--cluster NAME -f PATH …`, in the order in which it was typed. Out: [`Places`], and of each cluster its [`Networks`]
 //! and its place among the others.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -142,10 +143,15 @@ impl Networks {
 }
 
 /// The place of each cluster, and its networks. `flat`: pods of all reach each other; `overlapping`: all have the same
-/// networks. There are at most [`MOST`] names.
+/// networks. There are at most [`MOST`] names. The same names have the same places in whatever order they are typed: what
+/// clusters say of each other in files holds addresses.
 pub(crate) fn among(names: &[String], flat: bool, overlapping: bool) -> Vec<(Among, Networks)> {
-    let numbers = (0..).zip(names);
-    let all: Vec<(u8, &String, Networks)> = numbers
+    let mut sorted: Vec<&String> = names.iter().collect();
+    sorted.sort();
+    let numbers: BTreeMap<&String, u8> = sorted.into_iter().zip(0..).collect();
+    let all: Vec<(u8, &String, Networks)> = names
+        .iter()
+        .map(|name| (numbers[name], name))
         .map(|(number, name)| (number, name, Networks::of(if overlapping { 0 } else { number })))
         .collect();
     let others = |own: u8| {
@@ -274,6 +280,21 @@ mod tests {
         }
         let same = among(&names(), false, true);
         assert!(same.iter().all(|(_, networks)| *networks == same[0].1));
+    }
+
+    #[test]
+    fn the_same_names_have_the_same_places_in_whatever_order_they_are_typed() {
+        let places = |names: [&str; 3]| -> BTreeMap<String, (u8, Networks)> {
+            let names = names.map(str::to_owned);
+            let all = among(&names, false, false);
+            let each = names.into_iter().zip(all);
+            each.map(|(name, (among, networks))| (name, (among.number, networks)))
+                .collect()
+        };
+        let one = places(["east", "west", "north"]);
+        assert_eq!(one, places(["west", "north", "east"]));
+        assert_eq!(one["east"], (0, Networks::of(0)));
+        assert_eq!(one["north"].0, 1);
     }
 
     #[test]

@@ -15,12 +15,12 @@ use crate::status::applied::{Holders, Verdict, is_accepted};
 
 mod peers;
 
-use peers::CONNECTED;
+use peers::{CONNECTED, REACHABLE};
 
 /// The controller that entries of ours name.
 pub(crate) const CONTROLLER: &str = "weft.dev/mesh";
 /// The types of conditions that are ours.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "Accepted",
     "ResolvedRefs",
     "PartiallyInvalid",
@@ -29,6 +29,7 @@ const OURS: [&str; 8] = [
     "Conflict",
     "Applied",
     CONNECTED,
+    REACHABLE,
 ];
 /// It stays as it was said where nothing is said of it: not before the peers are heard can it be told anew.
 const KEPT: &str = "Conflict";

@@ -47,10 +47,12 @@ pub(super) fn members<'a>(
             .into_iter()
             .flat_map(|exported| &exported.endpoints)
             .filter(|one| subset.is_none_or(|subset| subset.has(&one.labels, &one.endpoint.place.region)));
-        let gateways = match index.is_flat(peer) {
-            true => None,
+        let gateways = match (index.dials(peer, remote), index.is_flat(peer)) {
+            (true, _) => None,
+            // Whose pod is at an address nobody knows.
+            (false, true) => continue,
             // Without one there is no way there.
-            false => match index.gateways_of(&peer.cluster) {
+            (false, false) => match index.gateways_of(&peer.cluster) {
                 Some(gateways) => Some(gateways.clone()),
                 None => continue,
             },

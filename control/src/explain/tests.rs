@@ -58,6 +58,22 @@ fn explained(shop: &str, target: &str) -> Explanation {
 }
 
 #[test]
+fn clusters_whose_exports_are_not_known_are_named_and_those_that_nothing_is_taken_from_are_not() {
+    assert_eq!(explained(SHOP, "reviews").unheard, [""; 0]);
+    let domain = TrustDomain::new("west.td").unwrap();
+    let authority = weft_certs::authority::Authority::create(domain, std::time::SystemTime::now()).unwrap();
+    let roots = authority.bundle(1).to_pem().replace('\n', "\n      ");
+    let peer = |imports: &str| {
+        format!(
+            "{SHOP}---\napiVersion: weft.dev/v1alpha1\nkind: ClusterPeer\nmetadata: {{name: west}}\nspec:\n  trustDomain: west.td\n  \
+             endpoints: ['west.example:15013']\n  imports: {imports}\n  trustBundle:\n    roots: |\n      {roots}\n"
+        )
+    };
+    assert_eq!(explained(&peer("[{namespaces: [shop]}]"), "reviews").unheard, ["west"]);
+    assert_eq!(explained(&peer("[]"), "reviews").unheard, [""; 0]);
+}
+
+#[test]
 fn a_mistyped_name_of_a_service_is_not_said_to_be_passed_on() {
     for host in [
         "revews",

@@ -165,7 +165,8 @@ fn read_peer(object: &Object, settings: &Settings) -> Formed<Peer> {
     if peer.cluster == *cluster {
         let message =
             format!("the ClusterPeer {cluster} has the name of this cluster, {cluster}: a peer is another one");
-        let fix = "the name of the other cluster; one of two clusters of one name needs another name";
+        let fix = "the name of the other cluster, in which this is to be applied; of two clusters of one name, one needs another before it is \
+                   linked (WEFT_CLUSTER, `cluster` of the charts)";
         refused.push(Refusal::value("metadata.name", message, fix));
     }
     if peer.trust_domain == *trust_domain {

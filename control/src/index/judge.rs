@@ -28,6 +28,8 @@ pub(super) struct Judge<'a> {
     pub(super) peer: &'a Peer,
     /// Where our own pods are.
     pub(super) own: &'a [IpNet],
+    /// Whether its pods are dialled at their addresses.
+    pub(super) dials: bool,
 }
 
 /// In which order the parts of a batch are taken in.
@@ -203,8 +205,8 @@ impl Judge<'_> {
         if is_of_a_machine_itself(ip) {
             return Some("which never leaves a machine or its link".to_owned());
         }
-        if !self.index.is_flat(self.peer) {
-            // It is only the gateway's business, and may well be one of ours: networks overlap.
+        if !self.dials {
+            // It is only the gateway's business, or nobody's, and may well be one of ours: networks overlap.
             return None;
         }
         let networks = self.index.settings.inside.iter();

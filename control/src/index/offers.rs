@@ -19,6 +19,7 @@ impl Index {
                     index: self,
                     peer,
                     own: &own,
+                    dials: false,
                 };
                 judge.bundle(&bundle, &remote)
             }

@@ -25,6 +25,9 @@ const IN_PART: [u8; 16] = [0; 16];
 pub(crate) struct Remote {
     /// What it says of itself.
     pub(crate) cluster: Option<Cluster>,
+    /// Networks of its pods that overlap with those of ours, where both are to be one: then an address says nothing of whose
+    /// pod has it, and none of them is dialled.
+    pub(crate) overlaps: Vec<IpNet>,
     /// The bundle of its trust domain that it told last, where that is newer than what its object says.
     pub(crate) bundle: Option<Bundle>,
     /// A newer one that does not count yet: each change of a bundle goes to all proxies.
@@ -135,7 +138,13 @@ impl Index {
         };
         let peer = self.peer(cluster);
         let peer = peer.ok_or_else(|| FieldError::new("", "no ClusterPeer that acts names this cluster"))?;
-        let judge = Judge { index: self, peer, own };
+        let dials = self.dials(peer, remote);
+        let judge = Judge {
+            index: self,
+            peer,
+            own,
+            dials,
+        };
         let size = resource::encode(&body).bytes.len();
         judge.size(&name, size, remote)?;
         let mut in_part = None;
@@ -144,7 +153,12 @@ impl Index {
                 if let Some(bundle) = judge.cluster(&said, remote)? {
                     remote.offered = Some(bundle);
                 }
+                let overlaps = self.overlaps(peer, Some(&said), own);
                 remote.cluster = Some(said);
+                if remote.overlaps != overlaps {
+                    remote.overlaps = overlaps;
+                    self.relink(cluster, own, remote, changed);
+                }
             }
             Body::Export(said) => {
                 let service = judge.export(&name, &said, remote)?;
@@ -155,9 +169,8 @@ impl Index {
             Body::Exported(mut said) => {
                 let key = judge.exported(&name, &said, remote)?;
                 in_part = judge.keep_allowed(&mut said);
-                let is_flat = self.is_flat(peer);
                 self.lose(cluster, remote, &name, changed);
-                if is_flat {
+                if dials {
                     self.link_remote(cluster, &key, &said, changed);
                 }
                 changed.topics.insert(Topic::Endpoints(key.0.clone()));
@@ -236,18 +249,43 @@ impl Index {
 
     /// After a change of a ClusterPeer: what it told may be imported by now, or not any more, or be reached another way.
     pub(super) fn touch_remote(&mut self, cluster: &str, changed: &mut Changed) {
-        let Some(remote) = self.remotes.remove(cluster) else {
+        let Some(mut remote) = self.remotes.remove(cluster) else {
             return;
         };
-        let mut remote = remote;
-        let is_flat = self.peer(cluster).is_some_and(|peer| self.is_flat(peer));
         let own = self.pod_networks();
-        if is_flat && let Some(peer) = self.peer(cluster) {
-            // What only gateways have dialled so far is dialled here from now on.
+        let peer = self.peer(cluster);
+        remote.overlaps = peer.map_or_else(Vec::new, |peer| self.overlaps(peer, remote.cluster.as_ref(), &own));
+        self.relink(cluster, &own, &mut remote, changed);
+        self.remotes.insert(cluster.to_owned(), remote);
+    }
+
+    /// The networks of our own pods are others by now: those of peers may overlap with them, or not any more.
+    pub(super) fn touch_pod_networks(&mut self, changed: &mut Changed) {
+        changed.topics.insert(Topic::PodNetworks);
+        if self.remotes.is_empty() {
+            return;
+        }
+        let own = self.pod_networks();
+        let differs = |(_, peer, remote): &(&Arc<Object>, &Peer, &Remote)| {
+            self.overlaps(peer, remote.cluster.as_ref(), &own) != remote.overlaps
+        };
+        let all = self.remotes().filter(differs);
+        let all: Vec<String> = all.map(|(_, peer, _)| peer.cluster.clone()).collect();
+        for cluster in all {
+            self.touch_remote(&cluster, changed);
+        }
+    }
+
+    /// What a peer has told is reached another way by now, or not at all.
+    fn relink(&mut self, cluster: &str, own: &[IpNet], remote: &mut Remote, changed: &mut Changed) {
+        let dials = self.peer(cluster).is_some_and(|peer| self.dials(peer, remote));
+        if dials && let Some(peer) = self.peer(cluster) {
+            // What was not dialled so far, or by gateways only, is dialled here from now on.
             let judge = Judge {
                 index: self,
                 peer,
-                own: &own,
+                own,
+                dials,
             };
             for ((name, port), exported) in &mut remote.exported {
                 let before = exported.endpoints.len();
@@ -260,20 +298,25 @@ impl Index {
         }
         for (key, exported) in &remote.exported {
             self.unlink_remote(cluster, key, exported, changed);
-            if is_flat {
+            if dials {
                 self.link_remote(cluster, key, exported, changed);
             }
         }
         remote.exports.keys().for_each(|name| touch_export(name, changed));
-        self.remotes.insert(cluster.to_owned(), remote);
     }
 
     /// All that is held of what a peer has said, as it would say it.
     pub(crate) fn said(&self, cluster: &str) -> Vec<discovery::Resource> {
+        self.said_of(cluster, |_| true)
+    }
+
+    /// The same of some of it.
+    pub(crate) fn said_of(&self, cluster: &str, wanted: impl Fn(&resource::Name) -> bool) -> Vec<discovery::Resource> {
         let Some(remote) = self.remotes.get(cluster) else {
             return Vec::new();
         };
-        let said = remote.held.keys().filter_map(|name| {
+        let names = remote.held.keys().filter(|name| wanted(name));
+        let said = names.filter_map(|name| {
             let body = remote.body(name)?;
             Some(resource::to_wire(
                 name,
@@ -365,7 +408,21 @@ impl Index {
         peer.network == self.settings.network
     }
 
-    /// Where our pods are: what the nodes have, else the settings' own.
+    /// Whether the pods of a peer are dialled at their addresses: they are in our own network, and the addresses are theirs alone.
+    pub(crate) fn dials(&self, peer: &Peer, remote: &Remote) -> bool {
+        self.is_flat(peer) && remote.overlaps.is_empty()
+    }
+
+    /// The networks of a peer's pods, as it says, that overlap with those of ours, where both are to be one.
+    fn overlaps(&self, peer: &Peer, said: Option<&Cluster>, own: &[IpNet]) -> Vec<IpNet> {
+        let theirs = said
+            .filter(|_| self.is_flat(peer))
+            .map_or(&[][..], |said| &said.pod_networks);
+        let overlaps = |one: &&IpNet| own.iter().any(|own| own.contains(*one) || one.contains(own));
+        theirs.iter().filter(overlaps).copied().collect()
+    }
+
+    /// Where our pods are, as the Nodes say. Where none does nothing is known, and addresses are judged one by one.
     pub(crate) fn pod_networks(&self) -> Vec<IpNet> {
         let of_nodes = self.nodes.values().flat_map(|(object, _)| node_networks(object));
         IpNet::aggregate(&of_nodes.collect::<Vec<IpNet>>())
@@ -413,7 +470,8 @@ fn touch_address(ip: IpAddr, changed: &mut Changed) {
     }
 }
 
-fn node_networks(node: &Object) -> Vec<IpNet> {
+/// The networks of the pods of a Node.
+pub(super) fn node_networks(node: &Object) -> Vec<IpNet> {
     let one = node.raw.pointer("/spec/podCIDR").into_iter();
     let many = node.raw.pointer("/spec/podCIDRs").and_then(|all| all.as_array());
     let all = one.chain(many.into_iter().flatten());

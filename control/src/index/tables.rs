@@ -10,6 +10,7 @@ use weft_model::network::Networks;
 use super::kept::guarded;
 use super::own::outer_addresses;
 use super::policy::possible_targets;
+use super::remote::node_networks;
 use super::route::possible_services;
 use super::{Changed, Index, Kept, Name, ObjectRef, Policy, Route, Subset, Topic};
 use crate::federation::slices;
@@ -91,6 +92,10 @@ impl Index {
             None => self.nodes.remove(name),
         };
         self.link_node(name, old.as_ref().map(|(object, _)| object), object, changed);
+        let networks = |object: Option<&Arc<Object>>| object.map(|object| node_networks(object)).unwrap_or_default();
+        if networks(old.as_ref().map(|(object, _)| object)) != networks(object) {
+            self.touch_pod_networks(changed);
+        }
         let of = |entry: &Option<(Arc<Object>, _)>| {
             entry
                 .as_ref()

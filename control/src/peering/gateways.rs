@@ -1,30 +1,41 @@
-//! Where a peer's gateways are: their names, looked up again and again.
+//! Where a peer's gateways are: their names, looked up again and again; and whether they answer, as far as one can tell from here.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::kept::News;
 use crate::objects::host_port::HostPort;
 use crate::objects::peer::Peer;
 use crate::serve::desk::Desk;
+use crate::serve::hub::Tried;
 
-/// How often names are looked up, and what one look may take.
+/// How often names are looked up and gateways are tried, and what one look may take.
 const AGAIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(3);
+/// What one connection may take: proxies, too, give up after a second.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Addresses of one name that are tried, one after the other.
+const ADDRESSES: usize = 4;
 /// Addresses of one peer's gateways that proxies are told of.
 const ADDRESSES_MAX: usize = 16;
 
 /// Looks for a peer's gateways, for ever. What cannot be looked up now is where it was, also before this process began.
-pub(super) async fn follow(peer: Peer, desk: Desk, news: News) {
+/// `passes`: they are needed, and are tried as well.
+pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
     let mut told = Vec::new();
     let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); peer.gateways.len()];
     loop {
-        for (gateway, known) in peer.gateways.iter().zip(&mut known) {
-            match addresses(gateway).await {
-                Ok(found) => *known = found,
+        // At once: one name that is slow must not keep the others waiting. There are at most 16.
+        let looked = join_all(peer.gateways.iter().map(addresses)).await;
+        for ((gateway, known), looked) in peer.gateways.iter().zip(&mut known).zip(&looked) {
+            match looked {
+                Ok(found) => known.clone_from(found),
                 Err(reason) => {
                     tracing::warn!(peer = peer.cluster, %gateway, reason, "a gateway's name does not resolve")
                 }
@@ -41,6 +52,16 @@ pub(super) async fn follow(peer: Peer, desk: Desk, news: News) {
             told = all;
             news.tell();
         }
+        if passes {
+            let tried = peer
+                .gateways
+                .iter()
+                .zip(looked)
+                .map(|(gateway, looked)| tried(gateway, looked));
+            if desk.tried(&peer.cluster, join_all(tried).await).await.is_err() {
+                return;
+            }
+        }
         sleep(AGAIN).await;
     }
 }
@@ -53,4 +74,73 @@ async fn addresses(gateway: &HostPort) -> Result<Vec<SocketAddr>, String> {
     Ok(found
         .map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
         .collect())
+}
+
+/// Tries one gateway: a connection, over which nothing is said. One of its addresses that answers is enough: those of a family
+/// that is not here cannot. `looked`: what came of looking it up.
+async fn tried(gateway: &HostPort, looked: Result<Vec<SocketAddr>, String>) -> Tried {
+    let (fault, reason) = match looked {
+        Err(reason) => ("name", reason),
+        Ok(addresses) => match answers(&addresses).await {
+            Ok(()) => ("", String::new()),
+            Err(error) => ("port", error.to_string()),
+        },
+    };
+    Tried {
+        gateway: gateway.clone(),
+        at: SystemTime::now(),
+        fault,
+        reason,
+    }
+}
+
+async fn answers(addresses: &[SocketAddr]) -> io::Result<()> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses.iter().take(ADDRESSES) {
+        match timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT:?}")),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn looked_and_tried(gateway: &str) -> Tried {
+        let gateway: HostPort = gateway.parse().unwrap();
+        let looked = addresses(&gateway).await;
+        tried(&gateway, looked).await
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_answers_a_port_that_is_closed_and_a_name_of_nobody_are_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let well = looked_and_tried(&address.to_string()).await;
+        assert_eq!((well.fault, well.reason.as_str()), ("", ""));
+        drop(listener);
+        let closed = looked_and_tried(&address.to_string()).await;
+        assert_eq!(closed.fault, "port");
+        assert!(closed.reason.contains("refused"), "{}", closed.reason);
+        assert_eq!(looked_and_tried("gateway.invalid:15443").await.fault, "name");
+    }
+
+    #[tokio::test]
+    async fn one_address_of_a_gateway_that_answers_is_enough_and_none_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap()
+        };
+        assert!(answers(&[closed, open]).await.is_ok());
+        assert!(answers(&[closed]).await.is_err());
+        assert!(answers(&[]).await.is_err());
+    }
 }

@@ -82,6 +82,7 @@ impl Link {
     pub(super) fn new(links: &Links, peer: &Peer, heard: watch::Sender<BTreeSet<String>>, news: News) -> Self {
         let Links {
             cluster,
+            network: _,
             desk,
             issuer,
             kept,

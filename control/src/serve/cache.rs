@@ -373,11 +373,13 @@ fn make_cluster(item: &Item, follower: &Follower, index: &Index, facts: &Facts) 
         pod_networks: index.pod_networks(),
         bundle,
     };
+    let mut topics = compiled.topics;
+    topics.insert(Topic::PodNetworks);
     let compiled = Compiled {
         value: cluster,
         sources: compiled.sources,
         hold: compiled.hold,
-        topics: compiled.topics,
+        topics,
     };
     entry(item, compiled, refers, Body::Cluster)
 }

@@ -28,7 +28,7 @@ mod pace;
 mod proxy;
 mod trusted;
 
-pub(crate) use links::{Faults, Fetched, Heard, Link, LinkState, Linked, Unwelcome, unreadable};
+pub(crate) use links::{Faults, Fetched, Heard, Link, LinkState, Linked, Tried, Unwelcome, unreadable};
 use pace::Pace;
 use proxy::blame;
 pub(crate) use proxy::{Follower, Join, Outlet, Proxy, Refused, Settled, Subject, Who};
@@ -64,6 +64,8 @@ pub(crate) struct Hub {
     pub(crate) faults: BTreeMap<String, Faults>,
     /// What came of asking their bundle endpoints.
     pub(crate) fetched: BTreeMap<String, Fetched>,
+    /// What came of trying their gateways.
+    pub(crate) tried: BTreeMap<String, Vec<Tried>>,
     /// When their bundles were taken.
     pace: Pace,
     /// Which bundles were in what proxies were told.
@@ -92,6 +94,7 @@ impl Hub {
             links: BTreeMap::new(),
             faults: BTreeMap::new(),
             fetched: BTreeMap::new(),
+            tried: BTreeMap::new(),
             pace: Pace::default(),
             told: Told::default(),
             facts,

@@ -106,7 +106,7 @@ fn service_import(index: &Index, name: &Name, merged: &Merged) -> Value {
 /// connections.
 fn reached(index: &Index, name: &Name) -> Vec<Reached> {
     let mut all = Vec::new();
-    for (_, peer, remote) in index.remotes().filter(|(_, peer, _)| index.is_flat(peer)) {
+    for (_, peer, remote) in index.remotes().filter(|(_, peer, remote)| index.dials(peer, remote)) {
         let ports = remote
             .export_of(peer, name)
             .into_iter()

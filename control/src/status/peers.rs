@@ -10,7 +10,7 @@ use weft_proto::resource::{Cluster, Kind};
 use super::{FederationStatus, RefusalStatus, rfc3339};
 use crate::index::Remote;
 use crate::objects::peer::Peer;
-use crate::serve::hub::{Hub, LinkState, Subject, Trusted};
+use crate::serve::hub::{Hub, LinkState, Subject, Tried, Trusted};
 
 /// One peer.
 #[derive(Clone, Debug, Serialize)]
@@ -29,8 +29,10 @@ pub(crate) struct PeerStatus {
     pub(crate) imports: usize,
     /// What it says of itself, once it is heard.
     pub(crate) said: Option<SaidStatus>,
-    /// Networks of its pods that overlap with those of ours, where both are to be one.
+    /// Networks of its pods that overlap with those of ours, where both are to be one: then none of its endpoints is taken.
     pub(crate) overlaps: Vec<String>,
+    /// What came of trying its gateways from here, where its pods are reached through them.
+    pub(crate) gateways_tried: Vec<GatewayStatus>,
     /// The number of the newest bundle that is known of it.
     pub(crate) bundle_sequence: u64,
     /// How far that has come with our own proxies.
@@ -72,6 +74,19 @@ pub(crate) struct BundleEndpointStatus {
     pub(crate) fetched: Option<String>,
     /// Why none came, or it was not taken: `name`, `port`, `identity`, `tls`, `protocol`, `slow`, `redirect`, `status`, `format`,
     /// `sequence`, or empty; and the same for people.
+    pub(crate) fault: &'static str,
+    pub(crate) reason: String,
+}
+
+/// What came of trying a gateway of a peer, from where the control plane is.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GatewayStatus {
+    /// As the ClusterPeer names it.
+    pub(crate) gateway: String,
+    /// When it was tried last.
+    pub(crate) tried: String,
+    /// Why it cannot be reached: `name`, `port`, or empty; and the same for people.
     pub(crate) fault: &'static str,
     pub(crate) reason: String,
 }
@@ -132,8 +147,23 @@ pub(crate) struct PeerVerdict {
     /// Services that are taken from it, and that it is told of.
     pub(crate) imported: usize,
     pub(crate) exported: usize,
+    /// How its pods are reached, once that is known.
+    pub(crate) way: Option<Way>,
     /// The newest bundle that is known of it: sequence and PEM.
     pub(crate) bundle: (u64, String),
+}
+
+/// How the pods of a peer are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// They are dialled at their addresses.
+    Direct,
+    /// Through its gateways.
+    Gateways,
+    /// Not at all: they are in another network, and no gateway is named.
+    NoGateways,
+    /// Not at all: they are to be in our network, where these of theirs overlap with ours.
+    Overlaps(Vec<String>),
 }
 
 impl Hub {
@@ -146,6 +176,7 @@ impl Hub {
             service.is_some_and(|service| peer.is_told(&name.namespace, &service.labels))
         });
         let remote = index.heard_of(cluster).map(|(_, _, remote)| remote);
+        let way = self.way(peer, remote);
         let taken = remote.into_iter().flat_map(|remote| {
             let names = remote.exports.keys();
             names.filter(|name| remote.export_of(peer, name).is_some())
@@ -156,6 +187,7 @@ impl Hub {
             keep_for: peer.keep_for,
             imported: taken.count(),
             exported: told.count(),
+            way,
             bundle: (bundle.sequence(), bundle.to_pem()),
         })
     }
@@ -200,7 +232,8 @@ impl Hub {
             gateways: peer.gateways.iter().map(ToString::to_string).collect(),
             imports: peer.imports.len(),
             said: remote.and_then(|remote| remote.cluster.as_ref()).map(said),
-            overlaps: self.overlaps(peer, remote),
+            overlaps: remote.map(|remote| texts(&remote.overlaps)).unwrap_or_default(),
+            gateways_tried: self.gateways_tried(peer),
             bundle_sequence: self.index.bundle_of(peer).sequence(),
             bundle_here: self.trusted(&peer.cluster).map(Into::into),
             bundle_there: self.trusted_by(&peer.cluster).map(Into::into),
@@ -213,16 +246,29 @@ impl Hub {
         }
     }
 
-    fn overlaps(&self, peer: &Peer, remote: Option<&Remote>) -> Vec<String> {
-        if !self.index.is_flat(peer) {
-            return Vec::new();
+    /// What came of trying those of its gateways that it has now.
+    fn gateways_tried(&self, peer: &Peer) -> Vec<GatewayStatus> {
+        let tried = self.tried.get(&peer.cluster).into_iter().flatten();
+        let now = tried.filter(|tried| peer.gateways.contains(&tried.gateway));
+        let status = |tried: &Tried| GatewayStatus {
+            gateway: tried.gateway.to_string(),
+            tried: rfc3339(tried.at),
+            fault: tried.fault,
+            reason: tried.reason.clone(),
+        };
+        now.map(status).collect()
+    }
+
+    /// How the pods of a peer are reached. `None`: it is to be in our network, and has not said where its pods are.
+    fn way(&self, peer: &Peer, remote: Option<&Remote>) -> Option<Way> {
+        let overlaps = remote.map_or(&[][..], |remote| &remote.overlaps);
+        let has_said = remote.is_some_and(|remote| remote.cluster.is_some());
+        match (self.index.is_flat(peer), overlaps) {
+            (false, _) if peer.gateways.is_empty() => Some(Way::NoGateways),
+            (false, _) => Some(Way::Gateways),
+            (true, []) => has_said.then_some(Way::Direct),
+            (true, overlaps) => Some(Way::Overlaps(texts(overlaps))),
         }
-        let own = self.index.pod_networks();
-        let theirs = remote
-            .and_then(|remote| remote.cluster.as_ref())
-            .map_or(&[][..], |said| &said.pod_networks);
-        let overlap = |one: &&IpNet| own.iter().any(|own| own.contains(*one) || one.contains(own));
-        theirs.iter().filter(overlap).map(ToString::to_string).collect()
     }
 
     fn bundle_endpoint_status(&self, peer: &Peer) -> Option<BundleEndpointStatus> {
@@ -308,8 +354,12 @@ fn said(said: &Cluster) -> SaidStatus {
     SaidStatus {
         network: said.network.clone(),
         gateways: said.gateways.clone(),
-        pod_networks: said.pod_networks.iter().map(ToString::to_string).collect(),
+        pod_networks: texts(&said.pod_networks),
     }
+}
+
+fn texts(networks: &[IpNet]) -> Vec<String> {
+    networks.iter().map(ToString::to_string).collect()
 }
 
 fn imported(peer: &Peer, remote: &Remote) -> Vec<ImportedStatus> {
@@ -325,6 +375,8 @@ fn imported(peer: &Peer, remote: &Remote) -> Vec<ImportedStatus> {
             endpoints: ports
                 .map(|(_, exported)| exported.endpoints.len())
                 .max()
+                // Of networks that overlap none is taken.
+                .filter(|_| remote.overlaps.is_empty())
                 .unwrap_or_default(),
         }
     };

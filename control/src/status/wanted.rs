@@ -65,7 +65,7 @@ fn import(index: &Index, service: Name) -> Option<Import> {
         if remote.export_of(peer, &service).is_none() {
             continue;
         }
-        match index.is_flat(peer) {
+        match index.dials(peer, remote) {
             true => backends.push(of_peer(peer, remote, &service)),
             false => _ = apart.insert(peer.cluster.clone()),
         }

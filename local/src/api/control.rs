@@ -159,6 +159,7 @@ mod tests {
             env: vec![],
             dns: vec![],
             node: vec![],
+            pods: vec![],
         }
     }
 

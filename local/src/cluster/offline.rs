@@ -146,6 +146,7 @@ fn system(addresses: &ServiceAddresses) -> System {
         env: Vec::new(),
         dns: addresses.dns(),
         node: Vec::new(),
+        pods: Vec::new(),
     }
 }
 

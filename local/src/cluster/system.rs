@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use weft_control::objects::{Object, Problem, Severity, uid_of};
 
@@ -60,6 +61,8 @@ pub struct System {
     pub dns: Vec<IpAddr>,
     /// Where the DNS server listens besides: the node's own addresses.
     pub node: Vec<IpAddr>,
+    /// The networks of its pods.
+    pub pods: Vec<IpNet>,
 }
 
 impl System {
@@ -123,7 +126,12 @@ impl System {
             raw.extend(gateways());
         }
         if !nodes {
-            raw.push(named("Node", ONLY_NODE));
+            let mut node = named("Node", ONLY_NODE);
+            if let Some(first) = self.pods.first() {
+                // Other clusters are told where pods are.
+                node["spec"] = json!({"podCIDR": first, "podCIDRs": self.pods});
+            }
+            raw.push(node);
         }
         raw.into_iter().map(object).collect()
     }

@@ -370,6 +370,7 @@ fn system(settings: &Settings, addresses: &ServiceAddresses, node: Vec<IpAddr>, 
             .collect(),
         dns: addresses.dns(),
         node,
+        pods: vec![settings.pods_v4.into(), settings.pods_v6.into()],
     })
 }
 

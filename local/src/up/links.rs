@@ -54,7 +54,7 @@ struct Server {
 /// Listens in the state directory of each cluster, until what is returned is dropped.
 pub(super) fn listen(all: &[Settings], router: Router) -> io::Result<JoinSet<()>> {
     let server = Arc::new(Server {
-        names: all.iter().map(|settings| settings.mesh.clone()).collect(),
+        names: names(all),
         router,
         cuts: Mutex::default(),
     });
@@ -64,6 +64,16 @@ pub(super) fn listen(all: &[Settings], router: Router) -> io::Result<JoinSet<()>
         tasks.spawn(Arc::clone(&server).serve(listener));
     }
     Ok(tasks)
+}
+
+/// The names of the clusters, each at the place that is its number.
+fn names(all: &[Settings]) -> Vec<String> {
+    let numbered = all
+        .iter()
+        .filter_map(|settings| Some((settings.among.as_ref()?.number, &settings.mesh)));
+    let mut numbered: Vec<_> = numbered.collect();
+    numbered.sort();
+    numbered.into_iter().map(|(_, name)| name.clone()).collect()
 }
 
 /// A socket for its owner only, in place of what an earlier cluster left there.
@@ -107,9 +117,17 @@ impl Server {
     async fn carry_out(&self, order: &Order) -> Result<()> {
         let mut cuts = self.cuts.lock().await;
         let wanted = changed(&self.names, &cuts, order)?;
-        self.router.cut(&wanted).await.context("changing the link")?;
-        *cuts = wanted;
-        Ok(())
+        // Before: what is begun goes on, also when whoever asked does not wait any more, and the next order counts on it.
+        let before = std::mem::replace(&mut *cuts, wanted.clone());
+        let Err(error) = self.router.cut(&wanted).await else {
+            return Ok(());
+        };
+        *cuts = before;
+        // One family of addresses may have taken it.
+        if let Err(error) = self.router.cut(&cuts).await {
+            tracing::warn!(%error, "a link may be cut or healed for one family of addresses only");
+        }
+        Err(error).context("changing the link")
     }
 }
 

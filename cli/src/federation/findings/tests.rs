@@ -10,6 +10,7 @@ pub(in crate::federation) fn peer() -> Value {
         "network": "west", "flat": false, "endpoints": ["west.example:15013"], "gateways": ["192.0.2.8:15443"], "imports": 1,
         "said": {"network": "west", "gateways": ["192.0.2.8:15443"], "podNetworks": ["10.245.0.0/16"]},
         "overlaps": [], "bundleSequence": 1,
+        "gatewaysTried": [{"gateway": "192.0.2.8:15443", "tried": "2027-01-15T07:59:05Z", "fault": "", "reason": ""}],
         "link": {
             "state": "Connected", "since": "2027-01-15T07:58:20Z", "endpoint": "west.example:15013", "fault": "", "reason": "",
             "heard": "2027-01-15T07:59:10Z",
@@ -132,6 +133,8 @@ fn overlapping_networks_are_found_where_both_are_to_be_one() {
     found("wrong", &["10.244.0.0/16", "WEFT_NETWORK", "gateways"], |status| {
         let peer = &mut status["peers"][0];
         (peer["flat"], peer["overlaps"]) = (json!(true), json!(["10.244.0.0/16"]));
+        // Nothing is taken because of that, and not because nothing is there.
+        peer["imported"][0]["endpoints"] = json!(0);
     });
 }
 
@@ -166,6 +169,80 @@ fn another_network_without_a_gateway_has_no_way_unless_nothing_is_imported() {
         status["peers"][0]["imports"] = json!(0);
     });
     assert!(found.iter().all(|one| one["level"] == "note"), "{found:#?}");
+}
+
+#[test]
+fn a_gateway_that_does_not_answer_and_one_that_has_no_address_are_found_as_the_control_plane_sees_them() {
+    let tried = |fault: &'static str, reason: &'static str| {
+        move |status: &mut Value| {
+            let tried = &mut status["peers"][0]["gatewaysTried"][0];
+            (tried["fault"], tried["reason"]) = (json!(fault), json!(reason));
+        }
+    };
+    let closed = "Connection refused (os error 111)";
+    found(
+        "wrong",
+        &[
+            "192.0.2.8:15443 of west cannot be reached from this cluster's control plane",
+            closed,
+            "2027-01-15T07:59:05Z",
+            "15443",
+        ],
+        tried("port", closed),
+    );
+    found(
+        "wrong",
+        &["spec.gateways", "does not resolve", "export-peer"],
+        tried("name", "no such host"),
+    );
+    found("note", &["for the first time"], |status| {
+        status["peers"][0]["gatewaysTried"] = json!([])
+    });
+    // Nobody needs them where pods are dialled directly, and control planes of before do not say.
+    for well in [
+        json!({"flat": true, "gatewaysTried": []}),
+        json!({"gatewaysTried": null}),
+    ] {
+        let found = findings(|status| {
+            let peer = status["peers"][0].as_object_mut().unwrap();
+            peer.extend(well.as_object().unwrap().clone());
+        });
+        assert_eq!(found, Vec::<Value>::new());
+    }
+}
+
+#[test]
+fn what_may_pass_within_seconds_is_waited_for_and_what_does_not_is_told_at_once() {
+    let settles = |change: &dyn Fn(&mut Value)| {
+        let mut status = of("east");
+        status["peers"] = json!([peer()]);
+        change(&mut status);
+        is_settling(&status)
+    };
+    assert!(!settles(&|_| ()), "all is well");
+    assert!(
+        settles(&|status| status["peers"][0]["followers"] = json!([])),
+        "it does not follow yet"
+    );
+    assert!(settles(&|status| status["peers"][0]["gatewaysTried"] = json!([])));
+    let broken = |word: &'static str| {
+        move |status: &mut Value| {
+            let peer = &mut status["peers"][0];
+            peer["followers"] = json!([]);
+            (peer["link"]["state"], peer["link"]["fault"]) = (json!("Stale"), json!(word));
+        }
+    };
+    for word in ["", "port", "slow", "stream", "ended"] {
+        assert!(settles(&broken(word)), "{word:?}: it may be starting anew");
+    }
+    for word in ["name", "identity", "tls", "protocol", "refused", "version"] {
+        assert!(!settles(&broken(word)), "{word:?}: somebody has to do something");
+    }
+    let unreached = |status: &mut Value| {
+        status["federation"]["endpoints"] = json!([]);
+        status["peers"][0]["followers"] = json!([]);
+    };
+    assert!(!settles(&unreached), "nobody can follow");
 }
 
 #[test]

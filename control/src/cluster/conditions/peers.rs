@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use super::{Said, Scribe, of_type, short};
 use crate::serve::hub::{Link, LinkState};
 use crate::status::applied::Verdict;
-use crate::status::{PeerVerdict, rfc3339};
+use crate::status::{PeerVerdict, Way, rfc3339};
 
 /// The condition of a peer that says how the link is.
 pub(super) const CONNECTED: &str = "Connected";
+/// The condition of a peer that says how its pods are reached.
+pub(super) const REACHABLE: &str = "Reachable";
 /// The fields beside the conditions.
 const FIELDS: [&str; 4] = ["imported", "exported", "trustBundle", "lastHeard"];
 
@@ -21,6 +23,7 @@ impl Scribe<'_> {
         let mut status = json!({});
         if let Some(peer) = &verdict.peer {
             said.push(self.connected(peer, before));
+            said.extend(self.reachable(peer, before));
             status = fields(peer);
         }
         let (conditions, differ) = self.ours(&said, &before["conditions"]);
@@ -48,6 +51,47 @@ impl Scribe<'_> {
         };
         let same = |there: &Said| (there.status, &there.reason) == (said.status, &said.reason);
         there.and_then(Said::of).filter(same).unwrap_or(said)
+    }
+
+    /// While the peer has not been heard of since the start, what was said of it before stays.
+    fn reachable(&self, peer: &PeerVerdict, before: &Value) -> Option<Said> {
+        let Some(way) = &peer.way else {
+            let there = of_type(before, &REACHABLE.into());
+            let there = there.filter(|there| there["observedGeneration"].as_u64() == Some(self.generation));
+            return there.and_then(Said::of);
+        };
+        let (status, reason, message) = reach(way);
+        Some(Said {
+            r#type: REACHABLE,
+            status,
+            reason: reason.to_owned(),
+            message: short(&message),
+        })
+    }
+}
+
+/// How its pods are reached: status, reason, message.
+fn reach(way: &Way) -> (&'static str, &'static str, String) {
+    match way {
+        Way::Direct => ("True", "Direct", "its pods are dialled at their addresses".to_owned()),
+        Way::Gateways => ("True", "Gateways", "its pods are reached through its gateways".to_owned()),
+        Way::NoGateways => (
+            "False",
+            "NoGateways",
+            "its pods are in another network, and spec.gateways names none of its gateways (fix: `weft cluster export-peer` there prints \
+             them)"
+                .to_owned(),
+        ),
+        Way::Overlaps(networks) => (
+            "False",
+            "OverlappingNetworks",
+            format!(
+                "spec.network says that its pods are in this cluster's network, and its networks overlap with this cluster's own: {}; an \
+                 address may be a pod's of either, so none of its endpoints is taken (fix: give each of the two clusters a network of its \
+                 own, WEFT_NETWORK, and gateways; or pods other addresses)",
+                networks.join(", ")
+            ),
+        ),
     }
 }
 

@@ -10,8 +10,8 @@ use super::*;
 use crate::index::{ConditionType, Index, ObjectStatus, Settings};
 use crate::manifests::Snapshot;
 use crate::serve::hub::{Link, LinkState};
-use crate::status::PeerVerdict;
 use crate::status::applied::{Holders, Named};
+use crate::status::{PeerVerdict, Way};
 
 const THEN: &str = "2026-01-01T00:00:00Z";
 const NOW: &str = "2026-02-02T00:00:00Z";
@@ -457,6 +457,7 @@ fn peer(status: &Value, link: Option<LinkState>) -> Verdict {
             keep_for: Duration::from_secs(3600),
             imported: 2,
             exported: 3,
+            way: None,
             bundle: (5, "PEM".to_owned()),
         }),
     }
@@ -527,6 +528,43 @@ fn a_peer_says_how_its_link_is_and_what_comes_of_it() {
         (&condition["reason"], &condition["lastTransitionTime"]),
         (&json!("Forgotten"), &json!(NOW))
     );
+}
+
+#[test]
+fn a_peer_says_how_its_pods_are_reached_and_why_flat_mode_is_refused() {
+    let reached = |before: &Value, way: Option<Way>| {
+        let mut verdict = peer(before, None);
+        verdict.peer.as_mut().unwrap().way = way;
+        status(&verdict, before, false, NOW)
+    };
+    let reachable = |status: &Value| of_type(status, &"Reachable".into()).cloned();
+    let first = reached(&json!({}), None).unwrap();
+    assert_eq!(reachable(&first), None, "it has not said where its pods are");
+    for (way, want) in [
+        (Way::Direct, ("True", "Direct")),
+        (Way::Gateways, ("True", "Gateways")),
+        (Way::NoGateways, ("False", "NoGateways")),
+        (
+            Way::Overlaps(vec!["10.244.0.0/16".to_owned()]),
+            ("False", "OverlappingNetworks"),
+        ),
+    ] {
+        let said = reached(&first, Some(way)).unwrap();
+        let condition = reachable(&said).expect("the condition");
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!(want.0), &json!(want.1))
+        );
+        // Nor does a start take away what is not known anew yet.
+        assert_eq!(reached(&said, None), None);
+        if want.1 == "OverlappingNetworks" {
+            let message = condition["message"].as_str().unwrap();
+            assert!(
+                message.contains("10.244.0.0/16") && message.contains("WEFT_NETWORK"),
+                "{message}"
+            );
+        }
+    }
 }
 
 #[test]

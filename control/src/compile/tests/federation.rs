@@ -211,6 +211,36 @@ fn behind_an_import_is_what_peers_export_and_of_this_cluster_what_is_exported() 
 }
 
 #[test]
+fn whoever_explains_from_objects_alone_has_the_endpoints_of_other_clusters_from_a_control_plane() {
+    for network in ["one", "other"] {
+        let imports =
+            peer("a", "  imports: [{namespaces: [shop]}]\n").replace("network: one", &format!("network: {network}"));
+        let mut world = World::new(&(shop() + &imports));
+        hear(&mut world, "a", "10.250.0.1:8080");
+        world.index.set_gateways("a", &["192.0.2.1:15443".parse().unwrap()]);
+        let told = |namespace: &str| {
+            let told = crate::explain::told(&world.index, &[namespace.to_owned()].into());
+            let text = serde_json::to_string(&told).unwrap();
+            serde_json::from_str::<Vec<crate::explain::Heard>>(&text).unwrap()
+        };
+        let mut objects = World::new(&(shop() + &imports));
+        crate::explain::hear(&mut objects.index, &told("other"));
+        assert_ne!(
+            objects.set("shop/reviews:80"),
+            world.set("shop/reviews:80"),
+            "not asked for"
+        );
+        crate::explain::hear(&mut objects.index, &told("shop"));
+        assert_eq!(objects.set("shop/reviews:80"), world.set("shop/reviews:80"));
+        assert_eq!(
+            endpoint_set(&objects.index, "shop/reviews:80").unwrap().value,
+            endpoint_set(&world.index, "shop/reviews:80").unwrap().value,
+            "with their gateways"
+        );
+    }
+}
+
+#[test]
 fn what_is_in_another_network_is_behind_its_gateways_and_nowhere_without_them() {
     let elsewhere = |more: &str| {
         let text = peer("a", &format!("  imports: [{{namespaces: [shop]}}]\n{more}"));

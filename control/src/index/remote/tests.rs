@@ -254,6 +254,90 @@ fn what_only_gateways_dialled_is_judged_when_networks_become_one() {
     assert_eq!(other, ["10.245.0.1".parse::<IpAddr>().unwrap()]);
 }
 
+/// What the peer says of itself, with these networks of its pods.
+fn in_networks(world: &World, networks: &[&str]) -> Update {
+    of_cluster(Cluster {
+        pod_networks: networks.iter().map(|text| text.parse().unwrap()).collect(),
+        ..cluster(world, 6)
+    })
+}
+
+#[test]
+fn of_a_peer_whose_networks_overlap_with_ours_in_one_network_no_endpoint_is_dialled() {
+    let mut world = world("wire");
+    let dialled = |world: &World| {
+        world
+            .index
+            .remote_addresses()
+            .map(|ip| ip.to_string())
+            .collect::<Vec<_>>()
+    };
+    let reviews = Topic::Endpoints(Name::new("shop", "reviews"));
+    let address = Topic::Address("10.245.0.1".parse().unwrap());
+    let said = vec![
+        in_networks(&world, &["10.245.0.0/16", "10.244.0.0/16"]),
+        of_export(export("reviews")),
+        of_exported(behind(vec![endpoint("10.245.0.1"), endpoint("10.244.0.9")])),
+    ];
+    let (refused, _) = world.index.hear("a", said);
+    assert!(
+        refused.is_empty(),
+        "all of it is refused, and not each alone: {refused:?}"
+    );
+    let (_, peer, remote) = world.index.heard_of("a").unwrap();
+    assert!(!world.index.dials(peer, remote));
+    assert_eq!(remote.overlaps, ["10.244.0.0/16".parse().unwrap()]);
+    assert_eq!(dialled(&world), [""; 0], "nor one at an address that is none of ours");
+
+    // Once they overlap no more, what is theirs alone is dialled, and each address is judged for itself again.
+    let (_, changed) = world.index.hear("a", vec![in_networks(&world, &["10.245.0.0/16"])]);
+    assert!(
+        changed.topics.contains(&reviews) && changed.topics.contains(&address),
+        "{changed:?}"
+    );
+    assert_eq!(dialled(&world), ["10.245.0.1"]);
+
+    // A node of ours with such pods comes later: it counts all the same, and so does its end.
+    let node = object("Node", "node-2", &json!({"spec": {"podCIDRs": ["10.245.0.0/24"]}}));
+    let mut changed = Changed::default();
+    world.index.upsert(&node, &mut changed);
+    assert!(
+        changed.topics.contains(&reviews) && changed.topics.contains(&Topic::PodNetworks),
+        "{changed:?}"
+    );
+    assert_eq!(dialled(&world), [""; 0]);
+    let mut changed = Changed::default();
+    world.index.delete(&node.reference(), &mut changed);
+    assert!(changed.topics.contains(&reviews), "{changed:?}");
+    assert_eq!(dialled(&world), ["10.245.0.1"]);
+}
+
+#[test]
+fn networks_that_overlap_are_no_matter_where_gateways_are_between() {
+    let mut world = world("other");
+    let said = in_networks(&world, &["10.244.0.0/16"]);
+    world.index.hear("a", vec![said]);
+    assert!(world.index.heard_of("a").unwrap().2.overlaps.is_empty());
+}
+
+#[test]
+fn where_no_node_says_where_pods_are_addresses_are_judged_one_by_one() {
+    let mut world = world("wire");
+    let nameless = object("Node", "node-1", &json!({}));
+    world.index.upsert(&nameless, &mut Changed::default());
+    assert_eq!(world.index.pod_networks(), []);
+    let said = vec![
+        in_networks(&world, &["10.1.0.0/16"]),
+        of_export(export("reviews")),
+        of_exported(behind(vec![endpoint("10.1.0.5"), endpoint("10.1.0.6")])),
+    ];
+    let (refused, _) = world.index.hear("a", said);
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].1.reason.contains("10.1.0.5"), "{refused:?}");
+    let dialled: Vec<String> = world.index.remote_addresses().map(|ip| ip.to_string()).collect();
+    assert_eq!(dialled, ["10.1.0.6"]);
+}
+
 #[test]
 fn the_address_of_one_peers_pod_is_no_other_ones() {
     let mut world = world("wire");

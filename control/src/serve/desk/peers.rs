@@ -1,5 +1,6 @@
 //! The desk, for whoever follows other clusters: what peers say, how the links to them are, and how far bundles have come.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -8,9 +9,10 @@ use weft_certs::bundle::Bundle;
 use weft_proto::resource::{self, FieldError, Update};
 
 use super::{Closed, Desk, Question, Thread};
+use crate::explain;
 use crate::objects::peer::Peer;
 use crate::serve::cache::ProxyId;
-use crate::serve::hub::{Fetched, Heard, LinkState, Trusted};
+use crate::serve::hub::{Fetched, Heard, LinkState, Tried, Trusted};
 use crate::serve::outbox::Hash;
 
 /// What is asked and said of one peer.
@@ -38,6 +40,10 @@ pub(super) enum OfPeer {
         cluster: String,
         answer: oneshot::Sender<Heard>,
     },
+    Told {
+        namespaces: BTreeSet<String>,
+        answer: oneshot::Sender<Vec<explain::Heard>>,
+    },
     Restore {
         cluster: String,
         heard: Heard,
@@ -51,6 +57,10 @@ pub(super) enum OfPeer {
     Fetched {
         cluster: String,
         fetched: Fetched,
+    },
+    Tried {
+        cluster: String,
+        tried: Vec<Tried>,
     },
     Trusted {
         cluster: String,
@@ -117,6 +127,11 @@ impl Desk {
         self.ask_of_peer(|answer| OfPeer::Heard { cluster, answer }).await
     }
 
+    /// What is known of all peers, as far as it is of these namespaces, for whoever explains.
+    pub(crate) async fn told(&self, namespaces: BTreeSet<String>) -> Result<Vec<explain::Heard>, Closed> {
+        self.ask_of_peer(|answer| OfPeer::Told { namespaces, answer }).await
+    }
+
     /// Takes in what was known of a peer before this process began.
     pub(crate) async fn restore(&self, cluster: &str, heard: Heard) -> Result<(), Closed> {
         let cluster = cluster.to_owned();
@@ -139,6 +154,12 @@ impl Desk {
     pub(crate) async fn fetched(&self, cluster: &str, fetched: Fetched) -> Result<(), Closed> {
         let cluster = cluster.to_owned();
         self.tell_of_peer(OfPeer::Fetched { cluster, fetched }).await
+    }
+
+    /// What came of trying a peer's gateways.
+    pub(crate) async fn tried(&self, cluster: &str, tried: Vec<Tried>) -> Result<(), Closed> {
+        let cluster = cluster.to_owned();
+        self.tell_of_peer(OfPeer::Tried { cluster, tried }).await
     }
 
     /// How far the bundle of a peer has come with our proxies. `None`: it is no peer.
@@ -180,6 +201,7 @@ impl Thread {
         match question {
             OfPeer::Peer { cluster, answer } => drop(answer.send(hub.index.peer(&cluster).cloned())),
             OfPeer::Held { cluster, answer } => drop(answer.send(hub.held(&cluster))),
+            OfPeer::Told { namespaces, answer } => drop(answer.send(explain::told(&hub.index, &namespaces))),
             OfPeer::Heard { cluster, answer } => drop(answer.send(hub.heard(&cluster))),
             OfPeer::LinkOf { cluster, answer } => drop(answer.send(hub.links.get(&cluster).cloned())),
             OfPeer::Link { cluster, state } => {
@@ -188,6 +210,7 @@ impl Thread {
                 }
             }
             OfPeer::Fetched { cluster, fetched } => hub.fetched(cluster, fetched),
+            OfPeer::Tried { cluster, tried } => hub.tried(cluster, tried),
             OfPeer::Trusted { cluster, answer } => drop(answer.send(hub.trusted(&cluster))),
             OfPeer::HearTrusted { id, trusted } => hub.hear_trusted(id, trusted),
             OfPeer::Hear {

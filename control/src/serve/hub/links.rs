@@ -10,6 +10,7 @@ use weft_proto::discovery;
 use weft_proto::resource::{self, FieldError, Kind, Update};
 
 use super::{Facts, Follower, Hash, Hub, Subject};
+use crate::objects::host_port::HostPort;
 use crate::objects::peer::Peer;
 
 /// The peers that act, and the bundles of their trust domains.
@@ -61,6 +62,16 @@ pub(crate) struct Fetched {
     /// When a bundle last came from there.
     pub(crate) last: Option<SystemTime>,
     /// Why none came, or it was not taken, in one word and for people; or empty.
+    pub(crate) fault: &'static str,
+    pub(crate) reason: String,
+}
+
+/// What came of trying a gateway of a peer, from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tried {
+    pub(crate) gateway: HostPort,
+    pub(crate) at: SystemTime,
+    /// Why it cannot be reached, in one word and for people; or empty.
     pub(crate) fault: &'static str,
     pub(crate) reason: String,
 }
@@ -213,6 +224,13 @@ impl Hub {
         }
     }
 
+    /// What came of trying a peer's gateways. Of peers that are gone nothing is kept.
+    pub(crate) fn tried(&mut self, cluster: String, tried: Vec<Tried>) {
+        if self.index.peer(&cluster).is_some() {
+            self.tried.insert(cluster, tried);
+        }
+    }
+
     /// What is held of a peer.
     pub(crate) fn held(&self, cluster: &str) -> Vec<(resource::Name, Hash)> {
         let remote = self.index.heard_of(cluster);
@@ -300,6 +318,7 @@ impl Hub {
         self.links.retain(|cluster, _| is_same(cluster));
         self.faults.retain(|cluster, _| is_same(cluster));
         self.fetched.retain(|cluster, _| is_same(cluster));
+        self.tried.retain(|cluster, _| is_same(cluster));
         self.pace.retain(is_same);
     }
 }
