@@ -172,6 +172,7 @@ impl Hub {
             gateways: facts.gateways.clone(),
             bundle_endpoint: facts.bundle_endpoint.clone(),
             bundle_sequence: own.map_or(0, Bundle::sequence),
+            bundle_here: self.trusted_here().into(),
             bundle_reached: self.trusted_everywhere(),
             roots: own.map(Bundle::to_pem).unwrap_or_default(),
         }
