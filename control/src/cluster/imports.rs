@@ -128,7 +128,7 @@ impl Imports {
         let wanted = self.desk.wanted().await?;
         let Plan { deeds, faults } = plan::plan(&wanted, &self.shown, &conditions::now());
         let (due, mut next) = done.due(deeds, Instant::now());
-        if !wanted.unheard.is_empty() {
+        if !wanted.unheard.is_empty() || !wanted.unclear.is_empty() {
             next = next.min(LOOK_UNHEARD);
         }
         self.tell(faults, done);

@@ -35,6 +35,13 @@ impl Index {
         without.map(|(name, _)| name.as_str())
     }
 
+    /// The Services whose ServiceExports are invalid, and may have been valid before this process began: whether they are exported is
+    /// not known.
+    pub(crate) fn exports_without_form(&self) -> impl Iterator<Item = &Name> {
+        let without = self.exports.iter().filter(|(_, kept)| kept.hold().is_some());
+        without.map(|(name, _)| name)
+    }
+
     /// The peer of this name, if it acts: it is, or was, valid, and no older one has its trust domain.
     pub fn peer(&self, cluster: &str) -> Option<&Peer> {
         let peer = self.peers.get(cluster)?.form()?;

@@ -23,6 +23,10 @@ pub(crate) struct Wanted {
     /// Peers of which it is not known yet what they export: a process that has just begun must not take for gone what it has not
     /// heard of.
     pub(crate) unheard: BTreeSet<String>,
+    /// This cluster, and the Services of which it is not known whether it exports them: the ServiceExport is invalid, and may have
+    /// been valid before.
+    pub(crate) cluster: String,
+    pub(crate) unclear: BTreeSet<Name>,
 }
 
 /// One of them.
@@ -37,6 +41,18 @@ pub(crate) struct Import {
     pub(crate) apart: BTreeSet<String>,
 }
 
+impl Wanted {
+    /// Whether it may be that a cluster exports more of a Service than is known.
+    pub(crate) fn is_unheard(&self, cluster: &str, service: &Name) -> bool {
+        self.unheard.contains(cluster) || (cluster == self.cluster && self.unclear.contains(service))
+    }
+
+    /// Whether it may be that any does.
+    pub(crate) fn may_be_more(&self, service: &Name) -> bool {
+        !self.unheard.is_empty() || self.unclear.contains(service)
+    }
+}
+
 impl Hub {
     pub(crate) fn wanted(&self) -> Wanted {
         let index = &self.index;
@@ -48,6 +64,8 @@ impl Hub {
         Wanted {
             imports: imports.collect(),
             unheard: peers.map(str::to_owned).collect(),
+            cluster: index.settings.cluster.clone(),
+            unclear: index.exports_without_form().cloned().collect(),
         }
     }
 }

@@ -340,6 +340,32 @@ fn peer_a(hub: &mut Hub) -> weft_certs::authority::Authority {
     authority
 }
 
+#[test]
+fn whether_a_service_is_exported_is_not_known_while_its_export_is_invalid_since_before_the_process_began() {
+    let export = |version, labels: &Value| {
+        let rest = json!({"spec": {"exportedLabels": labels}});
+        let api = "multicluster.x-k8s.io/v1beta1";
+        object("ServiceExport", api, "reviews", version, &[], &rest)
+    };
+    let (broken, valid) = (export(1, &json!({"tier": 1})), export(2, &json!({"tier": "front"})));
+    let state = tempfile::tempdir().unwrap();
+    let mut begun = hub(state.path());
+    begun.index = Index::new(begun.index.settings.clone());
+    begun.replace(&Snapshot {
+        objects: vec![broken.clone()],
+        ..Snapshot::default()
+    });
+    let name = index::Name::new("shop", "reviews");
+    assert!(begun.wanted().is_unheard("c", &name));
+    assert!(!begun.wanted().is_unheard("c", &index::Name::new("shop", "ratings")));
+    change(&mut begun, valid);
+    assert!(!begun.wanted().is_unheard("c", &name));
+    // One that came since has never been exported.
+    let mut later = hub(state.path());
+    change(&mut later, broken);
+    assert!(!later.wanted().is_unheard("c", &name));
+}
+
 /// The sequence of the bundle of the cluster `a` that counts.
 fn counts(hub: &Hub) -> u64 {
     hub.index.bundle_of(hub.index.peer("a").unwrap()).sequence()
