@@ -53,7 +53,7 @@ pub(super) struct Link {
     issuer: Arc<Issuer>,
     kept: Kept,
     state: LinkState,
-    /// Told when the peer is heard for the first time.
+    /// Told when all that the peer exports has come for the first time.
     heard: Option<watch::Sender<BTreeSet<String>>>,
     /// Since when what was heard is not kept.
     unkept: Option<Instant>,
@@ -103,6 +103,7 @@ impl Link {
                 fault: "",
                 reason: String::new(),
                 heard: None,
+                complete: false,
             },
         }
     }
@@ -138,6 +139,7 @@ impl Link {
                 if self.desk.forget(&self.peer.cluster).await.is_err() {
                     return;
                 }
+                self.state.complete = false;
                 // Who it is stays.
                 self.news.tell();
             }
@@ -269,16 +271,27 @@ impl Link {
                 tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
                 self.tell(hub::Link::Connected, "", String::new()).await?;
             }
-            let bytes = size(&batch);
+            let (bytes, complete) = (size(&batch), batch.complete);
             let ack = self.take(batch).await?;
             self.unkept.get_or_insert_with(Instant::now);
-            if let Some(heard) = self.heard.take() {
-                heard.send_modify(|all| all.extend([self.peer.cluster.clone()]));
+            if complete {
+                self.complete().await?;
             }
             sleep(BATCH_SPACING.max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))).await;
             if say.send(message(Message::Ack(ack))).await.is_err() {
                 return Err(Ended::Gone);
             }
+        }
+    }
+
+    /// All that the peer exports has come.
+    async fn complete(&mut self) -> Result<(), Closed> {
+        if let Some(heard) = self.heard.take() {
+            heard.send_modify(|all| all.extend([self.peer.cluster.clone()]));
+        }
+        match std::mem::replace(&mut self.state.complete, true) {
+            true => Ok(()),
+            false => self.tell(hub::Link::Connected, "", String::new()).await,
         }
     }
 
@@ -444,6 +457,7 @@ pub(super) async fn restore(desk: &Desk, kept: &Kept, peer: &Peer) -> bool {
         fault: "",
         reason: "not connected since this control plane began".to_owned(),
         heard: Some(heard),
+        complete: false,
     };
     let _ = desk.link(cluster, state).await;
     tracing::info!(peer = cluster, "what a peer had said is known again");

@@ -98,6 +98,8 @@ pub(crate) struct LinkStatus {
     pub(crate) fault: &'static str,
     pub(crate) reason: String,
     pub(crate) heard: Option<String>,
+    /// Whether all that it exports has come since this process began: until then nothing is taken for gone.
+    pub(crate) complete: bool,
 }
 
 /// A Service that is taken from a peer.
@@ -246,6 +248,7 @@ impl Hub {
                 fault: "",
                 reason: String::new(),
                 heard: None,
+                complete: false,
             };
         };
         LinkStatus {
@@ -255,6 +258,7 @@ impl Hub {
             fault: link.fault,
             reason: link.reason.clone(),
             heard: link.heard.map(rfc3339),
+            complete: link.complete,
         }
     }
 

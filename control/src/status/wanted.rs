@@ -12,9 +12,6 @@ use crate::index::{Index, Name, Remote};
 use crate::objects::peer::Peer;
 use crate::serve::hub::{Hub, Link, LinkState};
 
-/// A link that is connected has brought all that there is after so long. Until then what is missing may only be late.
-const SETTLED: Duration = Duration::from_secs(10);
-
 /// All imports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
@@ -139,11 +136,11 @@ fn put(to: &mut Backends, port: &str, exported: &Exported) {
 /// Whether it may be that a peer exports more than is known. What it never says while its endpoints would be kept is gone.
 fn is_unheard(keep_for: Duration, link: Option<&LinkState>) -> bool {
     let Some(link) = link else { return true };
-    let so = link.since.elapsed().unwrap_or_default();
     match link.state {
-        Link::Connecting => so < keep_for,
-        Link::Connected => so < SETTLED,
-        Link::Stale | Link::Forgotten => false,
+        Link::Connecting => link.since.elapsed().unwrap_or_default() < keep_for,
+        // What was kept from before this process began may lack what came last.
+        Link::Connected | Link::Stale => !link.complete,
+        Link::Forgotten => false,
     }
 }
 
@@ -154,9 +151,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_is_heard_when_its_link_has_stood_for_a_while_or_is_broken_for_longer_than_anything_is_kept() {
+    fn a_peer_is_heard_when_all_that_it_exports_has_come_or_nothing_is_kept_of_it_any_more() {
         let hour = Duration::from_secs(3600);
-        let unheard = |state: Link, ago: Duration| {
+        let unheard = |state: Link, complete: bool, ago: Duration| {
             let link = LinkState {
                 state,
                 since: SystemTime::now() - ago,
@@ -164,13 +161,16 @@ mod tests {
                 fault: "",
                 reason: String::new(),
                 heard: None,
+                complete,
             };
             is_unheard(hour, Some(&link))
         };
         assert!(is_unheard(hour, None));
-        assert!(unheard(Link::Connecting, hour / 2) && !unheard(Link::Connecting, hour * 2));
-        assert!(unheard(Link::Connected, Duration::ZERO) && !unheard(Link::Connected, SETTLED * 2));
-        // What it exported is known, or is not kept any more.
-        assert!(!unheard(Link::Stale, Duration::ZERO) && !unheard(Link::Forgotten, Duration::ZERO));
+        assert!(unheard(Link::Connecting, false, hour / 2) && !unheard(Link::Connecting, false, hour * 2));
+        // A link that is slow, or breaks within its first batches, has not brought everything however long it stands.
+        for state in [Link::Connected, Link::Stale] {
+            assert!(unheard(state, false, hour * 2) && !unheard(state, true, Duration::ZERO));
+        }
+        assert!(!unheard(Link::Forgotten, false, Duration::ZERO));
     }
 }

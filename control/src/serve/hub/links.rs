@@ -31,6 +31,9 @@ pub(crate) struct LinkState {
     pub(crate) reason: String,
     /// When the peer was last heard of.
     pub(crate) heard: Option<SystemTime>,
+    /// Whether all that it exports has come since this process began, or since it was forgotten. Until then what is missing may
+    /// only be late.
+    pub(crate) complete: bool,
 }
 
 /// The states of a link.
@@ -217,14 +220,15 @@ impl Hub {
         self.spread(&changed);
     }
 
-    /// How the link to a peer is. Of peers that are gone nothing is kept. Returns whether it is in another state than before.
+    /// How the link to a peer is. Of peers that are gone nothing is kept. Returns whether more is to be made of it than before.
     pub(crate) fn link(&mut self, cluster: String, state: LinkState) -> bool {
         if self.index.peer(&cluster).is_none() {
             return false;
         }
-        let now = state.state;
+        let of = |link: &LinkState| (link.state, link.complete);
+        let now = of(&state);
         let before = self.links.insert(cluster, state);
-        before.is_none_or(|before| before.state != now)
+        before.is_none_or(|before| of(&before) != now)
     }
 
     /// Whether a replica of a cluster may follow us: its cluster is a peer, with this control plane, and not too many do.
