@@ -16,6 +16,7 @@ use weft_proto::discovery::{self, FromProxy, from_control, from_proxy::Message};
 use weft_proto::federation::federation_client::FederationClient;
 use weft_proto::resource::{self, Change, FieldError, Update, name};
 
+use super::copies::Copies;
 use super::dial::Fault;
 use super::kept::{Kept, News, Said};
 use super::{Links, dial};
@@ -52,6 +53,7 @@ pub(super) struct Link {
     desk: Desk,
     issuer: Arc<Issuer>,
     kept: Kept,
+    copies: Option<Copies>,
     state: LinkState,
     /// Told when all that the peer exports has come for the first time.
     heard: Option<watch::Sender<BTreeSet<String>>>,
@@ -85,6 +87,8 @@ impl Link {
             desk,
             issuer,
             kept,
+            copies,
+            ..
         } = links;
         Self {
             cluster: cluster.clone(),
@@ -93,6 +97,7 @@ impl Link {
             desk: desk.clone(),
             issuer: issuer.clone(),
             kept: kept.clone(),
+            copies: copies.clone(),
             heard: Some(heard),
             unkept: None,
             news,
@@ -180,6 +185,9 @@ impl Link {
             return false;
         };
         let (said, last) = (Said::of(&self.peer, heard), self.state.heard);
+        if let Some(copies) = &self.copies {
+            copies.put(&self.peer, &said, self.state.complete);
+        }
         self.file(move |kept, cluster| kept.write(cluster, &said, last)).await;
         true
     }
@@ -429,39 +437,6 @@ fn trusted_to_wire(trusted: Trusted) -> discovery::Trusted {
         acknowledged: count(trusted.acknowledged),
         reached: trusted.reached,
     }
-}
-
-/// Takes in what was known of a peer before this process began. Returns whether what it exports is known by that.
-pub(super) async fn restore(desk: &Desk, kept: &Kept, peer: &Peer) -> bool {
-    let cluster = peer.cluster.as_str();
-    let Some((heard, said)) = kept.read(cluster) else {
-        return false;
-    };
-    let Some(mut known) = said.heard(peer) else {
-        kept.remove(cluster);
-        return false;
-    };
-    let is_fresh = heard.elapsed().unwrap_or_default() < peer.keep_for;
-    if !is_fresh {
-        // Who it is stays: its newest roots, and where its gateways are.
-        known.resources.clear();
-    }
-    // If the desk has ended, so does the process.
-    if desk.restore(cluster, known).await.is_err() || !is_fresh {
-        return false;
-    }
-    let state = LinkState {
-        state: hub::Link::Stale,
-        since: heard,
-        endpoint: String::new(),
-        fault: "",
-        reason: "not connected since this control plane began".to_owned(),
-        heard: Some(heard),
-        complete: false,
-    };
-    let _ = desk.link(cluster, state).await;
-    tracing::info!(peer = cluster, "what a peer had said is known again");
-    true
 }
 
 fn selection(imports: &Selection) -> discovery::Selection {

@@ -133,6 +133,9 @@ impl Hub {
             None => self.index.replace(snapshot),
         };
         self.spread(&changed);
+        if is_young {
+            self.begin_links();
+        }
         if let Some(remembered) = &mut self.remembered {
             remembered.keep(&self.index, is_whole(&snapshot.problems));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use weft_certs::bundle::{Bundle, TrustBundles};
@@ -105,6 +105,25 @@ impl Link {
     }
 }
 
+impl LinkState {
+    /// The link to a peer that was last heard of before this process began.
+    pub(crate) fn before(heard: SystemTime, keep_for: Duration) -> Self {
+        // A clock that was set back makes that now.
+        let now = SystemTime::now();
+        let heard = heard.min(now);
+        let is_kept = now.duration_since(heard).unwrap_or_default() < keep_for;
+        Self {
+            state: if is_kept { Link::Stale } else { Link::Forgotten },
+            since: heard,
+            endpoint: String::new(),
+            fault: "",
+            reason: "not connected since this control plane began".to_owned(),
+            heard: Some(heard),
+            complete: false,
+        }
+    }
+}
+
 impl Hub {
     /// What the index does not know.
     pub(crate) fn facts(&self) -> &Facts {
@@ -124,6 +143,16 @@ impl Hub {
             peers: peers.collect(),
             bundles,
         }
+    }
+
+    /// Takes in when peers were last heard of, as their status has it. Files say nothing of that: what a status in one says was
+    /// copied there.
+    pub(super) fn begin_links(&mut self) {
+        let heard = self.index.peers().filter_map(|(name, peer)| {
+            let heard = self.index.last_heard(name)?;
+            Some((name.to_owned(), LinkState::before(heard, peer.keep_for)))
+        });
+        self.links = heard.collect();
     }
 
     /// Takes in what a peer says. Returns what of it was refused.
