@@ -18,11 +18,14 @@ use crate::{paper, yaml};
 const EVERYTHING: &str =
     "control.replicas=2,injector.replicas=2,networkPolicy.own=true,federation.enabled=true,gateways.enabled=true";
 
+/// The ConfigMaps of what other clusters export, which have a number behind their name.
+const PEER_MAPS: usize = 8;
+
 /// Print what Weft is on a cluster, for `kubectl delete`.
 ///
 /// The objects of `weft install`, and those that the mesh made as it ran: the Secrets with the authority and the webhook's
-/// certificate, the ConfigMaps weft-state, weft-replicas and weft-trust and the Lease of the control plane. The webhook's
-/// configuration comes first, so that no pod is refused meanwhile. What lies in meshed namespaces, the ConfigMaps weft-trust and
+/// certificate, the ConfigMaps weft-state, weft-replicas, weft-peers (also with numbers) and weft-trust and the Lease of the control
+/// plane. The webhook's configuration comes first, so that no pod is refused meanwhile. What lies in meshed namespaces, the ConfigMaps weft-trust and
 /// perhaps a NetworkPolicy, is found by its label: only the cluster knows where.
 ///
 /// First take the label off the namespaces, and restart what runs there: it starts without a proxy. `weft check` names the pods that
@@ -96,6 +99,10 @@ fn objects(args: &UninstallArgs) -> Result<Vec<Value>> {
     rendered.push(made("v1", "ConfigMap", "weft-state"));
     rendered.push(made("v1", "ConfigMap", "weft-replicas"));
     rendered.push(made("v1", "ConfigMap", "weft-trust"));
+    rendered.push(made("v1", "ConfigMap", "weft-peers"));
+    for piece in 0..PEER_MAPS {
+        rendered.push(made("v1", "ConfigMap", &format!("weft-peers-{piece}")));
+    }
     rendered.push(made("coordination.k8s.io/v1", "Lease", "weft-control"));
     if !args.keep_authority {
         rendered.push(made("v1", "Secret", "weft-authority"));
@@ -145,6 +152,8 @@ mod tests {
             "ConfigMap/weft-state",
             "ConfigMap/weft-replicas",
             "ConfigMap/weft-trust",
+            "ConfigMap/weft-peers",
+            "ConfigMap/weft-peers-7",
             "Deployment/weft-gateway",
             "Service/weft-federation",
             "Lease/weft-control",

@@ -1,5 +1,6 @@
 //! Builds the rooms, joins them, and runs them until a signal comes.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -129,11 +130,13 @@ impl App {
         let times = Arc::new(CompileTimes::default());
         let (desk, mut desk_end) = open_desk(&settings, &issuer, epoch, shown.clone(), times.clone(), end.clone())?;
 
+        let copies = cluster.as_ref().map(|_| peering::Copies::default());
         let duties = cluster.as_ref().zip(shown.clone()).map(|(cluster, shown)| {
             let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
             let imports = settings.federation_listen.is_some().then_some(settings.imports);
+            let peers = (imports, copies.clone().unwrap_or_default());
             let namespace = &settings.control_namespace;
-            Duties::begin(cluster, namespace, data.into(), shown, &desk, imports, &tasks)
+            Duties::begin(cluster, namespace, data.into(), shown, &desk, peers, &tasks)
         });
         let metrics = Arc::new(Metrics::default());
         let sources = admin::Sources {
@@ -158,7 +161,8 @@ impl App {
         let tokens = tokens(&settings, cluster.as_ref());
         let control_namespace = settings.control_namespace.clone();
         let bundle = show_bundle(&settings, &issuer, &metrics, &tasks).await?;
-        let federation = federate(&settings, &desk, &issuer, &metrics, &tasks).await?;
+        let kept = cluster.as_ref().zip(copies);
+        let federation = federate(&settings, &desk, &issuer, &metrics, kept, &tasks).await?;
         let address = serve_proxies(settings, desk, issuer.clone(), tokens, metrics, &tasks).await?;
         serving.open();
         if let Some(duties) = &duties {
@@ -353,17 +357,23 @@ async fn serve_proxies(
     Ok(address)
 }
 
-/// Links with other clusters: they follow what is exported here, where that is listened for, and this one what they export.
+/// Links with other clusters: they follow what is exported here, where that is listened for, and this one what they export. On
+/// Kubernetes what they say is kept in the API server.
 async fn federate(
     settings: &Settings,
     desk: &Desk,
     issuer: &Arc<Issuer>,
     metrics: &Arc<Metrics>,
+    kept: Option<(&Cluster, peering::Copies)>,
     tasks: &Tasks,
 ) -> Result<Option<SocketAddr>, StartError> {
     let address = match settings.federation_listen {
         Some(at) => Some(serve_peers(at, settings, desk, issuer, metrics, tasks).await?),
         None => None,
+    };
+    let elsewhere = match &kept {
+        Some((cluster, _)) => cluster.peers(&settings.control_namespace).await,
+        None => BTreeMap::new(),
     };
     let links = peering::Links {
         cluster: settings.cluster.clone(),
@@ -371,6 +381,8 @@ async fn federate(
         desk: desk.clone(),
         issuer: issuer.clone(),
         kept: peering::Kept::of(&settings.state_dir),
+        copies: kept.map(|(_, copies)| copies),
+        elsewhere,
     };
     links.begin(tasks).await;
     Ok(address)

@@ -10,7 +10,7 @@
 //! | [`reviews`] | tokens, reviewed |
 //! | [`authority`], [`state`] | the mesh's root, and the epoch |
 //! | [`lease`] | which replica writes to the cluster |
-//! | [`duties`] | what that one keeps there: [`trust`] bundles, [`events`] on [`unmeshed`] pods and [`secured`] namespaces, [`statuses`] of objects, what [`imports`] come to |
+//! | [`duties`] | what that one keeps there: [`trust`] bundles, [`events`] on [`unmeshed`] pods and [`secured`] namespaces, [`statuses`] of objects, what [`imports`] come to, what is known of [`peers`] |
 //! | [`conditions`] | what such a status is to say |
 //! | [`replicas`] | which proxies have what, of all replicas together |
 //! | [`told`] | how all that is doing, in status and metrics |
@@ -46,6 +46,7 @@
 //! | core | secrets named weft-authority | get | the same, at each start |
 //! | core | configmaps named weft-state | get, update | the epoch |
 //! | core | configmaps named weft-replicas | list, watch, patch | what the proxies of each replica have acknowledged |
+//! | core | configmaps named weft-peers, and weft-peers-0 to weft-peers-7 | get, patch | what is known of other clusters |
 //! | coordination.k8s.io | leases | create | which replica writes |
 //! | coordination.k8s.io | leases named weft-control | get, update | the same |
 //!
@@ -75,6 +76,7 @@ mod kinds;
 mod lease;
 mod object;
 mod pause;
+mod peers;
 mod replicas;
 mod reviews;
 mod secured;

@@ -7,6 +7,8 @@
 //! | [`gateways`] | where a peer's gateways are, and whether they answer |
 //! | [`dial`] | a connection to a peer's control plane, and whom to expect there |
 //! | [`kept`] | what is known of a peer, for when this process begins anew while the link is broken |
+//! | [`copies`] | the same for another process in its place, in pieces that an API server takes |
+//! | [`restore`] | what is taken in of that |
 //!
 //! What a peer may say is judged where it is taken in (`index/judge.rs`); how the links are is kept by the hub, for status.
 
@@ -26,11 +28,16 @@ use crate::serve::desk::Desk;
 use crate::serve::hub::Linked;
 
 mod bundle;
+mod copies;
 mod dial;
 mod gateways;
 mod kept;
 mod link;
+mod restore;
 
+#[cfg(test)]
+pub(crate) use copies::testing;
+pub(crate) use copies::{Copies, PIECE_MAX, PIECES, PeerCopy};
 pub(crate) use kept::Kept;
 use kept::News;
 
@@ -54,6 +61,10 @@ pub(crate) struct Links {
     pub(crate) desk: Desk,
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) kept: Kept,
+    /// What is to be kept elsewhere as well, on a cluster.
+    pub(crate) copies: Option<Copies>,
+    /// What was kept there of each peer before this process began.
+    pub(crate) elsewhere: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 /// Proxies are served when the peers have been heard of which nothing was kept, or after this.
@@ -63,15 +74,18 @@ impl Links {
     /// Takes in what was known of the peers before this process began, and begins to follow them. Returns when all were heard
     /// of which nothing was kept, or soon after: a proxy must not be told that their endpoints are gone, only because they are
     /// not known yet.
-    pub(crate) async fn begin(self, tasks: &Tasks) {
+    pub(crate) async fn begin(mut self, tasks: &Tasks) {
         let (heard, mut hears) = watch::channel(BTreeSet::new());
+        // What it answers now is of all objects that there are.
+        let _ = self.desk.figures().await;
         let linked = self.desk.linked().borrow().clone();
         let mut unknown: Vec<String> = Vec::new();
         for (cluster, peer) in &linked.peers {
-            if !link::restore(&self.desk, &self.kept, peer).await {
+            if !restore::restore(&self, peer).await {
                 unknown.push(cluster.clone());
             }
         }
+        self.elsewhere.clear();
         tasks.named("links").spawn(self.follow(heard, tasks.clone()));
         let all = hears.wait_for(|heard| unknown.iter().all(|cluster| heard.contains(cluster)));
         // Late or not: what comes later reaches proxies as any change does.
@@ -103,7 +117,10 @@ impl Links {
     fn adjust(&self, now: &Linked, running: &mut BTreeMap<String, Running>, heard: &watch::Sender<BTreeSet<String>>) {
         // Of a cluster that is no peer any more nothing stays, should one of its name come again.
         let gone = running.keys().filter(|name| !now.peers.contains_key(*name));
-        gone.for_each(|name| self.kept.remove(name));
+        gone.for_each(|name| {
+            self.kept.remove(name);
+            self.copies.iter().for_each(|copies| copies.remove(name));
+        });
         running.retain(|name, link| {
             let bundle = now.bundles.get(&link.peer.trust_domain);
             // What was proved by a root that is gone counts no more; by one that is new it counts as before.

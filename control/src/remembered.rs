@@ -77,8 +77,9 @@ impl Remembered {
         changed
     }
 
-    /// Remembers what acts by now, and forgets what is gone.
-    pub(crate) fn keep(&mut self, index: &Index) {
+    /// Remembers what acts by now, and forgets what is gone. `whole`: no file is there that cannot be read, so what is not known
+    /// is not there.
+    pub(crate) fn keep(&mut self, index: &Index, whole: bool) {
         let mut there = BTreeSet::new();
         for object in index.remembered().take(OBJECTS_MAX) {
             let name = file_name(&object.reference());
@@ -91,9 +92,17 @@ impl Remembered {
             }
             there.insert(name);
         }
-        let all = self.written.len();
-        self.written.retain(|name, _| there.contains(name));
-        if !self.is_swept || self.written.len() < all {
+        let gone: Vec<String> = self
+            .written
+            .keys()
+            .filter(|name| !there.contains(*name))
+            .cloned()
+            .collect();
+        for name in gone {
+            remove(&self.directory.join(&name));
+            self.written.remove(&name);
+        }
+        if whole && !self.is_swept {
             self.sweep(&there);
             self.is_swept = true;
         }
@@ -143,15 +152,15 @@ impl Remembered {
         done.is_ok()
     }
 
-    /// Removes the files of objects that are gone.
+    /// Removes the files of objects that went before this process began.
     fn sweep(&self, there: &BTreeSet<String>) {
         let Ok(entries) = std::fs::read_dir(&self.directory) else {
             return;
         };
         for entry in entries.flatten() {
             let gone = entry.file_name().to_str().is_some_and(|name| !there.contains(name));
-            if gone && let Err(error) = std::fs::remove_file(entry.path()) {
-                tracing::warn!(file = %entry.path().display(), %error, "what is gone is still remembered");
+            if gone {
+                remove(&entry.path());
             }
         }
     }
@@ -196,6 +205,12 @@ impl Written<Value> {
             origin: None,
             raw: self.raw,
         }
+    }
+}
+
+fn remove(file: &Path) {
+    if let Err(error) = std::fs::remove_file(file) {
+        tracing::warn!(file = %file.display(), %error, "what is gone is still remembered");
     }
 }
 

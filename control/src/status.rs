@@ -71,6 +71,8 @@ pub(crate) struct FederationStatus {
     /// Where they see our trust bundle, as it was set.
     pub(crate) bundle_endpoint: Option<String>,
     pub(crate) bundle_sequence: u64,
+    /// How far that has come with our own proxies, as far as they are connected to this replica.
+    pub(crate) bundle_here: peers::TrustedStatus,
     /// The sequence that our own proxies and those of all peers have reached, as they say: a root that is in neither this
     /// bundle nor a later one is needed by nobody.
     pub(crate) bundle_reached: u64,

@@ -107,7 +107,7 @@ pub(crate) fn load(
     let newest = discovery::Batch {
         nonce: 0,
         epoch: content.epoch,
-        resources: Vec::new(),
+        ..discovery::Batch::default()
     };
     let batches = content.batches.into_iter().chain([newest]);
     let age = wall.duration_since(confirmed).unwrap_or_default();

@@ -245,6 +245,7 @@ impl Session {
             nonce,
             epoch: 0,
             resources,
+            complete: true,
         };
         self.send(Some(from_control::Message::Batch(batch)));
         match self.acks.recv_timeout(LONG) {

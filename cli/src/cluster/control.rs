@@ -51,6 +51,10 @@ impl Cluster {
         }
         let answers = !said.is_empty();
         let mut all = union(said);
+        if replicas.iter().any(|replica| replica["answers"] == false) && all["mesh"]["federation"].is_object() {
+            // How far its proxies are nobody knows.
+            all["mesh"]["federation"]["bundleReached"] = json!(0);
+        }
         let reasons: Vec<&str> = replicas
             .iter()
             .filter_map(|replica| replica["reason"].as_str())
@@ -137,6 +141,12 @@ pub(super) fn union(statuses: Vec<Value>) -> Value {
     let mut peers: BTreeMap<String, Value> = BTreeMap::new();
     let mut proxies: BTreeMap<(String, String, String), Value> = BTreeMap::new();
     let mut objects: BTreeMap<(String, String, String), Value> = BTreeMap::new();
+    let here = |status: &Value| {
+        status["mesh"]["federation"]["bundleHere"]["reached"]
+            .as_u64()
+            .unwrap_or(0)
+    };
+    let here = statuses.iter().map(here).min();
     for mut status in statuses {
         if all["epoch"].as_u64() < status["epoch"].as_u64() {
             all["epoch"] = status["epoch"].take();
@@ -177,6 +187,11 @@ pub(super) fn union(statuses: Vec<Value>) -> Value {
     all["routes"] = objects.values().filter(is_route).cloned().collect();
     all["objects"] = objects.into_values().collect();
     all["proxies"] = proxies.into_values().collect();
+    if all["mesh"]["federation"].is_object() {
+        let there = peers.values().map(|peer| &peer["bundleThere"]["reached"]);
+        let reached = there.map(|reached| reached.as_u64().unwrap_or(0)).chain(here).min();
+        all["mesh"]["federation"]["bundleReached"] = json!(reached);
+    }
     all["peers"] = peers.into_values().collect();
     all
 }
@@ -192,6 +207,7 @@ fn join(known: &mut Value, mut other: Value) {
     if rank(&other) > rank(known) {
         std::mem::swap(known, &mut other);
     }
+    let silent = is_silent(known) || is_silent(&other);
     let more = taken(&mut other["followers"]);
     if let Some(followers) = known["followers"].as_array_mut() {
         followers.extend(more);
@@ -206,11 +222,22 @@ fn join(known: &mut Value, mut other: Value) {
             *known = tried;
         }
     }
+    if silent {
+        known["bundleThere"] = Value::Null;
+    }
     for refused in taken(&mut other["refused"]) {
         if let Some(all) = known["refused"].as_array_mut().filter(|all| !all.contains(&refused)) {
             all.push(refused);
         }
     }
+}
+
+/// Whether a replica of the peer has not said how far our bundle has come there.
+fn is_silent(peer: &Value) -> bool {
+    peer["bundleThere"].is_null()
+        && peer["followers"]
+            .as_array()
+            .is_some_and(|followers| !followers.is_empty())
 }
 
 /// How far a trust bundle has come, as two replicas say, each of its own proxies, or of those of the peer's replicas that follow
@@ -379,6 +406,33 @@ mod tests {
         let want = json!({"sequence": 4, "proxies": 6, "acknowledged": 4, "reached": 3});
         assert_eq!(all["peers"][0]["bundleHere"], want);
         assert_eq!(all["peers"][0]["bundleThere"], held(2, 2), "one is not followed");
+    }
+
+    #[test]
+    fn a_bundle_has_come_as_far_as_the_last_proxy_of_any_replica_here_or_there() {
+        let of = |here: u64, there: Value, followers: usize| {
+            let followers = vec![json!({"build": "a"}); followers];
+            json!({
+                "mesh": {"federation": {"bundleHere": {"reached": here}, "bundleReached": 9}},
+                "peers": [{"cluster": "west", "link": {"state": "Connected"}, "bundleThere": there, "followers": followers}],
+            })
+        };
+        let reached = |statuses: Vec<Value>| union(statuses)["mesh"]["federation"]["bundleReached"].clone();
+        let there = |reached: u64| json!({"sequence": 5, "proxies": 1, "acknowledged": 1, "reached": reached});
+        // The other one's proxies are further, and the peer's replicas follow it alone.
+        for (one, other) in [
+            (of(3, Value::Null, 0), of(5, there(4), 1)),
+            (of(4, there(5), 1), of(5, there(3), 1)),
+        ] {
+            assert_eq!(reached(vec![one.clone(), other.clone()]), 3);
+            assert_eq!(reached(vec![other, one]), 3);
+        }
+        // One that follows has not said; or none follows.
+        let (said, silent) = (of(5, there(5), 1), of(5, Value::Null, 1));
+        assert_eq!(reached(vec![said.clone(), said.clone()]), 5);
+        assert_eq!(reached(vec![said.clone(), silent.clone()]), 0);
+        assert_eq!(reached(vec![silent, said]), 0);
+        assert_eq!(reached(vec![of(5, Value::Null, 0)]), 0);
     }
 
     #[test]

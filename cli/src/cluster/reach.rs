@@ -197,12 +197,12 @@ mod tests {
         assert!(unreached(&balanced).is_some_and(|why| why.contains("no load balancer")));
         balanced["status"]["loadBalancer"]["ingress"] = json!([{"ipMode": "VIP"}, {"hostname": "", "ip": "192.0.2.7"}]);
         assert_eq!(unreached(&balanced), None);
-        assert_eq!(addresses(&balanced, &[]), ["192.0.2.7:15013"]);
+        assert_eq!(at_first(&balanced, &[]), ["192.0.2.7:15013"]);
 
         let mut without = service("NodePort");
         without["spec"]["ports"] = json!([{"port": 15013}]);
         let nodes = [node("True", &[("InternalIP", "10.0.0.1")])];
-        assert_eq!(addresses(&without, &nodes), Vec::<String>::new());
+        assert_eq!(at_first(&without, &nodes), Vec::<String>::new());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What one replica keeps in the cluster, the one that leads: trust bundles, events on pods without a sidecar and on namespaces
-//! that refuse it, the status of objects, and what imports come to. What there is to be told of it is found by every replica.
+//! that refuse it, the status of objects, what imports come to, and what is known of other clusters. What there is to be told of it
+//! is found by every replica.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,12 +18,14 @@ use super::events::Teller;
 use super::imports::Imports;
 use super::lease::Lease;
 use super::pause::Pause;
+use super::peers::Peers;
 use super::replicas;
 use super::secured;
 use super::shown::Shown;
 use super::statuses::{self, Statuses};
 use super::trust::{Again, Trust};
 use super::unmeshed::{self, Finder, Unmeshed};
+use crate::peering::Copies;
 use crate::serve::desk::Desk;
 
 /// Changes that come together are acted on together.
@@ -76,14 +79,14 @@ struct Work {
 
 impl Duties {
     /// Begins. `data` is what the trust bundle says. `imports`: how many imports of peers may become objects; `None`: this cluster is
-    /// not linked with others.
+    /// not linked with others. `copies`: what is to be kept of peers.
     pub(crate) fn begin(
         cluster: &Cluster,
         namespace: &str,
         data: BTreeMap<String, String>,
         shown: Arc<Shown>,
         desk: &Desk,
-        imports: Option<usize>,
+        (imports, copies): (Option<usize>, Copies),
         tasks: &Tasks,
     ) -> Self {
         let lease = Lease::new(cluster.api.clone(), namespace);
@@ -122,7 +125,7 @@ impl Duties {
                 data,
                 own: namespace.to_owned(),
             },
-            shown,
+            shown: shown.clone(),
             maps: cluster.follow(vec![Trust::maps()], tasks),
             duties: duties.clone(),
             finder: Finder::default(),
@@ -142,6 +145,14 @@ impl Duties {
             };
             until_draining(&tasks.named("imports"), imports.run());
         }
+        let peers = Peers {
+            api: cluster.api.clone(),
+            namespace: namespace.to_owned(),
+            shown,
+            leads: duties.leads.clone(),
+            copies,
+        };
+        until_draining(&tasks.named("peers"), peers.run());
         until_draining(&tasks.named("duties"), work.run());
         duties
     }

@@ -154,7 +154,7 @@ impl Imports {
         let Plan { deeds, faults } = plan::plan(&wanted, &self.shown, &conditions::now(), self.most);
         let rest = (begun.elapsed() * REST).clamp(GATHER, REST_MAX);
         let (due, mut next) = done.due(deeds, Instant::now());
-        if !wanted.unheard.is_empty() {
+        if !wanted.unheard.is_empty() || !wanted.unclear.is_empty() {
             next = next.min(LOOK_UNHEARD);
         }
         self.tell(faults, done);

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::kept::{Formed, Refusal, guarded};
 use super::route::age;
@@ -33,6 +37,21 @@ impl Index {
     pub(crate) fn peers_without_form(&self) -> impl Iterator<Item = &str> {
         let without = self.peers.iter().filter(|(_, kept)| kept.form().is_none());
         without.map(|(name, _)| name.as_str())
+    }
+
+    /// The Services whose ServiceExports are invalid, and may have been valid before this process began: whether they are exported is
+    /// not known.
+    pub(crate) fn exports_without_form(&self) -> impl Iterator<Item = &Name> {
+        let without = self.exports.iter().filter(|(_, kept)| kept.hold().is_some());
+        without.map(|(name, _)| name)
+    }
+
+    /// When a peer was last heard of while it was not connected, as the API server has it. Of a file's object nothing is believed.
+    pub(crate) fn last_heard(&self, cluster: &str) -> Option<SystemTime> {
+        let object = &self.peers.get(cluster)?.object;
+        let said = object.raw["status"]["lastHeard"].as_str()?;
+        let heard = OffsetDateTime::parse(said, &Rfc3339).ok()?;
+        object.origin.is_none().then(|| heard.into())
     }
 
     /// The peer of this name, if it acts: it is, or was, valid, and no older one has its trust domain.

@@ -37,7 +37,7 @@ pub(crate) struct Kept {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Said {
     #[prost(message, repeated, tag = "1")]
-    resources: Vec<discovery::Resource>,
+    pub(super) resources: Vec<discovery::Resource>,
     /// Whose: the uid of its ClusterPeer, and its trust domain.
     #[prost(string, tag = "2")]
     uid: String,
@@ -45,13 +45,13 @@ pub(super) struct Said {
     trust_domain: String,
     /// The newest bundle that it has told of.
     #[prost(message, optional, tag = "4")]
-    bundle: Option<discovery::Bundle>,
+    pub(super) bundle: Option<discovery::Bundle>,
     /// Where its gateways were found.
     #[prost(string, repeated, tag = "5")]
-    gateways: Vec<String>,
+    pub(super) gateways: Vec<String>,
     /// What it exports is left out: it is too much.
     #[prost(bool, tag = "6")]
-    is_cut: bool,
+    pub(super) is_cut: bool,
 }
 
 /// Tells that something beside what a peer says by the link is news, and is to be kept as well. Clones tell of the same.
@@ -86,6 +86,15 @@ impl Said {
             trust_domain: peer.trust_domain.to_string(),
             bundle,
             gateways: heard.gateways.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Whose it is, and nothing of what it says.
+    pub(super) fn frame(&self) -> Self {
+        Self {
+            uid: self.uid.clone(),
+            trust_domain: self.trust_domain.clone(),
+            ..Self::default()
         }
     }
 
@@ -143,8 +152,6 @@ impl Kept {
     /// Keeps what is known of a peer. `heard`: when it was last heard of, if it ever was.
     pub(super) fn write(&self, cluster: &str, said: &Said, heard: Option<SystemTime>) -> io::Result<()> {
         std::fs::create_dir_all(&self.directory)?;
-        let body = said.encode_to_vec();
-        let bytes = [MAGIC, digest(&SHA256, &body).as_ref(), &body].concat();
         let path = self.path(cluster);
         // Smaller files are told apart cheaply, and it is not told at each change.
         if said.is_cut && !self.read(cluster).is_some_and(|(_, before)| before.is_cut) {
@@ -155,7 +162,7 @@ impl Kept {
                 "a peer exports more than is kept: after a restart it has to be heard anew"
             );
         }
-        file::replace(&path, 0o600, &bytes)?;
+        file::replace(&path, 0o600, &encoded(said))?;
         let file = std::fs::File::options().append(true).open(path)?;
         file.set_modified(heard.unwrap_or(SystemTime::UNIX_EPOCH))
     }
@@ -185,13 +192,20 @@ impl Kept {
     }
 }
 
-fn decoded(bytes: &[u8]) -> Option<Said> {
+/// As it is kept, wherever that is.
+pub(super) fn encoded(said: &Said) -> Vec<u8> {
+    let body = said.encode_to_vec();
+    [MAGIC, digest(&SHA256, &body).as_ref(), &body].concat()
+}
+
+/// The same again. `None`: it is damaged, or of another version.
+pub(super) fn decoded(bytes: &[u8]) -> Option<Said> {
     let (hash, body) = bytes.strip_prefix(MAGIC)?.split_at_checked(HASH)?;
     (digest(&SHA256, body).as_ref() == hash).then(|| Said::decode(body).ok())?
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -279,7 +293,7 @@ mod tests {
         assert_eq!((heard, back.heard(&peer).unwrap().resources.len()), (now, 1));
     }
 
-    fn peer(uid: &str, authority: &weft_certs::authority::Authority) -> Peer {
+    pub(in crate::peering) fn peer(uid: &str, authority: &weft_certs::authority::Authority) -> Peer {
         let raw = serde_json::json!({
             "apiVersion": "weft.dev/v1alpha1", "kind": "ClusterPeer", "metadata": {"name": "a"},
             "spec": {

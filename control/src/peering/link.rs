@@ -16,6 +16,7 @@ use weft_proto::discovery::{self, FromProxy, from_control, from_proxy::Message};
 use weft_proto::federation::federation_client::FederationClient;
 use weft_proto::resource::{self, Change, FieldError, Update, name};
 
+use super::copies::Copies;
 use super::dial::Fault;
 use super::kept::{Kept, News, Said};
 use super::{Links, dial};
@@ -52,8 +53,9 @@ pub(super) struct Link {
     desk: Desk,
     issuer: Arc<Issuer>,
     kept: Kept,
+    copies: Option<Copies>,
     state: LinkState,
-    /// Told when the peer is heard for the first time.
+    /// Told when all that the peer exports has come for the first time.
     heard: Option<watch::Sender<BTreeSet<String>>>,
     /// Since when what was heard is not kept.
     unkept: Option<Instant>,
@@ -86,6 +88,8 @@ impl Link {
             desk,
             issuer,
             kept,
+            copies,
+            ..
         } = links;
         Self {
             cluster: cluster.clone(),
@@ -94,6 +98,7 @@ impl Link {
             desk: desk.clone(),
             issuer: issuer.clone(),
             kept: kept.clone(),
+            copies: copies.clone(),
             heard: Some(heard),
             unkept: None,
             news,
@@ -104,6 +109,7 @@ impl Link {
                 fault: "",
                 reason: String::new(),
                 heard: None,
+                complete: false,
             },
         }
     }
@@ -139,6 +145,7 @@ impl Link {
                 if self.desk.forget(&self.peer.cluster).await.is_err() {
                     return;
                 }
+                self.state.complete = false;
                 // Who it is stays.
                 self.news.tell();
             }
@@ -179,6 +186,9 @@ impl Link {
             return false;
         };
         let (said, last) = (Said::of(&self.peer, heard), self.state.heard);
+        if let Some(copies) = &self.copies {
+            copies.put(&self.peer, &said, self.state.complete);
+        }
         self.file(move |kept, cluster| kept.write(cluster, &said, last)).await;
         true
     }
@@ -270,16 +280,27 @@ impl Link {
                 tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
                 self.tell(hub::Link::Connected, "", String::new()).await?;
             }
-            let bytes = size(&batch);
+            let (bytes, complete) = (size(&batch), batch.complete);
             let ack = self.take(batch).await?;
             self.unkept.get_or_insert_with(Instant::now);
-            if let Some(heard) = self.heard.take() {
-                heard.send_modify(|all| all.extend([self.peer.cluster.clone()]));
+            if complete {
+                self.complete().await?;
             }
             sleep(BATCH_SPACING.max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))).await;
             if say.send(message(Message::Ack(ack))).await.is_err() {
                 return Err(Ended::Gone);
             }
+        }
+    }
+
+    /// All that the peer exports has come.
+    async fn complete(&mut self) -> Result<(), Closed> {
+        if let Some(heard) = self.heard.take() {
+            heard.send_modify(|all| all.extend([self.peer.cluster.clone()]));
+        }
+        match std::mem::replace(&mut self.state.complete, true) {
+            true => Ok(()),
+            false => self.tell(hub::Link::Connected, "", String::new()).await,
         }
     }
 
@@ -421,38 +442,6 @@ fn trusted_to_wire(trusted: Trusted) -> discovery::Trusted {
         acknowledged: count(trusted.acknowledged),
         reached: trusted.reached,
     }
-}
-
-/// Takes in what was known of a peer before this process began. Returns whether what it exports is known by that.
-pub(super) async fn restore(desk: &Desk, kept: &Kept, peer: &Peer) -> bool {
-    let cluster = peer.cluster.as_str();
-    let Some((heard, said)) = kept.read(cluster) else {
-        return false;
-    };
-    let Some(mut known) = said.heard(peer) else {
-        kept.remove(cluster);
-        return false;
-    };
-    let is_fresh = heard.elapsed().unwrap_or_default() < peer.keep_for;
-    if !is_fresh {
-        // Who it is stays: its newest roots, and where its gateways are.
-        known.resources.clear();
-    }
-    // If the desk has ended, so does the process.
-    if desk.restore(cluster, known).await.is_err() || !is_fresh {
-        return false;
-    }
-    let state = LinkState {
-        state: hub::Link::Stale,
-        since: heard,
-        endpoint: String::new(),
-        fault: "",
-        reason: "not connected since this control plane began".to_owned(),
-        heard: Some(heard),
-    };
-    let _ = desk.link(cluster, state).await;
-    tracing::info!(peer = cluster, "what a peer had said is known again");
-    true
 }
 
 fn selection(imports: &Selection) -> discovery::Selection {

@@ -35,6 +35,11 @@ fn peer(keep_for: &str) -> String {
 
 /// A process that begins with these objects, and remembers what acts.
 fn begin(state: &Path, yaml: &str) -> Index {
+    begin_with(state, yaml, true)
+}
+
+/// The same where not all files can be read.
+fn begin_with(state: &Path, yaml: &str, whole: bool) -> Index {
     let snapshot = parse(
         Path::new("a.yaml"),
         &(SERVICE.to_owned() + yaml),
@@ -52,7 +57,7 @@ fn begin(state: &Path, yaml: &str) -> Index {
     });
     let mut remembered = Remembered::of(state);
     remembered.begin(&mut index, &snapshot);
-    remembered.keep(&index);
+    remembered.keep(&index, whole);
     index
 }
 
@@ -112,6 +117,27 @@ fn what_was_never_valid_or_is_gone_or_made_anew_does_not_act() {
     assert!(begin(state.path(), "").export(&web()).is_none());
     assert_eq!(std::fs::read_dir(state.path().join("remembered")).unwrap().count(), 0);
     assert!(begin(state.path(), &broken).export(&web()).is_none());
+}
+
+#[test]
+fn what_a_file_has_that_cannot_be_read_for_a_while_is_remembered_until_then() {
+    let state = tempfile::tempdir().unwrap();
+    begin(state.path(), &export("{tier: front}", "e"));
+    // Its file cannot be read as this process begins, and is mended but for its labels before the next one.
+    assert!(begin_with(state.path(), "", false).export(&web()).is_none());
+    let index = begin(state.path(), &export("{tier: 1}", "e"));
+    assert_eq!(index.export(&web()).unwrap().labels["tier"], "front");
+}
+
+#[test]
+fn what_goes_before_the_eyes_of_a_process_is_forgotten_though_another_file_cannot_be_read() {
+    let state = tempfile::tempdir().unwrap();
+    begin(state.path(), &export("{}", "e"));
+    let mut remembered = Remembered::of(state.path());
+    let index = begin_with(state.path(), &export("{}", "e"), false);
+    remembered.keep(&index, false);
+    remembered.keep(&begin_with(state.path(), "", false), false);
+    assert_eq!(std::fs::read_dir(state.path().join("remembered")).unwrap().count(), 0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use weft_proto::resource::name;
 
 use super::cache::ProxyId;
 use super::desk::{Closed, Desk, NotNow};
-use super::hub::{Outlet, Settled, Trusted, Unwelcome};
+use super::hub::{Outlet, Settled, Unwelcome};
 use super::listen::{Leaf, Peer};
 use super::metrics::{Ended, Metrics, add};
 use super::outbox::{Hash, Sent};
@@ -287,20 +287,22 @@ impl Stream {
         let mut rate = Buckets::new(MESSAGES, 1);
         let mut in_flight: Option<InFlight> = None;
         let mut nonce = 0;
+        let mut complete = false;
         let mut next = tokio::time::Instant::now();
         loop {
-            let waits = in_flight.is_none() && (nonce == 0 || outlet.outbox().waiting() > 0);
+            let waits = in_flight.is_none() && (!complete || outlet.outbox().waiting() > 0);
             if waits && (outlet.is_urgent() || tokio::time::Instant::now() >= next) {
                 outlet.calm();
-                // The first batch is sent even where it is empty: it says that the proxy is up to date.
                 // At once: what is taken is of this epoch, and what waits after it perhaps of another.
-                let (epoch, taken) = {
+                let (epoch, taken, rest) = {
                     let mut outbox = outlet.outbox();
-                    (outbox.epoch(), outbox.take(BATCH_BYTES))
+                    (outbox.epoch(), outbox.take(BATCH_BYTES), outbox.waiting())
                 };
-                if nonce == 0 || !taken.is_empty() {
+                // Also an empty one, until one has said that the caller is up to date.
+                if !complete || !taken.is_empty() {
                     nonce += 1;
-                    in_flight = Some(self.send(nonce, epoch, taken)?);
+                    complete |= rest == 0;
+                    in_flight = Some(self.send(nonce, epoch, taken, rest == 0)?);
                     next = tokio::time::Instant::now() + SPACING;
                 }
                 continue;
@@ -332,7 +334,7 @@ impl Stream {
     }
 
     /// Sends one batch.
-    fn send(&self, nonce: u64, epoch: u64, sent: Vec<(Sent, Option<Hash>)>) -> Result<InFlight, End> {
+    fn send(&self, nonce: u64, epoch: u64, sent: Vec<(Sent, Option<Hash>)>, complete: bool) -> Result<InFlight, End> {
         let resources: Vec<bytes::Bytes> = sent.iter().map(|(sent, _)| sent.bytes.clone()).collect();
         let metrics = &self.discovery.metrics;
         add(&metrics.batches, 1);
@@ -345,6 +347,7 @@ impl Stream {
             nonce,
             epoch,
             resources,
+            complete,
         };
         // The one before is acknowledged, so it was read, and there is room.
         if self.out.try_send(Ok(FromControl { batch: Some(batch) })).is_err() {
@@ -400,7 +403,7 @@ impl Stream {
                 add(&self.discovery.metrics.refusals, refused as u64);
                 desk.settle(id, settled).await?;
             }
-            Some(Message::Trusted(said)) if of_peers => desk.hear_trusted(id, trusted(&said)).await?,
+            Some(Message::Trusted(said)) if of_peers => desk.hear_trusted(id, peer::trusted(&said)).await?,
             Some(Message::Trusted(_)) => {
                 return Err(End::broken("how far a bundle has come is for control planes to say"));
             }
@@ -459,16 +462,6 @@ fn settle(
         }
     };
     sent.into_iter().map(settle).collect()
-}
-
-fn trusted(said: &discovery::Trusted) -> Trusted {
-    let count = |wire: u32| usize::try_from(wire).unwrap_or(usize::MAX);
-    Trusted {
-        sequence: said.sequence,
-        proxies: count(said.proxies),
-        acknowledged: count(said.acknowledged),
-        reached: said.reached.min(said.sequence),
-    }
 }
 
 fn read_targets(wire: Vec<discovery::Target>, limit: usize) -> Result<Vec<weft_model::destination::Target>, End> {

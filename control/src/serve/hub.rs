@@ -19,7 +19,7 @@ use super::wire::Name;
 use crate::epoch::{Epoch, EpochError};
 use crate::index::{Changed, Index, Topic};
 use crate::manifests::{Changes, Snapshot};
-use crate::objects::Problem;
+use crate::objects::{Problem, Severity};
 use crate::remembered::Remembered;
 use crate::status::applied::decided;
 
@@ -122,7 +122,7 @@ impl Hub {
         self.spread(&changed);
         let shares = |topic: &Topic| matches!(topic, Topic::Peers | Topic::Export(_));
         if let Some(remembered) = self.remembered.as_mut().filter(|_| changed.topics.iter().any(shares)) {
-            remembered.keep(&self.index);
+            remembered.keep(&self.index, is_whole(&changes.problems));
         }
     }
 
@@ -136,8 +136,11 @@ impl Hub {
             None => self.index.replace(snapshot),
         };
         self.spread(&changed);
+        if is_young {
+            self.begin_links();
+        }
         if let Some(remembered) = &mut self.remembered {
-            remembered.keep(&self.index);
+            remembered.keep(&self.index, is_whole(&snapshot.problems));
         }
     }
 
@@ -391,6 +394,11 @@ impl Hub {
         let told = told.iter().filter_map(|item| Some((item.name(), cache.get(item)?)));
         proxy.push(epoch.current(), told);
     }
+}
+
+/// Whether everything that there is could be read.
+fn is_whole(problems: &[Problem]) -> bool {
+    problems.iter().all(|problem| problem.severity != Severity::Error)
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub(crate) struct Batch {
     pub(crate) epoch: u64,
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub(crate) resources: Vec<Bytes>,
+    #[prost(bool, tag = "4")]
+    pub(crate) complete: bool,
 }
 
 impl Name {
@@ -188,6 +190,7 @@ mod tests {
                 nonce: 5,
                 epoch: 2,
                 resources,
+                complete: true,
             }),
         };
         let theirs = discovery::FromControl::decode(ours.encode_to_vec().as_slice()).unwrap();
@@ -195,6 +198,7 @@ mod tests {
             panic!("no batch")
         };
         assert_eq!((batch.nonce, batch.epoch, batch.resources.len()), (5, 2, 3));
+        assert!(batch.complete);
         let [body, hold, removed] = &batch.resources[..] else {
             panic!("three")
         };

@@ -113,6 +113,8 @@ pub(crate) struct LinkStatus {
     pub(crate) fault: &'static str,
     pub(crate) reason: String,
     pub(crate) heard: Option<String>,
+    /// Whether all that it exports has come since this process began: until then nothing is taken for gone.
+    pub(crate) complete: bool,
 }
 
 /// A Service that is taken from a peer.
@@ -204,6 +206,7 @@ impl Hub {
             gateways: facts.gateways.clone(),
             bundle_endpoint: facts.bundle_endpoint.clone(),
             bundle_sequence: own.map_or(0, Bundle::sequence),
+            bundle_here: self.trusted_here().into(),
             bundle_reached: self.trusted_everywhere(),
             roots: own.map(Bundle::to_pem).unwrap_or_default(),
         }
@@ -291,6 +294,7 @@ impl Hub {
                 fault: "",
                 reason: String::new(),
                 heard: None,
+                complete: false,
             };
         };
         LinkStatus {
@@ -300,6 +304,7 @@ impl Hub {
             fault: link.fault,
             reason: link.reason.clone(),
             heard: link.heard.map(rfc3339),
+            complete: link.complete,
         }
     }
 

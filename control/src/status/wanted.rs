@@ -13,9 +13,6 @@ use crate::index::{Index, Name, Remote};
 use crate::objects::peer::Peer;
 use crate::serve::hub::{Hub, Link, LinkState};
 
-/// A link that is connected has brought all that there is after so long. Until then what is missing may only be late.
-const SETTLED: Duration = Duration::from_secs(10);
-
 /// All imports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
@@ -26,6 +23,10 @@ pub(crate) struct Wanted {
     /// Peers of which it is not known yet what they export: a process that has just begun must not take for gone what it has not
     /// heard of.
     pub(crate) unheard: BTreeSet<String>,
+    /// This cluster, and the Services of which it is not known whether it exports them: the ServiceExport is invalid, and may have
+    /// been valid before.
+    pub(crate) cluster: String,
+    pub(crate) unclear: BTreeSet<Name>,
 }
 
 /// One of them.
@@ -38,6 +39,18 @@ pub(crate) struct Import {
     pub(crate) backends: Vec<Backends>,
     /// Clusters whose endpoints they do not reach: those of other networks.
     pub(crate) apart: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// Whether it may be that a cluster exports more of a Service than is known.
+    pub(crate) fn is_unheard(&self, cluster: &str, service: &Name) -> bool {
+        self.unheard.contains(cluster) || (cluster == self.cluster && self.unclear.contains(service))
+    }
+
+    /// Whether it may be that any does.
+    pub(crate) fn may_be_more(&self, service: &Name) -> bool {
+        !self.unheard.is_empty() || self.unclear.contains(service)
+    }
 }
 
 impl Hub {
@@ -53,6 +66,8 @@ impl Hub {
             imports: imports.collect(),
             peers: sources.map(|(name, _)| name.to_owned()).collect(),
             unheard: peers.map(str::to_owned).collect(),
+            cluster: index.settings.cluster.clone(),
+            unclear: index.exports_without_form().cloned().collect(),
         }
     }
 }
@@ -126,11 +141,11 @@ fn put(to: &mut Backends, port: u16, exported: &Exported) {
 /// Whether it may be that a peer exports more than is known. What it never says while its endpoints would be kept is gone.
 fn is_unheard(keep_for: Duration, link: Option<&LinkState>) -> bool {
     let Some(link) = link else { return true };
-    let so = link.since.elapsed().unwrap_or_default();
     match link.state {
-        Link::Connecting => so < keep_for,
-        Link::Connected => so < SETTLED,
-        Link::Stale | Link::Forgotten => false,
+        Link::Connecting => link.since.elapsed().unwrap_or_default() < keep_for,
+        // What was kept from before this process began may lack what came last.
+        Link::Connected | Link::Stale => !link.complete,
+        Link::Forgotten => false,
     }
 }
 
@@ -141,9 +156,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_is_heard_when_its_link_has_stood_for_a_while_or_is_broken_for_longer_than_anything_is_kept() {
+    fn a_peer_is_heard_when_all_that_it_exports_has_come_or_nothing_is_kept_of_it_any_more() {
         let hour = Duration::from_secs(3600);
-        let unheard = |state: Link, ago: Duration| {
+        let unheard = |state: Link, complete: bool, ago: Duration| {
             let link = LinkState {
                 state,
                 since: SystemTime::now() - ago,
@@ -151,13 +166,16 @@ mod tests {
                 fault: "",
                 reason: String::new(),
                 heard: None,
+                complete,
             };
             is_unheard(hour, Some(&link))
         };
         assert!(is_unheard(hour, None));
-        assert!(unheard(Link::Connecting, hour / 2) && !unheard(Link::Connecting, hour * 2));
-        assert!(unheard(Link::Connected, Duration::ZERO) && !unheard(Link::Connected, SETTLED * 2));
-        // What it exported is known, or is not kept any more.
-        assert!(!unheard(Link::Stale, Duration::ZERO) && !unheard(Link::Forgotten, Duration::ZERO));
+        assert!(unheard(Link::Connecting, false, hour / 2) && !unheard(Link::Connecting, false, hour * 2));
+        // A link that is slow, or breaks within its first batches, has not brought everything however long it stands.
+        for state in [Link::Connected, Link::Stale] {
+            assert!(unheard(state, false, hour * 2) && !unheard(state, true, Duration::ZERO));
+        }
+        assert!(!unheard(Link::Forgotten, false, Duration::ZERO));
     }
 }

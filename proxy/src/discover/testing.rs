@@ -230,6 +230,7 @@ pub(crate) fn batch(nonce: u64, epoch: u64, resources: Vec<Resource>) -> Batch {
         nonce,
         epoch,
         resources,
+        complete: true,
     }
 }
 

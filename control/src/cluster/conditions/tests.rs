@@ -472,6 +472,7 @@ fn link(state: Link, heard: Option<u64>, reason: &str) -> Option<LinkState> {
         fault: "port",
         reason: reason.to_owned(),
         heard: heard.map(at),
+        complete: true,
     })
 }
 

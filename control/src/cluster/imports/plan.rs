@@ -16,7 +16,7 @@ use crate::cluster::shown::Shown;
 use crate::cluster::trust::is_ending;
 use crate::federation::derived::{self, Ready, SERVICE_NAME_LABEL};
 use crate::federation::merge::{ImportType, IpFamily, Merged};
-use crate::federation::slices::{self, SOURCE_CLUSTER_LABEL, There};
+use crate::federation::slices::{self, Backends, SOURCE_CLUSTER_LABEL, There};
 use crate::index::Name;
 use crate::objects::Object;
 use crate::objects::kinds::MULTICLUSTER_GROUP;
@@ -142,7 +142,7 @@ impl Planner<'_> {
             return;
         }
         if self.is_unheard(of) {
-            return self.keep(of);
+            return self.keep(import);
         }
         let derived = self.derived(of, merged);
         self.own(of, merged);
@@ -225,7 +225,10 @@ impl Planner<'_> {
         let there: There = there
             .map(|slice| (slice.name.clone(), slices::addresses(slice)))
             .collect();
-        for (name, mut document) in slices::slices(of, &import.merged, &import.backends, &there) {
+        let heard = import.backends.iter();
+        let heard = heard.filter(|backends| !self.wanted.is_unheard(&backends.cluster, of));
+        let heard: Vec<Backends> = heard.cloned().collect();
+        for (name, mut document) in slices::slices(of, &import.merged, &heard, &there) {
             // It goes with its Service, whoever deletes that.
             document["metadata"]["ownerReferences"] =
                 json!([{"apiVersion": "v1", "kind": "Service", "name": derived.name, "uid": derived.uid}]);
@@ -234,10 +237,8 @@ impl Planner<'_> {
             self.apply(object, there.as_ref(), document);
         }
         // Of whom it is not known yet what they have, what they had stays.
-        let held = self.slices_of(of).filter(|slice| {
-            let cluster = slice.labels.get(SOURCE_CLUSTER_LABEL);
-            cluster.is_some_and(|cluster| self.wanted.unheard.contains(cluster))
-        });
+        let held = self.slices_of(of);
+        let held = held.filter(|slice| source(slice).is_some_and(|cluster| self.wanted.is_unheard(cluster, of)));
         let held: Vec<ObjectRef> = held.map(|slice| slice.reference()).collect();
         self.stays.extend(held);
     }
@@ -289,7 +290,9 @@ impl Planner<'_> {
         let rest: BTreeSet<Name> = rest.map(|object| of(object)).collect();
         for object in gone {
             let of = of(&object);
-            if is_ending(&object) || self.is_unheard(&of) || (is_service_import(&object) && rest.contains(&of)) {
+            let heard = source(&object).is_some_and(|cluster| !self.wanted.is_unheard(cluster, &of));
+            let waits = self.may_be_late(&of) && !heard;
+            if is_ending(&object) || waits || (is_service_import(&object) && rest.contains(&of)) {
                 continue;
             }
             if object.kind == "Service" && object.name == of.name && owners::is_claimed(&object) {
@@ -303,21 +306,30 @@ impl Planner<'_> {
 
     /// Whether an import may be another than it seems: of a cluster that it is of it is not known yet what that exports.
     fn is_unheard(&self, of: &Name) -> bool {
-        let unheard = &self.wanted.unheard;
         match self.ours.get(&reference("ServiceImport", of)) {
-            Some(import) => {
-                let clusters = import.raw["status"]["clusters"].as_array().into_iter().flatten();
-                let mut names = clusters.filter_map(|cluster| cluster["cluster"].as_str());
-                names.any(|name| unheard.contains(name))
-            }
-            None => !unheard.is_empty() && self.by_import.contains_key(of),
+            Some(import) => clusters(import).any(|cluster| self.wanted.is_unheard(cluster, of)),
+            None => self.wanted.may_be_more(of) && self.by_import.contains_key(of),
         }
     }
 
-    /// All that is there of an import stays as it is.
-    fn keep(&mut self, of: &Name) {
+    /// The same of one that nobody is known to export. One whose status does not say yet of which clusters it is may be of any.
+    fn may_be_late(&self, of: &Name) -> bool {
+        let import = self.ours.get(&reference("ServiceImport", of));
+        let is_new = import.is_some_and(|import| clusters(import).next().is_none());
+        self.is_unheard(of) || (is_new && self.wanted.may_be_more(of))
+    }
+
+    /// What is there of an import stays as it is, but for the endpoints of clusters of which it is known what they export.
+    fn keep(&mut self, import: &Import) {
+        let of = &import.service;
         let its = self.by_import.get(of).into_iter().flatten();
+        let its = its.filter(|object| object.kind != "EndpointSlice");
         self.stays.extend(its.map(|object| object.reference()));
+        let name = Name::new(of.namespace.as_str(), derived::derived_name(of));
+        let derived = self.ours.get(&reference("Service", &name)).cloned();
+        if let Some(derived) = derived.filter(|derived| !is_ending(derived)) {
+            self.slices(import, &derived);
+        }
     }
 
     fn slices_of(&self, of: &Name) -> impl Iterator<Item = &Arc<Object>> {
@@ -417,6 +429,18 @@ fn reduce(document: &mut Value) {
     if let Some(status) = document["status"].as_object_mut() {
         status.remove("conditions");
     }
+}
+
+/// The clusters that an import is of, as its status says.
+fn clusters(import: &Object) -> impl Iterator<Item = &str> {
+    let clusters = import.raw["status"]["clusters"].as_array().into_iter().flatten();
+    clusters.filter_map(|cluster| cluster["cluster"].as_str())
+}
+
+/// The cluster whose endpoints an EndpointSlice has.
+fn source(object: &Object) -> Option<&String> {
+    let cluster = object.labels.get(SOURCE_CLUSTER_LABEL);
+    cluster.filter(|_| object.kind == "EndpointSlice")
 }
 
 fn is_service_import(object: &Object) -> bool {

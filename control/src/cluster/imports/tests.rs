@@ -449,9 +449,16 @@ fn nothing_goes_while_it_is_not_known_what_a_peer_exports() {
             unheard: unheard.clone(),
             ..Wanted::default()
         };
-        assert!(world.plan(&nothing).deeds.is_empty());
+        // But for the endpoints of the other one, of which it is known that it exports nothing.
+        let is_slice = |deed: &Deed| deed.object.kind == "EndpointSlice";
+        let deeds = world.plan(&nothing).deeds;
+        assert_eq!(
+            deeds.iter().filter(|deed| is_slice(deed)).count(),
+            usize::from(cluster == "north")
+        );
+        assert!(deeds.iter().all(is_slice), "{deeds:?}");
         // Nor does an import become what the others alone would make of it.
-        let fewer = Wanted { unheard, ..wanted() };
+        let fewer = Wanted { unheard, ..flat() };
         assert!(world.plan(&fewer).deeds.is_empty());
     }
     let other = Wanted {
@@ -462,6 +469,111 @@ fn nothing_goes_while_it_is_not_known_what_a_peer_exports() {
         !world.plan(&other).deeds.is_empty(),
         "a peer that has nothing to do with it holds nothing up"
     );
+}
+
+/// A flat import of these clusters, each with a pod.
+fn flat_of(pods: &[(&str, [u8; 4])]) -> Wanted {
+    let mut wanted = flat();
+    let import = &mut wanted.imports[0];
+    let backend = import.backends.remove(0).pods.into_values().next().unwrap();
+    for (cluster, ip) in pods {
+        import.merged.clusters.insert((*cluster).to_owned());
+        import.backends.push(Backends {
+            cluster: (*cluster).to_owned(),
+            pods: [(IpAddr::from(*ip), backend.clone())].into(),
+        });
+    }
+    wanted.cluster = "here".to_owned();
+    wanted
+}
+
+/// The addresses that clients outside the mesh find.
+fn addresses(world: &World) -> BTreeSet<String> {
+    let slices = world.shown.of_kind("EndpointSlice");
+    let all = slices
+        .iter()
+        .flat_map(|slice| crate::federation::slices::addresses(slice));
+    all.map(|ip| ip.to_string()).collect()
+}
+
+#[test]
+fn while_a_peer_is_not_heard_the_pods_of_the_others_still_come_and_go() {
+    let mut world = World::new();
+    world.keep(&flat_of(&[
+        ("here", [10, 0, 0, 1]),
+        ("east", [10, 1, 0, 1]),
+        ("west", [10, 2, 0, 1]),
+    ]));
+    let objects = |world: &World| {
+        let of = |kind, name| world.get(kind, name).map(|object| object.resource_version);
+        [
+            of("Service", DERIVED),
+            of("Service", "reviews"),
+            of("ServiceImport", "reviews"),
+        ]
+    };
+    let before = objects(&world);
+    // Of east it is known only what was kept, and perhaps not even that.
+    for east in [&[("east", [10, 1, 0, 9])][..], &[]] {
+        let others = [("here", [10, 0, 0, 2]), ("west", [10, 2, 0, 2])];
+        let mut now = flat_of(&[east, &others].concat());
+        now.unheard = BTreeSet::from(["east".to_owned()]);
+        world.keep(&now);
+        assert_eq!(
+            addresses(&world),
+            ["10.0.0.2", "10.1.0.1", "10.2.0.2"].map(str::to_owned).into()
+        );
+        assert_eq!(objects(&world), before, "its Services and the import stay as they were");
+    }
+    // Nor does an end of all the others' exports take anything but their endpoints.
+    let nobody = Wanted {
+        unheard: BTreeSet::from(["east".to_owned()]),
+        ..Wanted::default()
+    };
+    world.keep(&nobody);
+    assert_eq!(addresses(&world), ["10.1.0.1".to_owned()].into());
+    assert_eq!(objects(&world), before);
+    world.keep(&Wanted::default());
+    assert_eq!(objects(&world), [None; 3], "it is heard, and exports nothing");
+}
+
+#[test]
+fn nothing_goes_while_it_is_not_known_whether_this_cluster_exports_it_and_another_import_does_not_wait() {
+    let mut world = World::new();
+    world.keep(&flat_of(&[("here", [10, 0, 0, 1])]));
+    let nothing = |unclear: &[Name]| Wanted {
+        cluster: "here".to_owned(),
+        unclear: unclear.iter().cloned().collect(),
+        ..Wanted::default()
+    };
+    assert!(world.plan(&nothing(&[reviews()])).deeds.is_empty());
+    assert!(!world.plan(&nothing(&[Name::new("shop", "ratings")])).deeds.is_empty());
+}
+
+#[test]
+fn an_import_that_does_not_say_yet_of_which_clusters_it_is_waits_for_all() {
+    let mut world = World::new();
+    for deed in world.plan(&flat()).deeds {
+        world.act(deed);
+    }
+    let import = world.get("ServiceImport", "reviews").unwrap();
+    assert!(
+        import.raw["status"]["clusters"].is_null(),
+        "the process ended before it said so"
+    );
+    let unheard = |cluster: &str| Wanted {
+        unheard: BTreeSet::from([cluster.to_owned()]),
+        ..Wanted::default()
+    };
+    assert!(world.plan(&unheard("west")).deeds.is_empty());
+    // It is made on as soon as its clusters are heard, whoever else is not.
+    let now = Wanted {
+        unheard: unheard("east").unheard,
+        ..flat()
+    };
+    world.keep(&now);
+    let import = world.get("ServiceImport", "reviews").unwrap();
+    assert_eq!(import.raw["status"]["clusters"], json!([{"cluster": "west"}]));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use weft_proto::resource::name;
 use super::hello::{WORDS_MAX, word};
 use super::{End, Stream};
 use crate::objects::peer::Selection;
-use crate::serve::hub::{Follower, Join, Subject, Who};
+use crate::serve::hub::{Follower, Join, Subject, Trusted, Who};
 use crate::serve::wire::Name;
 
 impl Stream {
@@ -68,6 +68,17 @@ fn skew(now_unix_ms: u64) -> Option<i64> {
         .ok()?
         .as_millis();
     i64::try_from(now_unix_ms).ok()?.checked_sub(i64::try_from(ours).ok()?)
+}
+
+/// How far our bundle has come with the caller's proxies.
+pub(super) fn trusted(said: &discovery::Trusted) -> Trusted {
+    let count = |wire: u32| usize::try_from(wire).unwrap_or(usize::MAX);
+    Trusted {
+        sequence: said.sequence,
+        proxies: count(said.proxies),
+        acknowledged: count(said.acknowledged),
+        reached: said.reached.min(said.sequence),
+    }
 }
 
 fn selections(wire: Vec<discovery::Selection>) -> Result<Vec<Selection>, End> {

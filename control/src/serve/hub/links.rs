@@ -32,6 +32,9 @@ pub(crate) struct LinkState {
     pub(crate) reason: String,
     /// When the peer was last heard of.
     pub(crate) heard: Option<SystemTime>,
+    /// Whether all that it exports has come since this process began, or since it was forgotten. Until then what is missing may
+    /// only be late.
+    pub(crate) complete: bool,
 }
 
 /// The states of a link.
@@ -126,6 +129,25 @@ impl Link {
     }
 }
 
+impl LinkState {
+    /// The link to a peer that was last heard of before this process began.
+    pub(crate) fn before(heard: SystemTime, keep_for: Duration) -> Self {
+        // A clock that was set back makes that now.
+        let now = SystemTime::now();
+        let heard = heard.min(now);
+        let is_kept = now.duration_since(heard).unwrap_or_default() < keep_for;
+        Self {
+            state: if is_kept { Link::Stale } else { Link::Forgotten },
+            since: heard,
+            endpoint: String::new(),
+            fault: "",
+            reason: "not connected since this control plane began".to_owned(),
+            heard: Some(heard),
+            complete: false,
+        }
+    }
+}
+
 impl Hub {
     /// What the index does not know.
     pub(crate) fn facts(&self) -> &Facts {
@@ -145,6 +167,16 @@ impl Hub {
             peers: peers.collect(),
             bundles,
         }
+    }
+
+    /// Takes in when peers were last heard of, as their status has it. Files say nothing of that: what a status in one says was
+    /// copied there.
+    pub(super) fn begin_links(&mut self) {
+        let heard = self.index.peers().filter_map(|(name, peer)| {
+            let heard = self.index.last_heard(name)?;
+            Some((name.to_owned(), LinkState::before(heard, peer.keep_for)))
+        });
+        self.links = heard.collect();
     }
 
     /// Takes in what a peer says. Returns what of it was refused.
@@ -250,20 +282,21 @@ impl Hub {
         self.spread(&changed);
     }
 
-    /// How the link to a peer is. Of peers that are gone nothing is kept. Returns whether it is in another state than before.
+    /// How the link to a peer is. Of peers that are gone nothing is kept. Returns whether more is to be made of it than before.
     pub(crate) fn link(&mut self, cluster: String, state: LinkState) -> bool {
         if self.index.peer(&cluster).is_none() {
             return false;
         }
-        let now = state.state;
+        let of = |link: &LinkState| (link.state, link.complete);
+        let now = of(&state);
         let faults = self.faults.get_mut(&cluster);
         let before = self.links.insert(cluster, state);
-        let is_other = before.is_none_or(|before| before.state != now);
-        if let Some(faults) = faults.filter(|_| is_other && now == Link::Connected) {
+        let is_newly_linked = before.as_ref().is_none_or(|before| before.state != now.0) && now.0 == Link::Connected;
+        if let Some(faults) = faults.filter(|_| is_newly_linked) {
             // It says anew what was not taken, and of this nothing else tells that it does not.
             faults.now.retain(|name, _| name.key != UNREADABLE);
         }
-        is_other
+        before.is_none_or(|before| of(&before) != now)
     }
 
     /// Whether a replica of a cluster may follow us: its cluster is a peer, with this control plane, and not too many do.

@@ -340,6 +340,71 @@ fn peer_a(hub: &mut Hub) -> weft_certs::authority::Authority {
     authority
 }
 
+/// A process that begins with the ClusterPeer of the cluster `a`, and this status of it. `file`: it is of one.
+fn begin_with_peer(status: &Value, file: bool) -> (tempfile::TempDir, Hub) {
+    let state = tempfile::tempdir().unwrap();
+    let mut first = hub(state.path());
+    peer_a(&mut first);
+    let mut object = Object::clone(&first.index.peers["a"].object);
+    object.raw["status"] = status.clone();
+    object.origin = file.then(|| crate::objects::Origin {
+        file: "peer.yaml".into(),
+        line: 1,
+        lines: Arc::default(),
+    });
+    let mut hub = hub(state.path());
+    hub.is_young = true;
+    hub.replace(&Snapshot {
+        objects: vec![Arc::new(object)],
+        ..Snapshot::default()
+    });
+    (state, hub)
+}
+
+#[test]
+fn when_a_peer_was_last_heard_of_is_known_from_its_status_and_not_from_a_file() {
+    let ago = |seconds| crate::status::rfc3339(SystemTime::now() - Duration::from_secs(seconds));
+    let link = |status: &Value, file| {
+        let (_state, hub) = begin_with_peer(status, file);
+        let unheard = hub.wanted().unheard.contains("a");
+        hub.links.get("a").map(|link| (link.state, link.complete, unheard))
+    };
+    let heard = |seconds| json!({"lastHeard": ago(seconds)});
+    assert_eq!(link(&heard(3600), false), Some((Link::Stale, false, true)));
+    // It was away for longer than anything is kept.
+    assert_eq!(link(&heard(25 * 3600), false), Some((Link::Forgotten, false, false)));
+    assert_eq!(link(&heard(3600), true), None, "copied into a file");
+    for nothing in [json!({}), json!({"lastHeard": "yesterday"}), json!({"lastHeard": 7})] {
+        assert_eq!(link(&nothing, false), None);
+    }
+}
+
+#[test]
+fn whether_a_service_is_exported_is_not_known_while_its_export_is_invalid_since_before_the_process_began() {
+    let export = |version, labels: &Value| {
+        let rest = json!({"spec": {"exportedLabels": labels}});
+        let api = "multicluster.x-k8s.io/v1beta1";
+        object("ServiceExport", api, "reviews", version, &[], &rest)
+    };
+    let (broken, valid) = (export(1, &json!({"tier": 1})), export(2, &json!({"tier": "front"})));
+    let state = tempfile::tempdir().unwrap();
+    let mut begun = hub(state.path());
+    begun.index = Index::new(begun.index.settings.clone());
+    begun.replace(&Snapshot {
+        objects: vec![broken.clone()],
+        ..Snapshot::default()
+    });
+    let name = index::Name::new("shop", "reviews");
+    assert!(begun.wanted().is_unheard("c", &name));
+    assert!(!begun.wanted().is_unheard("c", &index::Name::new("shop", "ratings")));
+    change(&mut begun, valid);
+    assert!(!begun.wanted().is_unheard("c", &name));
+    // One that came since has never been exported.
+    let mut later = hub(state.path());
+    change(&mut later, broken);
+    assert!(!later.wanted().is_unheard("c", &name));
+}
+
 /// The sequence of the bundle of the cluster `a` that counts.
 fn counts(hub: &Hub) -> u64 {
     hub.index.bundle_of(hub.index.peer("a").unwrap()).sequence()

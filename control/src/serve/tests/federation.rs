@@ -143,6 +143,11 @@ async fn a_link_that_breaks_keeps_what_was_heard_and_heals() {
     a.stop().await;
     let status = b.until(|status| peer(status, "a")["link"]["state"] == "Stale").await;
     assert_eq!(imports(&status, "a"), [("reviews".to_owned(), 2)]);
+    assert_eq!(
+        peer(&status, "a")["link"]["complete"],
+        true,
+        "all that it exports had come"
+    );
     let mut web = b.web_proxy(&["10.96.0.7:80"]).await;
     assert_eq!(endpoints(&mut web, 4).await.len(), 4);
 
@@ -171,6 +176,7 @@ async fn what_was_heard_counts_still_when_the_control_plane_begins_anew_while_th
         "before any proxy is served"
     );
     assert_eq!(peer(&status, "a")["link"]["state"], "Stale");
+    assert_eq!(peer(&status, "a")["link"]["complete"], false, "there may be more");
     let mut web = b.web_proxy(&["10.96.0.7:80"]).await;
     assert_eq!(endpoints(&mut web, 4).await.len(), 4);
 
@@ -437,6 +443,69 @@ async fn a_peer_that_says_it_holds_what_it_is_not_told_hears_only_that_it_is_gon
         };
         say.send(tell(discovery::from_proxy::Message::Ack(ack))).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_first_batches_of_a_stream_the_last_one_says_that_it_is() {
+    let (a, b) = two().await;
+    // As large as each may be.
+    let text = "x".repeat(3_900);
+    for n in 0..100 {
+        let service = format!("s{n:02}");
+        a.service(&service, &format!("10.96.2.{n}"));
+        a.manifest(
+            &format!("export-{service}.yaml"),
+            &format!(
+                "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{name: {service}, namespace: shop}}\n\
+                 spec: {{exportedAnnotations: {{a: {text}, b: {text}, c: {text}, d: {text}}}}}\n"
+            ),
+        );
+    }
+    let status = b.until(|status| imports(status, "a").len() == 101).await;
+    assert_eq!(peer(&status, "a")["link"]["complete"], true);
+
+    let channel = a.caller_at(a.federation(), &b.control()).await;
+    let hello = Hello {
+        peer: Some(discovery::Peer {
+            cluster: "b".to_owned(),
+            instance: "new".to_owned(),
+            imports: vec![discovery::Selection {
+                namespaces: vec!["shop".to_owned()],
+                ..discovery::Selection::default()
+            }],
+            ..discovery::Peer::default()
+        }),
+        ..Hello::default()
+    };
+    let (say, said) = tokio::sync::mpsc::channel(4);
+    let tell = |message| discovery::FromProxy { message: Some(message) };
+    say.send(tell(discovery::from_proxy::Message::Hello(hello)))
+        .await
+        .unwrap();
+    let messages = tokio_stream::wrappers::ReceiverStream::new(said);
+    let followed = FederationClient::new(channel).follow(messages).await;
+    let mut stream = followed.unwrap().into_inner();
+    let (mut complete, mut exports) = (Vec::new(), 0);
+    while !complete.contains(&true) {
+        let heard = timeout(LONG, stream.message()).await.unwrap().unwrap().unwrap();
+        let Some(discovery::from_control::Message::Batch(batch)) = heard.message else {
+            continue;
+        };
+        let kinds = batch
+            .resources
+            .iter()
+            .map(|resource| resource.name.as_ref().unwrap().kind);
+        exports += kinds
+            .filter(|kind| Kind::from_wire(*kind).unwrap() == Kind::Export)
+            .count();
+        complete.push(batch.complete);
+        let ack = discovery::Ack {
+            nonce: batch.nonce,
+            ..discovery::Ack::default()
+        };
+        say.send(tell(discovery::from_proxy::Message::Ack(ack))).await.unwrap();
+    }
+    assert_eq!((complete, exports), (vec![false, true], 101));
 }
 
 /// What `b` tells whoever plays its API server, once it is so.
