@@ -131,13 +131,12 @@ impl App {
         let (desk, mut desk_end) = open_desk(&settings, &issuer, epoch, shown.clone(), times.clone(), end.clone())?;
 
         let copies = cluster.as_ref().map(|_| peering::Copies::default());
-        let duties = cluster.as_ref().zip(shown.clone()).map(|(cluster, shown)| {
-            let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
-            let imports = settings.federation_listen.is_some().then_some(settings.imports);
-            let peers = (imports, copies.clone().unwrap_or_default());
-            let namespace = &settings.control_namespace;
-            Duties::begin(cluster, namespace, data.into(), shown, &desk, peers, &tasks)
-        });
+        let duties = match (&cluster, &shown, &copies) {
+            (Some(cluster), Some(shown), Some(copies)) => {
+                Some(begin_duties(cluster, &settings, &issuer, shown, &desk, copies, &tasks))
+            }
+            _ => None,
+        };
         let metrics = Arc::new(Metrics::default());
         let sources = admin::Sources {
             desk: desk.clone(),
@@ -185,6 +184,23 @@ impl App {
         };
         Ok(Self { drain, desk_end, rest })
     }
+}
+
+/// Begins what the control plane does in a cluster beside serving its proxies.
+fn begin_duties(
+    cluster: &Cluster,
+    settings: &Settings,
+    issuer: &Issuer,
+    shown: &Arc<Shown>,
+    desk: &Desk,
+    copies: &peering::Copies,
+    tasks: &Tasks,
+) -> Duties {
+    let data = issuer.published().map(|(name, text)| (name.to_owned(), text));
+    let imports = settings.federation_listen.is_some().then_some(settings.imports);
+    let peers = (imports, copies.clone());
+    let namespace = &settings.control_namespace;
+    Duties::begin(cluster, namespace, data.into(), shown.clone(), desk, peers, tasks)
 }
 
 /// The trust domain: as it was set, else the cluster's own.

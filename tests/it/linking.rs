@@ -262,32 +262,19 @@ fn by_documents(broken: &mut Broken<'_>, own: &str) {
 fn by_addresses(broken: &mut Broken<'_>, reviews: &Reviews) {
     let clusters = broken.clusters;
     let explained = || {
-        let command = [
-            "route",
-            "explain",
-            "--name",
-            clusters.name("a"),
-            "-n",
-            "shop",
-            "--from",
-            "client",
-        ];
-        let output = clusters.run(&[&command[..], &["http://reviews/"]].concat()).output();
+        let line = format!(
+            "route explain --name {} -n shop --from client http://reviews/",
+            clusters.name("a")
+        );
+        let output = clusters.run(&line.split(' ').collect::<Vec<&str>>()).output();
         let output = output.expect("weft runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let status = |path: &str| {
-        let curl = [
-            "/usr/bin/curl",
-            "-s",
-            "-m",
-            "5",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            path,
-        ];
+        let curl: Vec<&str> = "/usr/bin/curl -s -m 5 -o /dev/null -w %{http_code}"
+            .split(' ')
+            .chain([path])
+            .collect();
         String::from_utf8_lossy(&clusters.client("a", &curl).stdout).into_owned()
     };
     let tier = explained();
