@@ -37,7 +37,7 @@ mod restore;
 
 #[cfg(test)]
 pub(crate) use copies::testing;
-pub(crate) use copies::{Copies, PIECE_MAX, PIECES, PeerCopy};
+pub(crate) use copies::{Copies, PIECE_MAX, PIECES};
 pub(crate) use kept::Kept;
 use kept::News;
 

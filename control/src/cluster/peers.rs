@@ -1,14 +1,14 @@
 //! What is known of other clusters, kept by the replica that leads, for a control plane that begins anew while they are away: a pod
 //! loses its state directory. `weft-peers` has who each of them is, `weft-peers-0` and so on what it exports, a key for each peer.
 //!
-//! What bounds it: eight pieces of each peer, which share the room of the ConfigMaps with those of the others; and a write of what
-//! has changed each ten seconds. What a peer of the same name was before is never read as this one's (`peering/copies.rs`).
+//! What bounds it: eight pieces of each peer, which share the room of the ConfigMaps with those of the others; and the bytes that are
+//! written, since an API server keeps each version of an object for minutes. What a peer of the same name was before is never read as
+//! this one's (`peering/copies.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -18,15 +18,17 @@ use super::api::{Api, Fault};
 use super::pause::Pause;
 use super::shown::Shown;
 use super::{Cluster, patiently};
-use crate::objects::Object;
-use crate::peering::{Copies, PIECE_MAX, PIECES, PeerCopy};
+use crate::peering::{Copies, PIECE_MAX, PIECES};
 
 /// The ConfigMap of who they are; the others have a number behind it.
 const CONFIG_MAP: &str = "weft-peers";
 /// What all peers together have in one ConfigMap, which holds 1 MiB with what else is kept of it.
 const ROOM: usize = 960 << 10;
-/// What has changed is written at most so often.
+/// Who writes them. Whichever replica leads.
+const MANAGER: &str = "weft-control-peers";
+/// What has changed is written at most so often, and in the long run so many bytes in a second: all of it each two minutes.
 const SPACING: Duration = Duration::from_secs(10);
+const BYTES_PER_SECOND: usize = 64 << 10;
 /// Whether all is still there is looked at again after this.
 const LOOK: Duration = Duration::from_secs(300);
 
@@ -39,8 +41,8 @@ pub(super) struct Peers {
     pub(super) copies: Copies,
 }
 
-/// What the ConfigMaps have: of each a digest by key.
-type There = Vec<BTreeMap<String, Vec<u8>>>;
+/// What a ConfigMap has: a piece of each peer.
+type Pieces = BTreeMap<String, Vec<u8>>;
 
 impl Cluster {
     /// What was kept of peers, by cluster. What cannot be had is told in the log: then they are waited for.
@@ -71,20 +73,20 @@ impl Peers {
                 true => self.keep(&mut there).await,
                 false => {
                     there = None;
-                    Ok(())
+                    Ok(0)
                 }
             };
-            let next = match kept {
-                Ok(()) => {
+            let (next, spacing) = match kept {
+                Ok(bytes) => {
                     pause.reset();
-                    LOOK
+                    (LOOK, spacing(bytes))
                 }
                 Err(fault) => {
                     if pause.is_first() {
                         tracing::warn!(error = %fault, "what is known of other clusters is not kept");
                     }
                     there = None;
-                    pause.draw()
+                    (pause.draw(), SPACING)
                 }
             };
             tokio::select! {
@@ -92,69 +94,105 @@ impl Peers {
                 _ = leads.changed() => {}
                 () = sleep(next) => there = None,
             }
-            sleep(SPACING).await;
+            sleep(spacing).await;
         }
     }
 
-    /// Writes what is not there as it should be, and removes what is of no peer any more.
-    async fn keep(&self, known: &mut Option<There>) -> Result<(), Fault> {
-        if known.is_none() {
-            let digests = |map: BTreeMap<String, Vec<u8>>| map.into_iter().map(|(key, piece)| (key, short(&piece)));
-            let maps = read(&self.api, &self.namespace).await?;
-            *known = Some(maps.into_iter().map(|map| digests(map).collect()).collect());
+    /// Writes the ConfigMaps that are not as they should be: so many bytes. One that is refused keeps no other from being written.
+    async fn keep(&self, known: &mut Option<Vec<Pieces>>) -> Result<usize, Fault> {
+        let there = match known {
+            Some(there) => there,
+            None => known.insert(read(&self.api, &self.namespace).await?),
+        };
+        let wanted = self.wanted(there);
+        let (mut bytes, mut failed) = (0, None);
+        for (number, (there, wanted)) in there.iter_mut().zip(wanted).enumerate() {
+            if *there == wanted {
+                continue;
+            }
+            match self.apply(number, &wanted).await {
+                Ok(_) => {
+                    bytes += size(&wanted);
+                    *there = wanted;
+                }
+                Err(fault) => failed = failed.or(Some(fault)),
+            }
         }
-        let Some(there) = known else { return Ok(()) };
+        failed.map_or(Ok(bytes), Err)
+    }
+
+    /// What the ConfigMaps should have, by what they have: of a peer that has not said all that it exports, what was kept stays.
+    fn wanted(&self, there: &[Pieces]) -> Vec<Pieces> {
         // Also one that does not act now: what it was is kept for when it does again.
         let peers = self.shown.of_kind("ClusterPeer");
         let copies = self.copies.follow().borrow().clone();
-        for peer in &peers {
-            if let Some(copy) = copies.get(&peer.name).filter(|copy| copy.uid == peer.uid) {
-                self.write(there, peer, copy, (ROOM / peers.len()).min(PIECE_MAX))
-                    .await?;
+        let copies: Vec<_> = peers
+            .iter()
+            .filter_map(|peer| {
+                copies
+                    .get_key_value(&peer.name)
+                    .filter(|(_, copy)| copy.uid == peer.uid)
+            })
+            .collect();
+        let mut all = there.to_vec();
+        for map in &mut all {
+            map.retain(|cluster, _| peers.iter().any(|peer| peer.name == *cluster));
+        }
+        let Some((heads, maps)) = all.split_first_mut() else {
+            return all;
+        };
+        for (cluster, copy) in &copies {
+            heads.remove(*cluster);
+            let head = copy.head();
+            if size(heads) + head.len() <= ROOM {
+                heads.insert((*cluster).clone(), head);
+            }
+            if copy.is_whole() {
+                maps.iter_mut().for_each(|map| drop(map.remove(*cluster)));
             }
         }
-        for (number, map) in there.iter_mut().enumerate() {
-            let is_gone = |cluster: &String| !peers.iter().any(|peer| peer.name == **cluster);
-            let gone: Vec<String> = map.keys().filter(|cluster| is_gone(cluster)).cloned().collect();
-            for cluster in gone {
-                self.apply(number, &cluster, None).await?;
-                map.remove(&cluster);
+        let share = (ROOM / peers.len().max(1)).min(PIECE_MAX);
+        for (cluster, copy) in copies {
+            // Of those that are not written now there may be more than their share.
+            let taken = maps.iter().map(size).max().unwrap_or_default();
+            let pieces = copy.pieces(share.min(ROOM.saturating_sub(taken))).into_iter().flatten();
+            for (map, piece) in maps.iter_mut().zip(pieces) {
+                map.insert(cluster.clone(), piece);
             }
         }
-        Ok(())
+        all
     }
 
-    async fn write(&self, there: &mut There, peer: &Object, copy: &PeerCopy, room: usize) -> Result<(), Fault> {
-        let pieces = copy.pieces(room).unwrap_or_default();
-        for (number, piece) in std::iter::once(copy.head()).chain(pieces).enumerate() {
-            let digest = short(&piece);
-            if there[number].get(&peer.name) != Some(&digest) {
-                self.apply(number, &peer.name, Some(piece)).await?;
-                there[number].insert(peer.name.clone(), digest);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes one key, or removes it. Each peer has a field manager of its own, so that no other's goes with it. One that removes its
-    /// key says nothing else either: it would be kept for ever as the manager of that.
-    async fn apply(&self, number: usize, cluster: &str, piece: Option<Vec<u8>>) -> Result<Value, Fault> {
+    async fn apply(&self, number: usize, pieces: &Pieces) -> Result<Value, Fault> {
         let name = name(number);
-        let mut map = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": self.namespace}
+        let data: BTreeMap<&String, ByteString> = pieces
+            .iter()
+            .map(|(cluster, piece)| (cluster, ByteString(piece.clone())))
+            .collect();
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": name, "namespace": self.namespace,
+                "labels": {"app.kubernetes.io/managed-by": "weft", "app.kubernetes.io/part-of": "weft"},
+            },
+            "binaryData": data,
         });
-        if let Some(piece) = piece {
-            map["metadata"]["labels"] =
-                json!({"app.kubernetes.io/managed-by": "weft", "app.kubernetes.io/part-of": "weft"});
-            map["binaryData"] = json!({cluster: ByteString(piece)});
-        }
-        let manager = format!("weft-control-peer-{cluster}");
-        self.api.apply_as(&path(&self.namespace, &name), &manager, &map).await
+        self.api.apply_as(&path(&self.namespace, &name), MANAGER, &map).await
     }
 }
 
+/// How long the next write waits after one of so many bytes.
+fn spacing(bytes: usize) -> Duration {
+    let seconds = u64::try_from(bytes / BYTES_PER_SECOND).unwrap_or(u64::MAX);
+    SPACING.max(Duration::from_secs(seconds))
+}
+
+fn size(pieces: &Pieces) -> usize {
+    pieces.values().map(Vec::len).sum()
+}
+
 /// What the ConfigMaps have now, one after the other.
-async fn read(api: &Api, namespace: &str) -> Result<Vec<BTreeMap<String, Vec<u8>>>, Fault> {
+async fn read(api: &Api, namespace: &str) -> Result<Vec<Pieces>, Fault> {
     let mut maps = Vec::new();
     for number in 0..=PIECES {
         let map = match api.get(&path(namespace, &name(number))).await {
@@ -181,10 +219,6 @@ fn name(number: usize) -> String {
 
 fn path(namespace: &str, name: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/configmaps/{name}")
-}
-
-fn short(piece: &[u8]) -> Vec<u8> {
-    digest(&SHA256, piece).as_ref().to_vec()
 }
 
 #[cfg(test)]
@@ -248,23 +282,22 @@ mod tests {
                 return None;
             }
             assert_eq!(asked.method, "PATCH");
-            let manager = asked.query.split('&').next().unwrap();
-            let peer = manager
-                .strip_prefix("fieldManager=weft-control-peer-")
-                .unwrap()
-                .to_owned();
-            let map = self.maps.entry(name.clone()).or_default();
-            map.remove(&peer);
+            assert_eq!(asked.query.split('&').next(), Some("fieldManager=weft-control-peers"));
             let keys = asked.body["binaryData"].as_object().cloned().unwrap_or_default();
-            map.extend(keys);
+            let bytes = |piece: &Value| serde_json::from_value::<ByteString>(piece.clone()).unwrap().0.len();
+            if keys.values().map(bytes).sum::<usize>() > 1 << 20 {
+                asked.refuse(422, "Invalid");
+                return Some(format!("{name} is too large"));
+            }
+            self.maps.insert(name.clone(), keys.into_iter().collect());
             asked.answer(200, &json!({}));
-            Some(format!("{name} {peer}"))
+            Some(name)
         }
 
         /// What is written until nothing is for a while.
         async fn written(&mut self) -> Vec<String> {
             let mut written = Vec::new();
-            while let Ok(asked) = tokio::time::timeout(SPACING * 2, self.server.next()).await {
+            while let Ok(asked) = tokio::time::timeout(LOOK - SPACING, self.server.next()).await {
                 written.extend(self.answer(asked));
             }
             written
@@ -320,9 +353,54 @@ mod tests {
         // Known by the name alone: its object is another by now.
         testing::put(&copies, "before", &["shop/reviews"]);
         let task = world.task(&leads, &copies);
-        assert_eq!(world.written().await, ["weft-peers gone", "weft-peers-3 gone"]);
+        assert_eq!(world.written().await, ["weft-peers", "weft-peers-3"]);
+        assert_eq!(world.maps["weft-peers-3"].keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(world.maps["weft-peers"]["a"], kept);
         task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_peers_make_room_for_each_other_and_for_one_that_is_not_heard() {
+        let mut world = World::new();
+        let (leads, copies) = (watch::Sender::new(true), Copies::default());
+        let all = |peers: &[&str]| peers.iter().map(|&peer| peer.to_owned()).collect::<Vec<String>>();
+        let fits = |written: &[String]| written.len() > PIECES && written.iter().all(|one| !one.contains("too large"));
+        for peer in ["b", "c"] {
+            world.peer(peer, peer);
+            testing::put_bytes(&copies, peer, peer, 4 << 20);
+        }
+        let task = world.task(&leads, &copies);
+        let written = world.written().await;
+        assert!(fits(&written), "{written:?}");
+        world.peer("a", "a");
+        testing::put_bytes(&copies, "a", "a", 4 << 20);
+        let written = world.written().await;
+        assert!(fits(&written), "{written:?}");
+        assert_eq!(
+            world.maps["weft-peers-0"].clone().into_keys().collect::<Vec<_>>(),
+            all(&["a", "b", "c"])
+        );
+        task.abort();
+
+        // Another process has heard of one of them only: the others keep what they have, and it has what they leave.
+        let copies = Copies::default();
+        for peer in ["d", "e", "f"] {
+            world.peer(peer, peer);
+        }
+        testing::put_bytes(&copies, "d", "d", 4 << 20);
+        let before = world.maps.clone();
+        let task = world.task(&leads, &copies);
+        let written = world.written().await;
+        assert!(fits(&written), "{written:?}");
+        assert_eq!(world.maps["weft-peers-0"]["b"], before["weft-peers-0"]["b"]);
+        assert!(world.maps["weft-peers-0"].contains_key("d"));
+        task.abort();
+    }
+
+    #[test]
+    fn much_is_written_seldom() {
+        assert_eq!(spacing(4096), SPACING);
+        assert_eq!(spacing(8 << 20), Duration::from_secs(128));
     }
 
     #[tokio::test(start_paused = true)]

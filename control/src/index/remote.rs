@@ -278,6 +278,9 @@ impl Index {
 
     /// What a peer has told is reached another way by now, or not at all.
     fn relink(&mut self, cluster: &str, own: &[IpNet], remote: &mut Remote, changed: &mut Changed) {
+        for (key, exported) in &remote.exported {
+            self.unlink_remote(cluster, key, exported, changed);
+        }
         let dials = self.peer(cluster).is_some_and(|peer| self.dials(peer, remote));
         if dials && let Some(peer) = self.peer(cluster) {
             // What was not dialled so far, or by gateways only, is dialled here from now on.
@@ -296,9 +299,8 @@ impl Index {
                 }
             }
         }
-        for (key, exported) in &remote.exported {
-            self.unlink_remote(cluster, key, exported, changed);
-            if dials {
+        if dials {
+            for (key, exported) in &remote.exported {
                 self.link_remote(cluster, key, exported, changed);
             }
         }

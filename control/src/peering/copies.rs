@@ -47,7 +47,6 @@ impl Copies {
 
     /// This is known of a peer now. `complete`: all that it exports is in it, or it exports so much that it is left out.
     pub(super) fn put(&self, peer: &Peer, said: &Said, complete: bool) {
-        let complete = complete && !said.is_cut;
         // What another process has kept may have newer roots than the object, and could not be had.
         if !complete && said.bundle.is_none() {
             return;
@@ -55,6 +54,7 @@ impl Copies {
         self.0.send_if_modified(|all| {
             let before = all.get(&peer.cluster).filter(|before| before.uid == peer.uid);
             let resources = match complete {
+                // Of one that exports more than is kept there is nothing, also not what it exported once.
                 true => Some(fitting(&said.resources)),
                 false => before.and_then(|before| before.resources.clone()),
             };
@@ -83,6 +83,11 @@ impl PeerCopy {
     /// Who it is, as it is kept.
     pub(crate) fn head(&self) -> Vec<u8> {
         kept::encoded(&self.head)
+    }
+
+    /// Whether all that it exports has come.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.resources.is_some()
     }
 
     /// What it exports, as it is kept: so many bytes in each piece, at most. `None`: not all of it has come yet.
@@ -187,6 +192,18 @@ pub(crate) mod testing {
         copies.put(&peer, &Said::of(&peer, heard), true);
     }
 
+    /// A peer exports so many bytes.
+    pub(crate) fn put_bytes(copies: &Copies, cluster: &str, uid: &str, bytes: usize) {
+        let mut peer = peer(uid, &authority());
+        peer.cluster = cluster.to_owned();
+        let exported = (0..bytes / 4096).map(|at| resource(Kind::Exported, &format!("shop/s{at}:80"), 4096));
+        let heard = Heard {
+            resources: exported.collect(),
+            ..Heard::default()
+        };
+        copies.put(&peer, &Said::of(&peer, heard), true);
+    }
+
     /// The Services that are known of the peer `a` again.
     pub(crate) fn known(pieces: &[Vec<u8>], uid: &str) -> Vec<String> {
         restored(pieces, &peer(uid, &authority())).map_or_else(Vec::new, |heard| keys(&heard))
@@ -197,7 +214,7 @@ pub(crate) mod testing {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::testing::{authority, keys, resource};
+    use super::testing::{self, authority, keys, resource};
     use super::*;
     use crate::peering::kept::tests::peer;
 
@@ -293,5 +310,19 @@ mod tests {
         assert!(keys(&restored(&all(&copy(&copies)), &peer).unwrap()).is_empty());
         copies.remove("a");
         assert!(copies.follow().borrow().is_empty());
+    }
+
+    #[test]
+    fn of_a_peer_that_comes_to_export_more_than_is_kept_nothing_old_is_left() {
+        let copies = Copies::default();
+        let kept = || {
+            let all = copies.follow().borrow().clone();
+            let pieces = all["a"].pieces(PIECE_MAX).unwrap();
+            testing::known(&pieces, "u").len()
+        };
+        testing::put_bytes(&copies, "a", "u", 3 << 20);
+        assert!(kept() > 700);
+        testing::put_bytes(&copies, "a", "u", 17 << 20);
+        assert_eq!(kept(), 0);
     }
 }

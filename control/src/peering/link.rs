@@ -36,6 +36,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// Batches of one peer are taken in no faster than this, and bytes: it waits for each acknowledgement.
 const BATCH_SPACING: Duration = Duration::from_millis(10);
 const BYTES_PER_SECOND: f64 = (32 << 20) as f64;
+/// What a peer says of itself may change how all of its endpoints are reached: after the first time it is taken no more often.
+const SELF_SPACING: Duration = Duration::from_secs(1);
 /// How far the peer's bundle has come is told no more often than this.
 const REPORT_SPACING: Duration = Duration::from_millis(500);
 /// What was heard is kept when nothing more has come for so long; a peer that is silent for longer is heard of all the same.
@@ -280,13 +282,13 @@ impl Link {
                 tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
                 self.tell(hub::Link::Connected, "", String::new()).await?;
             }
-            let (bytes, complete) = (size(&batch), batch.complete);
+            let (spacing, complete) = (spacing(&batch, first), batch.complete);
             let ack = self.take(batch).await?;
             self.unkept.get_or_insert_with(Instant::now);
             if complete {
                 self.complete().await?;
             }
-            sleep(BATCH_SPACING.max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))).await;
+            sleep(spacing).await;
             if say.send(message(Message::Ack(ack))).await.is_err() {
                 return Err(Ended::Gone);
             }
@@ -449,6 +451,20 @@ fn selection(imports: &Selection) -> discovery::Selection {
         namespaces: imports.namespaces(),
         labels: imports.labels().clone(),
     }
+}
+
+/// How long the next batch is waited for after this one. `first`: of the stream.
+fn spacing(batch: &discovery::Batch, first: bool) -> Duration {
+    let bytes = Duration::from_secs_f64(size(batch) as f64 / BYTES_PER_SECOND);
+    let of_itself = |resource: &discovery::Resource| {
+        let name = resource.name.as_ref();
+        name.is_some_and(|name| name.kind == i32::from(discovery::Kind::Cluster))
+    };
+    let least = match !first && batch.resources.iter().any(of_itself) {
+        true => SELF_SPACING,
+        false => BATCH_SPACING,
+    };
+    least.max(bytes)
 }
 
 /// About how large a batch is.

@@ -249,10 +249,11 @@ impl Hub {
         }
     }
 
-    /// What came of trying those of its gateways that it has now.
+    /// What came of trying those of its gateways that it has now, where any are needed.
     fn gateways_tried(&self, peer: &Peer) -> Vec<GatewayStatus> {
+        let needed = !self.index.is_flat(peer) && !peer.imports.is_empty();
         let tried = self.tried.get(&peer.cluster).into_iter().flatten();
-        let now = tried.filter(|tried| peer.gateways.contains(&tried.gateway));
+        let now = tried.filter(|tried| needed && peer.gateways.contains(&tried.gateway));
         let status = |tried: &Tried| GatewayStatus {
             gateway: tried.gateway.to_string(),
             tried: rfc3339(tried.at),

@@ -13,6 +13,9 @@ use crate::index::{Index, Name, Remote};
 use crate::objects::peer::Peer;
 use crate::serve::hub::{Hub, Link, LinkState};
 
+/// A peer that is linked for so long has said all that it exports.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// All imports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
@@ -143,8 +146,10 @@ fn is_unheard(keep_for: Duration, link: Option<&LinkState>) -> bool {
     let Some(link) = link else { return true };
     match link.state {
         Link::Connecting => link.since.elapsed().unwrap_or_default() < keep_for,
+        // One that is linked has said it within seconds, unless it is of a version that does not tell.
+        Link::Connected => !link.complete && link.since.elapsed().unwrap_or_default() < keep_for.min(PATIENCE),
         // What was kept from before this process began may lack what came last.
-        Link::Connected | Link::Stale => !link.complete,
+        Link::Stale => !link.complete,
         Link::Forgotten => false,
     }
 }
@@ -174,8 +179,11 @@ mod tests {
         assert!(unheard(Link::Connecting, false, hour / 2) && !unheard(Link::Connecting, false, hour * 2));
         // A link that is slow, or breaks within its first batches, has not brought everything however long it stands.
         for state in [Link::Connected, Link::Stale] {
-            assert!(unheard(state, false, hour * 2) && !unheard(state, true, Duration::ZERO));
+            assert!(unheard(state, false, PATIENCE / 2) && !unheard(state, true, Duration::ZERO));
         }
+        assert!(unheard(Link::Stale, false, hour * 2), "the link's own state ends that");
+        // One that never tells keeps nobody waiting for ever.
+        assert!(!unheard(Link::Connected, false, PATIENCE * 2));
         assert!(!unheard(Link::Forgotten, false, Duration::ZERO));
     }
 }
