@@ -245,6 +245,7 @@ fn two_clusters_share_a_service_through_gateways_and_in_one_network() {
     pair.link();
 
     pair.flatten();
+    pair.east.reaches("west", "Direct");
     let passed = pair.west.gateways("passed");
     pair.fails_over_and_back();
     pair.the_private_stays_private();

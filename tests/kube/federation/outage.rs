@@ -8,7 +8,7 @@ use weft_tests::kube::until;
 use weft_tests::reviews::{OWN_NAME, SHARED_NAME};
 
 use super::LOAD;
-use super::sides::Side;
+use super::sides::{Side, condition};
 
 /// A client that comes while the link is broken and this control plane is another.
 const NEWCOMER: &str = "newcomer";
@@ -37,6 +37,10 @@ pub(super) fn is_outlived(here: &Side, there: &Side) {
         assert!(answers.keys().eq([there.name]), "{host}: {answers:?}");
     }
     println!("a client that comes while the link is broken: {:?}", began.elapsed());
+    let explained = here.printed(&["route", "explain", "-n", "shop", "http://reviews/"]);
+    let there_too = format!("of cluster {}", there.name);
+    assert!(explained.contains(&there_too), "{explained}");
+    here.reaches(there.name, "Gateways");
     // The new pod says so itself, and when that was it has from the one before.
     let link = || link(here);
     let is_told = || (link()["state"] == "Stale" && link()["complete"] == false).then_some(());
@@ -50,8 +54,11 @@ pub(super) fn is_outlived(here: &Side, there: &Side) {
     let is_back = || (link()["state"] == "Connected" && link()["complete"] == true).then_some(());
     until("the link is back", is_back, || link().to_string());
     let peer = || here.cluster.get(["clusterpeer", there.name]);
-    let is_told =
-        || (connected(&peer())["status"] == "True" && peer()["status"].get("lastHeard").is_none()).then_some(());
+    let is_told = || {
+        let peer = peer();
+        let is_well = condition(&peer, "Connected")["status"] == "True";
+        (is_well && peer["status"].get("lastHeard").is_none()).then_some(())
+    };
     until("its ClusterPeer is Connected", is_told, || peer().to_string());
 
     for (host, protocol, answers) in load.enough() {
@@ -108,7 +115,7 @@ fn stale(side: &Side, peer: &str) -> String {
     let look = || side.cluster.get(["clusterpeer", peer]);
     let so = || {
         let peer = look();
-        let condition = connected(&peer);
+        let condition = condition(&peer, "Connected");
         let heard = peer["status"]["lastHeard"].as_str().map(str::to_owned);
         heard.filter(|heard| {
             let message = condition["message"].as_str().unwrap_or_default();
@@ -116,10 +123,4 @@ fn stale(side: &Side, peer: &str) -> String {
         })
     };
     until(&format!("the link to {peer} is stale"), so, || look().to_string())
-}
-
-fn connected(peer: &Value) -> Value {
-    let conditions = peer["status"]["conditions"].as_array().into_iter().flatten();
-    let mut connected = conditions.filter(|condition| condition["type"] == "Connected");
-    connected.next().cloned().unwrap_or_default()
 }

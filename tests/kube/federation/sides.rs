@@ -223,6 +223,17 @@ impl Side {
         until(&format!("{who} answers {}'s client", self.name), so, now);
     }
 
+    /// Waits until the ClusterPeer of that name says how its pods are reached, and that it is so.
+    #[track_caller]
+    pub(super) fn reaches(&self, peer: &str, how: &str) {
+        let look = || condition(&self.cluster.get(["clusterpeer", peer]), "Reachable");
+        let so = || {
+            let told = look();
+            (told["status"] == "True" && told["reason"] == how).then_some(())
+        };
+        until(&format!("{peer} is reached: {how}"), so, || look().to_string());
+    }
+
     /// A command of who is not in the mesh.
     pub(super) fn stranger(&self, command: &[&str]) -> Output {
         self.cluster
@@ -274,6 +285,13 @@ impl<'a> Load<'a> {
         file("rm");
         each
     }
+}
+
+/// The condition of this type of an object as it is now, or null.
+pub(super) fn condition(object: &Value, r#type: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let mut of_now = conditions.filter(|one| one["observedGeneration"] == object["metadata"]["generation"]);
+    of_now.find(|one| one["type"] == r#type).cloned().unwrap_or_default()
 }
 
 /// `weft ARGS` against a cluster, with this input.
