@@ -12,6 +12,7 @@ use weft_tests::reviews::{OWN_NAME, SHARED_NAME};
 use sides::{Side, weft};
 
 mod broken;
+mod outage;
 mod sides;
 
 /// Calls a second by each name: requests, and beside them streams and conversations, of which each takes a while.
@@ -231,6 +232,9 @@ fn two_clusters_share_a_service_through_gateways_and_in_one_network() {
     pair.gateways_pass_only_what_is_exported();
     pair.the_private_stays_private();
     coredns_answers_for_the_cluster_set(&pair.east);
+    let began = Instant::now();
+    outage::is_outlived(&pair.east, &pair.west);
+    println!("both control planes away: {:?}", began.elapsed());
     pair.east.scale(2);
     pair.east.rolled_out("shop", "reviews");
     pair.fails_over_and_back();
@@ -241,6 +245,7 @@ fn two_clusters_share_a_service_through_gateways_and_in_one_network() {
     pair.link();
 
     pair.flatten();
+    pair.east.reaches("west", "Direct");
     let passed = pair.west.gateways("passed");
     pair.fails_over_and_back();
     pair.the_private_stays_private();

@@ -70,7 +70,9 @@ impl Cluster {
             return Err(why);
         }
         let nodes = match service["spec"]["type"] == "NodePort" {
-            true => self.list(&NODES, None).await.map_err(|why| format!("{why:#}"))?,
+            true => self.list(&NODES, None).await.map_err(|why| {
+                format!("is of the type NodePort, and the nodes' addresses can't be looked up: {why:#}")
+            })?,
             false => Vec::new(),
         };
         let mut addresses = addresses(service, port, &nodes);

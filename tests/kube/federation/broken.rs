@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use weft_tests::kube::{said, until};
 
-use super::sides::Side;
+use super::sides::{Side, condition};
 
 /// A node that is not there, where both clusters would have their pods.
 const NODE: &str = "{apiVersion: v1, kind: Node, metadata: {name: nowhere}, spec: {podCIDR: 10.98.0.0/24}}";
@@ -63,18 +63,10 @@ impl Broken<'_> {
 
     /// That the ClusterPeer, as it is now, says False of this.
     #[track_caller]
-    fn is_told(&self, condition: &str) {
+    fn is_told(&self, kind: &str) {
         let look = || self.here.cluster.get(["clusterpeer", self.there.name]);
-        let so = || {
-            let peer = look();
-            let conditions = peer["status"]["conditions"].as_array()?.iter();
-            let mut of = conditions.filter(|one| one["observedGeneration"] == peer["metadata"]["generation"]);
-            of.any(|one| one["type"] == condition && one["status"] == "False")
-                .then_some(())
-        };
-        until(&format!("{condition} is False"), so, || {
-            format!("{:#}", look()["status"])
-        });
+        let so = || (condition(&look(), kind)["status"] == "False").then_some(());
+        until(&format!("{kind} is False"), so, || format!("{:#}", look()["status"]));
     }
 }
 
@@ -143,6 +135,7 @@ fn of_where_it_is(broken: &mut Broken<'_>) {
 
 fn of_networks(broken: &mut Broken<'_>, own: &Value) {
     broken.finds("no gateways", json!({"gateways": []}), &["spec.gateways"]);
+    broken.is_told("Reachable");
     let sides = [broken.here, broken.there];
     for side in sides {
         side.cluster.apply(&[], NODE);
@@ -152,6 +145,7 @@ fn of_networks(broken: &mut Broken<'_>, own: &Value) {
         json!({"network": own["network"]}),
         &["10.98.0.0/24", "WEFT_NETWORK"],
     );
+    broken.is_told("Reachable");
     for side in sides {
         side.cluster.kubectl(["delete", "node", "nowhere"]);
     }

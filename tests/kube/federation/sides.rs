@@ -10,7 +10,7 @@ use weft_tests::load::{ENOUGH, Protocol};
 use weft_tests::mesh::weft_bin;
 use weft_tests::reviews::{Answers, OWN_NAME, read};
 
-/// A strict namespace with the app behind two Services, of which one is exported, a client, and one that is not in the mesh.
+/// A strict namespace with the app behind two Services, of which one is exported, and a client that is not in the mesh.
 const SHOP: &str = r"
 apiVersion: v1
 kind: Namespace
@@ -56,18 +56,23 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: client, namespace: shop}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers: [{name: client, image: LOAD_IMAGE, command: [sleep, infinity]}]
----
-apiVersion: v1
-kind: Pod
 metadata: {name: stranger, namespace: default}
 spec:
   terminationGracePeriodSeconds: 0
   containers: [{name: stranger, image: TOOLS_IMAGE, command: [sleep, infinity]}]
 ";
+
+/// A client in the mesh.
+const CLIENT: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, namespace: shop}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: client, image: LOAD_IMAGE, command: [sleep, infinity]}]
+";
+/// The one that is there from the beginning.
+const FIRST: &str = "client";
 
 /// What all of them are installed with: the nodes' ports are what clusters on one wire reach of each other.
 const VALUES: &str = "federation.enabled=true,federation.bundleEndpoint.enabled=true,federation.service.type=NodePort,\
@@ -140,13 +145,25 @@ impl Side {
             .replace("LOAD_IMAGE", &image("load"))
             .replace("SIDE", self.name);
         self.cluster.apply_meshed(&[], &shop);
+        self.begin_client(FIRST);
         self.rolled_out("shop", "reviews");
-        for (namespace, pod) in [("shop", "client"), ("default", "stranger")] {
-            let timeout = format!("--timeout={}s", PATIENCE.as_secs());
-            let pod = format!("pod/{pod}");
-            self.cluster
-                .kubectl(["-n", namespace, "wait", "--for=condition=Ready", &timeout, &pod]);
-        }
+        self.ready("default", "stranger");
+    }
+
+    /// Another client in the mesh, and waits until it is there.
+    #[track_caller]
+    pub(super) fn begin_client(&self, name: &str) {
+        let client = CLIENT.replace("NAME", name).replace("LOAD_IMAGE", &image("load"));
+        self.cluster.apply_meshed(&[], &client);
+        self.ready("shop", name);
+    }
+
+    #[track_caller]
+    fn ready(&self, namespace: &str, pod: &str) {
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        let pod = format!("pod/{pod}");
+        self.cluster
+            .kubectl(["-n", namespace, "wait", "--for=condition=Ready", &timeout, &pod]);
     }
 
     #[track_caller]
@@ -156,18 +173,24 @@ impl Side {
             .kubectl(["-n", "shop", "scale", "deployment", "reviews", &replicas]);
     }
 
-    /// A command in the client's pod, not started yet.
-    fn client(&self, command: &[&str]) -> Command {
-        let exec = ["-n", "shop", "exec", "client", "-c", "client", "--"];
+    /// A command in a client's pod, not started yet.
+    fn client(&self, pod: &str, command: &[&str]) -> Command {
+        let exec = ["-n", "shop", "exec", pod, "-c", "client", "--"];
         self.cluster.command(exec.iter().chain(command))
     }
 
-    /// So many calls by the client: how many were answered by whom.
+    /// So many calls by the first client: how many were answered by whom.
     #[track_caller]
     pub(super) fn calls(&self, host: &str, number: u32) -> Answers {
+        self.calls_of(FIRST, host, number)
+    }
+
+    /// The same by another client.
+    #[track_caller]
+    pub(super) fn calls_of(&self, client: &str, host: &str, number: u32) -> Answers {
         let number = number.to_string();
         let drive = ["weft-load-peer", "drive", host, "http", "50", &number];
-        read(&self.client(&drive).output().expect("kubectl runs"))
+        read(&self.client(client, &drive).output().expect("kubectl runs"))
     }
 
     /// Begins to call each of these hosts by these protocols, each so often a second.
@@ -176,7 +199,7 @@ impl Side {
         let start = |host: &'a str, protocol: Protocol, rate: u32| {
             let (rate, count) = (rate.to_string(), u32::MAX.to_string());
             let drive = ["weft-load-peer", "drive", host, protocol.as_str(), &rate, &count];
-            let mut kubectl = self.client(&drive);
+            let mut kubectl = self.client(FIRST, &drive);
             let child = kubectl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
             (host, protocol, child.expect("kubectl runs"))
         };
@@ -198,6 +221,17 @@ impl Side {
             format!("{:?}\n{status}", self.calls(OWN_NAME, 3))
         };
         until(&format!("{who} answers {}'s client", self.name), so, now);
+    }
+
+    /// Waits until the ClusterPeer of that name says how its pods are reached, and that it is so.
+    #[track_caller]
+    pub(super) fn reaches(&self, peer: &str, how: &str) {
+        let look = || condition(&self.cluster.get(["clusterpeer", peer]), "Reachable");
+        let so = || {
+            let told = look();
+            (told["status"] == "True" && told["reason"] == how).then_some(())
+        };
+        until(&format!("{peer} is reached: {how}"), so, || look().to_string());
     }
 
     /// A command of who is not in the mesh.
@@ -239,7 +273,7 @@ impl<'a> Load<'a> {
             assert_eq!(ended, None, "{protocol:?} to {host} ended before the test");
         }
         let file = |verb: &str| {
-            let output = self.from.client(&[verb, ENOUGH]).output().expect("kubectl runs");
+            let output = self.from.client(FIRST, &[verb, ENOUGH]).output().expect("kubectl runs");
             assert!(output.status.success(), "{}", said(&output));
         };
         file("touch");
@@ -251,6 +285,13 @@ impl<'a> Load<'a> {
         file("rm");
         each
     }
+}
+
+/// The condition of this type of an object as it is now, or null.
+pub(super) fn condition(object: &Value, r#type: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let mut of_now = conditions.filter(|one| one["observedGeneration"] == object["metadata"]["generation"]);
+    of_now.find(|one| one["type"] == r#type).cloned().unwrap_or_default()
 }
 
 /// `weft ARGS` against a cluster, with this input.
