@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
+use rustls::server::Accepted;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
@@ -45,8 +46,12 @@ pub const PORT: u16 = 15_443;
 
 /// How often, while the process drains, it is looked whether what was said has been answered.
 const OWED: Duration = Duration::from_secs(1);
-/// How many times longer a side of a connection of mere bytes may be silent.
-const BYTES_PATIENCE: u32 = 10;
+/// How many times longer than between two pods a side of a connection of HTTP/1.1 may be silent: of what it carries, requests
+/// with a body and streams can't be asked again by the client, and the gateway doesn't see which it is.
+const H1_PATIENCE: u32 = 2;
+/// The same of HTTP/2, whose clients notice by themselves that an endpoint has vanished (they ask it), and of mere bytes. Most of
+/// what these carry can't be asked again, and outlasts a short outage so.
+const LONG_PATIENCE: u32 = 10;
 
 /// One worker of a gateway.
 #[derive(Debug)]
@@ -64,8 +69,8 @@ pub struct Gateway {
 struct Asked {
     /// The name of the endpoint that it has chosen.
     name: String,
-    /// Whether requests come, as it says, and not mere bytes.
-    requests: bool,
+    /// What it is to carry, as it says.
+    hop: Hop,
 }
 
 /// A connection that is not passed on.
@@ -152,7 +157,7 @@ impl Gateway {
         let mut io = Io::plain(socket);
         // Boxed: it is over once bytes are passed on, for as long as that lasts.
         match Box::pin(self.lead(&mut io, &mut seat)).await {
-            Ok((endpoint, requests)) => self.pass(io, endpoint, requests.then_some(phase)).await,
+            Ok((endpoint, hop)) => self.pass(io, endpoint, hop, phase).await,
             Err(Refused { fate, name }) => {
                 self.tally.refused(fate, client, name.as_deref());
                 refuse::close(&io);
@@ -160,10 +165,10 @@ impl Gateway {
         }
     }
 
-    /// The connection to the endpoint that a client asks for, and whether it is for requests. Nothing of the client's has
-    /// been sent there.
-    async fn lead(&self, io: &mut Io, seat: &mut Seat) -> Result<(Io, bool), Refused> {
-        let Asked { name, requests } = self.asked(io).await?;
+    /// The connection to the endpoint that a client asks for, and what it is to carry. Nothing of the client's has been sent
+    /// there.
+    async fn lead(&self, io: &mut Io, seat: &mut Seat) -> Result<(Io, Hop), Refused> {
+        let Asked { name, hop } = self.asked(io).await?;
         let refused = |fate| Refused {
             fate,
             name: Some(name.clone()),
@@ -181,7 +186,7 @@ impl Gateway {
         };
         let dialled = self.dialer.tcp(to, None).await;
         let dialled = dialled.map_err(|_| refused(Fate::Unreachable))?;
-        Ok((Io::plain(dialled), requests))
+        Ok((Io::plain(dialled), hop))
     }
 
     /// What the mesh's ClientHello asks for. It stays read ahead.
@@ -192,7 +197,7 @@ impl Gateway {
                 Some(name) => {
                     return Ok(Asked {
                         name: name.to_owned(),
-                        requests: !mtls::offers(&accepted, Hop::Tcp),
+                        hop: carries(&accepted),
                     });
                 }
                 None => Fate::NoSni,
@@ -206,18 +211,18 @@ impl Gateway {
     }
 
     /// Passes bytes on, both ways, until both sides have ended, or one has vanished, or neither has said anything for too
-    /// long. `ends`: what says that the process drains, to a connection that need not last as long as that does.
-    async fn pass(&self, client: Io, endpoint: Io, ends: Option<watch::Receiver<Phase>>) {
+    /// long.
+    async fn pass(&self, client: Io, endpoint: Io, hop: Hop, phase: watch::Receiver<Phase>) {
         self.tally.count(Fate::Passed);
         let moved = Cell::new((Instant::now(), Flow::Up));
         let count = |flow, bytes| {
             moved.set((Instant::now(), flow));
             self.tally.moved(flow, bytes);
         };
-        // Who asks again elsewhere loses nothing by it; a connection of mere bytes, which can't, outlasts a short outage.
-        let patience = if ends.is_some() { 1 } else { BYTES_PATIENCE };
-        let mut watch = Watch::new(self.limits.silence * patience);
+        let mut watch = Watch::new(self.limits.silence * patience(hop));
         let gone = |cx: &mut Context<'_>, client: &Io, endpoint: &Io| watch.poll(cx, client, endpoint);
+        // What is quiet need not last as long as the process drains, where that shows that it waits for nothing.
+        let ends = (hop == Hop::H1).then_some(phase);
         let pumped = pump_until(quiet(ends, self.limits.drain, &moved), gone, client, endpoint, count);
         tokio::select! {
             // Biased: what moves is looked at before the clock.
@@ -238,6 +243,22 @@ impl Gateway {
     }
 }
 
+/// What a ClientHello of the mesh offers to carry. Clients offer one thing; of several it is the one that needs most care.
+fn carries(accepted: &Accepted) -> Hop {
+    let care = [Hop::Tcp, Hop::H2];
+    care.into_iter()
+        .find(|hop| mtls::offers(accepted, *hop))
+        .unwrap_or(Hop::H1)
+}
+
+/// How many times longer a side may be silent than [`Limits::silence`].
+fn patience(hop: Hop) -> u32 {
+    match hop {
+        Hop::H1 => H1_PATIENCE,
+        Hop::H2 | Hop::Tcp => LONG_PATIENCE,
+    }
+}
+
 /// Whether a side has failed because it is not there: by our own word ([`Watch`]), or by the kernel's, which asks where
 /// nothing is under way (`connect::tune`).
 fn has_vanished(error: &io::Error) -> bool {
@@ -250,7 +271,9 @@ type Moved = Cell<(Instant, Flow)>;
 /// Waits until the process drains and nothing has moved for as long as is left of that. A client sends requests through a
 /// gateway on connections that are younger than half of it (`pool::BEHIND_GATEWAY`), so what is quiet then, and was not the
 /// client's to begin with, waits for none; it is told so by the end of what it reads, and ends the rest. TLS lies above: it
-/// can't be told otherwise. A request that was not answered at all yet is waited for as long as there is time. Cancel safe.
+/// can't be told otherwise. A request that was not answered at all yet is waited for as long as there is time. That is
+/// HTTP/1.1: of several requests on one connection, or of streams, what moves does not say whether any is left, and those have
+/// `None`. Cancel safe.
 async fn quiet(ends: Option<watch::Receiver<Phase>>, drain: Duration, moved: &Moved) {
     let Some(mut phase) = ends else {
         return pending().await;

@@ -39,7 +39,7 @@ pub struct Limits {
     pub dials: usize,
     /// How long a connection may carry nothing either way.
     pub idle: Duration,
-    /// How long a side may leave what it is sent unacknowledged.
+    /// How long a side may leave what it is sent unacknowledged, before what is carried makes it several times that.
     pub silence: Duration,
     /// How long it goes on to accept once it is told to end: so long may it take until nothing leads here any more.
     pub linger: Duration,
