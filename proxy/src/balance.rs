@@ -449,7 +449,7 @@ impl Balancer {
 
     /// Says that an endpoint could not be tried, for a reason that says nothing of it.
     pub fn untried(&self, remote: &Remote, now: Instant) {
-        remote.load.health.give_probe_back(now);
+        remote.load.health.give_probe_back(0, now);
     }
 
     /// Says that an endpoint could be connected to.

@@ -24,6 +24,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     health: Health,
     dials: Cell<u32>,
+    /// Probes in a row that have said nothing of it.
+    unclear: Cell<u32>,
 }
 
 /// The gateways that an endpoint is behind.
@@ -49,6 +51,7 @@ impl Gateway {
             address,
             health: Health::default(),
             dials: Cell::new(0),
+            unclear: Cell::new(0),
         }
     }
 
@@ -61,17 +64,25 @@ impl Gateway {
     /// It could not be connected to, or led nowhere. Returns whether it is left alone from now on. Never spared, also where
     /// it is the last: what is behind it is taken for unwell then, and what is elsewhere is chosen.
     pub(super) fn failed(&self, failure: Failure, now: Instant, jitter: f64) -> bool {
+        self.unclear.set(0);
         self.health.failed(failure, false, now, jitter)
     }
 
     /// A connection went through it. Returns whether it was left alone until now.
     pub(super) fn succeeded(&self, now: Instant) -> bool {
+        self.unclear.set(0);
         self.health.succeeded(now)
     }
 
     /// A probe could not be made, for a reason that says nothing of it.
     pub(super) fn untried(&self, now: Instant) {
-        self.health.give_probe_back(now);
+        self.health.give_probe_back(0, now);
+    }
+
+    /// A probe was made, and how it ended may be the endpoint's fault. The next one is later each time: it may be the gateway's.
+    pub(super) fn unclear(&self, now: Instant) {
+        self.health.give_probe_back(self.unclear.get(), now);
+        self.unclear.set(self.unclear.get().saturating_add(1));
     }
 }
 
@@ -138,6 +149,11 @@ impl Endpoints {
     /// Says that a gateway could not be tried, for a reason that says nothing of it.
     pub fn gateway_untried(&self, gateway: &Gateway, now: Instant) {
         gateway.untried(now);
+    }
+
+    /// Says that a gateway was tried, and that nothing is known of it by that.
+    pub fn gateway_unclear(&self, gateway: &Gateway, now: Instant) {
+        gateway.unclear(now);
     }
 }
 
@@ -222,6 +238,34 @@ mod tests {
         assert_eq!(hits(&two)[0], 0, "nor is it chosen meanwhile");
         assert!(probed.succeeded(later));
         assert!(hits(&two)[0] > 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_probes_say_nothing_is_probed_ever_more_seldom_until_one_says_something() {
+        let (one, mut now) = (gateways(1), Instant::now());
+        let gateway = &one.0[0];
+        let mut wait = |says: &dyn Fn(Instant)| {
+            says(now);
+            let began = now;
+            while one.due_for_probe(now).is_none() {
+                now += Duration::from_millis(100);
+            }
+            now - began
+        };
+        let first = wait(&|now| _ = gateway.failed(Failure::Proof, now, HALF));
+        let waits: Vec<Duration> = (0..8).map(|_| wait(&|now| gateway.unclear(now))).collect();
+        let longest = Duration::from_secs(30);
+        assert_eq!(waits[0], first, "a single one says nothing");
+        assert!(waits.windows(2).all(|w| w[1] > w[0] || w[1] == longest), "{waits:?}");
+        assert_eq!(waits[7], longest);
+        assert_eq!(wait(&|now| gateway.untried(now)), first, "it was not asked");
+        let again = wait(&|now| {
+            gateway.succeeded(now);
+            gateway.failed(Failure::Proof, now, HALF);
+            assert!(one.due_for_probe(now + longest).is_some());
+            gateway.unclear(now);
+        });
+        assert_eq!(again, first);
     }
 
     #[tokio::test(start_paused = true)]

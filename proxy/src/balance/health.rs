@@ -109,10 +109,12 @@ impl Health {
         due
     }
 
-    /// The probe could not be made, for a reason that says nothing of the endpoint: it is due again before long.
-    pub fn give_probe_back(&self, now: Instant) {
+    /// The probe could not be made, or says nothing of the endpoint: it is due again before long. `before`: how many in a row
+    /// have said nothing already; each of these doubles the wait, as a failure does.
+    pub fn give_probe_back(&self, before: u32, now: Instant) {
         if matches!(self.state.get(), State::Probing) {
-            self.state.set(State::Ejected { until: now + FIRST });
+            let doubled = FIRST.saturating_mul(1 << before.min(16)).min(LONGEST);
+            self.state.set(State::Ejected { until: now + doubled });
         }
     }
 }

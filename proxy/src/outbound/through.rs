@@ -94,7 +94,8 @@ pub(super) fn probe(worker: &Rc<Worker>, target: &Target, remote: &Rc<Remote>, g
         let now = Instant::now();
         match shown(fault) {
             Shown::Well => worker.endpoints.gateway_connected(&gateway, now),
-            Shown::Nothing => worker.endpoints.gateway_untried(&gateway, now),
+            Shown::Untried => worker.endpoints.gateway_untried(&gateway, now),
+            Shown::Nothing => worker.endpoints.gateway_unclear(&gateway, now),
             Shown::Gone(fault) => blame(&worker, &gateway, fault, now),
         }
     });
@@ -104,6 +105,8 @@ pub(super) fn probe(worker: &Rc<Worker>, target: &Target, remote: &Rc<Remote>, g
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     Well,
+    /// It was not asked.
+    Untried,
     Nothing,
     Gone(Fault),
 }
@@ -111,9 +114,11 @@ enum Shown {
 /// What a probe that ended so has shown of the gateway, whatever it has of the endpoint.
 fn shown(fault: Option<Fault>) -> Shown {
     match fault {
-        // That is our own lack; or the endpoint may be who says nothing, and another one is asked for the next time.
-        Some(Fault::Own(_) | Fault::Shake(ConnectError::Timeout)) => Shown::Nothing,
+        Some(Fault::Own(_)) => Shown::Untried,
         Some(fault @ Fault::Dial(_)) => Shown::Gone(fault),
+        // The endpoint may be who says nothing or breaks off, and another one is asked for the next time. Or what accepts is a
+        // load balancer that has no gateway behind it.
+        Some(Fault::Shake(ConnectError::Timeout | ConnectError::Failed(_))) => Shown::Nothing,
         // It has passed it on, or said that there is no such endpoint.
         None | Some(Fault::Shake(_)) => Shown::Well,
     }
@@ -121,6 +126,8 @@ fn shown(fault: Option<Fault>) -> Shown {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -135,10 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_hears_nothing_or_was_not_made_shows_nothing() {
-        let not_made = Fault::Own(ConnectError::NoCertificate);
-        for fault in [Fault::Shake(ConnectError::Timeout), not_made] {
-            assert_eq!(shown(Some(fault)), Shown::Nothing);
+    fn a_probe_that_hears_nothing_or_is_broken_off_or_was_not_made_shows_nothing() {
+        let broken_off = ConnectError::Failed(io::ErrorKind::ConnectionReset);
+        for error in [ConnectError::Timeout, broken_off] {
+            assert_eq!(shown(Some(Fault::Shake(error))), Shown::Nothing);
         }
+        let not_made = Fault::Own(ConnectError::NoCertificate);
+        assert_eq!(shown(Some(not_made)), Shown::Untried);
     }
 }
