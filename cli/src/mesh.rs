@@ -76,11 +76,14 @@ impl Mesh {
     pub(crate) async fn heard(&self, namespaces: &BTreeSet<String>) -> Result<Vec<Heard>> {
         let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
         let path = format!("/heard?namespaces={}", namespaces.join(","));
-        let text = match self {
-            Self::Local(_) => self.get(system::NAMESPACE, system::CONTROL, ADMIN, &path).await?,
-            Self::Cluster(cluster) => cluster.ask_replica(&path).await?,
+        let said = match self {
+            Self::Local(_) => self
+                .get(system::NAMESPACE, system::CONTROL, ADMIN, &path)
+                .await
+                .map(|text| serde_json::from_str(&text))?,
+            Self::Cluster(cluster) => cluster.heard(&path).await.map(serde_json::from_value)?,
         };
-        serde_json::from_str(&text).context("what the control plane says of other clusters can't be read")
+        said.context("what the control plane says of other clusters can't be read")
     }
 
     /// Adds to `status` the pods beyond the scope that may have called into it: only the callers' proxies have counted that.

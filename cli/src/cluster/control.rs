@@ -88,20 +88,27 @@ impl Cluster {
         Ok(all)
     }
 
-    /// What one replica of the control plane answers: each knows the same of what is asked.
+    /// What the control plane has heard of other clusters, by that replica which has heard most of each: every one has links of
+    /// its own, and one that began just now, or whose link is broken for long, has heard nothing.
     ///
     /// # Errors
     /// There is none, it may not be looked for, or none answers.
-    pub(crate) async fn ask_replica(&self, path: &str) -> Result<String> {
-        let mut last = anyhow!("the control plane has no pod that is ready");
-        for pod in self.replicas().await?.iter().filter(|pod| pods::is_ready(pod)) {
+    pub(crate) async fn heard(&self, path: &str) -> Result<Value> {
+        let pods = self.replicas().await?;
+        let asked = pods.iter().filter(|pod| pods::is_ready(pod)).map(|pod| async move {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-            match self.get(&self.control_namespace, name, ADMIN, path).await {
-                Ok(text) => return Ok(text),
+            self.status_of(name, path).await
+        });
+        let answers: Vec<Result<Value>> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+        let mut last = anyhow!("the control plane has no pod that is ready");
+        let mut said = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(heard) => said.push(heard),
                 Err(error) => last = error,
             }
         }
-        Err(last)
+        if said.is_empty() { Err(last) } else { Ok(most(said)) }
     }
 
     /// The pods behind its Service.
@@ -131,6 +138,19 @@ impl Cluster {
         let text = self.get(&self.control_namespace, pod, ADMIN, path).await?;
         serde_json::from_str(&text).context("the control plane's status can't be read")
     }
+}
+
+/// Of each cluster, what that replica has heard which has heard most of it.
+fn most(said: Vec<Value>) -> Value {
+    let count = |heard: &Value| heard["resources"].as_array().map_or(0, Vec::len);
+    let mut clusters: BTreeMap<String, Value> = BTreeMap::new();
+    for heard in said.into_iter().flat_map(|mut all| taken(&mut all)) {
+        match clusters.get(&word(&heard["cluster"])) {
+            Some(known) if count(known) >= count(&heard) => {}
+            _ => drop(clusters.insert(word(&heard["cluster"]), heard)),
+        }
+    }
+    clusters.into_values().collect()
 }
 
 /// What several replicas say, as if one said it: proxies of all of them, once each; objects with all who need them. What an
@@ -216,10 +236,14 @@ fn join(known: &mut Value, mut other: Value) {
         known[bundle] = both(known[bundle].take(), other[bundle].take());
     }
     for tried in taken(&mut other["gatewaysTried"]) {
-        let known = known["gatewaysTried"].as_array_mut().into_iter().flatten();
-        let mut same = known.filter(|known| known["gateway"] == tried["gateway"] && known["fault"] == "");
-        if let Some(known) = same.next().filter(|_| tried["fault"] != "") {
-            *known = tried;
+        let Some(all) = known["gatewaysTried"].as_array_mut() else {
+            continue;
+        };
+        match all.iter_mut().find(|known| known["gateway"] == tried["gateway"]) {
+            Some(known) if known["fault"] == "" => *known = tried,
+            Some(_) => {}
+            // The other one has begun just now.
+            None => all.push(tried),
         }
     }
     if silent {
@@ -396,6 +420,31 @@ mod tests {
                 json!([{"gateway": "gw:1", "fault": "port"}])
             );
         }
+    }
+
+    #[test]
+    fn a_gateway_that_only_one_replica_has_tried_is_told_as_that_one_says() {
+        let of = |state: &str, tried: Value| json!({"peers": [{"cluster": "west", "link": {"state": state}, "gatewaysTried": tried}]});
+        let tried = json!([{"gateway": "gw:1", "fault": "port"}, {"gateway": "gw:2", "fault": ""}]);
+        let (began, knows) = (of("Connecting", json!([])), of("Connected", tried.clone()));
+        for both in [[began.clone(), knows.clone()], [knows, began]] {
+            let all = union(both.to_vec());
+            assert_eq!(all["peers"][0]["link"]["state"], "Connecting");
+            assert_eq!(all["peers"][0]["gatewaysTried"], tried);
+        }
+    }
+
+    #[test]
+    fn of_each_cluster_is_told_what_the_replica_has_heard_that_has_heard_most() {
+        let of =
+            |cluster: &str, resources: &[&str]| json!({"cluster": cluster, "resources": resources, "gateways": []});
+        let one = json!([of("north", &["n1"]), of("west", &[])]);
+        let other = json!([of("north", &[]), of("west", &["w1", "w2"])]);
+        let want = json!([of("north", &["n1"]), of("west", &["w1", "w2"])]);
+        for said in [vec![one.clone(), other.clone()], vec![other, one]] {
+            assert_eq!(most(said), want);
+        }
+        assert_eq!(most(vec![json!([])]), json!([]));
     }
 
     #[test]

@@ -37,10 +37,11 @@ pub(super) fn check(status: &Value, report: &mut Report) {
 }
 
 /// Whether something is not as it should be that may be so for the moment only, as when clusters were linked just now or a control
-/// plane begins anew: a link that is being made, a peer that does not follow yet, gateways that are being tried.
+/// plane begins anew: a link that is being made, a peer that does not follow yet, gateways that are being tried. Whoever is linked
+/// first is refused until the other side has its ClusterPeer as well.
 pub(super) fn is_settling(status: &Value) -> bool {
     // What else a link can suffer from, waiting does not mend.
-    const PASSING: [&str; 5] = ["", "port", "slow", "stream", "ended"];
+    const PASSING: [&str; 6] = ["", "port", "slow", "stream", "ended", "refused"];
     let is_reached = !list(&status["federation"]["endpoints"]).is_empty();
     list(&status["peers"]).iter().any(|peer| {
         let link = &peer["link"];
