@@ -124,6 +124,9 @@ fn two(mode: &str) -> Clusters {
     });
     until("the client's proxy has them", || {
         get(&clusters, "only") == "b called by somebody"
+            && [of_all("both"), of_all("app") + ":8080"]
+                .iter()
+                .all(|host| !get(&clusters, host).is_empty())
     });
     clusters
 }

@@ -277,8 +277,10 @@ fn by_addresses(broken: &mut Broken<'_>, reviews: &Reviews) {
             .collect();
         String::from_utf8_lossy(&clusters.client("a", &curl).stdout).into_owned()
     };
-    let tier = explained();
-    assert!(tier.contains("shop/reviews-") && tier.contains(" of cluster"), "{tier}");
+    until("endpoints of both are behind reviews", || {
+        let tier = explained();
+        tier.contains("shop/reviews-") && tier.contains(" of cluster")
+    });
     reviews.scale(clusters, "a", 0);
     reviews.until_answered_by(clusters, "a", 1, &["b"]);
     until("b's endpoints are all that is behind reviews", || {
