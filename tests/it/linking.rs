@@ -60,7 +60,7 @@ fn two_clean_clusters_serve_each_other_by_the_commands_of_the_docs_within_a_minu
             let output = clusters.shell(&line);
             let said = String::from_utf8_lossy(&output.stdout);
             let by = clusters.name(["east", "west"][by.min(1)]);
-            let is_told = !line.contains("curl") || said.contains(&format!("By=spiffe://{by}.weft.internal/ns/shop/"));
+            let is_told = !line.contains("curl") || said.contains(&format!("By=spiffe://{by}.weft.internal/ns/books/"));
             output.status.success() && is_told
         };
         until(&format!("{command}: {}", clusters.log()), is_done);

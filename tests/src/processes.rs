@@ -7,12 +7,32 @@ use nix::unistd::Pid;
 /// A process and all below it.
 #[must_use]
 pub fn below(pid: Pid) -> Vec<Pid> {
+    let parents = parents();
     let (mut found, mut waiting) = (Vec::new(), vec![pid]);
     while let Some(pid) = waiting.pop() {
         found.push(pid);
-        waiting.extend(children(pid));
+        waiting.extend(
+            parents
+                .iter()
+                .filter(|(_, parent)| *parent == pid)
+                .map(|(child, _)| *child),
+        );
     }
     found
+}
+
+/// All processes, each with its parent. (`/proc/…/children` leaves some out where another one ends meanwhile, says proc(5).)
+fn parents() -> Vec<(Pid, Pid)> {
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let number = |text: &str| text.parse().ok().map(Pid::from_raw);
+    let each = all.filter_map(|entry| {
+        let pid = number(entry.file_name().to_str()?)?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name, in parentheses, may have any character in it.
+        let (_, rest) = stat.rsplit_once(')')?;
+        Some((pid, number(rest.split_whitespace().nth(1)?)?))
+    });
+    each.collect()
 }
 
 /// The words of a process's command line. Empty: it is gone.
@@ -39,22 +59,4 @@ pub fn memory(pid: Pid, field: &str) -> u64 {
     let found = lines.find(|(name, _)| *name == field);
     let number = found.and_then(|(_, value)| value.trim().strip_suffix(" kB")?.parse().ok());
     number.unwrap_or_else(|| panic!("{field} of {pid}"))
-}
-
-/// The processes right below one.
-#[must_use]
-pub fn children(pid: Pid) -> Vec<Pid> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .map(Pid::from_raw)
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }

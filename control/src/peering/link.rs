@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt as _;
@@ -14,7 +15,7 @@ use tonic::Streaming;
 use weft_model::version::Version;
 use weft_proto::discovery::{self, FromProxy, from_control, from_proxy::Message};
 use weft_proto::federation::federation_client::FederationClient;
-use weft_proto::resource::{self, Change, FieldError, Update, name};
+use weft_proto::resource::{self, Body, Change, FieldError, Update, name};
 
 use super::copies::Copies;
 use super::dial::Fault;
@@ -36,8 +37,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// Batches of one peer are taken in no faster than this, and bytes: it waits for each acknowledgement.
 const BATCH_SPACING: Duration = Duration::from_millis(10);
 const BYTES_PER_SECOND: f64 = (32 << 20) as f64;
-/// What a peer says of itself may change how all of its endpoints are reached: after the first time it is taken no more often.
-const SELF_SPACING: Duration = Duration::from_secs(1);
+/// Where a peer's pods are decides how all of its endpoints are reached: that it is elsewhere is taken no more often.
+const NETWORKS_SPACING: Duration = Duration::from_secs(1);
 /// How far the peer's bundle has come is told no more often than this.
 const REPORT_SPACING: Duration = Duration::from_millis(500);
 /// What was heard is kept when nothing more has come for so long; a peer that is silent for longer is heard of all the same.
@@ -61,6 +62,8 @@ pub(super) struct Link {
     heard: Option<watch::Sender<BTreeSet<String>>>,
     /// Since when what was heard is not kept.
     unkept: Option<Instant>,
+    /// Where the peer's pods are, as it has said last.
+    networks: Option<Vec<IpNet>>,
     /// Whether something else is to be kept.
     news: News,
 }
@@ -103,6 +106,7 @@ impl Link {
             copies: copies.clone(),
             heard: Some(heard),
             unkept: None,
+            networks: None,
             news,
             state: LinkState {
                 state: hub::Link::Connecting,
@@ -282,13 +286,13 @@ impl Link {
                 tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
                 self.tell(hub::Link::Connected, "", String::new()).await?;
             }
-            let (spacing, complete) = (spacing(&batch, first), batch.complete);
-            let ack = self.take(batch).await?;
+            let (bytes, complete) = (size(&batch), batch.complete);
+            let (ack, moved) = self.take(batch).await?;
             self.unkept.get_or_insert_with(Instant::now);
             if complete {
                 self.complete().await?;
             }
-            sleep(spacing).await;
+            sleep(spacing(bytes, moved)).await;
             if say.send(message(Message::Ack(ack))).await.is_err() {
                 return Err(Ended::Gone);
             }
@@ -334,8 +338,9 @@ impl Link {
         })
     }
 
-    /// Takes a batch in. What cannot be read, or may not be said, is refused, and not kept either.
-    async fn take(&self, batch: discovery::Batch) -> Result<discovery::Ack, Closed> {
+    /// Takes a batch in. What cannot be read, or may not be said, is refused, and not kept either. Returns whether it says that the
+    /// peer's pods are elsewhere now.
+    async fn take(&mut self, batch: discovery::Batch) -> Result<(discovery::Ack, bool), Closed> {
         let mut refusals = Vec::new();
         let mut updates = Vec::new();
         let mut unread = Vec::new();
@@ -360,13 +365,30 @@ impl Link {
                 }
             }
         }
+        let moved = self.has_moved(&updates);
         for (name, error) in self.desk.hear(&self.peer.cluster, updates, unread).await? {
             let version = versions.get(&name).cloned().flatten();
             refusals.push(resource::refusal(Some(name.to_wire()), version, error));
         }
-        Ok(discovery::Ack {
+        let ack = discovery::Ack {
             nonce: batch.nonce,
             refusals,
+        };
+        Ok((ack, moved))
+    }
+
+    /// Whether the peer's pods are elsewhere than it has said before.
+    fn has_moved(&mut self, updates: &[Update]) -> bool {
+        let said = updates.iter().rev().find_map(|update| match &update.change {
+            Change::Body(body) => match &**body {
+                Body::Cluster(said) => Some(&said.pod_networks),
+                _ => None,
+            },
+            _ => None,
+        });
+        said.is_some_and(|said| {
+            let before = self.networks.replace(said.clone());
+            before.is_some_and(|before| before != *said)
         })
     }
 }
@@ -453,18 +475,10 @@ fn selection(imports: &Selection) -> discovery::Selection {
     }
 }
 
-/// How long the next batch is waited for after this one. `first`: of the stream.
-fn spacing(batch: &discovery::Batch, first: bool) -> Duration {
-    let bytes = Duration::from_secs_f64(size(batch) as f64 / BYTES_PER_SECOND);
-    let of_itself = |resource: &discovery::Resource| {
-        let name = resource.name.as_ref();
-        name.is_some_and(|name| name.kind == i32::from(discovery::Kind::Cluster))
-    };
-    let least = match !first && batch.resources.iter().any(of_itself) {
-        true => SELF_SPACING,
-        false => BATCH_SPACING,
-    };
-    least.max(bytes)
+/// How long the next batch is waited for after one of so many bytes. `moved`: it says that the peer's pods are elsewhere.
+fn spacing(bytes: usize, moved: bool) -> Duration {
+    let least = if moved { NETWORKS_SPACING } else { BATCH_SPACING };
+    least.max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))
 }
 
 /// About how large a batch is.
