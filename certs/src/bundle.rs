@@ -196,12 +196,30 @@ impl TrustBundles {
     /// The state that follows this one: exactly the new bundles, unless one of them is older than what is held of its
     /// trust domain. Then nothing changes.
     pub fn updated(&self, bundles: impl IntoIterator<Item = Bundle>) -> Result<Self, BundleError> {
+        self.follow(bundles, |_| false)
+    }
+
+    /// The same as whoever writes down other trust domains' roots tells it: the same sequence number with other roots is a
+    /// mistake that was mended, of any trust domain but `own`. What is older never is.
+    pub fn corrected(
+        &self,
+        bundles: impl IntoIterator<Item = Bundle>,
+        own: Option<&TrustDomain>,
+    ) -> Result<Self, BundleError> {
+        self.follow(bundles, |trust_domain| Some(trust_domain) != own)
+    }
+
+    fn follow(
+        &self,
+        bundles: impl IntoIterator<Item = Bundle>,
+        may_mend: impl Fn(&TrustDomain) -> bool,
+    ) -> Result<Self, BundleError> {
         let new = Self::new(bundles)?;
         for (trust_domain, offered) in &new.bundles {
             let Some(held) = self.bundles.get(trust_domain) else {
                 continue;
             };
-            let same = held.roots == offered.roots;
+            let same = held.roots == offered.roots || may_mend(trust_domain);
             if offered.sequence < held.sequence || (offered.sequence == held.sequence && !same) {
                 let trust_domain = trust_domain.clone();
                 return Err(BundleError::Sequence {
@@ -387,6 +405,19 @@ mod tests {
                 .sequence(),
             6
         );
+    }
+
+    #[test]
+    fn roots_that_were_written_wrongly_are_mended_at_the_same_sequence_but_for_our_own() {
+        let (one, two) = (root("a"), root("a"));
+        let at = |root: &CertificateDer<'static>, sequence| Bundle::new(domain("a"), [root.clone()], sequence).unwrap();
+        let held = TrustBundles::new([at(&one, 5)]).unwrap();
+        let mended = held.corrected([at(&two, 5)], Some(&domain("b"))).unwrap();
+        assert_eq!(mended.get(&domain("a")), Some(&at(&two, 5)));
+        for (own, sequence) in [("a", 5), ("b", 4)] {
+            let refused = held.corrected([at(&two, sequence)], Some(&domain(own)));
+            assert!(matches!(refused, Err(BundleError::Sequence { .. })), "{own} {sequence}");
+        }
     }
 
     #[test]

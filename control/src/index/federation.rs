@@ -116,6 +116,8 @@ impl Index {
         }
         if let Some(object) = object {
             let formed = guarded(object, |object| read_peer(object, &self.settings));
+            let before = old.as_ref().and_then(Kept::form);
+            let formed = formed.and_then(|(peer, unknown)| goes_on(peer, before).map(|peer| (peer, unknown)));
             let kept = Kept::new(Arc::clone(object), formed, old, self.initial);
             if let Some(peer) = kept.form() {
                 self.peers_by_domain.link(&peer.trust_domain, name.to_owned());
@@ -170,6 +172,24 @@ impl Index {
         }
         changed.topics.insert(Topic::Import(name));
     }
+}
+
+/// A ClusterPeer after what it was before. Its bundle never goes back: whoever holds a newer one would refuse it.
+fn goes_on(peer: Peer, before: Option<&Peer>) -> Result<Peer, Vec<Refusal>> {
+    let same = |before: &&Peer| before.uid == peer.uid && before.trust_domain == peer.trust_domain;
+    let (now, held) = (
+        peer.bundle.sequence(),
+        before.filter(same).map_or(0, |before| before.bundle.sequence()),
+    );
+    if now >= held {
+        return Ok(peer);
+    }
+    let name = &peer.cluster;
+    let message = format!("the bundle of the peer {name} has sequence {now}, and {held} is held: it never goes back");
+    let fix = format!(
+        "what the other cluster prints now (weft cluster export-peer); should it have begun anew, delete the ClusterPeer {name} first"
+    );
+    Err(vec![Refusal::value("spec.trustBundle.sequence", message, fix)])
 }
 
 /// Reads a ClusterPeer. This cluster is none of its own peers, and no other can have its trust domain: neither could tell the

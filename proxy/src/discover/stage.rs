@@ -224,18 +224,16 @@ impl Store {
         Ok(())
     }
 
-    /// Bundles never go back, and never forget who vouches for us.
+    /// Bundles never go back, and never forget who vouches for us. Another cluster's, which somebody wrote down, may be mended.
     fn check_bundles(&self, bundles: Vec<TrustRoots>) -> Result<TrustBundles, FieldError> {
         let bundles = roots(bundles)?;
         let trust = self.trust().cloned().unwrap_or_default();
+        let credential = self.state.credential.as_ref();
+        let own = credential.map(|credential| credential.identity().trust_domain());
         let updated = trust
-            .updated(bundles)
+            .corrected(bundles, own)
             .map_err(|error| FieldError::new("bundles", error.to_string()))?;
-        if let Some(own) = self
-            .state
-            .credential
-            .as_ref()
-            .map(|credential| credential.identity().trust_domain())
+        if let Some(own) = own
             && updated.get(own).is_none()
         {
             return Err(FieldError::new(

@@ -177,6 +177,35 @@ fn a_peer_that_becomes_invalid_keeps_its_last_valid_form_and_its_trust_domain() 
 }
 
 #[test]
+fn the_bundle_of_a_peer_may_be_mended_but_never_goes_back_unless_it_is_removed_first() {
+    let at = |sequence: u64| {
+        let sequence = format!("trustBundle: {{sequence: {sequence}, roots");
+        peer("two", "two.example", None, "").replace("trustBundle: {roots", &sequence)
+    };
+    let mut world = World::new(&at(2));
+    let bundle = |world: &World| world.index.peer("two").expect("it acts").bundle.clone();
+    let first = bundle(&world);
+    world.edit(&at(2));
+    let mended = bundle(&world);
+    assert!(first != mended && mended.sequence() == 2);
+    world.edit(&at(1));
+    assert_eq!(bundle(&world), mended);
+    let condition = world.condition(&of_peer("two"), ConditionType::Accepted);
+    assert!(
+        !condition.status && condition.message.contains("never goes back"),
+        "{condition:?}"
+    );
+    assert_eq!(condition.field, "spec.trustBundle.sequence");
+    assert!(
+        condition.fix.contains("delete the ClusterPeer two first"),
+        "{condition:?}"
+    );
+    world.delete("ClusterPeer", "", "two");
+    world.edit(&at(1));
+    assert_eq!(bundle(&world).sequence(), 1);
+}
+
+#[test]
 fn any_change_of_a_peer_is_one_of_the_peers() {
     let mut world = World::new("");
     let peers = Changed {

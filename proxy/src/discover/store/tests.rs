@@ -466,6 +466,28 @@ fn bundles_never_go_back_nor_forget_our_own() {
 }
 
 #[test]
+fn roots_of_another_cluster_that_were_written_wrongly_are_mended_at_the_same_sequence_and_our_own_never() {
+    let elsewhere = weft_model::identity::TrustDomain::new("elsewhere").unwrap();
+    let of = |domain| weft_certs::authority::Authority::create(domain, std::time::SystemTime::now()).unwrap();
+    let (own, other, wrong, right) = (authority(), authority(), of(elsewhere.clone()), of(elsewhere.clone()));
+    let mut store = told();
+    let (who, life) = (identity("shop", "web"), Duration::from_secs(60));
+    store.set_credential(Some(&credential(&own, &who, life, 1)));
+    let mut say =
+        |version, own: &weft_certs::authority::Authority, foreign: &weft_certs::authority::Authority, sequence| {
+            let both = Body::Bundles(vec![roots(&own.bundle(1)), roots(&foreign.bundle(sequence))]);
+            apply(&mut store, batch(version, 1, vec![says("bundles", &both, version)]))
+        };
+    assert_eq!(say(2, &own, &wrong, 1), []);
+    assert_eq!(say(3, &own, &right, 1), []);
+    assert_eq!(say(4, &own, &wrong, 0), refused("bundles", "bundles"), "an older one");
+    assert_eq!(say(5, &other, &right, 1), refused("bundles", "bundles"), "our own");
+    let held = store.state().credential.clone().unwrap();
+    assert_eq!(held.bundles().get(&elsewhere), Some(&right.bundle(1)));
+    assert_eq!(held.bundles().get(&domain()), Some(&own.bundle(1)));
+}
+
+#[test]
 fn bundles_that_come_with_a_certificate_do_not_go_back_either() {
     let (old, new) = (authority(), authority());
     let mut store = told();
