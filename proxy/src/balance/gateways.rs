@@ -17,6 +17,9 @@ use crate::balance::p2c::{Chance, choose};
 use crate::balance::{Endpoints, Remote};
 use crate::observe::metrics::Metrics;
 
+/// So many probes in a row that say nothing of a gateway double the wait for the next one: up to four seconds.
+const UNCLEAR_MOST: u32 = 3;
+
 /// A gateway of another network, as one worker knows it.
 #[derive(Debug)]
 pub struct Gateway {
@@ -82,7 +85,7 @@ impl Gateway {
     /// A probe was made, and how it ended may be the endpoint's fault. The next one is later each time: it may be the gateway's.
     pub(super) fn unclear(&self, now: Instant) {
         self.health.give_probe_back(self.unclear.get(), now);
-        self.unclear.set(self.unclear.get().saturating_add(1));
+        self.unclear.set((self.unclear.get() + 1).min(UNCLEAR_MOST));
     }
 }
 
@@ -254,7 +257,8 @@ mod tests {
         };
         let first = wait(&|now| _ = gateway.failed(Failure::Proof, now, HALF));
         let waits: Vec<Duration> = (0..8).map(|_| wait(&|now| gateway.unclear(now))).collect();
-        let longest = Duration::from_secs(30);
+        // One endpoint that says nothing keeps a gateway that is back from nobody for longer.
+        let longest = Duration::from_secs(4);
         assert_eq!(waits[0], first, "a single one says nothing");
         assert!(waits.windows(2).all(|w| w[1] > w[0] || w[1] == longest), "{waits:?}");
         assert_eq!(waits[7], longest);

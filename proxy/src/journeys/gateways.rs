@@ -365,6 +365,44 @@ fn a_gateway_that_takes_connections_and_says_nothing_is_left_alone() {
 }
 
 #[test]
+fn a_gateway_that_takes_connections_and_resets_them_is_left_alone_however_often_it_is_probed() {
+    story(async {
+        let world = World::new();
+        let bystander = Bystander::new().await;
+        let server = world
+            .told("reviews")
+            .start(echo("220 hello\r\n").await, nobody().await)
+            .await;
+        let endpoint = world.endpoint(1, server.inbound, Some("reviews"));
+        let (listener, taken) = (listen().await, Rc::new(Cell::new(0)));
+        let door = Door::to(&world, from_ref(&endpoint)).await;
+        let gateways = [listener.local_addr().unwrap(), door.address];
+        let counted = taken.clone();
+        // As a load balancer that has nobody behind it.
+        spawn_local(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                counted.set(counted.get() + 1);
+                socket.read_u8().await.unwrap();
+                socket2::SockRef::from(&socket)
+                    .set_linger(Some(std::time::Duration::ZERO))
+                    .unwrap();
+            }
+        });
+        let behind = bystander.behind(&endpoint, &gateways);
+        let web = client(&world, Protocol::Opaque, vec![behind]).await;
+        // A stream goes there once, and what comes later are probes.
+        while taken.get() < 3 {
+            let mut socket = TcpStream::connect(web.outbound).await.unwrap();
+            let mut greeting = [0; 11];
+            socket.read_exact(&mut greeting).await.unwrap();
+        }
+        assert_eq!(dials(&web, "connect-failed"), 1, "{}", web.metrics());
+        bystander.was_left_alone();
+    });
+}
+
+#[test]
 fn a_gateway_that_is_back_is_used_again() {
     story(async {
         let world = World::new();

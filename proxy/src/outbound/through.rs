@@ -116,18 +116,16 @@ fn shown(fault: Option<Fault>) -> Shown {
     match fault {
         Some(Fault::Own(_)) => Shown::Untried,
         Some(fault @ Fault::Dial(_)) => Shown::Gone(fault),
-        // The endpoint may be who says nothing or breaks off, and another one is asked for the next time. Or what accepts is a
-        // load balancer that has no gateway behind it.
-        Some(Fault::Shake(ConnectError::Timeout | ConnectError::Failed(_))) => Shown::Nothing,
-        // It has passed it on, or said that there is no such endpoint.
+        // The endpoint may be who says nothing or breaks off, or the gateway for it, and another one is asked for the next time. Or what
+        // accepts is a load balancer that has no gateway behind it.
+        Some(Fault::Shake(ConnectError::Timeout | ConnectError::Closed)) => Shown::Nothing,
+        // It has passed it on.
         None | Some(Fault::Shake(_)) => Shown::Well,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     #[test]
@@ -135,7 +133,7 @@ mod tests {
         for error in [ConnectError::Refused, ConnectError::Timeout] {
             assert_eq!(shown(Some(Fault::Dial(error))), Shown::Gone(Fault::Dial(error)));
         }
-        for error in [ConnectError::Closed, ConnectError::Identity, ConnectError::Tls] {
+        for error in [ConnectError::Identity, ConnectError::Tls] {
             assert_eq!(shown(Some(Fault::Shake(error))), Shown::Well);
         }
         assert_eq!(shown(None), Shown::Well);
@@ -143,8 +141,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_hears_nothing_or_is_broken_off_or_was_not_made_shows_nothing() {
-        let broken_off = ConnectError::Failed(io::ErrorKind::ConnectionReset);
-        for error in [ConnectError::Timeout, broken_off] {
+        for error in [ConnectError::Timeout, ConnectError::Closed] {
             assert_eq!(shown(Some(Fault::Shake(error))), Shown::Nothing);
         }
         let not_made = Fault::Own(ConnectError::NoCertificate);
