@@ -162,7 +162,7 @@ fn port(of: &Port) -> Value {
 
 /// The same of a Service, where each of several ports must have a name. Two clusters with one unnamed port each never come
 /// to two of them, but one may stand beside a named one.
-pub(super) fn named_port(of: &Port, needs_name: bool, all: &[Port]) -> Value {
+fn named_port(of: &Port, needs_name: bool, all: &[Port]) -> Value {
     let mut port = port(of);
     if needs_name && of.name.is_empty() {
         let name = |i: usize| {

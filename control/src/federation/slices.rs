@@ -9,8 +9,7 @@ use std::net::IpAddr;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::derived::{IMPORT_LABEL, SERVICE_NAME_LABEL, derived_name, named_port};
-use super::merge::{Merged, Port, Protocol};
+use super::derived::{IMPORT_LABEL, SERVICE_NAME_LABEL, derived_name};
 use crate::index::Name;
 use crate::objects::{Object, service};
 
@@ -59,8 +58,8 @@ pub(crate) fn is_slice(object: &Object) -> bool {
         .is_some_and(|value| value == MANAGER)
 }
 
-/// The EndpointSlices of an import, by their names.
-pub(crate) fn slices(of: &Name, merged: &Merged, backends: &[Backends], there: &There) -> BTreeMap<String, Value> {
+/// The EndpointSlices of an import, by their names. `service`: the ports of the derived Service, as it has them.
+pub(crate) fn slices(of: &Name, service: &Value, backends: &[Backends], there: &There) -> BTreeMap<String, Value> {
     let mut alike: BTreeMap<Alike<'_>, BTreeMap<IpAddr, &Backend>> = BTreeMap::new();
     for one in backends {
         for (ip, backend) in &one.pods {
@@ -71,7 +70,7 @@ pub(crate) fn slices(of: &Name, merged: &Merged, backends: &[Backends], there: &
     let mut all = BTreeMap::new();
     for (key, endpoints) in alike {
         let (cluster, is_v6, ports) = key;
-        let ports = slice_ports(merged, ports);
+        let ports = slice_ports(service, ports);
         if ports.is_empty() {
             continue;
         }
@@ -106,14 +105,15 @@ pub(crate) fn addresses(slice: &Object) -> Vec<IpAddr> {
 
 /// The ports as the derived Service calls them. An EndpointSlice has the name of the Service's port, which is how the two are
 /// matched. Of other protocols no endpoints are known.
-fn slice_ports(merged: &Merged, ports: &BTreeMap<u16, u16>) -> Vec<Value> {
-    let needs_names = merged.ports.len() > 1;
-    let tcp = merged.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-    let port = |of: &Port| {
-        let mut port = named_port(of, needs_names, &merged.ports);
-        port["port"] = (*ports.get(&of.port)?).into();
-        if port["name"].is_null() {
-            port["name"] = "".into();
+fn slice_ports(service: &Value, ports: &BTreeMap<u16, u16>) -> Vec<Value> {
+    let all = service.as_array().into_iter().flatten();
+    let tcp = all.filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"));
+    let port = |of: &Value| {
+        let number = u16::try_from(of["port"].as_u64()?).ok()?;
+        let mut port = json!({"name": of["name"].as_str().unwrap_or_default(), "protocol": "TCP"});
+        port["port"] = (*ports.get(&number)?).into();
+        if let Some(protocol) = of["appProtocol"].as_str() {
+            port["appProtocol"] = protocol.into();
         }
         Some(port)
     };
@@ -176,20 +176,24 @@ fn endpoint((ip, backend): (IpAddr, &Backend)) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::federation::merge::{Conflict, ImportType, InternalTrafficPolicy, IpFamily, SessionAffinity};
+    use crate::federation::derived::derived_service;
+    use crate::federation::merge::{
+        Conflict, ImportType, InternalTrafficPolicy, IpFamily, Merged, Port, Protocol, SessionAffinity,
+    };
 
     fn reviews() -> Name {
         Name::new("shop", "reviews")
     }
 
-    fn merged(ports: &[(&str, u16, Protocol)]) -> Merged {
+    /// The ports of the derived Service of an import that has these.
+    fn of(ports: &[(&str, u16, Protocol)]) -> Value {
         let port = |(name, port, protocol): &(&str, u16, Protocol)| Port {
             name: (*name).to_owned(),
             port: *port,
             protocol: *protocol,
             app_protocol: None,
         };
-        Merged {
+        let merged = Merged {
             kind: ImportType::ClusterSetIP,
             ports: ports.iter().map(port).collect(),
             session_affinity: SessionAffinity::None,
@@ -204,11 +208,12 @@ mod tests {
                 reason: String::new(),
                 message: String::new(),
             },
-        }
+        };
+        derived_service(&reviews(), &merged)["spec"]["ports"].take()
     }
 
-    fn http() -> Merged {
-        merged(&[("http", 80, Protocol::Tcp)])
+    fn http() -> Value {
+        of(&[("http", 80, Protocol::Tcp)])
     }
 
     fn pod(ports: &[(u16, u16)]) -> Backend {
@@ -302,18 +307,13 @@ mod tests {
 
     #[test]
     fn ports_are_called_as_the_derived_service_calls_them_and_only_tcp_has_endpoints() {
-        let merged = merged(&[
+        let ports = of(&[
             ("", 80, Protocol::Tcp),
             ("dns", 53, Protocol::Udp),
             ("b", 81, Protocol::Tcp),
         ]);
         let backend = pod(&[(80, 8080), (53, 53)]);
-        let all = slices(
-            &reviews(),
-            &merged,
-            &west([(ip(1), backend)].into_iter()),
-            &There::new(),
-        );
+        let all = slices(&reviews(), &ports, &west([(ip(1), backend)].into_iter()), &There::new());
         let slice = all.values().next().unwrap();
         assert_eq!(
             slice["ports"],
@@ -321,10 +321,10 @@ mod tests {
         );
 
         let only = [(ip(1), pod(&[(53, 53)]))];
-        assert!(slices(&reviews(), &merged, &west(only.into_iter()), &There::new()).is_empty());
+        assert!(slices(&reviews(), &ports, &west(only.into_iter()), &There::new()).is_empty());
         let all = slices(
             &reviews(),
-            &self::merged(&[("", 80, Protocol::Tcp)]),
+            &of(&[("", 80, Protocol::Tcp)]),
             &west([(ip(1), pod(&[(80, 8080)]))].into_iter()),
             &There::new(),
         );

@@ -147,7 +147,8 @@ impl Planner<'_> {
         let derived = self.derived(of, merged);
         self.own(of, merged);
         if let Some(derived) = &derived {
-            self.slices(import, derived);
+            let service = derived::derived_service(of, merged);
+            self.slices(import, derived, &service["spec"]["ports"]);
         }
         self.service_import(import, derived.as_deref());
     }
@@ -218,8 +219,8 @@ impl Planner<'_> {
         }
     }
 
-    /// What clients outside the mesh find behind the derived Service.
-    fn slices(&mut self, import: &Import, derived: &Object) {
+    /// What clients outside the mesh find behind the derived Service, which has these ports.
+    fn slices(&mut self, import: &Import, derived: &Object, ports: &Value) {
         let of = &import.service;
         let there = self.slices_of(of);
         let there: There = there
@@ -228,7 +229,7 @@ impl Planner<'_> {
         let heard = import.backends.iter();
         let heard = heard.filter(|backends| !self.wanted.is_unheard(&backends.cluster, of));
         let heard: Vec<Backends> = heard.cloned().collect();
-        for (name, mut document) in slices::slices(of, &import.merged, &heard, &there) {
+        for (name, mut document) in slices::slices(of, ports, &heard, &there) {
             // It goes with its Service, whoever deletes that.
             document["metadata"]["ownerReferences"] =
                 json!([{"apiVersion": "v1", "kind": "Service", "name": derived.name, "uid": derived.uid}]);
@@ -328,7 +329,8 @@ impl Planner<'_> {
         let name = Name::new(of.namespace.as_str(), derived::derived_name(of));
         let derived = self.ours.get(&reference("Service", &name)).cloned();
         if let Some(derived) = derived.filter(|derived| !is_ending(derived)) {
-            self.slices(import, &derived);
+            // It stays as it is, so that is how its ports are called: what is known now may have other names for them.
+            self.slices(import, &derived, &derived.raw["spec"]["ports"]);
         }
     }
 

@@ -537,6 +537,38 @@ fn while_a_peer_is_not_heard_the_pods_of_the_others_still_come_and_go() {
     assert_eq!(objects(&world), [None; 3], "it is heard, and exports nothing");
 }
 
+/// The names of the ports of the EndpointSlice that has an address, and their numbers.
+fn ports_of(world: &World, address: &str) -> Value {
+    let slices = world.shown.of_kind("EndpointSlice");
+    let has = |slice: &&Arc<Object>| slice.raw["endpoints"][0]["addresses"][0] == address;
+    let slice = slices.iter().find(has).expect("a slice");
+    let ports = slice.raw["ports"].as_array().expect("ports").iter();
+    ports.map(|port| json!([port["name"], port["port"]])).collect()
+}
+
+#[test]
+fn while_a_peer_is_not_heard_the_ports_of_the_others_are_called_as_the_service_that_is_there_calls_them() {
+    let mut world = World::new();
+    let mut all = flat_of(&[("here", [10, 0, 0, 1]), ("east", [10, 1, 0, 1])]);
+    all.imports[0].merged.ports.push(Port {
+        name: "admin".to_owned(),
+        port: 9000,
+        protocol: Protocol::Tcp,
+        app_protocol: None,
+    });
+    world.keep(&all);
+    // What east has named and added is not known now: by itself this cluster would leave its one port without a name.
+    let mut alone = flat_of(&[("here", [10, 0, 0, 2])]);
+    alone.imports[0].merged.ports[0].name = String::new();
+    alone.unheard = BTreeSet::from(["east".to_owned()]);
+    world.keep(&alone);
+    assert_eq!(ports_of(&world, "10.0.0.2"), json!([["http", 8080]]));
+    // When east has ended, they are called as this cluster has it.
+    alone.unheard.clear();
+    world.keep(&alone);
+    assert_eq!(ports_of(&world, "10.0.0.2"), json!([["", 8080]]));
+}
+
 #[test]
 fn nothing_goes_while_it_is_not_known_whether_this_cluster_exports_it_and_another_import_does_not_wait() {
     let mut world = World::new();
