@@ -1,7 +1,7 @@
 //! One peer: its control plane is called, and what it exports is taken in as it changes. A link that breaks is begun anew, for
 //! ever; what was heard stays for as long as the ClusterPeer says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -116,6 +116,7 @@ impl Link {
                 reason: String::new(),
                 heard: None,
                 complete: false,
+                waited: Duration::ZERO,
             },
         }
     }
@@ -151,7 +152,7 @@ impl Link {
                 if self.desk.forget(&self.peer.cluster).await.is_err() {
                     return;
                 }
-                self.state.complete = false;
+                (self.state.complete, self.state.waited) = (false, Duration::ZERO);
                 // Who it is stays.
                 self.news.tell();
             }
@@ -210,10 +211,7 @@ impl Link {
 
     /// Tells of another state.
     async fn tell(&mut self, state: hub::Link, fault: &'static str, reason: String) -> Result<(), Closed> {
-        if self.state.state != state {
-            self.state.since = SystemTime::now();
-        }
-        self.state.state = state;
+        self.state.enter(state);
         (self.state.fault, self.state.reason) = (fault, reason);
         self.desk.link(&self.peer.cluster, self.state.clone()).await
     }
@@ -341,30 +339,12 @@ impl Link {
     /// Takes a batch in. What cannot be read, or may not be said, is refused, and not kept either. Returns whether it says that the
     /// peer's pods are elsewhere now.
     async fn take(&mut self, batch: discovery::Batch) -> Result<(discovery::Ack, bool), Closed> {
-        let mut refusals = Vec::new();
-        let mut updates = Vec::new();
-        let mut unread = Vec::new();
-        let mut versions = std::collections::BTreeMap::new();
-        for wire in batch.resources {
-            let version = wire.version.clone();
-            match resource::from_wire(wire) {
-                Ok(update) => {
-                    versions.insert(update.name.clone(), version);
-                    updates.push(update);
-                }
-                Err(refusal) => {
-                    let name = match name::Name::from_wire(refusal.name.clone()) {
-                        Ok(name) => {
-                            updates.push(gone(name.clone()));
-                            name
-                        }
-                        Err(_) => hub::unreadable(refusal.name.as_ref()),
-                    };
-                    unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
-                    refusals.push(*refusal);
-                }
-            }
-        }
+        let Read {
+            updates,
+            versions,
+            unread,
+            mut refusals,
+        } = read(batch.resources);
         let moved = self.has_moved(&updates);
         for (name, error) in self.desk.hear(&self.peer.cluster, updates, unread).await? {
             let version = versions.get(&name).cloned().flatten();
@@ -379,7 +359,7 @@ impl Link {
 
     /// Whether the peer's pods are elsewhere than it has said before.
     fn has_moved(&mut self, updates: &[Update]) -> bool {
-        let said = updates.iter().rev().find_map(|update| match &update.change {
+        let said = updates.iter().find_map(|update| match &update.change {
             Change::Body(body) => match &**body {
                 Body::Cluster(said) => Some(&said.pod_networks),
                 _ => None,
@@ -475,6 +455,48 @@ fn selection(imports: &Selection) -> discovery::Selection {
     }
 }
 
+/// What a batch says.
+struct Read {
+    updates: Vec<Update>,
+    versions: BTreeMap<name::Name, Option<discovery::Version>>,
+    unread: Vec<(name::Name, FieldError)>,
+    refusals: Vec<discovery::Refusal>,
+}
+
+/// Reads a batch. What it says more than once counts as it was said last: one that says a thing ten thousand times costs no more.
+fn read(resources: Vec<discovery::Resource>) -> Read {
+    let mut updates = BTreeMap::new();
+    let mut versions = BTreeMap::new();
+    let mut unread = Vec::new();
+    let mut refusals = Vec::new();
+    for wire in resources {
+        let version = wire.version.clone();
+        match resource::from_wire(wire) {
+            Ok(update) => {
+                versions.insert(update.name.clone(), version);
+                updates.insert(update.name.clone(), update);
+            }
+            Err(refusal) => {
+                let name = match name::Name::from_wire(refusal.name.clone()) {
+                    Ok(name) => {
+                        updates.insert(name.clone(), gone(name.clone()));
+                        name
+                    }
+                    Err(_) => hub::unreadable(refusal.name.as_ref()),
+                };
+                unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
+                refusals.push(*refusal);
+            }
+        }
+    }
+    Read {
+        updates: updates.into_values().collect(),
+        versions,
+        unread,
+        refusals,
+    }
+}
+
 /// How long the next batch is waited for after one of so many bytes. `moved`: it says that the peer's pods are elsewhere.
 fn spacing(bytes: usize, moved: bool) -> Duration {
     let least = if moved { NETWORKS_SPACING } else { BATCH_SPACING };
@@ -495,5 +517,44 @@ fn gone(name: name::Name) -> Update {
         name,
         version: Version::default(),
         change: Change::Removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::identity::TrustDomain;
+    use weft_proto::resource::bundles::TrustRoots;
+    use weft_proto::resource::federation::Cluster;
+
+    use super::*;
+
+    #[test]
+    fn what_a_batch_says_many_times_is_taken_once_as_it_was_said_last() {
+        let said = |network: &str| {
+            let body = Body::Cluster(Cluster {
+                name: "west".to_owned(),
+                network: String::new(),
+                gateways: Vec::new(),
+                pod_networks: vec![network.parse().unwrap()],
+                bundle: TrustRoots {
+                    trust_domain: TrustDomain::new("west.example").unwrap(),
+                    roots: vec![bytes::Bytes::from_static(b"root")],
+                    sequence: 1,
+                },
+            });
+            let name = name::Name::new(name::Kind::Cluster, name::CLUSTER);
+            resource::to_wire(&name, Vec::new(), body.requires(), &resource::encode(&body))
+        };
+        let read = read([said("10.1.0.0/24"), said("10.2.0.0/24"), said("10.1.0.0/24")].into());
+        let networks = |update: &Update| match &update.change {
+            Change::Body(body) => match &**body {
+                Body::Cluster(said) => said.pod_networks.clone(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let all: Vec<_> = read.updates.iter().map(networks).collect();
+        assert_eq!(all, [["10.1.0.0/24".parse::<IpNet>().unwrap()]]);
+        assert!(read.unread.is_empty() && read.refusals.is_empty());
     }
 }

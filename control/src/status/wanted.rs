@@ -146,10 +146,9 @@ fn is_unheard(keep_for: Duration, link: Option<&LinkState>) -> bool {
     let Some(link) = link else { return true };
     match link.state {
         Link::Connecting => link.since.elapsed().unwrap_or_default() < keep_for,
-        // One that is linked has said it within seconds, unless it is of a version that does not tell.
-        Link::Connected => !link.complete && link.since.elapsed().unwrap_or_default() < keep_for.min(PATIENCE),
-        // What was kept from before this process began may lack what came last.
-        Link::Stale => !link.complete,
+        // One that is linked has said it within seconds, unless it is of a version that does not tell. What was kept from before
+        // this process began may lack what came last.
+        Link::Connected | Link::Stale => !link.complete && link.waited() < keep_for.min(PATIENCE),
         Link::Forgotten => false,
     }
 }
@@ -163,18 +162,17 @@ mod tests {
     #[test]
     fn a_peer_is_heard_when_all_that_it_exports_has_come_or_nothing_is_kept_of_it_any_more() {
         let hour = Duration::from_secs(3600);
-        let unheard = |state: Link, complete: bool, ago: Duration| {
-            let link = LinkState {
-                state,
-                since: SystemTime::now() - ago,
-                endpoint: String::new(),
-                fault: "",
-                reason: String::new(),
-                heard: None,
-                complete,
-            };
-            is_unheard(hour, Some(&link))
+        let link = |state: Link, complete: bool, ago: Duration| LinkState {
+            state,
+            since: SystemTime::now() - ago,
+            endpoint: String::new(),
+            fault: "",
+            reason: String::new(),
+            heard: None,
+            complete,
+            waited: Duration::ZERO,
         };
+        let unheard = |state, complete, ago| is_unheard(hour, Some(&link(state, complete, ago)));
         assert!(is_unheard(hour, None));
         assert!(unheard(Link::Connecting, false, hour / 2) && !unheard(Link::Connecting, false, hour * 2));
         // A link that is slow, or breaks within its first batches, has not brought everything however long it stands.
@@ -182,8 +180,17 @@ mod tests {
             assert!(unheard(state, false, PATIENCE / 2) && !unheard(state, true, Duration::ZERO));
         }
         assert!(unheard(Link::Stale, false, hour * 2), "the link's own state ends that");
-        // One that never tells keeps nobody waiting for ever.
+        // One that never tells keeps nobody waiting for ever, also not by ending each stream before that.
         assert!(!unheard(Link::Connected, false, PATIENCE * 2));
+        let mut ends = link(Link::Connected, false, PATIENCE * 2 / 3);
+        ends.enter(Link::Stale);
+        assert!(is_unheard(hour, Some(&ends)));
+        ends.enter(Link::Connected);
+        ends.since -= PATIENCE * 2 / 3;
+        for state in [Link::Connected, Link::Stale] {
+            ends.enter(state);
+            assert!(!is_unheard(hour, Some(&ends)));
+        }
         assert!(!unheard(Link::Forgotten, false, Duration::ZERO));
     }
 }
