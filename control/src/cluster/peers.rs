@@ -12,7 +12,7 @@ use std::time::Duration;
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::api::{Api, Fault};
 use super::pause::Pause;
@@ -29,7 +29,7 @@ const MANAGER: &str = "weft-control-peers";
 /// What has changed is written at most so often, and in the long run so many bytes in a second: all of it each two minutes.
 const SPACING: Duration = Duration::from_secs(10);
 const BYTES_PER_SECOND: usize = 64 << 10;
-/// Whether all is still there is looked at again after this.
+/// Whether all is still there is looked at again after this, whatever changes meanwhile.
 const LOOK: Duration = Duration::from_secs(300);
 
 /// The task.
@@ -44,11 +44,19 @@ pub(super) struct Peers {
 /// What a ConfigMap has: a piece of each peer.
 type Pieces = BTreeMap<String, Vec<u8>>;
 
+/// What is known of the ConfigMaps.
+struct Known {
+    /// Of each what it has. `None`: that is not known.
+    maps: Vec<Option<Pieces>>,
+    /// All of it is looked at again then.
+    until: Instant,
+}
+
 impl Cluster {
     /// What was kept of peers, by cluster. What cannot be had is told in the log: then they are waited for.
     pub(crate) async fn peers(&self, namespace: &str) -> BTreeMap<String, Vec<Vec<u8>>> {
         const WHAT: &str = "what is known of other clusters";
-        let maps = patiently(WHAT, async || read(&self.api, namespace).await).await;
+        let maps = patiently(WHAT, async || read_all(&self.api, namespace).await).await;
         let maps = maps.unwrap_or_else(|error| {
             tracing::warn!(error = %crate::authority::Chain(&error), "what other clusters had said is not known");
             Vec::new()
@@ -61,68 +69,90 @@ impl Cluster {
     }
 }
 
+impl Known {
+    fn nothing() -> Self {
+        Self {
+            maps: vec![None; 1 + PIECES],
+            until: Instant::now() + LOOK,
+        }
+    }
+}
+
 impl Peers {
     /// Keeps it, for ever.
     pub(super) async fn run(self) {
         let (mut copies, mut leads) = (self.copies.follow(), self.leads.clone());
-        let (mut there, mut pause) = (None, Pause::default());
+        let (mut known, mut pause) = (Known::nothing(), Pause::default());
         loop {
             copies.mark_unchanged();
-            let leading = *leads.borrow_and_update();
-            let kept = match leading && self.shown.has_begun() {
-                true => self.keep(&mut there).await,
-                false => {
-                    there = None;
-                    Ok(0)
-                }
+            // Another replica that led, however shortly, may have written.
+            let was_another = leads.has_changed().unwrap_or(true);
+            let leading = *leads.borrow_and_update() && self.shown.has_begun();
+            if was_another || !leading || known.until <= Instant::now() {
+                known = Known::nothing();
+            }
+            let (bytes, fault) = match leading {
+                true => self.keep(&mut known.maps).await,
+                false => (0, None),
             };
-            let (next, spacing) = match kept {
-                Ok(bytes) => {
+            let again = match fault {
+                None => {
                     pause.reset();
-                    (LOOK, spacing(bytes))
+                    known.until
                 }
-                Err(fault) => {
+                Some(fault) => {
                     if pause.is_first() {
                         tracing::warn!(error = %fault, "what is known of other clusters is not kept");
                     }
-                    there = None;
-                    (pause.draw(), SPACING)
+                    Instant::now() + pause.draw()
                 }
             };
             tokio::select! {
                 _ = copies.changed() => {}
-                _ = leads.changed() => {}
-                () = sleep(next) => there = None,
+                _ = leads.changed() => known.until = Instant::now(),
+                () = sleep_until(again) => {}
             }
-            sleep(spacing).await;
+            sleep(spacing(bytes)).await;
         }
     }
 
-    /// Writes the ConfigMaps that are not as they should be: so many bytes. One that is refused keeps no other from being written.
-    async fn keep(&self, known: &mut Option<Vec<Pieces>>) -> Result<usize, Fault> {
-        let there = match known {
-            Some(there) => there,
-            None => known.insert(read(&self.api, &self.namespace).await?),
-        };
-        let wanted = self.wanted(there);
-        let (mut bytes, mut failed) = (0, None);
-        for (number, (there, wanted)) in there.iter_mut().zip(wanted).enumerate() {
-            if *there == wanted {
+    /// Writes the ConfigMaps that are not as they should be. Returns how many bytes it has sent, also in vain, and what went wrong.
+    /// One that is refused keeps no other from being written.
+    async fn keep(&self, known: &mut [Option<Pieces>]) -> (usize, Option<Fault>) {
+        for (number, map) in known.iter_mut().enumerate() {
+            if map.is_some() {
                 continue;
             }
-            match self.apply(number, &wanted).await {
-                Ok(_) => {
-                    bytes += size(&wanted);
-                    *there = wanted;
-                }
-                Err(fault) => failed = failed.or(Some(fault)),
+            match read(&self.api, &self.namespace, number).await {
+                Ok(pieces) => *map = Some(pieces),
+                Err(fault) => return (0, Some(fault)),
             }
         }
-        failed.map_or(Ok(bytes), Err)
+        let wanted = self.wanted(known.iter().flatten().cloned().collect());
+        let (mut bytes, mut failed) = (0, None);
+        for (number, (there, wanted)) in known.iter_mut().zip(wanted).enumerate() {
+            if there.as_ref() == Some(&wanted) {
+                continue;
+            }
+            // With slow answers a round may outlast the lease.
+            if !*self.leads.borrow() {
+                break;
+            }
+            bytes += size(&wanted);
+            match self.apply(number, &wanted).await {
+                Ok(_) => *there = Some(wanted),
+                Err(fault) => {
+                    // It may have been written all the same.
+                    *there = None;
+                    failed = failed.or(Some(fault));
+                }
+            }
+        }
+        (bytes, failed)
     }
 
     /// What the ConfigMaps should have, by what they have: of a peer that has not said all that it exports, what was kept stays.
-    fn wanted(&self, there: &[Pieces]) -> Vec<Pieces> {
+    fn wanted(&self, mut all: Vec<Pieces>) -> Vec<Pieces> {
         // Also one that does not act now: what it was is kept for when it does again.
         let peers = self.shown.of_kind("ClusterPeer");
         let copies = self.copies.follow().borrow().clone();
@@ -134,7 +164,6 @@ impl Peers {
                     .filter(|(_, copy)| copy.uid == peer.uid)
             })
             .collect();
-        let mut all = there.to_vec();
         for map in &mut all {
             map.retain(|cluster, _| peers.iter().any(|peer| peer.name == *cluster));
         }
@@ -192,21 +221,26 @@ fn size(pieces: &Pieces) -> usize {
 }
 
 /// What the ConfigMaps have now, one after the other.
-async fn read(api: &Api, namespace: &str) -> Result<Vec<Pieces>, Fault> {
+async fn read_all(api: &Api, namespace: &str) -> Result<Vec<Pieces>, Fault> {
     let mut maps = Vec::new();
     for number in 0..=PIECES {
-        let map = match api.get(&path(namespace, &name(number))).await {
-            Err(fault) if fault.is_missing() => Value::Null,
-            map => map?,
-        };
-        let pieces = map["binaryData"].as_object().into_iter().flatten();
-        let pieces = pieces.filter_map(|(cluster, piece)| {
-            let ByteString(piece) = serde_json::from_value(piece.clone()).ok()?;
-            Some((cluster.clone(), piece))
-        });
-        maps.push(pieces.collect());
+        maps.push(read(api, namespace, number).await?);
     }
     Ok(maps)
+}
+
+/// What one of them has now.
+async fn read(api: &Api, namespace: &str, number: usize) -> Result<Pieces, Fault> {
+    let map = match api.get(&path(namespace, &name(number))).await {
+        Err(fault) if fault.is_missing() => Value::Null,
+        map => map?,
+    };
+    let pieces = map["binaryData"].as_object().into_iter().flatten();
+    let pieces = pieces.filter_map(|(cluster, piece)| {
+        let ByteString(piece) = serde_json::from_value(piece.clone()).ok()?;
+        Some((cluster.clone(), piece))
+    });
+    Ok(pieces.collect())
 }
 
 /// The ConfigMap of who peers are, and then those of what they export.
@@ -237,6 +271,11 @@ mod tests {
         api: Api,
         maps: BTreeMap<String, BTreeMap<String, Value>>,
         shown: Arc<Shown>,
+        /// A ConfigMap that may not be written.
+        refused: Option<&'static str>,
+        /// Which were read, and how many bytes were sent to be written, also in vain.
+        read: Vec<String>,
+        sent: usize,
     }
 
     impl World {
@@ -251,6 +290,9 @@ mod tests {
                 api,
                 maps: BTreeMap::new(),
                 shown,
+                refused: None,
+                read: Vec::new(),
+                sent: 0,
             }
         }
 
@@ -275,6 +317,7 @@ mod tests {
         fn answer(&mut self, asked: Asked) -> Option<String> {
             let name = asked.path.rsplit('/').next().unwrap().to_owned();
             if asked.method == "GET" {
+                self.read.push(name.clone());
                 match self.maps.get(&name) {
                     Some(map) => asked.answer(200, &json!({"binaryData": map})),
                     None => asked.refuse(404, "NotFound"),
@@ -285,9 +328,15 @@ mod tests {
             assert_eq!(asked.query.split('&').next(), Some("fieldManager=weft-control-peers"));
             let keys = asked.body["binaryData"].as_object().cloned().unwrap_or_default();
             let bytes = |piece: &Value| serde_json::from_value::<ByteString>(piece.clone()).unwrap().0.len();
-            if keys.values().map(bytes).sum::<usize>() > 1 << 20 {
+            let bytes: usize = keys.values().map(bytes).sum();
+            self.sent += bytes;
+            if bytes > 1 << 20 {
                 asked.refuse(422, "Invalid");
                 return Some(format!("{name} is too large"));
+            }
+            if self.refused == Some(name.as_str()) {
+                asked.refuse(403, "Forbidden");
+                return None;
             }
             self.maps.insert(name.clone(), keys.into_iter().collect());
             asked.answer(200, &json!({}));
@@ -301,6 +350,30 @@ mod tests {
                 written.extend(self.answer(asked));
             }
             written
+        }
+
+        /// What is written in this time, while something changes whenever it may be written.
+        async fn written_in(&mut self, time: Duration, mut change: impl FnMut(usize)) -> Vec<String> {
+            let (end, mut written, mut changes) = (Instant::now() + time, Vec::new(), 0);
+            let mut next = tokio::time::interval(SPACING);
+            while Instant::now() < end {
+                tokio::select! {
+                    asked = self.server.next() => written.extend(self.answer(asked)),
+                    _ = next.tick() => {
+                        change(changes);
+                        changes += 1;
+                    }
+                }
+            }
+            written
+        }
+
+        /// Answers so many requests.
+        async fn serve(&mut self, requests: usize) {
+            for _ in 0..requests {
+                let asked = self.server.next().await;
+                self.answer(asked);
+            }
         }
 
         async fn read(&mut self) -> BTreeMap<String, Vec<Vec<u8>>> {
@@ -414,6 +487,89 @@ mod tests {
             world.server.next().await.refuse(403, "Forbidden");
         }
         assert_eq!(world.written().await.len(), 1 + PIECES);
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_one_is_refused_the_others_are_written_and_no_more_often_than_without_it() {
+        let mut world = World::new();
+        let (leads, copies) = (watch::Sender::new(true), Copies::default());
+        world.peer("a", "u");
+        world.refused = Some("weft-peers-3");
+        let task = world.task(&leads, &copies);
+        let time = LOOK - SPACING;
+        let change = |changes: usize| testing::put_bytes(&copies, "a", "u", [6, 7, 8][changes % 3] << 19);
+        let written = world.written_in(time, change).await;
+        let count = |all: &[String], name: &str| all.iter().filter(|one| *one == name).count();
+        let (first, last) = (count(&written, "weft-peers-0"), count(&written, "weft-peers-7"));
+        assert!(first > 1 && last > 1, "{written:?}");
+        // What is sent in vain counts as well. Of the first round and the last one not all of the pause is in this time.
+        let bound = usize::try_from(time.as_secs()).unwrap() * BYTES_PER_SECOND + 2 * PIECES * PIECE_MAX;
+        assert!(world.sent < bound, "{} of {bound}", world.sent);
+        // Only what is not known is read again.
+        assert_eq!(count(&world.read, "weft-peers-0"), 1);
+        assert!(count(&world.read, "weft-peers-3") > 1);
+        world.refused = None;
+        world.written().await;
+        assert!(world.maps.contains_key("weft-peers-3"));
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_has_deleted_is_there_again_also_while_a_peer_changes_all_the_time() {
+        let mut world = World::new();
+        let (leads, copies) = (watch::Sender::new(true), Copies::default());
+        world.peer("a", "u");
+        testing::put(&copies, "u", &[]);
+        let task = world.task(&leads, &copies);
+        world.serve(2 * (1 + PIECES)).await;
+        world.maps.remove("weft-peers");
+        let change = |changes: usize| {
+            let services = &["shop/reviews", "shop/ratings"][..1 + changes % 2];
+            testing::put(&copies, "u", services);
+        };
+        let heads = |written: &[String]| written.iter().filter(|name| *name == "weft-peers").count();
+        let written = world.written_in(LOOK - 2 * SPACING, change).await;
+        assert_eq!(heads(&written), 0, "it is not looked at yet");
+        let written = world.written_in(5 * SPACING, change).await;
+        assert_eq!(heads(&written), 1);
+        assert!(world.maps.contains_key("weft-peers"));
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_replica_has_written_that_led_shortly_is_seen() {
+        let mut world = World::new();
+        let (leads, copies) = (watch::Sender::new(true), Copies::default());
+        world.peer("a", "u");
+        testing::put(&copies, "u", &["shop/reviews"]);
+        let task = world.task(&leads, &copies);
+        world.serve(2 * (1 + PIECES)).await;
+        testing::put(&copies, "u", &["shop/reviews", "shop/ratings"]);
+        // The task waits for when it may write that.
+        tokio::time::sleep(SPACING / 2).await;
+        leads.send_replace(false);
+        world.maps.remove("weft-peers");
+        leads.send_replace(true);
+        let written = world.written().await;
+        assert_eq!((written.len(), written[0].as_str()), (2, "weft-peers"), "{written:?}");
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leads_no_more_ends_in_the_middle_and_goes_on_from_what_is_there_when_it_leads_again() {
+        let mut world = World::new();
+        let (leads, copies) = (watch::Sender::new(true), Copies::default());
+        world.peer("a", "u");
+        testing::put(&copies, "u", &["shop/reviews"]);
+        let task = world.task(&leads, &copies);
+        world.serve(1 + PIECES).await;
+        let asked = world.server.next().await;
+        leads.send_replace(false);
+        assert_eq!(world.answer(asked).as_deref(), Some("weft-peers"));
+        assert!(world.written().await.is_empty());
+        leads.send_replace(true);
+        assert_eq!(world.written().await.len(), PIECES);
         task.abort();
     }
 
