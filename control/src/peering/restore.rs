@@ -1,5 +1,5 @@
-//! What was known of a peer before this process began: of the state directory, or, where that has nothing of it, of what another
-//! process has kept elsewhere.
+//! What was known of a peer before this process began: of the state directory, or, where that has nothing of what it exports, of what
+//! another process has kept elsewhere.
 
 use std::time::SystemTime;
 
@@ -12,20 +12,31 @@ use crate::serve::hub::{Heard, LinkState};
 /// be without the peer.
 pub(super) async fn restore(links: &Links, peer: &Peer) -> bool {
     let cluster = peer.cluster.as_str();
-    if let Some((heard, said)) = links.kept.read(cluster) {
-        if let Some(known) = said.heard(peer) {
-            return take_in(&links.desk, peer, known, heard).await;
-        }
-        links.kept.remove(cluster);
-    }
     let pieces = links.elsewhere.get(cluster);
-    let Some(known) = pieces.and_then(|pieces| copies::restored(pieces, peer)) else {
-        return false;
-    };
-    // Where its object does not say when it was last heard of, that was when the process before this one ended.
+    let elsewhere = pieces.and_then(|pieces| copies::restored(pieces, peer));
+    let has_more = elsewhere.as_ref().is_some_and(|known| !known.resources.is_empty());
+    let mut bare = None;
+    if let Some((heard, said)) = links.kept.read(cluster) {
+        // A process that has not heard the peer yet keeps where its gateways are: that hides nothing of what it exports.
+        let is_bare = said.resources.is_empty() && !said.is_cut;
+        match said.heard(peer) {
+            Some(known) if is_bare && has_more => bare = Some((heard, known)),
+            Some(known) => return take_in(&links.desk, peer, known, heard).await,
+            None => links.kept.remove(cluster),
+        }
+    }
+    let Some(known) = elsewhere else { return false };
     let link = links.desk.link_of(cluster).await.ok().flatten();
-    let heard = link.and_then(|link| link.heard).unwrap_or_else(SystemTime::now);
-    take_in(&links.desk, peer, known, heard).await;
+    let of_file = bare.as_ref().map(|(heard, _)| *heard);
+    // The file of a process that never heard it says so.
+    let of_file = of_file.filter(|heard| *heard > SystemTime::UNIX_EPOCH);
+    // Where neither its object nor the file says when it was last heard of, that was when the process before this one ended.
+    let heard = link.and_then(|link| link.heard).max(of_file);
+    take_in(&links.desk, peer, known, heard.unwrap_or_else(SystemTime::now)).await;
+    if let Some((_, newer)) = bare {
+        // Its newest roots, and where its gateways are. If the desk has ended, so does the process.
+        let _ = links.desk.restore(cluster, newer).await;
+    }
     // There may be more of it than there was room for.
     false
 }
@@ -243,5 +254,65 @@ mod tests {
             .unwrap();
         assert!(restore(&world.links, &world.peer).await);
         assert_eq!(world.known().await, (1, Some(3), 1, STALE));
+    }
+
+    /// What a process knows that has not heard the peer yet: where its gateways are.
+    fn bare(peer: &Peer) -> Said {
+        let heard = Heard {
+            gateways: vec!["192.0.2.2:15443".parse().unwrap(), "192.0.2.3:15443".parse().unwrap()],
+            ..Heard::default()
+        };
+        Said::of(peer, heard)
+    }
+
+    #[tokio::test]
+    async fn a_state_file_without_anything_that_the_peer_exports_does_not_hide_what_is_kept_elsewhere() {
+        for heard in [Some(SystemTime::now()), None] {
+            let mut world = world();
+            let pieces = world.elsewhere(&world.peer);
+            world.links.elsewhere.insert("a".to_owned(), pieces);
+            world.links.kept.write("a", &bare(&world.peer), heard).unwrap();
+            assert!(!restore(&world.links, &world.peer).await, "the peer may know more");
+            assert_eq!(
+                world.known().await,
+                (2, Some(3), 2, STALE),
+                "its gateways are those of the file"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_kept_elsewhere_a_state_file_without_exports_is_what_is_known() {
+        let world = world();
+        world
+            .links
+            .kept
+            .write("a", &bare(&world.peer), Some(SystemTime::now()))
+            .unwrap();
+        assert!(restore(&world.links, &world.peer).await);
+        assert_eq!(world.known().await, (0, None, 2, STALE));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_elsewhere_is_not_newer_than_a_state_file_says_that_the_peer_was_heard() {
+        let mut world = world();
+        let pieces = world.elsewhere(&world.peer);
+        world.links.elsewhere.insert("a".to_owned(), pieces);
+        let long_ago = SystemTime::now() - Duration::from_secs(7200);
+        world.links.kept.write("a", &bare(&world.peer), Some(long_ago)).unwrap();
+        assert!(!restore(&world.links, &world.peer).await);
+        assert_eq!(world.known().await, (0, Some(3), 2, None));
+    }
+
+    #[tokio::test]
+    async fn of_a_peer_that_exports_too_much_for_the_state_file_nothing_old_is_taken_from_elsewhere() {
+        let mut world = world();
+        let pieces = world.elsewhere(&world.peer);
+        world.links.elsewhere.insert("a".to_owned(), pieces);
+        let mut said = bare(&world.peer);
+        said.is_cut = true;
+        world.links.kept.write("a", &said, Some(SystemTime::now())).unwrap();
+        assert!(!restore(&world.links, &world.peer).await);
+        assert_eq!(world.known().await, (0, None, 2, None));
     }
 }
