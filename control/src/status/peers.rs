@@ -164,6 +164,8 @@ pub(crate) enum Way {
     Gateways,
     /// Not at all: they are in another network, and no gateway is named.
     NoGateways,
+    /// The same, and nobody here calls them: nothing is imported from it.
+    NothingImported,
     /// Not at all: they are to be in our network, where these of theirs overlap with ours.
     Overlaps(Vec<String>),
 }
@@ -268,8 +270,9 @@ impl Hub {
         let overlaps = remote.map_or(&[][..], |remote| &remote.overlaps);
         let has_said = remote.is_some_and(|remote| remote.cluster.is_some());
         match (self.index.is_flat(peer), overlaps) {
-            (false, _) if peer.gateways.is_empty() => Some(Way::NoGateways),
-            (false, _) => Some(Way::Gateways),
+            (false, _) if !peer.gateways.is_empty() => Some(Way::Gateways),
+            (false, _) if peer.imports.is_empty() => Some(Way::NothingImported),
+            (false, _) => Some(Way::NoGateways),
             (true, []) => has_said.then_some(Way::Direct),
             (true, overlaps) => Some(Way::Overlaps(texts(overlaps))),
         }

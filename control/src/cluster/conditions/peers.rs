@@ -82,6 +82,11 @@ fn reach(way: &Way) -> (&'static str, &'static str, String) {
              them)"
                 .to_owned(),
         ),
+        Way::NothingImported => (
+            "True",
+            "NothingImported",
+            "spec.imports is empty: none of its pods is called from here, and no gateway is needed".to_owned(),
+        ),
         Way::Overlaps(networks) => (
             "False",
             "OverlappingNetworks",

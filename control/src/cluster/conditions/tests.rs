@@ -546,6 +546,7 @@ fn a_peer_says_how_its_pods_are_reached_and_why_flat_mode_is_refused() {
         (Way::Direct, ("True", "Direct")),
         (Way::Gateways, ("True", "Gateways")),
         (Way::NoGateways, ("False", "NoGateways")),
+        (Way::NothingImported, ("True", "NothingImported")),
         (
             Way::Overlaps(vec!["10.244.0.0/16".to_owned()]),
             ("False", "OverlappingNetworks"),

@@ -10,6 +10,7 @@ use weft_model::identity::TrustDomain;
 use super::*;
 use crate::index::{self, Settings};
 use crate::objects::Object;
+use crate::status::Way;
 
 fn object(
     kind: &str,
@@ -338,6 +339,27 @@ fn peer_a(hub: &mut Hub) -> weft_certs::authority::Authority {
     change(hub, Arc::new(object));
     assert!(hub.index.peer("a").is_some());
     authority
+}
+
+#[test]
+fn that_a_peer_has_no_gateways_is_wrong_only_where_anything_is_imported_from_it() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    peer_a(&mut hub);
+    let way = |hub: &Hub| {
+        let of_peer = hub.verdicts().of.into_iter().find_map(|verdict| verdict.peer);
+        of_peer.expect("it acts").way
+    };
+    assert_eq!(way(&hub), Some(Way::NothingImported));
+    let mut object = Object::clone(&hub.index.peers["a"].object);
+    object.resource_version = 2;
+    object.raw["spec"]["imports"] = json!([{"namespaces": ["shop"]}]);
+    change(&mut hub, Arc::new(object.clone()));
+    assert_eq!(way(&hub), Some(Way::NoGateways));
+    object.resource_version = 3;
+    object.raw["spec"]["gateways"] = json!(["gateway.a.example:15443"]);
+    change(&mut hub, Arc::new(object));
+    assert_eq!(way(&hub), Some(Way::Gateways));
 }
 
 /// A process that begins with the ClusterPeer of the cluster `a`, and this status of it. `file`: it is of one.
