@@ -18,9 +18,6 @@ use crate::{paper, yaml};
 const EVERYTHING: &str =
     "control.replicas=2,injector.replicas=2,networkPolicy.own=true,federation.enabled=true,gateways.enabled=true";
 
-/// The ConfigMaps of what other clusters export, which have a number behind their name.
-const PEER_MAPS: usize = 8;
-
 /// Print what Weft is on a cluster, for `kubectl delete`.
 ///
 /// The objects of `weft install`, and those that the mesh made as it ran: the Secrets with the authority and the webhook's
@@ -99,10 +96,7 @@ fn objects(args: &UninstallArgs) -> Result<Vec<Value>> {
     rendered.push(made("v1", "ConfigMap", "weft-state"));
     rendered.push(made("v1", "ConfigMap", "weft-replicas"));
     rendered.push(made("v1", "ConfigMap", "weft-trust"));
-    rendered.push(made("v1", "ConfigMap", "weft-peers"));
-    for piece in 0..PEER_MAPS {
-        rendered.push(made("v1", "ConfigMap", &format!("weft-peers-{piece}")));
-    }
+    rendered.extend(weft_control::peer_maps().map(|name| made("v1", "ConfigMap", &name)));
     rendered.push(made("coordination.k8s.io/v1", "Lease", "weft-control"));
     if !args.keep_authority {
         rendered.push(made("v1", "Secret", "weft-authority"));

@@ -64,6 +64,8 @@ use tower::{BoxError, ServiceBuilder};
 use weft_daemon::drain::Tasks;
 use weft_model::identity::TrustDomain;
 
+use crate::peering::PIECES;
+
 mod api;
 mod authority;
 mod conditions;
@@ -188,6 +190,11 @@ impl Cluster {
             why: format!("the uid {uid:?} has no twelve hexadecimal digits: set --trust-domain"),
         })
     }
+}
+
+/// The names of the ConfigMaps in which what other clusters have said is kept: who they are, and in pieces what they export.
+pub fn peer_maps() -> impl Iterator<Item = String> {
+    (0..=PIECES).map(peers::name)
 }
 
 /// A client without kube's own retries and log lines: whoever asks here decides what a failure is worth.

@@ -54,6 +54,7 @@ use weft_daemon::drain::Ended;
 use weft_daemon::log::{self, Switch};
 use weft_daemon::{exit, signal};
 
+pub use cluster::peer_maps;
 pub use config::{AddressCheck, RenewByLeaf, Settings, leaf_lifetime};
 
 /// Threads that serve proxies. The desk and the watch of the manifests have their own.

@@ -218,6 +218,19 @@ fn no_rule_reads_all_secrets_and_every_rule_has_its_reason() {
 }
 
 #[test]
+fn what_peers_have_said_may_be_kept_in_exactly_the_config_maps_that_the_control_plane_has_for_it() {
+    let role = find(&objects(&["--crds=false"]), "Role", "weft-control");
+    let names: Vec<String> = weft_control::peer_maps().collect();
+    let mut rules = role["rules"].as_array().unwrap().iter();
+    let of_peers = rules.find(|rule| rule["resourceNames"] == json!(names));
+    let rule = of_peers.unwrap_or_else(|| panic!("no rule names just {names:?}: {role}"));
+    assert_eq!(
+        (&rule["resources"], &rule["verbs"]),
+        (&json!(["configmaps"]), &json!(["get", "patch"]))
+    );
+}
+
+#[test]
 fn mistakes_name_the_key_and_the_nearest_one() {
     for (set, said) in [
         (

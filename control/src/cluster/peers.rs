@@ -244,7 +244,7 @@ async fn read(api: &Api, namespace: &str, number: usize) -> Result<Pieces, Fault
 }
 
 /// The ConfigMap of who peers are, and then those of what they export.
-fn name(number: usize) -> String {
+pub(super) fn name(number: usize) -> String {
     match number.checked_sub(1) {
         None => CONFIG_MAP.to_owned(),
         Some(piece) => format!("{CONFIG_MAP}-{piece}"),
