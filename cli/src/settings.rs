@@ -177,7 +177,9 @@ fn roles() -> [(&'static str, &'static str, Command); 4] {
     [
         (
             "The proxy: `weft-proxy`, `weft proxy`, `weft gateway`",
-            "Injection sets who the pod is, where the control plane is, and where files lie. The rest has defaults for every pod.",
+            "Injection sets who the pod is, where the control plane is, and where files lie. The rest has defaults for every pod. \
+             A gateway's `WEFT_DRAIN` should not be below 30 s: proxies send new requests on a connection through it for 15 s, and \
+             it ends those that are quiet after half of its time.",
             weft_proxy::config::Settings::command(),
         ),
         (

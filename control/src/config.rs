@@ -76,8 +76,9 @@ pub struct Settings {
     /// This cluster's east-west gateways, as others reach them: host:port. Separated by commas.
     #[arg(long, env = "WEFT_GATEWAYS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub gateways: Vec<String>,
-    /// Services that only other clusters have, and that become objects here: each takes an address or two of the range for Services.
-    /// Half of it is in equal shares, one for each peer, the other half for whoever comes first; what is there stays.
+    /// Services that other clusters export and this one does not, and that become objects here: each takes an address or two of the
+    /// range for Services. Half of it is in equal shares, one for each peer, the other half for whoever comes first; what is there
+    /// stays.
     #[arg(long, env = "WEFT_IMPORTS", value_name = "N", default_value_t = 1000)]
     pub imports: usize,
     /// The namespace of the control plane itself: part of the identity that proxies require of it.
