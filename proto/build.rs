@@ -1,5 +1,10 @@
 //! Compiles the .proto files without protoc.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::{env, fs};
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "weft/discovery/v1/discovery.proto",
@@ -10,6 +15,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed=proto/{file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
+    // Of each message which of its fields are messages, and which these are: what is counted before it is decoded (src/parts.rs).
+    let mut shapes = BTreeMap::new();
+    for file in &descriptors.file {
+        let mut messages: Vec<_> = file
+            .message_type
+            .iter()
+            .map(|message| (format!(".{}.{}", file.package(), message.name()), message))
+            .collect();
+        while let Some((name, message)) = messages.pop() {
+            let nested = message.nested_type.iter();
+            messages.extend(nested.map(|inner| (format!("{name}.{}", inner.name()), inner)));
+            let of_messages = message.field.iter().filter(|field| field.type_name().starts_with('.'));
+            let fields = of_messages.map(|field| (field.number(), field.type_name().to_owned()));
+            shapes.insert(name, fields.collect::<Vec<_>>());
+        }
+    }
+    fs::write(Path::new(&env::var("OUT_DIR")?).join("shapes.rs"), written(&shapes)?)?;
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")
@@ -17,4 +39,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(".")
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// A table in Rust, in order of name. A field of an enum has a type that is not in it.
+fn written(shapes: &BTreeMap<String, Vec<(i32, String)>>) -> Result<String, std::fmt::Error> {
+    let mut text = String::from("[\n");
+    for (name, fields) in shapes {
+        let name = name.trim_start_matches('.');
+        write!(text, "    ({name:?}, &[")?;
+        for (number, of) in fields {
+            if let Some(at) = shapes.keys().position(|name| name == of) {
+                write!(text, "({number}, {at}), ")?;
+            }
+        }
+        text.push_str("]),\n");
+    }
+    text.push(']');
+    Ok(text)
 }

@@ -200,13 +200,13 @@ impl TrustBundles {
     }
 
     /// The same as whoever writes down other trust domains' roots tells it: the same sequence number with other roots is a
-    /// mistake that was mended, of any trust domain but `own`. What is older never is.
+    /// mistake that was mended, of any trust domain but `own`; where that is not known, of none. What is older never is.
     pub fn corrected(
         &self,
         bundles: impl IntoIterator<Item = Bundle>,
         own: Option<&TrustDomain>,
     ) -> Result<Self, BundleError> {
-        self.follow(bundles, |trust_domain| Some(trust_domain) != own)
+        self.follow(bundles, |trust_domain| own.is_some_and(|own| own != trust_domain))
     }
 
     fn follow(
@@ -414,9 +414,13 @@ mod tests {
         let held = TrustBundles::new([at(&one, 5)]).unwrap();
         let mended = held.corrected([at(&two, 5)], Some(&domain("b"))).unwrap();
         assert_eq!(mended.get(&domain("a")), Some(&at(&two, 5)));
-        for (own, sequence) in [("a", 5), ("b", 4)] {
-            let refused = held.corrected([at(&two, sequence)], Some(&domain(own)));
-            assert!(matches!(refused, Err(BundleError::Sequence { .. })), "{own} {sequence}");
+        let (a, b) = (domain("a"), domain("b"));
+        for (own, sequence) in [(Some(&a), 5), (None, 5), (Some(&b), 4)] {
+            let refused = held.corrected([at(&two, sequence)], own);
+            assert!(
+                matches!(refused, Err(BundleError::Sequence { .. })),
+                "{own:?} {sequence}"
+            );
         }
     }
 

@@ -49,4 +49,6 @@ mod weft {
 /// `weft.federation.v1`: what clusters export to each other.
 pub use weft::federation::v1 as federation;
 
+pub mod codec;
+pub mod parts;
 pub mod resource;

@@ -30,7 +30,7 @@ use weft_model::route::{Backend, Rule, Timeouts};
 use weft_model::traffic::{Balance, Traffic};
 use weft_model::version::{Source, Version};
 
-use crate::discovery;
+use crate::{discovery, parts};
 
 pub mod field;
 pub mod name;
@@ -204,6 +204,9 @@ fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
 /// Reads a body of a kind.
 pub fn decode(kind: Kind, body: &[u8]) -> Result<Body, FieldError> {
     field::at_most("body", body.len(), field::BODY_MAX)?;
+    if !parts::are_at_most(parts::PARTS_MAX, message_of(kind), body) {
+        return Err(FieldError::new("body", "says more things than are taken"));
+    }
     Ok(match kind {
         Kind::Lookup => Body::Lookup(lookup::decode(message(body)?)?),
         Kind::Service => Body::Service(service::decode(message(body)?)?),
@@ -216,6 +219,22 @@ pub fn decode(kind: Kind, body: &[u8]) -> Result<Body, FieldError> {
         Kind::Exported => Body::Exported(federation::decode_exported(message(body)?)?),
         Kind::Gateway => Body::Gateway(federation::decode_gateway(message(body)?)?),
     })
+}
+
+/// The full name of a kind's message.
+const fn message_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Lookup => "weft.discovery.v1.Lookup",
+        Kind::Service => "weft.discovery.v1.Service",
+        Kind::Endpoints => "weft.discovery.v1.EndpointSet",
+        Kind::Inbound => "weft.discovery.v1.Inbound",
+        Kind::Bundles => "weft.discovery.v1.Bundles",
+        Kind::Mesh => "weft.discovery.v1.Mesh",
+        Kind::Cluster => "weft.federation.v1.Cluster",
+        Kind::Export => "weft.federation.v1.Export",
+        Kind::Exported => "weft.federation.v1.Exported",
+        Kind::Gateway => "weft.discovery.v1.Gateway",
+    }
 }
 
 /// Writes a body. The same content gives the same bytes.

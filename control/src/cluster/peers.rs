@@ -117,7 +117,7 @@ impl Peers {
     }
 
     /// Writes the ConfigMaps that are not as they should be. Returns how many bytes it has sent, also in vain, and what went wrong.
-    /// One that is refused keeps no other from being written.
+    /// One that cannot be written keeps no other from it; one that cannot be read does, for what it has is not known.
     async fn keep(&self, known: &mut [Option<Pieces>]) -> (usize, Option<Fault>) {
         for (number, map) in known.iter_mut().enumerate() {
             if map.is_some() {

@@ -54,7 +54,7 @@ impl Remote {
 
     /// All that is said of the addresses behind a Service.
     fn touch_addresses(&self, service: &Name, changed: &mut Changed) {
-        let of = self.exported.iter().filter(|((name, _), _)| name == service);
+        let of = self.exported.range((service.clone(), 0)..=(service.clone(), u16::MAX));
         of.flat_map(|(_, exported)| addresses(exported))
             .for_each(|ip| touch_address(ip, changed));
     }
@@ -162,9 +162,11 @@ impl Index {
             }
             Body::Export(said) => {
                 let service = judge.export(&name, &said, remote)?;
-                remote.touch_addresses(&service, changed);
-                touch_export(&service, changed);
-                remote.exports.insert(service, said);
+                if remote.exports.get(&service) != Some(&said) {
+                    remote.touch_addresses(&service, changed);
+                    touch_export(&service, changed);
+                    remote.exports.insert(service, said);
+                }
             }
             Body::Exported(mut said) => {
                 let key = judge.exported(&name, &said, remote)?;

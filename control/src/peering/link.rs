@@ -11,10 +11,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Request, Streaming};
 use weft_model::version::Version;
-use weft_proto::discovery::{self, FromProxy, from_control, from_proxy::Message};
-use weft_proto::federation::federation_client::FederationClient;
+use weft_proto::codec::Bounded;
+use weft_proto::discovery::{self, FromControl, FromProxy, from_control, from_proxy::Message};
+use weft_proto::parts::PARTS_MAX;
 use weft_proto::resource::{self, Body, Change, FieldError, Update, name};
 
 use super::copies::Copies;
@@ -29,6 +33,8 @@ use crate::serve::hub::{self, LinkState, Trusted};
 
 /// The largest batch that is read.
 const BATCH_MAX: usize = 64 << 20;
+/// What is refused of one batch and told back. All of it is refused.
+const REFUSALS_MAX: usize = 1000;
 /// How long a peer may take to open the stream.
 const OPEN: Duration = Duration::from_secs(5);
 /// The first and the longest pause before the next attempt; half of it is random. A link heals within two seconds.
@@ -116,7 +122,7 @@ impl Link {
                 reason: String::new(),
                 heard: None,
                 complete: false,
-                waited: Duration::ZERO,
+                linked: None,
             },
         }
     }
@@ -152,7 +158,7 @@ impl Link {
                 if self.desk.forget(&self.peer.cluster).await.is_err() {
                     return;
                 }
-                (self.state.complete, self.state.waited) = (false, Duration::ZERO);
+                (self.state.complete, self.state.linked) = (false, None);
                 // Who it is stays.
                 self.news.tell();
             }
@@ -231,11 +237,10 @@ impl Link {
         let (say, said) = mpsc::channel(2);
         let hello = message(Message::Hello(self.hello().await?));
         let messages = tokio_stream::once(hello).chain(ReceiverStream::new(said));
-        let mut client = FederationClient::new(channel).max_decoding_message_size(BATCH_MAX);
-        let stream = match timeout(OPEN, client.follow(messages)).await {
+        let stream = match timeout(OPEN, open(channel, messages)).await {
             Err(_) => return Err(Ended::Slow),
             Ok(Err(status)) => return Err(refused(status.into(), &fault)),
-            Ok(Ok(response)) => response.into_inner(),
+            Ok(Ok(stream)) => stream,
         };
         let (desk, cluster) = (self.desk.clone(), self.peer.cluster.clone());
         tokio::select! {
@@ -455,6 +460,20 @@ fn selection(imports: &Selection) -> discovery::Selection {
     }
 }
 
+/// Calls the one method that there is. Not by the generated client: a batch has its bounds before it is decoded.
+async fn open(
+    channel: Channel,
+    messages: impl tokio_stream::Stream<Item = FromProxy> + Send + 'static,
+) -> Result<Streaming<FromControl>, tonic::Status> {
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(BATCH_MAX);
+    let unready = |error: tonic::transport::Error| tonic::Status::unavailable(Chain(&error).to_string());
+    grpc.ready().await.map_err(unready)?;
+    let codec = Bounded::<FromProxy, FromControl>::new("weft.discovery.v1.FromControl", PARTS_MAX);
+    let path = PathAndQuery::from_static("/weft.federation.v1.Federation/Follow");
+    let response = grpc.streaming(Request::new(messages), path, codec).await?;
+    Ok(response.into_inner())
+}
+
 /// What a batch says.
 struct Read {
     updates: Vec<Update>,
@@ -484,8 +503,10 @@ fn read(resources: Vec<discovery::Resource>) -> Read {
                     }
                     Err(_) => hub::unreadable(refusal.name.as_ref()),
                 };
-                unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
-                refusals.push(*refusal);
+                if refusals.len() < REFUSALS_MAX {
+                    unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
+                    refusals.push(*refusal);
+                }
             }
         }
     }

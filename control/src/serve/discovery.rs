@@ -39,6 +39,8 @@ pub(crate) use server::{DiscoveryServer, FederationServer};
 
 /// The largest message of a proxy: a Hello that holds a few thousand resources with their sources.
 const MESSAGE_MAX: usize = 8 << 20;
+/// What it holds in all: as many of these as fit into that.
+const PARTS_MAX: usize = 2 * weft_proto::parts::PARTS_MAX;
 /// A batch of about this size is sent at once; a closure that is larger goes whole.
 const BATCH_BYTES: usize = 1 << 20;
 /// Changes go to one proxy no more often than this, and coalesce meanwhile. Answers do not wait.

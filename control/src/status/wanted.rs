@@ -146,9 +146,12 @@ fn is_unheard(keep_for: Duration, link: Option<&LinkState>) -> bool {
     let Some(link) = link else { return true };
     match link.state {
         Link::Connecting => link.since.elapsed().unwrap_or_default() < keep_for,
-        // One that is linked has said it within seconds, unless it is of a version that does not tell. What was kept from before
-        // this process began may lack what came last.
-        Link::Connected | Link::Stale => !link.complete && link.waited() < keep_for.min(PATIENCE),
+        // One that is linked says it within seconds, unless it is of a version that does not tell. What was kept from before this
+        // process began may lack what came last.
+        Link::Connected | Link::Stale => {
+            let waited = link.linked.map(|at| at.elapsed().unwrap_or_default());
+            !link.complete && waited.is_none_or(|waited| waited < keep_for.min(PATIENCE))
+        }
         Link::Forgotten => false,
     }
 }
@@ -170,24 +173,25 @@ mod tests {
             reason: String::new(),
             heard: None,
             complete,
-            waited: Duration::ZERO,
+            linked: (state == Link::Connected).then(|| SystemTime::now() - ago),
         };
         let unheard = |state, complete, ago| is_unheard(hour, Some(&link(state, complete, ago)));
         assert!(is_unheard(hour, None));
         assert!(unheard(Link::Connecting, false, hour / 2) && !unheard(Link::Connecting, false, hour * 2));
-        // A link that is slow, or breaks within its first batches, has not brought everything however long it stands.
+        // A link that is slow, or breaks within its first batches, has not brought everything.
         for state in [Link::Connected, Link::Stale] {
             assert!(unheard(state, false, PATIENCE / 2) && !unheard(state, true, Duration::ZERO));
         }
         assert!(unheard(Link::Stale, false, hour * 2), "the link's own state ends that");
         // One that never tells keeps nobody waiting for ever, also not by ending each stream before that.
         assert!(!unheard(Link::Connected, false, PATIENCE * 2));
-        let mut ends = link(Link::Connected, false, PATIENCE * 2 / 3);
-        ends.enter(Link::Stale);
-        assert!(is_unheard(hour, Some(&ends)));
-        ends.enter(Link::Connected);
-        ends.since -= PATIENCE * 2 / 3;
-        for state in [Link::Connected, Link::Stale] {
+        let mut ends = link(Link::Stale, false, hour / 2);
+        for state in [Link::Connected, Link::Stale, Link::Connected] {
+            ends.enter(state);
+            assert!(is_unheard(hour, Some(&ends)));
+        }
+        ends.linked = ends.linked.map(|at| at - PATIENCE);
+        for state in [Link::Stale, Link::Connected, Link::Stale] {
             ends.enter(state);
             assert!(!is_unheard(hour, Some(&ends)));
         }

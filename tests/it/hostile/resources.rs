@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use prost::Message as _;
 use weft_proto::discovery::{self, Endpoint, Kind, Resource, ResourceName, Source, Version, resource::State};
 use weft_proto::federation::{Cluster, Export, Exported, ExportedEndpoint, Port, Type};
+use weft_proto::parts::PARTS_MAX;
 use weft_proto::resource::hash;
 
 use super::{World, address};
@@ -405,7 +406,7 @@ fn of_form() -> Vec<Shape> {
         (
             "a million endpoints",
             behind("shop", "reviews", 80, tiny(1_000_000)),
-            "endpoints",
+            "body",
         ),
         ("a body that is too large", large, "body"),
         ("groups in groups, 100,000 deep", deep, "body"),
@@ -574,5 +575,20 @@ fn too_much(world: &mut World<'_>) {
     world.session = world.foreign.session();
     well(world);
     world.took_nothing("a batch that is too large");
-    world.shapes += 3;
+
+    // Two bytes on the wire are an endpoint in memory, or a resource: neither is decoded.
+    let endpoints = resource(Kind::Exported, "shop/reviews:80", [0x22, 0].repeat(PARTS_MAX));
+    let ack = world.session.say(vec![endpoints]).expect("an answer");
+    assert_eq!(ack.refusals.len(), 1);
+    assert_eq!(ack.refusals[0].field, "body");
+    world.took_nothing("a million empty endpoints");
+    let nameless = vec![Resource::default(); 5000];
+    let ack = world.session.say(nameless).expect("an answer");
+    assert_eq!(ack.refusals.len(), 1000, "enough to know");
+    assert_eq!(world.session.say(vec![Resource::default(); PARTS_MAX]), None);
+    world.is_broken_by("a million empty resources", "says more things");
+    world.session = world.foreign.session();
+    well(world);
+    world.took_nothing("a million empty resources");
+    world.shapes += 6;
 }

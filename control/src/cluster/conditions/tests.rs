@@ -473,7 +473,7 @@ fn link(state: Link, heard: Option<u64>, reason: &str) -> Option<LinkState> {
         reason: reason.to_owned(),
         heard: heard.map(at),
         complete: true,
-        waited: Duration::ZERO,
+        linked: None,
     })
 }
 

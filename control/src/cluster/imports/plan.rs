@@ -147,8 +147,7 @@ impl Planner<'_> {
         let derived = self.derived(of, merged);
         self.own(of, merged);
         if let Some(derived) = &derived {
-            let service = derived::derived_service(of, merged);
-            self.slices(import, derived, &service["spec"]["ports"]);
+            self.slices(import, derived);
         }
         self.service_import(import, derived.as_deref());
     }
@@ -219,8 +218,9 @@ impl Planner<'_> {
         }
     }
 
-    /// What clients outside the mesh find behind the derived Service, which has these ports.
-    fn slices(&mut self, import: &Import, derived: &Object, ports: &Value) {
+    /// What clients outside the mesh find behind the derived Service. The ports are called as it calls them now, not as it will or by
+    /// what is known while not all clusters are heard: by these names the two are matched.
+    fn slices(&mut self, import: &Import, derived: &Object) {
         let of = &import.service;
         let there = self.slices_of(of);
         let there: There = there
@@ -229,7 +229,7 @@ impl Planner<'_> {
         let heard = import.backends.iter();
         let heard = heard.filter(|backends| !self.wanted.is_unheard(&backends.cluster, of));
         let heard: Vec<Backends> = heard.cloned().collect();
-        for (name, mut document) in slices::slices(of, ports, &heard, &there) {
+        for (name, mut document) in slices::slices(of, &derived.raw["spec"]["ports"], &heard, &there) {
             // It goes with its Service, whoever deletes that.
             document["metadata"]["ownerReferences"] =
                 json!([{"apiVersion": "v1", "kind": "Service", "name": derived.name, "uid": derived.uid}]);
@@ -329,8 +329,7 @@ impl Planner<'_> {
         let name = Name::new(of.namespace.as_str(), derived::derived_name(of));
         let derived = self.ours.get(&reference("Service", &name)).cloned();
         if let Some(derived) = derived.filter(|derived| !is_ending(derived)) {
-            // It stays as it is, so that is how its ports are called: what is known now may have other names for them.
-            self.slices(import, &derived, &derived.raw["spec"]["ports"]);
+            self.slices(import, &derived);
         }
     }
 

@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use tonic::codegen::{BoxFuture, http};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
+use weft_proto::codec::Bounded;
 use weft_proto::discovery::FromProxy;
 
-use super::{Answers, Discovery, MESSAGE_MAX};
+use super::{Answers, Discovery, MESSAGE_MAX, PARTS_MAX};
 use crate::serve::wire::FromControl;
 
 /// See the head of the file.
@@ -66,7 +67,7 @@ async fn follow(
     if request.uri().path() != method {
         return Ok(Status::unimplemented(format!("there is one method here: {method}")).into_http());
     }
-    let codec = tonic_prost::ProstCodec::<FromControl, FromProxy>::default();
+    let codec = Bounded::<FromControl, FromProxy>::new("weft.discovery.v1.FromProxy", PARTS_MAX);
     let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
     Ok(grpc.streaming(Discover(discovery), request).await)
 }

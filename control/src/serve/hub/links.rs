@@ -35,8 +35,8 @@ pub(crate) struct LinkState {
     /// Whether all that it exports has come since this process began, or since it was forgotten. Until then what is missing may
     /// only be late.
     pub(crate) complete: bool,
-    /// How long it was linked before `since` while that was so, in all.
-    pub(crate) waited: Duration,
+    /// Since when it is waited for that: from when it was first linked. A link that ends and begins anew is waited for no longer.
+    pub(crate) linked: Option<SystemTime>,
 }
 
 /// The states of a link.
@@ -146,23 +146,18 @@ impl LinkState {
             reason: "not connected since this control plane began".to_owned(),
             heard: Some(heard),
             complete: false,
-            waited: Duration::ZERO,
+            linked: None,
         }
     }
 
     /// Is in this state from now on, if it was in another one.
     pub(crate) fn enter(&mut self, state: Link) {
-        if self.state != state {
-            self.waited = self.waited();
-            (self.state, self.since) = (state, SystemTime::now());
+        if self.state == state {
+            return;
         }
-    }
-
-    /// How long it was linked, in all, without that all that the peer exports has come. A link that ends and begins anew counts on.
-    pub(crate) fn waited(&self) -> Duration {
-        match self.state {
-            Link::Connected if !self.complete => self.waited + self.since.elapsed().unwrap_or_default(),
-            _ => self.waited,
+        (self.state, self.since) = (state, SystemTime::now());
+        if state == Link::Connected && !self.complete {
+            self.linked.get_or_insert(self.since);
         }
     }
 }
