@@ -9,7 +9,7 @@ use weft_tests::kube::{said, until, x_cluster};
 use weft_tests::load::Protocol;
 use weft_tests::reviews::{OWN_NAME, SHARED_NAME};
 
-use sides::{Side, weft};
+use sides::{Side, all_answered, weft};
 
 mod broken;
 mod outage;
@@ -97,12 +97,7 @@ impl Pair {
         all_of("east");
         let answers = load.enough();
         println!("under load: {answers:?}");
-        for (host, protocol, answers) in answers {
-            assert!(
-                answers.keys().eq(["east", "west"]),
-                "{protocol:?} to {host}: {answers:#?}"
-            );
-        }
+        all_answered([&self.east, &self.west], answers, &["east", "west"]);
     }
 
     /// A Service without an export stays in its cluster, though its pods are those of one that has one.

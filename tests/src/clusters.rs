@@ -254,7 +254,9 @@ impl Clusters {
             let words = words(*pid);
             words.get(3).is_some_and(|word| word == "mesh") && words.iter().any(|word| word.starts_with(&settings))
         };
-        let found = below(self.pid()).into_iter().rfind(is_it);
+        // What a supervisor is about to start looks as it does itself until then; but it has nothing below it.
+        let supervises = |pid: &Pid| below(*pid).iter().any(|below| !is_it(below));
+        let found = below(self.pid()).into_iter().rfind(|pid| is_it(pid) && supervises(pid));
         found.unwrap_or_else(|| panic!("{cluster} has no supervisor:\n{}", self.log()))
     }
 

@@ -8,7 +8,7 @@ use weft_tests::kube::until;
 use weft_tests::reviews::{OWN_NAME, SHARED_NAME};
 
 use super::LOAD;
-use super::sides::{Side, condition};
+use super::sides::{Side, all_answered, condition};
 
 /// A client that comes while the link is broken and this control plane is another.
 const NEWCOMER: &str = "newcomer";
@@ -61,9 +61,7 @@ pub(super) fn is_outlived(here: &Side, there: &Side) {
     };
     until("its ClusterPeer is Connected", is_told, || peer().to_string());
 
-    for (host, protocol, answers) in load.enough() {
-        assert!(answers.keys().eq([there.name]), "{protocol:?} to {host}: {answers:#?}");
-    }
+    all_answered([here, there], load.enough(), &[there.name]);
     here.cluster.kubectl(["-n", "shop", "delete", "pod", NEWCOMER]);
 }
 

@@ -73,6 +73,8 @@ spec:
   dnsConfig: {options: [{name: timeout, value: '1'}, {name: attempts, value: '4'}]}
   containers: [{name: client, image: LOAD_IMAGE, command: [sleep, infinity]}]
 ";
+/// The pods of the gateways.
+const GATEWAYS: &str = "app.kubernetes.io/component=gateway";
 /// The one that is there from the beginning.
 const FIRST: &str = "client";
 
@@ -195,10 +197,15 @@ impl Side {
         read(&self.client(client, &drive).output().expect("kubectl runs"))
     }
 
-    /// Begins to call each of these hosts by these protocols, each so often a second.
+    /// Begins to call each of these hosts by these protocols, each so often a second. Each was called once before: where a proxy has
+    /// not been yet, the control plane tells it, which may be away soon.
     #[track_caller]
     pub(super) fn load<'a>(&'a self, hosts: &[&'a str], all: &[(Protocol, u32)]) -> Load<'a> {
         let start = |host: &'a str, protocol: Protocol, rate: u32| {
+            let drive = ["weft-load-peer", "drive", host, protocol.as_str(), "1", "1"];
+            let first = read(&self.client(FIRST, &drive).output().expect("kubectl runs"));
+            let is_answered = first.keys().all(|who| !who.starts_with("failed"));
+            assert!(is_answered, "{protocol:?} to {host}: {first:?}");
             let (rate, count) = (rate.to_string(), u32::MAX.to_string());
             let drive = ["weft-load-peer", "drive", host, protocol.as_str(), &rate, &count];
             let mut kubectl = self.client(FIRST, &drive);
@@ -245,18 +252,48 @@ impl Side {
     /// What the gateways have made of connections, by reason.
     #[track_caller]
     pub(super) fn gateways(&self, reason: &str) -> u64 {
-        let selector = "app.kubernetes.io/component=gateway";
-        let pods = self.cluster.get(["-n", "weft-system", "pods", "-l", selector]);
-        let pods = pods["items"].as_array().expect("pods").iter();
         let sample = format!("weft_gateway_connections_total{{reason=\"{reason}\"}}");
-        let count = |pod: &Value| {
-            let name = pod["metadata"]["name"].as_str().expect("a name");
-            let path = format!("/api/v1/namespaces/weft-system/pods/{name}:15020/proxy/metrics");
-            let metrics = self.cluster.kubectl(["get", "--raw", &path]);
+        let count = |metrics: String| {
             let line = metrics.lines().find_map(|line| line.strip_prefix(&*sample));
             line.map_or(0, |number| number.trim().parse().expect("a number"))
         };
-        pods.map(count).sum()
+        self.metrics_of("weft-system", GATEWAYS).map(count).sum()
+    }
+
+    /// The metrics of all pods with these labels.
+    #[track_caller]
+    fn metrics_of(&self, namespace: &str, selector: &str) -> impl Iterator<Item = String> {
+        let pods = self.cluster.get(["-n", namespace, "pods", "-l", selector]);
+        let pods = pods["items"].as_array().expect("pods").clone();
+        pods.into_iter().map(move |pod| {
+            let name = pod["metadata"]["name"].as_str().expect("a name");
+            let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:15020/proxy/metrics");
+            self.cluster.kubectl(["get", "--raw", &path])
+        })
+    }
+
+    /// What proxies and gateways have counted and logged, for who looks for the reason of a failure.
+    #[track_caller]
+    fn counted(&self) -> String {
+        let of = |namespace, selector| self.metrics_of(namespace, selector);
+        let all = of("weft-system", GATEWAYS).chain(of("shop", ""));
+        let words = ["_gateway_", "refus", "denied", "fail", "ejection", "tcp_connections"];
+        let says = |line: &&str| !line.starts_with('#') && words.iter().any(|word| line.contains(word));
+        let counts: Vec<String> = all
+            .flat_map(|text| text.lines().filter(says).map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        let logs = self
+            .cluster
+            .try_kubectl(["-n", "shop", "logs", FIRST, "-c", "weft-proxy", "--tail", "60"]);
+        let gateways = ["-n", "weft-system", "logs", "-l", GATEWAYS, "--prefix", "--tail", "60"];
+        let gateways = self.cluster.try_kubectl(gateways);
+        format!(
+            "{}:\n{}\n{}\n{}",
+            self.name,
+            counts.join("\n"),
+            said(&logs),
+            said(&gateways)
+        )
     }
 }
 
@@ -287,6 +324,20 @@ impl<'a> Load<'a> {
         file("rm");
         each
     }
+}
+
+/// That all calls were answered, by just these.
+#[track_caller]
+pub(super) fn all_answered(sides: [&Side; 2], answers: Vec<(&str, Protocol, Answers)>, by: &[&str]) {
+    let failed: Vec<_> = answers
+        .iter()
+        .filter(|(_, _, answers)| !answers.keys().eq(by))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{failed:#?}\n{}",
+        sides.map(Side::counted).join("\n")
+    );
 }
 
 /// The condition of this type of an object as it is now, or null.
