@@ -15,7 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed=proto/{file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    // Of each message which of its fields are messages, and which these are: what is counted before it is decoded (src/parts.rs).
+    // Of each message which of its fields are messages, and which these are: what is counted before it is decoded (src/parts.rs). An
+    // entry of a map is no message in memory.
     let mut shapes = BTreeMap::new();
     for file in &descriptors.file {
         let mut messages: Vec<_> = file
@@ -26,9 +27,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         while let Some((name, message)) = messages.pop() {
             let nested = message.nested_type.iter();
             messages.extend(nested.map(|inner| (format!("{name}.{}", inner.name()), inner)));
+            let is_entry = message.options.as_ref().is_some_and(|options| options.map_entry());
             let of_messages = message.field.iter().filter(|field| field.type_name().starts_with('.'));
             let fields = of_messages.map(|field| (field.number(), field.type_name().to_owned()));
-            shapes.insert(name, fields.collect::<Vec<_>>());
+            if !is_entry {
+                shapes.insert(name, fields.collect::<Vec<_>>());
+            }
         }
     }
     fs::write(Path::new(&env::var("OUT_DIR")?).join("shapes.rs"), written(&shapes)?)?;
@@ -41,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A table in Rust, in order of name. A field of an enum has a type that is not in it.
+/// A table in Rust, in order of name. A field of an enum, or of a map, has a type that is not in it.
 fn written(shapes: &BTreeMap<String, Vec<(i32, String)>>) -> Result<String, std::fmt::Error> {
     let mut text = String::from("[\n");
     for (name, fields) in shapes {

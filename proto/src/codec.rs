@@ -66,10 +66,10 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        if !parts::are_at_most(self.most, self.message, &bytes) {
-            return Err(Status::resource_exhausted(
-                "says more things in one message than are taken",
-            ));
+        if parts::of(self.message, &bytes, self.most).is_none() {
+            let most = self.most;
+            let reason = format!("a message that is broken, or has more than {most} parts, is not read");
+            return Err(Status::resource_exhausted(reason));
         }
         let message = U::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Some(message))

@@ -1,15 +1,16 @@
 //! How much a message would be in memory, counted before it is decoded: two bytes on the wire can be an endpoint of three hundred.
 //!
-//! In: encoded bytes, and which message they are. Out: how many parts it has, a message counting four times what a string does, or
-//! what the bytes have until they are broken: so far a decoder comes, too. A limit of bytes alone would let a peer have a hundred
-//! times as many taken.
+//! In: encoded bytes, and which message they are. Out: how many parts it has, a message counting four times what a string or an entry
+//! of a map does. A limit of bytes alone would let a peer have a hundred times as many taken. What is broken has no parts, wherever it
+//! is: a decoder finds it out after it has taken what comes behind it.
 
 /// A table of all messages, in order of name: their fields that are messages, by number, and where these are in the table.
 type Shapes = [(&'static str, &'static [(u32, usize)])];
 
 static SHAPES: &Shapes = &include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
-/// The most parts of a body or a batch: what the limits of its fields allow, and some 80 MiB in memory.
+/// The most parts of what another cluster says at once: of endpoints, which have some 24 and their labels, as many as 8 MiB hold. In
+/// memory that is up to some 200 MiB.
 pub const PARTS_MAX: usize = 1 << 20;
 /// What a message counts, and what else has a length does.
 const MESSAGE: usize = 4;
@@ -17,29 +18,30 @@ const BYTES: usize = 1;
 /// As deep as prost decodes.
 const DEPTH_MAX: usize = 100;
 
-/// Whether a message, by its full name, has at most so many parts.
-pub fn are_at_most(most: usize, message: &str, bytes: &[u8]) -> bool {
+/// How many parts a message has, by its full name. `None`: more than `most`, or it is broken, or deeper than a decoder goes.
+pub fn of(message: &str, bytes: &[u8], most: usize) -> Option<usize> {
     let shape = SHAPES.binary_search_by(|(name, _)| (*name).cmp(message));
     debug_assert!(shape.is_ok(), "{message} is none of the messages");
-    shape.is_ok_and(|shape| count(bytes, shape, most, DEPTH_MAX).is_some())
+    Some(most - left(bytes, shape.ok()?, most, DEPTH_MAX)?)
 }
 
-/// What is left of the parts that there may be. `None`: there are more.
-fn count(mut bytes: &[u8], shape: usize, mut left: usize, depth: usize) -> Option<usize> {
+/// What is left of the parts that there may be.
+fn left(mut bytes: &[u8], shape: usize, mut most: usize, depth: usize) -> Option<usize> {
     let depth = depth.checked_sub(1)?;
     let (_, messages) = SHAPES.get(shape)?;
-    while let Some((number, content)) = field(&mut bytes) {
+    while !bytes.is_empty() {
+        let (number, content) = field(&mut bytes)?;
         let Some(content) = content else { continue };
         let inner = messages.iter().find(|(of, _)| *of == number);
-        left = match inner {
-            Some((_, inner)) => count(content, *inner, left.checked_sub(MESSAGE)?, depth)?,
-            None => left.checked_sub(BYTES)?,
+        most = match inner {
+            Some((_, inner)) => left(content, *inner, most.checked_sub(MESSAGE)?, depth)?,
+            None => most.checked_sub(BYTES)?,
         };
     }
-    Some(left)
+    Some(most)
 }
 
-/// The next field: its number, and its content if it has a length. `None`: there is none, or it is broken.
+/// The next field: its number, and its content if it has a length. `None`: it is broken, or a group, which none of the messages has.
 fn field<'a>(bytes: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
     let key = varint(bytes)?;
     let number = u32::try_from(key >> 3).ok()?;
@@ -60,8 +62,6 @@ fn field<'a>(bytes: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
             split(bytes, 4)?;
             None
         }
-        // Groups are in none of the messages: what is in one counts as if it were beside it.
-        3 | 4 => None,
         _ => return None,
     };
     Some((number, content))
@@ -92,6 +92,7 @@ mod tests {
 
     use super::*;
     use crate::discovery::{Batch, FromControl, Resource, ResourceName, Version, from_control, resource::State};
+    use crate::federation::ExportedEndpoint;
 
     const FROM_CONTROL: &str = "weft.discovery.v1.FromControl";
 
@@ -108,9 +109,8 @@ mod tests {
         .encode_to_vec()
     }
 
-    /// The parts of a message.
-    fn parts(message: &str, bytes: &[u8]) -> usize {
-        (0..).find(|most| are_at_most(*most, message, bytes)).unwrap()
+    fn parts(message: &str, bytes: &[u8]) -> Option<usize> {
+        of(message, bytes, usize::MAX)
     }
 
     #[test]
@@ -128,33 +128,60 @@ mod tests {
             state: Some(State::Body(Bytes::from(batch(vec![Resource::default(); 9])))),
         };
         // The batch; the resource with its name and key, its version and hash, what it requires, and its body, which is bytes here.
+        let all = 4 + 4 + (4 + 1) + (4 + 1) + 1 + 1;
+        let bytes = batch(vec![resource]);
+        assert_eq!(parts(FROM_CONTROL, &bytes), Some(all));
+        assert_eq!(of(FROM_CONTROL, &bytes, all), Some(all));
+        assert_eq!(of(FROM_CONTROL, &bytes, all - 1), None);
         assert_eq!(
-            parts(FROM_CONTROL, &batch(vec![resource])),
-            4 + 4 + (4 + 1) + (4 + 1) + 1 + 1
+            parts(FROM_CONTROL, &batch(vec![Resource::default(); 1000])),
+            Some(4 + 4000)
         );
-        assert_eq!(parts(FROM_CONTROL, &batch(vec![Resource::default(); 1000])), 4 + 4000);
     }
 
     #[test]
-    fn what_comes_before_a_broken_end_counts_as_a_decoder_takes_it() {
+    fn an_entry_of_a_map_is_one_part() {
+        let endpoint = ExportedEndpoint {
+            labels: [("a", "b"), ("c", "d")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            ..ExportedEndpoint::default()
+        };
+        assert_eq!(
+            parts("weft.federation.v1.ExportedEndpoint", &endpoint.encode_to_vec()),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn what_is_broken_has_no_parts_wherever_it_is() {
         let mut bytes = [0x1a, 0].repeat(1000);
+        assert_eq!(parts("weft.discovery.v1.Batch", &bytes), Some(4000));
         bytes.extend([0x1a, 9]);
-        assert_eq!(parts("weft.discovery.v1.Batch", &bytes), 4000);
-        assert_eq!(parts("weft.discovery.v1.Batch", &[0xff; 20]), 0);
+        assert_eq!(parts("weft.discovery.v1.Batch", &bytes), None);
+        // A length that runs over the message that it is in: a decoder would read on behind that.
+        let mut runs_over = vec![0x0a, 2, 0x1a, 0x80, 0x08];
+        runs_over.resize(1029, 0);
+        assert_eq!(parts(FROM_CONTROL, &runs_over), None);
+        for broken in [&[0xff; 20][..], &[0x0b, 0x0c], &[0x0e], &[0x0d, 1], &[0x80]] {
+            assert_eq!(parts(FROM_CONTROL, broken), None, "{broken:?}");
+        }
     }
 
     #[test]
     fn what_is_deeper_than_a_decoder_goes_is_too_much() {
-        let mut bytes = Vec::new();
         // A backend's filters have a mirror, which has a backend.
-        for number in [1_u8, 4, 8].into_iter().cycle().take(101) {
-            let mut outer = vec![number << 3 | 2];
-            prost::encoding::encode_varint(bytes.len() as u64, &mut outer);
-            outer.append(&mut bytes);
-            bytes = outer;
-        }
-        let of = ["Backend", "Filters", "Mirror"].map(|name| format!("weft.discovery.v1.{name}"));
-        assert!(of.iter().any(|name| !are_at_most(usize::MAX, name, &bytes)));
-        assert!(of.iter().all(|name| are_at_most(usize::MAX, name, &bytes[..0])));
+        let nested = |messages| {
+            let mut bytes = Vec::new();
+            for number in [1_u8, 4, 8].into_iter().cycle().take(messages) {
+                let mut outer = vec![number << 3 | 2];
+                prost::encoding::encode_varint(bytes.len() as u64, &mut outer);
+                outer.append(&mut bytes);
+                bytes = outer;
+            }
+            parts("weft.discovery.v1.Backend", &bytes)
+        };
+        assert_eq!(nested(99), Some(4 * 99));
+        assert_eq!(nested(102), None);
     }
 }

@@ -30,6 +30,7 @@ use weft_model::route::{Backend, Rule, Timeouts};
 use weft_model::traffic::{Balance, Traffic};
 use weft_model::version::{Source, Version};
 
+use crate::parts::PARTS_MAX;
 use crate::{discovery, parts};
 
 pub mod field;
@@ -204,8 +205,10 @@ fn needs(rule: &Rule, features: &mut BTreeSet<&'static str>) {
 /// Reads a body of a kind.
 pub fn decode(kind: Kind, body: &[u8]) -> Result<Body, FieldError> {
     field::at_most("body", body.len(), field::BODY_MAX)?;
-    if !parts::are_at_most(parts::PARTS_MAX, message_of(kind), body) {
-        return Err(FieldError::new("body", "says more things than are taken"));
+    let most = parts_max(kind);
+    if parts_of(kind, body).is_none() {
+        let reason = format!("is broken, or has more than {most} parts (messages and strings)");
+        return Err(FieldError::new("body", reason));
     }
     Ok(match kind {
         Kind::Lookup => Body::Lookup(lookup::decode(message(body)?)?),
@@ -219,6 +222,19 @@ pub fn decode(kind: Kind, body: &[u8]) -> Result<Body, FieldError> {
         Kind::Exported => Body::Exported(federation::decode_exported(message(body)?)?),
         Kind::Gateway => Body::Gateway(federation::decode_gateway(message(body)?)?),
     })
+}
+
+/// How many parts a body has ([`parts`]). `None`: more than its kind may have, or it is broken.
+pub fn parts_of(kind: Kind, body: &[u8]) -> Option<usize> {
+    parts::of(message_of(kind), body, parts_max(kind))
+}
+
+/// What other clusters say has a bound of its own; of what our own control plane says, the bytes are bounded.
+const fn parts_max(kind: Kind) -> usize {
+    match kind {
+        Kind::Cluster | Kind::Export | Kind::Exported => PARTS_MAX,
+        _ => 4 * PARTS_MAX,
+    }
 }
 
 /// The full name of a kind's message.

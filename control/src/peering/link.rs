@@ -33,8 +33,8 @@ use crate::serve::hub::{self, LinkState, Trusted};
 
 /// The largest batch that is read.
 const BATCH_MAX: usize = 64 << 20;
-/// What is refused of one batch and told back. All of it is refused.
-const REFUSALS_MAX: usize = 1000;
+/// What has no name that can be read and is told back of one batch. None of it is taken.
+const NAMELESS_MAX: usize = 100;
 /// How long a peer may take to open the stream.
 const OPEN: Duration = Duration::from_secs(5);
 /// The first and the longest pause before the next attempt; half of it is random. A link heals within two seconds.
@@ -341,19 +341,35 @@ impl Link {
         })
     }
 
-    /// Takes a batch in. What cannot be read, or may not be said, is refused, and not kept either. Returns whether it says that the
-    /// peer's pods are elsewhere now.
+    /// Takes a batch in, piece by piece, so that no more of it than a piece is ever decoded. What cannot be read, or may not be said,
+    /// is refused, and not kept either. Returns whether it says that the peer's pods are elsewhere now.
     async fn take(&mut self, batch: discovery::Batch) -> Result<(discovery::Ack, bool), Closed> {
-        let Read {
-            updates,
-            versions,
-            unread,
-            mut refusals,
-        } = read(batch.resources);
-        let moved = self.has_moved(&updates);
-        for (name, error) in self.desk.hear(&self.peer.cluster, updates, unread).await? {
-            let version = versions.get(&name).cloned().flatten();
-            refusals.push(resource::refusal(Some(name.to_wire()), version, error));
+        let (mut said, mut refusals, mut unread) = in_turn(batch.resources);
+        let mut moved = false;
+        loop {
+            let mut updates = Vec::new();
+            let mut versions = BTreeMap::new();
+            for (name, wire) in piece(&mut said) {
+                versions.insert(name.clone(), wire.version.clone());
+                let update = read(&name, wire).unwrap_or_else(|refusal| {
+                    unread.push((
+                        name.clone(),
+                        FieldError::new(refusal.field.clone(), refusal.reason.clone()),
+                    ));
+                    refusals.push(*refusal);
+                    gone(name)
+                });
+                updates.push(update);
+            }
+            moved |= self.has_moved(&updates);
+            let unread = std::mem::take(&mut unread);
+            for (name, error) in self.desk.hear(&self.peer.cluster, updates, unread).await? {
+                let version = versions.get(&name).cloned().flatten();
+                refusals.push(resource::refusal(Some(name.to_wire()), version, error));
+            }
+            if said.is_empty() {
+                break;
+            }
         }
         let ack = discovery::Ack {
             nonce: batch.nonce,
@@ -474,48 +490,69 @@ async fn open(
     Ok(response.into_inner())
 }
 
-/// What a batch says.
-struct Read {
-    updates: Vec<Update>,
-    versions: BTreeMap<name::Name, Option<discovery::Version>>,
-    unread: Vec<(name::Name, FieldError)>,
-    refusals: Vec<discovery::Refusal>,
-}
+/// What a batch says, by when it is taken in and by name; what of it is refused for it has no name; and the same for status.
+type InTurn = (
+    BTreeMap<(u8, name::Name), discovery::Resource>,
+    Vec<discovery::Refusal>,
+    Vec<(name::Name, FieldError)>,
+);
 
-/// Reads a batch. What it says more than once counts as it was said last: one that says a thing ten thousand times costs no more.
-fn read(resources: Vec<discovery::Resource>) -> Read {
-    let mut updates = BTreeMap::new();
-    let mut versions = BTreeMap::new();
-    let mut unread = Vec::new();
-    let mut refusals = Vec::new();
+/// Orders what a batch says, undecoded: what is gone makes room, and an export comes before what is behind it. What it says more than once
+/// counts as it was said last: one that says a thing ten thousand times costs no more.
+fn in_turn(resources: Vec<discovery::Resource>) -> InTurn {
+    let mut last = BTreeMap::new();
+    let (mut refusals, mut unread) = (Vec::new(), Vec::new());
     for wire in resources {
-        let version = wire.version.clone();
-        match resource::from_wire(wire) {
-            Ok(update) => {
-                versions.insert(update.name.clone(), version);
-                updates.insert(update.name.clone(), update);
+        match name::Name::from_wire(wire.name.clone()) {
+            Ok(name) => drop(last.insert(name, wire)),
+            Err(error) if refusals.len() < NAMELESS_MAX => {
+                let error = error.within("name");
+                unread.push((hub::unreadable(wire.name.as_ref()), error.clone()));
+                refusals.push(resource::refusal(wire.name, wire.version, error));
             }
-            Err(refusal) => {
-                let name = match name::Name::from_wire(refusal.name.clone()) {
-                    Ok(name) => {
-                        updates.insert(name.clone(), gone(name.clone()));
-                        name
-                    }
-                    Err(_) => hub::unreadable(refusal.name.as_ref()),
-                };
-                if refusals.len() < REFUSALS_MAX {
-                    unread.push((name, FieldError::new(refusal.field.clone(), refusal.reason.clone())));
-                    refusals.push(*refusal);
-                }
-            }
+            Err(_) => {}
         }
     }
-    Read {
-        updates: updates.into_values().collect(),
-        versions,
-        unread,
-        refusals,
+    let rank = |name: &name::Name, wire: &discovery::Resource| match (&wire.state, name.kind) {
+        (Some(discovery::resource::State::Removed(_)), _) => 0,
+        (_, name::Kind::Cluster) => 1,
+        (_, name::Kind::Export) => 2,
+        _ => 3,
+    };
+    let said = last.into_iter().map(|(name, wire)| ((rank(&name, &wire), name), wire));
+    (said.collect(), refusals, unread)
+}
+
+/// Takes off the next piece: as much as may be decoded at once, and never nothing.
+fn piece(said: &mut BTreeMap<(u8, name::Name), discovery::Resource>) -> Vec<(name::Name, discovery::Resource)> {
+    let (mut piece, mut parts) = (Vec::new(), 0);
+    while let Some(entry) = said.first_entry() {
+        let body = match &entry.get().state {
+            Some(discovery::resource::State::Body(body)) if is_for_peers(entry.key().1.kind) => &body[..],
+            _ => &[],
+        };
+        // What has too many is refused, and not decoded.
+        parts += resource::parts_of(entry.key().1.kind, body).unwrap_or_default();
+        if parts > PARTS_MAX && !piece.is_empty() {
+            break;
+        }
+        let ((_, name), wire) = entry.remove_entry();
+        piece.push((name, wire));
     }
+    piece
+}
+
+fn is_for_peers(kind: name::Kind) -> bool {
+    matches!(kind, name::Kind::Cluster | name::Kind::Export | name::Kind::Exported)
+}
+
+/// Reads one thing. What is not for other clusters to say is not looked at.
+fn read(name: &name::Name, wire: discovery::Resource) -> Result<Update, Box<discovery::Refusal>> {
+    if is_for_peers(name.kind) {
+        return resource::from_wire(wire);
+    }
+    let error = FieldError::new("name.kind", format!("{} is not for other clusters to say", name.kind));
+    Err(Box::new(resource::refusal(wire.name, wire.version, error)))
 }
 
 /// How long the next batch is waited for after one of so many bytes. `moved`: it says that the peer's pods are elsewhere.
@@ -543,7 +580,9 @@ fn gone(name: name::Name) -> Update {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use weft_model::identity::TrustDomain;
+    use weft_proto::discovery::resource::State;
     use weft_proto::resource::bundles::TrustRoots;
     use weft_proto::resource::federation::Cluster;
 
@@ -559,23 +598,64 @@ mod tests {
                 pod_networks: vec![network.parse().unwrap()],
                 bundle: TrustRoots {
                     trust_domain: TrustDomain::new("west.example").unwrap(),
-                    roots: vec![bytes::Bytes::from_static(b"root")],
+                    roots: vec![Bytes::from_static(b"root")],
                     sequence: 1,
                 },
             });
             let name = name::Name::new(name::Kind::Cluster, name::CLUSTER);
             resource::to_wire(&name, Vec::new(), body.requires(), &resource::encode(&body))
         };
-        let read = read([said("10.1.0.0/24"), said("10.2.0.0/24"), said("10.1.0.0/24")].into());
-        let networks = |update: &Update| match &update.change {
-            Change::Body(body) => match &**body {
-                Body::Cluster(said) => said.pod_networks.clone(),
+        let said = [said("10.1.0.0/24"), said("10.2.0.0/24"), said("10.1.0.0/24")].into();
+        let (mut said, refusals, unread) = in_turn(said);
+        assert!(refusals.is_empty() && unread.is_empty());
+        let all: Vec<_> = piece(&mut said)
+            .into_iter()
+            .map(|(name, wire)| read(&name, wire).unwrap().change)
+            .map(|change| match change {
+                Change::Body(body) => match *body {
+                    Body::Cluster(said) => said.pod_networks,
+                    other => panic!("{other:?}"),
+                },
                 other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        };
-        let all: Vec<_> = read.updates.iter().map(networks).collect();
+            })
+            .collect();
         assert_eq!(all, [["10.1.0.0/24".parse::<IpNet>().unwrap()]]);
-        assert!(read.unread.is_empty() && read.refusals.is_empty());
+        assert!(said.is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_decoded_piece_by_piece_and_what_makes_room_comes_first() {
+        let of = |kind, key: &str, state| discovery::Resource {
+            name: Some(name::Name::new(kind, key).to_wire()),
+            state: Some(state),
+            ..discovery::Resource::default()
+        };
+        // Endpoints without anything in them: three of these bodies are more than is decoded at once.
+        let many = || State::Body([0x22, 0].repeat(PARTS_MAX / 10).into());
+        let batch = vec![
+            of(name::Kind::Exported, "shop/a:80", many()),
+            of(name::Kind::Exported, "shop/b:80", many()),
+            of(name::Kind::Exported, "shop/c:80", many()),
+            of(name::Kind::Export, "shop/a", State::Body(Bytes::new())),
+            of(name::Kind::Exported, "shop/z:80", State::Removed(discovery::Removed {})),
+            discovery::Resource::default(),
+        ];
+        let (mut said, refusals, unread) = in_turn(batch);
+        assert_eq!((refusals.len(), unread.len()), (1, 1));
+        let mut next = || -> Vec<String> {
+            let keys = piece(&mut said).into_iter().map(|(name, _)| name.key);
+            keys.collect()
+        };
+        assert_eq!(next(), ["shop/z:80", "shop/a", "shop/a:80", "shop/b:80"]);
+        assert_eq!(next(), ["shop/c:80"]);
+        assert!(next().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_for_other_clusters_to_say_is_refused_unread() {
+        for kind in [name::Kind::Service, name::Kind::Bundles, name::Kind::Gateway] {
+            let refused = read(&name::Name::new(kind, "x"), discovery::Resource::default()).unwrap_err();
+            assert_eq!(refused.field, "name.kind");
+        }
     }
 }

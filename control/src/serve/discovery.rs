@@ -422,7 +422,9 @@ impl Stream {
 /// A message that could not be read: it is none, or is too large; or the caller has gone.
 fn unread(status: &Status) -> End {
     match status.code() {
-        Code::OutOfRange | Code::Internal | Code::InvalidArgument => End::broken(status.message()),
+        Code::OutOfRange | Code::ResourceExhausted | Code::Internal | Code::InvalidArgument => {
+            End::broken(status.message())
+        }
         _ => End {
             why: Ended::Closed,
             status: None,

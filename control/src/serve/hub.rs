@@ -42,6 +42,9 @@ const GONE_MAX: usize = 1024;
 /// this refers to. What it has beyond that it is told again.
 const HELD_PER_TARGET: usize = 8;
 
+/// The same of a peer: of what it has the rest is never taken away.
+const HELD_OF_PEER: usize = 200_000;
+
 /// Resources that are kept for one proxy because something old that it decides by may refer to them.
 const KEPT_MAX: usize = 4096;
 
@@ -195,7 +198,11 @@ impl Hub {
         self.gone.retain(|proxy| !same(proxy));
         let subject = &join.who.subject;
         let held = join.held.into_iter().filter(|(name, _)| subject.may_hold(name));
-        let has: HashMap<Name, Hash> = held.take(self.targets_max.saturating_mul(HELD_PER_TARGET)).collect();
+        let most = match subject {
+            Subject::Peer(_) => HELD_OF_PEER,
+            Subject::Pod(_) | Subject::Gateway(_) => self.targets_max.saturating_mul(HELD_PER_TARGET),
+        };
+        let has: HashMap<Name, Hash> = held.take(most).collect();
         let outlet = Arc::new(Outlet::new(has.clone(), self.epoch.current()));
         let proxy = Proxy {
             who: join.who,

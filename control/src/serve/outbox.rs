@@ -12,6 +12,9 @@ use weft_proto::resource::Kind;
 
 use super::wire::{self, Made, Name};
 
+/// What is taken for the size of what has no content.
+const SMALL: usize = 64;
+
 /// A version's hash.
 pub(crate) type Hash = [u8; 16];
 
@@ -129,7 +132,7 @@ impl Outbox {
             .map(|(name, _)| name.clone())
             .collect();
         let names = match sets.is_empty() {
-            true => self.pending.keys().cloned().collect(),
+            true => self.pending.keys().take(bytes / SMALL + 1).cloned().collect(),
             false => self.closures(sets, bytes),
         };
         names.into_iter().filter_map(|name| self.take_one(name)).collect()
@@ -187,7 +190,7 @@ impl Outbox {
     fn closures(&self, sets: Vec<Name>, bytes: usize) -> Vec<Name> {
         let size = |name: &Name| match &self.pending[name] {
             Change::Set(made) => made.bytes.len(),
-            Change::Hold(_) | Change::Remove => 64,
+            Change::Hold(_) | Change::Remove => SMALL,
         };
         if sets.iter().map(size).sum::<usize>() <= bytes {
             return sets;
@@ -309,6 +312,17 @@ mod tests {
         assert_eq!(keys(&taken), ["old"]);
         assert_eq!(taken[0].0.hash, None);
         assert!(outbox.take(usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn many_removals_are_several_batches() {
+        let names = (0..1000).map(|n: u32| Name::new(Kind::Endpoints, n.to_string()));
+        let mut outbox = Outbox::new(names.clone().map(|name| (name, [1; 16])).collect());
+        names.for_each(|name| outbox.remove(&name));
+        let sizes: Vec<usize> = std::iter::from_fn(|| Some(outbox.take(400 * SMALL).len()))
+            .take_while(|size| *size > 0)
+            .collect();
+        assert_eq!(sizes, [401, 401, 198]);
     }
 
     #[test]

@@ -584,11 +584,28 @@ fn too_much(world: &mut World<'_>) {
     world.took_nothing("a million empty endpoints");
     let nameless = vec![Resource::default(); 5000];
     let ack = world.session.say(nameless).expect("an answer");
-    assert_eq!(ack.refusals.len(), 1000, "enough to know");
+    assert_eq!(ack.refusals.len(), 100, "enough to know");
     assert_eq!(world.session.say(vec![Resource::default(); PARTS_MAX]), None);
-    world.is_broken_by("a million empty resources", "says more things");
+    world.is_broken_by("a million empty resources", "parts, is not read");
     world.session = world.foreign.session();
     well(world);
     world.took_nothing("a million empty resources");
-    world.shapes += 6;
+
+    // A body of it is read, and all of them at once would be a gigabyte.
+    let labels: Vec<u8> = (0..64).flat_map(|n| [0x1a, 3, 0x0a, 1, b'0' + n]).collect();
+    let endpoint = [&[0x22, 0xc0, 0x02], &labels[..]].concat();
+    let body = endpoint.repeat(3000);
+    let bodies = (0..40).map(|n| resource(Kind::Exported, &format!("shop/m{n}:80"), body.clone()));
+    let ack = world.session.say(bodies.collect()).expect("an answer");
+    assert_eq!(ack.refusals.len(), 40);
+    world.took_nothing("bodies of many labels");
+    // A length that runs over the endpoint that it is in: what comes behind it would be read as labels.
+    let body = [&[0x22, 2, 0x1a, 0x80, 0x87, 0x01][..], &[0x0a, 0].repeat(10_000)].concat();
+    let ack = world
+        .session
+        .say(vec![resource(Kind::Exported, "shop/reviews:80", body)])
+        .expect("an answer");
+    assert_eq!(ack.refusals[0].field, "body");
+    world.took_nothing("a length that runs over");
+    world.shapes += 8;
 }

@@ -224,7 +224,6 @@ async fn follow_as(
     cluster: &str,
     instance: &str,
 ) -> Result<tonic::Streaming<discovery::FromControl>, Code> {
-    let channel = mesh.caller_at(mesh.federation(), credential).await;
     let hello = Hello {
         peer: Some(discovery::Peer {
             cluster: cluster.to_owned(),
@@ -233,6 +232,16 @@ async fn follow_as(
         }),
         ..Hello::default()
     };
+    follow_with(mesh, credential, hello).await
+}
+
+/// The same with these words.
+async fn follow_with(
+    mesh: &Mesh,
+    credential: &weft_certs::credential::Credential,
+    hello: Hello,
+) -> Result<tonic::Streaming<discovery::FromControl>, Code> {
+    let channel = mesh.caller_at(mesh.federation(), credential).await;
     let message = discovery::FromProxy {
         message: Some(discovery::from_proxy::Message::Hello(hello)),
     };
@@ -243,6 +252,28 @@ async fn follow_as(
     let mut stream = followed.map_err(|status| status.code())?.into_inner();
     let first = timeout(LONG, stream.message()).await.unwrap();
     first.map(|_| stream).map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_says_more_at_once_than_is_read_is_told_so() {
+    let (a, b) = two().await;
+    let is_known = |status: &Value| {
+        peer(status, "b")["followers"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1)
+    };
+    a.until(is_known).await;
+    let hello = Hello {
+        peer: Some(discovery::Peer {
+            cluster: "b".to_owned(),
+            instance: "large".to_owned(),
+            ..discovery::Peer::default()
+        }),
+        held: vec![discovery::Held::default(); 600_000],
+        ..Hello::default()
+    };
+    let said = follow_with(&a, &b.control(), hello).await;
+    assert_eq!(said.err(), Some(Code::InvalidArgument));
 }
 
 #[tokio::test(flavor = "multi_thread")]
