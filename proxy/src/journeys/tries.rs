@@ -18,7 +18,7 @@ use super::routes::{backend, prefix, rule};
 use super::script::*;
 use super::world::*;
 
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(500);
 
 fn retry(attempts: u32) -> Retry {
     Retry {
