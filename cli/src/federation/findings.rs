@@ -126,6 +126,11 @@ fn followers(status: &Value, peer: &Value) -> Vec<Finding> {
         );
         return vec![wrong(at(peer), what, fix)];
     }
+    if followers.is_empty() {
+        let what =
+            "its control plane does not follow this one either, for a reason that is told here of something else";
+        return vec![note(at(peer), what, "mend that, and look again")];
+    }
     let refusals = followers.iter().flat_map(|follower| list(&follower["refusals"]));
     let refused = refusals.map(|refusal| {
         let what = format!("it does not take {}: {}", word(&refusal["object"]), because(refusal));

@@ -83,9 +83,27 @@ fn a_peer_that_does_not_follow_is_told_where_to_look() {
     found("wrong", &want, |status| status["peers"][0]["followers"] = json!([]));
 }
 
+/// The same, with a note that the peer does not follow either.
+#[track_caller]
+fn found_once(words: &[&str], change: impl FnOnce(&mut Value)) {
+    let found = findings(change);
+    let is_note = |one: &&Value| one["level"] == "note";
+    let (notes, wrong): (Vec<_>, Vec<_>) = found.iter().partition(is_note);
+    assert_eq!((notes.len(), wrong.len()), (1, 1), "{found:#?}");
+    assert!(
+        notes[0].to_string().contains("does not follow this one either"),
+        "{found:#?}"
+    );
+    let said = wrong[0].to_string();
+    assert!(
+        words.iter().all(|word| said.contains(word)),
+        "{words:?} are not in {said}"
+    );
+}
+
 #[test]
 fn a_peer_that_refuses_us_is_found_once() {
-    found("wrong", &["a ClusterPeer named east"], |status| {
+    found_once(&["a ClusterPeer named east"], |status| {
         let peer = &mut status["peers"][0];
         peer["followers"] = json!([]);
         peer["link"] =
@@ -95,13 +113,13 @@ fn a_peer_that_refuses_us_is_found_once() {
 
 #[test]
 fn a_peer_that_we_do_not_know_as_it_is_cannot_follow_and_that_is_one_finding() {
-    found("wrong", &["spec.trustBundle"], |status| {
+    found_once(&["spec.trustBundle"], |status| {
         let peer = &mut status["peers"][0];
         peer["followers"] = json!([]);
         peer["link"] =
             json!({"state": "Connecting", "fault": "identity", "reason": "invalid peer certificate: UnknownIssuer"});
     });
-    found("wrong", &["what it says of itself", "metadata.name"], |status| {
+    found_once(&["what it says of itself", "metadata.name"], |status| {
         let peer = &mut status["peers"][0];
         peer["followers"] = json!([]);
         peer["refused"] = json!([{"object": "cluster cluster", "field": "name", "reason": "is \"west\""}]);
