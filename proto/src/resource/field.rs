@@ -61,6 +61,10 @@ pub const KEY_MAX: usize = 1024;
 /// The longest path, header value or query parameter to match.
 pub const VALUE_MAX: usize = 4096;
 
+/// The longest reason, and the most features that are named: whoever is wrong chooses the words, and they are kept and told.
+const REASON_MAX: usize = 1024;
+const MISSING_MAX: usize = 16;
+
 /// A field that is not valid, in the wire's names: `rules[2].match.path.regex`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -77,18 +81,18 @@ impl FieldError {
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             field: field.into(),
-            reason: reason.into(),
+            reason: cut(reason.into()),
             missing: Vec::new(),
         }
     }
 
     /// A field that needs features which this build lacks.
     pub fn missing_features(field: impl Into<String>, missing: Vec<String>) -> Self {
+        let missing: Vec<String> = missing.into_iter().take(MISSING_MAX).map(cut).collect();
         let reason = format!("needs features that this proxy lacks: {}", missing.join(", "));
         Self {
-            field: field.into(),
-            reason,
             missing,
+            ..Self::new(field, reason)
         }
     }
 
@@ -108,6 +112,16 @@ impl FieldError {
     pub fn within_element(self, field: &str, index: usize) -> Self {
         self.within(&format!("{field}[{index}]"))
     }
+}
+
+/// As much of a text as is told.
+fn cut(mut text: String) -> String {
+    if text.len() > REASON_MAX {
+        text.truncate(text.floor_char_boundary(REASON_MAX));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
 }
 
 impl fmt::Display for FieldError {
@@ -284,4 +298,21 @@ pub(crate) fn words(text: String) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(VALUE_MAX / 4)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_in_so_many_words_whatever_was_said() {
+        let long = "ä".repeat(REASON_MAX);
+        let error = FieldError::new("name", format!("is {long:?}"));
+        assert!(error.reason.starts_with("is \"ää") && error.reason.ends_with("ä…"));
+        assert!(error.reason.len() <= REASON_MAX + "…".len());
+        let error = FieldError::missing_features("requires", vec![long; 1000]);
+        assert_eq!(error.missing.len(), MISSING_MAX);
+        assert!(error.missing.iter().all(|one| one.len() <= REASON_MAX + "…".len()));
+        assert!(error.reason.len() <= REASON_MAX + "…".len());
+    }
 }
