@@ -1,4 +1,5 @@
-//! gRPC messages of whoever may mean harm: how many parts one has is known before it is decoded ([`crate::parts`]).
+//! gRPC messages of whoever may mean harm: how many parts one has is known before it is decoded ([`crate::parts`]). One that is not
+//! decoded is `DATA_LOSS`, which no server of ours says: who has it knows that it could not read, and not what the other side answered.
 
 use std::marker::PhantomData;
 
@@ -69,7 +70,7 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
         if parts::of(self.message, &bytes, self.most).is_none() {
             let most = self.most;
             let reason = format!("a message that is broken, or has more than {most} parts, is not read");
-            return Err(Status::resource_exhausted(reason));
+            return Err(Status::data_loss(reason));
         }
         let message = U::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Some(message))

@@ -1,19 +1,30 @@
 //! How much a message would be in memory, counted before it is decoded: two bytes on the wire can be an endpoint of three hundred.
 //!
 //! In: encoded bytes, and which message they are. Out: how many parts it has, a message counting four times what a string or an entry
-//! of a map does. A limit of bytes alone would let a peer have a hundred times as many taken. What is broken has no parts, wherever it
-//! is: a decoder finds it out after it has taken what comes behind it.
+//! of a map does, and a map itself as much. A limit of bytes alone would let a peer have a hundred times as many taken. What is
+//! broken has no parts, wherever it is: a decoder finds it out after it has taken what comes behind it.
 
-/// A table of all messages, in order of name: their fields that are messages, by number, and where these are in the table.
-type Shapes = [(&'static str, &'static [(u32, usize)])];
+/// A table of all messages, in order of name: their fields that are something else than a number or a string.
+type Shapes = [(&'static str, &'static [(u32, Inner)])];
+
+/// What a field of a message has in it.
+#[derive(Clone, Copy, Debug)]
+enum Inner {
+    /// A message, by where it is in the table.
+    Message(usize),
+    /// An entry of a map.
+    Entries,
+}
 
 static SHAPES: &Shapes = &include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 
-/// The most parts of what another cluster says at once: of endpoints, which have some 24 and their labels, as many as 8 MiB hold. In
+/// The most parts of what another cluster says at once: of endpoints, which have some 28 and their labels, as many as 8 MiB hold. In
 /// memory that is up to some 200 MiB.
 pub const PARTS_MAX: usize = 1 << 20;
-/// What a message counts, and what else has a length does.
+/// What a message counts, and a map beside its entries: with the first of them it has room for eleven.
 const MESSAGE: usize = 4;
+const MAP: usize = 4;
+/// What else has a length counts.
 const BYTES: usize = 1;
 /// As deep as prost decodes.
 const DEPTH_MAX: usize = 100;
@@ -28,14 +39,16 @@ pub fn of(message: &str, bytes: &[u8], most: usize) -> Option<usize> {
 /// What is left of the parts that there may be.
 fn left(mut bytes: &[u8], shape: usize, mut most: usize, depth: usize) -> Option<usize> {
     let depth = depth.checked_sub(1)?;
-    let (_, messages) = SHAPES.get(shape)?;
+    let (_, inners) = SHAPES.get(shape)?;
+    // Whoever writes a message writes a map's entries one after the other.
+    let mut map = None;
     while !bytes.is_empty() {
         let (number, content) = field(&mut bytes)?;
         let Some(content) = content else { continue };
-        let inner = messages.iter().find(|(of, _)| *of == number);
-        most = match inner {
-            Some((_, inner)) => left(content, *inner, most.checked_sub(MESSAGE)?, depth)?,
-            None => most.checked_sub(BYTES)?,
+        most = match inners.iter().find(|(of, _)| *of == number) {
+            Some((_, Inner::Message(inner))) => left(content, *inner, most.checked_sub(MESSAGE)?, depth)?,
+            Some((_, Inner::Entries)) if map.replace(number) != Some(number) => most.checked_sub(MAP + BYTES)?,
+            Some((_, Inner::Entries)) | None => most.checked_sub(BYTES)?,
         };
     }
     Some(most)
@@ -140,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_a_map_is_one_part() {
+    fn a_map_is_four_parts_and_each_entry_of_it_one() {
         let endpoint = ExportedEndpoint {
             labels: [("a", "b"), ("c", "d")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -149,8 +162,11 @@ mod tests {
         };
         assert_eq!(
             parts("weft.federation.v1.ExportedEndpoint", &endpoint.encode_to_vec()),
-            Some(2)
+            Some(4 + 2)
         );
+        // Each of these is a message of 48 bytes, and a map of 560 for one entry.
+        let selections = [0x12, 2, 0x12, 0].repeat(1000);
+        assert_eq!(parts("weft.discovery.v1.Peer", &selections), Some((4 + 4 + 1) * 1000));
     }
 
     #[test]

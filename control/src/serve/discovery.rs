@@ -39,6 +39,8 @@ pub(crate) use server::{DiscoveryServer, FederationServer};
 
 /// The largest message of a proxy: a Hello that holds a few thousand resources with their sources.
 const MESSAGE_MAX: usize = 8 << 20;
+/// Bytes of what a caller is told when its stream ends.
+const MESSAGE_TOLD: usize = 1024;
 /// What it holds in all: as many of these as fit into that.
 const PARTS_MAX: usize = 2 * weft_proto::parts::PARTS_MAX;
 /// A batch of about this size is sent at once; a closure that is larger goes whole.
@@ -62,6 +64,13 @@ const STREAMS: Rate = Rate {
     per_second: 1.0,
     burst: 10.0,
 };
+/// Streams of all replicas of one cluster. One costs the more, the more its caller holds.
+const FOLLOWS: Rate = Rate {
+    per_second: 8.0,
+    burst: 160.0,
+};
+/// What is held costs one stream more for each of so many.
+const HELD_OF_ONE: f64 = 5000.0;
 /// Pods that are told apart at a time.
 const PODS: usize = 16 * 1024;
 
@@ -83,6 +92,7 @@ pub(crate) struct Discovery {
     pub(crate) rules: Rules,
     hellos: Mutex<Buckets<IpAddr>>,
     streams: Mutex<Buckets<(IpAddr, String)>>,
+    follows: Mutex<Buckets<String>>,
 }
 
 /// What the operator has decided.
@@ -105,9 +115,10 @@ struct End {
 
 impl End {
     fn new(why: Ended, code: Code, message: &str) -> Self {
+        let end = message.floor_char_boundary(MESSAGE_TOLD);
         Self {
             why,
-            status: Some(super::status_of(code, why.word(), message)),
+            status: Some(super::status_of(code, why.word(), &message[..end])),
         }
     }
 
@@ -132,7 +143,7 @@ impl From<NotNow> for End {
             NotNow::Epoch { .. } => Code::InvalidArgument,
             NotNow::Later => Code::Unavailable,
             NotNow::Follower(Unwelcome::Stranger) => Code::PermissionDenied,
-            NotNow::Follower(Unwelcome::Crowded(_)) => Code::ResourceExhausted,
+            NotNow::Follower(Unwelcome::Crowded(_) | Unwelcome::Laden(_)) => Code::ResourceExhausted,
         };
         Self::new(Ended::Refused, code, &not_now.to_string())
     }
@@ -142,6 +153,7 @@ impl Discovery {
     pub(crate) fn new(desk: Desk, callers: Callers, metrics: Arc<Metrics>, tasks: &Tasks, rules: Rules) -> Self {
         let hellos = Mutex::new(Buckets::new(HELLOS, PODS));
         let streams = Mutex::new(Buckets::new(STREAMS, PODS));
+        let follows = Mutex::new(Buckets::new(FOLLOWS, PODS));
         Self {
             desk,
             metrics,
@@ -153,6 +165,7 @@ impl Discovery {
             rules,
             hellos,
             streams,
+            follows,
         }
     }
 
@@ -188,17 +201,33 @@ impl Discovery {
     }
 
     fn may_call(&self, address: IpAddr) -> Result<(), End> {
-        limited(&self.hellos, address, "this address")
+        limited(&self.hellos, address, 1.0, "this address")
     }
 
     fn may_open(&self, address: IpAddr, who: &str) -> Result<(), End> {
-        limited(&self.streams, (address, who.to_owned()), who)
+        limited(&self.streams, (address, who.to_owned()), 1.0, who)
+    }
+
+    /// Whether another replica of a cluster may come, which holds so much.
+    fn may_follow(&self, cluster: &str, held: usize) -> Result<(), End> {
+        limited(
+            &self.follows,
+            cluster.to_owned(),
+            cost(held),
+            &format!("cluster {cluster}"),
+        )
     }
 }
 
-fn limited<K: Eq + Hashed>(buckets: &Mutex<Buckets<K>>, key: K, who: &str) -> Result<(), End> {
+/// What a replica that holds so much costs of [`FOLLOWS`].
+#[expect(clippy::cast_precision_loss, reason = "a message has fewer than 2^52")]
+fn cost(held: usize) -> f64 {
+    1.0 + held as f64 / HELD_OF_ONE
+}
+
+fn limited<K: Eq + Hashed>(buckets: &Mutex<Buckets<K>>, key: K, cost: f64, who: &str) -> Result<(), End> {
     let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
-    buckets.take(key, Instant::now()).map_err(|wait| {
+    buckets.take_many(key, cost, Instant::now()).map_err(|wait| {
         let message = format!("{who} opens streams too often; try again in {} ms", wait.as_millis());
         End::new(Ended::Refused, Code::ResourceExhausted, &message)
     })
@@ -422,9 +451,9 @@ impl Stream {
 /// A message that could not be read: it is none, or is too large; or the caller has gone.
 fn unread(status: &Status) -> End {
     match status.code() {
-        Code::OutOfRange | Code::ResourceExhausted | Code::Internal | Code::InvalidArgument => {
-            End::broken(status.message())
-        }
+        // Nothing is wrong with its version.
+        Code::OutOfRange | Code::DataLoss => End::new(Ended::Broken, Code::ResourceExhausted, status.message()),
+        Code::ResourceExhausted | Code::Internal | Code::InvalidArgument => End::broken(status.message()),
         _ => End {
             why: Ended::Closed,
             status: None,
@@ -489,5 +518,25 @@ impl Drop for Leaving {
                 let _ = desk.leave(id).await;
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_replicas_of_a_large_cluster_may_come_at_once_and_one_that_holds_much_not_again_and_again() {
+        let mut follows = Buckets::new(FOLLOWS, 10);
+        let now = Instant::now();
+        for _ in 0..16 {
+            follows.take_many("large", cost(30_000), now).unwrap();
+        }
+        // As much as a first message has room for.
+        let heavy = |follows: &mut Buckets<&str>, at: Duration| follows.take_many("hostile", cost(149_796), now + at);
+        let begun = (0..100).filter(|_| heavy(&mut follows, Duration::ZERO).is_ok());
+        assert_eq!(begun.count(), 5);
+        let later = (1..=600).filter(|n| heavy(&mut follows, Duration::from_millis(100 * n)).is_ok());
+        assert!(later.count() <= 16, "a minute has 480 tokens, and one takes 31");
     }
 }

@@ -45,6 +45,11 @@ impl<K: Eq + Hash> Buckets<K> {
 
     /// Takes one token, or says how long to wait for it.
     pub(crate) fn take(&mut self, key: K, now: Instant) -> Result<(), Duration> {
+        self.take_many(key, 1.0, now)
+    }
+
+    /// Takes so many tokens, at most a burst, or says how long to wait for them.
+    pub(crate) fn take_many(&mut self, key: K, many: f64, now: Instant) -> Result<(), Duration> {
         if self.buckets.len() >= self.capacity && !self.buckets.contains_key(&key) {
             let rate = self.rate;
             self.buckets.retain(|_, bucket| bucket.filled(rate, now) < rate.burst);
@@ -59,10 +64,11 @@ impl<K: Eq + Hash> Buckets<K> {
         });
         bucket.level = bucket.filled(rate, now);
         bucket.at = now;
-        if bucket.level < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - bucket.level) / rate.per_second));
+        let many = many.min(rate.burst);
+        if bucket.level < many {
+            return Err(Duration::from_secs_f64((many - bucket.level) / rate.per_second));
         }
-        bucket.level -= 1.0;
+        bucket.level -= many;
         Ok(())
     }
 }
@@ -96,6 +102,19 @@ mod tests {
         assert!(buckets.has(&"a", start + Duration::from_millis(500)));
         buckets.take("a", start + Duration::from_millis(500)).unwrap();
         assert!(buckets.take("a", start + Duration::from_millis(501)).is_err());
+    }
+
+    #[test]
+    fn what_costs_more_takes_more_and_never_more_than_a_burst() {
+        let mut buckets = Buckets::new(RATE, 10);
+        let start = Instant::now();
+        buckets.take_many("a", 2.0, start).unwrap();
+        assert_eq!(buckets.take_many("a", 2.0, start), Err(Duration::from_millis(500)));
+        buckets.take("a", start).unwrap();
+        assert_eq!(buckets.take_many("a", 9.0, start), Err(Duration::from_millis(1500)));
+        buckets
+            .take_many("a", 9.0, start + Duration::from_millis(1500))
+            .unwrap();
     }
 
     #[test]

@@ -88,7 +88,9 @@ impl FieldError {
 
     /// A field that needs features which this build lacks.
     pub fn missing_features(field: impl Into<String>, missing: Vec<String>) -> Self {
-        let missing: Vec<String> = missing.into_iter().take(MISSING_MAX).map(cut).collect();
+        let mut missing: Vec<String> = missing.into_iter().take(MISSING_MAX).map(cut).collect();
+        // They are collected where all that are missing were.
+        missing.shrink_to_fit();
         let reason = format!("needs features that this proxy lacks: {}", missing.join(", "));
         Self {
             missing,

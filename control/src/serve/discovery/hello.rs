@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use weft_model::identity::Identity;
 use weft_model::version::Source;
-use weft_proto::discovery::{FromProxy, Hello, from_proxy::Message};
+use weft_proto::discovery::{self, FromProxy, Held, Hello, from_proxy::Message};
 use weft_proto::resource::name;
 
 use super::{Callers, Discovery, End, Stream, read_targets, unread};
@@ -16,6 +16,7 @@ use crate::index;
 use crate::serve::desk::PodFacts;
 use crate::serve::hub::{Join, Subject, Who};
 use crate::serve::metrics::Ended;
+use crate::serve::outbox::Hash;
 use crate::serve::wire::Name;
 
 /// A caller that opens a stream says Hello at once.
@@ -23,8 +24,12 @@ const HELLO_WAIT: Duration = Duration::from_secs(10);
 /// The service account of east-west gateways, in our own namespace.
 const GATEWAY_ACCOUNT: &str = "weft-gateway";
 /// Names of features and builds that are kept for status.
-pub(super) const WORDS_MAX: usize = 64;
+const WORDS_MAX: usize = 64;
 const WORD_MAX: usize = 128;
+/// Bytes of what names a pod (RFC 1123, a label and a subdomain; and what an API server makes of RFC 9562, with room to spare).
+const NAMESPACE_MAX: usize = 63;
+const NAME_MAX: usize = 253;
+const UID_MAX: usize = 128;
 
 impl Stream {
     /// Reads and checks the first message.
@@ -53,40 +58,36 @@ impl Stream {
 
     /// Whether the pod that a Hello names may join, and as what.
     async fn pod_joins(&self, hello: Hello) -> Result<(Join, Vec<Source>), End> {
-        let claimed = hello.pod.unwrap_or_default();
+        // While the pod is waited for, nothing is kept of the message but what counts.
+        let (held, sources) = held(hello.held);
+        let targets = read_targets(hello.targets, self.discovery.rules.targets_max)?;
+        let (build, features) = (word(hello.build), words(hello.features));
+        let (epoch, is_gateway) = (hello.epoch, hello.gateway);
+        let claimed = claimed(hello.pod.unwrap_or_default())?;
+        drop(hello.peer);
         let pod = index::Name {
             namespace: claimed.namespace,
             name: claimed.name,
         };
         self.check_pod(&pod, &claimed.uid).await?;
         self.discovery.may_open(self.peer.address.ip(), &pod.to_string())?;
-        let mut held = HashMap::with_capacity(hello.held.len());
-        let mut sources = Vec::new();
-        for one in hello.held {
-            // A resource of a kind that we do not know is of no concern to us: the proxy keeps it.
-            let Ok((name, version)) = name::held_from_wire(one) else {
-                continue;
-            };
-            held.insert(Name::from(name), version.hash);
-            sources.extend(version.sources);
-        }
-        let targets = read_targets(hello.targets, self.discovery.rules.targets_max)?;
         let who = Who {
-            subject: match hello.gateway {
+            subject: match is_gateway {
                 true => self.gateway(pod)?,
                 false => Subject::Pod(pod),
             },
             uid: claimed.uid,
-            build: word(hello.build),
-            features: hello.features.into_iter().take(WORDS_MAX).map(word).collect(),
+            build,
+            features,
             since: SystemTime::now(),
             skew_ms: None,
         };
+        let held = held.into_iter().collect();
         Ok((
             Join {
                 who,
-                epoch: hello.epoch,
-                held: held.into_iter().collect(),
+                epoch,
+                held,
                 targets,
             },
             sources,
@@ -132,6 +133,41 @@ impl Stream {
             Err(Misfit::Address(message) | Misfit::Pod(message)) => Err(End::refused(&message)),
         }
     }
+}
+
+/// What a caller holds, and what that was made of. A resource of a kind that we do not know is of no concern to us: the caller keeps it.
+pub(super) fn held(wire: Vec<Held>) -> (HashMap<Name, Hash>, Vec<Source>) {
+    let mut held = HashMap::with_capacity(wire.len());
+    let mut sources = Vec::new();
+    for one in wire {
+        if let Ok((name, version)) = name::held_from_wire(one) {
+            held.insert(Name::from(name), version.hash);
+            sources.extend(version.sources);
+        }
+    }
+    (held, sources)
+}
+
+/// A pod as a caller names it. What cannot be its name, or its uid, is not kept, nor told.
+fn claimed(pod: discovery::Pod) -> Result<discovery::Pod, End> {
+    let lengths = [
+        (pod.namespace.len(), NAMESPACE_MAX),
+        (pod.name.len(), NAME_MAX),
+        (pod.uid.len(), UID_MAX),
+    ];
+    match lengths.iter().all(|(length, most)| length <= most) {
+        true => Ok(pod),
+        false => Err(End::broken(
+            "pod: its namespace has at most 63 bytes, its name 253, its uid 128",
+        )),
+    }
+}
+
+/// The first of them, as words for people, in room of their own.
+pub(super) fn words(all: Vec<String>) -> Vec<String> {
+    let mut words = Vec::with_capacity(all.len().min(WORDS_MAX));
+    words.extend(all.into_iter().take(WORDS_MAX).map(word));
+    words
 }
 
 /// A word for people.
@@ -188,6 +224,18 @@ fn fits(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_a_caller_says_of_itself_no_more_is_kept_than_is_told() {
+        let words = words(vec![String::new(); 1_000_000]);
+        assert_eq!((words.len(), words.capacity()), (WORDS_MAX, WORDS_MAX));
+        let pod = |uid: usize| discovery::Pod {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "\u{7f}".repeat(uid),
+        };
+        assert!(claimed(pod(128)).is_ok() && claimed(pod(129)).is_err());
+    }
 
     #[test]
     fn a_pod_that_has_ended_or_has_no_address_yet_is_not_the_callers() {

@@ -1,18 +1,16 @@
 //! The first message of a federation stream: which cluster calls, what it imports, and what it has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use weft_proto::discovery::{self, Hello};
 use weft_proto::resource::field::SELECTIONS_MAX;
-use weft_proto::resource::name;
 
-use super::hello::{WORDS_MAX, word};
+use super::hello::{held, word, words};
 use super::{End, Stream};
 use crate::objects::peer::Selection;
 use crate::serve::hub::{Follower, Join, Subject, Trusted, Who};
-use crate::serve::wire::Name;
 
 impl Stream {
     /// Whether the cluster that a Hello names may follow, and as what. Its control plane must be the one that the ClusterPeer of
@@ -28,15 +26,8 @@ impl Stream {
             let message = format!("{identity} is not the control plane that a ClusterPeer {cluster} names here");
             return Err(End::refused(&message));
         };
-        self.discovery
-            .may_open(self.peer.address.ip(), &format!("cluster {cluster} {instance}"))?;
-        let mut held = BTreeMap::new();
-        for one in hello.held {
-            // A resource of a kind that we do not know is of no concern to us.
-            if let Ok((name, version)) = name::held_from_wire(one) {
-                held.insert(Name::from(name), version.hash);
-            }
-        }
+        let (held, _) = held(hello.held);
+        self.discovery.may_follow(&cluster, held.len())?;
         let follower = Follower {
             cluster: peer.cluster.clone(),
             instance,
@@ -47,7 +38,7 @@ impl Stream {
             subject: Subject::Peer(Arc::new(follower)),
             uid: String::new(),
             build: word(hello.build),
-            features: hello.features.into_iter().take(WORDS_MAX).map(word).collect(),
+            features: words(hello.features),
             since: SystemTime::now(),
             skew_ms: skew(caller.now_unix_ms),
         };

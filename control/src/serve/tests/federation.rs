@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio::time::timeout;
 use tonic::Code;
+use weft_model::version::Version;
 use weft_proto::discovery::{self, Hello, resource::State};
 use weft_proto::federation::federation_client::FederationClient;
-use weft_proto::resource::{Body, Kind};
+use weft_proto::resource::{Body, Kind, name};
 
 use super::mesh::{LONG, Mesh, Proxy};
 
@@ -273,7 +274,7 @@ async fn a_caller_that_says_more_at_once_than_is_read_is_told_so() {
         ..Hello::default()
     };
     let said = follow_with(&a, &b.control(), hello).await;
-    assert_eq!(said.err(), Some(Code::InvalidArgument));
+    assert_eq!(said.err(), Some(Code::ResourceExhausted));
 }
 
 #[tokio::test(flavor = "multi_thread")]
