@@ -50,6 +50,7 @@ pub(crate) use backend::Backend;
 pub(crate) use declared::{Declared, is_of_requests};
 pub(crate) use filter::{Filters, Mirror, NewPath, Redirect};
 pub(crate) use imports::topics_of_import;
+pub(crate) use judge::turn;
 pub(crate) use kept::Kept;
 pub(crate) use links::Links;
 pub(crate) use matches::Rank;

@@ -88,8 +88,8 @@ impl Cluster {
         Ok(all)
     }
 
-    /// What the control plane has heard of other clusters, by that replica which has heard most of each: every one has links of
-    /// its own, and one that began just now, or whose link is broken for long, has heard nothing.
+    /// What the control plane has heard of other clusters, by that replica which knows best of each: every one has links of its own,
+    /// and one that began just now, or whose link is broken for long, has heard nothing, or what is not so any more.
     ///
     /// # Errors
     /// There is none, it may not be looked for, or none answers.
@@ -140,9 +140,14 @@ impl Cluster {
     }
 }
 
-/// Of each cluster, what that replica has heard which has heard most of it.
+/// Of each cluster, what that replica has heard which is connected and has heard all; else the one which has heard most.
 fn most(said: Vec<Value>) -> Value {
-    let count = |heard: &Value| heard["resources"].as_array().map_or(0, Vec::len);
+    let count = |heard: &Value| {
+        (
+            heard["whole"] == true,
+            heard["resources"].as_array().map_or(0, Vec::len),
+        )
+    };
     let mut clusters: BTreeMap<String, Value> = BTreeMap::new();
     for heard in said.into_iter().flat_map(|mut all| taken(&mut all)) {
         match clusters.get(&word(&heard["cluster"])) {
@@ -445,6 +450,13 @@ mod tests {
             assert_eq!(most(said), want);
         }
         assert_eq!(most(vec![json!([])]), json!([]));
+        // More of what was is less than what is.
+        let mut whole = of("west", &["w1"]);
+        whole["whole"] = json!(true);
+        let stale = of("west", &["w1", "w2"]);
+        for said in [[whole.clone(), stale.clone()], [stale, whole.clone()]] {
+            assert_eq!(most(said.map(|one| json!([one])).to_vec()), json!([whole]));
+        }
     }
 
     #[test]

@@ -23,10 +23,13 @@ pub struct Heard {
     resources: Vec<String>,
     /// Where its gateways are.
     gateways: Vec<SocketAddr>,
+    /// Whether it is connected, and has said all that it exports. Of several replicas one of which this is true knows best.
+    #[serde(default)]
+    whole: bool,
 }
 
-/// What is known of the peers, as far as it is of these namespaces.
-pub(crate) fn told(index: &Index, namespaces: &BTreeSet<String>) -> Vec<Heard> {
+/// What is known of the peers, as far as it is of these namespaces. `is_whole`: of a peer, whether that is all that it exports now.
+pub(crate) fn told(index: &Index, namespaces: &BTreeSet<String>, is_whole: impl Fn(&str) -> bool) -> Vec<Heard> {
     let wanted = |name: &resource::Name| {
         name.kind == Kind::Cluster || exported(&name.key).is_some_and(|(namespace, ..)| namespaces.contains(namespace))
     };
@@ -37,6 +40,7 @@ pub(crate) fn told(index: &Index, namespaces: &BTreeSet<String>) -> Vec<Heard> {
             cluster: cluster.to_owned(),
             resources: said.map(|wire| BASE64_STANDARD.encode(wire.encode_to_vec())).collect(),
             gateways: gateways.map(|all| all.to_vec()).unwrap_or_default(),
+            whole: is_whole(cluster),
         }
     };
     index.remotes().map(|(_, peer, _)| of(&peer.cluster)).collect()
@@ -49,6 +53,7 @@ pub fn hear(index: &mut Index, heard: &[Heard]) {
         cluster,
         resources,
         gateways,
+        ..
     } in heard
     {
         let read = |text: &String| {

@@ -187,8 +187,8 @@ fn goes_on(peer: Peer, before: Option<&Peer>) -> Result<Peer, Vec<Refusal>> {
     let name = &peer.cluster;
     let message = format!("the bundle of the peer {name} has sequence {now}, and {held} is held: it never goes back");
     let fix = format!(
-        "what the other cluster prints now (weft cluster export-peer); should it have begun anew, delete the ClusterPeer {name} first, and apply it \
-         some seconds later"
+        "delete the ClusterPeer {name}, wait some seconds, and apply what the other cluster prints (weft cluster export-peer): it has begun anew, \
+         or was written here with a higher number than it has; else the document is an old one, and what it prints now is right"
     );
     Err(vec![Refusal::value("spec.trustBundle.sequence", message, fix)])
 }

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use weft_certs::bundle::Bundle;
 use weft_proto::resource::field::FieldError;
 use weft_proto::resource::name::exported;
-use weft_proto::resource::{self, Change, Cluster, Export, Exported, Kind, Update};
+use weft_proto::resource::{self, Cluster, Export, Exported, Kind};
 
 use super::{Index, Name, Remote};
 use crate::federation::derived;
@@ -32,12 +32,12 @@ pub(super) struct Judge<'a> {
     pub(super) dials: bool,
 }
 
-/// In which order the parts of a batch are taken in.
-pub(super) fn rank(update: &Update) -> u8 {
-    match (&update.change, update.name.kind) {
-        (Change::Removed, _) => 0,
-        (_, Kind::Cluster) => 1,
-        (_, Kind::Export) => 2,
+/// In which order the parts of a batch are taken in: what is gone makes room, and an export comes before what is behind it.
+pub(crate) fn turn(is_gone: bool, kind: Kind) -> u8 {
+    match kind {
+        _ if is_gone => 0,
+        Kind::Cluster => 1,
+        Kind::Export => 2,
         _ => 3,
     }
 }

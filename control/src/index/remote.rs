@@ -11,7 +11,7 @@ use weft_proto::discovery;
 use weft_proto::resource::field::FieldError;
 use weft_proto::resource::{self, Body, Change, Cluster, Export, Exported, Kind, Update};
 
-use super::judge::{self, Judge};
+use super::judge::{Judge, turn};
 use super::{Changed, Index, Name, Topic};
 use crate::objects::Object;
 use crate::objects::mcs::ServiceExport;
@@ -101,7 +101,7 @@ impl Index {
         let own = self.pod_networks();
         let mut refused = Vec::new();
         // What is gone makes room; and an export comes before what is behind it.
-        updates.sort_by_key(judge::rank);
+        updates.sort_by_key(|update| turn(matches!(update.change, Change::Removed), update.name.kind));
         for update in updates {
             let name = update.name.clone();
             match self.hear_one((cluster, &own), &mut remote, update, &mut changed) {

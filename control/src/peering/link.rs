@@ -26,15 +26,23 @@ use super::dial::Fault;
 use super::kept::{Kept, News, Said};
 use super::{Links, dial};
 use crate::authority::{Chain, Issuer};
+use crate::index;
 use crate::objects::host_port::HostPort;
 use crate::objects::peer::{Peer, Selection};
 use crate::serve::desk::{Closed, Desk};
 use crate::serve::hub::{self, LinkState, Trusted};
+use crate::serve::outbox::Hash;
 
 /// The largest batch that is read.
 const BATCH_MAX: usize = 64 << 20;
-/// What has no name that can be read and is told back of one batch. None of it is taken.
+/// What has no name that can be read and is told back of one batch. None of it is taken; a newer peer that says more things than this
+/// of a kind that is not known here counts the rest as taken, and says all of it anew to a build that knows it.
 const NAMELESS_MAX: usize = 100;
+/// How much room there is in the first message for what is held here: of a larger one nothing is read. And what one takes of that beside
+/// its name.
+const HELD_MAX: usize = 100_000;
+const HELD_BYTES_MAX: usize = 7 << 20;
+const HELD_BYTES: usize = 32;
 /// How long a peer may take to open the stream.
 const OPEN: Duration = Duration::from_secs(5);
 /// The first and the longest pause before the next attempt; half of it is random. A link heals within two seconds.
@@ -68,6 +76,8 @@ pub(super) struct Link {
     heard: Option<watch::Sender<BTreeSet<String>>>,
     /// Since when what was heard is not kept.
     unkept: Option<Instant>,
+    /// What is held and had no room in the first message: whether it is there still is known when all has come.
+    unsaid: BTreeSet<name::Name>,
     /// Where the peer's pods are, as it has said last.
     networks: Option<Vec<IpNet>>,
     /// Whether something else is to be kept.
@@ -83,6 +93,8 @@ enum Ended {
     Slow,
     #[error("the peer ended the stream: {}: {}", .0.code(), .0.message())]
     Status(Box<tonic::Status>),
+    #[error("the peer says something that is not read here: {0}")]
+    Unread(String),
     #[error("the peer does not take this cluster's certificate: {0}")]
     Untrusted(String),
     #[error("the peer ended the stream")]
@@ -112,6 +124,7 @@ impl Link {
             copies: copies.clone(),
             heard: Some(heard),
             unkept: None,
+            unsaid: BTreeSet::new(),
             networks: None,
             news,
             state: LinkState {
@@ -120,6 +133,7 @@ impl Link {
                 endpoint: String::new(),
                 fault: "",
                 reason: String::new(),
+                lasting: hub::Lasting::default(),
                 heard: None,
                 complete: false,
                 linked: None,
@@ -134,9 +148,12 @@ impl Link {
             // It goes on from where another task, or another process, has left it.
             Ok(Some(before)) if before.state != hub::Link::Connected => self.state = before,
             Ok(Some(before)) => {
+                let now = SystemTime::now();
                 self.state = LinkState {
                     state: hub::Link::Stale,
-                    heard: Some(SystemTime::now()),
+                    since: now,
+                    heard: Some(now),
+                    lasting: hub::Lasting::default(),
                     ..before
                 }
             }
@@ -217,8 +234,7 @@ impl Link {
 
     /// Tells of another state.
     async fn tell(&mut self, state: hub::Link, fault: &'static str, reason: String) -> Result<(), Closed> {
-        self.state.enter(state);
-        (self.state.fault, self.state.reason) = (fault, reason);
+        self.state.enter(state, fault, reason);
         self.desk.link(&self.peer.cluster, self.state.clone()).await
     }
 
@@ -302,8 +318,13 @@ impl Link {
         }
     }
 
-    /// All that the peer exports has come.
+    /// All that the peer exports has come. What it was not asked for, and has not said, is gone.
     async fn complete(&mut self) -> Result<(), Closed> {
+        let unsaid = std::mem::take(&mut self.unsaid);
+        if !unsaid.is_empty() {
+            let gone = unsaid.into_iter().map(gone).collect();
+            self.desk.hear(&self.peer.cluster, gone, Vec::new()).await?;
+        }
         if let Some(heard) = self.heard.take() {
             heard.send_modify(|all| all.extend([self.peer.cluster.clone()]));
         }
@@ -314,8 +335,10 @@ impl Link {
     }
 
     /// Who we are, and what we have.
-    async fn hello(&self) -> Result<discovery::Hello, Closed> {
+    async fn hello(&mut self) -> Result<discovery::Hello, Closed> {
         let held = self.desk.held(&self.peer.cluster).await?;
+        let (held, unsaid) = with_room(held);
+        self.unsaid = unsaid;
         let held = held.into_iter().map(|(name, hash)| {
             let sources = Vec::new();
             name::held_to_wire(&name, &Version { hash, sources })
@@ -351,6 +374,7 @@ impl Link {
             let mut versions = BTreeMap::new();
             for (name, wire) in piece(&mut said) {
                 versions.insert(name.clone(), wire.version.clone());
+                self.unsaid.remove(&name);
                 let update = read(&name, wire).unwrap_or_else(|refusal| {
                     unread.push((
                         name.clone(),
@@ -400,6 +424,7 @@ impl Ended {
         match self {
             Self::Dial(error) => error.word(),
             Self::Untrusted(_) => "refused",
+            Self::Unread(_) => "message",
             Self::Slow => "slow",
             Self::Status(status) => match status.code() {
                 tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => "refused",
@@ -413,7 +438,11 @@ impl Ended {
 
 impl From<tonic::Status> for Ended {
     fn from(status: tonic::Status) -> Self {
-        Self::Status(Box::new(status))
+        match status.code() {
+            // Too many parts, or bytes: no peer answers so.
+            tonic::Code::DataLoss | tonic::Code::OutOfRange => Self::Unread(status.message().to_owned()),
+            _ => Self::Status(Box::new(status)),
+        }
     }
 }
 
@@ -476,6 +505,18 @@ fn selection(imports: &Selection) -> discovery::Selection {
     }
 }
 
+/// What of it has room in the first message, and what has not. That is said anew, if it is there still.
+fn with_room(mut held: Vec<(name::Name, Hash)>) -> (Vec<(name::Name, Hash)>, BTreeSet<name::Name>) {
+    let mut bytes = 0;
+    let has_room = |(name, _): &&(name::Name, Hash)| {
+        bytes += HELD_BYTES + name.key.len();
+        bytes <= HELD_BYTES_MAX
+    };
+    let room = held.iter().take(HELD_MAX).take_while(has_room).count();
+    let unsaid = held.split_off(room);
+    (held, unsaid.into_iter().map(|(name, _)| name).collect())
+}
+
 /// Calls the one method that there is. Not by the generated client: a batch has its bounds before it is decoded.
 async fn open(
     channel: Channel,
@@ -513,11 +554,9 @@ fn in_turn(resources: Vec<discovery::Resource>) -> InTurn {
             Err(_) => {}
         }
     }
-    let rank = |name: &name::Name, wire: &discovery::Resource| match (&wire.state, name.kind) {
-        (Some(discovery::resource::State::Removed(_)), _) => 0,
-        (_, name::Kind::Cluster) => 1,
-        (_, name::Kind::Export) => 2,
-        _ => 3,
+    let rank = |name: &name::Name, wire: &discovery::Resource| {
+        let is_gone = matches!(wire.state, Some(discovery::resource::State::Removed(_)));
+        index::turn(is_gone, name.kind)
     };
     let said = last.into_iter().map(|(name, wire)| ((rank(&name, &wire), name), wire));
     (said.collect(), refusals, unread)
@@ -621,6 +660,34 @@ mod tests {
             .collect();
         assert_eq!(all, [["10.1.0.0/24".parse::<IpNet>().unwrap()]]);
         assert!(said.is_empty());
+    }
+
+    #[test]
+    fn what_has_no_room_in_the_first_message_is_known_to_be_unsaid() {
+        let held = |many: usize, length: usize| -> Vec<(name::Name, Hash)> {
+            let key = |n: usize| format!("{n:0length$}");
+            (0..many)
+                .map(|n| (name::Name::new(name::Kind::Exported, key(n)), [7; 16]))
+                .collect()
+        };
+        let (said, unsaid) = with_room(held(1000, 120));
+        assert_eq!((said.len(), unsaid.len()), (1000, 0));
+        for (length, most) in [(6, HELD_MAX), (120, HELD_BYTES_MAX / (HELD_BYTES + 120))] {
+            let (said, unsaid) = with_room(held(most + 7, length));
+            assert_eq!((said.len(), unsaid.len()), (most, 7));
+            let to_wire = |(name, hash): &(name::Name, Hash)| {
+                let sources = Vec::new();
+                name::held_to_wire(name, &Version { hash: *hash, sources })
+            };
+            let hello = discovery::Hello {
+                held: said.iter().map(to_wire).collect(),
+                ..discovery::Hello::default()
+            };
+            // What one that follows us reads (serve/discovery.rs).
+            let bytes = prost::Message::encode_to_vec(&message(Message::Hello(hello)));
+            assert!(bytes.len() < 8 << 20, "{}", bytes.len());
+            assert!(weft_proto::parts::of("weft.discovery.v1.FromProxy", &bytes, 2 * PARTS_MAX).is_some());
+        }
     }
 
     #[test]

@@ -537,7 +537,7 @@ impl Thread {
     fn join(&mut self, join: Join, answer: Joined) {
         // Now, and not when its first message came: others may have come since, and its ClusterPeer may have gone.
         if let Subject::Peer(follower) = &join.who.subject
-            && let Err(unwelcome) = self.hub.may_follow(follower)
+            && let Err(unwelcome) = self.hub.may_follow(follower, join.held.len())
         {
             drop(answer.send(Err(unwelcome.into())));
             return;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::time::Instant;
 use weft_model::destination::Target;
 use weft_model::version::Source;
 use weft_proto::resource::Kind;
@@ -28,7 +29,7 @@ mod pace;
 mod proxy;
 mod trusted;
 
-pub(crate) use links::{Faults, Fetched, Heard, Link, LinkState, Linked, Tried, Unwelcome, unreadable};
+pub(crate) use links::{Faults, Fetched, Heard, Lasting, Link, LinkState, Linked, Tried, Unwelcome, unreadable};
 use pace::Pace;
 use proxy::blame;
 pub(crate) use proxy::{Follower, Join, Outlet, Proxy, Refused, Settled, Subject, Who};
@@ -42,8 +43,10 @@ const GONE_MAX: usize = 1024;
 /// this refers to. What it has beyond that it is told again.
 const HELD_PER_TARGET: usize = 8;
 
-/// The same of a peer: of what it has the rest is never taken away.
-const HELD_OF_PEER: usize = 200_000;
+/// Refusals of one batch of a proxy that are logged.
+const REFUSALS_TOLD: usize = 10;
+/// Refusals of one proxy, or peer, whose reasons are kept as they are.
+const REFUSALS_WHOLE: usize = 64;
 
 /// Resources that are kept for one proxy because something old that it decides by may refer to them.
 const KEPT_MAX: usize = 4096;
@@ -199,7 +202,8 @@ impl Hub {
         let subject = &join.who.subject;
         let held = join.held.into_iter().filter(|(name, _)| subject.may_hold(name));
         let most = match subject {
-            Subject::Peer(_) => HELD_OF_PEER,
+            // As much as its first message has, and as [`Hub::may_follow`] allows.
+            Subject::Peer(_) => usize::MAX,
             Subject::Pod(_) | Subject::Gateway(_) => self.targets_max.saturating_mul(HELD_PER_TARGET),
         };
         let has: HashMap<Name, Hash> = held.take(most).collect();
@@ -217,6 +221,13 @@ impl Hub {
         };
         self.proxies.insert(id, proxy);
         self.follow(id, &BTreeSet::new());
+        if let Some(peer) = self
+            .proxies
+            .get_mut(&id)
+            .filter(|proxy| proxy.who.subject.pod().is_none())
+        {
+            peer.forget_all_but_needs();
+        }
         self.note_bundles();
         (id, outlet)
     }
@@ -298,6 +309,7 @@ impl Hub {
             return;
         };
         let refused_before = !proxy.refusals.is_empty();
+        let mut refused_now = Vec::new();
         for Settled { name, has, refused } in settled {
             match has {
                 Some(hash) => proxy.acked.insert(name.clone(), hash),
@@ -309,18 +321,30 @@ impl Hub {
             };
             let entry = proxy.needs.get(&name).and_then(|item| self.cache.get(item));
             let object = entry.map_or_else(|| name.to_string(), |entry| blame(entry, &name, &field));
-            let who = &proxy.who.subject;
-            tracing::warn!(%who, resource = %name, object, field, reason, "a resource was refused");
-            proxy.refusals.insert(
-                name,
-                Refused {
-                    hash,
-                    field,
-                    reason,
-                    object,
-                },
-            );
+            let refused = Refused {
+                hash,
+                field,
+                reason,
+                object,
+            };
+            // Of very many the first are told in full.
+            let refused = if proxy.refusals.len() < REFUSALS_WHOLE {
+                refused
+            } else {
+                refused.shortened()
+            };
+            refused_now.push(name.clone());
+            proxy.refusals.insert(name, refused);
         }
+        let tells = match &proxy.who.subject {
+            Subject::Pod(_) | Subject::Gateway(_) => REFUSALS_TOLD,
+            // It refuses what it likes, as often as it likes.
+            Subject::Peer(peer) => {
+                let faults = self.faults.entry(peer.cluster.clone()).or_default();
+                usize::from(faults.due_refusal(refused_now.len(), Instant::now()))
+            }
+        };
+        proxy.tell_refusals(&refused_now, tells);
         let refuses = !proxy.refusals.is_empty();
         if refuses != refused_before {
             self.follow(id, &BTreeSet::new());

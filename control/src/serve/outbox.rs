@@ -116,6 +116,17 @@ impl Outbox {
         self.has.get(name).copied()
     }
 
+    /// Gives back what it has no use for any more.
+    pub(crate) fn shrink(&mut self) {
+        self.has.shrink_to_fit();
+    }
+
+    /// How many removals wait.
+    pub(crate) fn removals(&self) -> usize {
+        let removals = self.pending.values().filter(|change| matches!(change, Change::Remove));
+        removals.count()
+    }
+
     /// How many resources wait.
     pub(crate) fn waiting(&self) -> usize {
         self.pending.len()
@@ -132,7 +143,8 @@ impl Outbox {
             .map(|(name, _)| name.clone())
             .collect();
         let names = match sets.is_empty() {
-            true => self.pending.keys().take(bytes / SMALL + 1).cloned().collect(),
+            // What refers to others goes before them.
+            true => self.pending.keys().rev().take(bytes / SMALL + 1).cloned().collect(),
             false => self.closures(sets, bytes),
         };
         names.into_iter().filter_map(|name| self.take_one(name)).collect()
@@ -312,6 +324,15 @@ mod tests {
         assert_eq!(keys(&taken), ["old"]);
         assert_eq!(taken[0].0.hash, None);
         assert!(outbox.take(usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn what_refers_to_others_is_removed_before_them() {
+        let names = [Name::new(Kind::Endpoints, "a"), Name::new(Kind::Service, "a")];
+        let mut outbox = Outbox::new(names.clone().map(|name| (name, [1; 16])).into());
+        names.iter().for_each(|name| outbox.remove(name));
+        let mut next = || outbox.take(0).remove(0).0.name.kind;
+        assert_eq!([next(), next()], [Kind::Service, Kind::Endpoints]);
     }
 
     #[test]

@@ -151,6 +151,8 @@ pub(crate) struct PeerVerdict {
     pub(crate) exported: usize,
     /// How its pods are reached, once that is known.
     pub(crate) way: Option<Way>,
+    /// Why it is not the cluster that the object names, though its control plane is.
+    pub(crate) unlike: Option<String>,
     /// The newest bundle that is known of it: sequence and PEM.
     pub(crate) bundle: (u64, String),
 }
@@ -192,6 +194,7 @@ impl Hub {
             imported: taken.count(),
             exported: told.count(),
             way,
+            unlike: self.unlike(cluster),
             bundle: (bundle.sequence(), bundle.to_pem()),
         })
     }
@@ -249,6 +252,17 @@ impl Hub {
             refused_total: faults.map_or(0, |faults| faults.total),
             followers: self.follower_statuses(&peer.cluster),
         }
+    }
+
+    /// Why a peer is another than its ClusterPeer names, as it says of itself.
+    fn unlike(&self, cluster: &str) -> Option<String> {
+        let faults = self.faults.get(cluster)?;
+        let (_, error) = faults
+            .now
+            .iter()
+            .find(|(name, _)| (name.kind, &*name.key) == (Kind::Cluster, "cluster"))?;
+        let is_itself = !["name", "trust_domain"].contains(&error.field.as_str());
+        (!is_itself).then(|| format!("{} {}", error.field, error.reason))
     }
 
     /// What came of trying those of its gateways that it has now, where any are needed.

@@ -161,6 +161,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::serve::hub::Lasting;
 
     #[test]
     fn a_peer_is_heard_when_all_that_it_exports_has_come_or_nothing_is_kept_of_it_any_more() {
@@ -171,6 +172,7 @@ mod tests {
             endpoint: String::new(),
             fault: "",
             reason: String::new(),
+            lasting: Lasting::default(),
             heard: None,
             complete,
             linked: (state == Link::Connected).then(|| SystemTime::now() - ago),
@@ -187,12 +189,12 @@ mod tests {
         assert!(!unheard(Link::Connected, false, PATIENCE * 2));
         let mut ends = link(Link::Stale, false, hour / 2);
         for state in [Link::Connected, Link::Stale, Link::Connected] {
-            ends.enter(state);
+            ends.enter(state, "", String::new());
             assert!(is_unheard(hour, Some(&ends)));
         }
         ends.linked = ends.linked.map(|at| at - PATIENCE);
         for state in [Link::Stale, Link::Connected, Link::Stale] {
-            ends.enter(state);
+            ends.enter(state, "", String::new());
             assert!(!is_unheard(hour, Some(&ends)));
         }
         assert!(!unheard(Link::Forgotten, false, Duration::ZERO));

@@ -1,16 +1,18 @@
 //! What the status of a ClusterPeer says beside what is said of any object: how the link to it is, and what comes of it.
 //!
-//! It changes with what the link is, and not with each attempt: why it is broken is what was found first.
+//! It changes with what the link is, and not with each attempt: why it is broken is what lasts ([`LinkState::lasting`]).
 
 use serde_json::{Value, json};
 
 use super::{Said, Scribe, of_type, short};
-use crate::serve::hub::{Link, LinkState};
+use crate::serve::hub::{Lasting, Link, LinkState};
 use crate::status::applied::Verdict;
 use crate::status::{PeerVerdict, Way, rfc3339};
 
 /// The condition of a peer that says how the link is.
 pub(super) const CONNECTED: &str = "Connected";
+/// Why it is not connected though it answers: it says that it is another.
+const OTHER: &str = "OtherCluster";
 /// The condition of a peer that says how its pods are reached.
 pub(super) const REACHABLE: &str = "Reachable";
 /// The fields beside the conditions.
@@ -33,9 +35,9 @@ impl Scribe<'_> {
     }
 
     fn connected(&self, peer: &PeerVerdict, before: &Value) -> Said {
-        let there = of_type(before, &CONNECTED.into());
-        let there = there.filter(|there| there["observedGeneration"].as_u64() == Some(self.generation));
         let Some(link) = &peer.link else {
+            let there = of_type(before, &CONNECTED.into());
+            let there = there.filter(|there| there["observedGeneration"].as_u64() == Some(self.generation));
             return there.and_then(Said::of).unwrap_or_else(|| Said {
                 r#type: CONNECTED,
                 status: "Unknown",
@@ -43,14 +45,18 @@ impl Scribe<'_> {
                 message: "it was not called yet".to_owned(),
             });
         };
-        let said = Said {
-            r#type: CONNECTED,
-            status: if link.state == Link::Connected { "True" } else { "False" },
-            reason: link.state.word().to_owned(),
-            message: short(&message(link, peer)),
+        let unlike = peer.unlike.as_ref().filter(|_| link.state == Link::Connected);
+        let (status, reason, message) = match (link.state, unlike) {
+            (_, Some(why)) => ("False", OTHER, other(why)),
+            (Link::Connected, None) => ("True", link.state.word(), message(link, peer)),
+            _ => ("False", link.state.word(), message(link, peer)),
         };
-        let same = |there: &Said| (there.status, &there.reason) == (said.status, &said.reason);
-        there.and_then(Said::of).filter(same).unwrap_or(said)
+        Said {
+            r#type: CONNECTED,
+            status,
+            reason: reason.to_owned(),
+            message: short(&message),
+        }
     }
 
     /// While the peer has not been heard of since the start, what was said of it before stays.
@@ -100,6 +106,14 @@ fn reach(way: &Way) -> (&'static str, &'static str, String) {
     }
 }
 
+/// What it says of itself is not what the ClusterPeer is about.
+fn other(why: &str) -> String {
+    format!(
+        "it says of itself that it is another cluster than is named here, of which no endpoints are taken: {why} (fix: `weft cluster check` \
+         says it)"
+    )
+}
+
 fn message(link: &LinkState, peer: &PeerVerdict) -> String {
     let heard = link.heard.map(rfc3339).unwrap_or_default();
     let until = link
@@ -107,9 +121,10 @@ fn message(link: &LinkState, peer: &PeerVerdict) -> String {
         .and_then(|heard| heard.checked_add(peer.keep_for))
         .map(rfc3339)
         .unwrap_or_default();
-    let why = match link.reason.is_empty() {
+    let Lasting { endpoint, reason, .. } = &link.lasting;
+    let why = match reason.is_empty() {
         true => String::new(),
-        false => format!(": {} ({}); `weft cluster check` says more", link.reason, link.endpoint),
+        false => format!(": {reason} ({endpoint}); `weft cluster check` says more"),
     };
     match link.state {
         Link::Connected => "what it exports comes as it changes".to_owned(),

@@ -9,7 +9,7 @@ use weft_model::identity::TrustDomain;
 use super::*;
 use crate::index::{ConditionType, Index, ObjectStatus, Settings};
 use crate::manifests::Snapshot;
-use crate::serve::hub::{Link, LinkState};
+use crate::serve::hub::{Lasting, Link, LinkState};
 use crate::status::applied::{Holders, Named};
 use crate::status::{PeerVerdict, Way};
 
@@ -458,6 +458,7 @@ fn peer(status: &Value, link: Option<LinkState>) -> Verdict {
             imported: 2,
             exported: 3,
             way: None,
+            unlike: None,
             bundle: (5, "PEM".to_owned()),
         }),
     }
@@ -470,7 +471,8 @@ fn link(state: Link, heard: Option<u64>, reason: &str) -> Option<LinkState> {
         since: at(0),
         endpoint: "weft.west.example:15013".to_owned(),
         fault: "port",
-        reason: reason.to_owned(),
+        reason: "what the last attempt has failed of".to_owned(),
+        lasting: Lasting::new("weft.west.example:15013", reason),
         heard: heard.map(at),
         complete: true,
         linked: None,
@@ -500,6 +502,16 @@ fn a_peer_says_how_its_link_is_and_what_comes_of_it() {
     );
     assert!(up.get("lastHeard").is_none());
     assert_eq!(status(&is_up, &up, false, NOW), None, "nothing has changed");
+    let mut other = peer(&up, link(Link::Connected, Some(7), ""));
+    other.peer.as_mut().unwrap().unlike = Some("name is \"west\", and the ClusterPeer is \"east\"".to_owned());
+    let other = status(&other, &up, false, NOW).unwrap();
+    let condition = connected(&other);
+    assert_eq!(
+        (&condition["status"], &condition["reason"]),
+        (&json!("False"), &json!("OtherCluster"))
+    );
+    let message = condition["message"].as_str().unwrap();
+    assert!(message.contains("the ClusterPeer is \"east\""), "{message}");
 
     let is_stale = peer(&up, link(Link::Stale, Some(7), "connection refused"));
     let stale = status(&is_stale, &up, false, NOW).unwrap();
@@ -575,20 +587,18 @@ fn each_attempt_of_a_broken_link_is_no_news() {
     let first = peer(&json!({}), link(Link::Connecting, None, "no such host"));
     let said = status(&first, &json!({}), false, THEN).unwrap();
     assert!(connected(&said)["message"].as_str().unwrap().contains("no such host"));
-    let second = peer(&said, link(Link::Connecting, None, "connection refused"));
+    let mut second = peer(&said, link(Link::Connecting, None, "no such host"));
+    let attempt = second.peer.as_mut().and_then(|peer| peer.link.as_mut()).unwrap();
+    attempt.reason = "connection refused".to_owned();
     assert_eq!(status(&second, &said, false, NOW), None);
     // A replica that takes over does not know yet how the link is.
     assert_eq!(status(&peer(&said, None), &said, false, NOW), None);
-    // Of another spec it is said anew.
-    let mut other = peer(&said, link(Link::Connecting, None, "connection refused"));
-    Arc::make_mut(&mut other.object).generation = 4;
-    let said = status(&other, &said, false, NOW).unwrap();
-    assert!(
-        connected(&said)["message"]
-            .as_str()
-            .unwrap()
-            .contains("connection refused")
-    );
+    // What lasts is, and it is no other state.
+    let lasts = peer(&said, link(Link::Connecting, None, "connection refused"));
+    let said = status(&lasts, &said, false, NOW).unwrap();
+    let condition = connected(&said);
+    assert!(condition["message"].as_str().unwrap().contains("connection refused"));
+    assert_eq!(condition["lastTransitionTime"], THEN);
 }
 
 #[test]

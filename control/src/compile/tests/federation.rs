@@ -219,7 +219,7 @@ fn whoever_explains_from_objects_alone_has_the_endpoints_of_other_clusters_from_
         hear(&mut world, "a", "10.250.0.1:8080");
         world.index.set_gateways("a", &["192.0.2.1:15443".parse().unwrap()]);
         let told = |namespace: &str| {
-            let told = crate::explain::told(&world.index, &[namespace.to_owned()].into());
+            let told = crate::explain::told(&world.index, &[namespace.to_owned()].into(), |_| true);
             let text = serde_json::to_string(&told).unwrap();
             serde_json::from_str::<Vec<crate::explain::Heard>>(&text).unwrap()
         };

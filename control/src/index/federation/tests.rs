@@ -197,7 +197,7 @@ fn the_bundle_of_a_peer_may_be_mended_but_never_goes_back_unless_it_is_removed_f
     );
     assert_eq!(condition.field, "spec.trustBundle.sequence");
     assert!(
-        condition.fix.contains("delete the ClusterPeer two first"),
+        condition.fix.starts_with("delete the ClusterPeer two, wait"),
         "{condition:?}"
     );
     world.delete("ClusterPeer", "", "two");

@@ -201,7 +201,10 @@ impl Thread {
         match question {
             OfPeer::Peer { cluster, answer } => drop(answer.send(hub.index.peer(&cluster).cloned())),
             OfPeer::Held { cluster, answer } => drop(answer.send(hub.held(&cluster))),
-            OfPeer::Told { namespaces, answer } => drop(answer.send(explain::told(&hub.index, &namespaces))),
+            OfPeer::Told { namespaces, answer } => {
+                let is_whole = |cluster: &str| hub.links.get(cluster).is_some_and(LinkState::is_whole);
+                drop(answer.send(explain::told(&hub.index, &namespaces, is_whole)));
+            }
             OfPeer::Heard { cluster, answer } => drop(answer.send(hub.heard(&cluster))),
             OfPeer::LinkOf { cluster, answer } => drop(answer.send(hub.links.get(&cluster).cloned())),
             OfPeer::Link { cluster, state } => {

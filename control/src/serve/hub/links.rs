@@ -9,7 +9,7 @@ use weft_certs::bundle::{Bundle, TrustBundles};
 use weft_proto::discovery;
 use weft_proto::resource::{self, FieldError, Kind, Update};
 
-use super::{Facts, Follower, Hash, Hub, Subject};
+use super::{Facts, Follower, Hash, Hub, Proxy, Subject};
 use crate::objects::host_port::HostPort;
 use crate::objects::peer::Peer;
 
@@ -30,6 +30,8 @@ pub(crate) struct LinkState {
     /// Why it is not connected, in one word and for people; or empty.
     pub(crate) fault: &'static str,
     pub(crate) reason: String,
+    /// The same for who is not told of each attempt.
+    pub(crate) lasting: Lasting,
     /// When the peer was last heard of.
     pub(crate) heard: Option<SystemTime>,
     /// Whether all that it exports has come since this process began, or since it was forgotten. Until then what is missing may
@@ -37,6 +39,20 @@ pub(crate) struct LinkState {
     pub(crate) complete: bool,
     /// Since when it is waited for that: from when it was first linked. A link that ends and begins anew is waited for no longer.
     pub(crate) linked: Option<SystemTime>,
+}
+
+/// Why a link is not connected, for who is not told of each attempt: what broke it, and another reason once that was not seen for
+/// several attempts; for each that follows twice as many. So of reasons that take turns it is one, and such as are never the same twice
+/// are told ever more seldom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lasting {
+    /// Where it led.
+    pub(crate) endpoint: String,
+    pub(crate) reason: String,
+    /// Attempts since that have failed of something else.
+    others: u32,
+    /// How many are several.
+    several: u32,
 }
 
 /// The states of a link.
@@ -91,6 +107,8 @@ pub(crate) struct Faults {
     /// When it was logged last, and how often it did since.
     logged: Option<Instant>,
     unlogged: u64,
+    /// When it was logged last that it refuses something of ours.
+    refusal_logged: Option<Instant>,
 }
 
 /// Why a replica of a cluster may not follow us.
@@ -102,14 +120,23 @@ pub(crate) enum Unwelcome {
     /// So many of its cluster follow already.
     #[error("{0} replicas of this cluster follow, and no more may")]
     Crowded(usize),
+    /// Too much that they hold waits to be taken away from them.
+    #[error(
+        "{0} things are to be taken away from replicas of this cluster that follow already; try again when they are"
+    )]
+    Laden(usize),
 }
 
 /// Replicas of one cluster's control plane that may follow at a time.
 const FOLLOWERS_MAX: usize = 16;
+/// What replicas of one cluster may hold that is to be taken away from them. The first message of one has room for less.
+const REMOVALS_MAX: usize = 200_000;
 /// How much of it is told of one peer.
 const FAULTS_MAX: usize = 64;
 /// It is logged once in this time: a peer says something each 10 ms if it likes to.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Attempts of some three seconds.
+const SEVERAL: u32 = 5;
 /// How something is called whose name cannot be read.
 const UNREADABLE: &str = "(unreadable)";
 
@@ -138,26 +165,62 @@ impl LinkState {
         let now = SystemTime::now();
         let heard = heard.min(now);
         let is_kept = now.duration_since(heard).unwrap_or_default() < keep_for;
+        let reason = "not connected since this control plane began".to_owned();
         Self {
             state: if is_kept { Link::Stale } else { Link::Forgotten },
             since: heard,
             endpoint: String::new(),
             fault: "",
-            reason: "not connected since this control plane began".to_owned(),
+            lasting: Lasting::new("", &reason),
+            reason,
             heard: Some(heard),
             complete: false,
             linked: None,
         }
     }
 
-    /// Is in this state from now on, if it was in another one.
-    pub(crate) fn enter(&mut self, state: Link) {
-        if self.state == state {
+    /// Whether what is known of the peer is what it exports now.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.state == Link::Connected && self.complete
+    }
+
+    /// Is in this state from now on, for this reason: a word, and for people.
+    pub(crate) fn enter(&mut self, state: Link, fault: &'static str, reason: String) {
+        let is_new = self.state != state;
+        self.lasting.take(&self.endpoint, &reason, is_new);
+        (self.fault, self.reason) = (fault, reason);
+        if !is_new {
             return;
         }
         (self.state, self.since) = (state, SystemTime::now());
         if state == Link::Connected && !self.complete {
             self.linked.get_or_insert(self.since);
+        }
+    }
+}
+
+impl Lasting {
+    pub(crate) fn new(endpoint: &str, reason: &str) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            reason: reason.to_owned(),
+            others: 0,
+            several: SEVERAL,
+        }
+    }
+
+    /// An attempt has failed of this. `is_new`: it is what broke the link.
+    fn take(&mut self, endpoint: &str, reason: &str, is_new: bool) {
+        if is_new || self.reason.is_empty() {
+            *self = Self::new(endpoint, reason);
+            return;
+        }
+        self.others = if self.reason == reason { 0 } else { self.others + 1 };
+        if self.others == self.several {
+            *self = Self {
+                several: self.several.saturating_mul(2),
+                ..Self::new(endpoint, reason)
+            };
         }
     }
 }
@@ -296,12 +359,12 @@ impl Hub {
         self.spread(&changed);
     }
 
-    /// How the link to a peer is. Of peers that are gone nothing is kept. Returns whether more is to be made of it than before.
+    /// How the link to a peer is. Of peers that are gone nothing is kept. Returns whether more is to be made, or said, of it than before.
     pub(crate) fn link(&mut self, cluster: String, state: LinkState) -> bool {
         if self.index.peer(&cluster).is_none() {
             return false;
         }
-        let of = |link: &LinkState| (link.state, link.complete);
+        let of = |link: &LinkState| (link.state, link.complete, link.lasting.reason.clone());
         let now = of(&state);
         let faults = self.faults.get_mut(&cluster);
         let before = self.links.insert(cluster, state);
@@ -313,26 +376,31 @@ impl Hub {
         before.is_none_or(|before| of(&before) != now)
     }
 
-    /// Whether a replica of a cluster may follow us: its cluster is a peer, with this control plane, and not too many do.
-    pub(crate) fn may_follow(&self, follower: &Follower) -> Result<(), Unwelcome> {
+    /// Whether a replica of a cluster that holds so much may follow us: its cluster is a peer, with this control plane, and not too
+    /// many do, nor hold too much that is nothing of ours any more.
+    pub(crate) fn may_follow(&self, follower: &Follower, held: usize) -> Result<(), Unwelcome> {
         let peer = self.index.peer(&follower.cluster);
         if peer.is_none_or(|peer| peer.control_plane != follower.control_plane) {
             return Err(Unwelcome::Stranger);
         }
-        let others = self.followers(&follower.cluster, &follower.instance);
-        match others < FOLLOWERS_MAX {
+        let others: Vec<&Proxy> = self.other_followers(follower).collect();
+        if others.len() >= FOLLOWERS_MAX {
+            return Err(Unwelcome::Crowded(others.len()));
+        }
+        let removals: usize = others.iter().map(|proxy| proxy.outlet.outbox().removals()).sum();
+        match removals + held <= REMOVALS_MAX {
             true => Ok(()),
-            false => Err(Unwelcome::Crowded(others)),
+            false => Err(Unwelcome::Laden(removals)),
         }
     }
 
-    /// How many replicas of a cluster follow us beside this one.
-    fn followers(&self, cluster: &str, instance: &str) -> usize {
-        let other = |subject: &Subject| match subject {
-            Subject::Peer(follower) => follower.cluster == cluster && follower.instance != instance,
+    /// The replicas of a cluster that follow us beside this one.
+    fn other_followers(&self, follower: &Follower) -> impl Iterator<Item = &Proxy> {
+        let is_other = |subject: &Subject| match subject {
+            Subject::Peer(other) => other.cluster == follower.cluster && other.instance != follower.instance,
             Subject::Pod(_) | Subject::Gateway(_) => false,
         };
-        self.proxies.values().filter(|proxy| other(&proxy.who.subject)).count()
+        self.proxies.values().filter(move |proxy| is_other(&proxy.who.subject))
     }
 
     /// Ends the streams of peers whose control plane or roots are others by now: what was proved counts no more.
@@ -379,6 +447,17 @@ impl Faults {
         }
     }
 
+    /// Whether it is to be logged that it refuses so many things of ours.
+    pub(super) fn due_refusal(&mut self, refused: usize, now: Instant) -> bool {
+        let is_late = self
+            .refusal_logged
+            .is_none_or(|logged| now.duration_since(logged) >= SILENCE);
+        if refused > 0 && is_late {
+            self.refusal_logged = Some(now);
+        }
+        refused > 0 && is_late
+    }
+
     /// How many to log now: these, and what was not logged before. `None`: the last time was a moment ago.
     fn due_log(&mut self, more: usize, now: Instant) -> Option<u64> {
         self.unlogged += more as u64;
@@ -392,6 +471,8 @@ impl Faults {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -403,6 +484,31 @@ mod tests {
         }
         assert_eq!(faults.due_log(1, begun + SILENCE), Some(591));
         assert_eq!(faults.due_log(1, begun + SILENCE * 3), Some(1));
+        assert!(!faults.due_refusal(0, begun) && faults.due_refusal(9, begun));
+        assert!(!faults.due_refusal(9, begun + SILENCE / 2) && faults.due_refusal(1, begun + SILENCE));
+    }
+
+    #[test]
+    fn what_lasts_is_what_broke_the_link_or_what_several_attempts_have_failed_of_since() {
+        let mut link = LinkState::before(SystemTime::now(), Duration::from_secs(3600));
+        let mut fails = |state, reason: &str| {
+            link.enter(state, "refused", reason.to_owned());
+            link.lasting.reason.clone()
+        };
+        assert_eq!(fails(Link::Connected, ""), "");
+        assert_eq!(fails(Link::Stale, "ended"), "ended");
+        let mut again = |reason: &str, times: u32| (0..times).map(|_| fails(Link::Stale, reason)).last().unwrap();
+        assert_eq!(again("unknown CA", SEVERAL - 1), "ended");
+        assert_eq!(again("ended", 1), "ended");
+        assert_eq!(again("unknown CA", SEVERAL), "unknown CA");
+        // Two that take turns are one; and what is never the same twice is told ever more seldom.
+        for _ in 0..100 {
+            assert_eq!(again("not connected", 1), "unknown CA");
+            assert_eq!(again("unknown CA", 1), "unknown CA");
+        }
+        let told: BTreeSet<String> = (0..1000).map(|n| again(&format!("wait {n} ms"), 1)).collect();
+        assert!(told.len() < 10, "{told:?}");
+        assert_eq!(fails(Link::Forgotten, "no route"), "no route");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use weft_certs::bundle::TrustBundles;
 use weft_model::identity::TrustDomain;
+use weft_proto::resource::{self, FieldError};
 
 use super::*;
 use crate::index::{self, Settings};
@@ -494,13 +495,17 @@ fn how_far_a_bundle_has_come_is_told_by_what_the_proxies_have_acknowledged() {
 
 /// A replica of the control plane of the cluster `a`.
 fn replica(hub: &mut Hub, instance: &str) -> ProxyId {
+    replica_with(hub, instance, Vec::new())
+}
+
+fn replica_with(hub: &mut Hub, instance: &str, held: Vec<(Name, Hash)>) -> ProxyId {
     let follower = Follower {
         cluster: "a".to_owned(),
         instance: instance.to_owned(),
         control_plane: "spiffe://a.internal/ns/weft-system/sa/weft-control".parse().unwrap(),
         imports: Vec::new(),
     };
-    assert_eq!(hub.may_follow(&follower), Ok(()));
+    assert_eq!(hub.may_follow(&follower, held.len()), Ok(()));
     let who = Who {
         subject: Subject::Peer(Arc::new(follower)),
         uid: String::new(),
@@ -509,14 +514,87 @@ fn replica(hub: &mut Hub, instance: &str) -> ProxyId {
         since: SystemTime::UNIX_EPOCH,
         skew_ms: None,
     };
-    let (held, targets) = (Vec::new(), Vec::new());
     let join = Join {
         who,
         epoch: 0,
         held,
-        targets,
+        targets: Vec::new(),
     };
     hub.join(join).0
+}
+
+#[test]
+fn a_peer_that_says_it_is_another_is_told_so_and_one_whose_bundle_goes_back_is_not() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    peer_a(&mut hub);
+    let mut unlike = |field: &str| {
+        let error = FieldError::new(field, "is \"b\", and the ClusterPeer is \"a\"");
+        hub.hear(
+            "a",
+            Vec::new(),
+            &[(resource::Name::new(Kind::Cluster, "cluster"), error)],
+        );
+        let verdict = hub.verdicts().of.into_iter().find_map(|verdict| verdict.peer);
+        hub.faults.clear();
+        verdict.expect("it acts").unlike
+    };
+    assert_eq!(unlike("bundle.sequence"), None);
+    assert_eq!(
+        unlike("name").as_deref(),
+        Some("name is \"b\", and the ClusterPeer is \"a\"")
+    );
+}
+
+#[test]
+fn of_very_many_refusals_the_first_are_kept_whole() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    peer_a(&mut hub);
+    let id = replica(&mut hub, "1");
+    let refused = |n: usize| Settled {
+        name: Name::new(Kind::Export, format!("shop/s{n}")),
+        has: None,
+        refused: Some(([0; 16], "é".repeat(512), "é".repeat(512))),
+    };
+    hub.settle(id, (0..100).map(refused).collect());
+    let kept = hub.proxies[&id]
+        .refusals
+        .values()
+        .map(|one| one.reason.len() + one.field.len());
+    let kept: Vec<usize> = kept.collect();
+    assert_eq!(kept.iter().filter(|length| **length == 2048).count(), 64);
+    assert_eq!(kept.iter().filter(|length| **length == 128).count(), 36);
+}
+
+#[test]
+fn of_what_a_peer_holds_and_is_not_told_nothing_is_kept_but_that_it_is_to_go() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = hub(state.path());
+    peer_a(&mut hub);
+    let held = |n: u32| {
+        let other = (0..n).map(|n| (Name::new(Kind::Exported, format!("x/s{n}:80")), [1; 16]));
+        let own = (Name::new(Kind::Cluster, "cluster"), [1; 16]);
+        other.chain([own]).collect::<Vec<_>>()
+    };
+    let first = replica_with(&mut hub, "1", held(100_000));
+    let one = &hub.proxies[&first];
+    assert_eq!(one.outlet.outbox().removals(), 100_000);
+    assert!(one.acked.len() <= 1 && one.inherited.len() <= 1);
+    let other = Follower {
+        cluster: "a".to_owned(),
+        instance: "2".to_owned(),
+        control_plane: "spiffe://a.internal/ns/weft-system/sa/weft-control".parse().unwrap(),
+        imports: Vec::new(),
+    };
+    assert_eq!(hub.may_follow(&other, 100_000), Ok(()));
+    assert_eq!(hub.may_follow(&other, 100_001), Err(Unwelcome::Laden(100_000)));
+    // A batch of them goes at a time, and then there is room.
+    let outlet = one.outlet.clone();
+    while outlet.outbox().waiting() > 0 {
+        assert!(!outlet.outbox().take(1 << 20).is_empty());
+    }
+    assert_eq!(hub.may_follow(&other, 100_001), Ok(()));
 }
 
 #[test]
@@ -568,14 +646,24 @@ fn who_may_follow_is_decided_when_it_joins() {
         replica(&mut hub, &n.to_string());
     }
     assert_eq!(
-        hub.may_follow(&follower("more", "a.internal")),
+        hub.may_follow(&follower("more", "a.internal"), 0),
         Err(Unwelcome::Crowded(16))
     );
-    assert_eq!(hub.may_follow(&follower("3", "a.internal")), Ok(()), "in its own place");
-    assert_eq!(hub.may_follow(&follower("3", "b.internal")), Err(Unwelcome::Stranger));
+    assert_eq!(
+        hub.may_follow(&follower("3", "a.internal"), 0),
+        Ok(()),
+        "in its own place"
+    );
+    assert_eq!(
+        hub.may_follow(&follower("3", "b.internal"), 0),
+        Err(Unwelcome::Stranger)
+    );
     let gone = crate::index::Index::new(hub.index.settings.clone());
     hub.index = gone;
-    assert_eq!(hub.may_follow(&follower("3", "a.internal")), Err(Unwelcome::Stranger));
+    assert_eq!(
+        hub.may_follow(&follower("3", "a.internal"), 0),
+        Err(Unwelcome::Stranger)
+    );
 }
 
 #[test]
