@@ -236,7 +236,7 @@ def main():
     config = {"Env": [f"PATH={SEARCH_PATH}"], "User": args.user, "WorkingDir": "/"}
     if args.entrypoint:
         config["Entrypoint"] = [args.entrypoint]
-    half = args.out + ".new"
+    half = f"{args.out}.{os.getpid()}.new"
     with open(half, "wb") as file:
         file.write(archive(layer, args.name, config))
     os.rename(half, args.out)

@@ -95,7 +95,7 @@ etcd_() {
   exec etcd --data-dir "$HERE/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
-    --initial-cluster default=http://127.0.0.1:2380
+    --initial-cluster default=http://127.0.0.1:2380 --experimental-watch-progress-notify-interval 5s
 }
 
 apiserver() {

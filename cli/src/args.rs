@@ -60,11 +60,10 @@ pub(crate) enum Verb {
     Uninstall(UninstallArgs),
     Check(CheckArgs),
     Cluster(ClusterArgs),
+    Link(LinkArgs),
     Wait(WaitArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
-    #[command(hide = true)]
-    Link(LinkArgs),
     /// Role: the control plane (see `weft control --help`).
     Control(RoleArgs),
     /// Role: passes other clusters' connections on, unopened (see `weft gateway --help`).

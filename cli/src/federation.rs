@@ -42,6 +42,8 @@ mod look;
 const DOCUMENT_MAX: u64 = 1 << 20;
 /// How long it is waited for what may pass by itself: a broken link is tried anew within two seconds.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same of a link that is younger than this: an attempt that was made while the other side took its document may hang for five.
+const YOUNG: Duration = Duration::from_secs(8);
 /// How often it is looked at meanwhile.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -82,6 +84,13 @@ enum Whom {
     Socket(PathBuf),
     /// That of a mesh.
     Mesh(Mesh),
+}
+
+impl Whom {
+    /// Whether it is a mesh of `weft up`.
+    fn is_of_this_machine(&self) -> bool {
+        matches!(self, Self::Mesh(Mesh::Local(_)))
+    }
 }
 
 /// Print the ClusterPeer by which another cluster knows this one.
@@ -230,10 +239,21 @@ async fn check(args: CheckArgs) -> Result<ExitCode> {
 
 /// What the control plane says, once nothing of it may pass by itself, or after a while.
 async fn settled(whose: &WhoseArgs) -> Result<Value> {
-    let end = Instant::now() + PATIENCE;
+    let begun = Instant::now();
     let whom = whom(whose).await?;
     let mut status = said(&whom).await?;
-    while findings::is_settling(&status) && Instant::now() < end {
+    loop {
+        // What was written into a mesh's directory a moment ago is read in a moment.
+        let is_unread = whom.is_of_this_machine() && findings::is_alone(&status);
+        let begins = findings::is_beginning(&status, SystemTime::now(), YOUNG);
+        let may_pass = match begun.elapsed() {
+            waited if waited < PATIENCE => is_unread || begins || findings::is_settling(&status),
+            waited if waited < YOUNG => begins,
+            _ => false,
+        };
+        if !may_pass {
+            break;
+        }
         sleep(AGAIN).await;
         status = said(&whom).await?;
     }
@@ -244,13 +264,33 @@ async fn settled(whose: &WhoseArgs) -> Result<Value> {
 /// Checks a document, beside this cluster if that can be asked: its fields can be wrong by themselves.
 async fn check_document(path: &Path, whose: &WhoseArgs, report: &mut Report) -> Result<()> {
     let text = read(path)?;
-    let status = ask(whose).await;
+    let (is_of_this_machine, status) = match whom(whose).await {
+        Ok(whom) => (whom.is_of_this_machine(), said(&whom).await),
+        Err(why) => (false, Err(why)),
+    };
+    if let Ok(status) = &status {
+        tell_missing(status);
+    }
     let peers = document::check(path, &text, status.as_ref().ok(), report);
-    for peer in &peers {
+    match is_of_this_machine {
+        true => report.tell("who answers there".to_owned(), vec![undialled()]),
+        false => dial(&peers, status.as_ref().ok(), report).await,
+    }
+    if let Err(why) = status {
+        let fix = "name the cluster in which it is to be applied: --name, --context or --socket";
+        let what = format!("can't be asked, so nothing was compared with it: {why:#}");
+        report.tell("this cluster", vec![note("this cluster", what, fix)]);
+    }
+    Ok(())
+}
+
+/// Dials whatever documents name, from here.
+async fn dial(peers: &[Peer], status: Option<&Value>, report: &mut Report) {
+    for peer in peers {
         for endpoint in &peer.endpoints {
             look(peer, "spec.endpoints", endpoint, b"h2", report).await;
         }
-        let gateways = match document::needs_gateways(peer, status.as_ref().ok()) {
+        let gateways = match document::needs_gateways(peer, status) {
             true => &peer.gateways[..],
             false => &[],
         };
@@ -262,12 +302,16 @@ async fn check_document(path: &Path, whose: &WhoseArgs, report: &mut Report) -> 
             look(peer, "spec.bundleEndpoint", &endpoint, b"http/1.1", report).await;
         }
     }
-    if let Err(why) = status {
-        let fix = "name the cluster in which it is to be applied: --name, --context or --socket";
-        let what = format!("can't be asked, so nothing was compared with it: {why:#}");
-        report.tell("this cluster", vec![note("this cluster", what, fix)]);
-    }
-    Ok(())
+}
+
+/// Clusters of `weft up` reach each other from their nodes, and not from the machine that these are on.
+fn undialled() -> finding::Finding {
+    let what = "its endpoints and gateways were not dialled: a mesh of `weft up` reaches them from its node, and not from here";
+    note(
+        "this document",
+        what,
+        "apply it; `weft cluster check` says what comes of it",
+    )
 }
 
 async fn look(peer: &Peer, field: &'static str, at: &HostPort, speaks: &[u8], report: &mut Report) {

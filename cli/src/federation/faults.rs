@@ -112,6 +112,10 @@ impl<'a> Fault<'a> {
                 "look at the load of {peer}'s control plane, and at what lies between: packets of full size may be lost (MTU)"
             ),
             "refused" => return self.refused(),
+            "message" => format!(
+                "upgrade the older of the two control planes, if they are of different versions; else {peer} says more than is taken of one \
+                 peer: narrow spec.imports here, or spec.exports there"
+            ),
             "version" => format!(
                 "upgrade the older of the two control planes: {peer} does not speak this one's federation protocol"
             ),
@@ -124,6 +128,7 @@ impl<'a> Fault<'a> {
             "tls" => because("its endpoint does not shake hands as the mesh does"),
             "protocol" => because("who answers at its endpoint does not speak the federation protocol"),
             "slow" => because("it does not answer in time"),
+            "message" => because("what it says cannot be taken in"),
             "version" => because("it speaks another version of the federation protocol"),
             "ended" => because("it ended the link"),
             _ => because("the link is broken"),
@@ -377,6 +382,12 @@ mod tests {
             "the peer ended the stream: Unimplemented",
             &["another version"],
             &["upgrade"],
+        );
+        check(
+            "message",
+            "the peer says something that is not read here: a message that has more than 1048576 parts",
+            &["cannot be taken in"],
+            &["upgrade", "spec.imports"],
         );
         check("ended", "the peer ended the stream", &["ended"], &["log"]);
         check("stream", "the peer ended the stream: Internal", &["broken"], &["log"]);

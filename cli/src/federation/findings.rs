@@ -1,9 +1,13 @@
 //! What is wrong with the links to other clusters, from what this one's control plane says.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::faults::Fault;
-use super::links::{objects, unaccepted};
+use super::links::{CLUSTER, objects, unaccepted};
 use crate::check::finding::{Finding, Report, note, wrong};
 use crate::status::text::{list, word, words};
 
@@ -40,16 +44,38 @@ pub(super) fn check(status: &Value, report: &mut Report) {
 /// plane begins anew: a link that is being made, a peer that does not follow yet, gateways that are being tried. Whoever is linked
 /// first is refused until the other side has its ClusterPeer as well.
 pub(super) fn is_settling(status: &Value) -> bool {
-    // What else a link can suffer from, waiting does not mend.
-    const PASSING: [&str; 6] = ["", "port", "slow", "stream", "ended", "refused"];
     let is_reached = !list(&status["federation"]["endpoints"]).is_empty();
     list(&status["peers"]).iter().any(|peer| {
-        let link = &peer["link"];
-        if link["state"] != "Connected" {
-            return PASSING.contains(&word(&link["fault"]).as_str());
+        if peer["link"]["state"] != "Connected" {
+            return is_passing(peer);
         }
         let may_follow = is_reached && list(&peer["followers"]).is_empty() && !is_said_already(peer);
         may_follow || is_untried(peer)
+    })
+}
+
+/// Whether a link suffers from something that may pass: what else there is, waiting does not mend.
+fn is_passing(peer: &Value) -> bool {
+    ["", "port", "slow", "stream", "ended", "refused"].contains(&word(&peer["link"]["fault"]).as_str())
+}
+
+/// Whether it has no ClusterPeer at all, not even one that is refused.
+pub(super) fn is_alone(status: &Value) -> bool {
+    list(&status["peers"]).is_empty() && objects(status).next().is_none()
+}
+
+/// The same of a link that is less than `young` old, so that the other cluster may be beginning: it is not connected, or a gateway
+/// there does not answer.
+pub(super) fn is_beginning(status: &Value, now: SystemTime, young: Duration) -> bool {
+    list(&status["peers"]).iter().any(|peer| {
+        let since = OffsetDateTime::parse(&word(&peer["link"]["since"]), &Rfc3339);
+        let since = since.map(SystemTime::from).unwrap_or(now);
+        let is_young = now.duration_since(since).unwrap_or_default() < young;
+        let may_pass = match peer["link"]["state"] == "Connected" {
+            true => is_shut(peer),
+            false => is_passing(peer),
+        };
+        is_young && may_pass
     })
 }
 
@@ -76,7 +102,7 @@ fn of_itself(status: &Value) -> Vec<Finding> {
             }
         });
     }
-    if list(&status["peers"]).is_empty() && objects(status).next().is_none() {
+    if is_alone(status) {
         let fix = "`weft cluster export-peer` of another cluster, applied here, and the reverse";
         found.push(note(at(), "it has no ClusterPeer: no other cluster is linked", fix));
     }
@@ -105,7 +131,16 @@ fn accepted(status: &Value) -> Vec<Finding> {
 
 fn link(status: &Value, peer: &Value) -> Vec<Finding> {
     let (name, own) = (word(&peer["cluster"]), word(&status["federation"]["cluster"]));
-    Fault::of(&name, &own, &peer["link"]).into_iter().collect()
+    let found = Fault::of(&name, &own, &peer["link"]);
+    // What would have to be written otherwise is written already, and refused.
+    let is_refused = objects(status).any(|object| object["name"] == name.as_str() && unaccepted(object).is_some());
+    let after = |mut finding: Finding| {
+        if is_refused {
+            finding.fix = format!("first what is wrong with the ClusterPeer {name} itself: an earlier form of it acts");
+        }
+        finding
+    };
+    found.map(after).into_iter().collect()
 }
 
 /// Whether the peer follows this cluster, and takes what it is told.
@@ -133,12 +168,18 @@ fn followers(status: &Value, peer: &Value) -> Vec<Finding> {
     }
     let refusals = followers.iter().flat_map(|follower| list(&follower["refusals"]));
     let refused = refusals.map(|refusal| {
-        let what = format!("it does not take {}: {}", word(&refusal["object"]), because(refusal));
-        wrong(
-            at(peer),
-            what,
-            format!("in {name}: look at ClusterPeer {cluster}; here: at that object"),
-        )
+        let is_itself = refusal["object"] == CLUSTER;
+        let (object, here) = match is_itself {
+            true => ("what this cluster says of itself".to_owned(), String::new()),
+            false => (word(&refusal["object"]), "; here: at that object".to_owned()),
+        };
+        // By another name, if that is what it does not take.
+        let there = match is_itself && refusal["field"] == "name" {
+            true => format!("in {name}: its ClusterPeer of this cluster is to be named {cluster}"),
+            false => format!("in {name}: look at ClusterPeer {cluster}"),
+        };
+        let what = format!("it does not take {object}: {}", because(refusal));
+        wrong(at(peer), what, format!("{there}{here}"))
     });
     let mut found: Vec<Finding> = refused.collect();
     found.dedup();
@@ -278,6 +319,11 @@ fn network(status: &Value, peer: &Value) -> Vec<Finding> {
     found
 }
 
+/// Whether nothing answers at one of its gateways.
+fn is_shut(peer: &Value) -> bool {
+    list(&peer["gatewaysTried"]).iter().any(|one| one["fault"] == "port")
+}
+
 /// Whether a gateway through which its pods are reached was not tried yet.
 fn is_untried(peer: &Value) -> bool {
     let needs = peer["flat"] != true && peer["imports"].as_u64() > Some(0);
@@ -370,7 +416,7 @@ fn refusal(peer: &Value, refused: &Value) -> Finding {
         _ => format!("in {name}: look at that object; without it the rest is taken"),
     };
     let object = match word(&refused["object"]).as_str() {
-        "cluster cluster" => "what it says of itself".to_owned(),
+        CLUSTER => "what it says of itself".to_owned(),
         object => object.to_owned(),
     };
     wrong(at(peer), format!("{object} is not taken: {}", because(refused)), fix)

@@ -11,6 +11,9 @@ use time::format_description::well_known::Rfc3339;
 use crate::status::text::{list, word, words};
 use crate::table::{Table, clean, lasting};
 
+/// What a cluster says of itself, as an object.
+pub(super) const CLUSTER: &str = "cluster cluster";
+
 /// For programs: what the control plane says of this cluster, of its ClusterPeers, and of its links.
 pub(super) fn told(status: &Value) -> Value {
     let objects: Vec<&Value> = objects(status).collect();
@@ -107,9 +110,21 @@ fn links(status: &Value, now: SystemTime) -> Table {
 /// Why a link is not connected, or nothing of it is of use.
 fn reason(peer: &Value) -> String {
     let reason = word(&peer["link"]["reason"]);
+    if !reason.is_empty() {
+        return reason;
+    }
+    let mut refused = list(&peer["refused"]).iter();
+    let of_itself =
+        |one: &&Value| one["object"] == CLUSTER && (one["field"] == "name" || one["field"] == "trust_domain");
+    if let Some(unlike) = refused.find(of_itself) {
+        return format!(
+            "it says that its {} {}",
+            word(&unlike["field"]),
+            word(&unlike["reason"])
+        );
+    }
     match list(&peer["overlaps"]) {
-        _ if !reason.is_empty() => reason,
-        [] => reason,
+        [] => String::new(),
         _ => format!(
             "its pod networks overlap with this cluster's: {}",
             words(&peer["overlaps"])
@@ -282,6 +297,20 @@ mod tests {
         assert_eq!(row(&said, "reviews"), ["shop", "reviews", "west", "2", "now"], "{said}");
         assert_eq!(row(&said, "ratings"), ["shop", "ratings", "west"], "{said}");
         assert!(!said.contains("REFUSED"), "{said}");
+    }
+
+    #[test]
+    fn a_peer_that_says_it_is_another_is_told_so_in_its_row() {
+        let mut peer = peer();
+        peer["refused"] =
+            json!([{"object": CLUSTER, "field": "name", "reason": "is \"ue\", and the ClusterPeer is \"west\""}]);
+        let said = plain(json!([peer]));
+        let row = row(&said, "Connected");
+        assert_eq!(
+            row.last(),
+            Some(&"it says that its name is \"ue\", and the ClusterPeer is \"west\""),
+            "{said}"
+        );
     }
 
     #[test]

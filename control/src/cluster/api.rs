@@ -42,6 +42,9 @@ pub(crate) enum Fault {
     /// It was not reached, or did not answer in time.
     #[error("the API server is away: {0}")]
     Away(String),
+    /// A watch is silent. It may be away, or only have nothing to say.
+    #[error("the API server says nothing: {0}")]
+    Silent(String),
     /// It refused.
     #[error("the API server refused {what}: {code} {reason}: {message}")]
     Refused {
@@ -127,7 +130,7 @@ impl Fault {
     /// It may be there again a little later, without anybody doing anything.
     pub(crate) fn is_away(&self) -> bool {
         match self {
-            Self::Away(_) => true,
+            Self::Away(_) | Self::Silent(_) => true,
             Self::Refused { code, .. } => *code == 429 || *code >= 500,
             Self::Answer { .. } | Self::Large { .. } => false,
         }
@@ -301,7 +304,7 @@ impl Events {
                 return Ok(None);
             }
             match timeout_at(deadline, self.body.frame()).await {
-                Err(_) => return Err(Fault::Away(format!("{}: nothing for {patience:?}", self.what))),
+                Err(_) => return Err(Fault::Silent(format!("{}: nothing for {patience:?}", self.what))),
                 Ok(None) => self.ended = true,
                 Ok(Some(Err(error))) => return Err(Fault::Away(format!("{}: {error}", self.what))),
                 Ok(Some(Ok(frame))) => {

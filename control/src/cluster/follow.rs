@@ -195,7 +195,12 @@ impl Follow {
                 Over::InTime => pause.wait().await,
                 Over::Failed(fault) if fault.is_gone() || fault.is_missing() => return watched,
                 Over::Failed(fault) => {
-                    self.shown.failed(&self.kind, &fault);
+                    match fault {
+                        // Where the API server makes no bookmarks for a kind of which nothing happens. If it is away, the next watch
+                        // says so.
+                        Fault::Silent(_) => tracing::debug!(kind = self.kind.kind, %fault, "watched anew"),
+                        _ => self.shown.failed(&self.kind, &fault),
+                    }
                     pause.wait().await;
                 }
             }

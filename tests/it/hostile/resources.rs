@@ -16,6 +16,8 @@ const BATCH_MAX: usize = 64 << 20;
 /// Endpoints of a Service where there are many, and such Services.
 const MANY: u32 = 16_000;
 const SERVICES: u32 = 8;
+/// Bodies of many labels in a batch.
+const LABELLED: usize = 50;
 /// Refusals of one batch.
 const BOGUS: u32 = 5_000;
 
@@ -484,6 +486,7 @@ pub(super) fn all(world: &mut World<'_>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     in_order(world);
     too_much(world);
+    too_much_in_memory(world);
 }
 
 /// Says what is fine: who it is, and a Service that is imported.
@@ -576,6 +579,11 @@ fn too_much(world: &mut World<'_>) {
     well(world);
     world.took_nothing("a batch that is too large");
 
+    world.shapes += 3;
+}
+
+/// Bodies and batches that are little on the wire and much in memory.
+fn too_much_in_memory(world: &mut World<'_>) {
     // Two bytes on the wire are an endpoint in memory, or a resource: neither is decoded.
     let endpoints = resource(Kind::Exported, "shop/reviews:80", [0x22, 0].repeat(PARTS_MAX));
     let ack = world.session.say(vec![endpoints]).expect("an answer");
@@ -586,18 +594,36 @@ fn too_much(world: &mut World<'_>) {
     let ack = world.session.say(nameless).expect("an answer");
     assert_eq!(ack.refusals.len(), 100, "enough to know");
     assert_eq!(world.session.say(vec![Resource::default(); PARTS_MAX]), None);
-    world.is_broken_by("a million empty resources", "parts, is not read");
+    world.is_broken_by("a million empty resources", "that is not read here");
     world.session = world.foreign.session();
     well(world);
     world.took_nothing("a million empty resources");
 
-    // A body of it is read, and all of them at once would be a gigabyte.
-    let labels: Vec<u8> = (0..64).flat_map(|n| [0x1a, 3, 0x0a, 1, b'0' + n]).collect();
-    let endpoint = [&[0x22, 0xc0, 0x02], &labels[..]].concat();
-    let body = endpoint.repeat(3000);
-    let bodies = (0..40).map(|n| resource(Kind::Exported, &format!("shop/m{n}:80"), body.clone()));
+    // Each of these bodies is read, and nothing is wrong with them but that their Services are not exported. All of them at once would be
+    // more than the control plane may need.
+    let labels = (0..64_u8).map(|n| {
+        (
+            String::from_utf8_lossy(&[b'a' + n / 8, b'a' + n % 8]).into_owned(),
+            String::new(),
+        )
+    });
+    let labelled = ExportedEndpoint {
+        labels: labels.collect(),
+        ..endpoint(1, IpAddr::V4([11, 0, 0, 1].into()))
+    };
+    let bodies = (0..LABELLED).map(|n| {
+        let each = (0..2000_u64).map(|id| {
+            let mut one = labelled.clone();
+            one.endpoint.as_mut().expect("it has one").id = id;
+            one
+        });
+        behind("shop", &format!("m{n}"), 80, each.collect())
+    });
     let ack = world.session.say(bodies.collect()).expect("an answer");
-    assert_eq!(ack.refusals.len(), 40);
+    assert_eq!(ack.refusals.len(), LABELLED);
+    for refusal in &ack.refusals {
+        assert!(refusal.reason.contains("is not imported"), "{}", refusal.reason);
+    }
     world.took_nothing("bodies of many labels");
     // A length that runs over the endpoint that it is in: what comes behind it would be read as labels.
     let body = [&[0x22, 2, 0x1a, 0x80, 0x87, 0x01][..], &[0x0a, 0].repeat(10_000)].concat();
@@ -606,6 +632,7 @@ fn too_much(world: &mut World<'_>) {
         .say(vec![resource(Kind::Exported, "shop/reviews:80", body)])
         .expect("an answer");
     assert_eq!(ack.refusals[0].field, "body");
+    assert!(ack.refusals[0].reason.starts_with("is broken"), "it was decoded");
     world.took_nothing("a length that runs over");
-    world.shapes += 8;
+    world.shapes += 5;
 }

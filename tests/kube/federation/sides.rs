@@ -253,22 +253,24 @@ impl Side {
     #[track_caller]
     pub(super) fn gateways(&self, reason: &str) -> u64 {
         let sample = format!("weft_gateway_connections_total{{reason=\"{reason}\"}}");
-        let count = |metrics: String| {
+        let count = |output: Output| {
+            assert!(output.status.success(), "{}", said(&output));
+            let metrics = String::from_utf8_lossy(&output.stdout);
             let line = metrics.lines().find_map(|line| line.strip_prefix(&*sample));
             line.map_or(0, |number| number.trim().parse().expect("a number"))
         };
         self.metrics_of("weft-system", GATEWAYS).map(count).sum()
     }
 
-    /// The metrics of all pods with these labels.
+    /// The metrics of all pods with these labels, as far as these answer.
     #[track_caller]
-    fn metrics_of(&self, namespace: &str, selector: &str) -> impl Iterator<Item = String> {
+    fn metrics_of(&self, namespace: &str, selector: &str) -> impl Iterator<Item = Output> {
         let pods = self.cluster.get(["-n", namespace, "pods", "-l", selector]);
         let pods = pods["items"].as_array().expect("pods").clone();
         pods.into_iter().map(move |pod| {
             let name = pod["metadata"]["name"].as_str().expect("a name");
             let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:15020/proxy/metrics");
-            self.cluster.kubectl(["get", "--raw", &path])
+            self.cluster.try_kubectl(["get", "--raw", &path])
         })
     }
 
@@ -280,7 +282,10 @@ impl Side {
         let words = ["_gateway_", "refus", "denied", "fail", "ejection", "tcp_connections"];
         let says = |line: &&str| !line.starts_with('#') && words.iter().any(|word| line.contains(word));
         let counts: Vec<String> = all
-            .flat_map(|text| text.lines().filter(says).map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|output| {
+                let text = String::from_utf8_lossy(&output.stdout);
+                text.lines().filter(says).map(str::to_owned).collect::<Vec<_>>()
+            })
             .collect();
         let logs = self
             .cluster

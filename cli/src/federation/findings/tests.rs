@@ -327,6 +327,55 @@ fn what_the_peer_does_not_take_of_ours_is_found() {
 }
 
 #[test]
+fn who_calls_this_cluster_otherwise_is_told_the_right_name() {
+    found(
+        "wrong",
+        &["what this cluster says of itself", "in west", "is to be named east"],
+        |status| {
+            let refusal =
+                json!({"object": CLUSTER, "field": "name", "reason": "is \"east\", and the ClusterPeer is \"ost\""});
+            status["peers"][0]["followers"][0]["refusals"] = json!([refusal]);
+        },
+    );
+}
+
+#[test]
+fn a_link_by_an_earlier_form_of_its_document_is_mended_by_mending_that() {
+    let found = findings(|status| {
+        let refused = json!({"type": "Accepted", "status": "False", "field": "spec.trustBundle.sequence", "message": "goes back"});
+        status["objects"][0]["conditions"][0] = refused;
+        let link = &mut status["peers"][0]["link"];
+        (link["state"], link["fault"]) = (json!("Stale"), json!("identity"));
+    });
+    let fixes: Vec<_> = found.iter().map(|one| one["fix"].as_str().unwrap()).collect();
+    assert!(
+        fixes[1].starts_with("first what is wrong with the ClusterPeer west itself"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_link_is_young_for_some_seconds_until_it_is_connected_and_its_gateways_answer() {
+    let since = SystemTime::from(OffsetDateTime::parse("2027-01-15T07:58:20Z", &Rfc3339).unwrap());
+    let mut status = json!({"peers": [peer()]});
+    let young = |status: &Value, age| is_beginning(status, since + Duration::from_secs(age), Duration::from_secs(8));
+    assert!(!young(&status, 1), "it is connected");
+    status["peers"][0]["gatewaysTried"][0]["fault"] = json!("port");
+    assert!(
+        young(&status, 1) && !young(&status, 9),
+        "its gateways may be about to begin"
+    );
+    status["peers"][0]["gatewaysTried"][0]["fault"] = json!("");
+    status["peers"][0]["link"]["state"] = json!("Connecting");
+    assert!(young(&status, 1) && !young(&status, 9));
+    status["peers"][0]["link"]["since"] = Value::Null;
+    assert!(young(&status, 9), "nobody has called yet");
+    status["peers"][0]["link"]["fault"] = json!("identity");
+    assert!(!young(&status, 1), "somebody has to do something");
+    assert!(!is_alone(&status) && is_alone(&json!({"peers": [], "objects": []})));
+}
+
+#[test]
 fn a_cluster_peer_that_does_not_act_is_found_with_the_fix_that_is_known() {
     let refuse = |status: &mut Value| {
         status["peers"] = json!([]);
