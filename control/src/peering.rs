@@ -3,6 +3,7 @@
 //! | file | what happens there |
 //! |---|---|
 //! | [`link`] | one peer: connect, say what is held, take in what comes, acknowledge; again, for ever |
+//! | [`batch`] | what it says at once: its order, and how much of it is decoded at a time |
 //! | [`bundle`] | a peer's trust bundle, from its bundle endpoint: also while the link is broken |
 //! | [`gateways`] | where a peer's gateways are, and whether they answer |
 //! | [`dial`] | a connection to a peer's control plane, and whom to expect there |
@@ -27,6 +28,7 @@ use crate::objects::peer::Peer;
 use crate::serve::desk::Desk;
 use crate::serve::hub::Linked;
 
+mod batch;
 mod bundle;
 mod copies;
 mod dial;

@@ -21,12 +21,12 @@ use weft_proto::discovery::{self, FromControl, FromProxy, from_control, from_pro
 use weft_proto::parts::PARTS_MAX;
 use weft_proto::resource::{self, Body, Change, FieldError, Update, name};
 
+use super::batch::{gone, in_turn, piece, read};
 use super::copies::Copies;
 use super::dial::Fault;
 use super::kept::{Kept, News, Said};
 use super::{Links, dial};
 use crate::authority::{Chain, Issuer};
-use crate::index;
 use crate::objects::host_port::HostPort;
 use crate::objects::peer::{Peer, Selection};
 use crate::serve::desk::{Closed, Desk};
@@ -35,9 +35,6 @@ use crate::serve::outbox::Hash;
 
 /// The largest batch that is read.
 const BATCH_MAX: usize = 64 << 20;
-/// What has no name that can be read and is told back of one batch. None of it is taken; a newer peer that says more things than this
-/// of a kind that is not known here counts the rest as taken, and says all of it anew to a build that knows it.
-const NAMELESS_MAX: usize = 100;
 /// How much room there is in the first message for what is held here: of a larger one nothing is read. And what one takes of that beside
 /// its name.
 const HELD_MAX: usize = 100_000;
@@ -531,69 +528,6 @@ async fn open(
     Ok(response.into_inner())
 }
 
-/// What a batch says, by when it is taken in and by name; what of it is refused for it has no name; and the same for status.
-type InTurn = (
-    BTreeMap<(u8, name::Name), discovery::Resource>,
-    Vec<discovery::Refusal>,
-    Vec<(name::Name, FieldError)>,
-);
-
-/// Orders what a batch says, undecoded: what is gone makes room, and an export comes before what is behind it. What it says more than once
-/// counts as it was said last: one that says a thing ten thousand times costs no more.
-fn in_turn(resources: Vec<discovery::Resource>) -> InTurn {
-    let mut last = BTreeMap::new();
-    let (mut refusals, mut unread) = (Vec::new(), Vec::new());
-    for wire in resources {
-        match name::Name::from_wire(wire.name.clone()) {
-            Ok(name) => drop(last.insert(name, wire)),
-            Err(error) if refusals.len() < NAMELESS_MAX => {
-                let error = error.within("name");
-                unread.push((hub::unreadable(wire.name.as_ref()), error.clone()));
-                refusals.push(resource::refusal(wire.name, wire.version, error));
-            }
-            Err(_) => {}
-        }
-    }
-    let rank = |name: &name::Name, wire: &discovery::Resource| {
-        let is_gone = matches!(wire.state, Some(discovery::resource::State::Removed(_)));
-        index::turn(is_gone, name.kind)
-    };
-    let said = last.into_iter().map(|(name, wire)| ((rank(&name, &wire), name), wire));
-    (said.collect(), refusals, unread)
-}
-
-/// Takes off the next piece: as much as may be decoded at once, and never nothing.
-fn piece(said: &mut BTreeMap<(u8, name::Name), discovery::Resource>) -> Vec<(name::Name, discovery::Resource)> {
-    let (mut piece, mut parts) = (Vec::new(), 0);
-    while let Some(entry) = said.first_entry() {
-        let body = match &entry.get().state {
-            Some(discovery::resource::State::Body(body)) if is_for_peers(entry.key().1.kind) => &body[..],
-            _ => &[],
-        };
-        // What has too many is refused, and not decoded.
-        parts += resource::parts_of(entry.key().1.kind, body).unwrap_or_default();
-        if parts > PARTS_MAX && !piece.is_empty() {
-            break;
-        }
-        let ((_, name), wire) = entry.remove_entry();
-        piece.push((name, wire));
-    }
-    piece
-}
-
-fn is_for_peers(kind: name::Kind) -> bool {
-    matches!(kind, name::Kind::Cluster | name::Kind::Export | name::Kind::Exported)
-}
-
-/// Reads one thing. What is not for other clusters to say is not looked at.
-fn read(name: &name::Name, wire: discovery::Resource) -> Result<Update, Box<discovery::Refusal>> {
-    if is_for_peers(name.kind) {
-        return resource::from_wire(wire);
-    }
-    let error = FieldError::new("name.kind", format!("{} is not for other clusters to say", name.kind));
-    Err(Box::new(resource::refusal(wire.name, wire.version, error)))
-}
-
 /// How long the next batch is waited for after one of so many bytes. `moved`: it says that the peer's pods are elsewhere.
 fn spacing(bytes: usize, moved: bool) -> Duration {
     let least = if moved { NETWORKS_SPACING } else { BATCH_SPACING };
@@ -609,58 +543,9 @@ fn size(batch: &discovery::Batch) -> usize {
     batch.resources.iter().map(body).sum()
 }
 
-fn gone(name: name::Name) -> Update {
-    Update {
-        name,
-        version: Version::default(),
-        change: Change::Removed,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use weft_model::identity::TrustDomain;
-    use weft_proto::discovery::resource::State;
-    use weft_proto::resource::bundles::TrustRoots;
-    use weft_proto::resource::federation::Cluster;
-
     use super::*;
-
-    #[test]
-    fn what_a_batch_says_many_times_is_taken_once_as_it_was_said_last() {
-        let said = |network: &str| {
-            let body = Body::Cluster(Cluster {
-                name: "west".to_owned(),
-                network: String::new(),
-                gateways: Vec::new(),
-                pod_networks: vec![network.parse().unwrap()],
-                bundle: TrustRoots {
-                    trust_domain: TrustDomain::new("west.example").unwrap(),
-                    roots: vec![Bytes::from_static(b"root")],
-                    sequence: 1,
-                },
-            });
-            let name = name::Name::new(name::Kind::Cluster, name::CLUSTER);
-            resource::to_wire(&name, Vec::new(), body.requires(), &resource::encode(&body))
-        };
-        let said = [said("10.1.0.0/24"), said("10.2.0.0/24"), said("10.1.0.0/24")].into();
-        let (mut said, refusals, unread) = in_turn(said);
-        assert!(refusals.is_empty() && unread.is_empty());
-        let all: Vec<_> = piece(&mut said)
-            .into_iter()
-            .map(|(name, wire)| read(&name, wire).unwrap().change)
-            .map(|change| match change {
-                Change::Body(body) => match *body {
-                    Body::Cluster(said) => said.pod_networks,
-                    other => panic!("{other:?}"),
-                },
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(all, [["10.1.0.0/24".parse::<IpNet>().unwrap()]]);
-        assert!(said.is_empty());
-    }
 
     #[test]
     fn what_has_no_room_in_the_first_message_is_known_to_be_unsaid() {
@@ -687,42 +572,6 @@ mod tests {
             let bytes = prost::Message::encode_to_vec(&message(Message::Hello(hello)));
             assert!(bytes.len() < 8 << 20, "{}", bytes.len());
             assert!(weft_proto::parts::of("weft.discovery.v1.FromProxy", &bytes, 2 * PARTS_MAX).is_some());
-        }
-    }
-
-    #[test]
-    fn a_batch_is_decoded_piece_by_piece_and_what_makes_room_comes_first() {
-        let of = |kind, key: &str, state| discovery::Resource {
-            name: Some(name::Name::new(kind, key).to_wire()),
-            state: Some(state),
-            ..discovery::Resource::default()
-        };
-        // Endpoints without anything in them: three of these bodies are more than is decoded at once.
-        let many = || State::Body([0x22, 0].repeat(PARTS_MAX / 10).into());
-        let batch = vec![
-            of(name::Kind::Exported, "shop/a:80", many()),
-            of(name::Kind::Exported, "shop/b:80", many()),
-            of(name::Kind::Exported, "shop/c:80", many()),
-            of(name::Kind::Export, "shop/a", State::Body(Bytes::new())),
-            of(name::Kind::Exported, "shop/z:80", State::Removed(discovery::Removed {})),
-            discovery::Resource::default(),
-        ];
-        let (mut said, refusals, unread) = in_turn(batch);
-        assert_eq!((refusals.len(), unread.len()), (1, 1));
-        let mut next = || -> Vec<String> {
-            let keys = piece(&mut said).into_iter().map(|(name, _)| name.key);
-            keys.collect()
-        };
-        assert_eq!(next(), ["shop/z:80", "shop/a", "shop/a:80", "shop/b:80"]);
-        assert_eq!(next(), ["shop/c:80"]);
-        assert!(next().is_empty());
-    }
-
-    #[test]
-    fn what_is_not_for_other_clusters_to_say_is_refused_unread() {
-        for kind in [name::Kind::Service, name::Kind::Bundles, name::Kind::Gateway] {
-            let refused = read(&name::Name::new(kind, "x"), discovery::Resource::default()).unwrap_err();
-            assert_eq!(refused.field, "name.kind");
         }
     }
 }

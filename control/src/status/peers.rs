@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 use weft_certs::bundle::Bundle;
-use weft_proto::resource::{Cluster, Kind};
+use weft_proto::resource::{Cluster, Kind, name};
 
 use super::{FederationStatus, RefusalStatus, rfc3339};
 use crate::index::Remote;
@@ -260,7 +260,7 @@ impl Hub {
         let (_, error) = faults
             .now
             .iter()
-            .find(|(name, _)| (name.kind, &*name.key) == (Kind::Cluster, "cluster"))?;
+            .find(|(said, _)| (said.kind, &*said.key) == (Kind::Cluster, name::CLUSTER))?;
         let is_itself = !["name", "trust_domain"].contains(&error.field.as_str());
         (!is_itself).then(|| format!("{} {}", error.field, error.reason))
     }

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio::time::timeout;
 use tonic::Code;
-use weft_model::version::Version;
 use weft_proto::discovery::{self, Hello, resource::State};
 use weft_proto::federation::federation_client::FederationClient;
-use weft_proto::resource::{Body, Kind, name};
+use weft_proto::resource::{Body, Kind};
 
 use super::mesh::{LONG, Mesh, Proxy};
 
