@@ -32,6 +32,7 @@ use crate::objects::peer::{Peer, Selection};
 use crate::serve::desk::{Closed, Desk};
 use crate::serve::hub::{self, LinkState, Trusted};
 use crate::serve::outbox::Hash;
+use crate::serve::rate::{Buckets, Rate};
 
 /// The largest batch that is read.
 const BATCH_MAX: usize = 64 << 20;
@@ -45,6 +46,15 @@ const OPEN: Duration = Duration::from_secs(5);
 /// The first and the longest pause before the next attempt; half of it is random. A link heals within two seconds.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// A link that was there for less is begun anew as one that was not.
+const HELD: Duration = Duration::from_secs(5);
+/// Lines of the log for links that are made and break.
+const LINES: Rate = Rate {
+    per_second: 0.2,
+    burst: 20.0,
+};
+/// Bytes of what a peer says when it ends a stream.
+const WORDS_MAX: usize = 1024;
 /// Batches of one peer are taken in no faster than this, and bytes: it waits for each acknowledgement.
 const BATCH_SPACING: Duration = Duration::from_millis(10);
 const BYTES_PER_SECOND: f64 = (32 << 20) as f64;
@@ -79,6 +89,7 @@ pub(super) struct Link {
     networks: Option<Vec<IpNet>>,
     /// Whether something else is to be kept.
     news: News,
+    logged: Buckets<()>,
 }
 
 /// Why a stream ended.
@@ -124,6 +135,7 @@ impl Link {
             unsaid: BTreeSet::new(),
             networks: None,
             news,
+            logged: Buckets::new(LINES, 1),
             state: LinkState {
                 state: hub::Link::Connecting,
                 since: SystemTime::now(),
@@ -178,19 +190,22 @@ impl Link {
             }
             self.keep().await;
             let reason = Chain(&ended).to_string();
-            if connected || self.state.reason != reason {
+            let is_told = (connected || self.state.reason != reason) && self.may_log();
+            if is_told {
                 tracing::warn!(peer = self.peer.cluster, reason, "the link is broken");
             }
+            let held = connected && self.state.since.elapsed().unwrap_or_default() > HELD;
             if self.tell(next, ended.word(), reason).await.is_err() {
                 return;
             }
-            pause = if connected {
-                PAUSE_MIN
-            } else {
-                (pause * 2).min(PAUSE_MAX)
-            };
+            pause = if held { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
             sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         }
+    }
+
+    /// Whether there is room for a line in the log: a peer can end its streams as often as it likes.
+    fn may_log(&mut self) -> bool {
+        self.logged.take((), std::time::Instant::now()).is_ok()
     }
 
     /// What state a link is in that is not connected.
@@ -299,7 +314,9 @@ impl Link {
             // The first batch comes in any case: it says that the peer takes us.
             self.state.heard = Some(SystemTime::now());
             if self.state.state != hub::Link::Connected {
-                tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
+                if self.may_log() {
+                    tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
+                }
                 self.tell(hub::Link::Connected, "", String::new()).await?;
             }
             let (bytes, complete) = (size(&batch), batch.complete);
@@ -435,10 +452,12 @@ impl Ended {
 
 impl From<tonic::Status> for Ended {
     fn from(status: tonic::Status) -> Self {
+        let words = status.message();
+        let words = &words[..words.floor_char_boundary(WORDS_MAX)];
         match status.code() {
             // Too many parts, or bytes: no peer answers so.
-            tonic::Code::DataLoss | tonic::Code::OutOfRange => Self::Unread(status.message().to_owned()),
-            _ => Self::Status(Box::new(status)),
+            tonic::Code::DataLoss | tonic::Code::OutOfRange => Self::Unread(words.to_owned()),
+            code => Self::Status(Box::new(tonic::Status::new(code, words))),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use tokio::time::Instant;
 use weft_model::destination::Target;
 use weft_model::version::Source;
 use weft_proto::resource::Kind;
@@ -16,6 +16,7 @@ use weft_proto::resource::Kind;
 use super::ages::Ages;
 use super::cache::{Cache, Difference, Facts, Item, ProxyId};
 use super::outbox::{Hash, Outbox};
+use super::rate::{Buckets, Rate};
 use super::wire::Name;
 use crate::epoch::{Epoch, EpochError};
 use crate::index::{Changed, Index, Topic};
@@ -41,10 +42,14 @@ const GONE_MAX: usize = 1024;
 
 /// Resources that a proxy may come with, for each destination that it may follow: its own, its Service, and the sets that
 /// this refers to. What it has beyond that it is told again.
-const HELD_PER_TARGET: usize = 8;
+pub(crate) const HELD_PER_TARGET: usize = 8;
 
-/// Refusals of one batch of a proxy that are logged.
-const REFUSALS_TOLD: usize = 10;
+/// Refusals of one proxy, or peer, that are logged, and of how many.
+const REFUSALS_TOLD: Rate = Rate {
+    per_second: 0.2,
+    burst: 10.0,
+};
+const REFUSERS: usize = 16 * 1024;
 /// Refusals of one proxy, or peer, whose reasons are kept as they are.
 const REFUSALS_WHOLE: usize = 64;
 
@@ -76,6 +81,8 @@ pub(crate) struct Hub {
     pace: Pace,
     /// Which bundles were in what proxies were told.
     told: Told,
+    /// How much of what each refuses was logged.
+    refusals_told: Buckets<String>,
     facts: Facts,
     ages: Ages,
     next: ProxyId,
@@ -103,6 +110,7 @@ impl Hub {
             tried: BTreeMap::new(),
             pace: Pace::default(),
             told: Told::default(),
+            refusals_told: Buckets::new(REFUSALS_TOLD, REFUSERS),
             facts,
             ages: Ages::default(),
             next: 1,
@@ -309,7 +317,6 @@ impl Hub {
             return;
         };
         let refused_before = !proxy.refusals.is_empty();
-        let mut refused_now = Vec::new();
         for Settled { name, has, refused } in settled {
             match has {
                 Some(hash) => proxy.acked.insert(name.clone(), hash),
@@ -328,23 +335,18 @@ impl Hub {
                 object,
             };
             // Of very many the first are told in full.
-            let refused = if proxy.refusals.len() < REFUSALS_WHOLE {
-                refused
-            } else {
-                refused.shortened()
-            };
-            refused_now.push(name.clone());
+            let is_whole = proxy.refusals.len() < REFUSALS_WHOLE || proxy.refusals.contains_key(&name);
+            let refused = if is_whole { refused } else { refused.shortened() };
+            // Each can refuse what it likes, as often as it likes.
+            let who = &proxy.who.subject;
+            if self.refusals_told.take(who.to_string(), Instant::now()).is_ok() {
+                let Refused {
+                    object, field, reason, ..
+                } = &refused;
+                tracing::warn!(%who, resource = %name, object, field, reason, "a resource was refused");
+            }
             proxy.refusals.insert(name, refused);
         }
-        let tells = match &proxy.who.subject {
-            Subject::Pod(_) | Subject::Gateway(_) => REFUSALS_TOLD,
-            // It refuses what it likes, as often as it likes.
-            Subject::Peer(peer) => {
-                let faults = self.faults.entry(peer.cluster.clone()).or_default();
-                usize::from(faults.due_refusal(refused_now.len(), Instant::now()))
-            }
-        };
-        proxy.tell_refusals(&refused_now, tells);
         let refuses = !proxy.refusals.is_empty();
         if refuses != refused_before {
             self.follow(id, &BTreeSet::new());

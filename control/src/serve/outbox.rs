@@ -22,12 +22,20 @@ pub(crate) type Hash = [u8; 16];
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// What the proxy has, or will have once it reads what was taken.
-    has: HashMap<Name, Hash>,
+    has: HashMap<Name, Has>,
     /// Versions that it refused: not sent again until there is another, or it asks.
     refused: HashMap<Name, Hash>,
     pending: BTreeMap<Name, Change>,
     /// The epoch that what is taken now is said in.
     epoch: u64,
+}
+
+/// What a proxy has of a resource.
+#[derive(Clone, Copy, Debug)]
+struct Has {
+    hash: Hash,
+    /// It may be that it has this no more, or does not know what it has: what it is to have is sent in any case.
+    is_sure: bool,
 }
 
 /// What is to become of a resource at the proxy.
@@ -48,10 +56,20 @@ pub(crate) struct Sent {
     pub(crate) bytes: Bytes,
 }
 
+impl Has {
+    fn sure(hash: Hash) -> Self {
+        Self { hash, is_sure: true }
+    }
+}
+
 impl Outbox {
     /// For a proxy that says it has this.
     pub(crate) fn new(has: HashMap<Name, Hash>) -> Self {
-        Self { has, ..Self::default() }
+        let has = has.into_iter().map(|(name, hash)| (name, Has::sure(hash)));
+        Self {
+            has: has.collect(),
+            ..Self::default()
+        }
     }
 
     /// What is taken from now on is said in this epoch, which ends what was refused in those before: that may have been only
@@ -81,15 +99,19 @@ impl Outbox {
     /// The proxy is not to have this any more. It may forget it at once, so a later [`Outbox::set`] is sent in any case.
     pub(crate) fn remove(&mut self, name: &Name) {
         self.refused.remove(name);
-        let removal_waits = matches!(self.pending.remove(name), Some(Change::Remove));
-        if self.has.remove(name).is_some() || removal_waits {
+        self.pending.remove(name);
+        // Until it is told so it has it.
+        if let Some(has) = self.has.get_mut(name) {
+            has.is_sure = false;
             self.pending.insert(name.clone(), Change::Remove);
         }
     }
 
     /// The proxy may not know (any more) what it has of this: it is sent in any case.
     pub(crate) fn forget(&mut self, name: &Name) {
-        self.has.remove(name);
+        if let Some(has) = self.has.get_mut(name) {
+            has.is_sure = false;
+        }
         self.refused.remove(name);
     }
 
@@ -97,9 +119,9 @@ impl Outbox {
     pub(crate) fn refused(&mut self, name: &Name, epoch: u64, hash: Hash, before: Option<Hash>) {
         // Something newer may have been taken for it meanwhile? No: one batch is in flight at a time.
         match before {
-            Some(before) => self.has.insert(name.clone(), before),
-            None => self.has.remove(name),
-        };
+            Some(before) => drop(self.has.insert(name.clone(), Has::sure(before))),
+            None => self.forget(name),
+        }
         // Another epoch began while it was on its way: it waits here to be said again.
         if epoch == self.epoch {
             self.refused.insert(name.clone(), hash);
@@ -113,12 +135,8 @@ impl Outbox {
 
     /// What the proxy has of this.
     pub(crate) fn has(&self, name: &Name) -> Option<Hash> {
-        self.has.get(name).copied()
-    }
-
-    /// Gives back what it has no use for any more.
-    pub(crate) fn shrink(&mut self) {
-        self.has.shrink_to_fit();
+        let has = self.has.get(name).filter(|has| has.is_sure);
+        has.map(|has| has.hash)
     }
 
     /// How many removals wait.
@@ -173,7 +191,7 @@ impl Outbox {
             },
         };
         match sent.hash {
-            Some(hash) => self.has.insert(sent.name.clone(), hash),
+            Some(hash) => self.has.insert(sent.name.clone(), Has::sure(hash)),
             None => self.has.remove(&sent.name),
         };
         Some((sent, before))
@@ -184,13 +202,16 @@ impl Outbox {
         let Self {
             has, refused, pending, ..
         } = self;
-        pending.retain(|name, change| match change {
-            Change::Set(made) => {
-                let hash = Some(&made.version.hash);
-                has.get(name) != hash && refused.get(name) != hash
+        pending.retain(|name, change| {
+            let has = has.get(name).filter(|has| has.is_sure).map(|has| &has.hash);
+            match change {
+                Change::Set(made) => {
+                    let hash = Some(&made.version.hash);
+                    has != hash && refused.get(name) != hash
+                }
+                Change::Hold(_) => has.is_some(),
+                Change::Remove => true,
             }
-            Change::Hold(_) => has.contains_key(name),
-            Change::Remove => true,
         });
         refused.retain(|name, hash| match pending.get(name) {
             Some(Change::Set(made)) => made.version.hash == *hash,
@@ -324,6 +345,24 @@ mod tests {
         assert_eq!(keys(&taken), ["old"]);
         assert_eq!(taken[0].0.hash, None);
         assert!(outbox.take(usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn what_returned_and_was_removed_again_before_anybody_read_of_it_is_removed() {
+        let name = Name::new(Kind::Service, "a");
+        let mut outbox = Outbox::new(HashMap::from([(name.clone(), [1; 16])]));
+        outbox.remove(&name);
+        outbox.set(service("a", 2, &[]));
+        outbox.remove(&name);
+        assert_eq!(outbox.removals(), 1);
+        // Held, it stays as it is there, and goes when that is over.
+        outbox.hold(name.clone(), "why".into());
+        assert!(outbox.take(usize::MAX).is_empty());
+        outbox.remove(&name);
+        let taken = outbox.take(usize::MAX);
+        assert_eq!((keys(&taken), taken[0].0.hash), (vec!["a"], None));
+        outbox.remove(&name);
+        assert_eq!(outbox.removals(), 0, "it is told once");
     }
 
     #[test]

@@ -108,8 +108,8 @@ pub(crate) struct LinkStatus {
     pub(crate) state: &'static str,
     pub(crate) since: Option<String>,
     pub(crate) endpoint: String,
-    /// Why it is not connected: `name`, `port`, `identity`, `tls`, `protocol`, `slow`, `refused`, `version`, `stream`, `ended`,
-    /// or empty; and the same for people.
+    /// Why it is not connected: `name`, `port`, `identity`, `tls`, `protocol`, `slow`, `refused`, `version`, `message`, `stream`,
+    /// `ended`, or empty; and the same for people.
     pub(crate) fault: &'static str,
     pub(crate) reason: String,
     pub(crate) heard: Option<String>,

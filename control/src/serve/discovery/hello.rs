@@ -1,6 +1,6 @@
 //! The first message of a stream: who calls, and what it has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use super::{Callers, Discovery, End, Stream, read_targets, unread};
 use crate::config::AddressCheck;
 use crate::index;
 use crate::serve::desk::PodFacts;
-use crate::serve::hub::{Join, Subject, Who};
+use crate::serve::hub::{HELD_PER_TARGET, Join, Subject, Who};
 use crate::serve::metrics::Ended;
 use crate::serve::outbox::Hash;
 use crate::serve::wire::Name;
@@ -26,6 +26,8 @@ const GATEWAY_ACCOUNT: &str = "weft-gateway";
 /// Names of features and builds that are kept for status.
 const WORDS_MAX: usize = 64;
 const WORD_MAX: usize = 128;
+/// Objects that a caller's resources were made of: the newest of them are compared with ours.
+const SOURCES_MAX: usize = 16_384;
 /// Bytes of what names a pod (RFC 1123, a label and a subdomain; and what an API server makes of RFC 9562, with room to spare).
 const NAMESPACE_MAX: usize = 63;
 const NAME_MAX: usize = 253;
@@ -59,7 +61,8 @@ impl Stream {
     /// Whether the pod that a Hello names may join, and as what.
     async fn pod_joins(&self, hello: Hello) -> Result<(Join, Vec<Source>), End> {
         // While the pod is waited for, nothing is kept of the message but what counts.
-        let (held, sources) = held(hello.held);
+        let most = self.discovery.rules.targets_max.saturating_mul(HELD_PER_TARGET);
+        let (held, sources) = held(hello.held, most);
         let targets = read_targets(hello.targets, self.discovery.rules.targets_max)?;
         let (build, features) = (word(hello.build), words(hello.features));
         let (epoch, is_gateway) = (hello.epoch, hello.gateway);
@@ -135,16 +138,27 @@ impl Stream {
     }
 }
 
-/// What a caller holds, and what that was made of. A resource of a kind that we do not know is of no concern to us: the caller keeps it.
-pub(super) fn held(wire: Vec<Held>) -> (HashMap<Name, Hash>, Vec<Source>) {
-    let mut held = HashMap::with_capacity(wire.len());
-    let mut sources = Vec::new();
+/// What a caller holds, and the newest of what that was made of. A resource of a kind that we do not know is of no concern to us: the
+/// caller keeps it. `most`: of what is held.
+pub(super) fn held(wire: Vec<Held>, most: usize) -> (HashMap<Name, Hash>, Vec<Source>) {
+    let mut held = HashMap::new();
+    // Whoever is ahead of us is so in what is newest.
+    let mut newest = BTreeSet::new();
     for one in wire {
-        if let Ok((name, version)) = name::held_from_wire(one) {
+        let Ok((name, version)) = name::held_from_wire(one) else {
+            continue;
+        };
+        if held.len() < most {
             held.insert(Name::from(name), version.hash);
-            sources.extend(version.sources);
+        }
+        for source in version.sources {
+            newest.insert((source.resource_version, source));
+            if newest.len() > SOURCES_MAX {
+                newest.pop_first();
+            }
         }
     }
+    let sources = newest.into_iter().map(|(_, source)| source).collect();
     (held, sources)
 }
 
@@ -223,12 +237,29 @@ fn fits(
 
 #[cfg(test)]
 mod tests {
+    use weft_model::version::Version;
+    use weft_proto::resource::Kind;
+
     use super::*;
 
     #[test]
     fn of_what_a_caller_says_of_itself_no_more_is_kept_than_is_told() {
         let words = words(vec![String::new(); 1_000_000]);
         assert_eq!((words.len(), words.capacity()), (WORDS_MAX, WORDS_MAX));
+        let one = |n: u64| {
+            let source = |m: u64| Source {
+                object: String::new(),
+                uid: "a".to_owned(),
+                resource_version: n * 10_000 + m,
+            };
+            let sources = (0..10_000).map(source).collect();
+            let name = name::Name::new(Kind::Exported, format!("shop/s{n}:80"));
+            name::held_to_wire(&name, &Version { hash: [7; 16], sources })
+        };
+        let (held, sources) = held((0..3).map(one).collect(), 2);
+        assert_eq!((held.len(), sources.len()), (2, SOURCES_MAX));
+        let newest = sources.iter().map(|source| source.resource_version);
+        assert!(newest.eq(30_000 - SOURCES_MAX as u64..30_000));
         let pod = |uid: usize| discovery::Pod {
             namespace: "shop".to_owned(),
             name: "web".to_owned(),

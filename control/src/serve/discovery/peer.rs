@@ -26,7 +26,7 @@ impl Stream {
             let message = format!("{identity} is not the control plane that a ClusterPeer {cluster} names here");
             return Err(End::refused(&message));
         };
-        let (held, _) = held(hello.held);
+        let (held, _) = held(hello.held, usize::MAX);
         self.discovery.may_follow(&cluster, held.len())?;
         let follower = Follower {
             cluster: peer.cluster.clone(),

@@ -107,8 +107,6 @@ pub(crate) struct Faults {
     /// When it was logged last, and how often it did since.
     logged: Option<Instant>,
     unlogged: u64,
-    /// When it was logged last that it refuses something of ours.
-    refusal_logged: Option<Instant>,
 }
 
 /// Why a replica of a cluster may not follow us.
@@ -442,20 +440,12 @@ impl Faults {
     fn take(&mut self, said: &[resource::Name], refused: &[(resource::Name, FieldError)]) {
         said.iter().for_each(|name| drop(self.now.remove(name)));
         self.total += refused.len() as u64;
-        for (name, error) in refused.iter().take(FAULTS_MAX.saturating_sub(self.now.len())) {
-            self.now.insert(name.clone(), error.clone());
+        for (name, error) in refused {
+            // What it says of itself decides what all the rest is worth.
+            if self.now.len() < FAULTS_MAX || name.kind == Kind::Cluster {
+                self.now.insert(name.clone(), error.clone());
+            }
         }
-    }
-
-    /// Whether it is to be logged that it refuses so many things of ours.
-    pub(super) fn due_refusal(&mut self, refused: usize, now: Instant) -> bool {
-        let is_late = self
-            .refusal_logged
-            .is_none_or(|logged| now.duration_since(logged) >= SILENCE);
-        if refused > 0 && is_late {
-            self.refusal_logged = Some(now);
-        }
-        refused > 0 && is_late
     }
 
     /// How many to log now: these, and what was not logged before. `None`: the last time was a moment ago.
@@ -484,8 +474,6 @@ mod tests {
         }
         assert_eq!(faults.due_log(1, begun + SILENCE), Some(591));
         assert_eq!(faults.due_log(1, begun + SILENCE * 3), Some(1));
-        assert!(!faults.due_refusal(0, begun) && faults.due_refusal(9, begun));
-        assert!(!faults.due_refusal(9, begun + SILENCE / 2) && faults.due_refusal(1, begun + SILENCE));
     }
 
     #[test]

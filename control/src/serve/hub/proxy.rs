@@ -103,8 +103,9 @@ impl Refused {
     /// The same in few words.
     pub(super) fn shortened(mut self) -> Self {
         for words in [&mut self.field, &mut self.reason] {
-            words.truncate(words.floor_char_boundary(SHORT));
-            words.shrink_to_fit();
+            if words.len() > SHORT {
+                *words = format!("{}…", &words[..words.floor_char_boundary(SHORT)]);
+            }
         }
         self
     }
@@ -276,32 +277,17 @@ impl Proxy {
         outlet.wake.notify_one();
     }
 
-    /// Logs the first of these, which it refuses, and how many they are.
-    pub(super) fn tell_refusals(&self, refused: &[Name], most: usize) {
-        let (who, all) = (&self.who.subject, refused.len());
-        for name in refused.iter().take(most) {
-            if let Some(Refused {
-                object, field, reason, ..
-            }) = self.refusals.get(name)
-            {
-                tracing::warn!(%who, resource = %name, object, field, reason, all, "a resource was refused");
-            }
-        }
-    }
-
     /// Knows nothing any more of what it came with and does not need: that waits to be removed, and no more is made of it.
     pub(super) fn forget_all_but_needs(&mut self) {
         let Self {
             needs,
             acked,
             inherited,
-            outlet,
             ..
         } = self;
         acked.retain(|name, _| needs.contains_key(name));
         acked.shrink_to_fit();
         inherited.shrink_to_fit();
-        outlet.outbox().shrink();
     }
 
     /// Removes what it has and does not need.
