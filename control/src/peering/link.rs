@@ -32,7 +32,7 @@ use crate::objects::peer::{Peer, Selection};
 use crate::serve::desk::{Closed, Desk};
 use crate::serve::hub::{self, LinkState, Trusted};
 use crate::serve::outbox::Hash;
-use crate::serve::rate::{Buckets, Rate};
+use crate::serve::rate;
 
 /// The largest batch that is read.
 const BATCH_MAX: usize = 64 << 20;
@@ -48,11 +48,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// A link that was there for less is begun anew as one that was not.
 const HELD: Duration = Duration::from_secs(5);
-/// Lines of the log for links that are made and break.
-const LINES: Rate = Rate {
-    per_second: 0.2,
-    burst: 20.0,
-};
 /// Bytes of what a peer says when it ends a stream.
 const WORDS_MAX: usize = 1024;
 /// Batches of one peer are taken in no faster than this, and bytes: it waits for each acknowledgement.
@@ -89,7 +84,16 @@ pub(super) struct Link {
     networks: Option<Vec<IpNet>>,
     /// Whether something else is to be kept.
     news: News,
-    logged: Buckets<()>,
+    lines: Lines,
+}
+
+/// What of the link was logged.
+#[derive(Debug, Default)]
+struct Lines {
+    made: rate::Lines,
+    broken: rate::Lines,
+    /// It is broken for a reason that had no room.
+    untold: bool,
 }
 
 /// Why a stream ended.
@@ -135,7 +139,7 @@ impl Link {
             unsaid: BTreeSet::new(),
             networks: None,
             news,
-            logged: Buckets::new(LINES, 1),
+            lines: Lines::default(),
             state: LinkState {
                 state: hub::Link::Connecting,
                 since: SystemTime::now(),
@@ -190,10 +194,7 @@ impl Link {
             }
             self.keep().await;
             let reason = Chain(&ended).to_string();
-            let is_told = (connected || self.state.reason != reason) && self.may_log();
-            if is_told {
-                tracing::warn!(peer = self.peer.cluster, reason, "the link is broken");
-            }
+            self.log_broken(connected || self.state.reason != reason, &reason);
             let held = connected && self.state.since.elapsed().unwrap_or_default() > HELD;
             if self.tell(next, ended.word(), reason).await.is_err() {
                 return;
@@ -203,9 +204,14 @@ impl Link {
         }
     }
 
-    /// Whether there is room for a line in the log: a peer can end its streams as often as it likes.
-    fn may_log(&mut self) -> bool {
-        self.logged.take((), std::time::Instant::now()).is_ok()
+    /// Logs why a link is broken, if that is news, or was and had no room: a peer can end its streams as often as it likes.
+    fn log_broken(&mut self, is_news: bool, reason: &str) {
+        let Lines { broken, untold, .. } = &mut self.lines;
+        *untold |= is_news;
+        if *untold && broken.take(std::time::Instant::now()) {
+            *untold = false;
+            tracing::warn!(peer = self.peer.cluster, reason, "the link is broken");
+        }
     }
 
     /// What state a link is in that is not connected.
@@ -314,7 +320,8 @@ impl Link {
             // The first batch comes in any case: it says that the peer takes us.
             self.state.heard = Some(SystemTime::now());
             if self.state.state != hub::Link::Connected {
-                if self.may_log() {
+                self.lines.untold = false;
+                if self.lines.made.take(std::time::Instant::now()) {
                     tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
                 }
                 self.tell(hub::Link::Connected, "", String::new()).await?;

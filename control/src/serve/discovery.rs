@@ -481,7 +481,10 @@ fn settle(
         },
         Some(refusal) => {
             let hash = sent.hash.unwrap_or_default();
-            outbox.refused(&sent.name, epoch, hash, before);
+            // Of what was to be taken away nothing is said again.
+            if sent.hash.is_some() {
+                outbox.refused(&sent.name, epoch, hash, before);
+            }
             let words = |words: String| words.chars().filter(|c| !c.is_control()).take(1024).collect::<String>();
             let mut reason = words(refusal.reason);
             if !refusal.missing_features.is_empty() && reason.is_empty() {

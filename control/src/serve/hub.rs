@@ -16,7 +16,7 @@ use weft_proto::resource::Kind;
 use super::ages::Ages;
 use super::cache::{Cache, Difference, Facts, Item, ProxyId};
 use super::outbox::{Hash, Outbox};
-use super::rate::{Buckets, Rate};
+use super::rate::Lines;
 use super::wire::Name;
 use crate::epoch::{Epoch, EpochError};
 use crate::index::{Changed, Index, Topic};
@@ -44,12 +44,6 @@ const GONE_MAX: usize = 1024;
 /// this refers to. What it has beyond that it is told again.
 pub(crate) const HELD_PER_TARGET: usize = 8;
 
-/// Refusals of one proxy, or peer, that are logged, and of how many.
-const REFUSALS_TOLD: Rate = Rate {
-    per_second: 0.2,
-    burst: 10.0,
-};
-const REFUSERS: usize = 16 * 1024;
 /// Refusals of one proxy, or peer, whose reasons are kept as they are.
 const REFUSALS_WHOLE: usize = 64;
 
@@ -81,8 +75,6 @@ pub(crate) struct Hub {
     pace: Pace,
     /// Which bundles were in what proxies were told.
     told: Told,
-    /// How much of what each refuses was logged.
-    refusals_told: Buckets<String>,
     facts: Facts,
     ages: Ages,
     next: ProxyId,
@@ -110,7 +102,6 @@ impl Hub {
             tried: BTreeMap::new(),
             pace: Pace::default(),
             told: Told::default(),
-            refusals_told: Buckets::new(REFUSALS_TOLD, REFUSERS),
             facts,
             ages: Ages::default(),
             next: 1,
@@ -223,6 +214,7 @@ impl Hub {
             needs: BTreeMap::new(),
             acked: has.clone(),
             refusals: BTreeMap::new(),
+            refusals_told: Lines::default(),
             inherited: has,
             decided: Vec::new(),
             trusts: None,
@@ -317,34 +309,34 @@ impl Hub {
             return;
         };
         let refused_before = !proxy.refusals.is_empty();
+        let lines = match &proxy.who.subject {
+            Subject::Peer(peer) => &mut self.faults.entry(peer.cluster.clone()).or_default().refusals_told,
+            Subject::Pod(_) | Subject::Gateway(_) => &mut proxy.refusals_told,
+        };
+        let mut whole = proxy.refusals.values().filter(|refused| refused.is_whole).count();
         for Settled { name, has, refused } in settled {
             match has {
                 Some(hash) => proxy.acked.insert(name.clone(), hash),
                 None => proxy.acked.remove(&name),
             };
-            let Some((hash, field, reason)) = refused else {
-                proxy.refusals.remove(&name);
+            let before = proxy.refusals.remove(&name);
+            whole -= usize::from(before.is_some_and(|before| before.is_whole));
+            // That it would not have something taken away is its own business.
+            let (Some((hash, field, reason)), Some(item)) = (refused, proxy.needs.get(&name)) else {
                 continue;
             };
-            let entry = proxy.needs.get(&name).and_then(|item| self.cache.get(item));
+            let entry = self.cache.get(item);
             let object = entry.map_or_else(|| name.to_string(), |entry| blame(entry, &name, &field));
-            let refused = Refused {
-                hash,
-                field,
-                reason,
-                object,
-            };
-            // Of very many the first are told in full.
-            let is_whole = proxy.refusals.len() < REFUSALS_WHOLE || proxy.refusals.contains_key(&name);
-            let refused = if is_whole { refused } else { refused.shortened() };
+            let refused = Refused::new(hash, [field, reason], object, whole < REFUSALS_WHOLE);
             // Each can refuse what it likes, as often as it likes.
-            let who = &proxy.who.subject;
-            if self.refusals_told.take(who.to_string(), Instant::now()).is_ok() {
+            if lines.take(Instant::now()) {
+                let (who, refuses) = (&proxy.who.subject, proxy.refusals.len() + 1);
                 let Refused {
                     object, field, reason, ..
                 } = &refused;
-                tracing::warn!(%who, resource = %name, object, field, reason, "a resource was refused");
+                tracing::warn!(%who, resource = %name, object, field, reason, refuses, "a resource was refused");
             }
+            whole += usize::from(refused.is_whole);
             proxy.refusals.insert(name, refused);
         }
         let refuses = !proxy.refusals.is_empty();

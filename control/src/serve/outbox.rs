@@ -21,7 +21,7 @@ pub(crate) type Hash = [u8; 16];
 /// See the head of the file.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// What the proxy has, or will have once it reads what was taken.
+    /// What the proxy has, or will have once it reads what was taken; or may have.
     has: HashMap<Name, Has>,
     /// Versions that it refused: not sent again until there is another, or it asks.
     refused: HashMap<Name, Hash>,
@@ -34,7 +34,7 @@ pub(crate) struct Outbox {
 #[derive(Clone, Copy, Debug)]
 struct Has {
     hash: Hash,
-    /// It may be that it has this no more, or does not know what it has: what it is to have is sent in any case.
+    /// If not, it may have this no more, or never have taken it, or not know what it has: what it is to have is sent in any case.
     is_sure: bool,
 }
 
@@ -165,7 +165,12 @@ impl Outbox {
             true => self.pending.keys().rev().take(bytes / SMALL + 1).cloned().collect(),
             false => self.closures(sets, bytes),
         };
-        names.into_iter().filter_map(|name| self.take_one(name)).collect()
+        let taken = names.into_iter().filter_map(|name| self.take_one(name)).collect();
+        // One that came with much, of which it is to have little, does not keep the room.
+        if self.pending.is_empty() && self.has.capacity() > 4 * self.has.len() + SMALL {
+            self.has.shrink_to_fit();
+        }
+        taken
     }
 
     fn take_one(&mut self, name: Name) -> Option<(Sent, Option<Hash>)> {
@@ -383,6 +388,7 @@ mod tests {
             .take_while(|size| *size > 0)
             .collect();
         assert_eq!(sizes, [401, 401, 198]);
+        assert!(outbox.has.capacity() < SMALL, "nor is their room kept");
     }
 
     #[test]

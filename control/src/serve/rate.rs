@@ -73,6 +73,26 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 }
 
+/// Lines of the log of one kind about one caller: some at once, and then one each few seconds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lines(Option<Bucket>);
+
+impl Lines {
+    const RATE: Rate = Rate {
+        per_second: 0.2,
+        burst: 10.0,
+    };
+
+    /// Whether there is room for one.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let level = self.0.map_or(Self::RATE.burst, |bucket| bucket.filled(Self::RATE, now));
+        let has_room = level >= 1.0;
+        let level = if has_room { level - 1.0 } else { level };
+        self.0 = Some(Bucket { level, at: now });
+        has_room
+    }
+}
+
 impl Bucket {
     fn filled(&self, rate: Rate, now: Instant) -> f64 {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
@@ -102,6 +122,14 @@ mod tests {
         assert!(buckets.has(&"a", start + Duration::from_millis(500)));
         buckets.take("a", start + Duration::from_millis(500)).unwrap();
         assert!(buckets.take("a", start + Duration::from_millis(501)).is_err());
+    }
+
+    #[test]
+    fn ten_lines_at_once_and_then_one_each_five_seconds() {
+        let (mut lines, start) = (Lines::default(), Instant::now());
+        assert_eq!((0..100).filter(|_| lines.take(start)).count(), 10);
+        let later = (1..=600).filter(|n| lines.take(start + Duration::from_millis(100 * n)));
+        assert_eq!(later.count(), 12);
     }
 
     #[test]

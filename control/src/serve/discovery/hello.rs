@@ -28,6 +28,8 @@ const WORDS_MAX: usize = 64;
 const WORD_MAX: usize = 128;
 /// Objects that a caller's resources were made of: the newest of them are compared with ours.
 const SOURCES_MAX: usize = 16_384;
+/// What a caller whose pod is waited for holds, with the objects that this was made of.
+const WAITING_MAX: usize = 8192;
 /// Bytes of what names a pod (RFC 1123, a label and a subdomain; and what an API server makes of RFC 9562, with room to spare).
 const NAMESPACE_MAX: usize = 63;
 const NAME_MAX: usize = 253;
@@ -72,7 +74,12 @@ impl Stream {
             namespace: claimed.namespace,
             name: claimed.name,
         };
-        self.check_pod(&pod, &claimed.uid).await?;
+        // One that holds much was here before, and so was its pod; or it calls again.
+        let wait = match held.len() + sources.len() > WAITING_MAX {
+            true => Duration::ZERO,
+            false => self.discovery.rules.pod_wait,
+        };
+        self.check_pod(&pod, &claimed.uid, wait).await?;
         self.discovery.may_open(self.peer.address.ip(), &pod.to_string())?;
         let who = Who {
             subject: match is_gateway {
@@ -111,7 +118,7 @@ impl Stream {
 
     /// The pod must exist, with this uid, run as the service account of the certificate, and have the caller's address: pods of
     /// one account have equal certificates, and one must not end another's stream or acknowledge in its name.
-    async fn check_pod(&self, pod: &index::Name, uid: &str) -> Result<(), End> {
+    async fn check_pod(&self, pod: &index::Name, uid: &str, wait: Duration) -> Result<(), End> {
         let identity = &self.leaf.identity;
         if pod.namespace != identity.namespace() {
             return Err(End::refused(&format!(
@@ -123,9 +130,7 @@ impl Stream {
             desk, rules, metrics, ..
         } = &*self.discovery;
         let fits = |facts: Option<PodFacts>| fits(pod, uid, identity, address, facts.as_ref());
-        let fitted = desk
-            .wait_for_pod(&pod.namespace, &pod.name, rules.pod_wait, fits)
-            .await?;
+        let fitted = desk.wait_for_pod(&pod.namespace, &pod.name, wait, fits).await?;
         match fitted {
             Ok(()) => Ok(()),
             Err(Misfit::Address(message)) if rules.address_check == AddressCheck::Warn => {
@@ -142,7 +147,7 @@ impl Stream {
 /// caller keeps it. `most`: of what is held.
 pub(super) fn held(wire: Vec<Held>, most: usize) -> (HashMap<Name, Hash>, Vec<Source>) {
     let mut held = HashMap::new();
-    // Whoever is ahead of us is so in what is newest.
+    // Whoever is ahead of us is so in what is newest, as a rule: where there is more, the proxy itself refuses what is older.
     let mut newest = BTreeSet::new();
     for one in wire {
         let Ok((name, version)) = name::held_from_wire(one) else {

@@ -12,6 +12,7 @@ use weft_proto::resource::{self, FieldError, Kind, Update};
 use super::{Facts, Follower, Hash, Hub, Proxy, Subject};
 use crate::objects::host_port::HostPort;
 use crate::objects::peer::Peer;
+use crate::serve::rate::Lines;
 
 /// The peers that act, and the bundles of their trust domains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,6 +108,8 @@ pub(crate) struct Faults {
     /// When it was logged last, and how often it did since.
     logged: Option<Instant>,
     unlogged: u64,
+    /// What was logged of what it would not take of ours.
+    pub(super) refusals_told: Lines,
 }
 
 /// Why a replica of a cluster may not follow us.

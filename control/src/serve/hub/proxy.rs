@@ -19,6 +19,7 @@ use crate::index::{self, Index};
 use crate::objects::peer::Selection;
 use crate::serve::cache::{Cache, Entry, Facts, Item, ProxyId};
 use crate::serve::outbox::{Hash, Outbox};
+use crate::serve::rate::Lines;
 use crate::serve::wire::{Made, Name};
 
 /// Bytes of a reason where there are very many.
@@ -81,6 +82,8 @@ pub(crate) struct Proxy {
     pub(crate) acked: HashMap<Name, Hash>,
     /// What it would not take.
     pub(crate) refusals: BTreeMap<Name, Refused>,
+    /// What of it was logged.
+    pub(super) refusals_told: Lines,
     /// What it had when it came, and has not heard of since.
     pub(super) inherited: HashMap<Name, Hash>,
     /// Of a proxy that is gone: the objects that it decided by (see [`decided`](crate::status::applied::decided)).
@@ -97,17 +100,26 @@ pub(crate) struct Refused {
     pub(crate) reason: String,
     /// The object that the field is of, as far as one can tell.
     pub(crate) object: String,
+    /// Where there are very many, field and reason are told in few words.
+    pub(super) is_whole: bool,
 }
 
 impl Refused {
-    /// The same in few words.
-    pub(super) fn shortened(mut self) -> Self {
-        for words in [&mut self.field, &mut self.reason] {
-            if words.len() > SHORT {
-                *words = format!("{}…", &words[..words.floor_char_boundary(SHORT)]);
+    pub(super) fn new(hash: Hash, [mut field, mut reason]: [String; 2], object: String, is_whole: bool) -> Self {
+        for words in [&mut field, &mut reason] {
+            if !is_whole && words.len() > SHORT {
+                words.truncate(words.floor_char_boundary(SHORT));
+                words.push('…');
             }
+            words.shrink_to_fit();
         }
-        self
+        Self {
+            hash,
+            field,
+            reason,
+            object,
+            is_whole,
+        }
     }
 }
 

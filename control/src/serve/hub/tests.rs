@@ -560,19 +560,24 @@ fn of_very_many_refusals_the_first_are_kept_whole() {
     let mut hub = hub(state.path());
     peer_a(&mut hub);
     let id = replica(&mut hub, "1");
+    let name = |n: usize| Name::new(Kind::Export, format!("shop/s{n}"));
     let refused = |n: usize| Settled {
-        name: Name::new(Kind::Export, format!("shop/s{n}")),
+        name: name(n),
         has: None,
         refused: Some(([0; 16], "é".repeat(512), "é".repeat(512))),
     };
-    hub.settle(id, (0..100).map(refused).collect());
-    let kept = hub.proxies[&id]
-        .refusals
-        .values()
-        .map(|one| one.reason.len() + one.field.len());
-    let kept: Vec<usize> = kept.collect();
-    assert_eq!(kept.iter().filter(|length| **length == 2048).count(), 64);
-    assert_eq!(kept.iter().filter(|length| **length == 2 * (64 + 3)).count(), 36);
+    // Again, it is no more.
+    for _ in 0..2 {
+        let needs = (0..100).map(|n| (name(n), Item::referred(&name(n)).unwrap()));
+        hub.proxies.get_mut(&id).unwrap().needs.extend(needs);
+        // And of what it does not need nothing is kept.
+        hub.settle(id, (0..200).map(refused).collect());
+        let kept = hub.proxies[&id].refusals.values();
+        let kept: Vec<usize> = kept.map(|one| one.reason.len() + one.field.len()).collect();
+        assert_eq!(kept.len(), 100);
+        assert_eq!(kept.iter().filter(|length| **length == 2048).count(), 64);
+        assert_eq!(kept.iter().filter(|length| **length == 2 * (64 + 3)).count(), 36);
+    }
 }
 
 #[test]
