@@ -27,7 +27,6 @@ use super::dial::Fault;
 use super::kept::{Kept, News, Said};
 use super::{Links, dial};
 use crate::authority::{Chain, Issuer};
-use crate::objects::host_port::HostPort;
 use crate::objects::peer::{Peer, Selection};
 use crate::serve::desk::{Closed, Desk};
 use crate::serve::hub::{self, LinkState, Trusted};
@@ -92,7 +91,7 @@ pub(super) struct Link {
 struct Lines {
     made: rate::Lines,
     broken: rate::Lines,
-    /// It is broken for a reason that had no room.
+    /// It is broken for a reason that had no room, or is made and there was none.
     untold: bool,
 }
 
@@ -204,6 +203,15 @@ impl Link {
         }
     }
 
+    /// Logs that the link is made, if that was not told.
+    fn log_made(&mut self) {
+        let Lines { made, untold, .. } = &mut self.lines;
+        if *untold && made.take(std::time::Instant::now()) {
+            *untold = false;
+            tracing::info!(peer = self.peer.cluster, endpoint = self.state.endpoint, "linked");
+        }
+    }
+
     /// Logs why a link is broken, if that is news, or was and had no room: a peer can end its streams as often as it likes.
     fn log_broken(&mut self, is_news: bool, reason: &str) {
         let Lines { broken, untold, .. } = &mut self.lines;
@@ -278,7 +286,7 @@ impl Link {
         };
         let (desk, cluster) = (self.desk.clone(), self.peer.cluster.clone());
         tokio::select! {
-            ended = self.hear(stream, &endpoint, &say) => ended,
+            ended = self.hear(stream, &say) => ended,
             ended = report(desk, cluster, &say) => ended,
         }
     }
@@ -287,7 +295,6 @@ impl Link {
     async fn hear(
         &mut self,
         mut stream: Streaming<discovery::FromControl>,
-        endpoint: &HostPort,
         say: &mpsc::Sender<FromProxy>,
     ) -> Result<std::convert::Infallible, Ended> {
         loop {
@@ -314,18 +321,17 @@ impl Link {
                         self.file(Kept::touch).await;
                     }
                     self.tell(hub::Link::Connected, "", String::new()).await?;
+                    self.log_made();
                     continue;
                 }
             };
             // The first batch comes in any case: it says that the peer takes us.
             self.state.heard = Some(SystemTime::now());
             if self.state.state != hub::Link::Connected {
-                self.lines.untold = false;
-                if self.lines.made.take(std::time::Instant::now()) {
-                    tracing::info!(peer = self.peer.cluster, %endpoint, "linked");
-                }
+                self.lines.untold = true;
                 self.tell(hub::Link::Connected, "", String::new()).await?;
             }
+            self.log_made();
             let (bytes, complete) = (size(&batch), batch.complete);
             let (ack, moved) = self.take(batch).await?;
             self.unkept.get_or_insert_with(Instant::now);

@@ -189,11 +189,15 @@ impl Outbox {
                     bytes,
                 }
             }
-            Change::Remove => Sent {
-                bytes: wire::removed(&name),
-                name,
-                hash: None,
-            },
+            Change::Remove => {
+                // Whatever it refused of this before: it has nothing of it any more.
+                self.refused.remove(&name);
+                Sent {
+                    bytes: wire::removed(&name),
+                    name,
+                    hash: None,
+                }
+            }
         };
         match sent.hash {
             Some(hash) => self.has.insert(sent.name.clone(), Has::sure(hash)),
@@ -368,6 +372,21 @@ mod tests {
         assert_eq!((keys(&taken), taken[0].0.hash), (vec!["a"], None));
         outbox.remove(&name);
         assert_eq!(outbox.removals(), 0, "it is told once");
+    }
+
+    #[test]
+    fn what_was_refused_when_it_was_about_to_be_removed_is_sent_when_it_returns() {
+        let mut outbox = Outbox::default();
+        for content in [1, 2] {
+            outbox.set(service("a", content, &[]));
+            outbox.take(usize::MAX);
+        }
+        let name = Name::new(Kind::Service, "a");
+        outbox.remove(&name);
+        outbox.refused(&name, 0, [2; 16], Some([1; 16]));
+        assert_eq!(outbox.take(usize::MAX)[0].0.hash, None);
+        outbox.set(service("a", 2, &[]));
+        assert_eq!(keys(&outbox.take(usize::MAX)), ["a"]);
     }
 
     #[test]

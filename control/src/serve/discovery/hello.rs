@@ -28,8 +28,9 @@ const WORDS_MAX: usize = 64;
 const WORD_MAX: usize = 128;
 /// Objects that a caller's resources were made of: the newest of them are compared with ours.
 const SOURCES_MAX: usize = 16_384;
-/// What a caller whose pod is waited for holds, with the objects that this was made of.
-const WAITING_MAX: usize = 8192;
+/// Bytes of what a caller whose pod is waited for holds, with the objects that this was made of; and what each takes beside its names.
+const WAITING_MAX: usize = 1 << 20;
+const WEIGHT: usize = 64;
 /// Bytes of what names a pod (RFC 1123, a label and a subdomain; and what an API server makes of RFC 9562, with room to spare).
 const NAMESPACE_MAX: usize = 63;
 const NAME_MAX: usize = 253;
@@ -75,7 +76,7 @@ impl Stream {
             name: claimed.name,
         };
         // One that holds much was here before, and so was its pod; or it calls again.
-        let wait = match held.len() + sources.len() > WAITING_MAX {
+        let wait = match weight(&held, &sources) > WAITING_MAX {
             true => Duration::ZERO,
             false => self.discovery.rules.pod_wait,
         };
@@ -165,6 +166,13 @@ pub(super) fn held(wire: Vec<Held>, most: usize) -> (HashMap<Name, Hash>, Vec<So
     }
     let sources = newest.into_iter().map(|(_, source)| source).collect();
     (held, sources)
+}
+
+/// How many bytes that takes.
+fn weight(held: &HashMap<Name, Hash>, sources: &[Source]) -> usize {
+    let held: usize = held.keys().map(|name| WEIGHT + name.key.len()).sum();
+    let sources = sources.iter().map(|one| WEIGHT + one.object.len() + one.uid.len());
+    held + sources.sum::<usize>()
 }
 
 /// A pod as a caller names it. What cannot be its name, or its uid, is not kept, nor told.
