@@ -221,8 +221,9 @@ fn bundle_endpoint(peer: &Value) -> Vec<Finding> {
         "slow" => format!("look at the load of {name}'s control plane, and at what lies between"),
         "redirect" => format!("{printed}: write where it leads, if that is {name}'s"),
         "sequence" => format!(
-            "if the roots of {name} were restored from a backup, its number has to count on from the highest one; else who answers at \
-             {url} is behind the link, or is another"
+            "if the ClusterPeer {name} was applied with a higher number than {name} has, delete it, wait some seconds, and apply what `weft \
+             cluster export-peer` prints; if the roots of {name} were restored from a backup, its number has to count on from the highest \
+             one; else who answers at {url} is behind the link, or is another"
         ),
         _ => format!("{printed}; it shows a JWK set as the SPIFFE Trust Domain and Bundle specification has it"),
     };

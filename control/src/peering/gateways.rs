@@ -18,9 +18,9 @@ use crate::serve::hub::Tried;
 /// How often names are looked up and gateways are tried, and what one look may take.
 const AGAIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(3);
-/// How soon it is looked again after a gateway did not answer; each time twice as long, up to [`AGAIN`]. Clusters that begin together have
-/// theirs in a moment.
-const SOON: Duration = Duration::from_secs(1);
+/// How soon it is looked again after a gateway did not answer. Clusters that begin together have theirs in a moment, and what was cut
+/// heals.
+const SOON: Duration = Duration::from_secs(2);
 /// What one connection may take: proxies, too, give up after a second.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Addresses of one name that are tried, one after the other.
@@ -33,7 +33,6 @@ const ADDRESSES_MAX: usize = 16;
 pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
     let mut told = Vec::new();
     let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); peer.gateways.len()];
-    let mut soon = SOON;
     loop {
         // At once: one name that is slow must not keep the others waiting. There are at most 16.
         let looked = join_all(peer.gateways.iter().map(addresses)).await;
@@ -64,11 +63,8 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
                 .zip(looked)
                 .map(|(gateway, looked)| tried(gateway, looked));
             let tried = join_all(tried).await;
-            if tried.iter().all(|one| one.fault.is_empty()) {
-                soon = SOON;
-            } else {
-                pause = soon;
-                soon = (soon * 2).min(AGAIN);
+            if tried.iter().any(|one| !one.fault.is_empty()) {
+                pause = SOON;
             }
             if desk.tried(&peer.cluster, tried).await.is_err() {
                 return;
