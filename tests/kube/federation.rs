@@ -16,7 +16,7 @@ mod outage;
 mod sides;
 
 /// Calls a second by each name: requests, and beside them streams and conversations, of which each takes a while.
-const LOAD: [(Protocol, u32); 3] = [(Protocol::Http, 40), (Protocol::Grpc, 5), (Protocol::Tcp, 5)];
+const LOAD: [(Protocol, u32); 3] = [(Protocol::Http, 500), (Protocol::Grpc, 40), (Protocol::Tcp, 40)];
 
 /// The addresses of a name.
 const LOOKUP: &str = r"
@@ -95,9 +95,7 @@ impl Pair {
         }
         east.answered_by("east");
         all_of("east");
-        let answers = load.enough();
-        println!("under load: {answers:?}");
-        all_answered([&self.east, &self.west], answers, &["east", "west"]);
+        all_answered([&self.east, &self.west], load.enough(), &["east", "west"]);
     }
 
     /// A Service without an export stays in its cluster, though its pods are those of one that has one.

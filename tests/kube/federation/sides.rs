@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use serde_json::Value;
 use weft_tests::kube::{Cluster, PATIENCE, image, root, said, until};
@@ -210,7 +211,7 @@ impl Side {
             let drive = ["weft-load-peer", "drive", host, protocol.as_str(), &rate, &count];
             let mut kubectl = self.client(FIRST, &drive);
             let child = kubectl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-            (host, protocol, child.expect("kubectl runs"))
+            (host, protocol, Instant::now(), child.expect("kubectl runs"))
         };
         let each = hosts
             .iter()
@@ -305,14 +306,14 @@ impl Side {
 /// Calls of several protocols that go on beside the test.
 pub(super) struct Load<'a> {
     from: &'a Side,
-    running: Vec<(&'a str, Protocol, Child)>,
+    running: Vec<(&'a str, Protocol, Instant, Child)>,
 }
 
 impl<'a> Load<'a> {
     /// Ends it, while it still goes on: how many calls of each host and protocol were answered by whom.
     #[track_caller]
     pub(super) fn enough(mut self) -> Vec<(&'a str, Protocol, Answers)> {
-        for (host, protocol, child) in &mut self.running {
+        for (host, protocol, _, child) in &mut self.running {
             let ended = child.try_wait().expect("the load");
             assert_eq!(ended, None, "{protocol:?} to {host} ended before the test");
         }
@@ -321,9 +322,12 @@ impl<'a> Load<'a> {
             assert!(output.status.success(), "{}", said(&output));
         };
         file("touch");
-        let each = self.running.into_iter().map(|(host, protocol, child)| {
+        let enough = Instant::now();
+        let each = self.running.into_iter().map(|(host, protocol, began, child)| {
             let output = child.wait_with_output().expect("kubectl ends");
-            (host, protocol, read(&output))
+            let answers = read(&output);
+            println!("{protocol:?} to {host} for {:?}: {answers:?}", enough - began);
+            (host, protocol, answers)
         });
         let each = each.collect();
         file("rm");
