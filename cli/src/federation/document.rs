@@ -38,7 +38,7 @@ pub(super) fn peers(path: &Path, text: &str) -> Peers {
             true => problem.message.clone(),
             false => format!("{}: {}", problem.field, problem.message),
         };
-        wrong(format!("{}{line}", path.display()), what, problem.fix.clone())
+        wrong(format!("{}{line}", called(path)), what, problem.fix.clone())
     };
     let mut found = Peers::default();
     let snapshot = match parse(path, text, Writer::User, &Kinds::control()) {
@@ -73,15 +73,23 @@ pub(super) fn peers(path: &Path, text: &str) -> Peers {
         let fix = "`weft cluster export-peer` of the other cluster prints one";
         found
             .wrong
-            .push(wrong(path.display().to_string(), "there is no ClusterPeer in it", fix));
+            .push(wrong(called(path), "there is no ClusterPeer in it", fix));
     }
     found
+}
+
+/// What people call a file that is read.
+fn called(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
 }
 
 /// Checks a text, beside what this cluster says of itself, if it does. Returns the peers whose endpoints can be looked at.
 pub(super) fn check(path: &Path, text: &str, status: Option<&Value>, report: &mut Report) -> Vec<Peer> {
     let Peers { peers, wrong, notes } = peers(path, text);
-    report.tell(format!("{} can be read", path.display()), [wrong, notes].concat());
+    report.tell(format!("{} can be read", called(path)), [wrong, notes].concat());
     for peer in &peers {
         report.tell(format!("ClusterPeer {}: what it says", peer.cluster), alone(peer));
         if let Some(status) = status {

@@ -221,9 +221,8 @@ fn bundle_endpoint(peer: &Value) -> Vec<Finding> {
         "slow" => format!("look at the load of {name}'s control plane, and at what lies between"),
         "redirect" => format!("{printed}: write where it leads, if that is {name}'s"),
         "sequence" => format!(
-            "if the ClusterPeer {name} was applied with a higher number than {name} has, delete it, wait some seconds, and apply what `weft \
-             cluster export-peer` prints; if the roots of {name} were restored from a backup, its number has to count on from the highest \
-             one; else who answers at {url} is behind the link, or is another"
+            "{}; else who answers at {url} is behind the link, or is another",
+            number_goes_back(&name)
         ),
         _ => format!("{printed}; it shows a JWK set as the SPIFFE Trust Domain and Bundle specification has it"),
     };
@@ -320,9 +319,9 @@ fn network(status: &Value, peer: &Value) -> Vec<Finding> {
     found
 }
 
-/// Whether nothing answers at one of its gateways.
+/// Whether nothing answers at one of its gateways, or its name does not resolve.
 fn is_shut(peer: &Value) -> bool {
-    list(&peer["gatewaysTried"]).iter().any(|one| one["fault"] == "port")
+    list(&peer["gatewaysTried"]).iter().any(|one| one["fault"] != "")
 }
 
 /// Whether a gateway through which its pods are reached was not tried yet.
@@ -399,6 +398,15 @@ fn imports(peer: &Value) -> Vec<Finding> {
     found
 }
 
+/// What to do where a peer's trust bundle has a lower number than is held here, or other roots under the same one.
+fn number_goes_back(name: &str) -> String {
+    format!(
+        "if the ClusterPeer {name} was applied with a higher number than {name} has, or with other roots, delete it, wait some seconds, and \
+         apply what `weft cluster export-peer` prints in {name}; if the roots of {name} were restored from a backup, its number has to count \
+         on from the highest one"
+    )
+}
+
 /// Something that the peer said and may not.
 fn refusal(peer: &Value, refused: &Value) -> Finding {
     let name = word(&peer["cluster"]);
@@ -406,10 +414,7 @@ fn refusal(peer: &Value, refused: &Value) -> Finding {
     let fix = match field.as_str() {
         "name" => format!("metadata.name of the ClusterPeer is the name that {name} has itself: `weft cluster export-peer` there"),
         "trust_domain" => format!("spec.trustDomain and spec.trustBundle as `weft cluster export-peer` prints them in {name}"),
-        "bundle.sequence" | "bundle.roots" => format!(
-            "spec.trustBundle as `weft cluster export-peer` prints it in {name}; if its roots were restored from a backup, it has to count \
-             on from the highest number"
-        ),
+        "bundle.sequence" | "bundle.roots" => number_goes_back(&name),
         field if field.ends_with(".ip") => {
             "in one network no two pods have the same address: give one cluster a network of its own and gateways, or pods other addresses"
                 .to_owned()

@@ -300,7 +300,7 @@ fn what_the_peer_may_not_say_is_found_with_what_mends_it() {
     );
     found(
         "wrong",
-        &["spec.trustBundle"],
+        &["delete it, wait some seconds, and apply", "backup"],
         refused("bundle.sequence", "is 1, and 2 is held: it never goes back"),
     );
     found(
@@ -360,11 +360,13 @@ fn a_link_is_young_for_some_seconds_until_it_is_connected_and_its_gateways_answe
     let mut status = json!({"peers": [peer()]});
     let young = |status: &Value, age| is_beginning(status, since + Duration::from_secs(age), Duration::from_secs(8));
     assert!(!young(&status, 1), "it is connected");
-    status["peers"][0]["gatewaysTried"][0]["fault"] = json!("port");
-    assert!(
-        young(&status, 1) && !young(&status, 9),
-        "its gateways may be about to begin"
-    );
+    for fault in ["port", "name"] {
+        status["peers"][0]["gatewaysTried"][0]["fault"] = json!(fault);
+        assert!(
+            young(&status, 1) && !young(&status, 9),
+            "{fault}: its gateways may be about to begin"
+        );
+    }
     status["peers"][0]["gatewaysTried"][0]["fault"] = json!("");
     status["peers"][0]["link"]["state"] = json!("Connecting");
     assert!(young(&status, 1) && !young(&status, 9));
@@ -436,7 +438,7 @@ fn what_is_wrong_with_a_bundle_endpoint_is_named_with_what_mends_it() {
         (
             "sequence",
             "bundle.sequence is 3, and 4 is held: it never goes back",
-            "backup",
+            "delete it, wait some seconds, and apply",
         ),
     ] {
         found("wrong", &[reason, fix], asked(fault, reason));
