@@ -18,9 +18,11 @@ use crate::serve::hub::Tried;
 /// How often names are looked up and gateways are tried, and what one look may take.
 const AGAIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(3);
-/// How soon it is looked again after a gateway did not answer. Clusters that begin together have theirs in a moment, and what was cut
-/// heals.
+/// How soon it is looked again after a gateway did not answer, for so many looks, and how soon from then on. Clusters that begin
+/// together have theirs in a moment, and what was cut heals.
 const SOON: Duration = Duration::from_secs(2);
+const SOONS: u32 = 30;
+const LATER: Duration = Duration::from_secs(5);
 /// What one connection may take: proxies, too, give up after a second.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Addresses of one name that are tried, one after the other.
@@ -33,16 +35,19 @@ const ADDRESSES_MAX: usize = 16;
 pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
     let mut told = Vec::new();
     let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); peer.gateways.len()];
+    let mut reasons: Vec<String> = vec![String::new(); peer.gateways.len()];
+    let mut failed = 0_u32;
     loop {
         // At once: one name that is slow must not keep the others waiting. There are at most 16.
         let looked = join_all(peer.gateways.iter().map(addresses)).await;
-        for ((gateway, known), looked) in peer.gateways.iter().zip(&mut known).zip(&looked) {
+        for (at, (gateway, looked)) in peer.gateways.iter().zip(&looked).enumerate() {
+            let reason = looked.as_ref().err().cloned().unwrap_or_default();
             match looked {
-                Ok(found) => known.clone_from(found),
-                Err(reason) => {
-                    tracing::warn!(peer = peer.cluster, %gateway, reason, "a gateway's name does not resolve")
-                }
+                Ok(found) => known[at].clone_from(found),
+                Err(_) if reason == reasons[at] => {}
+                Err(_) => tracing::warn!(peer = peer.cluster, %gateway, reason, "a gateway's name does not resolve"),
             }
+            reasons[at] = reason;
         }
         let all: BTreeSet<SocketAddr> = known.iter().flatten().copied().collect();
         let all: Vec<SocketAddr> = all.into_iter().take(ADDRESSES_MAX).collect();
@@ -55,7 +60,6 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
             told = all;
             news.tell();
         }
-        let mut pause = AGAIN;
         if passes {
             let tried = peer
                 .gateways
@@ -63,14 +67,24 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
                 .zip(looked)
                 .map(|(gateway, looked)| tried(gateway, looked));
             let tried = join_all(tried).await;
-            if tried.iter().any(|one| !one.fault.is_empty()) {
-                pause = SOON;
-            }
+            failed = match tried.iter().all(|one| one.fault.is_empty()) {
+                true => 0,
+                false => failed.saturating_add(1),
+            };
             if desk.tried(&peer.cluster, tried).await.is_err() {
                 return;
             }
         }
-        sleep(pause).await;
+        sleep(pause(failed)).await;
+    }
+}
+
+/// How long until the next look, after so many in a row of which something failed.
+fn pause(failed: u32) -> Duration {
+    match failed {
+        0 => AGAIN,
+        1..=SOONS => SOON,
+        _ => LATER,
     }
 }
 
@@ -137,6 +151,12 @@ mod tests {
         assert_eq!(closed.fault, "port");
         assert!(closed.reason.contains("refused"), "{}", closed.reason);
         assert_eq!(looked_and_tried("gateway.invalid:15443").await.fault, "name");
+    }
+
+    #[test]
+    fn after_a_gateway_failed_it_is_looked_soon_and_less_soon_when_it_goes_on() {
+        assert_eq!([0, 1, SOONS].map(pause), [AGAIN, SOON, SOON]);
+        assert_eq!([SOONS + 1, u32::MAX].map(pause), [LATER, LATER]);
     }
 
     #[tokio::test]

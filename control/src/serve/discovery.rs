@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -93,6 +93,8 @@ pub(crate) struct Discovery {
     hellos: Mutex<Buckets<IpAddr>>,
     streams: Mutex<Buckets<(IpAddr, String)>>,
     follows: Mutex<Buckets<String>>,
+    /// Bytes for what those have said whose pods are waited for.
+    waiting: Semaphore,
 }
 
 /// What the operator has decided.
@@ -166,6 +168,7 @@ impl Discovery {
             hellos,
             streams,
             follows,
+            waiting: Semaphore::new(hello::ALL_WAITING_MAX),
         }
     }
 

@@ -314,7 +314,7 @@ impl Hub {
             Subject::Pod(_) | Subject::Gateway(_) => &mut proxy.refusals_told,
         };
         let mut whole = proxy.refusals.values().filter(|refused| refused.is_whole).count();
-        let (mut refused_now, mut told) = (0, 0);
+        let mut is_told = false;
         for Settled { name, has, refused } in settled {
             match has {
                 Some(hash) => proxy.acked.insert(name.clone(), hash),
@@ -331,20 +331,20 @@ impl Hub {
             let refused = Refused::new(hash, [field, reason], object, whole < REFUSALS_WHOLE);
             // Each can refuse what it likes, as often as it likes.
             if lines.take(Instant::now()) {
-                told += 1;
+                is_told = true;
                 let who = &proxy.who.subject;
                 let Refused {
                     object, field, reason, ..
                 } = &refused;
                 tracing::warn!(%who, resource = %name, object, field, reason, "a resource was refused");
             }
-            refused_now += 1;
             whole += usize::from(refused.is_whole);
             proxy.refusals.insert(name, refused);
         }
-        if (1..refused_now).contains(&told) {
-            let (who, more) = (&proxy.who.subject, refused_now - told);
-            tracing::warn!(%who, more, "more resources of the same batch were refused");
+        // Those of batches before as well, of which none had room.
+        if is_told && let more @ 1.. = lines.take_unsaid() {
+            let (who, refuses) = (&proxy.who.subject, proxy.refusals.len());
+            tracing::warn!(%who, more, refuses, "more resources were refused");
         }
         let refuses = !proxy.refusals.is_empty();
         if refuses != refused_before {

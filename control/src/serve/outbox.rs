@@ -117,6 +117,10 @@ impl Outbox {
 
     /// The proxy did not take this version, which was said in that epoch: it still has the one before, whatever that is.
     pub(crate) fn refused(&mut self, name: &Name, epoch: u64, hash: Hash, before: Option<Hash>) {
+        // It was removed, or forgotten, while this was on its way: what comes of it is sent in any case.
+        if self.has.get(name).is_some_and(|has| !has.is_sure) {
+            return;
+        }
         // Something newer may have been taken for it meanwhile? No: one batch is in flight at a time.
         match before {
             Some(before) => drop(self.has.insert(name.clone(), Has::sure(before))),
@@ -189,15 +193,11 @@ impl Outbox {
                     bytes,
                 }
             }
-            Change::Remove => {
-                // Whatever it refused of this before: it has nothing of it any more.
-                self.refused.remove(&name);
-                Sent {
-                    bytes: wire::removed(&name),
-                    name,
-                    hash: None,
-                }
-            }
+            Change::Remove => Sent {
+                bytes: wire::removed(&name),
+                name,
+                hash: None,
+            },
         };
         match sent.hash {
             Some(hash) => self.has.insert(sent.name.clone(), Has::sure(hash)),
@@ -376,17 +376,25 @@ mod tests {
 
     #[test]
     fn what_was_refused_when_it_was_about_to_be_removed_is_sent_when_it_returns() {
-        let mut outbox = Outbox::default();
-        for content in [1, 2] {
-            outbox.set(service("a", content, &[]));
-            outbox.take(usize::MAX);
+        for (was_held, is_told) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut outbox = Outbox::default();
+            for content in if was_held { 1..3 } else { 2..3 } {
+                outbox.set(service("a", content, &[]));
+                outbox.take(usize::MAX);
+            }
+            let name = Name::new(Kind::Service, "a");
+            outbox.remove(&name);
+            outbox.refused(&name, 0, [2; 16], was_held.then_some([1; 16]));
+            if is_told {
+                assert_eq!(outbox.take(usize::MAX)[0].0.hash, None);
+            }
+            outbox.set(service("a", 2, &[]));
+            assert_eq!(keys(&outbox.take(usize::MAX)), ["a"]);
+            // Refused once more, it is not sent a third time.
+            outbox.refused(&name, 0, [2; 16], None);
+            outbox.set(service("a", 2, &[]));
+            assert!(outbox.take(usize::MAX).is_empty());
         }
-        let name = Name::new(Kind::Service, "a");
-        outbox.remove(&name);
-        outbox.refused(&name, 0, [2; 16], Some([1; 16]));
-        assert_eq!(outbox.take(usize::MAX)[0].0.hash, None);
-        outbox.set(service("a", 2, &[]));
-        assert_eq!(keys(&outbox.take(usize::MAX)), ["a"]);
     }
 
     #[test]

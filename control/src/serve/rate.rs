@@ -75,7 +75,10 @@ impl<K: Eq + Hash> Buckets<K> {
 
 /// Lines of the log of one kind about one caller: some at once, and then one each few seconds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lines(Option<Bucket>);
+pub(crate) struct Lines {
+    bucket: Option<Bucket>,
+    unsaid: u64,
+}
 
 impl Lines {
     const RATE: Rate = Rate {
@@ -85,11 +88,18 @@ impl Lines {
 
     /// Whether there is room for one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let level = self.0.map_or(Self::RATE.burst, |bucket| bucket.filled(Self::RATE, now));
+        let filled = |bucket: Bucket| bucket.filled(Self::RATE, now);
+        let level = self.bucket.map_or(Self::RATE.burst, filled);
         let has_room = level >= 1.0;
         let level = if has_room { level - 1.0 } else { level };
-        self.0 = Some(Bucket { level, at: now });
+        self.bucket = Some(Bucket { level, at: now });
+        self.unsaid += u64::from(!has_room);
         has_room
+    }
+
+    /// How many had no room since this was asked last.
+    pub(crate) fn take_unsaid(&mut self) -> u64 {
+        std::mem::take(&mut self.unsaid)
     }
 }
 
@@ -130,6 +140,7 @@ mod tests {
         assert_eq!((0..100).filter(|_| lines.take(start)).count(), 10);
         let later = (1..=600).filter(|n| lines.take(start + Duration::from_millis(100 * n)));
         assert_eq!(later.count(), 12);
+        assert_eq!([lines.take_unsaid(), lines.take_unsaid()], [90 + 588, 0]);
     }
 
     #[test]

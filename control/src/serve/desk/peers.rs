@@ -247,8 +247,9 @@ impl Thread {
                 self.changed();
             }
             OfPeer::Gateways { cluster, addresses } => {
-                hub.set_gateways(&cluster, &addresses);
-                self.changed();
+                if hub.set_gateways(&cluster, &addresses) {
+                    self.changed();
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
+use weft_model::destination::Target;
 use weft_model::identity::Identity;
 use weft_model::version::Source;
 use weft_proto::discovery::{self, FromProxy, Held, Hello, from_proxy::Message};
@@ -28,8 +29,9 @@ const WORDS_MAX: usize = 64;
 const WORD_MAX: usize = 128;
 /// Objects that a caller's resources were made of: the newest of them are compared with ours.
 const SOURCES_MAX: usize = 16_384;
-/// Bytes of what a caller whose pod is waited for holds, with the objects that this was made of; and what each takes beside its names.
-const WAITING_MAX: usize = 1 << 20;
+/// Bytes of what a caller whose pod is waited for has said, and of what all of them have; and what each thing takes beside its names.
+const WAITING_MAX: u32 = 1 << 20;
+pub(super) const ALL_WAITING_MAX: usize = 64 << 20;
 const WEIGHT: usize = 64;
 /// Bytes of what names a pod (RFC 1123, a label and a subdomain; and what an API server makes of RFC 9562, with room to spare).
 const NAMESPACE_MAX: usize = 63;
@@ -75,12 +77,14 @@ impl Stream {
             namespace: claimed.namespace,
             name: claimed.name,
         };
-        // One that holds much was here before, and so was its pod; or it calls again.
-        let wait = match weight(&held, &sources) > WAITING_MAX {
-            true => Duration::ZERO,
-            false => self.discovery.rules.pod_wait,
+        // One that holds much was here before, and so was its pod; or it calls again, as those do for whom there is no room.
+        let waits = match weight(&held, &sources, &targets) {
+            weight @ ..=WAITING_MAX => self.discovery.waiting.try_acquire_many(weight).ok(),
+            _ => None,
         };
+        let wait = waits.as_ref().map_or(Duration::ZERO, |_| self.discovery.rules.pod_wait);
         self.check_pod(&pod, &claimed.uid, wait).await?;
+        drop(waits);
         self.discovery.may_open(self.peer.address.ip(), &pod.to_string())?;
         let who = Who {
             subject: match is_gateway {
@@ -168,11 +172,17 @@ pub(super) fn held(wire: Vec<Held>, most: usize) -> (HashMap<Name, Hash>, Vec<So
     (held, sources)
 }
 
-/// How many bytes that takes.
-fn weight(held: &HashMap<Name, Hash>, sources: &[Source]) -> usize {
-    let held: usize = held.keys().map(|name| WEIGHT + name.key.len()).sum();
-    let sources = sources.iter().map(|one| WEIGHT + one.object.len() + one.uid.len());
-    held + sources.sum::<usize>()
+/// How many bytes that takes, about.
+fn weight(held: &HashMap<Name, Hash>, sources: &[Source], targets: &[Target]) -> u32 {
+    let held = held.keys().map(|name| name.key.len());
+    let sources = sources.iter().map(|one| one.object.len() + one.uid.len());
+    let targets = targets.iter().map(|one| match one {
+        Target::Address(_) => 0,
+        Target::Host { host, .. } => host.len(),
+    });
+    let all = held.chain(sources).chain(targets);
+    let weight = WEIGHT + all.map(|bytes| WEIGHT + bytes).sum::<usize>();
+    weight.try_into().unwrap_or(u32::MAX)
 }
 
 /// A pod as a caller names it. What cannot be its name, or its uid, is not kept, nor told.
@@ -279,6 +289,26 @@ mod tests {
             uid: "\u{7f}".repeat(uid),
         };
         assert!(claimed(pod(128)).is_ok() && claimed(pod(129)).is_err());
+    }
+
+    #[test]
+    fn all_that_a_caller_has_said_weighs_what_it_holds_what_that_was_made_of_and_where_it_goes() {
+        let key = |bytes| HashMap::from([(Name::new(Kind::Service, "k".repeat(bytes)), [7; 16])]);
+        let source = |bytes: usize| Source {
+            object: "o".repeat(bytes),
+            uid: "u".repeat(bytes),
+            resource_version: 1,
+        };
+        let host = |bytes: usize| Target::Host {
+            host: "h".repeat(bytes),
+            port: 80,
+        };
+        let one = u32::try_from(WEIGHT).unwrap();
+        assert_eq!(weight(&HashMap::new(), &[], &[]), one);
+        assert_eq!(weight(&key(100), &[], &[]), 2 * one + 100);
+        assert_eq!(weight(&HashMap::new(), &[source(100)], &[]), 2 * one + 200);
+        assert_eq!(weight(&HashMap::new(), &[], &[host(100)]), 2 * one + 100);
+        assert_eq!(weight(&key(1), &[source(1)], &[host(1)]), 4 * one + 4);
     }
 
     #[test]

@@ -348,10 +348,11 @@ impl Hub {
         held.map(|(name, hash)| (name.clone(), *hash)).collect()
     }
 
-    /// The addresses of a peer's gateways are these now.
-    pub(crate) fn set_gateways(&mut self, cluster: &str, addresses: &[SocketAddr]) {
+    /// The addresses of a peer's gateways are these now. Returns whether more is to be made of it than before.
+    pub(crate) fn set_gateways(&mut self, cluster: &str, addresses: &[SocketAddr]) -> bool {
         let changed = self.index.set_gateways(cluster, addresses);
         self.spread(&changed);
+        !changed.topics.is_empty()
     }
 
     /// What a peer has said counts no more.
