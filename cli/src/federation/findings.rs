@@ -414,7 +414,8 @@ fn refusal(peer: &Value, refused: &Value) -> Finding {
     let fix = match field.as_str() {
         "name" => format!("metadata.name of the ClusterPeer is the name that {name} has itself: `weft cluster export-peer` there"),
         "trust_domain" => format!("spec.trustDomain and spec.trustBundle as `weft cluster export-peer` prints them in {name}"),
-        "bundle.sequence" | "bundle.roots" => number_goes_back(&name),
+        "bundle.sequence" => number_goes_back(&name),
+        "bundle.roots" => format!("in {name}: look at the roots of its control plane, and at its version; what it said before still counts"),
         field if field.ends_with(".ip") => {
             "in one network no two pods have the same address: give one cluster a network of its own and gateways, or pods other addresses"
                 .to_owned()

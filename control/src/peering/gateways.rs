@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use tokio::net::TcpStream;
@@ -14,6 +14,7 @@ use crate::objects::host_port::HostPort;
 use crate::objects::peer::Peer;
 use crate::serve::desk::Desk;
 use crate::serve::hub::Tried;
+use crate::serve::rate::Lines;
 
 /// How often names are looked up and gateways are tried, and what one look may take.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -22,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(3);
 /// together have theirs in a moment, and what was cut heals.
 const SOON: Duration = Duration::from_secs(2);
 const SOONS: u32 = 30;
-const LATER: Duration = Duration::from_secs(5);
+const LATER: Duration = Duration::from_secs(4);
 /// What one connection may take: proxies, too, give up after a second.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Addresses of one name that are tried, one after the other.
@@ -36,18 +37,19 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
     let mut told = Vec::new();
     let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); peer.gateways.len()];
     let mut reasons: Vec<String> = vec![String::new(); peer.gateways.len()];
-    let mut failed = 0_u32;
+    let (mut lines, mut failed) = (Lines::default(), 0);
     loop {
         // At once: one name that is slow must not keep the others waiting. There are at most 16.
         let looked = join_all(peer.gateways.iter().map(addresses)).await;
         for (at, (gateway, looked)) in peer.gateways.iter().zip(&looked).enumerate() {
-            let reason = looked.as_ref().err().cloned().unwrap_or_default();
-            match looked {
-                Ok(found) => known[at].clone_from(found),
-                Err(_) if reason == reasons[at] => {}
-                Err(_) => tracing::warn!(peer = peer.cluster, %gateway, reason, "a gateway's name does not resolve"),
+            if let Ok(found) = looked {
+                known[at].clone_from(found);
             }
-            reasons[at] = reason;
+            let reason = looked.as_ref().err().cloned().unwrap_or_default();
+            if reason != reasons[at] && lines.take(Instant::now()) {
+                log(&peer.cluster, gateway, &reason);
+                reasons[at] = reason;
+            }
         }
         let all: BTreeSet<SocketAddr> = known.iter().flatten().copied().collect();
         let all: Vec<SocketAddr> = all.into_iter().take(ADDRESSES_MAX).collect();
@@ -69,13 +71,21 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
             let tried = join_all(tried).await;
             failed = match tried.iter().all(|one| one.fault.is_empty()) {
                 true => 0,
-                false => failed.saturating_add(1),
+                false => u32::saturating_add(failed, 1),
             };
             if desk.tried(&peer.cluster, tried).await.is_err() {
                 return;
             }
         }
         sleep(pause(failed)).await;
+    }
+}
+
+/// Says what became of a name. `reason`: why it does not resolve, or nothing if it does again.
+fn log(peer: &str, gateway: &HostPort, reason: &str) {
+    match reason.is_empty() {
+        true => tracing::info!(peer, %gateway, "a gateway's name resolves again"),
+        false => tracing::warn!(peer, %gateway, reason, "a gateway's name does not resolve"),
     }
 }
 
