@@ -1,7 +1,8 @@
 //! A cluster that the test plays: a root of its own, and a control plane that says what the test wants.
 //!
 //! It lives on threads in the network of another process, where a real control plane reaches it. In: streams of
-//! `weft.federation.v1`, as [`Session`]s. Out: batches ([`Session`]), and calls of its own ([`caller`]).
+//! `weft.federation.v1`, as [`Session`]s. Out: batches ([`Session`]), and calls of its own ([`caller`]), also by the hundred
+//! ([`crowd`]).
 
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -24,6 +25,7 @@ use weft_proto::discovery::{Ack, Batch, FromControl, FromProxy, Hello, Resource,
 use weft_proto::federation::federation_server::{Federation, FederationServer};
 
 pub mod caller;
+pub mod crowd;
 pub mod root;
 
 use root::{Leaf, Root};

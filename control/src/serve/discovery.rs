@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -33,8 +33,10 @@ use crate::config::AddressCheck;
 
 mod hello;
 mod peer;
+mod room;
 mod server;
 
+use room::{Place, Room};
 pub(crate) use server::{DiscoveryServer, FederationServer};
 
 /// The largest message of a proxy: a Hello that holds a few thousand resources with their sources.
@@ -93,8 +95,7 @@ pub(crate) struct Discovery {
     hellos: Mutex<Buckets<IpAddr>>,
     streams: Mutex<Buckets<(IpAddr, String)>>,
     follows: Mutex<Buckets<String>>,
-    /// Bytes for what those have said whose pods are waited for.
-    waiting: Semaphore,
+    room: Arc<Room>,
 }
 
 /// What the operator has decided.
@@ -168,13 +169,17 @@ impl Discovery {
             hellos,
             streams,
             follows,
-            waiting: Semaphore::new(hello::ALL_WAITING_MAX),
+            room: Arc::default(),
         }
     }
 
     /// Begins a stream. Callers without a certificate do not get so far, nor proxies of other meshes. Whether a peer is the
     /// one that it says follows from its Hello.
-    fn open(self: Arc<Self>, request: Request<Streaming<FromProxy>>) -> Result<Response<Answers>, Status> {
+    fn open(
+        self: Arc<Self>,
+        request: Request<Streaming<FromProxy>>,
+        place: Arc<Place>,
+    ) -> Result<Response<Answers>, Status> {
         let peer = super::peer(request.extensions())?;
         let leaf = match (&peer.leaf, &self.callers) {
             (None, _) => Err((
@@ -196,6 +201,7 @@ impl Discovery {
             discovery: self.clone(),
             peer,
             leaf,
+            place,
             messages: request.into_inner(),
             out,
         };
@@ -243,6 +249,7 @@ struct Stream {
     discovery: Arc<Discovery>,
     peer: Peer,
     leaf: Leaf,
+    place: Arc<Place>,
     messages: Streaming<FromProxy>,
     out: mpsc::Sender<Result<FromControl, Status>>,
 }
@@ -301,6 +308,7 @@ impl Stream {
             Ok(Err(not_now)) => return not_now.into(),
             Err(closed) => return closed.into(),
         };
+        self.place.let_in();
         tracing::info!(%who, address = %self.peer.address, "connected");
         let leaving = Leaving {
             desk: self.discovery.desk.clone(),
@@ -457,6 +465,8 @@ fn unread(status: &Status) -> End {
         // Nothing is wrong with its version.
         Code::OutOfRange | Code::DataLoss => End::new(Ended::Broken, Code::ResourceExhausted, status.message()),
         Code::ResourceExhausted | Code::Internal | Code::InvalidArgument => End::broken(status.message()),
+        // There was no room for it; no caller ends a stream so.
+        Code::Aborted => End::new(Ended::Refused, Code::ResourceExhausted, status.message()),
         _ => End {
             why: Ended::Closed,
             status: None,

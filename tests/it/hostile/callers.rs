@@ -2,11 +2,17 @@
 
 use std::net::SocketAddr;
 
+use tonic::Status;
 use weft_proto::discovery::{self, Hello, from_proxy::Message};
 use weft_tests::foreign::caller::Followed;
+use weft_tests::foreign::crowd::STREAMS;
 use weft_tests::foreign::root::{Leaf, Root, Shown};
 
 use super::World;
+
+/// Connections over which Hellos are begun and not ended, and how many such Hellos may find room.
+const CROWD: usize = 20;
+const FIT: usize = 8;
 
 /// What the peer's server shows: each breaks the link, with these words.
 fn shown(world: &World<'_>) -> Vec<(&'static str, Shown, &'static str)> {
@@ -124,6 +130,11 @@ fn calls(world: &mut World<'_>, good: &Shown) {
         assert!(!matches!(followed, Followed::Told(_)), "{who}: {followed:?}");
         world.shapes += 1;
     }
+    // All together they would say more than a gibibyte. Some fit, and are waited for.
+    let told = world.foreign.crowd(to, good, CROWD, CROWD * STREAMS - FIT);
+    let has_no_room = |status: &&Status| status.message().contains("callers that are not let in yet");
+    assert_eq!(told.iter().filter(has_no_room).count(), told.len(), "{told:?}");
+    world.shapes += 1;
     // Otherwise it would have been told, as a peer that exports nothing may be.
     let followed = world.foreign.follow(to, Some(good), &[hello(name)], false);
     assert!(matches!(followed, Followed::Told(_)), "{followed:?}");

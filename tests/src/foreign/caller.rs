@@ -23,7 +23,7 @@ use tokio_stream::StreamExt as _;
 use tonic::Status;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use weft_proto::discovery::{FromControl, FromProxy, Hello, Resource, from_control, from_proxy};
 use weft_proto::federation::federation_client::FederationClient;
 
@@ -31,7 +31,7 @@ use super::root::Shown;
 use super::{Foreign, by, runtime};
 
 /// How long a stranger waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of following a cluster.
 #[derive(Debug)]
@@ -121,22 +121,22 @@ impl Foreign {
     }
 }
 
-async fn follow(to: SocketAddr, config: Arc<ClientConfig>, first: Vec<from_proxy::Message>, stay: bool) -> Followed {
+/// A connection over which gRPC is spoken.
+pub(super) async fn connect(to: SocketAddr, config: Arc<ClientConfig>) -> Result<Channel, String> {
     let shaken = async {
         let tcp = TcpStream::connect(to).await?;
         TlsConnector::from(config).connect(ServerName::from(to.ip()), tcp).await
     };
-    let tls = match shaken.await {
-        Ok(tls) => tls,
-        Err(error) => return Followed::Unheard(error.to_string()),
-    };
+    let tls = shaken.await.map_err(|error| error.to_string())?;
     let endpoint = Endpoint::from_shared(format!("http://{to}")).expect("an address");
-    let channel = endpoint
-        .connect_with_connector(Once(Arc::new(Mutex::new(Some(tls)))))
-        .await;
-    let channel = match channel {
+    let channel = endpoint.connect_with_connector(Once(Arc::new(Mutex::new(Some(tls)))));
+    channel.await.map_err(|error| error.to_string())
+}
+
+async fn follow(to: SocketAddr, config: Arc<ClientConfig>, first: Vec<from_proxy::Message>, stay: bool) -> Followed {
+    let channel = match connect(to, config).await {
         Ok(channel) => channel,
-        Err(error) => return Followed::Unheard(error.to_string()),
+        Err(error) => return Followed::Unheard(error),
     };
     let says_more = first.len() > 1;
     let messages = first.into_iter().map(|message| FromProxy { message: Some(message) });

@@ -29,9 +29,7 @@ const WORDS_MAX: usize = 64;
 const WORD_MAX: usize = 128;
 /// Objects that a caller's resources were made of: the newest of them are compared with ours.
 const SOURCES_MAX: usize = 16_384;
-/// Bytes of what a caller whose pod is waited for has said, and of what all of them have; and what each thing takes beside its names.
-const WAITING_MAX: u32 = 1 << 20;
-pub(super) const ALL_WAITING_MAX: usize = 64 << 20;
+/// Bytes that each thing which a caller has said takes beside its names.
 const WEIGHT: usize = 64;
 /// Bytes of what names a pod (RFC 1123, a label and a subdomain; and what an API server makes of RFC 9562, with room to spare).
 const NAMESPACE_MAX: usize = 63;
@@ -77,14 +75,12 @@ impl Stream {
             namespace: claimed.namespace,
             name: claimed.name,
         };
-        // One that holds much was here before, and so was its pod; or it calls again, as those do for whom there is no room.
-        let waits = match weight(&held, &sources, &targets) {
-            weight @ ..=WAITING_MAX => self.discovery.waiting.try_acquire_many(weight).ok(),
-            _ => None,
+        // One that holds much was here before, and so was its pod; or it calls again.
+        let wait = match self.place.keep(weight(&held, &sources, &targets)) {
+            true => self.discovery.rules.pod_wait,
+            false => Duration::ZERO,
         };
-        let wait = waits.as_ref().map_or(Duration::ZERO, |_| self.discovery.rules.pod_wait);
         self.check_pod(&pod, &claimed.uid, wait).await?;
-        drop(waits);
         self.discovery.may_open(self.peer.address.ip(), &pod.to_string())?;
         let who = Who {
             subject: match is_gateway {
@@ -173,7 +169,7 @@ pub(super) fn held(wire: Vec<Held>, most: usize) -> (HashMap<Name, Hash>, Vec<So
 }
 
 /// How many bytes that takes, about.
-fn weight(held: &HashMap<Name, Hash>, sources: &[Source], targets: &[Target]) -> u32 {
+fn weight(held: &HashMap<Name, Hash>, sources: &[Source], targets: &[Target]) -> usize {
     let held = held.keys().map(|name| name.key.len());
     let sources = sources.iter().map(|one| one.object.len() + one.uid.len());
     let targets = targets.iter().map(|one| match one {
@@ -181,8 +177,7 @@ fn weight(held: &HashMap<Name, Hash>, sources: &[Source], targets: &[Target]) ->
         Target::Host { host, .. } => host.len(),
     });
     let all = held.chain(sources).chain(targets);
-    let weight = WEIGHT + all.map(|bytes| WEIGHT + bytes).sum::<usize>();
-    weight.try_into().unwrap_or(u32::MAX)
+    all.map(|bytes| WEIGHT + bytes).sum()
 }
 
 /// A pod as a caller names it. What cannot be its name, or its uid, is not kept, nor told.
@@ -303,12 +298,11 @@ mod tests {
             host: "h".repeat(bytes),
             port: 80,
         };
-        let one = u32::try_from(WEIGHT).unwrap();
-        assert_eq!(weight(&HashMap::new(), &[], &[]), one);
-        assert_eq!(weight(&key(100), &[], &[]), 2 * one + 100);
-        assert_eq!(weight(&HashMap::new(), &[source(100)], &[]), 2 * one + 200);
-        assert_eq!(weight(&HashMap::new(), &[], &[host(100)]), 2 * one + 100);
-        assert_eq!(weight(&key(1), &[source(1)], &[host(1)]), 4 * one + 4);
+        assert_eq!(weight(&HashMap::new(), &[], &[]), 0);
+        assert_eq!(weight(&key(100), &[], &[]), WEIGHT + 100);
+        assert_eq!(weight(&HashMap::new(), &[source(100)], &[]), WEIGHT + 200);
+        assert_eq!(weight(&HashMap::new(), &[], &[host(100)]), WEIGHT + 100);
+        assert_eq!(weight(&key(1), &[source(1)], &[host(1)]), 3 * WEIGHT + 4);
     }
 
     #[test]

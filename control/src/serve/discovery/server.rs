@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_proto::codec::Bounded;
 use weft_proto::discovery::FromProxy;
 
+use super::room::{Entering, Place};
 use super::{Answers, Discovery, MESSAGE_MAX, PARTS_MAX};
 use crate::serve::wire::FromControl;
 
@@ -69,10 +70,15 @@ async fn follow(
     }
     let codec = Bounded::<FromControl, FromProxy>::new("weft.discovery.v1.FromProxy", PARTS_MAX);
     let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
-    Ok(grpc.streaming(Discover(discovery), request).await)
+    let place = match super::super::peer(request.extensions()) {
+        Ok(peer) => discovery.room.place(peer.address.ip()),
+        Err(status) => return Ok(status.into_http()),
+    };
+    let request = request.map(|said| Entering::new(said, place.clone()));
+    Ok(grpc.streaming(Discover(discovery, place), request).await)
 }
 
-struct Discover(Arc<Discovery>);
+struct Discover(Arc<Discovery>, Arc<Place>);
 
 impl StreamingService<FromProxy> for Discover {
     type Response = FromControl;
@@ -80,6 +86,6 @@ impl StreamingService<FromProxy> for Discover {
     type Future = Ready<Result<Response<Answers>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<FromProxy>>) -> Self::Future {
-        ready(self.0.clone().open(request))
+        ready(self.0.clone().open(request, self.1.clone()))
     }
 }
