@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use prost::bytes::Buf as _;
+use prost::bytes::{Buf as _, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::ProstEncoder;
@@ -67,12 +67,18 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        if parts::of(self.message, &bytes, self.most).is_none() {
-            let most = self.most;
-            let reason = format!("a message that is broken, or has more than {most} parts, is not read");
-            return Err(Status::data_loss(reason));
-        }
-        let message = U::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Some(message))
+        decode(self.message, bytes, self.most).map(Some)
     }
+}
+
+/// Decodes one message that has no more than so many parts.
+///
+/// # Errors
+/// It has more, or is broken (`DATA_LOSS`).
+pub fn decode<T: Message + Default>(message: &'static str, bytes: Bytes, most: usize) -> Result<T, Status> {
+    if parts::of(message, &bytes, most).is_none() {
+        let reason = format!("a message that is broken, or has more than {most} parts, is not read");
+        return Err(Status::data_loss(reason));
+    }
+    T::decode(bytes).map_err(|error| Status::internal(error.to_string()))
 }

@@ -88,7 +88,7 @@ fn by<T: Send + 'static>(runtime: &Runtime, work: impl Future<Output = T> + Send
         // Whoever waited may have had enough.
         let _ = say.send(work.await);
     });
-    said.recv_timeout(LONG).expect("within its time")
+    said.recv_timeout(2 * LONG).expect("within its time")
 }
 
 impl Foreign {

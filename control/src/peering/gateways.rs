@@ -37,7 +37,8 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
     let mut told = Vec::new();
     let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); peer.gateways.len()];
     let mut reasons: Vec<String> = vec![String::new(); peer.gateways.len()];
-    let (mut lines, mut failed) = (Lines::default(), 0);
+    let mut lines: Vec<Lines> = vec![Lines::default(); peer.gateways.len()];
+    let mut failed = 0_u32;
     loop {
         // At once: one name that is slow must not keep the others waiting. There are at most 16.
         let looked = join_all(peer.gateways.iter().map(addresses)).await;
@@ -46,7 +47,7 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
                 known[at].clone_from(found);
             }
             let reason = looked.as_ref().err().cloned().unwrap_or_default();
-            if reason != reasons[at] && lines.take(Instant::now()) {
+            if reason != reasons[at] && lines[at].take(Instant::now()) {
                 log(&peer.cluster, gateway, &reason);
                 reasons[at] = reason;
             }
@@ -71,7 +72,7 @@ pub(super) async fn follow(peer: Peer, passes: bool, desk: Desk, news: News) {
             let tried = join_all(tried).await;
             failed = match tried.iter().all(|one| one.fault.is_empty()) {
                 true => 0,
-                false => u32::saturating_add(failed, 1),
+                false => failed.saturating_add(1),
             };
             if desk.tried(&peer.cluster, tried).await.is_err() {
                 return;

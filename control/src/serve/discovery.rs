@@ -17,7 +17,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use weft_daemon::drain::Tasks;
-use weft_model::identity::TrustDomain;
+use weft_model::identity::{Identity, TrustDomain};
 use weft_proto::discovery::{self, FromProxy, from_proxy::Message};
 use weft_proto::resource::name;
 
@@ -32,11 +32,13 @@ use super::wire::{Batch, FromControl, Name};
 use crate::config::AddressCheck;
 
 mod hello;
+mod messages;
 mod peer;
 mod room;
 mod server;
 
-use room::{Place, Room};
+use messages::Messages;
+use room::Room;
 pub(crate) use server::{DiscoveryServer, FederationServer};
 
 /// The largest message of a proxy: a Hello that holds a few thousand resources with their sources.
@@ -177,8 +179,8 @@ impl Discovery {
     /// one that it says follows from its Hello.
     fn open(
         self: Arc<Self>,
-        request: Request<Streaming<FromProxy>>,
-        place: Arc<Place>,
+        request: &Request<Streaming<FromProxy>>,
+        messages: Messages<tonic::body::Body>,
     ) -> Result<Response<Answers>, Status> {
         let peer = super::peer(request.extensions())?;
         let leaf = match (&peer.leaf, &self.callers) {
@@ -201,12 +203,29 @@ impl Discovery {
             discovery: self.clone(),
             peer,
             leaf,
-            place,
-            messages: request.into_inner(),
+            messages,
             out,
         };
         self.tasks.spawn(stream.run());
         Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    /// Who shares room with a caller: those of its namespace; of control planes of other clusters the replicas of each, and all who are
+    /// none. What has no certificate is refused before it is read.
+    fn whose(&self, peer: &Peer) -> String {
+        let Some(Leaf { identity, .. }) = &peer.leaf else {
+            return String::new();
+        };
+        let is_known = |identity: &Identity| {
+            let linked = self.desk.linked();
+            let linked = linked.borrow();
+            linked.peers.values().any(|peer| peer.control_plane == *identity)
+        };
+        match self.callers {
+            Callers::Pods(_) => identity.namespace().to_owned(),
+            Callers::Peers if is_known(identity) => identity.to_string(),
+            Callers::Peers => "strangers".to_owned(),
+        }
     }
 
     fn may_call(&self, address: IpAddr) -> Result<(), End> {
@@ -249,8 +268,7 @@ struct Stream {
     discovery: Arc<Discovery>,
     peer: Peer,
     leaf: Leaf,
-    place: Arc<Place>,
-    messages: Streaming<FromProxy>,
+    messages: Messages<tonic::body::Body>,
     out: mpsc::Sender<Result<FromControl, Status>>,
 }
 
@@ -308,7 +326,7 @@ impl Stream {
             Ok(Err(not_now)) => return not_now.into(),
             Err(closed) => return closed.into(),
         };
-        self.place.let_in();
+        self.messages.place.let_in();
         tracing::info!(%who, address = %self.peer.address, "connected");
         let leaving = Leaving {
             desk: self.discovery.desk.clone(),
@@ -355,7 +373,7 @@ impl Stream {
                 () = outlet.replaced.cancelled() => {
                     return Err(End::new(Ended::Replaced, Code::Aborted, "another stream of this pod has come"));
                 }
-                message = self.messages.message() => {
+                message = self.messages.next() => {
                     let message = match message {
                         Ok(Some(message)) => message,
                         Ok(None) => return Err(End { why: Ended::Closed, status: None }),
@@ -466,7 +484,7 @@ fn unread(status: &Status) -> End {
         Code::OutOfRange | Code::DataLoss => End::new(Ended::Broken, Code::ResourceExhausted, status.message()),
         Code::ResourceExhausted | Code::Internal | Code::InvalidArgument => End::broken(status.message()),
         // There was no room for it; no caller ends a stream so.
-        Code::Aborted => End::new(Ended::Refused, Code::ResourceExhausted, status.message()),
+        Code::Aborted => End::new(Ended::Crowded, Code::ResourceExhausted, status.message()),
         _ => End {
             why: Ended::Closed,
             status: None,

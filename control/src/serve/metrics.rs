@@ -43,6 +43,8 @@ pub(crate) enum Ended {
     Closed,
     /// The caller may not have it.
     Refused,
+    /// There was no room for what callers said before they were let in.
+    Crowded,
     /// The proxy broke the protocol.
     Broken,
     /// The proxy did not acknowledge in time.
@@ -68,9 +70,10 @@ impl Turned {
 }
 
 impl Ended {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Closed,
         Self::Refused,
+        Self::Crowded,
         Self::Broken,
         Self::Stalled,
         Self::Expired,
@@ -82,6 +85,7 @@ impl Ended {
         match self {
             Self::Closed => "closed",
             Self::Refused => "refused",
+            Self::Crowded => "crowded",
             Self::Broken => "protocol",
             Self::Stalled => "stalled",
             Self::Expired => "certificate-over",

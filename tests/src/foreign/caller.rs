@@ -31,7 +31,7 @@ use super::root::Shown;
 use super::{Foreign, by, runtime};
 
 /// How long a stranger waits for an answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of following a cluster.
 #[derive(Debug)]

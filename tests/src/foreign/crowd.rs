@@ -8,67 +8,68 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tonic::Status;
 use tonic::codegen::{Service as _, http};
 use tonic::transport::Channel;
 
-use super::caller::{PATIENCE, config, connect};
+use super::caller::{config, connect};
 use super::root::Shown;
 use super::{Foreign, by};
 
 /// Streams of each connection: as many as it may have.
-pub const STREAMS: usize = 16;
+const STREAMS: usize = 16;
 /// How long a Hello is said to be, and how much of it is said.
 const LENGTH: u32 = 7 << 20;
 const SAID: usize = 4 << 20;
 const PIECE: &[u8] = &[0; 64 << 10];
 
+/// Those who began.
+pub struct Crowd {
+    /// What the first of them were told that were ended with words.
+    pub told: Vec<String>,
+    /// All others, for as long as this lives.
+    _rest: JoinSet<Option<String>>,
+}
+
 impl Foreign {
-    /// Begins a Hello on all streams of so many connections at once, as whoever it shows to be: what the first so many of them were
-    /// told when they were ended.
+    /// Begins a Hello on all streams of so many connections at once, as whoever it shows to be, and waits
+    /// until so many were ended with words.
     #[track_caller]
-    pub fn crowd(&self, to: SocketAddr, shows: &Shown, connections: usize, ended: usize) -> Vec<Status> {
+    pub fn crowd(&self, to: SocketAddr, shows: &Shown, connections: usize, most: usize) -> Crowd {
         let config = config(Some(shows), &["h2"]);
         by(&self.runtime, async move {
             let mut all = JoinSet::new();
             for _ in 0..connections {
                 let channel = connect(to, config.clone()).await.expect("it is let in so far");
                 for _ in 0..STREAMS {
-                    all.spawn(timeout(2 * PATIENCE, begin(to, channel.clone())));
+                    all.spawn(begin(to, channel.clone()));
                 }
             }
             let mut told = Vec::new();
-            while told.len() < ended {
-                let next = all.join_next().await.expect("one that has not ended");
-                told.push(next.expect("no panic").expect("it is ended in time"));
+            while told.len() < most
+                && let Some(ended) = all.join_next().await
+            {
+                told.extend(ended.expect("no panic"));
             }
-            told
+            Crowd { told, _rest: all }
         })
     }
 }
 
-/// Begins one: what ends it.
-async fn begin(to: SocketAddr, mut channel: Channel) -> Status {
+/// Begins one: with which words it is ended, if not as its connection is.
+async fn begin(to: SocketAddr, mut channel: Channel) -> Option<String> {
     let request = http::Request::post(format!("http://{to}/weft.federation.v1.Federation/Follow"))
         .header("content-type", "application/grpc")
         .body(tonic::body::Body::new(Unending { said: None }))
         .expect("a request");
-    poll_fn(|context| channel.poll_ready(context))
-        .await
-        .expect("the connection stands");
-    let response = channel.call(request).await.expect("an answer begins");
-    if let Some(status) = Status::from_header_map(response.headers()) {
-        return status;
-    }
-    let mut answer = response.into_body();
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await {
-        let frame = frame.unwrap_or_else(|status| panic!("{status}"));
+    poll_fn(|context| channel.poll_ready(context)).await.ok()?;
+    let mut answer = channel.call(request).await.ok()?.into_body();
+    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await {
         if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-            return status;
+            return Some(status.message().to_owned());
         }
     }
-    panic!("it ends without a status");
+    None
 }
 
 /// A message of which a part is said: how much so far, after its head.

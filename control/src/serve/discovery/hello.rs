@@ -39,7 +39,7 @@ const UID_MAX: usize = 128;
 impl Stream {
     /// Reads and checks the first message.
     pub(super) async fn hello(&mut self) -> Result<(Join, Vec<Source>), End> {
-        let first = timeout(HELLO_WAIT, self.messages.message());
+        let first = timeout(HELLO_WAIT, self.messages.next());
         let hello = match first.await {
             Ok(Ok(Some(FromProxy {
                 message: Some(Message::Hello(hello)),
@@ -62,7 +62,7 @@ impl Stream {
     }
 
     /// Whether the pod that a Hello names may join, and as what.
-    async fn pod_joins(&self, hello: Hello) -> Result<(Join, Vec<Source>), End> {
+    async fn pod_joins(&mut self, hello: Hello) -> Result<(Join, Vec<Source>), End> {
         // While the pod is waited for, nothing is kept of the message but what counts.
         let most = self.discovery.rules.targets_max.saturating_mul(HELD_PER_TARGET);
         let (held, sources) = held(hello.held, most);
@@ -75,8 +75,8 @@ impl Stream {
             namespace: claimed.namespace,
             name: claimed.name,
         };
-        // One that holds much was here before, and so was its pod; or it calls again.
-        let wait = match self.place.keep(weight(&held, &sources, &targets)) {
+        // For who holds much there may be no room: it was here before, and so was its pod; or it calls again.
+        let wait = match self.messages.place.keep(weight(&held, &sources, &targets)) {
             true => self.discovery.rules.pod_wait,
             false => Duration::ZERO,
         };

@@ -2,21 +2,18 @@
 //! finds none calls again. Without it whoever has a certificate could begin Hellos by the thousand, each as large as one may be.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame};
-use tonic::Status;
+use crate::serve::rate::Lines;
 
-/// Bytes of all callers together.
+/// Bytes that each may say in any case: a pod that is new says less, and needs nothing of what others take who say much. How many
+/// may call at once is bounded.
+const FREE: usize = 2 << 10;
+/// Bytes of what is more, for all callers together.
 const ALL: usize = 64 << 20;
-/// Of those that call from one address, so that one does not take what others need.
+/// Of these for those who share a name. Two of the largest messages fit.
 const SHARE: usize = ALL / 4;
-/// That each has in any case: a pod that is new holds nothing, and how many may call at once is bounded.
-const FREE: usize = 16 << 10;
 
 /// See the head of the file.
 #[derive(Debug, Default)]
@@ -25,128 +22,94 @@ pub(super) struct Room(Mutex<Taken>);
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    by: HashMap<IpAddr, usize>,
+    by: HashMap<Arc<str>, usize>,
+    lines: Lines,
 }
 
 /// What one caller takes of it. Given back when it is let in, or gone.
 #[derive(Debug)]
 pub(super) struct Place {
     room: Arc<Room>,
-    address: IpAddr,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
+    whose: Arc<str>,
     read: usize,
     taken: usize,
     is_in: bool,
 }
 
-/// What a caller says, which takes room for as long as it is not let in.
-pub(super) struct Entering<B> {
-    said: B,
-    place: Arc<Place>,
+impl Room {
+    /// For a caller. `whose`: who shares with it, so that each hurts nobody but those.
+    pub(super) fn place(self: &Arc<Self>, whose: &str) -> Place {
+        Place {
+            room: self.clone(),
+            whose: whose.into(),
+            read: 0,
+            taken: 0,
+            is_in: false,
+        }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Room {
-    /// For a caller at an address.
-    pub(super) fn place(self: &Arc<Self>, address: IpAddr) -> Arc<Place> {
-        Arc::new(Place {
-            room: self.clone(),
-            address: address.to_canonical(),
-            state: Mutex::default(),
-        })
-    }
-
-    fn take(&self, address: IpAddr, bytes: usize) -> bool {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = taken.by.get(&address).copied().unwrap_or_default();
-        let has_room = bytes <= ALL - taken.all && bytes <= SHARE - own;
-        if has_room && bytes > 0 {
-            taken.all += bytes;
-            taken.by.insert(address, own + bytes);
+impl Taken {
+    /// Takes so many in the place of those that one has; or leaves it these.
+    fn exchange(&mut self, whose: &Arc<str>, had: usize, wants: usize) -> bool {
+        let own = self.by.get(whose).copied().unwrap_or_default() - had;
+        let all = self.all - had;
+        if wants > ALL - all || wants > SHARE - own {
+            return false;
         }
-        has_room
-    }
-
-    fn give_back(&self, address: IpAddr, bytes: usize) {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= bytes;
-        if let Some(own) = taken.by.get_mut(&address) {
-            *own -= bytes;
-            if *own == 0 {
-                taken.by.remove(&address);
-            }
+        self.all = all + wants;
+        match own + wants {
+            0 => drop(self.by.remove(whose)),
+            own => drop(self.by.insert(whose.clone(), own)),
         }
+        true
     }
 }
 
 impl Place {
     /// Whether there is room for so many bytes more that were read.
-    fn read(&self, bytes: usize) -> bool {
-        let mut state = self.state();
-        let before = state.read.saturating_sub(FREE);
-        state.read = state.read.saturating_add(bytes);
-        let more = state.read.saturating_sub(FREE) - before;
-        state.is_in || self.take(&mut state, more)
-    }
-
-    /// Whether there is room for what was made of it, of so many bytes.
-    pub(super) fn keep(&self, bytes: usize) -> bool {
-        bytes <= FREE || self.take(&mut self.state(), bytes)
-    }
-
-    /// The caller is let in: what it says from now on is bounded otherwise.
-    pub(super) fn let_in(&self) {
-        let mut state = self.state();
-        state.is_in = true;
-        self.room.give_back(self.address, std::mem::take(&mut state.taken));
-    }
-
-    fn take(&self, state: &mut State, bytes: usize) -> bool {
-        let has_room = self.room.take(self.address, bytes);
-        state.taken += if has_room { bytes } else { 0 };
+    pub(super) fn read(&mut self, bytes: usize) -> bool {
+        let before = self.read.saturating_sub(FREE);
+        self.read = self.read.saturating_add(bytes);
+        let more = self.read.saturating_sub(FREE) - before;
+        let has_room = self.is_in || self.takes(self.taken.saturating_add(more));
+        if !has_room && self.room.taken().lines.take(Instant::now()) {
+            let whose = &*self.whose;
+            tracing::warn!(
+                whose,
+                "callers are refused: more is being said than there is room for before they are let in"
+            );
+        }
         has_room
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether there is room for what was made of all that was read, of so many bytes, in the place of that.
+    pub(super) fn keep(&mut self, bytes: usize) -> bool {
+        self.takes(bytes.saturating_sub(FREE))
+    }
+
+    /// The caller is let in: what it says from now on is bounded otherwise.
+    pub(super) fn let_in(&mut self) {
+        self.is_in = true;
+        self.takes(0);
+    }
+
+    fn takes(&mut self, bytes: usize) -> bool {
+        let has_room = self.room.taken().exchange(&self.whose, self.taken, bytes);
+        if has_room {
+            self.taken = bytes;
+        }
+        has_room
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let taken = self.state().taken;
-        self.room.give_back(self.address, taken);
-    }
-}
-
-/// Why no more is read of a caller.
-fn no_room() -> Status {
-    Status::aborted("too much is being said by callers that are not let in yet; try again")
-}
-
-impl<B> Entering<B> {
-    pub(super) fn new(said: B, place: Arc<Place>) -> Self {
-        Self { said, place }
-    }
-}
-
-impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Entering<B> {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.said).poll_frame(context));
-        let bytes = match &frame {
-            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
-            Some(Err(_)) | None => 0,
-        };
-        Poll::Ready(match self.place.read(bytes) {
-            true => frame,
-            false => Some(Err(no_room())),
-        })
+        self.takes(0);
     }
 }
 
@@ -154,46 +117,43 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Entering<B> {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> IpAddr {
-        [192, 0, 2, last].into()
-    }
-
+    /// How much is taken, and by how many.
     fn taken(room: &Room) -> (usize, usize) {
-        let taken = room.0.lock().unwrap();
+        let taken = room.taken();
         (taken.all, taken.by.len())
     }
 
     #[test]
     fn what_is_read_takes_room_until_its_caller_is_let_in_or_gone() {
         let room = Arc::<Room>::default();
-        let [enters, goes] = [room.place(address(1)), room.place(address(2))];
-        for place in [&enters, &goes] {
-            assert!(place.read(FREE));
-        }
+        let [mut enters, mut goes] = ["a", "b"].map(|whose| room.place(whose));
+        assert!(enters.read(FREE - 1) && goes.read(FREE));
         assert_eq!(taken(&room), (0, 0), "each has this in any case");
-        assert!(enters.read(100) && goes.read(50) && goes.keep(FREE + 1));
-        assert_eq!(taken(&room), (150 + FREE + 1, 2));
+        assert!(enters.read(101) && goes.read(50));
+        assert_eq!(taken(&room), (150, 2));
+        assert!(goes.keep(FREE + 7));
+        assert_eq!(taken(&room), (107, 2), "in the place of what it said");
+        assert!(!goes.keep(FREE + SHARE + 1));
+        assert_eq!(taken(&room), (107, 2), "what it has said is still there");
         enters.let_in();
         assert!(enters.read(usize::MAX), "that is bounded otherwise");
-        assert_eq!(taken(&room), (50 + FREE + 1, 1));
-        drop(goes);
+        assert_eq!(taken(&room), (7, 1));
+        drop((enters, goes));
         assert_eq!(taken(&room), (0, 0));
     }
 
     #[test]
-    fn who_finds_no_room_is_refused_and_one_address_does_not_take_it_all() {
+    fn who_finds_no_room_is_refused_and_nobody_takes_what_is_for_others() {
         let room = Arc::<Room>::default();
-        let greedy = [room.place(address(1)), room.place(address(1))];
-        assert!(greedy[0].keep(SHARE) && !greedy[1].read(FREE + 1) && !greedy[1].keep(FREE + 1));
+        let mut greedy = [room.place("a"), room.place("a")];
+        assert!(greedy[0].read(FREE + SHARE) && !greedy[1].read(FREE + 1) && !greedy[1].keep(FREE + 1));
         assert!(greedy[1].keep(FREE), "it is small");
-        let others: Vec<_> = (2..=4).map(|last| room.place(address(last))).collect();
-        assert!(others.iter().all(|place| place.keep(SHARE)));
-        let late = room.place(address(5));
+        let mut others = ["b", "c", "d"].map(|whose| room.place(whose));
+        assert!(others.iter_mut().all(|place| place.keep(FREE + SHARE)));
+        let mut late = room.place("late");
         assert!(late.read(FREE) && !late.read(1));
         drop(others);
-        assert!(
-            late.read(1) && taken(&room) == (SHARE + 1, 2),
-            "what was refused is not counted"
-        );
+        assert!(late.read(1));
+        assert_eq!(taken(&room), (SHARE + 1, 2), "what was refused is not counted");
     }
 }

@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_proto::codec::Bounded;
 use weft_proto::discovery::FromProxy;
 
-use super::room::{Entering, Place};
-use super::{Answers, Discovery, MESSAGE_MAX, PARTS_MAX};
+use super::messages::Messages;
+use super::{Answers, Discovery, PARTS_MAX};
 use crate::serve::wire::FromControl;
 
 /// See the head of the file.
@@ -69,16 +69,19 @@ async fn follow(
         return Ok(Status::unimplemented(format!("there is one method here: {method}")).into_http());
     }
     let codec = Bounded::<FromControl, FromProxy>::new("weft.discovery.v1.FromProxy", PARTS_MAX);
-    let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
-    let place = match super::super::peer(request.extensions()) {
-        Ok(peer) => discovery.room.place(peer.address.ip()),
+    let mut grpc = Grpc::new(codec);
+    let peer = match super::super::peer(request.extensions()) {
+        Ok(peer) => peer,
         Err(status) => return Ok(status.into_http()),
     };
-    let request = request.map(|said| Entering::new(said, place.clone()));
-    Ok(grpc.streaming(Discover(discovery, place), request).await)
+    let (head, said) = request.into_parts();
+    let messages = Messages::new(said, discovery.room.place(&discovery.whose(&peer)));
+    // What is said is read by the stream itself.
+    let request = http::Request::from_parts(head, tonic::body::Body::empty());
+    Ok(grpc.streaming(Discover(discovery, Some(messages)), request).await)
 }
 
-struct Discover(Arc<Discovery>, Arc<Place>);
+struct Discover(Arc<Discovery>, Option<Messages<tonic::body::Body>>);
 
 impl StreamingService<FromProxy> for Discover {
     type Response = FromControl;
@@ -86,6 +89,7 @@ impl StreamingService<FromProxy> for Discover {
     type Future = Ready<Result<Response<Answers>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<FromProxy>>) -> Self::Future {
-        ready(self.0.clone().open(request, self.1.clone()))
+        let messages = self.1.take().ok_or_else(|| Status::internal("it is called once"));
+        ready(messages.and_then(|messages| self.0.clone().open(&request, messages)))
     }
 }
