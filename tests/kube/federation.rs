@@ -24,6 +24,18 @@ import socket, sys
 print(*sorted({at[4][0] for at in socket.getaddrinfo(sys.argv[1], 80, socket.AF_INET)}))
 ";
 
+/// A headless Service that only one of them has.
+const HEADLESS: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None, selector: {app: reviews}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceExport
+metadata: {name: db, namespace: shop}
+";
+
 /// Two clusters, each with Weft.
 struct Pair {
     east: Side,
@@ -157,6 +169,33 @@ impl Pair {
         }
     }
 
+    /// In one network a headless Service of west alone has the addresses of its pods in east, too: by its own name, and by that of the
+    /// cluster set.
+    #[track_caller]
+    fn a_headless_name_has_the_pods_of_the_other_cluster(&self) {
+        self.west.cluster.apply(&[], HEADLESS);
+        let pods = self.west.cluster.get([
+            "-n",
+            "shop",
+            "pods",
+            "-l",
+            "app=reviews",
+            "--field-selector=status.phase=Running",
+        ]);
+        let pods = pods["items"].as_array().expect("pods").iter();
+        let mut pods: Vec<&str> = pods.filter_map(|pod| pod["status"]["podIP"].as_str()).collect();
+        pods.sort_unstable();
+        assert!(!pods.is_empty());
+        for name in ["db.shop", "db.shop.svc.clusterset.local"] {
+            let found = || said(&self.east.stranger(&["python3", "-c", LOOKUP, name]));
+            let has = || (found() == pods.join(" ")).then_some(());
+            until(&format!("{name} has {pods:?}"), has, found);
+        }
+        self.west
+            .cluster
+            .kubectl(["-n", "shop", "delete", "serviceexport,service", "db"]);
+    }
+
     /// Takes both clusters into one network, in which their pods reach each other.
     #[track_caller]
     fn flatten(&self) {
@@ -241,6 +280,7 @@ fn two_clusters_share_a_service_through_gateways_and_in_one_network() {
     pair.east.reaches("west", "Direct");
     let passed = pair.west.gateways("passed");
     pair.fails_over_and_back();
+    pair.a_headless_name_has_the_pods_of_the_other_cluster();
     pair.the_private_stays_private();
     assert_eq!(
         pair.west.gateways("passed"),

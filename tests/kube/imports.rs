@@ -182,16 +182,21 @@ fn what_another_cluster_exports_is_imported_and_goes_with_its_export() {
     let derived = services.iter().find(|service| service["metadata"]["name"] != "reviews");
     let derived = derived.expect("a derived Service");
     assert_eq!(derived["spec"]["clusterIPs"], import["spec"]["ips"]);
-    let slice = || imported(&namespace, "endpointslices").into_iter().next();
-    let slice = until("clients outside the mesh find its pods", slice, || {
-        state(world, namespace.name())
-    });
-    let labels = &slice["metadata"]["labels"];
-    assert_eq!(labels["kubernetes.io/service-name"], derived["metadata"]["name"]);
-    assert_eq!(labels["multicluster.kubernetes.io/source-cluster"], "west");
-    assert_eq!(slice["ports"][0]["port"], 8080);
-    let conditions = json!({"ready": true, "serving": true, "terminating": false});
-    assert_eq!(slice["endpoints"][0]["conditions"], conditions);
+    for service in &services {
+        let behind = |slice: &Value| {
+            let labels = &slice["metadata"]["labels"];
+            labels["kubernetes.io/service-name"] == service["metadata"]["name"]
+        };
+        let slice = || imported(&namespace, "endpointslices").into_iter().find(behind);
+        let slice = until("clients outside the mesh find its pods", slice, || {
+            state(world, namespace.name())
+        });
+        let labels = &slice["metadata"]["labels"];
+        assert_eq!(labels["multicluster.kubernetes.io/source-cluster"], "west");
+        assert_eq!(slice["ports"][0]["port"], 8080);
+        let conditions = json!({"ready": true, "serving": true, "terminating": false});
+        assert_eq!(slice["endpoints"][0]["conditions"], conditions);
+    }
 
     // What another one needs is no reason to write this one again.
     let versions = || {
@@ -270,7 +275,10 @@ fn a_service_that_somebody_applies_is_theirs_and_stays() {
         assert_eq!(ports.as_array().map(Vec::len), Some(1), "{ports}");
     }
     west.export(namespace.name(), &[]);
-    let gone = || imported(&namespace, "services").is_empty().then_some(());
+    let gone = || {
+        let left = ["services", "endpointslices"].map(|kind| imported(&namespace, kind));
+        left.concat().is_empty().then_some(())
+    };
     until("what is Weft's is gone", gone, || state(world, namespace.name()));
     for name in ["reviews", "ratings"] {
         service(&world.cluster, &namespace, name);

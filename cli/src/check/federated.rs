@@ -84,7 +84,8 @@ fn shared(seen: &Seen, parts: &Parts<'_>) -> Vec<Finding> {
         };
         if variable_of(seen, variable).is_none() {
             let fix = format!(
-                "--set {value}.service.type=LoadBalancer (or NodePort), or --set {value}.{list}={{HOST:PORT}} where others reach it: {}",
+                "--set {value}.service.type=LoadBalancer, where something gives load balancers addresses, or NodePort; or --set \
+                 {value}.{list}={{HOST:PORT}}, where others reach it: {}",
                 install(&seen.namespace, "")
             );
             findings.push(wrong(format!("Service {}/{name}", seen.namespace), why, fix));

@@ -159,7 +159,10 @@ pub(super) fn deployment(seen: &Seen, name: &'static str) -> Vec<Finding> {
         "kubectl -n {0} describe pods -l app.kubernetes.io/name=weft; kubectl -n {0} logs deploy/{name}",
         seen.namespace
     );
-    if ready < wanted || wanted == 0 {
+    if wanted == 0 {
+        let fix = format!("kubectl -n {} scale deployment {name} --replicas=2", seen.namespace);
+        findings.push(wrong(&at, "it is to have no pods (spec.replicas is 0)", fix));
+    } else if ready < wanted {
         let count = format!("{ready} of {wanted} pods are ready");
         let (what, fix) = match (imageless(seen, name), waits(seen, name)) {
             (Some((reason, image)), _) => (format!("{count}: {reason}, the image {image} is not to be had"), load()),

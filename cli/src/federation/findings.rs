@@ -209,7 +209,7 @@ fn bundle_endpoint(peer: &Value) -> Vec<Finding> {
         "name" => format!("{printed}: a host that this cluster's control plane resolves, or an address"),
         "port" => format!(
             "in {name}: WEFT_BUNDLE_LISTEN is set (usually [::]:15016), and a Service or load balancer leads to it from {url}; between \
-             both: firewalls and NetworkPolicies let it pass"
+             both: firewalls and NetworkPolicies let it pass; here: {printed}"
         ),
         "identity" => format!(
             "spec.trustDomain, spec.controlPlane and spec.trustBundle as `weft cluster export-peer` prints them in {name}; {url} leads to \

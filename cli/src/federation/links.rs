@@ -123,7 +123,11 @@ fn reason(peer: &Value) -> String {
             word(&unlike["reason"])
         );
     }
+    let tried = list(&peer["gatewaysTried"]);
     match list(&peer["overlaps"]) {
+        [] if !tried.is_empty() && tried.iter().all(|one| one["fault"] != "") => {
+            "none of its gateways answers this cluster's control plane".to_owned()
+        }
         [] => String::new(),
         _ => format!(
             "its pod networks overlap with this cluster's: {}",
@@ -311,6 +315,18 @@ mod tests {
             Some(&"it says that its name is \"ue\", and the ClusterPeer is \"west\""),
             "{said}"
         );
+    }
+
+    #[test]
+    fn that_none_of_its_gateways_answers_is_told_and_not_that_one_of_them_does_not() {
+        let mut peer = peer();
+        let gateway =
+            |fault: &str| json!({"gateway": "west.example:15443", "tried": "2027-01-15T07:59:58Z", "fault": fault});
+        peer["gatewaysTried"] = json!([gateway("port"), gateway("")]);
+        assert_eq!(row(&plain(json!([peer.clone()])), "Connected").last(), Some(&"-"));
+        peer["gatewaysTried"] = json!([gateway("port"), gateway("name")]);
+        let said = plain(json!([peer]));
+        assert!(said.contains("none of its gateways answers"), "{said}");
     }
 
     #[test]

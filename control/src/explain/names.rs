@@ -69,13 +69,14 @@ pub(super) fn headless(
     if !is_headless.is_some_and(|service| service.headless) {
         return false;
     }
-    if let Some(import) = index.import_behind(&name) {
-        // Its name has the pods of all clusters that export it.
+    let of_import = || index.is_of_import_alone(&name).then(|| name.clone());
+    if let Some(import) = index.import_behind(&name).or_else(of_import) {
+        // Its name has the pods of all clusters that export it, but for those whose addresses mean nothing here.
         let set = compile::endpoint_set(index, &compile::import_key(&import, *port));
         let endpoints = set.map(|set| set.value.endpoints).unwrap_or_default();
         let pods: BTreeSet<String> = endpoints
             .iter()
-            .filter(|endpoint| !endpoint.draining)
+            .filter(|endpoint| !endpoint.draining && endpoint.gateways.is_none())
             .map(|endpoint| places::pod(endpoint, here))
             .collect();
         into.service = Some(import.to_string());

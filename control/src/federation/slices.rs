@@ -1,4 +1,5 @@
-//! The EndpointSlices behind the derived Service of an import: for clients outside the mesh, which dial pods themselves.
+//! The EndpointSlices behind the Services that an import comes to: for clients outside the mesh, which dial pods themselves, and for the
+//! names of headless ones, which are their pods' addresses.
 //!
 //! As KEP-1645 has them, one cluster's endpoints in slices of their own. An endpoint stays in the slice that it is in: a change
 //! of one writes one slice, however many there are.
@@ -58,8 +59,13 @@ pub(crate) fn is_slice(object: &Object) -> bool {
         .is_some_and(|value| value == MANAGER)
 }
 
-/// The EndpointSlices of an import, by their names. `service`: the ports of the derived Service, as it has them.
-pub(crate) fn slices(of: &Name, service: &Value, backends: &[Backends], there: &There) -> BTreeMap<String, Value> {
+/// The EndpointSlices behind a Service of an import, by their names. `service`: its name, and its ports as it has them.
+pub(crate) fn slices(
+    of: &Name,
+    (service, ports_there): (&str, &Value),
+    backends: &[Backends],
+    there: &There,
+) -> BTreeMap<String, Value> {
     let mut alike: BTreeMap<Alike<'_>, BTreeMap<IpAddr, &Backend>> = BTreeMap::new();
     for one in backends {
         for (ip, backend) in &one.pods {
@@ -70,18 +76,18 @@ pub(crate) fn slices(of: &Name, service: &Value, backends: &[Backends], there: &
     let mut all = BTreeMap::new();
     for (key, endpoints) in alike {
         let (cluster, is_v6, ports) = key;
-        let ports = slice_ports(service, ports);
+        let ports = slice_ports(ports_there, ports);
         if ports.is_empty() {
             continue;
         }
-        for (name, endpoints) in packed(&prefix(of, key), endpoints, there) {
+        for (name, endpoints) in packed(&prefix(of, service, key), endpoints, there) {
             let slice = json!({
                 "apiVersion": "discovery.k8s.io/v1",
                 "kind": "EndpointSlice",
                 "metadata": {
                     "namespace": of.namespace, "name": name,
                     "labels": {
-                        service::SERVICE_NAME_LABEL: derived_name(of), SERVICE_NAME_LABEL: of.name,
+                        service::SERVICE_NAME_LABEL: service, SERVICE_NAME_LABEL: of.name,
                         SOURCE_CLUSTER_LABEL: cluster, MANAGED_BY_LABEL: MANAGER, IMPORT_LABEL: "true",
                     },
                 },
@@ -103,7 +109,7 @@ pub(crate) fn addresses(slice: &Object) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The ports as the derived Service calls them. An EndpointSlice has the name of the Service's port, which is how the two are
+/// The ports as the Service calls them. An EndpointSlice has the name of the Service's port, which is how the two are
 /// matched. Of other protocols no endpoints are known.
 fn slice_ports(service: &Value, ports: &BTreeMap<u16, u16>) -> Vec<Value> {
     let all = service.as_array().into_iter().flatten();
@@ -120,11 +126,13 @@ fn slice_ports(service: &Value, ports: &BTreeMap<u16, u16>) -> Vec<Value> {
     tcp.filter_map(port).collect()
 }
 
-/// How the names of slices begin that can have the same endpoints.
-fn prefix(of: &Name, (cluster, is_v6, ports): Alike<'_>) -> String {
+/// How the names of slices begin that can have the same endpoints. Those of the own name are called by the derived one as well: theirs
+/// may be as long as a name can be.
+fn prefix(of: &Name, service: &str, (cluster, is_v6, ports): Alike<'_>) -> String {
     let hash = digest(&SHA256, format!("{cluster} {is_v6} {ports:?}").as_bytes());
     let hex: String = hash.as_ref()[..5].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{hex}-", derived_name(of))
+    let own = if service == of.name { "own-" } else { "" };
+    format!("{}-{own}{hex}-", derived_name(of))
 }
 
 /// Endpoints in slices of at most [`ENDPOINTS_MAX`]: where they are already, else where there is room, else in new ones.
@@ -180,6 +188,8 @@ mod tests {
     use crate::federation::merge::{
         Conflict, ImportType, InternalTrafficPolicy, IpFamily, Merged, Port, Protocol, SessionAffinity,
     };
+
+    const DERIVED: &str = "weft-import-c1c97e5699";
 
     fn reviews() -> Name {
         Name::new("shop", "reviews")
@@ -257,7 +267,7 @@ mod tests {
         };
         let all = slices(
             &reviews(),
-            &http(),
+            (DERIVED, &http()),
             &west([(ip(7), backend)].into_iter()),
             &There::new(),
         );
@@ -287,6 +297,22 @@ mod tests {
     }
 
     #[test]
+    fn a_service_of_the_own_name_has_slices_of_its_own_with_the_same_endpoints() {
+        let backends = west((0..101).map(|n| (ip(n), pod(&[(80, 8080)]))));
+        let of = |service: &str, there: &There| slices(&reviews(), (service, &http()), &backends, there);
+        let both = [of(DERIVED, &There::new()), of("reviews", &There::new())];
+        let names = both.iter().flat_map(BTreeMap::keys);
+        let names: BTreeSet<&String> = names.collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        let all: There = both.iter().flat_map(there).collect();
+        for (service, slices) in [DERIVED, "reviews"].into_iter().zip(&both) {
+            let behind = |slice: &Value| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service;
+            assert!(slices.values().all(behind) && sizes(slices) == [100, 1]);
+            assert_eq!(of(service, &all), *slices, "they are not mixed up");
+        }
+    }
+
+    #[test]
     fn endpoints_of_another_cluster_family_or_port_are_in_slices_of_their_own() {
         let v6: IpAddr = "fd00::7".parse().unwrap();
         let pods = [
@@ -299,7 +325,7 @@ mod tests {
             pods: [(ip(1), pod(&[(80, 8080)]))].into(),
         };
         let [west] = west(pods.into_iter());
-        let all = slices(&reviews(), &http(), &[east, west], &There::new());
+        let all = slices(&reviews(), (DERIVED, &http()), &[east, west], &There::new());
         assert_eq!(sizes(&all), [1, 1, 1, 1]);
         let of_v6 = all.values().find(|slice| slice["addressType"] == "IPv6").unwrap();
         assert_eq!(of_v6["endpoints"][0]["addresses"][0], "fd00::7");
@@ -313,7 +339,12 @@ mod tests {
             ("b", 81, Protocol::Tcp),
         ]);
         let backend = pod(&[(80, 8080), (53, 53)]);
-        let all = slices(&reviews(), &ports, &west([(ip(1), backend)].into_iter()), &There::new());
+        let all = slices(
+            &reviews(),
+            (DERIVED, &ports),
+            &west([(ip(1), backend)].into_iter()),
+            &There::new(),
+        );
         let slice = all.values().next().unwrap();
         assert_eq!(
             slice["ports"],
@@ -321,10 +352,10 @@ mod tests {
         );
 
         let only = [(ip(1), pod(&[(53, 53)]))];
-        assert!(slices(&reviews(), &ports, &west(only.into_iter()), &There::new()).is_empty());
+        assert!(slices(&reviews(), (DERIVED, &ports), &west(only.into_iter()), &There::new()).is_empty());
         let all = slices(
             &reviews(),
-            &of(&[("", 80, Protocol::Tcp)]),
+            (DERIVED, &of(&[("", 80, Protocol::Tcp)])),
             &west([(ip(1), pod(&[(80, 8080)]))].into_iter()),
             &There::new(),
         );
@@ -337,7 +368,7 @@ mod tests {
         let ports = |backend: Backend| {
             let all = slices(
                 &reviews(),
-                &http(),
+                (DERIVED, &http()),
                 &west([(ip(1), backend)].into_iter()),
                 &There::new(),
             );
@@ -352,7 +383,7 @@ mod tests {
     fn a_slice_has_a_hundred_endpoints_at_most_and_each_stays_in_the_one_that_it_is_in() {
         let of = |which: &mut dyn Iterator<Item = usize>, there: &There| {
             let pods = which.map(|n| (ip(n), pod(&[(80, 8080)])));
-            slices(&reviews(), &http(), &west(pods), there)
+            slices(&reviews(), (DERIVED, &http()), &west(pods), there)
         };
         let first = of(&mut (0..250), &There::new());
         assert_eq!(sizes(&first), [100, 100, 50]);

@@ -166,7 +166,11 @@ impl Judge<'_> {
             allowed
         });
         if let Some(first) = first.as_mut().filter(|_| refused > 1) {
-            first.reason = format!("{}; and {} more endpoints are refused", first.reason, refused - 1);
+            let more = match refused - 1 {
+                1 => "one more endpoint is refused".to_owned(),
+                more => format!("{more} more endpoints are refused"),
+            };
+            first.reason = format!("{}; and {more}", first.reason);
         }
         first
     }

@@ -18,8 +18,8 @@ use crate::federation::derived::{self, Ready, SERVICE_NAME_LABEL};
 use crate::federation::merge::{ImportType, IpFamily, Merged};
 use crate::federation::slices::{self, Backends, SOURCE_CLUSTER_LABEL, There};
 use crate::index::Name;
-use crate::objects::Object;
 use crate::objects::kinds::MULTICLUSTER_GROUP;
+use crate::objects::{Object, service};
 use crate::status::{Import, Wanted};
 
 /// What of an object was last applied, in short: a field that is to go is not there to be compared.
@@ -145,9 +145,9 @@ impl Planner<'_> {
             return self.keep(import);
         }
         let derived = self.derived(of, merged);
-        self.own(of, merged);
-        if let Some(derived) = &derived {
-            self.slices(import, derived);
+        let own = self.own(of, merged);
+        for service in derived.iter().chain(&own) {
+            self.slices(import, service);
         }
         self.service_import(import, derived.as_deref());
     }
@@ -180,24 +180,27 @@ impl Planner<'_> {
         there.filter(|there| !is_ending(there))
     }
 
-    /// The Service of the own name, where this cluster has none.
-    fn own(&mut self, of: &Name, merged: &Merged) {
+    /// The Service of the own name, where this cluster has none. Returns it, if it is there and ours.
+    fn own(&mut self, of: &Name, merged: &Merged) -> Option<Arc<Object>> {
         let object = reference("Service", of);
         let there = self.there(&object);
         match &there {
-            Some(there) if !derived::is_import(there) => return,
+            Some(there) if !derived::is_import(there) => return None,
             Some(there) if !owners::is_ours(there) => {
                 let label = derived::IMPORT_LABEL;
                 let why = format!("{object} is not Weft's, though its label {label} says so: remove the label");
-                return self.fault(&object.to_string(), why);
+                self.fault(&object.to_string(), why);
+                return None;
             }
             Some(there) if owners::is_claimed(there) && !is_ending(there) => {
                 self.stays.insert(object);
-                return self.give_up(there);
+                self.give_up(there);
+                return None;
             }
             _ => {}
         }
         self.service(object, there.as_ref(), derived::own_service(of, merged), merged);
+        there.filter(|there| !is_ending(there))
     }
 
     fn give_up(&mut self, there: &Arc<Object>) {
@@ -218,9 +221,9 @@ impl Planner<'_> {
         }
     }
 
-    /// What clients outside the mesh find behind the derived Service. The ports are called as it calls them now, not as it will or by
+    /// What is found behind a Service of an import by who dials pods. The ports are called as it calls them now, not as it will or by
     /// what is known while not all clusters are heard: by these names the two are matched.
-    fn slices(&mut self, import: &Import, derived: &Object) {
+    fn slices(&mut self, import: &Import, service: &Object) {
         let of = &import.service;
         let there = self.slices_of(of);
         let there: There = there
@@ -229,16 +232,18 @@ impl Planner<'_> {
         let heard = import.backends.iter();
         let heard = heard.filter(|backends| !self.wanted.is_unheard(&backends.cluster, of));
         let heard: Vec<Backends> = heard.cloned().collect();
-        for (name, mut document) in slices::slices(of, &derived.raw["spec"]["ports"], &heard, &there) {
+        let behind = (service.name.as_str(), &service.raw["spec"]["ports"]);
+        for (name, mut document) in slices::slices(of, behind, &heard, &there) {
             // It goes with its Service, whoever deletes that.
             document["metadata"]["ownerReferences"] =
-                json!([{"apiVersion": "v1", "kind": "Service", "name": derived.name, "uid": derived.uid}]);
+                json!([{"apiVersion": "v1", "kind": "Service", "name": service.name, "uid": service.uid}]);
             let object = reference("EndpointSlice", &Name::new(of.namespace.as_str(), name));
             let there = self.there(&object);
             self.apply(object, there.as_ref(), document);
         }
         // Of whom it is not known yet what they have, what they had stays.
         let held = self.slices_of(of);
+        let held = held.filter(|slice| slice.labels.get(service::SERVICE_NAME_LABEL) == Some(&service.name));
         let held = held.filter(|slice| source(slice).is_some_and(|cluster| self.wanted.is_unheard(cluster, of)));
         let held: Vec<ObjectRef> = held.map(|slice| slice.reference()).collect();
         self.stays.extend(held);
@@ -327,9 +332,9 @@ impl Planner<'_> {
         let its = its.filter(|object| object.kind != "EndpointSlice");
         self.stays.extend(its.map(|object| object.reference()));
         let name = Name::new(of.namespace.as_str(), derived::derived_name(of));
-        let derived = self.ours.get(&reference("Service", &name)).cloned();
-        if let Some(derived) = derived.filter(|derived| !is_ending(derived)) {
-            self.slices(import, &derived);
+        let services = [&name, of].map(|name| self.ours.get(&reference("Service", name)).cloned());
+        for service in services.into_iter().flatten().filter(|service| !is_ending(service)) {
+            self.slices(import, &service);
         }
     }
 
@@ -477,11 +482,22 @@ fn ready(merged: &Merged, ips: &[IpAddr]) -> Ready {
 /// What clients outside the mesh reach of an import.
 fn outside(import: &Import, now: &str) -> Value {
     let apart: Vec<&str> = import.apart.iter().map(String::as_str).collect();
+    let headless = import.merged.kind == ImportType::Headless;
     let (status, reason, message) = match apart.is_empty() {
         true => (
             "True",
             "Reachable",
             "clients outside the mesh reach the pods of every cluster".to_owned(),
+        ),
+        false if headless => (
+            "False",
+            "OtherNetwork",
+            format!(
+                "no client here reaches the pods of {}, which are in other networks: a headless Service is called by its pods' \
+                 addresses, which mean nothing here, so its names have none of them (fix: export a Service with an address; or, where \
+                 pods of these clusters reach each other, give both the same network)",
+                apart.join(", ")
+            ),
         ),
         false => (
             "False",

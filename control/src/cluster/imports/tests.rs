@@ -314,6 +314,23 @@ fn a_service_of_ours_that_somebody_else_claims_is_given_up_with_or_without_an_im
 }
 
 #[test]
+fn behind_a_service_that_was_given_up_nothing_of_ours_is_left() {
+    let mut world = World::new();
+    world.keep(&flat());
+    let mut raw = world.get("Service", "reviews").unwrap().raw.clone();
+    let theirs = json!({"manager": "kubectl", "fieldsV1": {"f:spec": {"f:selector": {}}}});
+    raw["metadata"]["managedFields"].as_array_mut().unwrap().push(theirs);
+    world.put("Service", raw);
+    let plan = world.plan(&flat());
+    let [given_up, deleted] = &plan.deeds[..] else {
+        panic!("{:?}", plan.deeds);
+    };
+    assert_eq!(told(given_up), "given up Service shop/reviews");
+    let slice = world.get("EndpointSlice", &deleted.object.name).unwrap();
+    assert_eq!(slice.labels["kubernetes.io/service-name"], "reviews");
+}
+
+#[test]
 fn what_is_somebody_elses_is_left_and_told_of() {
     let mut world = World::new();
     let spec = json!({"type": "ClusterSetIP", "ports": []});
@@ -432,7 +449,7 @@ fn what_is_of_no_import_any_more_is_deleted_and_the_import_itself_last() {
     let mut world = World::new();
     world.keep(&flat());
     let done = world.keep(&Wanted::default());
-    assert_eq!(done.len(), 4, "{done:?}");
+    assert_eq!(done.len(), 5, "{done:?}");
     assert_eq!(done.last().unwrap(), "deleted ServiceImport shop/reviews");
     assert!(world.get("Service", DERIVED).is_none() && world.get("Service", "reviews").is_none());
 }
@@ -454,7 +471,7 @@ fn nothing_goes_while_it_is_not_known_what_a_peer_exports() {
         let deeds = world.plan(&nothing).deeds;
         assert_eq!(
             deeds.iter().filter(|deed| is_slice(deed)).count(),
-            usize::from(cluster == "north")
+            if cluster == "north" { 2 } else { 0 }
         );
         assert!(deeds.iter().all(is_slice), "{deeds:?}");
         // Nor does an import become what the others alone would make of it.
@@ -613,13 +630,17 @@ fn in_a_flat_network_clients_outside_the_mesh_find_what_is_behind_it_and_are_tol
     let mut world = World::new();
     world.keep(&flat());
     let slices = world.shown.of_kind("EndpointSlice");
-    assert_eq!(slices.len(), 1);
-    let derived = world.get("Service", DERIVED).unwrap();
-    assert_eq!(
-        slices[0].raw["metadata"]["ownerReferences"][0]["uid"],
-        derived.uid.as_str()
-    );
-    assert_eq!(slices[0].raw["endpoints"][0]["addresses"], json!(["10.1.0.7"]));
+    assert_eq!(slices.len(), 2);
+    for service in [DERIVED, "reviews"] {
+        let service = world.get("Service", service).unwrap();
+        let owner = |slice: &Object| slice.raw["metadata"]["ownerReferences"][0]["uid"].clone();
+        let slice = slices
+            .iter()
+            .find(|slice| owner(slice) == service.uid.as_str())
+            .unwrap();
+        assert_eq!(slice.labels["kubernetes.io/service-name"], service.name);
+        assert_eq!(slice.raw["endpoints"][0]["addresses"], json!(["10.1.0.7"]));
+    }
     let outside = |world: &World| {
         let import = world.get("ServiceImport", "reviews").unwrap();
         import.raw["status"]["conditions"][1]["status"].clone()

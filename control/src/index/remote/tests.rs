@@ -442,7 +442,7 @@ fn what_is_refused_in_part_is_said_again_and_taken_up_once_it_is_allowed() {
     };
     assert_eq!(error.field, "endpoints[0].endpoint.ip");
     assert!(
-        error.reason.ends_with("; and 1 more endpoints are refused"),
+        error.reason.ends_with("; and one more endpoint is refused"),
         "{}",
         error.reason
     );
