@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use weft_model::destination::{Lookup, Target};
-use weft_model::endpoint::Place;
+use weft_model::endpoint::{Endpoint, Place};
 
 use super::{Explanation, Verdict, places, words};
 use crate::compile;
@@ -69,14 +69,17 @@ pub(super) fn headless(
     if !is_headless.is_some_and(|service| service.headless) {
         return false;
     }
-    let of_import = || index.is_of_import_alone(&name).then(|| name.clone());
-    if let Some(import) = index.import_behind(&name).or_else(of_import) {
+    let derived_of = index.import_behind(&name);
+    // Before a derived Service's name is the cluster, too.
+    let is_called = |endpoint: &Endpoint| derived_of.is_some() || pod.is_none_or(|pod| endpoint.pod == pod);
+    let own = || index.is_of_import_alone(&name).then(|| name.clone());
+    if let Some(import) = derived_of.clone().or_else(own) {
         // Its name has the pods of all clusters that export it, but for those whose addresses mean nothing here.
         let set = compile::endpoint_set(index, &compile::import_key(&import, *port));
         let endpoints = set.map(|set| set.value.endpoints).unwrap_or_default();
         let pods: BTreeSet<String> = endpoints
             .iter()
-            .filter(|endpoint| !endpoint.draining && endpoint.gateways.is_none())
+            .filter(|endpoint| !endpoint.draining && endpoint.gateways.is_none() && is_called(endpoint))
             .map(|endpoint| places::pod(endpoint, here))
             .collect();
         into.service = Some(import.to_string());

@@ -297,12 +297,15 @@ impl Planner<'_> {
         for object in gone {
             let of = of(&object);
             let heard = source(&object).is_some_and(|cluster| !self.wanted.is_unheard(cluster, &of));
-            let waits = self.may_be_late(&of) && !heard;
-            if is_ending(&object) || waits || (is_service_import(&object) && rest.contains(&of)) {
+            let waits = self.may_be_late(&of) && !heard && !self.is_orphan(&object, &of);
+            if is_ending(&object) {
                 continue;
             }
-            if object.kind == "Service" && object.name == of.name && owners::is_claimed(&object) {
+            if object.kind == "Service" && is_given_up(&object, &of) {
                 self.give_up(&object);
+                continue;
+            }
+            if waits || (is_service_import(&object) && rest.contains(&of)) {
                 continue;
             }
             let (name, path) = (object.reference(), self.path(&object.reference()));
@@ -334,8 +337,22 @@ impl Planner<'_> {
         let name = Name::new(of.namespace.as_str(), derived::derived_name(of));
         let services = [&name, of].map(|name| self.ours.get(&reference("Service", name)).cloned());
         for service in services.into_iter().flatten().filter(|service| !is_ending(service)) {
-            self.slices(import, &service);
+            match is_given_up(&service, of) {
+                // Whoever claims it does not wait for a peer, and knows nothing of what was behind it.
+                true => self.give_up(&service),
+                false => self.slices(import, &service),
+            }
         }
+    }
+
+    /// Whether an EndpointSlice is behind a Service of the own name that is somebody else's by now, or not there.
+    fn is_orphan(&self, slice: &Object, of: &Name) -> bool {
+        let own = || {
+            self.ours
+                .get(&reference("Service", of))
+                .filter(|own| !is_given_up(own, of))
+        };
+        slice.labels.get(service::SERVICE_NAME_LABEL) == Some(&of.name) && own().is_none()
     }
 
     fn slices_of(&self, of: &Name) -> impl Iterator<Item = &Arc<Object>> {
@@ -477,6 +494,11 @@ fn ready(merged: &Merged, ips: &[IpAddr]) -> Ready {
         ImportType::ClusterSetIP if merged.ip_families.is_empty() || merged.ip_families.iter().any(has) => Ready::Ready,
         ImportType::ClusterSetIP => Ready::IpFamilyNotSupported,
     }
+}
+
+/// Whether a Service of ours is the one of the own name, and somebody else says what it is.
+fn is_given_up(service: &Object, of: &Name) -> bool {
+    service.name == of.name && owners::is_claimed(service)
 }
 
 /// What clients outside the mesh reach of an import.

@@ -314,20 +314,52 @@ fn a_service_of_ours_that_somebody_else_claims_is_given_up_with_or_without_an_im
 }
 
 #[test]
-fn behind_a_service_that_was_given_up_nothing_of_ours_is_left() {
-    let mut world = World::new();
-    world.keep(&flat());
-    let mut raw = world.get("Service", "reviews").unwrap().raw.clone();
-    let theirs = json!({"manager": "kubectl", "fieldsV1": {"f:spec": {"f:selector": {}}}});
-    raw["metadata"]["managedFields"].as_array_mut().unwrap().push(theirs);
-    world.put("Service", raw);
-    let plan = world.plan(&flat());
-    let [given_up, deleted] = &plan.deeds[..] else {
-        panic!("{:?}", plan.deeds);
-    };
-    assert_eq!(told(given_up), "given up Service shop/reviews");
-    let slice = world.get("EndpointSlice", &deleted.object.name).unwrap();
-    assert_eq!(slice.labels["kubernetes.io/service-name"], "reviews");
+fn behind_a_service_that_was_given_up_nothing_of_ours_is_left_also_while_its_cluster_is_not_heard() {
+    let unheard = BTreeSet::from(["west".to_owned()]);
+    let now = [
+        flat(),
+        Wanted {
+            unheard: unheard.clone(),
+            ..flat()
+        },
+        Wanted {
+            unheard,
+            ..Wanted::default()
+        },
+    ];
+    for wanted in now {
+        let mut world = World::new();
+        world.keep(&flat());
+        let mut raw = world.get("Service", "reviews").unwrap().raw.clone();
+        let theirs = json!({"manager": "kubectl", "fieldsV1": {"f:spec": {"f:selector": {}}}});
+        raw["metadata"]["managedFields"].as_array_mut().unwrap().push(theirs);
+        world.put("Service", raw.clone());
+        let plan = world.plan(&wanted);
+        let behind = |world: &World, deed: &Deed| {
+            let slice = world.get("EndpointSlice", &deed.object.name);
+            slice.map(|slice| slice.labels["kubernetes.io/service-name"].clone())
+        };
+        let mut done: Vec<String> = plan
+            .deeds
+            .iter()
+            .map(|deed| behind(&world, deed).unwrap_or_else(|| told(deed)))
+            .collect();
+        done.sort();
+        assert_eq!(done, ["given up Service shop/reviews", "reviews"]);
+
+        // Nor if it was given up, and what was behind it is still there.
+        raw["metadata"]["labels"] = json!({});
+        raw["metadata"]["managedFields"].as_array_mut().unwrap().remove(0);
+        world.put("Service", raw);
+        let plan = world.plan(&wanted);
+        let [deleted] = &plan.deeds[..] else {
+            panic!("{:?}", plan.deeds);
+        };
+        assert!(
+            matches!(deleted.act, Act::Delete) && behind(&world, deleted).as_deref() == Some("reviews"),
+            "{deleted:?}"
+        );
+    }
 }
 
 #[test]
